@@ -1,0 +1,77 @@
+"""Choose and weight the training rows: free licences only, several captions a row, emoji and drawings above interface icons.
+
+    python recipes/icons/prepare.py ../shared/data/icons64_train.parquet build/icons
+
+Writes ``pictures.parquet`` (image, text = list of captions, weight, licence, author) and ``attribution.csv``.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import math
+import re
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FREE = ("MIT", "Apache-2.0", "CC0", "CC-BY-4.0")
+INTERFACE = ("streamline-", "icon-park", "marketeq", "glyphs-poly", "flat-color-icons", "fluent-color", "meteocons")
+PICTURES = ("streamline-emojis", "streamline-stickies")  # of the same maker, but drawings rather than interface icons
+
+
+def is_free(licence: str) -> bool:
+    """MIT, Apache-2.0, CC0 or CC-BY: may be trained on for weights that are shipped. CC-BY-SA and GPL may not."""
+    return licence.startswith(FREE) and not licence.startswith("CC-BY-SA")
+
+
+def weight(style: str) -> float:
+    """How often a row of this style is drawn, against 1 for an emoji."""
+    if style.startswith(INTERFACE) and not style.startswith(PICTURES):
+        return 0.35
+    return 1.0
+
+
+def captions(row: dict) -> list[str]:
+    """The caption three times, then the bare name, the name with a colour or as a plain request, and keywords with the style."""
+    name, phrase = row["name"], row["style_phrase"]
+    article = "an" if name[:1] in "aeiou" else "a"
+    texts = [row["caption"]] * 3 + [name, f"{article} {name}", f"{article} {name}, {phrase}"]
+    if row["colors"]:
+        texts.append(f"{article} {row['colors'][0]} {name}, {phrase}" if row["colors"][0] not in name else row["caption"])
+    words = [k for k in row["keywords"] or [] if re.fullmatch(r"[a-z][a-z \-]{2,}", k) and k != name]
+    if words:
+        texts += [f"{name}, {', '.join(words[:3])}, {phrase}", f"{words[0]}, {phrase}"]
+    return texts
+
+
+def main(source: str, target: str) -> None:
+    """Write the two files."""
+    rows = [r for r in pq.read_table(source).to_pylist() if is_free(r["licence"])]
+    copies = collections.Counter(r["name"] for r in rows)
+    table = pa.table(
+        {
+            "image": [r["image"] for r in rows],
+            "text": [captions(r) for r in rows],
+            # A name that many sets draw is seen often anyway: soften it by the fourth root.
+            "weight": [weight(r["style"]) / math.sqrt(math.sqrt(copies[r["name"]])) for r in rows],
+            "licence": [r["licence"] for r in rows],
+            "author": [r["author"] for r in rows],
+            "style": [r["style"] for r in rows],
+        }
+    )
+    folder = Path(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, folder / "pictures.parquet")
+    credit = collections.Counter((r["set"], r["author"] or "", r["licence"]) for r in rows)
+    with (folder / "attribution.csv").open("w", newline="") as f:
+        out = csv.writer(f)
+        out.writerow(["set", "author", "licence", "pictures"])
+        out.writerows((*key, n) for key, n in sorted(credit.items()))
+    print(f"{table.num_rows} pictures of free licence, {len(credit)} sources -> {folder}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

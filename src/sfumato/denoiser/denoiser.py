@@ -1,0 +1,78 @@
+"""The denoiser: any network, preconditioned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.denoiser.precondition import PRECONDITIONS, Coefficients, Times
+from sfumato.errors import unknown
+from sfumato.types import Condition, Network
+
+
+class Denoiser(nn.Module):
+    """``D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)``: noisy in, clean estimate out.
+
+    Parameters
+    ----------
+    network : nn.Module with the call of :class:`sfumato.types.Network`
+    kind : {"direct", "eps", "v", "x0", "edm", "flow"}
+        What the network predicts.
+    times : Times, optional
+        Discrete times of the network; Stable Diffusion's by default.
+    sigma_data : float
+        Standard deviation of the clean data (row "edm").
+
+    Examples
+    --------
+    >>> class Zero(nn.Module):
+    ...     def forward(self, x, c_noise, condition):
+    ...         return torch.zeros_like(x)
+    >>> D = Denoiser(Zero(), "eps")
+    >>> bool((D(torch.ones(1, 1, 2, 2), torch.ones(1), Condition()) == 1).all())
+    True
+    """
+
+    def __init__(self, network: Network, kind: str = "eps", times: Times | None = None, sigma_data: float = 1.0) -> None:
+        super().__init__()
+        if kind not in PRECONDITIONS:
+            raise unknown("prediction", kind, PRECONDITIONS)
+        self.network = network
+        self.kind, self.times, self.sigma_data = kind, times or Times.from_betas(), sigma_data
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """The four numbers at noise levels (B,), in float64 (float32 on a device without it)."""
+        exact = sigma if sigma.device.type == "mps" else sigma.double()
+        return PRECONDITIONS[self.kind](exact, self.times.to_time, self.sigma_data)
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """(B, C, h, w), (B,), condition -> (B, C, h, w) estimate of the clean picture, of the dtype of `x`."""
+        c = self.coefficients(sigma)
+        skip, out, scale = (k.to(x.dtype)[:, None, None, None] for k in (c.c_skip, c.c_out, c.c_in))
+        dtype = next(self.parameters()).dtype
+        raw = self.network((scale * x).to(dtype), c.c_noise.float(), condition.to(dtype=dtype)).to(x.dtype)
+        # A network may predict the variance, too (Nichol & Dhariwal 2021): only the mean is used.
+        return skip * x[:, : raw.shape[1]] + out * raw
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """Loss weight (B,) that makes ``weight |D - x0|^2`` the network's own squared error: ``1 / c_out^2``."""
+        return (1 / self.coefficients(sigma).c_out.square().clamp_min(1e-12)).float()
+
+
+def prediction(kind: str) -> str:
+    """Our name of diffusers' ``prediction_type``.
+
+    Examples
+    --------
+    >>> prediction("v_prediction")
+    'v'
+    """
+    names = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "edm": "edm", "flow_prediction": "flow"}
+    if kind not in names:
+        raise unknown("prediction_type", kind, names)
+    return names[kind]
+
+
+def constant(value: float, like: Tensor) -> Tensor:
+    """A noise level (B,) for every picture of a batch."""
+    return torch.full((len(like),), value, dtype=torch.float64 if like.device.type != "mps" else torch.float32, device=like.device)

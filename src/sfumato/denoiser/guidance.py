@@ -1,0 +1,76 @@
+"""Guidance: follow the condition more than the network does by itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sfumato.denoiser.denoiser import Denoiser
+from sfumato.types import Condition, Denoise
+
+
+def guided(
+    denoiser: Denoiser,
+    condition: Condition,
+    negative: Condition | None,
+    scale: float,
+    *,
+    rescale: float = 0.0,
+    interval: tuple[float, float] = (0.0, float("inf")),
+) -> Denoise:
+    """Classifier-free guidance, ``D- + scale (D+ - D-)`` (Ho & Salimans 2022, arXiv:2207.12598, equation 6).
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+    condition, negative : Condition
+        What to follow and what to turn away from; with a scale of 1, or no negative, one evaluation suffices.
+    scale : float
+        1 is the network by itself; 7.5 is common for Stable Diffusion.
+    rescale : float, 0 to 1
+        How far the result's deviation is pulled back to that of the unguided one (Lin et al. 2023, arXiv:2305.08891,
+        equations 15-16), taken on the network's own prediction.
+    interval : (float, float)
+        Noise levels between which guidance acts (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+
+    Returns
+    -------
+    Denoise
+    """
+    if negative is None or scale == 1.0:
+        return lambda x, sigma: denoiser(x, sigma, condition)
+    both = _join(condition, negative)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        if not interval[0] <= float(sigma[0]) <= interval[1]:
+            return denoiser(x, sigma, condition)
+        positive, other = denoiser(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
+        out = other + scale * (positive - other)
+        return out if rescale == 0 else _rescaled(denoiser, x, sigma, out, positive, rescale)
+
+    return denoise
+
+
+def _rescaled(denoiser: Denoiser, x: Tensor, sigma: Tensor, out: Tensor, positive: Tensor, share: float) -> Tensor:
+    c = denoiser.coefficients(sigma)
+    skip, scale = (k.to(x.dtype)[:, None, None, None] for k in (c.c_skip, c.c_out))
+    raw, plain = ((d - skip * x) / scale for d in (out, positive))
+    deviation = [t.flatten(1).std(1)[:, None, None, None] for t in (raw, plain)]
+    pulled = raw * (deviation[1] / deviation[0])
+    return skip * x + scale * (share * pulled + (1 - share) * raw)
+
+
+def _join(a: Condition, b: Condition) -> Condition:
+    """Both conditions in one batch; the shorter text is filled up with its last state's chunk repeated."""
+    tokens = None
+    if a.tokens is not None and b.tokens is not None:
+        length = max(a.tokens.shape[1], b.tokens.shape[1])
+        tokens = torch.cat([_fill(a.tokens, length), _fill(b.tokens, length)])
+    vector = None if a.vector is None or b.vector is None else torch.cat([a.vector, b.vector])
+    planes = None if a.planes is None or b.planes is None else torch.cat([a.planes, b.planes])
+    return Condition(tokens, vector, planes)
+
+
+def _fill(tokens: Tensor, length: int) -> Tensor:
+    copies = -(-length // tokens.shape[1])
+    return tokens.repeat(1, copies, 1)[:, :length]

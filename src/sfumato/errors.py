@@ -1,0 +1,61 @@
+"""Every error the package raises on purpose.
+
+The tree::
+
+    SfumatoError                 catch this to catch them all; the CLI prints it and exits 2
+    ├── OptionError              an option, name or size that is not accepted
+    ├── ConfigError              a model's config has a key or value that is not supported
+    ├── ModelError               a model folder or weight file that cannot be used
+    ├── PictureError             a picture that cannot be read or written
+    ├── DataError                a training set that cannot be used
+    └── TrainingError            training cannot go on (NaN, a checkpoint of another run)
+
+A message says what was given, what is accepted and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SfumatoError(Exception):
+    """Base of all errors raised on purpose; its text is one sentence for a person."""
+
+
+class OptionError(SfumatoError, ValueError):
+    """An option, a name or a size that is not accepted."""
+
+
+class ConfigError(SfumatoError, ValueError):
+    """A model's config has a key or a value that is not supported."""
+
+
+class ModelError(SfumatoError):
+    """A model folder or weight file that cannot be used."""
+
+
+class PictureError(SfumatoError):
+    """A picture that cannot be read or written."""
+
+
+class DataError(SfumatoError):
+    """A training set that cannot be used."""
+
+
+class TrainingError(SfumatoError):
+    """Training cannot go on."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> OptionError:
+    """Build the error for a name that no registry holds, with the nearest one.
+
+    Examples
+    --------
+    >>> print(unknown("sampler", "dpm++2m", ["euler", "dpmpp_2m"]))
+    unknown sampler "dpm++2m"; did you mean "dpmpp_2m"? known: dpmpp_2m, euler
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
+    hint = f'did you mean "{near[0]}"? ' if near else ""
+    return OptionError(f'unknown {what} "{name}"; {hint}known: {", ".join(names)}')

@@ -1,0 +1,90 @@
+"""What a model folder says of itself besides its networks: the scheduler config, and our own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from sfumato.denoiser.denoiser import prediction
+from sfumato.denoiser.precondition import Times
+from sfumato.errors import ConfigError
+from sfumato.sampler.registry import sampler_name
+from sfumato.sampler.schedule import spaced
+from sfumato.types import Config
+
+# Keys that tune a sampler we choose ourselves, or a remedy for pixels that latent models do not use.
+IGNORED = frozenset(
+    "clip_sample clip_sample_range thresholding dynamic_thresholding_ratio sample_max_value skip_prk_steps"
+    " lower_order_final euler_at_final solver_type solver_order algorithm_type use_lu_lambdas use_flow_sigmas flow_shift"
+    " lambda_min_clipped variance_type use_dynamic_shifting time_shift_type interpolation_type timestep_type"
+    " sigma_min sigma_max disable_corrector solver_p predict_x0 original_inference_steps timestep_scaling rho".split()
+)
+SPACING_OF_CLASS = {"EulerDiscreteScheduler": "linspace", "DPMSolverMultistepScheduler": "linspace", "LMSDiscreteScheduler": "linspace"}
+
+
+class SchedulerConfig(Config):
+    """``scheduler/scheduler_config.json``: the training process, and how the checkpoint likes its steps spaced."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    trained_betas: None = None
+    prediction_type: str = "epsilon"
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
+    steps_offset: int = 0
+    rescale_betas_zero_snr: bool = False
+    set_alpha_to_one: bool = True  # False: a walk ends at the first noise level, not at zero
+    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    sampler: str = "dpmpp_2m"  # ours: from the class name
+
+    @classmethod
+    def from_file(cls, data: Mapping[str, Any], source: str) -> SchedulerConfig:
+        """Read diffusers' form, in which defaults depend on the class."""
+        kind = str(data.get("_class_name", "DDIMScheduler"))
+        known = {k: v for k, v in data.items() if k not in IGNORED}
+        known.setdefault("timestep_spacing", SPACING_OF_CLASS.get(kind, "leading"))
+        try:
+            known["sampler"] = sampler_name(kind)
+        except ValueError as error:
+            raise ConfigError(f"{source}: {error}") from None
+        return cls.read(known, source)
+
+    @property
+    def kind(self) -> str:
+        """Our name of what the network predicts."""
+        return prediction(self.prediction_type)
+
+    def times(self) -> Times:
+        """The discrete times that the network was trained on."""
+        return Times.from_betas(
+            self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps, zero_snr=self.rescale_betas_zero_snr
+        )
+
+    def own_schedule(self, table: Tensor, steps: int, sampler: str) -> Tensor:
+        """Noise levels (steps + 1,) spaced as the checkpoint asks.
+
+        The walk ends at zero, except that DDIM and DDPM follow ``set_alpha_to_one`` and all follow ``final_sigmas_type``.
+        """
+        name = next((n for n in ("karras", "exponential", "beta") if getattr(self, f"use_{n}_sigmas")), self.timestep_spacing)
+        stop_early = self.final_sigmas_type == "sigma_min" or (not self.set_alpha_to_one and sampler in ("ddim", "ddpm"))
+        return spaced(table, steps, name, offset=self.steps_offset, last=float(table[0]) if stop_early else 0.0)
+
+
+class Defaults(Config):
+    """``sfumato.json`` in a model folder: what to use where the user says nothing. All of it is optional."""
+
+    steps: int = Field(20, ge=1)
+    guidance_scale: float = 7.5
+    size: tuple[int, int] | None = None  # width, height; the U-Net's sample size if absent
+    needs_prompt: bool = False
+    style: str | None = None
+    styles: dict[str, str] = {}  # name of a style -> the words that ask for it
+    description: str = ""
+    licence: str = ""

@@ -1,0 +1,73 @@
+"""Write a model folder that diffusers and we ourselves open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from sfumato.condition.clip import CLIPText
+from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.denoiser.unet import UNet
+from sfumato.hub.config import Defaults, SchedulerConfig
+from sfumato.runtime import atomic
+from sfumato.space.kl import AutoencoderKL
+
+DIFFUSERS = "0.31.0"  # the oldest version whose layout this is
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    with atomic(path) as scratch:
+        scratch.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
+
+
+def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
+    """Write a network's weights as safetensors."""
+    with atomic(path) as scratch:
+        save_file({k: v.detach().to(dtype).contiguous().cpu() for k, v in network.state_dict().items()}, scratch, {"format": "pt"})
+
+
+def save_network(network: UNet | AutoencoderKL, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write ``config.json`` and the weights of a U-Net or an autoencoder."""
+    name = "UNet2DConditionModel" if isinstance(network, UNet) else "AutoencoderKL"
+    write_json(folder / "config.json", {"_class_name": name, "_diffusers_version": DIFFUSERS, **network.config.model_dump(mode="json")})
+    save_weights(network, folder / "diffusion_pytorch_model.safetensors", dtype)
+
+
+def save_text(clip: CLIPText, tokenizer: CLIPTokenizer, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write ``text_encoder/`` and ``tokenizer/``."""
+    settings = clip.config.model_dump(exclude={"with_projection"})
+    kind = "CLIPTextModelWithProjection" if clip.config.with_projection else "CLIPTextModel"
+    write_json(folder / "text_encoder" / "config.json", {"architectures": [kind], "model_type": "clip_text_model", **settings})
+    save_weights(clip, folder / "text_encoder" / "model.safetensors", dtype)
+    tokenizer.save(folder / "tokenizer")
+
+
+def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
+    """Write the scheduler as DPM-Solver++(2M), which diffusers runs as we do."""
+    settings = config.model_dump(include={"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing", "steps_offset"})
+    head = {"_class_name": "DPMSolverMultistepScheduler", "_diffusers_version": DIFFUSERS, "algorithm_type": "dpmsolver++", "solver_order": 2}
+    write_json(folder / "scheduler_config.json", {**head, **settings, "final_sigmas_type": "zero"})
+
+
+def save_index(folder: Path, defaults: Defaults) -> None:
+    """Write ``model_index.json`` and ``sfumato.json``; last, so that a folder with an index is whole."""
+    write_json(folder / "sfumato.json", defaults.model_dump(mode="json", exclude_defaults=True))
+    parts = {
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+    }
+    head = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": DIFFUSERS, "requires_safety_checker": False}
+    write_json(folder / "model_index.json", {**head, **parts})

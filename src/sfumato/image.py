@@ -1,0 +1,113 @@
+"""Files and PIL pictures <-> tensors (B, C, H, W) in [-1, 1].
+
+The only place that knows another range. Reading is careful: a picture from a stranger may be a bomb, cut short,
+rotated by a tag or of an odd mode.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from sfumato.errors import PictureError
+
+MAX_PIXELS = 200_000_000
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+def read(source: Path | str | bytes) -> Image.Image:
+    """Read a picture as RGB: turned as its EXIF tag says, transparent parts on white, the first frame.
+
+    Parameters
+    ----------
+    source : path or bytes
+
+    Raises
+    ------
+    PictureError
+        If it is missing, no picture, cut short, or larger than 200 megapixels.
+    """
+    name = "picture" if isinstance(source, bytes) else str(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of bombs and odd tags: the size is checked below
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    raise PictureError(f"{name} has {opened.width}x{opened.height} pixels; at most {MAX_PIXELS} are read")
+                opened.load()
+                return _to_rgb(ImageOps.exif_transpose(opened))
+    except FileNotFoundError:
+        raise PictureError(f"{name} does not exist") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+        raise PictureError(f"{name} cannot be read as a picture: {error}") from None
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("I", "I;16", "I;16B", "F"):  # 16 bits a channel, which PIL's own conversion would clip
+        values = np.asarray(picture, dtype=np.float64)
+        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        picture = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        clear = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    return picture.convert("RGB")
+
+
+def crop_to(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Cut the largest centered part of the wanted shape and resize it to (width, height)."""
+    if picture.size == size:
+        return picture
+    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+
+
+def to_tensor(pictures: Image.Image | Iterable[Image.Image]) -> Tensor:
+    """RGB or grey pictures of one size to (B, C, H, W) in [-1, 1].
+
+    Examples
+    --------
+    >>> to_tensor(Image.new("RGB", (4, 2), "white")).shape
+    torch.Size([1, 3, 2, 4])
+    """
+    many = [pictures] if isinstance(pictures, Image.Image) else list(pictures)
+    arrays = [np.asarray(p).reshape(p.height, p.width, -1) for p in many]
+    return from_bytes(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
+
+
+def from_bytes(values: Tensor) -> Tensor:
+    """Values 0 to 255 of any shape to float32 in [-1, 1]."""
+    return values.float() / 127.5 - 1
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    """Values in [-1, 1] to uint8, rounded to the nearest; what lies outside is clipped."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_pictures(x: Tensor) -> list[Image.Image]:
+    """(B, 3 or 1, H, W) in [-1, 1] to pictures.
+
+    Examples
+    --------
+    >>> to_pictures(torch.ones(2, 3, 4, 4))[1].getpixel((0, 0))
+    (255, 255, 255)
+    """
+    arrays = to_bytes(x).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
+
+
+def sheet(pictures: list[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
+    """Pictures of one size side by side on white; as square as they go if `columns` is not given."""
+    columns = columns or max(1, round(len(pictures) ** 0.5 + 0.49))
+    rows = -(-len(pictures) // columns)
+    width, height = pictures[0].size
+    out = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
+    for k, picture in enumerate(pictures):
+        out.paste(picture, (gap + k % columns * (width + gap), gap + k // columns * (height + gap)))
+    return out

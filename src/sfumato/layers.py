@@ -1,0 +1,237 @@
+"""Blocks shared by the networks of `space` and `denoiser`, with diffusers' parameter names.
+
+The names matter: a state dict written by diffusers loads into these modules key by key.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention over (..., N, D) queries and (..., M, D) keys.
+
+    Bfloat16 on a CPU takes explicit matrix products: torch's fused kernel runs at a fifth of their rate there.
+    Queries are taken in chunks so that no score matrix holds more than 2^26 entries.
+
+    Examples
+    --------
+    >>> q = torch.zeros(1, 2, 5, 8)
+    >>> attend(q, q, torch.ones(1, 2, 5, 8)).shape
+    torch.Size([1, 2, 5, 8])
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v)
+    q = q * q.shape[-1] ** -0.5
+    kt = k.transpose(-1, -2)
+    rows = max(1, 2**26 // max(1, math.prod(kt.shape[:-2]) * kt.shape[-1]))
+    parts = [torch.softmax(part @ kt, dim=-1) @ v for part in q.split(rows, dim=-2)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+
+
+class Attention(nn.Module):
+    """Multi-head attention; attends to itself unless a context is given.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the query.
+    heads : int
+        Number of heads (which SD configs call ``attention_head_dim``).
+    context_width : int, optional
+        Channels of the context; `width` if absent.
+    bias, norm_groups
+        Biases on q, k and v, and a group norm in front: the form used in the VAE.
+    """
+
+    def __init__(
+        self, width: int, heads: int, context_width: int | None = None, *, bias: bool = False, norm_groups: int | None = None
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.group_norm = nn.GroupNorm(norm_groups, width, eps=1e-6) if norm_groups else None
+        self.to_q = nn.Linear(width, width, bias=bias)
+        self.to_k = nn.Linear(context_width or width, width, bias=bias)
+        self.to_v = nn.Linear(context_width or width, width, bias=bias)
+        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())  # diffusers keeps a dropout at 1
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, N, width), (B, M, context_width) -> (B, N, width)."""
+        context = x if context is None else context
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        out: Tensor = self.to_out(attend(q, k, v).transpose(1, 2).flatten(2))
+        return out
+
+    def on_picture(self, x: Tensor) -> Tensor:
+        """Self-attention over the positions of (B, C, h, w), normed in front and added behind (VAE)."""
+        normed = x if self.group_norm is None else self.group_norm(x)
+        return x + self(normed.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class GEGLU(nn.Module):
+    """Gated GELU (Shazeer 2020, arXiv:2002.05202, section 2)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, inner * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, inner)."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """The two-layer network of a transformer block, with a gated GELU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(width, width * 4), nn.Identity(), nn.Linear(width * 4, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        out: Tensor = self.net(x)
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the text, feed-forward; each normed in front and added behind."""
+
+    def __init__(self, width: int, heads: int, context_width: int, *, only_cross: bool) -> None:
+        super().__init__()
+        self.only_cross = only_cross
+        self.norm1 = nn.LayerNorm(width)
+        self.attn1 = Attention(width, heads, context_width if only_cross else None)
+        self.norm2 = nn.LayerNorm(width)
+        self.attn2 = Attention(width, heads, context_width)
+        self.norm3 = nn.LayerNorm(width)
+        self.ff = FeedForward(width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """(B, N, width), (B, T, context_width) -> (B, N, width)."""
+        x = x + self.attn1(self.norm1(x), context if self.only_cross else None)
+        x = x + self.attn2(self.norm2(x), context)
+        out: Tensor = x + self.ff(self.norm3(x))
+        return out
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the positions of a picture (Rombach et al. 2022, arXiv:2112.10752, appendix E.2.1)."""
+
+    def __init__(
+        self, width: int, heads: int, context_width: int, *, depth: int, groups: int, linear: bool, only_cross: bool
+    ) -> None:
+        super().__init__()
+        self.linear = linear
+        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
+        self.proj_in = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(width, heads, context_width, only_cross=only_cross) for _ in range(depth)
+        )
+        self.proj_out = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """(B, C, h, w), (B, T, context_width) -> (B, C, h, w)."""
+        h = self.norm(x)
+        h = self.proj_in(_rows(h)) if self.linear else _rows(self.proj_in(h))
+        for block in self.transformer_blocks:
+            h = block(h, context)
+        h = _picture(self.proj_out(h), x) if self.linear else self.proj_out(_picture(h, x))
+        return x + h
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, h w, C)
+
+
+def _picture(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.transpose(1, 2).unflatten(2, like.shape[2:])
+
+
+class ResnetBlock(nn.Module):
+    """Norm, SiLU, convolution, twice, with the time embedding added between (Ho et al. 2020, appendix B)."""
+
+    def __init__(self, width_in: int, width_out: int, time_width: int | None, *, groups: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, width_in, eps=eps)
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time_width, width_out) if time_width else None
+        self.norm2 = nn.GroupNorm(groups, width_out, eps=eps)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else None
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        """(B, C_in, h, w), (B, time_width) with SiLU already applied -> (B, C_out, h, w)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        if self.time_emb_proj is not None and time is not None:
+            h = h + self.time_emb_proj(time)[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Downsample(nn.Module):
+    """Half the size by a strided convolution; `asymmetric` pads right and bottom only, as the VAE does."""
+
+    def __init__(self, width: int, *, asymmetric: bool = False) -> None:
+        super().__init__()
+        self.asymmetric = asymmetric
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=0 if asymmetric else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h / 2, w / 2)."""
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+        return out
+
+
+class Upsample(nn.Module):
+    """Twice the size (or a given one) by nearest neighbour and a convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
+        """(B, C, h, w) -> (B, C, 2 h, 2 w), or `size` where an odd size was halved on the way down."""
+        x = F.interpolate(x, scale_factor=2.0) if size is None else F.interpolate(x, size=size)
+        out: Tensor = self.conv(x)
+        return out
+
+
+def sinusoids(t: Tensor, width: int, *, flip: bool = True, shift: float = 0.0) -> Tensor:
+    """Sinusoidal embedding of times (Vaswani et al. 2017, section 3.5; the order of Ho et al. 2020).
+
+    Parameters
+    ----------
+    t : Tensor, (B,)
+        Times, usually 0 to 999.
+    width : int
+        Even width of the result.
+    flip : bool
+        Cosines first, as in Stable Diffusion.
+
+    Returns
+    -------
+    Tensor, (B, width), in [-1, 1].
+    """
+    half = width // 2
+    rates = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / (half - shift))
+    angles = t.float()[:, None] * rates
+    return torch.cat([angles.cos(), angles.sin()] if flip else [angles.sin(), angles.cos()], dim=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Two linear layers with a SiLU between."""
+
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(width_in, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width_in) -> (B, width)."""
+        out: Tensor = self.linear_2(F.silu(self.linear_1(x)))
+        return out

@@ -1,0 +1,119 @@
+"""Device, dtype, threads, files written whole, and one random stream per picture."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from sfumato.errors import OptionError, unknown
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MAX_SEED = 2**63 - 1
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The named device, or the best there is.
+
+    Raises
+    ------
+    OptionError
+        For a name that torch does not know and a device that is not there.
+
+    Examples
+    --------
+    >>> choose_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"]) from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False):
+        raise OptionError(f'device "{name}" is not available on this machine; use --device cpu')
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The named dtype; ``auto`` is float32 on a CPU and bfloat16 on an accelerator."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise unknown("dtype", name, ["auto", *DTYPES])
+    return DTYPES[name]
+
+
+def random_seed() -> int:
+    """A seed for someone who gave none: short enough to type, 0 to 2^32 - 1."""
+    return secrets.randbelow(2**32)
+
+
+def generator(*keys: int | str) -> Generator:
+    """A CPU generator that depends on `keys` alone: the same on every machine, thread count and batch.
+
+    Examples
+    --------
+    >>> torch.rand(1, generator=generator(7, "noise")) == torch.rand(1, generator=generator(7, "noise"))
+    tensor([True])
+    """
+    digest = hashlib.sha256("/".join(map(str, keys)).encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") & MAX_SEED)
+
+
+class Streams:
+    """One stream of Gaussian noise per picture.
+
+    Picture k draws from its own generator, so its noise depends on its seed alone: not on the pictures beside it,
+    the device or the number of threads. Noise is drawn in float32 on the CPU and then moved.
+
+    Examples
+    --------
+    >>> both, single = Streams([3, 4]), Streams([4])
+    >>> bool((both.normal((2, 1, 2, 2))[1] == single.normal((1, 1, 2, 2))[0]).all())
+    True
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Standard normal noise (B, ...), B = the number of streams."""
+        return torch.stack([torch.randn(tuple(shape[1:]), generator=g) for g in self.generators])
+
+    def like(self, x: Tensor) -> Tensor:
+        """Standard normal noise of the shape, device and dtype of `x`."""
+        return self.normal(x.shape).to(x)
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A scratch path beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        yield scratch
+        with scratch.open("rb") as f:
+            os.fsync(f.fileno())
+        scratch.chmod(0o644)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
+    """Mixed precision with `dtype`, or nothing for float32."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype)

@@ -1,0 +1,150 @@
+"""Deterministic samplers: numerical solutions of ``dx/dsigma = (x - D(x; sigma)) / sigma``.
+
+The equation is the probability-flow ODE in the frame ``x = x0 + sigma n`` (Karras et al. 2022, arXiv:2206.00364,
+equation 1). From simple to hard. All are generators of :class:`Step`; to cancel, stop iterating.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.types import Denoise, Step
+
+
+def level(sigma: float, x: Tensor) -> Tensor:
+    """The noise level (B,) for every picture of `x`."""
+    return torch.full((len(x),), sigma, dtype=torch.float64, device=x.device) if x.device.type != "mps" else x.new_full((len(x),), sigma)
+
+
+def pairs(sigmas: Tensor) -> list[tuple[int, float, float]]:
+    """(index, from, to) of each step."""
+    values = [float(s) for s in sigmas]
+    return [(i, values[i], values[i + 1]) for i in range(len(values) - 1)]
+
+
+def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+    """Euler's method; equal to DDIM with eta = 0 (Song et al. 2021, arXiv:2010.02502, equation 13). Order 1."""
+    for i, s, t in pairs(sigmas):
+        denoised = denoise(x, level(s, x))
+        x = denoised + (t / s) * (x - denoised)
+        yield Step(i, s, x, denoised)
+
+
+def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+    """Heun's method, two evaluations a step (Karras et al. 2022, algorithm 1). Order 2."""
+    for i, s, t in pairs(sigmas):
+        denoised = denoise(x, level(s, x))
+        slope = (x - denoised) / s
+        ahead = x + (t - s) * slope
+        if t > 0:
+            slope = (slope + (ahead - denoise(ahead, level(t, x))) / t) / 2
+            ahead = x + (t - s) * slope
+        x = ahead
+        yield Step(i, s, x, denoised)
+
+
+def dpm2(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+    """DPM-Solver-2: a midpoint in log sigma (Lu et al. 2022, arXiv:2206.00927, algorithm 1). Order 2."""
+    for i, s, t in pairs(sigmas):
+        denoised = denoise(x, level(s, x))
+        slope = (x - denoised) / s
+        if t > 0:
+            middle = math.sqrt(s * t)
+            half = x + (middle - s) * slope
+            slope = (half - denoise(half, level(middle, x))) / middle
+        x = x + (t - s) * slope
+        yield Step(i, s, x, denoised)
+
+
+def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Iterator[Step]:
+    """Linear multistep (Adams-Bashforth on uneven steps): the last slopes' polynomial, integrated exactly.
+
+    The first steps have fewer slopes to look back on, which bounds the order of the whole at 2.
+    """
+    slopes: list[Tensor] = []
+    values = [float(s) for s in sigmas]
+    for i, s, t in pairs(sigmas):
+        denoised = denoise(x, level(s, x))
+        slopes = [(x - denoised) / s, *slopes[: order - 1]]
+        weights = _lagrange([values[i - k] for k in range(len(slopes))], s, t)
+        for weight, slope in zip(weights, slopes, strict=True):
+            x = x + weight * slope
+        yield Step(i, s, x, denoised)
+
+
+def _lagrange(nodes: list[float], start: float, end: float) -> list[float]:
+    """Integrals from start to end of the Lagrange polynomials over `nodes`."""
+    out = []
+    for k, node in enumerate(nodes):
+        others = [n for j, n in enumerate(nodes) if j != k]
+        basis = np.poly1d(others, r=True) / np.prod([node - n for n in others])
+        whole = basis.integ()
+        out.append(float(whole(end) - whole(start)))
+    return out
+
+
+def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+    """DPM-Solver++(2M): one evaluation a step, extrapolated from the last two (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
+
+    Order 2. The last step to sigma = 0 is the denoiser's own answer.
+    """
+    before: Tensor | None = None
+    h_before = 0.0
+    for i, s, t in pairs(sigmas):
+        denoised = denoise(x, level(s, x))
+        h = math.log(s / t) if t > 0 else math.inf
+        best = denoised
+        if before is not None and t > 0:
+            ratio = h_before / h
+            best = (1 + 1 / (2 * ratio)) * denoised - 1 / (2 * ratio) * before
+        x = (t / s) * x + (1 - t / s) * best
+        before, h_before = denoised, h
+        yield Step(i, s, x, denoised)
+
+
+def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+    """UniPC-2 with B(h) = e^h - 1: a predictor, and a corrector that costs no evaluation (Zhao et al. 2023, arXiv:2302.04867).
+
+    A step's evaluation corrects the state that the step before predicted (algorithm 1), then serves the next prediction.
+    """
+    past: list[tuple[float, Tensor]] = []  # (sigma, denoised), newest first
+    base = x
+    for i, s, t in pairs(sigmas):
+        denoised = denoise(x, level(s, x))
+        if past:
+            x = _correct(base, past, s, denoised)
+        past = [(s, denoised), *past[:1]]
+        base = x
+        x = _predict(base, past, t)
+        yield Step(i, s, x, denoised)
+
+
+def _predict(x: Tensor, past: list[tuple[float, Tensor]], t: float) -> Tensor:
+    s, newest = past[0]
+    phi = t / s - 1  # e^-h - 1
+    out = (t / s) * x - phi * newest
+    if len(past) > 1 and t > 0:
+        ratio = math.log(s / past[1][0]) / math.log(s / t)
+        out = out - phi * 0.5 * (past[1][1] - newest) / ratio
+    return out
+
+
+def _correct(x: Tensor, past: list[tuple[float, Tensor]], t: float, denoised: Tensor) -> Tensor:
+    s, newest = past[0]
+    hh = math.log(t / s)  # -h
+    phi = math.expm1(hh)
+    out = (t / s) * x - phi * newest
+    if len(past) == 1:
+        return out - phi * 0.5 * (denoised - newest)
+    ratio = math.log(s / past[1][0]) / -hh
+    # Two unknown weights from the first two moments (Zhao et al. 2023, equation 8): R rho = b.
+    second = (phi / hh - 1) / hh
+    b1, b2 = (phi / hh - 1) / phi, 2 * (second - 0.5) / phi
+    weight_past = (b2 - b1) / (ratio - 1)
+    weight_new = b1 - weight_past
+    return out - phi * (weight_past * (past[1][1] - newest) / ratio + weight_new * (denoised - newest))

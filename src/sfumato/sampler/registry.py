@@ -1,0 +1,143 @@
+"""Samplers by name: one table of ours, one of the spellings that other programs use."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sfumato.errors import unknown
+from sfumato.sampler import ode, sde
+from sfumato.sampler.schedule import SCHEDULES
+from sfumato.types import Denoise, Sampler, Step
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sampler and what is known of it.
+
+    Attributes
+    ----------
+    run : callable
+        A generator of steps; takes `noise` as well if `stochastic`.
+    order : int
+        Order of convergence in the number of steps, weak order for a stochastic one; 0 where it does not converge
+        to the model's distribution by itself.
+    evaluations : int
+        Network evaluations per step.
+    stochastic : bool
+    label : str
+        A1111's name, for picture metadata.
+    """
+
+    run: Callable[..., Iterator[Step]]
+    order: int
+    evaluations: int
+    stochastic: bool
+    label: str
+
+
+SAMPLERS: dict[str, Entry] = {
+    "ddpm": Entry(sde.euler_ancestral, 1, 1, True, "DDPM"),
+    "ddim": Entry(functools.partial(sde.euler_ancestral, eta=0.0), 1, 1, True, "DDIM"),
+    "euler": Entry(ode.euler, 1, 1, False, "Euler"),
+    "euler_ancestral": Entry(sde.euler_ancestral, 1, 1, True, "Euler a"),
+    "heun": Entry(ode.heun, 2, 2, False, "Heun"),
+    "dpm2": Entry(ode.dpm2, 2, 2, False, "DPM2"),
+    "lms": Entry(ode.lms, 2, 1, False, "LMS"),
+    "dpmpp_2m": Entry(ode.dpmpp_2m, 2, 1, False, "DPM++ 2M"),
+    "dpmpp_2m_sde": Entry(sde.dpmpp_2m_sde, 1, 1, True, "DPM++ 2M SDE"),
+    "dpmpp_sde": Entry(sde.dpmpp_sde, 1, 2, True, "DPM++ SDE"),
+    "dpmpp_2s_ancestral": Entry(sde.dpmpp_2s_ancestral, 1, 2, True, "DPM++ 2S a"),
+    "unipc": Entry(ode.unipc, 2, 1, False, "UniPC"),
+    "lcm": Entry(sde.lcm, 0, 1, True, "LCM"),
+}
+WITH_ETA = frozenset({"ddim", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "dpmpp_2s_ancestral"})
+
+# Other spellings, folded by `_fold`: diffusers' classes, A1111's labels and ComfyUI's names.
+ALIASES: dict[str, str] = {
+    "eulerdiscrete": "euler",
+    "flowmatcheulerdiscrete": "euler",
+    "eulera": "euler_ancestral",
+    "eulerancestraldiscrete": "euler_ancestral",
+    "heundiscrete": "heun",
+    "kdpm2discrete": "dpm2",
+    "dpm_2": "dpm2",
+    "lmsdiscrete": "lms",
+    "plms": "lms",
+    "pndm": "lms",
+    "dpmsolvermultistep": "dpmpp_2m",
+    "dpmpp2m": "dpmpp_2m",
+    "dpmpp2msde": "dpmpp_2m_sde",
+    "dpmsolversde": "dpmpp_sde",
+    "dpmppsde": "dpmpp_sde",
+    "dpmpp2sa": "dpmpp_2s_ancestral",
+    "dpmsolversinglestep": "dpmpp_2s_ancestral",
+    "unipcmultistep": "unipc",
+    "uni_pc": "unipc",
+}
+SCHEDULE_ALIASES: dict[str, str] = {
+    "automatic": "auto",
+    "normal": "uniform",
+    "linspace": "uniform",
+    "ddimuniform": "leading",
+    "ddim": "leading",
+}
+
+
+def _fold(name: str) -> str:
+    """Lower case without spaces, signs and the word Scheduler; ``++`` is ``pp``."""
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("++", "pp")).removesuffix("scheduler")
+
+
+def sampler_name(name: str) -> str:
+    """Our name of a sampler in any of the accepted spellings.
+
+    Raises
+    ------
+    OptionError
+        If none is meant, with the nearest name.
+
+    Examples
+    --------
+    >>> [sampler_name(n) for n in ("DPM++ 2M", "EulerAncestralDiscreteScheduler", "uni_pc", "k_euler")]
+    ['dpmpp_2m', 'euler_ancestral', 'unipc', 'euler']
+    """
+    return _lookup("sampler", name, SAMPLERS, ALIASES)
+
+
+def schedule_name(name: str) -> str:
+    """Our name of a schedule; ``auto`` is the checkpoint's own.
+
+    Examples
+    --------
+    >>> schedule_name("SGM Uniform")
+    'sgm_uniform'
+    """
+    return _lookup("schedule", name, ["auto", *SCHEDULES], SCHEDULE_ALIASES)
+
+
+def _lookup(what: str, name: str, known: object, aliases: dict[str, str]) -> str:
+    names = list(known)  # type: ignore[call-overload]
+    table = {_fold(n): n for n in names} | {_fold(a): n for a, n in aliases.items()}
+    for spelling in (name, name.removeprefix("k_"), name.removeprefix("sample_")):
+        if _fold(spelling) in table:
+            return table[_fold(spelling)]
+    raise unknown(what, name, names)
+
+
+def build(name: str, noise: Callable[[Tensor], Tensor], eta: float | None = None) -> Sampler:
+    """A sampler ready to walk, with its noise source and eta bound where it has them."""
+    entry = SAMPLERS[sampler_name(name)]
+
+    def sampler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+        if not entry.stochastic:
+            return entry.run(denoise, x, sigmas)
+        if eta is not None and name in WITH_ETA:
+            return entry.run(denoise, x, sigmas, noise=noise, eta=eta)
+        return entry.run(denoise, x, sigmas, noise=noise)
+
+    return sampler

@@ -1,0 +1,95 @@
+"""Schedules: which noise levels a sampler visits.
+
+A schedule takes the model's own levels, `table` (T,) rising, and a number of steps, and returns (steps + 1,) falling
+levels of which the last is where to stop (0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Schedule = Callable[[Tensor, int], Tensor]
+
+
+def at_times(table: Tensor, times: Tensor) -> Tensor:
+    """Levels at fractional times, interpolated in log sigma, with 0 behind."""
+    times = times.to(torch.float64).clamp(0, len(table) - 1)
+    low = times.floor().long().clamp_max(len(table) - 2)
+    logs = table.double().log()
+    return _end((logs[low] + (times - low) * (logs[low + 1] - logs[low])).exp())
+
+
+def _end(sigmas: Tensor, last: float = 0.0) -> Tensor:
+    return torch.cat([sigmas.double(), sigmas.new_full((1,), last, dtype=torch.float64)])
+
+
+def uniform(table: Tensor, steps: int) -> Tensor:
+    """Even in time from the last to the first: ``linspace`` of diffusers, "normal" of ComfyUI."""
+    return at_times(table, torch.linspace(len(table) - 1, 0, steps, dtype=torch.float64))
+
+
+def sgm_uniform(table: Tensor, steps: int) -> Tensor:
+    """Even in time, the first time itself left out, so that no step is spent on nearly no noise."""
+    return at_times(table, torch.linspace(len(table) - 1, 0, steps + 1, dtype=torch.float64)[:-1])
+
+
+def simple(table: Tensor, steps: int) -> Tensor:
+    """Every (T / steps)-th level of the table, from the last down."""
+    index = [len(table) - 1 - int(i * len(table) / steps) for i in range(steps)]
+    return _end(table[index])
+
+
+def trailing(table: Tensor, steps: int) -> Tensor:
+    """Whole times counted down from T (Lin et al. 2023, arXiv:2305.08891, section 3.3)."""
+    times = np.round(np.arange(len(table), 0, -len(table) / steps))[:steps] - 1
+    return at_times(table, torch.from_numpy(times))
+
+
+def leading(table: Tensor, steps: int, offset: int = 1) -> Tensor:
+    """Whole times counted up from `offset`, as Stable Diffusion's own configs ask for; never the very last."""
+    times = np.arange(steps) * (len(table) // steps)
+    return at_times(table, torch.from_numpy(times[::-1].copy() + offset))
+
+
+def karras(table: Tensor, steps: int, rho: float = 7.0) -> Tensor:
+    """Even in sigma^(1/rho) (Karras et al. 2022, arXiv:2206.00364, equation 5)."""
+    low, high = float(table[0]) ** (1 / rho), float(table[-1]) ** (1 / rho)
+    return _end(torch.linspace(high, low, steps, dtype=torch.float64) ** rho)
+
+
+def exponential(table: Tensor, steps: int) -> Tensor:
+    """Even in log sigma."""
+    logs = table.double().log()
+    return _end(torch.linspace(float(logs[-1]), float(logs[0]), steps, dtype=torch.float64).exp())
+
+
+def beta(table: Tensor, steps: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
+    """Times at even quantiles of a beta distribution: denser at both ends (Lee et al. 2024, arXiv:2407.12173)."""
+    from scipy.stats import beta as distribution
+
+    quantiles = 1 - np.linspace(0, 1, steps, endpoint=False)
+    times = np.round(distribution.ppf(quantiles, alpha, beta) * (len(table) - 1))
+    return at_times(table, torch.from_numpy(times))
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "uniform": uniform,
+    "karras": karras,
+    "exponential": exponential,
+    "beta": beta,
+    "sgm_uniform": sgm_uniform,
+    "simple": simple,
+    "trailing": trailing,
+    "leading": leading,
+}
+
+
+def spaced(table: Tensor, steps: int, name: str, *, offset: int = 0, last: float = 0.0) -> Tensor:
+    """A schedule as a checkpoint's config names it, with its offset and its last level."""
+    names = {"linspace": uniform, "trailing": trailing, "leading": lambda t, n: leading(t, n, offset)}
+    sigmas = (names.get(name) or SCHEDULES[name])(table, steps)
+    return _end(sigmas[:-1], last)

@@ -1,0 +1,113 @@
+"""Stochastic samplers: each step removes noise and puts some back.
+
+All take `noise`, a function that returns standard normal noise like its argument: random streams stay with the caller.
+``eta`` scales what is put back; with 0 each becomes a sampler of `ode`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from sfumato.sampler.ode import level, pairs
+from sfumato.types import Denoise, Step
+
+Noise = Callable[[Tensor], Tensor]
+
+
+def split(s: float, t: float, eta: float) -> tuple[float, float]:
+    """Levels (down, up) with ``down^2 + up^2 = t^2``: go down deterministically, then add noise of level up.
+
+    With eta = 1 this is the posterior of the forward process (Ho et al. 2020, equation 7) in the sigma frame.
+    """
+    up = min(t, eta * math.sqrt(max(0.0, t**2 * (s**2 - t**2) / s**2)))
+    return math.sqrt(max(0.0, t**2 - up**2)), up
+
+
+def euler_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like, eta: float = 1.0) -> Iterator[Step]:
+    """Euler to a lower level, then noise. This *is* DDIM(eta) (Song et al. 2021, equation 12), and DDPM with eta = 1."""
+    for i, s, t in pairs(sigmas):
+        denoised = denoise(x, level(s, x))
+        down, up = split(s, t, eta)
+        x = denoised + (down / s) * (x - denoised)
+        if up > 0:
+            x = x + up * noise(x)
+        yield Step(i, s, x, denoised)
+
+
+def dpmpp_2s_ancestral(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like, eta: float = 1.0
+) -> Iterator[Step]:
+    """DPM-Solver++(2S), two evaluations a step, to a lower level; then noise (Lu et al. 2022, arXiv:2211.01095, algorithm 1)."""
+    for i, s, t in pairs(sigmas):
+        denoised = denoise(x, level(s, x))
+        down, up = split(s, t, eta)
+        best = denoised
+        if down > 0:
+            middle = math.sqrt(s * down)
+            half = (middle / s) * x + (1 - middle / s) * denoised
+            best = denoise(half, level(middle, x))
+        x = (down / s) * x + (1 - down / s) * best
+        if up > 0:
+            x = x + up * noise(x)
+        yield Step(i, s, x, denoised)
+
+
+def dpmpp_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like, eta: float = 1.0) -> Iterator[Step]:
+    """DPM-Solver++ for the reverse SDE, a midpoint in log sigma, both halves driven by one Brownian path.
+
+    Two evaluations a step (Lu et al. 2022, arXiv:2211.01095, section 5, in the form of k-diffusion).
+    """
+    for i, s, t in pairs(sigmas):
+        denoised = denoise(x, level(s, x))
+        if t == 0:
+            x = denoised
+            yield Step(i, s, x, denoised)
+            continue
+        middle = math.sqrt(s * t)
+        first, second = noise(x), noise(x)
+        down, up = split(s, middle, eta)
+        half = (down / s) * x + (1 - down / s) * denoised + up * first
+        ahead = denoise(half, level(middle, x))
+        down, up = split(s, t, eta)
+        # The increment over the whole step is made of the increments over its halves.
+        whole = (math.sqrt(s - middle) * first + math.sqrt(middle - t) * second) / math.sqrt(s - t)
+        x = (down / s) * x + (1 - down / s) * ahead + up * whole
+        yield Step(i, s, x, denoised)
+
+
+def dpmpp_2m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like, eta: float = 1.0) -> Iterator[Step]:
+    """DPM-Solver++(2M) for the reverse SDE: one evaluation a step (Lu et al. 2022, arXiv:2211.01095, section 5)."""
+    before: Tensor | None = None
+    h_before = 0.0
+    for i, s, t in pairs(sigmas):
+        denoised = denoise(x, level(s, x))
+        if t == 0:
+            x = denoised
+            yield Step(i, s, x, denoised)
+            continue
+        h = math.log(s / t)
+        decay = math.exp(-h * eta)
+        gain = 1 - (t / s) * decay
+        best = denoised
+        if before is not None:
+            best = denoised + 0.5 * (h / h_before) * (denoised - before)
+        x = (t / s) * decay * x + gain * best
+        if eta > 0:
+            x = x + t * math.sqrt(-math.expm1(-2 * h * eta)) * noise(x)
+        before, h_before = denoised, h
+        yield Step(i, s, x, denoised)
+
+
+def lcm(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like) -> Iterator[Step]:
+    """Jump to the clean picture, then noise it to the next level (Luo et al. 2023, arXiv:2310.04378, algorithm 3).
+
+    For models distilled to be consistent; exact in one step where the denoiser's answer is the end of the path.
+    """
+    for i, s, t in pairs(sigmas):
+        denoised = denoise(x, level(s, x))
+        x = denoised + t * noise(x) if t > 0 else denoised
+        yield Step(i, s, x, denoised)

@@ -1,0 +1,193 @@
+"""The autoencoder of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G).
+
+Parameter names and config keys are diffusers' ``AutoencoderKL``. The variational part is a Gaussian per latent
+value, kept near the standard normal by a small KL penalty; ``encode`` returns its mean.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfumato.layers import Attention, Downsample, ResnetBlock, Upsample
+from sfumato.space.tile import tiled
+from sfumato.types import Config
+
+EPS = 1e-6  # of every group norm in this network, as in the reference implementation
+
+
+class AutoencoderConfig(Config):
+    """``vae/config.json``. A key of diffusers that we support in one form only has that form as its type."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    down_block_types: tuple[Literal["DownEncoderBlock2D"], ...] = ("DownEncoderBlock2D",) * 4
+    up_block_types: tuple[Literal["UpDecoderBlock2D"], ...] = ("UpDecoderBlock2D",) * 4
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 4
+    norm_num_groups: int = 32
+    sample_size: int = 512
+    scaling_factor: float = 0.18215  # Rombach et al. 2022, released checkpoints: 1 / std of the latents
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    force_upcast: bool = True  # a remedy for float16 on GPUs; we run the VAE in float32 or bfloat16
+
+    act_fn: Literal["silu"] = "silu"
+    shift_factor: None = None
+    latents_mean: None = None
+    latents_std: None = None
+    mid_block_add_attention: Literal[True] = True
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent position along each side."""
+        return int(2 ** (len(self.block_out_channels) - 1))
+
+
+class _Level(nn.Module):
+    def __init__(self, width_in: int, width: int, layers: int, groups: int) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            ResnetBlock(width_in if i == 0 else width, width, None, groups=groups, eps=EPS) for i in range(layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for resnet in self.resnets:
+            x = resnet(x)
+        return x
+
+
+class _DownLevel(_Level):
+    def __init__(self, width_in: int, width: int, layers: int, groups: int, *, last: bool) -> None:
+        super().__init__(width_in, width, layers, groups)
+        self.downsamplers = None if last else nn.ModuleList([Downsample(width, asymmetric=True)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        return x if self.downsamplers is None else self.downsamplers[0](x)
+
+
+class _UpLevel(_Level):
+    def __init__(self, width_in: int, width: int, layers: int, groups: int, *, last: bool) -> None:
+        super().__init__(width_in, width, layers, groups)
+        self.upsamplers = None if last else nn.ModuleList([Upsample(width)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        return x if self.upsamplers is None else self.upsamplers[0](x)
+
+
+class _Middle(nn.Module):
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(ResnetBlock(width, width, None, groups=groups, eps=EPS) for _ in range(2))
+        self.attentions = nn.ModuleList([Attention(width, 1, bias=True, norm_groups=groups)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attentions[0].on_picture(self.resnets[0](x))
+        out: Tensor = self.resnets[1](x)
+        return out
+
+
+class Encoder(nn.Module):
+    """Pictures (B, C, H, W) to the mean and log variance of the latents (B, 2 c, h, w)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths, groups = config.block_out_channels, config.norm_num_groups
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            _DownLevel(widths[max(0, i - 1)], w, config.layers_per_block, groups, last=i == len(widths) - 1)
+            for i, w in enumerate(widths)
+        )
+        self.mid_block = _Middle(widths[-1], groups)
+        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the encoder."""
+        x = self.conv_in(x)
+        for level in self.down_blocks:
+            x = level(x)
+        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        return out
+
+
+class Decoder(nn.Module):
+    """Latents (B, c, h, w) to pictures (B, C, H, W)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths, groups = config.block_out_channels[::-1], config.norm_num_groups
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.mid_block = _Middle(widths[0], groups)
+        self.up_blocks = nn.ModuleList(
+            _UpLevel(widths[max(0, i - 1)], w, config.layers_per_block + 1, groups, last=i == len(widths) - 1)
+            for i, w in enumerate(widths)
+        )
+        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
+        self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Run the decoder."""
+        x = self.mid_block(self.conv_in(z))
+        for level in self.up_blocks:
+            x = level(x)
+        out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        return out
+
+
+class AutoencoderKL(nn.Module):
+    """The space of latent diffusion: ``encode`` to scaled latents of about unit variance, ``decode`` back.
+
+    Parameters
+    ----------
+    config : AutoencoderConfig
+    tile : int, optional
+        Side of a tile in latent positions. A picture with a longer side is worked on in overlapping tiles, so that
+        memory stays bounded; None never tiles.
+
+    Examples
+    --------
+    >>> space = AutoencoderKL(AutoencoderConfig(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2,
+    ...     up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1))
+    >>> z = space.encode(torch.zeros(1, 3, 16, 16)); z.shape
+    torch.Size([1, 4, 8, 8])
+    >>> space.decode(z).shape
+    torch.Size([1, 3, 16, 16])
+    """
+
+    def __init__(self, config: AutoencoderConfig, tile: int | None = 128) -> None:
+        super().__init__()
+        self.config, self.tile = config, tile
+        c = config.latent_channels
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = nn.Conv2d(2 * c, 2 * c, 1) if config.use_quant_conv else None
+        self.post_quant_conv = nn.Conv2d(c, c, 1) if config.use_post_quant_conv else None
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance (clamped to [-30, 20]) of the unscaled latents, (B, c, h, w) each."""
+        h = self.encoder(x)
+        h = h if self.quant_conv is None else self.quant_conv(h)
+        mean, log_variance = h.chunk(2, dim=1)
+        return mean, log_variance.clamp(-30.0, 20.0)
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) from unscaled latents (B, c, h, w)."""
+        out: Tensor = self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
+        return out
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1] to scaled latents (B, c, H / f, W / f)."""
+        f = self.config.factor
+        mean = tiled(lambda part: self.moments(part)[0], x, tile=self.tile and self.tile * f, ratio=1 / f)
+        return mean * self.config.scaling_factor
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Scaled latents (B, c, h, w) to pictures (B, C, f h, f w), about [-1, 1]."""
+        return tiled(self.reconstruct, z / self.config.scaling_factor, tile=self.tile, ratio=self.config.factor)

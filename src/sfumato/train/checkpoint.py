@@ -1,0 +1,131 @@
+"""What a training run is made of, written whole and read back bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sfumato.errors import TrainingError
+from sfumato.runtime import atomic
+
+if TYPE_CHECKING:
+    from sfumato.train.loop import TrainSettings
+
+NAME = "checkpoint.safetensors"
+# Settings that may differ between a run and its resumption without changing what is computed.
+FREE = frozenset({"device", "checkpoint_every", "preview_every"})
+
+
+@dataclass
+class State:
+    """Weights, their moving average, and the optimizer's two moments."""
+
+    module: nn.Module
+    average: list[Tensor]
+    optimizer: torch.optim.AdamW
+
+    @classmethod
+    def start(cls, module: nn.Module, weight_decay: float) -> State:
+        """A fresh state; decay holds for matrices and kernels, not for biases and norms."""
+        trained = [p for p in module.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.99), fused=True)
+        return cls(module, [p.detach().clone() for p in trained], optimizer)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the trained parameters, in order."""
+        return [n for n, p in self.module.named_parameters() if p.requires_grad]
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """The trained parameters, in order."""
+        return [p.data for p in self.module.parameters() if p.requires_grad]
+
+    def update_average(self, decay: float) -> None:
+        """Move the average towards the weights."""
+        torch._foreach_lerp_(self.average, self.trained, 1 - decay)
+
+    def use_average(self) -> None:
+        """Copy the average into the module, for good."""
+        torch._foreach_copy_(self.trained, self.average)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The module with averaged weights and in evaluation mode, for the length of a block."""
+        kept = [p.clone() for p in self.trained]
+        self.use_average()
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            torch._foreach_copy_(self.trained, kept)
+            self.module.train()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name."""
+        out: dict[str, Tensor] = {}
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        for name, parameter, mean in zip(self.names, parameters, self.average, strict=True):
+            out[f"weights.{name}"] = parameter.data
+            out[f"average.{name}"] = mean
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                out[f"{key}.{name}"] = value
+        return out
+
+
+def save(state: State, folder: Path, settings: TrainSettings, step: int) -> None:
+    """Write the checkpoint; the one before stays until this one is whole."""
+    with atomic(folder / NAME) as scratch:
+        tensors = {k: t.contiguous() for k, t in state.tensors().items()}
+        save_file(tensors, scratch, {"step": str(step), "settings": _key(settings)})
+
+
+def resume(state: State, folder: Path, settings: TrainSettings) -> int:
+    """Fill `state` from the folder's checkpoint and return its step; 0 if there is none.
+
+    Raises
+    ------
+    TrainingError
+        If the checkpoint was made with other settings, or cannot be read.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as f:
+            notes = f.metadata() or {}
+            if notes.get("settings") != _key(settings):
+                raise TrainingError(f"{path} was made with other settings; give those again, or another --output: {notes.get('settings')}")
+            _fill(state, {k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118: not a dict
+    except SafetensorError as error:
+        raise TrainingError(f"{path} cannot be read ({error}); remove it to start anew") from None
+    return int(notes["step"])
+
+
+def _fill(state: State, tensors: dict[str, Tensor]) -> None:
+    parameters = [p for p in state.module.parameters() if p.requires_grad]
+    for name, parameter, mean in zip(state.names, parameters, state.average, strict=True):
+        if f"weights.{name}" not in tensors:
+            raise TrainingError(f"the checkpoint has no {name}: it belongs to another network")
+        parameter.data.copy_(tensors[f"weights.{name}"])
+        mean.copy_(tensors[f"average.{name}"])
+        kept = {key: tensors.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+        state.optimizer.state[parameter] = {k: t.to(parameter.device) if k != "step" else t for k, t in kept.items() if t is not None}
+
+
+def _key(settings: TrainSettings) -> str:
+    return json.dumps(settings.model_dump(exclude=set(FREE)), sort_keys=True)

@@ -1,0 +1,237 @@
+"""Training sets: pictures with captions from a folder, a parquet file or a WebDataset tar.
+
+Reading is two passes: :func:`find` lists what is there without decoding, :func:`pack` decodes once into one file of
+bytes that the training loop maps into memory. What cannot be read is skipped and listed, never fatal.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato import image
+from sfumato.errors import DataError, PictureError
+from sfumato.runtime import atomic
+
+PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "webp", "bytes")
+CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "label")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture, not yet decoded.
+
+    Attributes
+    ----------
+    name : str
+        What to call it in a message.
+    captions : tuple of str
+        Alternatives of which one is drawn each time; empty if there is none.
+    read : callable
+        Returns the picture file's bytes.
+    weight : float
+        How often it is drawn, against 1.
+    """
+
+    name: str
+    captions: tuple[str, ...]
+    read: Callable[[], bytes]
+    weight: float = 1.0
+
+
+def find(source: Path) -> list[Sample]:
+    """List the samples of a folder, ``.parquet`` file or ``.tar`` file.
+
+    A folder's captions come from ``metadata.jsonl`` or ``metadata.csv`` (columns file_name, text), else from a
+    ``.txt`` beside each picture, else from the name of the class folder that holds it.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to read.
+    """
+    if not source.exists():
+        raise DataError(f"{source} does not exist; give a folder of pictures, a .parquet or a .tar file")
+    if source.is_dir():
+        found = list(_folder(source))
+    elif source.suffix == ".parquet":
+        found = list(_parquet(source))
+    elif source.suffix == ".tar":
+        found = list(_tar(source))
+    else:
+        raise DataError(f"{source} is no training set; give a folder of pictures, a .parquet or a .tar file")
+    if not found:
+        raise DataError(f"{source} holds no pictures ({', '.join(sorted(image.SUFFIXES))})")
+    return found
+
+
+def _captions(value: Any) -> tuple[str, ...]:
+    many = value if isinstance(value, list | tuple) else [value]
+    return tuple(str(v).strip() for v in many if v is not None and str(v).strip())
+
+
+def _folder(folder: Path) -> Iterator[Sample]:
+    table = _metadata(folder)
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in image.SUFFIXES):
+        name = path.relative_to(folder).as_posix()
+        side = path.with_suffix(".txt")
+        if table is not None:
+            captions = table.get(name, ())
+        elif side.exists():
+            captions = _captions(side.read_text("utf-8", errors="replace"))
+        else:
+            captions = _captions(path.parent.name.replace("_", " ")) if path.parent != folder else ()
+        yield Sample(name, captions, path.read_bytes)
+
+
+def _metadata(folder: Path) -> dict[str, tuple[str, ...]] | None:
+    lines, rows = folder / "metadata.jsonl", folder / "metadata.csv"
+    try:
+        if lines.exists():
+            records = [json.loads(line) for line in lines.read_text("utf-8").splitlines() if line.strip()]
+        elif rows.exists():
+            with rows.open(newline="", encoding="utf-8") as f:
+                records = list(csv.DictReader(f))
+        else:
+            return None
+        return {r["file_name"]: _captions(r.get("text")) for r in records}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder}: its metadata needs the columns file_name and text in every row ({error!r})") from None
+
+
+def _parquet(path: Path) -> Iterator[Sample]:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise DataError('reading parquet needs pyarrow: pip install "sfumato[train]"') from None
+    try:
+        table = pq.read_table(path)
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as parquet: {error}") from None
+    picture = next((c for c in PICTURE_COLUMNS if c in table.column_names), None)
+    if picture is None:
+        raise DataError(f"{path} has no picture column; one of {', '.join(PICTURE_COLUMNS)} is expected, found {', '.join(table.column_names)}")
+    caption = next((c for c in CAPTION_COLUMNS if c in table.column_names), None)
+    pictures = table[picture]
+    texts = table[caption].to_pylist() if caption else [None] * len(pictures)
+    weights = table["weight"].to_pylist() if "weight" in table.column_names else [1.0] * len(pictures)
+    for k, (text, weight) in enumerate(zip(texts, weights, strict=True)):
+        yield Sample(f"row {k}", _captions(text), lambda k=k: _cell(pictures[k].as_py()), float(weight))  # type: ignore[misc]
+
+
+def _cell(value: Any) -> bytes:
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(data, bytes):
+        raise PictureError("the cell holds no picture bytes")
+    return data
+
+
+def _tar(path: Path) -> Iterator[Sample]:
+    groups: dict[str, dict[str, bytes]] = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                handle = tar.extractfile(member) if member.isfile() else None
+                if handle is not None:  # read into memory: nothing is unpacked, so a member's path cannot do harm
+                    stem, _, suffix = member.name.partition(".")
+                    groups.setdefault(stem, {})[f".{suffix.lower()}"] = handle.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as a tar file: {error}") from None
+    for stem, parts in groups.items():
+        picture = next((parts[s] for s in parts if s in image.SUFFIXES), None)
+        if picture is not None:
+            yield Sample(stem, _tar_captions(parts), lambda picture=picture: picture)  # type: ignore[misc]
+
+
+def _tar_captions(parts: dict[str, bytes]) -> tuple[str, ...]:
+    if ".txt" in parts:
+        return _captions(parts[".txt"].decode("utf-8", errors="replace"))
+    try:
+        record = json.loads(parts.get(".json", b"{}"))
+        return _captions(next((record[c] for c in CAPTION_COLUMNS if c in record), None))
+    except (ValueError, TypeError):
+        return ()
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A packed training set.
+
+    Attributes
+    ----------
+    pixels : memory map, (N, 3, S, S), uint8
+    captions : list of tuple of str
+    weights : array, (N,)
+    skipped : list of str
+        One sentence for each picture that could not be read.
+    """
+
+    pixels: NDArray[np.uint8]
+    captions: list[tuple[str, ...]]
+    weights: NDArray[np.float64]
+    skipped: list[str]
+
+
+def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
+    """Decode every picture once to `size` x `size` bytes in ``cache/pictures.npy``; later calls read that.
+
+    Parameters
+    ----------
+    source : path
+        See :func:`find`.
+    size : int
+        Side in pixels; pictures are cut to the largest centered square.
+    cache : path
+        Folder for the packed bytes.
+    captions : bool
+        Whether every picture needs a caption; those without are then skipped.
+
+    Raises
+    ------
+    DataError
+        If nothing usable is left, with the reason.
+    """
+    samples = find(source)
+    if captions and not any(s.captions for s in samples):
+        raise DataError(
+            f"{source} has no captions; add metadata.jsonl (file_name, text), a .txt beside each picture, or class folders"
+        )
+    index = cache / "pictures.json"
+    key = {"source": str(source.resolve()), "changed": source.stat().st_mtime_ns, "size": size, "captions": captions, "found": len(samples)}
+    if not (index.exists() and json.loads(index.read_text("utf-8"))["key"] == key):
+        _decode(samples, size, cache, key, captions=captions)
+    record = json.loads(index.read_text("utf-8"))
+    kept = [samples[k] for k in record["kept"]]
+    if not kept:
+        raise DataError(f"{source}: none of {len(samples)} pictures could be used; first: {record['skipped'][0]}")
+    pixels = np.load(cache / "pictures.npy", mmap_mode="r")
+    return Pictures(pixels, [s.captions for s in kept], np.array([s.weight for s in kept]), record["skipped"])
+
+
+def _decode(samples: list[Sample], size: int, cache: Path, key: dict[str, Any], *, captions: bool) -> None:
+    kept, skipped = [], []
+    with atomic(cache / "pictures.npy") as scratch:
+        out = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=(len(samples), 3, size, size))
+        for k, sample in enumerate(samples):
+            if captions and not sample.captions:
+                skipped.append(f"{sample.name}: no caption")
+                continue
+            try:
+                picture = image.crop_to(image.read(sample.read()), (size, size))
+            except (PictureError, OSError) as error:
+                skipped.append(f"{sample.name}: {error}")
+                continue
+            out[len(kept)] = np.asarray(picture).transpose(2, 0, 1)
+            kept.append(k)
+        out.flush()
+        del out
+    with atomic(cache / "pictures.json") as scratch:
+        scratch.write_text(json.dumps({"key": key, "kept": kept, "skipped": skipped}), "utf-8")

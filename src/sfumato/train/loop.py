@@ -1,0 +1,193 @@
+"""The one training loop: a generator of :class:`Progress` that survives being killed.
+
+Everything random at step s comes from generators keyed by (seed, s), so a checkpoint is weights, averages and a step
+number, and a resumed run walks bit for bit where an undisturbed one would have walked.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from sfumato.errors import TrainingError
+from sfumato.runtime import autocast, choose_device, choose_dtype, generator
+from sfumato.train import checkpoint
+from sfumato.types import Config
+
+
+class TrainSettings(Config):
+    """How to train; what is trained is a :class:`Job`."""
+
+    steps: int = Field(20_000, ge=1)
+    batch: int = Field(64, ge=1)
+    rate: float = Field(1e-3, gt=0)  # learning rate of AdamW
+    warmup: int = Field(200, ge=0)  # steps of linear rise
+    cooldown: float = Field(0.2, ge=0, le=1)  # share of the steps in which the rate falls to zero
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0)  # largest norm of the gradient
+    average: float = Field(0.999, ge=0, lt=1)  # decay of the moving average of the weights
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "bfloat16"  # of mixed precision; float32 turns it off
+    checkpoint_every: int = Field(500, ge=1)
+    preview_every: int = Field(1000, ge=1)
+
+
+class Job(Protocol):
+    """What is trained: a module and its loss on a batch of rows."""
+
+    module: nn.Module
+    weights: Tensor  # (N,) how often each row is drawn
+
+    def loss(self, rows: Tensor, random: Generator) -> Tensor:
+        """Mean loss over the rows (indices into the data), all randomness from `random`."""
+        ...
+
+    def preview(self, path: Path) -> None:
+        """Write pictures that show how far training is; called with the averaged weights in place."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One training step, as a caller sees it.
+
+    Attributes
+    ----------
+    step, steps : int
+        Steps done, of how many.
+    loss : float
+        Moving average of the loss.
+    rate : float
+        Samples per second over the last steps.
+    seconds_left : float
+    preview : Path or None
+        The preview just written.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    rate: float
+    seconds_left: float
+    preview: Path | None = None
+
+
+def train(job: Job, settings: TrainSettings, folder: Path) -> Iterator[Progress]:
+    """Train until ``settings.steps``, going on from the checkpoint in `folder` if there is one.
+
+    The averaged weights are in ``job.module`` when the generator is exhausted. To stop early, stop iterating: a
+    checkpoint is written on the way out.
+
+    Raises
+    ------
+    TrainingError
+        If the loss stops being a number, with the step and the first layer that gave one that is not; or if the
+        checkpoint belongs to other settings.
+    """
+    device = choose_device(settings.device)
+    job.module.to(device).train()
+    state = checkpoint.State.start(job.module, settings.weight_decay)
+    step = checkpoint.resume(state, folder, settings)
+    saved = step
+    if step >= settings.steps:
+        state.use_average()
+        return
+    meter = _Meter(settings, step)
+    try:
+        while step < settings.steps:
+            loss = _advance(job, state, settings, step, device)
+            step += 1
+            preview = None
+            if step % settings.preview_every == 0 or step == settings.steps:
+                preview = folder / "previews" / f"{step:07d}.png"
+                with state.averaged():
+                    job.preview(preview)
+            if step % settings.checkpoint_every == 0 or step == settings.steps:
+                checkpoint.save(state, folder, settings, step)
+                saved = step
+            yield meter.read(step, loss, preview)
+    finally:
+        if step > saved:
+            checkpoint.save(state, folder, settings, step)
+    state.use_average()
+
+
+def learning_rate(settings: TrainSettings, step: int) -> float:
+    """Linear rise, plateau, linear fall (trapezoid): a longer run shares its beginning with a shorter one.
+
+    Examples
+    --------
+    >>> s = TrainSettings(steps=100, rate=1.0, warmup=10, cooldown=0.5)
+    >>> [learning_rate(s, k) for k in (0, 9, 49, 75)]
+    [0.1, 1.0, 1.0, 0.5]
+    """
+    up = min(1.0, (step + 1) / max(1, settings.warmup))
+    down = 1.0 if not settings.cooldown else min(1.0, (settings.steps - step) / (settings.cooldown * settings.steps))
+    return settings.rate * min(up, down)
+
+
+def _advance(job: Job, state: checkpoint.State, settings: TrainSettings, step: int, device: torch.device) -> float:
+    rows = torch.multinomial(job.weights.double(), settings.batch, replacement=True, generator=generator(settings.seed, step, "rows"))
+    dtype = choose_dtype(settings.dtype, device)
+
+    def loss_now() -> Tensor:
+        with autocast(device, dtype):
+            return job.loss(rows, generator(settings.seed, step, "noise"))
+
+    loss = loss_now()
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(job.module.parameters(), settings.clip)
+    if not math.isfinite(float(norm)):
+        raise TrainingError(f"step {step + 1}: {_blame(job.module, loss_now)}; lower the learning rate ({settings.rate:g})")
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(settings, step)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.update_average(min(settings.average, (step + 1) / (step + 10)))
+    return float(loss.detach())
+
+
+def _blame(module: nn.Module, again: object) -> str:
+    """Name the first layer whose output is not finite, by running the same batch again; else the first such gradient."""
+    found: list[str] = []
+    hooks = []
+    for name, layer in module.named_modules():
+
+        def watch(_: nn.Module, __: object, out: object, name: str = name) -> None:
+            if isinstance(out, Tensor) and not out.isfinite().all():
+                found.append(name)
+
+        hooks.append(layer.register_forward_hook(watch))
+    with torch.no_grad():
+        again()  # type: ignore[operator]
+    for hook in hooks:
+        hook.remove()
+    if found:
+        return f"the output of layer {found[0] or 'the network'} is not finite"
+    bad = (n for n, p in module.named_parameters() if p.grad is not None and not p.grad.isfinite().all())
+    return f"the gradient of {next(bad, 'the loss')} is not finite"
+
+
+class _Meter:
+    """Smooths the loss and measures the rate over the last seconds."""
+
+    def __init__(self, settings: TrainSettings, step: int) -> None:
+        self.settings, self.loss = settings, math.nan
+        self.marks = [(step, time.perf_counter())]
+
+    def read(self, step: int, loss: float, preview: Path | None) -> Progress:
+        self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
+        self.marks = [*self.marks[-49:], (step, time.perf_counter())]
+        (first, start), (last, end) = self.marks[0], self.marks[-1]
+        rate = (last - first) * self.settings.batch / max(1e-9, end - start)
+        left = (self.settings.steps - step) * self.settings.batch / max(1e-9, rate)
+        return Progress(step, self.settings.steps, self.loss, rate, left, preview)

@@ -1,0 +1,178 @@
+"""The vocabulary: the five axes as protocols, and the small records that travel between them.
+
+B batch, C channels, H W pixels, h w latent size, T tokens, D width. Pixels are in [-1, 1].
+``sigma`` is the noise's standard deviation in the frame ``x = x0 + sigma n``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from torch import Generator, Tensor
+
+from sfumato.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """What a corruption gives back.
+
+    Attributes
+    ----------
+    y : Tensor, (B, C', H', W')
+        The measurement.
+    sigma : Tensor, (B,)
+        Standard deviation of the Gaussian noise in `y`, drawn per picture; 0 where there is none.
+    """
+
+    y: Tensor
+    sigma: Tensor
+
+
+@runtime_checkable
+class Corruption(Protocol):
+    """What is destroyed: ``y`` from ``x``, with the noise level it drew."""
+
+    def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
+        """Corrupt a batch of pictures (B, C, H, W)."""
+        ...
+
+
+@runtime_checkable
+class Linear(Corruption, Protocol):
+    """A corruption ``y = A x + noise`` whose ``A`` is linear."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return ``A x``."""
+        ...
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return ``A' y``, with ``<A x, y> = <x, A' y>``."""
+        ...
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """Return ``A+ y``, with ``A A+ A = A``."""
+        ...
+
+
+class Space(Protocol):
+    """Where we work: pixels, PCA codes, autoencoder codes, the VAE's latents."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) to codes (B, *code)."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Codes (B, *code) to pictures (B, C, H, W)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Condition:
+    """All that may steer a network; each part may be absent.
+
+    Attributes
+    ----------
+    tokens : Tensor, (B, T, D), optional
+        Text states that the network attends to.
+    vector : Tensor, (B, V), optional
+        A vector that joins the time embedding: pooled text, sizes, a label, a noise level.
+    planes : Tensor, (B, K, h, w), optional
+        Pictures concatenated to the input: masks, known pixels, a small picture.
+    """
+
+    tokens: Tensor | None = None
+    vector: Tensor | None = None
+    planes: Tensor | None = None
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
+        """Apply `f` to every part that is there."""
+        return Condition(*(None if p is None else f(p) for p in (self.tokens, self.vector, self.planes)))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Condition:
+        """Move every part to a device and dtype."""
+        return self.map(lambda p: p.to(device=device, dtype=dtype))
+
+
+class Network(Protocol):
+    """Any ``nn.Module`` with this call, ours or wrapped."""
+
+    def __call__(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
+        """Predict from noisy input (B, C, h, w) and noise level code (B,)."""
+        ...
+
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""``(x, sigma) -> x0``: noisy (B, C, h, w) and sigma (B,) to the clean estimate. All that a sampler ever sees."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a sampler.
+
+    Attributes
+    ----------
+    index : int
+        0 for the first step.
+    sigma : float
+        Noise level that the step started from.
+    x : Tensor, (B, C, h, w)
+        State after the step.
+    denoised : Tensor, (B, C, h, w)
+        The denoiser's estimate of the clean picture at the start of the step.
+    """
+
+    index: int
+    sigma: float
+    x: Tensor
+    denoised: Tensor
+
+
+Sampler = Callable[[Denoise, Tensor, Tensor], Iterator[Step]]
+"""``(denoise, x, sigmas) -> steps``; sigmas is (N + 1,), falling, and its last entry is where to stop."""
+
+
+class Config(BaseModel):
+    """Base of every config and options record: frozen, and an unknown key is an error that names it.
+
+    Keys that start with an underscore (``_class_name``, ``_diffusers_version``) are notes and are skipped.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _skip_notes(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            return {k: v for k, v in data.items() if not str(k).startswith("_")}
+        return data
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any], source: str) -> Self:
+        """Validate `data`, naming `source` and each wrong key if it does not fit.
+
+        Raises
+        ------
+        ConfigError
+            For keys that are unknown and values that are not supported.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """Turn a validation error into one sentence that names each key, its value and what is accepted."""
+    parts = []
+    for item in error.errors():
+        key = ".".join(str(p) for p in item["loc"]) or "value"
+        if item["type"] == "extra_forbidden":
+            parts.append(f"{key}={item['input']!r} is not a known key")
+        else:
+            parts.append(f"{key}={item['input']!r} is not supported ({item['msg'].lower()})")
+    return "; ".join(parts)
