@@ -1,0 +1,55 @@
+"""sfumato: PCA, autoencoders and Stable Diffusion as one idea, the denoising autoencoder.
+
+The public names are loaded when they are first used, so that ``import sfumato`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AutoencoderKL": "space.kl",
+    "CLIPText": "condition.clip",
+    "Condition": "types",
+    "CreateOptions": "tasks.options",
+    "Denoiser": "denoiser.denoiser",
+    "Made": "tasks.create",
+    "Model": "hub.load",
+    "SfumatoError": "errors",
+    "Step": "types",
+    "UNet": "denoiser.unet",
+    "consistent": "denoiser.consistency",
+    "create": "tasks.create",
+    "guided": "denoiser.guidance",
+    "load": "hub.load",
+    "parse": "corruption.base",
+    "walk": "tasks.create",
+}
+__all__ = sorted([*_HOME, "__version__"])
+
+if TYPE_CHECKING:
+    from sfumato.condition.clip import CLIPText as CLIPText
+    from sfumato.corruption.base import parse as parse
+    from sfumato.denoiser.consistency import consistent as consistent
+    from sfumato.denoiser.denoiser import Denoiser as Denoiser
+    from sfumato.denoiser.guidance import guided as guided
+    from sfumato.denoiser.unet import UNet as UNet
+    from sfumato.errors import SfumatoError as SfumatoError
+    from sfumato.hub.load import Model as Model
+    from sfumato.hub.load import load as load
+    from sfumato.space.kl import AutoencoderKL as AutoencoderKL
+    from sfumato.tasks.create import Made as Made
+    from sfumato.tasks.create import create as create
+    from sfumato.tasks.create import walk as walk
+    from sfumato.tasks.options import CreateOptions as CreateOptions
+    from sfumato.types import Condition as Condition
+    from sfumato.types import Step as Step
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,111 @@
+"""Settings inside pictures: A1111's ``parameters`` text for every viewer, and our own JSON to make the same picture again.
+
+PNG holds both as text chunks; JPEG and WebP hold them in EXIF (``UserComment`` and ``ImageDescription``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from sfumato.errors import PictureError
+from sfumato.runtime import atomic
+
+SCHEMA = 1
+DESCRIPTION, EXIF_POINTER, USER_COMMENT = 0x010E, 0x8769, 0x9286  # EXIF 2.32, tables 4 and 7
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def parameters(settings: Mapping[str, Any], label: str) -> str:
+    """A1111's text for settings made by `create`; `label` is A1111's name of the sampler.
+
+    Examples
+    --------
+    >>> print(parameters({"prompt": "a cat", "steps": 5, "guidance_scale": 4.0, "seed": 1, "size": [64, 64],
+    ...     "schedule": "karras", "model": "icons", "model_sha256": "ab" * 32, "version": "0.1"}, "Euler"))
+    a cat
+    Steps: 5, Sampler: Euler, Schedule type: Karras, CFG scale: 4, Seed: 1, Size: 64x64, Model hash: ababababab, Model: icons, Version: sfumato 0.1
+    """
+    lines = [settings["prompt"]]
+    if settings.get("negative_prompt"):
+        lines.append(f"Negative prompt: {settings['negative_prompt']}")
+    width, height = settings["size"]
+    pairs = {
+        "Steps": settings["steps"],
+        "Sampler": label,
+        "Schedule type": str(settings["schedule"]).replace("auto", "automatic").capitalize(),
+        "CFG scale": f"{settings['guidance_scale']:g}",
+        "Seed": settings["seed"],
+        "Size": f"{width}x{height}",
+        "Model hash": settings["model_sha256"][:10],
+        "Model": settings["model"],
+        "Denoising strength": settings.get("strength") if settings.get("source") else None,
+        "Version": f"sfumato {settings['version']}",
+    }
+    quoted = {k: json.dumps(v) if isinstance(v, str) and "," in v else v for k, v in pairs.items() if v is not None}
+    return "\n".join([*lines, ", ".join(f"{k}: {v}" for k, v in quoted.items())])
+
+
+def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: str) -> None:
+    """Write a picture with its settings, whole or not at all.
+
+    Raises
+    ------
+    PictureError
+        For a suffix other than .png, .jpg, .jpeg and .webp, or a place that cannot be written.
+    """
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise PictureError(f"{path}: pictures are written as {', '.join(FORMATS)}")
+    ours = json.dumps({"schema": SCHEMA, **settings}, ensure_ascii=False)
+    try:
+        with atomic(path) as scratch:
+            if kind == "PNG":
+                info = PngImagePlugin.PngInfo()
+                info.add_itxt("parameters", text)
+                info.add_itxt("sfumato", ours)
+                picture.save(scratch, kind, pnginfo=info)
+            else:
+                exif = Image.Exif()
+                exif[DESCRIPTION] = ours.encode("ascii", "backslashreplace").decode()
+                exif.get_ifd(EXIF_POINTER)[USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
+                extra = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0}
+                picture.save(scratch, kind, exif=exif, **extra)
+    except OSError as error:
+        raise PictureError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Our settings and the ``parameters`` text of a picture; None for what is not there.
+
+    Raises
+    ------
+    PictureError
+        If the file is no readable picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            text, ours = picture.info.get("parameters"), picture.info.get("sfumato")
+            exif = picture.getexif()
+            comment = exif.get_ifd(EXIF_POINTER).get(USER_COMMENT)
+            ours = ours or exif.get(DESCRIPTION)
+    except FileNotFoundError:
+        raise PictureError(f"{path} does not exist") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PictureError(f"{path} cannot be read as a picture: {error}") from None
+    if text is None and isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
+        text = comment[8:].decode("utf-16-be", errors="replace")
+    return _settings(ours), text
+
+
+def _settings(text: object) -> dict[str, Any] | None:
+    try:
+        data = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return data if isinstance(data, dict) and "schema" in data else None

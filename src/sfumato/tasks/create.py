@@ -1,0 +1,271 @@
+"""Create: noise and a text in, a picture out.
+
+:func:`walk` is the whole job as a generator of steps and pictures; :func:`create` collects the pictures.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sfumato import __version__, image
+from sfumato.condition.text import Tokens
+from sfumato.corruption.mask import Mask
+from sfumato.denoiser.consistency import consistent
+from sfumato.denoiser.guidance import guided
+from sfumato.errors import OptionError, unknown
+from sfumato.hub.load import Model, load
+from sfumato.runtime import Streams, random_seed
+from sfumato.sampler.registry import build
+from sfumato.sampler.schedule import SCHEDULES
+from sfumato.tasks.options import CreateOptions
+from sfumato.types import Condition, Denoise, Step
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished picture.
+
+    Attributes
+    ----------
+    picture : PIL.Image.Image
+    prompt : str
+        As the user wrote it.
+    seed : int
+    seconds : float
+        Time of its batch, divided by the pictures in it.
+    settings : dict
+        All that it takes to make it again.
+    cut : str
+        The end of the prompt that the model did not see; usually empty.
+    """
+
+    picture: Image.Image
+    prompt: str
+    seed: int
+    seconds: float
+    settings: dict[str, Any]
+    cut: str = ""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One sampler step of one batch.
+
+    Attributes
+    ----------
+    step : Step
+        Latents before decoding.
+    steps : int
+        Steps of this batch.
+    done, total : int
+        Pictures finished before this batch, and in all.
+    """
+
+    step: Step
+    steps: int
+    done: int
+    total: int
+
+
+def create(prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None) -> list[Made]:
+    """Make pictures from texts.
+
+    Parameters
+    ----------
+    prompts : str or sequence of str
+    options : CreateOptions, optional
+    model : Model, optional
+        A loaded model, to use it more than once; otherwise ``options.model`` is loaded.
+
+    Returns
+    -------
+    list of Made
+        ``count`` pictures per prompt, in order.
+
+    Raises
+    ------
+    OptionError
+        For options that the model cannot meet.
+
+    Examples
+    --------
+    >>> made = create("a red apple", CreateOptions(seed=7, steps=2))
+    >>> made[0].picture.size, made[0].seed
+    ((64, 64), 7)
+    """
+    return [event for event in walk(prompts, options, model) if isinstance(event, Made)]
+
+
+def walk(prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None) -> Iterator[Moment | Made]:
+    """Make pictures and yield every sampler step on the way; to cancel, stop iterating."""
+    options = options or CreateOptions()
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    model = model or load(options.model, options.device, options.dtype)
+    job = _Job(model, options)
+    job.check(texts)
+    seed = random_seed() if options.seed is None else options.seed
+    rows = [(text, seed + k) for text in texts for k in range(options.count)]
+    for start in range(0, len(rows), options.batch):
+        yield from job.batch(rows[start : start + options.batch], start, len(rows))
+
+
+class _Job:
+    """One call: a model, options, and what follows from both."""
+
+    def __init__(self, model: Model, options: CreateOptions) -> None:
+        self.model, self.options = model, options
+        self.steps = options.steps or model.defaults.steps
+        self.scale = model.defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale
+        self.sampler = options.sampler or model.scheduler.sampler
+        source = image.read(options.source) if options.source else None
+        self.size = options.size or (_nearest(source.size, self.unit) if source and options.size is None else model.size)
+        if options.mask and source is None:
+            raise OptionError("--mask needs --from: the picture of which a part is made anew")
+        self.source = image.crop_to(source, self.size) if source else None
+        self.hidden = _hidden(options.mask, self.size, source) if options.mask else None
+
+    @property
+    def unit(self) -> int:
+        """Sides must be multiples of this: the autoencoder's factor times the U-Net's halvings."""
+        return int(self.model.space.config.factor * 2 ** (len(self.model.network.config.block_out_channels) - 1))
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Refuse what this model cannot do, before any work."""
+        unit, styles = self.unit, self.model.defaults.styles
+        if not texts or (self.model.defaults.needs_prompt and not all(t.strip() for t in texts)):
+            raise OptionError("the prompt is empty; say what the picture shows")
+        wrong = [n for n in self.size if n % unit or not unit <= n <= 4096]
+        if wrong:
+            near = "x".join(str(n) for n in _nearest(self.size, unit))
+            raise OptionError(f"size {self.size[0]}x{self.size[1]}: both sides must be multiples of {unit} up to 4096; try {near}")
+        if self.options.style and self.options.style not in styles:
+            raise unknown("style", self.options.style, styles)
+
+    def batch(self, rows: list[tuple[str, int]], done: int, total: int) -> Iterator[Moment | Made]:
+        """Make some pictures at once: each from its own random stream."""
+        start = time.perf_counter()
+        model = self.model
+        condition, tokens = model.text([self.styled(text) for text, _ in rows], self.size)
+        negative = model.text([self.options.negative_prompt] * len(rows), self.size)[0]
+        streams = Streams([seed for _, seed in rows])
+        sigmas = self.sigmas()
+        x, denoise = self.start(streams, sigmas, condition, negative)
+        sampler = build(self.sampler, streams.like, self.options.eta)
+        with torch.inference_mode():
+            for step in sampler(denoise, x, sigmas):
+                x = step.x
+                yield Moment(step, len(sigmas) - 1, done, total)
+            pictures = [self.keep(p) for p in image.to_pictures(model.space.decode(x.to(model.network.conv_in.weight)))]
+        seconds = (time.perf_counter() - start) / len(rows)
+        for (text, seed), picture, token in zip(rows, pictures, tokens, strict=True):
+            yield Made(picture, text, seed, seconds, self.settings(text, seed, sigmas), _cut(token))
+
+    def styled(self, text: str) -> str:
+        """The prompt with the words of the style behind it."""
+        style = self.options.style or self.model.defaults.style
+        words = self.model.defaults.styles.get(style or "")
+        return f"{text}, {words}" if words and (self.options.style or "," not in text) else text
+
+    def sigmas(self) -> Tensor:
+        """The noise levels to walk; with a source picture only the lower ones, by strength."""
+        table, config = self.model.denoiser.times.sigmas, self.model.scheduler
+        steps = self.steps if self.source is None else max(self.steps, math.ceil(self.steps / self.options.strength))
+        if self.options.schedule == "auto":
+            sigmas = config.own_schedule(table, steps, self.sampler)
+        else:
+            sigmas = SCHEDULES[self.options.schedule](table, steps)
+        return sigmas[-(self.steps + 1) :]
+
+    def start(self, streams: Streams, sigmas: Tensor, condition: Condition, negative: Condition) -> tuple[Tensor, Denoise]:
+        """The noisy latents to begin with, and the guided denoiser."""
+        model, top = self.model, float(sigmas[0])
+        channels, factor = model.space.config.latent_channels, model.space.config.factor
+        noise = streams.normal((len(streams.generators), channels, self.size[1] // factor, self.size[0] // factor)).to(model.device)
+        if self.source is None:
+            # Variance-preserving: the last level still holds a little of the picture, so its own variance is added.
+            x, z = noise * math.sqrt(1 + top**2), None
+        else:
+            with torch.inference_mode():
+                pixels = image.to_tensor(self.source).to(model.space.encoder.conv_in.weight)
+                z = model.space.encode(pixels).float().expand(len(noise), -1, -1, -1)
+            x = z + top * noise
+        planes = self.planes(noise)
+        condition, negative = (Condition(c.tokens, c.vector, planes) for c in (condition, negative))
+        denoise = guided(model.denoiser, condition, negative, self.scale, rescale=self.options.guidance_rescale)
+        if self.hidden is not None and z is not None and planes is None:
+            known = Mask(_latent_known(self.hidden, factor).to(model.device))
+            denoise = consistent(denoise, known, known.apply(z))
+        return x, denoise
+
+    def planes(self, like: Tensor) -> Tensor | None:
+        """What a model trained to fill (9 channels) sees besides: the mask, and the latents of the picture without it."""
+        model = self.model
+        if model.network.config.in_channels != 2 * like.shape[1] + 1:
+            return None
+        hidden = self.hidden if self.hidden is not None else np.ones(self.size[::-1], bool)
+        pixels = image.to_tensor(self.source or Image.new("RGB", self.size))
+        gap = torch.from_numpy(hidden)[None, None].to(pixels)
+        with torch.inference_mode():
+            seen = model.space.encode((pixels * (1 - gap)).to(model.space.encoder.conv_in.weight)).to(like)
+        small = 1 - _latent_known(hidden, model.space.config.factor).to(like)
+        return torch.cat([small[None, None], seen], dim=1).expand(len(like), -1, -1, -1)
+
+    def keep(self, made: Image.Image) -> Image.Image:
+        """Put the source's own pixels back wherever the mask is black."""
+        if self.hidden is None or self.source is None:
+            return made
+        return Image.fromarray(np.where(self.hidden[..., None], np.asarray(made), np.asarray(self.source)))
+
+    def settings(self, text: str, seed: int, sigmas: Tensor) -> dict[str, Any]:
+        """All that it takes to make the picture again, for its metadata."""
+        given = self.options.model_dump(mode="json", exclude={"count", "batch", "device", "seed"})
+        found = {
+            "task": "create",
+            "version": __version__,
+            "prompt": text,
+            "seed": seed,
+            "steps": self.steps,
+            "guidance_scale": self.scale,
+            "sampler": self.sampler,
+            "size": list(self.size),
+            "sigmas": [round(float(s), 6) for s in sigmas],
+            "model_sha256": self.model.sha256,
+        }
+        return {**given, **found}
+
+
+def _cut(tokens: Tokens) -> str:
+    return tokens.cut
+
+
+def _nearest(size: tuple[int, int], unit: int) -> tuple[int, int]:
+    wide, tall = (min(4096 // unit * unit, max(unit, round(n / unit) * unit)) for n in size)
+    return wide, tall
+
+
+def _hidden(path: str, size: tuple[int, int], source: Image.Image | None) -> np.ndarray:
+    """Where the mask picture is white, (H, W) bool, cut as the source is."""
+    mask = image.read(Path(path)).convert("L")
+    if source is not None and mask.size != source.size:
+        raise OptionError(f"the mask has {mask.width}x{mask.height} pixels, the picture {source.width}x{source.height}: they must agree")
+    hidden = np.asarray(image.crop_to(mask, size)) >= 128
+    if not hidden.any():
+        raise OptionError(f"{path} is black everywhere: paint white what is to be made anew")
+    return hidden
+
+
+def _latent_known(hidden: np.ndarray, factor: int) -> Tensor:
+    """Latent positions (h, w) all of whose pixels are known."""
+    tall, wide = hidden.shape
+    blocks = hidden.reshape(tall // factor, factor, wide // factor, factor)
+    return torch.from_numpy(1.0 - blocks.any(axis=(1, 3)).astype(np.float32))

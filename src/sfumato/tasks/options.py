@@ -1,0 +1,66 @@
+"""The options of `create`: one record for library, command line and HTTP, validated in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from sfumato.errors import OptionError
+from sfumato.sampler.registry import sampler_name, schedule_name
+from sfumato.types import Config, explain
+
+
+class CreateOptions(Config):
+    """How to make pictures. What is None is the model's own default.
+
+    Examples
+    --------
+    >>> CreateOptions(sampler="DPM++ 2M").sampler
+    'dpmpp_2m'
+    """
+
+    model: str = "icons"
+    count: int = Field(1, ge=1)  # pictures per prompt, of seeds seed, seed + 1, ...
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    steps: int | None = Field(None, ge=1, le=1000)
+    guidance_scale: float | None = Field(None, ge=0, le=100)
+    guidance_rescale: float = Field(0.0, ge=0, le=1)
+    negative_prompt: str = ""
+    sampler: str | None = None
+    schedule: str = "auto"
+    eta: float | None = Field(None, ge=0, le=1)
+    style: str | None = None
+    size: tuple[int, int] | None = None  # width, height
+    source: str | None = None  # a picture to start from
+    strength: float = Field(0.6, gt=0, le=1)  # how much of it is made anew
+    mask: str | None = None  # white = make anew; what is black stays bit for bit
+    device: str = "auto"
+    dtype: str = "auto"
+    batch: int = Field(8, ge=1)  # pictures made at once
+
+    @field_validator("sampler")
+    @classmethod
+    def _sampler(cls, name: str | None) -> str | None:
+        return None if name is None else sampler_name(name)
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule(cls, name: str) -> str:
+        return schedule_name(name)
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any]) -> CreateOptions:
+        """Validate values from an edge; what is None is left to its default.
+
+        Raises
+        ------
+        OptionError
+            With one sentence that names the option.
+        """
+        try:
+            return cls.model_validate({k: v for k, v in values.items() if v is not None})
+        except ValidationError as error:
+            cause = (error.errors()[0].get("ctx") or {}).get("error")
+            raise OptionError(str(cause) if isinstance(cause, OptionError) else explain(error)) from None
