@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato import __version__, image
-from sfumato.condition.text import Tokens
 from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
 from sfumato.denoiser.guidance import guided
@@ -55,6 +54,7 @@ class Made:
     seconds: float
     settings: dict[str, Any]
     cut: str = ""
+    count: int = 1  # pictures that were asked for per prompt
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class _Job:
             pictures = [self.keep(p) for p in image.to_pictures(model.space.decode(x.to(model.network.conv_in.weight)))]
         seconds = (time.perf_counter() - start) / len(rows)
         for (text, seed), picture, token in zip(rows, pictures, tokens, strict=True):
-            yield Made(picture, text, seed, seconds, self.settings(text, seed, sigmas), _cut(token))
+            yield Made(picture, text, seed, seconds, self.settings(text, seed, sigmas), token.cut, self.options.count)
 
     def styled(self, text: str) -> str:
         """The prompt with the words of the style behind it."""
@@ -242,10 +242,6 @@ class _Job:
             "model_sha256": self.model.sha256,
         }
         return {**given, **found}
-
-
-def _cut(tokens: Tokens) -> str:
-    return tokens.cut
 
 
 def _nearest(size: tuple[int, int], unit: int) -> tuple[int, int]:

@@ -1,0 +1,34 @@
+"""TensorBoard event files of a training run, if tensorboard is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sfumato.train.loop import Progress
+
+
+class Board:
+    """Writes loss and rate every few steps; without tensorboard it does nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.writer = None
+        else:
+            self.writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def write(self, progress: Progress) -> None:
+        """Add one point every ten steps."""
+        if self.writer is not None and (progress.step % 10 == 0 or progress.step == progress.steps):
+            self.writer.add_scalar("loss", progress.loss, progress.step)  # type: ignore[no-untyped-call]
+            self.writer.add_scalar("samples per second", progress.rate, progress.step)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.writer is not None:
+            self.writer.close()  # type: ignore[no-untyped-call]
