@@ -176,7 +176,16 @@ Device = Annotated[str | None, Option(help="auto, cpu, cuda or mps.")]
 
 
 @train_app.command("text")
-def train_text(data: Data, output: Output, config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None) -> None:
+def train_text(
+    data: Data,
+    output: Output,
+    config: ConfigFile = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    rate: Rate = None,
+    seed: Seed = None,
+    device: Device = None,
+) -> None:
     """Learn a tokenizer and distil a text encoder from phrases with a teacher's embeddings (.parquet)."""
     from sfumato.train.run import train_text as work
 
@@ -184,7 +193,16 @@ def train_text(data: Data, output: Output, config: ConfigFile = None, steps: Ste
 
 
 @train_app.command("autoencoder")
-def train_autoencoder(data: Data, output: Output, config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None) -> None:
+def train_autoencoder(
+    data: Data,
+    output: Output,
+    config: ConfigFile = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    rate: Rate = None,
+    seed: Seed = None,
+    device: Device = None,
+) -> None:
     """Train the autoencoder of latent diffusion on pictures."""
     from sfumato.train.run import train_autoencoder as work
 

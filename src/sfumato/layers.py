@@ -48,9 +48,7 @@ class Attention(nn.Module):
         Biases on q, k and v, and a group norm in front: the form used in the VAE.
     """
 
-    def __init__(
-        self, width: int, heads: int, context_width: int | None = None, *, bias: bool = False, norm_groups: int | None = None
-    ) -> None:
+    def __init__(self, width: int, heads: int, context_width: int | None = None, *, bias: bool = False, norm_groups: int | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.group_norm = nn.GroupNorm(norm_groups, width, eps=1e-6) if norm_groups else None
@@ -66,10 +64,14 @@ class Attention(nn.Module):
         out: Tensor = self.to_out(attend(q, k, v).transpose(1, 2).flatten(2))
         return out
 
-    def on_picture(self, x: Tensor) -> Tensor:
-        """Self-attention over the positions of (B, C, h, w), normed in front and added behind (VAE)."""
+
+class PictureAttention(Attention):
+    """Self-attention over the positions of a picture, normed in front and added behind: the form used in the VAE."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
         normed = x if self.group_norm is None else self.group_norm(x)
-        return x + self(normed.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + _picture(super().forward(_rows(normed)), x)
 
 
 class GEGLU(nn.Module):
@@ -82,7 +84,8 @@ class GEGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, inner)."""
         value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        out: Tensor = value * F.gelu(gate)
+        return out
 
 
 class FeedForward(nn.Module):
@@ -122,16 +125,12 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the positions of a picture (Rombach et al. 2022, arXiv:2112.10752, appendix E.2.1)."""
 
-    def __init__(
-        self, width: int, heads: int, context_width: int, *, depth: int, groups: int, linear: bool, only_cross: bool
-    ) -> None:
+    def __init__(self, width: int, heads: int, context_width: int, *, depth: int, groups: int, linear: bool, only_cross: bool) -> None:
         super().__init__()
         self.linear = linear
         self.norm = nn.GroupNorm(groups, width, eps=1e-6)
         self.proj_in = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
-        self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(width, heads, context_width, only_cross=only_cross) for _ in range(depth)
-        )
+        self.transformer_blocks = nn.ModuleList(TransformerBlock(width, heads, context_width, only_cross=only_cross) for _ in range(depth))
         self.proj_out = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
@@ -149,7 +148,8 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _picture(rows: Tensor, like: Tensor) -> Tensor:
-    return rows.transpose(1, 2).unflatten(2, like.shape[2:])
+    out: Tensor = rows.transpose(1, 2).unflatten(2, like.shape[2:])
+    return out
 
 
 class ResnetBlock(nn.Module):
@@ -170,7 +170,8 @@ class ResnetBlock(nn.Module):
         if self.time_emb_proj is not None and time is not None:
             h = h + self.time_emb_proj(time)[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        out: Tensor = h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return out
 
 
 class Downsample(nn.Module):

@@ -107,7 +107,7 @@ def atomic(path: Path) -> Iterator[Path]:
         with scratch.open("rb") as f:
             os.fsync(f.fileno())
         scratch.chmod(0o644)
-        os.replace(scratch, path)
+        scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
 

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from sfumato.layers import attend
 from sfumato.types import Config
 
 # Keys of transformers' generic base class: they say how to train or to present outputs, never what is computed.

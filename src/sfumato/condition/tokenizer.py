@@ -21,9 +21,7 @@ WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 def _set_up(model: models.BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
@@ -85,9 +83,7 @@ class CLIPTokenizer:
             If a file is missing or is not what it should be.
         """
         try:
-            model = models.BPE.from_file(
-                str(folder / "vocab.json"), str(folder / "merges.txt"), unk_token=END, end_of_word_suffix=SUFFIX
-            )
+            model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"), unk_token=END, end_of_word_suffix=SUFFIX)
             config = folder / "tokenizer_config.json"
             settings = json.loads(config.read_text("utf-8")) if config.exists() else {}
         except Exception as error:
@@ -108,12 +104,10 @@ class CLIPTokenizer:
         """
         scratch = _set_up(models.BPE(unk_token=END, end_of_word_suffix=SUFFIX))
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        trainer = trainers.BpeTrainer(
-            vocab_size=size - 256 - 2, end_of_word_suffix=SUFFIX, initial_alphabet=alphabet, show_progress=False
-        )
+        trainer = trainers.BpeTrainer(vocab_size=size - 256 - 2, end_of_word_suffix=SUFFIX, initial_alphabet=alphabet, show_progress=False)
         scratch.train_from_iterator(texts, trainer)
         learnt = json.loads(scratch.to_str())["model"]
-        merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in learnt["merges"]]
+        merges: list[tuple[str, str]] = [(a, b) for a, b in (m.split(" ") if isinstance(m, str) else m for m in learnt["merges"])]
         tokens = alphabet + [c + SUFFIX for c in alphabet]  # CLIP's order: bytes, bytes that end a word, merges, marks
         tokens += [t for t in dict.fromkeys("".join(m) for m in merges) if t not in set(tokens)]
         vocab = {t: i for i, t in enumerate([*tokens, BEGIN, END])}

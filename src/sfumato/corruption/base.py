@@ -129,12 +129,16 @@ def _jpeg(words: Sequence[str]) -> Corruption:
     return JPEG(int(low), int(high))
 
 
+def _down(words: Sequence[str]) -> Corruption:
+    return Downscale(float(words[0]), words[1] if len(words) > 1 else "bicubic")
+
+
 CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
     "noise": (_noise, "noise:25 or noise:0-50, the level for pixels of 0 to 255"),
     "salt": (_salt, "salt:0.1, the share of pixels that turn black or white"),
     "mask": (_mask, "mask:0.5 (random pixels), mask:box:0.25, mask:strokes:0.2, mask:file:PICTURE (white = hidden)"),
     "gray": (lambda words: Grayscale(), "gray"),
-    "down": (lambda words: Downscale(float(words[0]), *words[1:2]), "down:2 (bicubic) or down:2:average, 1.5 to 8"),
+    "down": (_down, "down:2 (bicubic) or down:2:average, 1.5 to 8"),
     "blur": (lambda words: Blur(float(words[0])), "blur:1.6, the kernel's deviation in pixels"),
     "jpeg": (_jpeg, "jpeg:30 or jpeg:10-95, the quality"),
 }

@@ -85,7 +85,8 @@ def _forward(factor: float, kernel: str, size: int) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _inverse(factor: float, kernel: str, size: int) -> Tensor:
-    return torch.linalg.pinv(_forward(factor, kernel, size))
+    out: Tensor = torch.linalg.pinv(_forward(factor, kernel, size))
+    return out
 
 
 def average(size: int, factor: float) -> NDArray[np.float64]:

@@ -43,7 +43,8 @@ def guided(
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         if not interval[0] <= float(sigma[0]) <= interval[1]:
-            return denoiser(x, sigma, condition)
+            plain: Tensor = denoiser(x, sigma, condition)
+            return plain
         positive, other = denoiser(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
         out = other + scale * (positive - other)
         return out if rescale == 0 else _rescaled(denoiser, x, sigma, out, positive, rescale)

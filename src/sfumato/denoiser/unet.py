@@ -93,9 +93,7 @@ class _Block(nn.Module):
         super().__init__()
         width = config.block_out_channels[level]
         time_width = config.block_out_channels[0] * 4
-        self.resnets = nn.ModuleList(
-            ResnetBlock(w, width, time_width, groups=config.norm_num_groups, eps=config.norm_eps) for w in widths_in
-        )
+        self.resnets = nn.ModuleList(ResnetBlock(w, width, time_width, groups=config.norm_num_groups, eps=config.norm_eps) for w in widths_in)
         if attention:
             self.attentions = nn.ModuleList(
                 SpatialTransformer(

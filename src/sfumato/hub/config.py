@@ -63,9 +63,7 @@ class SchedulerConfig(Config):
 
     def times(self) -> Times:
         """The discrete times that the network was trained on."""
-        return Times.from_betas(
-            self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps, zero_snr=self.rescale_betas_zero_snr
-        )
+        return Times.from_betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps, zero_snr=self.rescale_betas_zero_snr)
 
     def own_schedule(self, table: Tensor, steps: int, sampler: str) -> Tensor:
         """Noise levels (steps + 1,) spaced as the checkpoint asks.

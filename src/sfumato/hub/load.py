@@ -133,9 +133,9 @@ def load(name: str = "icons", device: str = "auto", dtype: str = "auto") -> Mode
         raise ModelError(f"{name} is a {index.get('_class_name')}; supported are {', '.join(sorted(PIPELINES))}")
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
-    unet = _network(UNet, UNetConfig, folder / "unet").to(where, kind)
+    unet = network_from(UNet, UNetConfig, folder / "unet").to(where, kind)
     # Half precision overflows in the decoder of Stable Diffusion: bfloat16 does not.
-    space = _network(AutoencoderKL, AutoencoderConfig, folder / "vae").to(where, torch.float32 if kind == torch.float16 else kind)
+    space = network_from(AutoencoderKL, AutoencoderConfig, folder / "vae").to(where, torch.float32 if kind == torch.float16 else kind)
     scheduler = SchedulerConfig.from_file(read_json(folder / "scheduler" / "scheduler_config.json"), f"{name}/scheduler")
     denoiser = Denoiser(unet, scheduler.kind, scheduler.times()).eval()
     text = _text(folder, xl="text_encoder_2" in index)
@@ -147,13 +147,13 @@ def load(name: str = "icons", device: str = "auto", dtype: str = "auto") -> Mode
 
 def _text(folder: Path, *, xl: bool) -> TextEncoder | PairEncoder:
     def one(suffix: str, skip: int) -> TextEncoder:
-        clip = _network(CLIPText, CLIPTextConfig, folder / f"text_encoder{suffix}")
+        clip = network_from(CLIPText, CLIPTextConfig, folder / f"text_encoder{suffix}")
         return TextEncoder(clip.eval(), CLIPTokenizer.load(folder / f"tokenizer{suffix}"), skip=skip, normed=not xl)
 
     return PairEncoder(one("", 1), one("_2", 1)) if xl else one("", 0)
 
 
-def _network(kind: type[M], config: Any, folder: Path) -> M:
+def network_from(kind: type[M], config: Any, folder: Path) -> M:
     """Build a network from a folder's config and fill it with its weights."""
     settings = config.read(read_json(folder / "config.json"), str(folder / "config.json"))
     with torch.device("meta"):

@@ -51,7 +51,9 @@ def save_text(clip: CLIPText, tokenizer: CLIPTokenizer, folder: Path, dtype: tor
 
 def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
     """Write the scheduler as DPM-Solver++(2M), which diffusers runs as we do."""
-    settings = config.model_dump(include={"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing", "steps_offset"})
+    settings = config.model_dump(
+        include={"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing", "steps_offset"}
+    )
     head = {"_class_name": "DPMSolverMultistepScheduler", "_diffusers_version": DIFFUSERS, "algorithm_type": "dpmsolver++", "solver_order": 2}
     write_json(folder / "scheduler_config.json", {**head, **settings, "final_sigmas_type": "zero"})
 

@@ -125,7 +125,8 @@ def _lookup(what: str, name: str, known: object, aliases: dict[str, str]) -> str
     table = {_fold(n): n for n in names} | {_fold(a): n for a, n in aliases.items()}
     for spelling in (name, name.removeprefix("k_"), name.removeprefix("sample_")):
         if _fold(spelling) in table:
-            return table[_fold(spelling)]
+            out: str = table[_fold(spelling)]
+            return out
     raise unknown(what, name, names)
 
 

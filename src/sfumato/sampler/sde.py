@@ -38,9 +38,7 @@ def euler_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise
         yield Step(i, s, x, denoised)
 
 
-def dpmpp_2s_ancestral(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like, eta: float = 1.0
-) -> Iterator[Step]:
+def dpmpp_2s_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like, eta: float = 1.0) -> Iterator[Step]:
     """DPM-Solver++(2S), two evaluations a step, to a lower level; then noise (Lu et al. 2022, arXiv:2211.01095, algorithm 1)."""
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.layers import Attention, Downsample, ResnetBlock, Upsample
+from sfumato.layers import Downsample, PictureAttention, ResnetBlock, Upsample
 from sfumato.space.tile import tiled
 from sfumato.types import Config
 
@@ -51,9 +50,7 @@ class AutoencoderConfig(Config):
 class _Level(nn.Module):
     def __init__(self, width_in: int, width: int, layers: int, groups: int) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResnetBlock(width_in if i == 0 else width, width, None, groups=groups, eps=EPS) for i in range(layers)
-        )
+        self.resnets = nn.ModuleList(ResnetBlock(width_in if i == 0 else width, width, None, groups=groups, eps=EPS) for i in range(layers))
 
     def forward(self, x: Tensor) -> Tensor:
         for resnet in self.resnets:
@@ -85,10 +82,10 @@ class _Middle(nn.Module):
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResnetBlock(width, width, None, groups=groups, eps=EPS) for _ in range(2))
-        self.attentions = nn.ModuleList([Attention(width, 1, bias=True, norm_groups=groups)])
+        self.attentions = nn.ModuleList([PictureAttention(width, 1, bias=True, norm_groups=groups)])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.attentions[0].on_picture(self.resnets[0](x))
+        x = self.attentions[0](self.resnets[0](x))
         out: Tensor = self.resnets[1](x)
         return out
 
@@ -101,8 +98,7 @@ class Encoder(nn.Module):
         widths, groups = config.block_out_channels, config.norm_num_groups
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
-            _DownLevel(widths[max(0, i - 1)], w, config.layers_per_block, groups, last=i == len(widths) - 1)
-            for i, w in enumerate(widths)
+            _DownLevel(widths[max(0, i - 1)], w, config.layers_per_block, groups, last=i == len(widths) - 1) for i, w in enumerate(widths)
         )
         self.mid_block = _Middle(widths[-1], groups)
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
@@ -126,8 +122,7 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = _Middle(widths[0], groups)
         self.up_blocks = nn.ModuleList(
-            _UpLevel(widths[max(0, i - 1)], w, config.layers_per_block + 1, groups, last=i == len(widths) - 1)
-            for i, w in enumerate(widths)
+            _UpLevel(widths[max(0, i - 1)], w, config.layers_per_block + 1, groups, last=i == len(widths) - 1) for i, w in enumerate(widths)
         )
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)

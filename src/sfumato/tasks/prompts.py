@@ -113,7 +113,7 @@ class Saver:
             raise OptionError(f"{there} cannot be written to; choose another --output")
         seed, count = values.get("seed"), int(values.get("count") or 1)
         for item in wanted:
-            first = dict(item.own).get("seed", seed)
+            first: Any = dict(item.own).get("seed", seed)
             for k in range(count if first is not None else 0):
                 self._free(self.path(item, int(first) + k, count))
 

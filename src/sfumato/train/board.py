@@ -18,17 +18,17 @@ class Board:
         except ImportError:
             self.writer = None
         else:
-            self.writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+            self.writer = SummaryWriter(str(folder))
 
     def write(self, progress: Progress) -> None:
         """Add one point every ten steps."""
         if self.writer is not None and (progress.step % 10 == 0 or progress.step == progress.steps):
-            self.writer.add_scalar("loss", progress.loss, progress.step)  # type: ignore[no-untyped-call]
-            self.writer.add_scalar("samples per second", progress.rate, progress.step)  # type: ignore[no-untyped-call]
+            self.writer.add_scalar("loss", progress.loss, progress.step)
+            self.writer.add_scalar("samples per second", progress.rate, progress.step)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.writer is not None:
-            self.writer.close()  # type: ignore[no-untyped-call]
+            self.writer.close()

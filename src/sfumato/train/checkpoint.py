@@ -110,7 +110,7 @@ def resume(state: State, folder: Path, settings: TrainSettings) -> int:
             notes = f.metadata() or {}
             if notes.get("settings") != _key(settings):
                 raise TrainingError(f"{path} was made with other settings; give those again, or another --output: {notes.get('settings')}")
-            _fill(state, {k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118: not a dict
+            _fill(state, {k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise TrainingError(f"{path} cannot be read ({error}); remove it to start anew") from None
     return int(notes["step"])

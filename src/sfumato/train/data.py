@@ -201,9 +201,7 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
     """
     samples = find(source)
     if captions and not any(s.captions for s in samples):
-        raise DataError(
-            f"{source} has no captions; add metadata.jsonl (file_name, text), a .txt beside each picture, or class folders"
-        )
+        raise DataError(f"{source} has no captions; add metadata.jsonl (file_name, text), a .txt beside each picture, or class folders")
     index = cache / "pictures.json"
     key = {"source": str(source.resolve()), "changed": source.stat().st_mtime_ns, "size": size, "captions": captions, "found": len(samples)}
     if not (index.exists() and json.loads(index.read_text("utf-8"))["key"] == key):
@@ -217,7 +215,8 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
 
 
 def _decode(samples: list[Sample], size: int, cache: Path, key: dict[str, Any], *, captions: bool) -> None:
-    kept, skipped = [], []
+    kept: list[int] = []
+    skipped: list[str] = []
     with atomic(cache / "pictures.npy") as scratch:
         out = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=(len(samples), 3, size, size))
         for k, sample in enumerate(samples):

@@ -105,13 +105,15 @@ class DiffusionJob:
     @torch.no_grad()
     def _latents(self, start: int, end: int) -> Tensor:
         device = self.space.encoder.conv_in.weight.device
-        x = image.from_bytes(torch.from_numpy(self.pictures.pixels[start:end])).to(device)
-        return self.space.moments(x)[0]
+        x = image.from_bytes(torch.from_numpy(np.array(self.pictures.pixels[start:end]))).to(device)
+        mean, _ = self.space.moments(x)
+        return mean
 
     def _states(self, start: int, end: int) -> Tensor:
         tokens = self.text(self.texts[start:end], (0, 0))[0].tokens
         assert tokens is not None
-        return tokens[:, : self.text.tokenizer.length]
+        out: Tensor = tokens[:, : self.text.tokenizer.length]
+        return out
 
     def _tokens(self, rows: list[int]) -> Condition:
         device = self.module.conv_in.weight.device

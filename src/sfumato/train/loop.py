@@ -44,8 +44,12 @@ class TrainSettings(Config):
 class Job(Protocol):
     """What is trained: a module and its loss on a batch of rows."""
 
-    module: nn.Module
     weights: Tensor  # (N,) how often each row is drawn
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that is trained."""
+        ...
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean loss over the rows (indices into the data), all randomness from `random`."""
@@ -144,7 +148,7 @@ def _advance(job: Job, state: checkpoint.State, settings: TrainSettings, step: i
             return job.loss(rows, generator(settings.seed, step, "noise"))
 
     loss = loss_now()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     norm = nn.utils.clip_grad_norm_(job.module.parameters(), settings.clip)
     if not math.isfinite(float(norm)):
         raise TrainingError(f"step {step + 1}: {_blame(job.module, loss_now)}; lower the learning rate ({settings.rate:g})")

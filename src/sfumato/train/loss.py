@@ -9,9 +9,7 @@ from sfumato.denoiser.denoiser import Denoiser
 from sfumato.types import Condition, Corruption
 
 
-def denoising_loss(
-    denoiser: Denoiser, x: Tensor, corruption: Corruption, condition: Condition, *, generator: Generator | None = None
-) -> Tensor:
+def denoising_loss(denoiser: Denoiser, x: Tensor, corruption: Corruption, condition: Condition, *, generator: Generator | None = None) -> Tensor:
     """``weight(sigma) |D(y, sigma) - x|^2``, y the corrupted x; the mean over pictures and values.
 
     Parameters
@@ -33,7 +31,8 @@ def denoising_loss(
     """
     corrupted = corruption(x, generator=generator)
     error = (denoiser(corrupted.y, corrupted.sigma, condition).float() - x.float()).square().mean(dim=(1, 2, 3))
-    return (denoiser.weight(corrupted.sigma) * error).mean()
+    out: Tensor = (denoiser.weight(corrupted.sigma) * error).mean()
+    return out
 
 
 def kl_to_normal(mean: Tensor, log_variance: Tensor) -> Tensor:

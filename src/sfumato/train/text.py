@@ -20,7 +20,6 @@ from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.tokenizer import SUFFIX, CLIPTokenizer
 from sfumato.errors import DataError
 
-
 LONGEST = 16  # tokens; longer texts cost most of the time and teach least about words
 
 

@@ -1,0 +1,40 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv; the second call is quick.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed
+	@echo "== making pictures from twelve prompts (demo/)"
+	@$(BIN)/sfumato create --prompts examples/prompts.txt --output demo --seed 7 --grid --overwrite
+	@echo "== done: look at demo/sheet.png"
+
+test: $(VENV)/installed-dev lint
+	@echo "== tests, with the network blocked"
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	@echo "== ruff and mypy"
+	@$(BIN)/ruff check src tests examples benchmarks recipes
+	@$(BIN)/mypy
+
+$(VENV)/bin/python:
+	@echo "== creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "== installing sfumato (PyTorch is the largest part)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "== installing sfumato with what the tests need"
+	@$(PIP) --editable ".[dev]"
+	@touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache

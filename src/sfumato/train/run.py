@@ -1,0 +1,146 @@
+"""The three training commands: from data on disk to a folder on disk, as a stream of notes and progress.
+
+A config file holds a network's config and training settings: ``{"network": {...}, "settings": {...}, ...}``; what the
+command line gives wins. The same command again resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato.condition.clip import CLIPText, CLIPTextConfig
+from sfumato.condition.text import TextEncoder
+from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.denoiser.unet import UNetConfig
+from sfumato.errors import DataError
+from sfumato.hub.config import Defaults, SchedulerConfig
+from sfumato.hub.load import digest, network_from, read_json, weight_file
+from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
+from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
+from sfumato.train.autoencoder import AutoencoderJob
+from sfumato.train.data import Pictures, pack
+from sfumato.train.diffusion import DiffusionJob
+from sfumato.train.loop import Progress, TrainSettings, train
+from sfumato.train.text import Phrases, TextJob
+from sfumato.types import Config
+
+Event = Progress | str
+
+
+class Plan(Config):
+    """A training config file."""
+
+    network: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    size: int = 64  # side of the pictures in pixels
+    vocabulary: int = 8192  # tokens of a new tokenizer
+    scheduler: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    previews: list[str] = ["a red apple", "a dog", "a house", "a car", "a tree", "a smiling face", "a fish", "a star"]
+
+
+def _plan(path: Path | None, given: Mapping[str, Any]) -> tuple[Plan, TrainSettings]:
+    plan = Plan.read(read_json(path), str(path)) if path else Plan()
+    return plan, TrainSettings.read({**plan.settings, **given}, "training settings")
+
+
+def _skipped(pictures: Pictures) -> Iterator[str]:
+    if pictures.skipped:
+        shown = "\n  ".join(pictures.skipped[:10])
+        more = f"\n  ... and {len(pictures.skipped) - 10} more" if len(pictures.skipped) > 10 else ""
+        yield f"skipped {len(pictures.skipped)} pictures:\n  {shown}{more}"
+
+
+def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
+    """Distil a text encoder; writes ``text_encoder/`` and ``tokenizer/``."""
+    plan, settings = _plan(config, given)
+    phrases = Phrases.read(data)
+    length = int(plan.network.get("max_position_embeddings", 32))
+    if not (output / "tokenizer" / "vocab.json").exists():
+        yield f"learning {plan.vocabulary} tokens from {len(phrases.texts)} phrases"
+        CLIPTokenizer.train(phrases.texts, plan.vocabulary, length).save(output / "tokenizer")
+    tokenizer = CLIPTokenizer.load(output / "tokenizer")
+    marks = {"bos_token_id": tokenizer.begin, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.pad}
+    size = {"vocab_size": tokenizer.end + 1, "projection_dim": phrases.embeddings.shape[1], "with_projection": True}
+    shape = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4, "hidden_act": "gelu"}
+    network = {**shape, "max_position_embeddings": length, **plan.network, **marks, **size, "architectures": ["CLIPTextModelWithProjection"]}
+    network.pop("with_projection")
+    torch.manual_seed(settings.seed)
+    job = TextJob(CLIPTextConfig.read(network, "network"), tokenizer, phrases)
+    yield from train(job, settings, output)
+    plain = CLIPText(job.module.config.model_copy(update={"with_projection": False}))  # the projection served the teacher only
+    plain.load_state_dict({k: v for k, v in job.module.state_dict().items() if not k.startswith("text_projection")})
+    save_text(plain, tokenizer, output)
+
+
+def train_autoencoder(data: Path, output: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
+    """Train the first stage; writes its config and weights."""
+    plan, settings = _plan(config, given)
+    yield f"reading {data}"
+    pictures = pack(data, plan.size, output / "cache", captions=False)
+    yield from _skipped(pictures)
+    torch.manual_seed(settings.seed)
+    network = {**_small_autoencoder(plan.size), **plan.network}
+    job = AutoencoderJob(AutoencoderConfig.read(network, "network"), pictures)
+    yield from train(job, settings, output)
+    save_network(job.module, output)
+
+
+def _small_autoencoder(size: int) -> dict[str, Any]:
+    levels = 4
+    kinds = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
+    return {
+        **kinds,
+        "block_out_channels": [16, 32, 64, 128],
+        "layers_per_block": 1,
+        "latent_channels": 16,
+        "norm_num_groups": 16,
+        "sample_size": size,
+    }
+
+
+def train_diffusion(data: Path, output: Path, autoencoder: Path, text: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
+    """Train text-to-image diffusion; writes a whole model folder."""
+    plan, settings = _plan(config, given)
+    space = network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval()
+    clip = network_from(CLIPText, CLIPTextConfig, text / "text_encoder").eval()
+    encoder = TextEncoder(clip, CLIPTokenizer.load(text / "tokenizer"))
+    if plan.size % space.config.factor:
+        raise DataError(f"size {plan.size} is not a multiple of the autoencoder's factor {space.config.factor}")
+    yield f"reading {data}"
+    pictures = pack(data, plan.size, output / "cache", captions=True)
+    yield from _skipped(pictures)
+    scheduler = SchedulerConfig.read({**STABLE_DIFFUSION, **plan.scheduler}, "scheduler")
+    torch.manual_seed(settings.seed)
+    network = {**_small_unet(plan.size // space.config.factor, space.config.latent_channels, clip.config.hidden_size), **plan.network}
+    job = DiffusionJob(UNetConfig.read(network, "network"), pictures, space, encoder, scheduler, output / "cache", plan.previews)
+    key = digest(weight_file(autoencoder)) + digest(weight_file(text / "text_encoder")) + str(len(job.texts))
+    last = ""
+    for what, done, total in job.prepare(key):
+        if (note := f"{what}: {10 * done // total * 10} %") != last:
+            yield (last := note)
+    yield from train(job, settings, output)
+    save_network(job.module, output / "unet")
+    save_network(space, output / "vae")
+    save_text(clip, encoder.tokenizer, output)
+    save_scheduler(scheduler, output / "scheduler")
+    save_index(output, Defaults.read(plan.defaults, "defaults"))
+
+
+STABLE_DIFFUSION = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+}
+
+
+def _small_unet(side: int, channels: int, text_width: int) -> dict[str, Any]:
+    kinds = {"down_block_types": ["CrossAttnDownBlock2D"] * 2, "up_block_types": ["CrossAttnUpBlock2D"] * 2}
+    sizes = {"sample_size": side, "in_channels": channels, "out_channels": channels, "cross_attention_dim": text_width}
+    return {**kinds, **sizes, "block_out_channels": [128, 256], "layers_per_block": 1, "attention_head_dim": 4}
