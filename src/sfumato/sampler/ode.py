@@ -80,11 +80,11 @@ def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Itera
 def _lagrange(nodes: list[float], start: float, end: float) -> list[float]:
     """Integrals from start to end of the Lagrange polynomials over `nodes`."""
     out = []
-    for k, node in enumerate(nodes):
-        others = [n for j, n in enumerate(nodes) if j != k]
-        basis = np.poly1d(others, r=True) / np.prod([node - n for n in others])
-        whole = basis.integ()
-        out.append(float(whole(end) - whole(start)))
+    places = [(node - start) / (end - start) for node in nodes]  # in units of the step, or the sums cancel badly
+    for k, place in enumerate(places):
+        others = [p for j, p in enumerate(places) if j != k]
+        whole = (np.poly1d(others, r=True) / np.prod([place - p for p in others])).integ()
+        out.append((end - start) * float(whole(1.0)))
     return out
 
 

@@ -49,10 +49,10 @@ SAMPLERS: dict[str, Entry] = {
     "dpm2": Entry(ode.dpm2, 2, 2, False, "DPM2"),
     "lms": Entry(ode.lms, 2, 1, False, "LMS"),
     "dpmpp_2m": Entry(ode.dpmpp_2m, 2, 1, False, "DPM++ 2M"),
-    "dpmpp_2m_sde": Entry(sde.dpmpp_2m_sde, 1, 1, True, "DPM++ 2M SDE"),
-    "dpmpp_sde": Entry(sde.dpmpp_sde, 1, 2, True, "DPM++ SDE"),
-    "dpmpp_2s_ancestral": Entry(sde.dpmpp_2s_ancestral, 1, 2, True, "DPM++ 2S a"),
-    "unipc": Entry(ode.unipc, 2, 1, False, "UniPC"),
+    "dpmpp_2m_sde": Entry(sde.dpmpp_2m_sde, 2, 1, True, "DPM++ 2M SDE"),
+    "dpmpp_sde": Entry(sde.dpmpp_sde, 2, 2, True, "DPM++ SDE"),
+    "dpmpp_2s_ancestral": Entry(sde.dpmpp_2s_ancestral, 2, 2, True, "DPM++ 2S a"),
+    "unipc": Entry(ode.unipc, 3, 1, False, "UniPC"),
     "lcm": Entry(sde.lcm, 0, 1, True, "LCM"),
 }
 WITH_ETA = frozenset({"ddim", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "dpmpp_2s_ancestral"})

@@ -28,8 +28,14 @@ def _end(sigmas: Tensor, last: float = 0.0) -> Tensor:
 
 
 def uniform(table: Tensor, steps: int) -> Tensor:
-    """Even in time from the last to the first: ``linspace`` of diffusers, "normal" of ComfyUI."""
+    """Even in time from the last to the first: "normal" of ComfyUI."""
     return at_times(table, torch.linspace(len(table) - 1, 0, steps, dtype=torch.float64))
+
+
+def linspace(table: Tensor, steps: int) -> Tensor:
+    """Even in time like :func:`uniform`, but interpolated in sigma itself: what diffusers' configs mean by the word."""
+    times = np.linspace(len(table) - 1, 0, steps)
+    return _end(torch.from_numpy(np.interp(times, np.arange(len(table)), table.double().numpy())))
 
 
 def sgm_uniform(table: Tensor, steps: int) -> Tensor:
@@ -90,6 +96,6 @@ SCHEDULES: dict[str, Schedule] = {
 
 def spaced(table: Tensor, steps: int, name: str, *, offset: int = 0, last: float = 0.0) -> Tensor:
     """A schedule as a checkpoint's config names it, with its offset and its last level."""
-    names = {"linspace": uniform, "trailing": trailing, "leading": lambda t, n: leading(t, n, offset)}
+    names: dict[str, Schedule] = {"linspace": linspace, "trailing": trailing, "leading": lambda t, n: leading(t, n, offset)}
     sigmas = (names.get(name) or SCHEDULES[name])(table, steps)
     return _end(sigmas[:-1], last)

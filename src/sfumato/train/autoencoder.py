@@ -18,7 +18,8 @@ KL_WEIGHT = 2e-4  # per latent value, against a mean absolute pixel error of abo
 class AutoencoderJob:
     """Absolute error of the reconstruction (sharp edges), squared error (right colors), and a divergence.
 
-    The divergence is small and keeps the latents near the standard normal. The decoder sees ``mean + deviation n``: it is a denoising autoencoder in its own latent space.
+    The divergence is small and keeps the latents near the standard normal. The decoder sees
+    ``mean + deviation n``: it is a denoising autoencoder in its own latent space.
     """
 
     def __init__(self, config: AutoencoderConfig, pictures: Pictures, kl_weight: float = KL_WEIGHT) -> None:

@@ -1,0 +1,121 @@
+"""Every corruption of the registry: shapes, spelling, randomness; every linear one: adjoint and pseudo-inverse."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfumato.corruption.base import CORRUPTIONS, Compose, draw, parse
+from sfumato.corruption.resample import Downscale
+from sfumato.errors import OptionError
+from sfumato.types import Linear
+
+SPELLINGS = [
+    "noise:25", "noise:0-50", "salt:0.1", "mask:0.5", "mask:box:0.25", "mask:strokes:0.2", "gray", "down:2", "down:1.5:average", "down:3.7",
+    "down:8", "blur:1.6", "blur:0.4", "jpeg:30", "jpeg:10-95", "mask:0.5+noise:25", "gray+down:2", "mask:box:0.25+gray", "blur:1+down:2+noise:10",
+    "down:2+mask:0.3",
+]  # fmt: skip
+LINEAR = [s for s in SPELLINGS if not s.startswith(("salt", "jpeg"))]
+sizes = st.integers(9, 33)
+
+
+def picture(tall, wide, dtype, seed=0):
+    return torch.randn(2, 3, tall, wide, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).clamp(-1, 1).to(dtype)
+
+
+def bound(spelling, x):
+    return draw(parse(spelling), x, torch.Generator().manual_seed(1))
+
+
+def test_every_name_is_tested():
+    assert {part.split(":")[0] for s in SPELLINGS for part in s.split("+")} == set(CORRUPTIONS)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_call(spelling):
+    x = picture(24, 17, torch.float32)
+    corruption = parse(spelling)
+    assert str(corruption) == spelling
+    one, two, other = (corruption(x, generator=torch.Generator().manual_seed(k)) for k in (3, 3, 4))
+    assert torch.equal(one.y, two.y), "the same generator, the same corruption"
+    assert one.sigma.shape == (2,)
+    assert one.y.isfinite().all()
+    if spelling not in ("gray",):
+        assert one.y.shape != x.shape or not torch.equal(one.y, x)
+    if any(word in spelling for word in ("noise", "salt", "mask")):
+        assert not torch.equal(one.y, other.y)
+
+
+@settings(max_examples=8, deadline=None)
+@given(tall=sizes, wide=sizes, seed=st.integers(0, 99))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("spelling", LINEAR)
+def test_adjoint_and_pinv(spelling, dtype, tall, wide, seed):
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-10
+    x = picture(tall, wide, dtype, seed)
+    operator = bound(spelling, x)
+    assert isinstance(operator, Linear)
+    y = operator.apply(x)
+    other = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    left, right = (y.double() * other.double()).sum(), (x.double() * operator.adjoint(other).double()).sum()
+    assert abs(left - right) <= tolerance * (y.double().norm() * other.double().norm()), "<A x, y> = <x, A' y>"
+    assert (operator.apply(operator.pinv(y)) - y).abs().max() <= tolerance * max(1.0, float(y.abs().max())), "A A+ A = A"
+
+
+def test_a_wrong_adjoint_is_caught():
+    x = picture(16, 16, torch.float64)
+    operator = Downscale(2)
+    y = operator.apply(x)
+    wrong = operator.pinv(y)  # not the adjoint
+    assert abs((y * y).sum() - (x * wrong).sum()) > 1e-3
+
+
+def test_composition_is_one_operator():
+    x = picture(16, 20, torch.float64)
+    composed = bound("gray+down:2", x)
+    assert isinstance(composed, Compose)
+    parts = composed.parts
+    assert torch.equal(composed.apply(x), parts[1].apply(parts[0].apply(x)))
+
+
+def test_noise_level():
+    y = parse("noise:25")(torch.zeros(1, 3, 256, 256), generator=torch.Generator().manual_seed(0))
+    assert abs(float(y.y.std()) * 127.5 - 25) < 0.2
+    drawn = parse("noise:0-50")(torch.zeros(500, 1, 1, 1)).sigma * 127.5
+    assert 0 <= float(drawn.min()) < 5 < 45 < float(drawn.max()) <= 50
+
+
+def test_mask_share():
+    known = bound("mask:0.7", torch.zeros(1, 3, 128, 128)).apply(torch.ones(1, 3, 128, 128))
+    assert abs(float((known == 0).float().mean()) - 0.7) < 0.02
+
+
+def test_mask_from_a_picture(tmp_path):
+    from PIL import Image
+
+    Image.new("L", (8, 8), 0).save(tmp_path / "m.png")
+    picture = Image.open(tmp_path / "m.png").copy()
+    picture.putpixel((3, 2), 255)
+    picture.save(tmp_path / "m.png")
+    y = parse(f"mask:file:{tmp_path / 'm.png'}")(torch.ones(1, 3, 8, 8)).y
+    assert y[0, 0, 2, 3] == 0
+    assert y.sum() == 3 * 63
+
+
+def test_bicubic_is_matlabs():
+    """Reference values: imresize([0 1 2 ... 15], 0.5) by the published kernel, away from the border a ramp stays a ramp."""
+    row = torch.arange(16, dtype=torch.float64).expand(1, 1, 16, 16)
+    small = Downscale(2).apply(row)[0, 0, 4]
+    np.testing.assert_allclose(small[2:6], [4.5, 6.5, 8.5, 10.5], atol=1e-12)
+    assert abs(float(small[0]) - 0.5) > 1e-3, "the mirrored border bends the ramp"
+
+
+@pytest.mark.parametrize(
+    ("bad", "word"),
+    [("nose:25", "noise"), ("noise:x", "noise:25"), ("mask:2", "between 0 and 1"), ("mask:blob", "unknown mask"), ("down:9", "1.5 and 8"),
+     ("jpeg:0", "1 to 100"), ("blur:-1", "between"), ("down", "down:2"), ("salt:7", "share"), ("down:2:lanczos", "kernel")],
+)  # fmt: skip
+def test_bad_spelling(bad, word):
+    with pytest.raises(OptionError, match=word):
+        parse(bad)

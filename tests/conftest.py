@@ -1,0 +1,67 @@
+"""Shared fixtures: the network is blocked, and a tiny random model stands in for a checkpoint."""
+
+import socket
+
+import pytest
+import torch
+
+from sfumato.condition.clip import CLIPText, CLIPTextConfig
+from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.denoiser.unet import UNet, UNetConfig
+from sfumato.hub.config import Defaults, SchedulerConfig
+from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
+from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
+
+UNET = {
+    "block_out_channels": (32, 64),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 32,
+    "attention_head_dim": 4,
+    "layers_per_block": 1,
+    "sample_size": 8,
+}
+VAE = {
+    "block_out_channels": (32, 32),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "layers_per_block": 1,
+    "sample_size": 16,
+}
+TEXTS = ["a red apple", "a blue house", "puppy, Fluent 3D emoji", "the quick brown fox"] * 10
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Any connection to another machine fails the test."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test wanted the network: {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def make_tiny(folder, defaults=None, **unet):
+    """Write a whole model folder of random weights."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.train(TEXTS, 600, 16)
+    text = CLIPTextConfig(
+        vocab_size=tokenizer.end + 1, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=16,
+        hidden_act="gelu", bos_token_id=tokenizer.begin, eos_token_id=tokenizer.end, pad_token_id=tokenizer.pad,
+    )  # fmt: skip
+    save_network(UNet(UNetConfig(**{**UNET, **unet})), folder / "unet", torch.float32)
+    save_network(AutoencoderKL(AutoencoderConfig(**VAE)), folder / "vae", torch.float32)
+    save_text(CLIPText(text), tokenizer, folder, torch.float32)
+    schedule = SchedulerConfig(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing")
+    save_scheduler(schedule, folder / "scheduler")
+    save_index(folder, defaults or Defaults(steps=4, guidance_scale=3.0))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Folder of a tiny random text-to-image model of 16x16 pictures."""
+    return make_tiny(tmp_path_factory.mktemp("tiny"))

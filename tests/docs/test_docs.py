@@ -1,0 +1,112 @@
+"""Promises about the code itself: who may import whom, what --help costs, what is documented, and how large things are."""
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sfumato
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "sfumato"
+FILES = sorted(SOURCE.rglob("*.py"))
+AXES = ("corruption", "space", "denoiser", "condition", "sampler")
+GROUND = ("types", "errors", "runtime")
+
+
+def layer(name):
+    """0 ground, 1 layers and pictures, 2 axes, 3 what uses several axes, 4 edges."""
+    if name in GROUND:
+        return 0
+    if name in ("layers", "image", "metadata", "metrics"):
+        return 1
+    if name in AXES:
+        return 2
+    return 4 if name in ("cli", "__main__", "web", "scale") else 3
+
+
+def imports(path):
+    """Names under sfumato that a file imports at any depth."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("sfumato"):
+            rest = node.module.split(".")[1:]
+            yield from [rest[0]] if rest else [a.name for a in node.names if a.name != "__version__"]
+
+
+def breaches(path, found):
+    mine = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if mine == "__init__":
+        return []
+    return [f"{mine} imports {other}" for other in found if layer(other) > layer(mine) or (mine != other and mine in AXES and other in AXES)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_import_rule(path):
+    assert not breaches(path, list(imports(path)))
+
+
+def test_import_rule_can_fail():
+    assert breaches(SOURCE / "sampler" / "ode.py", ["denoiser"])
+    assert breaches(SOURCE / "layers.py", ["space"])
+    assert not breaches(SOURCE / "cli.py", ["tasks"])
+
+
+def loaded_after(code):
+    script = f"import sys\n{code}\nimport json; print(json.dumps(sorted(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    return set(json.loads(out.splitlines()[-1]))
+
+
+def test_help_imports_neither_torch_nor_numpy():
+    code = "from typer.testing import CliRunner\nfrom sfumato.cli import app\nassert CliRunner().invoke(app, ['create', '--help']).exit_code == 0"
+    modules = loaded_after(code)
+    assert not modules & {"torch", "numpy", "PIL", "pydantic", "diffusers", "fastapi"}
+    assert "torch" in loaded_after("import sfumato; sfumato.load")
+
+
+@pytest.mark.parametrize("name", [n for n in sfumato.__all__ if n != "__version__"])
+def test_public_names_are_there_and_documented(name):
+    thing = getattr(sfumato, name)
+    assert thing.__doc__, f"sfumato.{name} has no docstring"
+
+
+def test_unknown_public_name():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sfumato.nothing
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_size(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            doc = node.body[0] if ast.get_docstring(node) else None
+            length = node.end_lineno - node.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0)
+            assert length <= 45 or path.name == "cli.py", f"{node.name} has {length} lines"
+
+
+def test_no_pickle():
+    for path in FILES:
+        text = path.read_text()
+        assert "import pickle" not in text
+        assert "torch.load" not in text
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_every_module_says_what_it_is(path):
+    if path.name != "__init__.py":
+        name = ".".join(("sfumato", *path.relative_to(SOURCE).with_suffix("").parts))
+        if name != "sfumato.__main__":
+            assert importlib.import_module(name).__doc__
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_example_runs(path, tmp_path):
+    out = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout

@@ -1,0 +1,134 @@
+"""Schedules, samplers and the whole pipeline against diffusers."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from sfumato import image
+from sfumato.denoiser.precondition import Times
+from sfumato.hub.config import SchedulerConfig
+from sfumato.hub.load import load
+from sfumato.runtime import Streams
+from sfumato.sampler import ode, schedule, sde
+from sfumato.tasks.create import create
+from sfumato.tasks.options import CreateOptions
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+TABLE = Times.from_betas().sigmas
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+@pytest.mark.parametrize("steps", [7, 20, 50])
+def test_spacing_is_eulers(spacing, steps):
+    theirs = diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing=spacing, steps_offset=1)
+    theirs.set_timesteps(steps)
+    ours = schedule.spaced(TABLE, steps, spacing, offset=1)
+    np.testing.assert_allclose(ours, theirs.sigmas.double(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("flag", ["karras", "exponential"])
+def test_shaped_schedules(flag):
+    theirs = diffusers.EulerDiscreteScheduler(**BETAS, **{f"use_{flag}_sigmas": True})
+    theirs.set_timesteps(12)
+    table = ((1 - theirs.alphas_cumprod) / theirs.alphas_cumprod).sqrt()  # their float32 ends, which round at 1e-5
+    np.testing.assert_allclose(schedule.SCHEDULES[flag](table, 12), theirs.sigmas.double(), atol=1e-5, rtol=0)
+
+
+def toy(x, sigma):
+    """A nonlinear denoiser of any x."""
+    s = sigma.to(x.dtype)[:, None, None, None]
+    return torch.tanh(x / (1 + s * s)) * 0.8
+
+
+def walk_theirs(scheduler, x, steps, generator=None):
+    """Their loop around an eps prediction made from `toy`, in their own frame."""
+    scheduler.set_timesteps(steps)
+    alphas = scheduler.alphas_cumprod
+    for t in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(x, t)
+        alpha = alphas[int(t)]
+        sigma = ((1 - alpha) / alpha).sqrt()
+        frame = scaled * (1 + sigma**2).sqrt()
+        eps = (frame - toy(frame, sigma.expand(len(x)))) / sigma
+        extra = {"generator": generator} if generator is not None else {}
+        x = scheduler.step(eps, t, x, **extra).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m", "heun", "unipc"])
+def test_sampler(name):
+    torch.manual_seed(0)
+    noise = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    settings = {**BETAS, "timestep_spacing": "trailing"}
+    make = {
+        "ddim": lambda: diffusers.DDIMScheduler(**settings, clip_sample=False, set_alpha_to_one=True),
+        "euler": lambda: diffusers.EulerDiscreteScheduler(**settings),
+        "dpmpp_2m": lambda: diffusers.DPMSolverMultistepScheduler(**settings),
+        "heun": lambda: diffusers.HeunDiscreteScheduler(**settings),
+        "unipc": lambda: diffusers.UniPCMultistepScheduler(**settings, final_sigmas_type="zero"),
+    }[name]
+    sigmas = schedule.trailing(TABLE, 20)
+    run = {"ddim": ode.euler, "euler": ode.euler, "dpmpp_2m": ode.dpmpp_2m, "heun": ode.heun, "unipc": ode.unipc}[name]
+    top = float(sigmas[0])
+    if name in ("euler", "heun"):
+        want = walk_theirs(make(), noise * top, 20)
+        made = list(run(toy, noise * top, sigmas))[-1].x
+    else:
+        want = walk_theirs(make(), noise, 20)
+        made = list(run(toy, noise * (1 + top**2) ** 0.5, sigmas))[-1].x
+    torch.testing.assert_close(made, want.double(), atol=1e-4, rtol=0)
+    assert (list(run(toy, noise * top, sigmas[::2]))[-1].x - want).abs().max() > 1e-3  # other steps, other picture
+
+
+def test_ddim_eta_is_euler_ancestral():
+    torch.manual_seed(0)
+    theirs = diffusers.DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True)
+    theirs.set_timesteps(10)
+    sigmas = schedule.trailing(TABLE, 10)
+    noise = torch.randn(1, 4, 4, 4, dtype=torch.float64)
+    draws = torch.randn(10, 1, 4, 4, 4, dtype=torch.float64)
+    x = noise
+    for k, t in enumerate(theirs.timesteps):
+        alpha = theirs.alphas_cumprod[int(t)].double()
+        sigma = ((1 - alpha) / alpha).sqrt()
+        frame = x * (1 + sigma**2).sqrt()
+        eps = (frame - toy(frame, sigma.expand(1))) / sigma
+        x = theirs.step(eps, t, x, eta=1.0, variance_noise=draws[k]).prev_sample
+    queue = iter(draws)
+    made = list(sde.euler_ancestral(toy, noise * float((1 + sigmas[0] ** 2).sqrt()), sigmas, noise=lambda _: next(queue)))[-1].x
+    torch.testing.assert_close(made, x, atol=1e-4, rtol=0)
+
+
+def test_config_of_stable_diffusion_1():
+    raw = {"_class_name": "PNDMScheduler", **BETAS, "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1, "trained_betas": None}
+    config = SchedulerConfig.from_file(raw, "x")
+    assert (config.timestep_spacing, config.steps_offset, config.kind) == ("leading", 1, "eps")
+    sigmas = config.own_schedule(TABLE, 20, "ddim")
+    assert float(sigmas[-1]) == float(TABLE[0]), "set_alpha_to_one = false ends DDIM at the first level"
+    assert float(config.own_schedule(TABLE, 20, "dpmpp_2m")[-1]) == 0
+
+
+def same_picture(folder, scheduler=None):
+    """Our picture and diffusers' from the same noise."""
+    ours = create("a red apple", CreateOptions(model=str(folder), seed=5, steps=6, sampler=scheduler))[0].picture
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    if scheduler == "ddim":
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, set_alpha_to_one=True)
+    model = load(str(folder))
+    side = model.network.config.sample_size
+    noise = Streams([5]).normal((1, model.network.config.in_channels, side, side))
+    theirs = pipe(
+        "a red apple", num_inference_steps=6, guidance_scale=model.defaults.guidance_scale, latents=noise, output_type="np", negative_prompt=""
+    ).images
+    want = torch.from_numpy(theirs).permute(0, 3, 1, 2) * 2 - 1
+    return image.to_bytes(image.to_tensor(ours)).int(), image.to_bytes(want).int()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scheduler", [None, "ddim"])
+def test_pipeline_makes_the_same_picture(tiny, scheduler):
+    ours, theirs = same_picture(tiny, scheduler)
+    assert (ours - theirs).abs().max() <= 1
+    assert ours.float().std() > 1, "a flat picture would agree with anything"
