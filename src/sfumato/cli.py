@@ -111,7 +111,8 @@ def _with_progress(wanted: list[Prompt], values: dict[str, Any]) -> Iterator[tup
     from sfumato.tasks.prompts import run
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task("steps")
         for item, event in run(wanted, values):
             if isinstance(event, Moment):

@@ -28,7 +28,7 @@ def test_local_network_has_no_seams():
 
 @torch.no_grad()
 def test_autoencoder_has_no_seams():
-    """A tile's norm statistics are its own, so a tiled decoding differs a little; but it never jumps by more than 2.5 of 255."""
+    """A tile's norm statistics are its own, so a tiled decoding differs a little; but it never jumps by more than 1 of 255."""
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     torch.manual_seed(0)
     space = AutoencoderKL(AutoencoderConfig(block_out_channels=(32, 32), layers_per_block=1, **kinds), tile=64).eval()
@@ -36,6 +36,6 @@ def test_autoencoder_has_no_seams():
     with_tiles = space.decode(z)
     space.tile = None
     naive = torch.cat([torch.cat([space.decode(part) for part in row.chunk(2, -1)], -1) for row in z.chunk(2, -2)], -2)
-    seams = [(made - space.decode(z))[..., 16:-16, 16:-16].diff(dim=-1).abs().max() for made in (with_tiles, naive)]
-    assert seams[0] <= 2.5 / 255
+    seams = [(made - space.decode(z))[..., 64:-64, 64:-64].diff(dim=-1).abs().max() for made in (with_tiles, naive)]
+    assert seams[0] <= 1 / 255
     assert seams[0] < seams[1] / 10, "tiles put side by side jump: the check can see a seam"

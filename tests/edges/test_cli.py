@@ -1,0 +1,195 @@
+"""The command line on a tiny random model: files, settings, and one clear sentence for each wrong input."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from sfumato import cli, metadata
+from sfumato.hub.config import Defaults
+from tests.conftest import make_tiny
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Run a command line; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["sfumato", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def test_create_writes_and_says_where(run, tiny, tmp_path):
+    code, out, _ = run("create", "a red apple", "--model", tiny, "--seed", 3, "--output", "a.png")
+    assert (code, out) == (0, "a.png\n")
+    assert pixels("a.png").shape == (16, 16, 3)
+    settings, text = metadata.read(tmp_path / "a.png")
+    assert settings["seed"] == 3
+    assert len(settings["sigmas"]) == settings["steps"] + 1
+    assert text.splitlines()[0] == "a red apple"
+    assert "Steps: 4, Sampler: DPM++ 2M" in text
+
+
+def test_json_count_grid_and_names(run, tiny, tmp_path):
+    code, out, _ = run("create", "one", "two", "--model", tiny, "--seed", 3, "--count", 2, "--output", "f", "--json", "--grid")
+    assert code == 0
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [(r["path"], r["seed"]) for r in lines] == [("f/one-3.png", 3), ("f/one-4.png", 4), ("f/two-3.png", 3), ("f/two-4.png", 4)]
+    assert (tmp_path / "f" / "sheet.png").exists()
+    assert pixels("f/one-3.png").shape == (16, 16, 3)
+    assert not np.array_equal(pixels("f/one-3.png"), pixels("f/one-4.png"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_settings_survive_every_format_and_make_the_same_bytes(run, tiny, tmp_path, suffix):
+    first, second = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
+    words = ("--model", tiny, "--seed", 9, "--sampler", "euler a", "--schedule", "karras", "--steps", 3, "--negative", "blur, fog")
+    assert run("create", "a (red:1.3) apple", *words, "--output", first)[0] == 0
+    assert run("create", "--again", first, "--output", second)[0] == 0
+    assert first.read_bytes() == second.read_bytes()
+    _, out, _ = run("inspect", first)
+    assert "Negative prompt: blur, fog" in out
+    assert "Sampler: Euler a, Schedule type: Karras" in out
+
+
+def test_prompt_files(run, tiny, tmp_path):
+    (tmp_path / "p.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "p.jsonl").write_text('{"id": "x", "prompt": "one"}\n{"id": "../../y", "prompt": "two", "seed": 5}\n')
+    (tmp_path / "p.csv").write_text("prompt,id\none,first\n")
+    assert len(run("create", "--prompts", "p.txt", "--model", tiny, "--output", "t")[1].split()) == 2
+    assert run("create", "--prompts", "p.jsonl", "--model", tiny, "--seed", 1, "--output", "j")[1].split() == ["j/x.png", "j/y.png"]
+    assert metadata.read(tmp_path / "j" / "y.png")[0]["seed"] == 5
+    assert run("create", "--prompts", "p.csv", "--model", tiny, "--output", "c")[1].split() == ["c/first.png"]
+
+
+def test_from_and_mask_keep_the_rest(run, tiny, tmp_path):
+    source = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8))
+    source.save(tmp_path / "s.png")
+    mask = np.zeros((16, 16), np.uint8)
+    mask[4:10, 2:12] = 255
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    assert run("create", "x", "--model", tiny, "--from", "s.png", "--mask", "m.png", "--seed", 1, "--output", "o.png")[0] == 0
+    made, before, hidden = pixels("o.png"), np.asarray(source).astype(int), mask > 0
+    assert np.array_equal(made[~hidden], before[~hidden]), "pixels outside the mask are bitwise the input's"
+    assert not np.array_equal(made[hidden], before[hidden])
+    near = run("create", "x", "--model", tiny, "--from", "s.png", "--strength", 0.1, "--seed", 1, "--output", "n.png", "--json")[1]
+    assert len(json.loads(near)["settings"]["sigmas"]) == 5
+
+
+def test_inpainting_network(run, tmp_path):
+    folder = make_tiny(tmp_path / "fill", in_channels=9)
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "s.png")
+    Image.new("L", (16, 16), 255).save(tmp_path / "m.png")
+    assert run("create", "x", "--model", folder, "--from", "s.png", "--mask", "m.png", "--output", "o.png")[0] == 0
+    assert run("create", "x", "--model", folder, "--output", "p.png")[0] == 0
+
+
+def test_long_prompt_says_what_was_cut(run, tiny):
+    code, _, err = run("create", " ".join(["apple"] * 400), "--model", tiny, "--output", "a.png")
+    assert code == 0
+    assert "was not seen by the model" in err
+
+
+WRONG = {
+    "no prompt": (("create",), "no prompt given"),
+    "unknown sampler": (("create", "x", "--model", "TINY", "--sampler", "eulr"), 'did you mean "euler"'),
+    "unknown schedule": (("create", "x", "--model", "TINY", "--schedule", "karas"), 'did you mean "karras"'),
+    "unknown model": (("create", "x", "--model", "icns"), "unknown model"),
+    "unknown style": (("create", "x", "--model", "TINY", "--style", "bauhaus"), "unknown style"),
+    "odd size": (("create", "x", "--model", "TINY", "--size", "17x16"), "multiples of 4 up to 4096; try 16x16"),
+    "size words": (("create", "x", "--model", "TINY", "--size", "big"), "WIDTHxHEIGHT"),
+    "no steps": (("create", "x", "--model", "TINY", "--steps", "0"), "steps=0"),
+    "negative seed": (("create", "x", "--model", "TINY", "--seed", "-1"), "seed=-1"),
+    "not a model": (("create", "x", "--model", "EMPTY"), "no model_index.json"),
+    "pickle": (("create", "x", "--model", "model.ckpt"), "is a pickle"),
+    "mask alone": (("create", "x", "--model", "TINY", "--mask", "m.png"), "--mask needs --from"),
+    "no source": (("create", "x", "--model", "TINY", "--from", "none.png"), "none.png does not exist"),
+    "file for many": (("create", "x", "y", "--model", "TINY", "--output", "a.png"), "several pictures"),
+    "unwritable": (("create", "x", "--model", "TINY", "--output", "/proc/x.png"), "/proc"),
+    "no device": (("create", "x", "--model", "TINY", "--device", "tpu9"), "device"),
+    "again without settings": (("create", "--again", "plain.png"), "carries no settings"),
+    "prompts missing": (("create", "--prompts", "none.txt"), "cannot be read as prompts"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input(run, tiny, tmp_path, case):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.ckpt").write_bytes(b"\x80\x04")
+    Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    before = sorted(tmp_path.rglob("*"))
+    words, sentence = WRONG[case]
+    words = [{"TINY": str(tiny), "EMPTY": str(tmp_path / "empty")}.get(w, w) for w in words]
+    code, out, err = run(*words)
+    assert code == 2, err
+    assert sentence in err
+    assert err.startswith("sfumato: ")
+    assert err.count("\n") == 1, "one sentence"
+    assert out == ""
+    assert sorted(tmp_path.rglob("*")) == before, "nothing written"
+
+
+def test_existing_output_stays_unless_told(run, tiny, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"mine")
+    code, _, err = run("create", "x", "--model", tiny, "--seed", 1, "--output", "a.png")
+    assert (code, "give --overwrite" in err) == (2, True)
+    assert (tmp_path / "a.png").read_bytes() == b"mine"
+    assert run("create", "x", "--model", tiny, "--seed", 1, "--output", "a.png", "--overwrite")[0] == 0
+
+
+def test_empty_prompt_where_one_is_needed(run, tmp_path):
+    folder = make_tiny(tmp_path / "needs", Defaults(steps=2, needs_prompt=True))
+    code, _, err = run("create", " ", "--model", folder, "--output", "a.png")
+    assert (code, "the prompt is empty" in err) == (2, True)
+
+
+def spoil(folder, how):
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    config = folder / "unet" / "config.json"
+    if how == "truncated":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    elif how == "missing key":
+        save_file({"conv_in.weight": torch.zeros(1)}, weights)
+    elif how == "pickled":
+        weights.rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    elif how == "config key":
+        config.write_text(json.dumps({**json.loads(config.read_text()), "time_cond_proj_dim": 256}))
+    elif how == "no json":
+        config.write_text("{")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [("truncated", "may be cut short"), ("missing key", "lacks weight"), ("pickled", "is a pickle and is not read"),
+     ("config key", "time_cond_proj_dim=256"), ("no json", "cannot be read as JSON")],
+)  # fmt: skip
+def test_broken_model(run, tiny, tmp_path, how, sentence):
+    folder = spoil(shutil.copytree(tiny, tmp_path / "broken"), how)
+    code, _, err = run("create", "x", "--model", folder, "--output", "a.png")
+    assert (code, sentence in err, (tmp_path / "a.png").exists()) == (2, True, False), err
+
+
+def test_models_and_inspect(run, tiny):
+    assert "icons" in run("models")[1]
+    record = json.loads(run("inspect", tiny)[1])
+    assert record["size"] == [16, 16]
+    assert len(record["sha256"]) == 64

@@ -1,0 +1,67 @@
+"""Pictures of every kind that people have, and files that are none."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sfumato import image
+from sfumato.errors import PictureError
+from sfumato.runtime import atomic
+
+MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16", "HSV"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes(tmp_path, mode):
+    base = Image.new("RGB", (5, 3), (200, 100, 50))
+    path = tmp_path / ("x.tif" if mode in ("CMYK", "YCbCr", "I", "F", "I;16") else "x.png")
+    if mode == "HSV":
+        base.save(path)
+    elif mode == "I;16":
+        Image.fromarray(np.full((3, 5), 40000, np.uint16)).save(path)
+    else:
+        base.convert(mode).save(path)
+    picture = image.read(path)
+    assert (picture.mode, picture.size) == ("RGB", (5, 3))
+    assert image.to_tensor(picture).isfinite().all()
+    if mode == "I;16":
+        assert picture.getpixel((0, 0)) == (156, 156, 156)
+
+
+def test_exif_rotation_and_transparency(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "r.jpg", exif=exif)
+    assert image.read(tmp_path / "r.jpg").size == (4, 8)
+    Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(tmp_path / "t.png")
+    assert image.read(tmp_path / "t.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_what_is_no_picture(tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name in ("cut.png", "text.png", "empty.png", "missing.png"):
+        with pytest.raises(PictureError):
+            image.read(tmp_path / name)
+    monkeypatch.setattr(image, "MAX_PIXELS", 100)
+    with pytest.raises(PictureError, match="64x64"):
+        image.read(tmp_path / "a.png")
+
+
+def test_bytes_round_trip():
+    values = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert torch.equal(image.to_bytes(image.from_bytes(values)), values)
+
+
+def test_atomic_leaves_nothing_behind(tmp_path):
+    target = tmp_path / "x.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic(target) as scratch:
+        scratch.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]

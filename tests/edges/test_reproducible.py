@@ -1,0 +1,54 @@
+"""The same seed gives the same picture: alone or in a batch, with one thread or two."""
+
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+from sfumato.runtime import Streams
+from sfumato.tasks.create import create, walk
+from sfumato.tasks.options import CreateOptions
+
+
+def arrays(made):
+    return [np.asarray(m.picture).astype(int) for m in made]
+
+
+def test_batch_equals_singles(tiny):
+    options = CreateOptions(model=str(tiny), seed=20, count=8, sampler="euler_ancestral", batch=8)
+    together = arrays(create("a red apple", options))
+    for k in range(8):
+        alone = arrays(create("a red apple", CreateOptions(model=str(tiny), seed=20 + k, sampler="euler_ancestral")))[0]
+        assert abs(alone - together[k]).max() <= 1
+    assert abs(together[0] - together[1]).max() > 5, "other seeds give other pictures"
+
+
+def test_noise_bits():
+    many, one = Streams([1, 2, 3]), Streams([3])
+    assert torch.equal(many.normal((3, 4, 8, 8))[2], one.normal((1, 4, 8, 8))[0])
+    assert torch.equal(many.normal((3, 4, 8, 8))[2], one.normal((1, 4, 8, 8))[0])
+    assert not torch.equal(Streams([1]).normal((1, 4)), Streams([2]).normal((1, 4)))
+
+
+def test_one_thread_or_two(tiny, tmp_path):
+    code = (
+        "import sys, torch, numpy; torch.set_num_threads(int(sys.argv[1]));"
+        "from sfumato import create, CreateOptions; from sfumato.runtime import Streams;"
+        f"p = create('x', CreateOptions(model={str(tiny)!r}, seed=3))[0].picture;"
+        "numpy.savez(sys.argv[2], p=numpy.asarray(p), n=Streams([3]).normal((1, 4, 8, 8)).numpy())"
+    )
+    found = []
+    for threads in (1, 2):
+        path = tmp_path / f"{threads}.npz"
+        subprocess.run([sys.executable, "-c", code, str(threads), str(path)], check=True)
+        found.append(np.load(path))
+    assert np.array_equal(found[0]["n"], found[1]["n"])
+    assert abs(found[0]["p"].astype(int) - found[1]["p"].astype(int)).max() <= 1
+
+
+def test_cancel_is_to_stop_iterating(tiny):
+    events = walk("x", CreateOptions(model=str(tiny), seed=1, steps=50))
+    first = next(events)
+    assert (first.step.index, first.steps) == (0, 50)
+    events.close()
