@@ -141,8 +141,9 @@ def _tar(path: Path) -> Iterator[Sample]:
             for member in tar:
                 handle = tar.extractfile(member) if member.isfile() else None
                 if handle is not None:  # read into memory: nothing is unpacked, so a member's path cannot do harm
-                    stem, _, suffix = member.name.partition(".")
-                    groups.setdefault(stem, {})[f".{suffix.lower()}"] = handle.read()
+                    place, slash, name = member.name.rpartition("/")
+                    stem, _, suffix = name.partition(".")
+                    groups.setdefault(place + slash + stem, {})[f".{suffix.lower()}"] = handle.read()
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read as a tar file: {error}") from None
     for stem, parts in groups.items():

@@ -1,0 +1,17 @@
+"""Make a picture, look at every step on the way, and save it with its settings."""
+
+from pathlib import Path
+
+import sfumato
+from sfumato import metadata
+from sfumato.sampler.registry import SAMPLERS
+
+options = sfumato.CreateOptions(seed=7, steps=8)
+for event in sfumato.walk("a red apple", options):
+    if isinstance(event, sfumato.Made):
+        label = SAMPLERS[event.settings["sampler"]].label
+        metadata.save(event.picture, Path("apple.png"), event.settings, metadata.parameters(event.settings, label))
+        print(f"apple.png, seed {event.seed}, {event.seconds:.2f} s")
+    else:
+        step = event.step
+        print(f"step {step.index + 1} of {event.steps}: sigma {step.sigma:.2f}, deviation of the estimate {float(step.denoised.std()):.2f}")

@@ -1,0 +1,224 @@
+"""Training: data in every layout, resumption bit for bit after kill -9, and a NaN named by step and layer."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from sfumato import image
+from sfumato.errors import DataError, TrainingError
+from sfumato.train import data
+from sfumato.train.loop import TrainSettings, train
+from sfumato.train.run import train_autoencoder, train_diffusion, train_text
+
+COLORS = ("red", "green", "blue", "gold", "black", "white")
+
+
+def encoded(color):
+    stream = io.BytesIO()
+    Image.new("RGB", (20, 16), color).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six plain pictures with captions in metadata.jsonl, and one broken file."""
+    place = tmp_path / "data"
+    place.mkdir()
+    for color in COLORS:
+        (place / f"{color}.png").write_bytes(encoded(color))
+    (place / "broken.png").write_bytes(encoded("red")[:40])
+    rows = [{"file_name": f"{c}.png", "text": f"a {c} square"} for c in (*COLORS, "broken")]
+    (place / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return place
+
+
+def captions(found):
+    return {s.name.rsplit("/", 1)[-1].split(".")[0]: s.captions for s in found}
+
+
+def test_metadata_and_broken_pictures(folder, tmp_path):
+    packed = data.pack(folder, 16, tmp_path / "cache", captions=True)
+    assert packed.pixels.shape[1:] == (3, 16, 16)
+    assert ("a red square",) in packed.captions
+    assert len(packed.captions) == 6
+    assert len(packed.skipped) == 1
+    assert packed.skipped[0].startswith("broken.png: ")
+    before = os.stat(tmp_path / "cache" / "pictures.npy").st_mtime_ns
+    data.pack(folder, 16, tmp_path / "cache", captions=True)
+    assert os.stat(tmp_path / "cache" / "pictures.npy").st_mtime_ns == before, "packed once"
+
+
+def test_other_layouts(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    side = tmp_path / "side"
+    classes = tmp_path / "classes" / "red_fruit"
+    for place in (side, classes):
+        place.mkdir(parents=True)
+        (place / "a.png").write_bytes(encoded("red"))
+    (side / "a.txt").write_text("a red thing\n")
+    csv = tmp_path / "csv"
+    csv.mkdir()
+    (csv / "a.png").write_bytes(encoded("red"))
+    (csv / "metadata.csv").write_text("file_name,text\na.png,from csv\n")
+    pq.write_table(pa.table({"image": [encoded("red")], "caption": ["from parquet"], "weight": [2.5]}), tmp_path / "p.parquet")
+    pq.write_table(pa.table({"image": [{"bytes": encoded("red"), "path": "x"}], "text": [["one", "two"]]}), tmp_path / "q.parquet")
+    with tarfile.open(tmp_path / "w.tar", "w") as tar:
+        for name, content in (("../evil/a.png", encoded("red")), ("../evil/a.txt", b"from tar"), ("b.jpg", b"x"), ("b.json", b'{"caption": "j"}')):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert captions(data.find(side)) == {"a": ("a red thing",)}
+    assert captions(data.find(tmp_path / "classes")) == {"a": ("red fruit",)}
+    assert captions(data.find(csv)) == {"a": ("from csv",)}
+    assert [(s.captions, s.weight) for s in data.find(tmp_path / "p.parquet")] == [(("from parquet",), 2.5)]
+    assert [s.captions for s in data.find(tmp_path / "q.parquet")] == [("one", "two")]
+    assert image.read(data.find(tmp_path / "q.parquet")[0].read()).size == (20, 16)
+    assert [s.captions for s in data.find(tmp_path / "w.tar")] == [("from tar",), ("j",)]
+    assert not (tmp_path.parent / "evil").exists()
+
+
+def test_what_cannot_be_used(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "a.png").write_bytes(encoded("red"))
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    (tmp_path / "x.tar").write_bytes(b"no tar at all" * 100)
+    with pytest.raises(DataError, match="holds no pictures"):
+        data.find(empty)
+    with pytest.raises(DataError, match="has no captions; add metadata"):
+        data.pack(bare, 16, tmp_path / "c", captions=True)
+    for name in ("x.parquet", "x.tar", "none", "x.zip"):
+        with pytest.raises(DataError):
+            data.find(tmp_path / name)
+
+
+class Line:
+    """The smallest job: fit a line to noise."""
+
+    def __init__(self, rows=50):
+        torch.manual_seed(0)
+        self.module = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.weights = torch.ones(rows)
+        self.spoil_at = None
+
+    def loss(self, rows, random):
+        x = torch.randn(len(rows), 4, generator=random)
+        if self.spoil_at is not None:
+            self.spoil_at -= 1
+            if self.spoil_at < 0:
+                self.module[0].bias.data[0] = float("nan")
+        return (self.module(x) - x.sum(1, keepdim=True)).square().mean()
+
+    def preview(self, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"preview")
+
+
+SETTINGS = TrainSettings(steps=60, batch=8, rate=1e-2, warmup=5, checkpoint_every=7, preview_every=1000, dtype="float32", device="cpu")
+
+
+def test_training_learns_and_stopping_resumes_bitwise(tmp_path):
+    whole, halves = Line(), Line()
+    losses = [p.loss for p in train(whole, SETTINGS, tmp_path / "a")]
+    assert losses[-1] < losses[0] * 0.75  # a moving average: it lags
+    for progress in train(halves, SETTINGS, tmp_path / "b"):
+        if progress.step == 23:
+            break
+    again = Line()
+    resumed = [p.step for p in train(again, SETTINGS, tmp_path / "b")]
+    assert resumed[0] == 24
+    for a, b in zip(whole.module.parameters(), again.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_other_settings_are_refused(tmp_path):
+    list(train(Line(), SETTINGS, tmp_path))
+    with pytest.raises(TrainingError, match="other settings"):
+        list(train(Line(), SETTINGS.model_copy(update={"rate": 1.0}), tmp_path))
+
+
+def test_nan_names_step_and_layer(tmp_path):
+    job = Line()
+    job.spoil_at = 9
+    with pytest.raises(TrainingError, match=r"step 10: the output of layer 0 is not finite"):
+        list(train(job, SETTINGS, tmp_path))
+
+
+def write_plans(place):
+    network = {"block_out_channels": [8, 8], "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
+               "norm_num_groups": 4, "latent_channels": 4}  # fmt: skip
+    settings = {"steps": 40, "batch": 4, "checkpoint_every": 4, "preview_every": 40, "warmup": 2}
+    (place / "vae.json").write_text(json.dumps({"network": network, "settings": settings, "size": 16}))
+    unet = {"block_out_channels": [16, 16], "norm_num_groups": 8, "attention_head_dim": 2}
+    (place / "unet.json").write_text(json.dumps({"network": unet, "settings": settings, "size": 16, "previews": ["a red square"]}))
+    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 12}
+    (place / "text.json").write_text(json.dumps({"network": text, "settings": settings, "vocabulary": 560}))
+
+
+def write_phrases(path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = [f"a {c} square" for c in COLORS] + list(COLORS)
+    vectors = np.random.default_rng(0).normal(size=(len(texts), 24)).astype(np.float16)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 24)
+    pq.write_table(pa.table({"text": texts, "weight": [1.0] * len(texts), "embedding": column}), path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
+    """Text encoder, autoencoder, diffusion, and a picture from the model that came out."""
+    from sfumato.tasks.create import create
+    from sfumato.tasks.options import CreateOptions
+
+    write_plans(tmp_path)
+    write_phrases(tmp_path / "phrases.parquet")
+    list(train_text(tmp_path / "phrases.parquet", tmp_path / "t", tmp_path / "text.json", {}))
+    notes = [e for e in train_autoencoder(folder, tmp_path / "v", tmp_path / "vae.json", {}) if isinstance(e, str)]
+    assert any("skipped 1 pictures" in n for n in notes)
+    list(train_diffusion(folder, tmp_path / "m", tmp_path / "v", tmp_path / "t", tmp_path / "unet.json", {}))
+    made = create("a red square", CreateOptions(model=str(tmp_path / "m"), seed=0, steps=3))
+    assert made[0].picture.size == (16, 16)
+    assert (tmp_path / "m" / "previews" / "0000040.png").exists()
+
+
+def test_kill_9_and_resume_is_bitwise(folder, tmp_path):
+    """Killed at a random step and resumed, the weights equal those of a run that nobody disturbed."""
+    write_plans(tmp_path)
+
+    def start(output):
+        words = ["train", "autoencoder", str(folder), "--output", str(output), "--config", str(tmp_path / "vae.json")]
+        return subprocess.Popen([sys.executable, "-m", "sfumato", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    assert start(tmp_path / "whole").wait() == 0
+    for attempt in range(3):
+        killed = start(tmp_path / "killed")
+        checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while killed.poll() is None and not (checkpoint.exists() and checkpoint.stat().st_mtime_ns > before):
+            time.sleep(0.01)
+        time.sleep(0.05 * np.random.default_rng().random())
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        if attempt == 0:
+            assert not (tmp_path / "killed" / "config.json").exists(), "the first kill came before the end"
+    assert start(tmp_path / "killed").wait() == 0
+    one, other = (load_file(tmp_path / name / "diffusion_pytorch_model.safetensors") for name in ("whole", "killed"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[k], other[k]) for k in one)
