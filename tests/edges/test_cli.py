@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.conftest import make_tiny
 
 from sfumato import cli, metadata
 from sfumato.hub.config import Defaults
-from tests.conftest import make_tiny
 
 
 @pytest.fixture

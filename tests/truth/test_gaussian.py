@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfumato.sampler.registry import SAMPLERS, build, sampler_name, schedule_name
-from sfumato.sampler.schedule import SCHEDULES
 from sfumato.denoiser.precondition import Times
 from sfumato.errors import OptionError
+from sfumato.sampler.registry import SAMPLERS, build, sampler_name, schedule_name
+from sfumato.sampler.schedule import SCHEDULES
 
 ROOT = Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location("sampler_order", ROOT / "benchmarks" / "sampler_order.py")
@@ -71,7 +71,13 @@ def test_spellings(spelling, ours):
 
 
 def test_schedule_spellings():
-    assert [schedule_name(n) for n in ("Automatic", "Karras", "SGM Uniform", "normal", "Beta")] == ["auto", "karras", "sgm_uniform", "uniform", "beta"]
+    assert [schedule_name(n) for n in ("Automatic", "Karras", "SGM Uniform", "normal", "Beta")] == [
+        "auto",
+        "karras",
+        "sgm_uniform",
+        "uniform",
+        "beta",
+    ]
 
 
 def test_unknown_names_say_the_nearest():
