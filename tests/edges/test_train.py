@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -55,9 +54,9 @@ def test_metadata_and_broken_pictures(folder, tmp_path):
     assert len(packed.captions) == 6
     assert len(packed.skipped) == 1
     assert packed.skipped[0].startswith("broken.png: ")
-    before = os.stat(tmp_path / "cache" / "pictures.npy").st_mtime_ns
+    before = (tmp_path / "cache" / "pictures.npy").stat().st_mtime_ns
     data.pack(folder, 16, tmp_path / "cache", captions=True)
-    assert os.stat(tmp_path / "cache" / "pictures.npy").st_mtime_ns == before, "packed once"
+    assert (tmp_path / "cache" / "pictures.npy").stat().st_mtime_ns == before, "packed once"
 
 
 def test_other_layouts(tmp_path):
