@@ -44,7 +44,9 @@ def save_text(clip: CLIPText, tokenizer: CLIPTokenizer, folder: Path, dtype: tor
     """Write ``text_encoder/`` and ``tokenizer/``."""
     settings = clip.config.model_dump(exclude={"with_projection"})
     kind = "CLIPTextModelWithProjection" if clip.config.with_projection else "CLIPTextModel"
-    write_json(folder / "text_encoder" / "config.json", {"architectures": [kind], "model_type": "clip_text_model", **settings})
+    # transformers takes the file's dtype unless the config names one; diffusers runs the rest in float32
+    head = {"architectures": [kind], "model_type": "clip_text_model", "dtype": "float32", "torch_dtype": "float32"}
+    write_json(folder / "text_encoder" / "config.json", {**head, **settings})
     save_weights(clip, folder / "text_encoder" / "model.safetensors", dtype)
     tokenizer.save(folder / "tokenizer")
 
