@@ -49,7 +49,7 @@ class Denoiser(nn.Module):
         """(B, C, h, w), (B,), condition -> (B, C, h, w) estimate of the clean picture, of the dtype of `x`."""
         c = self.coefficients(sigma)
         skip, out, scale = (k.to(x.dtype)[:, None, None, None] for k in (c.c_skip, c.c_out, c.c_in))
-        dtype = next(self.parameters()).dtype
+        dtype = next(self.parameters(), x).dtype  # a network without parameters works as its input is
         raw = self.network((scale * x).to(dtype), c.c_noise.float(), condition.to(dtype=dtype)).to(x.dtype)
         # A network may predict the variance, too (Nichol & Dhariwal 2021): only the mean is used.
         return skip * x[:, : raw.shape[1]] + out * raw

@@ -148,6 +148,7 @@ class AutoencoderKL(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> space = AutoencoderKL(AutoencoderConfig(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2,
     ...     up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1))
     >>> z = space.encode(torch.zeros(1, 3, 16, 16)); z.shape
