@@ -68,6 +68,10 @@ def test_help_imports_neither_torch_nor_numpy():
     assert "torch" in loaded_after("import sfumato; sfumato.load")
 
 
+def test_loading_a_model_does_not_import_torchs_compiler():
+    assert "torch._dynamo" not in loaded_after("import sfumato; sfumato.create('a', sfumato.CreateOptions(seed=1, steps=1))")
+
+
 @pytest.mark.parametrize("name", [n for n in sfumato.__all__ if n != "__version__"])
 def test_public_names_are_there_and_documented(name):
     thing = getattr(sfumato, name)

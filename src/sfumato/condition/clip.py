@@ -75,11 +75,17 @@ class TextStates:
     pooled: Tensor
 
 
+def _embedding(count: int, width: int) -> nn.Embedding:
+    """A table of normal rows; on the meta device it draws none, as torch would import its compiler for that (1.2 s)."""
+    table = torch.empty(count, width)
+    return nn.Embedding(count, width, _weight=table if table.is_meta else table.normal_())
+
+
 class _Embeddings(nn.Module):
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_embedding = _embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = _embedding(config.max_position_embeddings, config.hidden_size)
 
     def forward(self, ids: Tensor) -> Tensor:
         out: Tensor = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
