@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -31,6 +32,20 @@ def _set_up(model: models.BPE) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(BEGIN, normalized=True), AddedToken(END, normalized=False)])
     return tokenizer
+
+
+def _read_bpe(folder: Path) -> models.BPE:
+    whole = folder / "tokenizer.json"
+    if (folder / "vocab.json").exists() or not whole.exists():
+        files = str(folder / "vocab.json"), str(folder / "merges.txt")
+        return models.BPE.from_file(*files, unk_token=END, end_of_word_suffix=SUFFIX)
+    learnt = json.loads(whole.read_text("utf-8"))["model"]
+    return models.BPE(learnt["vocab"], _merges(learnt), unk_token=END, end_of_word_suffix=SUFFIX)
+
+
+def _merges(learnt: dict[str, Any]) -> list[tuple[str, str]]:
+    """Pairs to merge, which older files spell as one string."""
+    return [(a, b) for a, b in (m.split(" ") if isinstance(m, str) else m for m in learnt["merges"])]
 
 
 class CLIPTokenizer:
@@ -75,7 +90,7 @@ class CLIPTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> CLIPTokenizer:
-        """Read ``vocab.json``, ``merges.txt`` and ``tokenizer_config.json``.
+        """Read ``vocab.json`` and ``merges.txt``, or transformers 5's ``tokenizer.json``, and the config.
 
         Raises
         ------
@@ -83,7 +98,7 @@ class CLIPTokenizer:
             If a file is missing or is not what it should be.
         """
         try:
-            model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"), unk_token=END, end_of_word_suffix=SUFFIX)
+            model = _read_bpe(folder)
             config = folder / "tokenizer_config.json"
             settings = json.loads(config.read_text("utf-8")) if config.exists() else {}
         except Exception as error:
@@ -107,7 +122,7 @@ class CLIPTokenizer:
         trainer = trainers.BpeTrainer(vocab_size=size - 256 - 2, end_of_word_suffix=SUFFIX, initial_alphabet=alphabet, show_progress=False)
         scratch.train_from_iterator(texts, trainer)
         learnt = json.loads(scratch.to_str())["model"]
-        merges: list[tuple[str, str]] = [(a, b) for a, b in (m.split(" ") if isinstance(m, str) else m for m in learnt["merges"])]
+        merges = _merges(learnt)
         tokens = alphabet + [c + SUFFIX for c in alphabet]  # CLIP's order: bytes, bytes that end a word, merges, marks
         tokens += [t for t in dict.fromkeys("".join(m) for m in merges) if t not in set(tokens)]
         vocab = {t: i for i, t in enumerate([*tokens, BEGIN, END])}
