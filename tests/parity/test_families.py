@@ -6,13 +6,13 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from tests.conftest import TEXTS, UNET, VAE
 
 from sfumato import image
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.runtime import Streams
 from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
-from tests.conftest import TEXTS, UNET, VAE
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "trailing"}
 pytestmark = pytest.mark.filterwarnings("ignore")
