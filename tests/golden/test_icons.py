@@ -50,6 +50,9 @@ def test_batch_equals_singles(icons):
 def test_style_is_added(icons):
     made = create("a rocket", CreateOptions(seed=1, style="noto"), icons)[0]
     other = create("a rocket", CreateOptions(seed=1, style="sketch"), icons)[0]
+    assert made.settings["style"] == "noto"
+    assert create("a rocket", CreateOptions(seed=1), icons)[0].settings["style"] == "fluent-flat", "what was added is written down"
+    assert create("a rocket, Noto emoji", CreateOptions(seed=1), icons)[0].settings["style"] is None
     assert np.asarray(made.picture).astype(int).mean() != np.asarray(other.picture).astype(int).mean()
 
 

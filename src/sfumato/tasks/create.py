@@ -170,11 +170,14 @@ class _Job:
         for (text, seed), picture, token in zip(rows, pictures, tokens, strict=True):
             yield Made(picture, text, seed, seconds, self.settings(text, seed, sigmas), token.cut, self.options.count)
 
+    def style(self, text: str) -> str | None:
+        """The style asked for; else the model's own, unless the prompt says more than a subject (it has a comma)."""
+        return self.options.style or (None if "," in text else self.model.defaults.style)
+
     def styled(self, text: str) -> str:
-        """The prompt with the words of the style behind it."""
-        style = self.options.style or self.model.defaults.style
-        words = self.model.defaults.styles.get(style or "")
-        return f"{text}, {words}" if words and (self.options.style or "," not in text) else text
+        """The prompt with the words of its style behind it."""
+        words = self.model.defaults.styles.get(self.style(text) or "")
+        return f"{text}, {words}" if words else text
 
     def sigmas(self) -> Tensor:
         """The noise levels to walk; with a source picture only the lower ones, by strength."""
@@ -234,6 +237,7 @@ class _Job:
             "version": __version__,
             "prompt": text,
             "seed": seed,
+            "style": self.style(text),
             "steps": self.steps,
             "guidance_scale": self.scale,
             "sampler": self.sampler,
