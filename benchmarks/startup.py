@@ -1,6 +1,6 @@
 """What `sfumato create` costs above importing torch: whole processes, alternating, medians.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 import statistics

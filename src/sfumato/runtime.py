@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import secrets
@@ -110,6 +111,24 @@ def atomic(path: Path) -> Iterator[Path]:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def keep_memory() -> bool:
+    """Let the C library keep the memory that tensors give back, which makes training on a CPU some 5-10 % faster.
+
+    By default glibc returns large blocks to the system at once, and each next tensor is paid for with page faults.
+
+    Returns
+    -------
+    bool
+        Whether this C library takes the settings (glibc does).
+    """
+    trim_threshold, mmap_max = -1, -4  # malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:

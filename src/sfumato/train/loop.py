@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from sfumato.errors import TrainingError
-from sfumato.runtime import autocast, choose_device, choose_dtype, generator
+from sfumato.runtime import autocast, choose_device, choose_dtype, generator, keep_memory
 from sfumato.train import checkpoint
 from sfumato.types import Config
 
@@ -97,6 +97,7 @@ def train(job: Job, settings: TrainSettings, folder: Path) -> Iterator[Progress]
         If the loss stops being a number, with the step and the first layer that gave one that is not; or if the
         checkpoint belongs to other settings.
     """
+    keep_memory()
     device = choose_device(settings.device)
     job.module.to(device).train()
     state = checkpoint.State.start(job.module, settings.weight_decay)
