@@ -1,7 +1,7 @@
 """CLIP's text transformer (Radford et al. 2021, arXiv:2103.00020, section 2.4), which steers Stable Diffusion.
 
 Parameter names and config keys are those of transformers' ``CLIPTextModel``; keys without the ``text_model.``
-prefix, as newer versions write them, are read, too (``hub.load``).
+prefix, as newer versions write them, are read, too (``hub.files``).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ The work is done by the `tokenizers` library; this file says how CLIP sets it up
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from sfumato.errors import ModelError
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 SUFFIX = "</w>"
+ORIGINAL = Path(__file__).parents[1] / "pretrained" / "clip" / "merges.txt.gz"
 # Contractions, runs of letters, single digits, runs of anything else (openai/CLIP, simple_tokenizer.py).
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -41,6 +43,12 @@ def _read_bpe(folder: Path) -> models.BPE:
         return models.BPE.from_file(*files, unk_token=END, end_of_word_suffix=SUFFIX)
     learnt = json.loads(whole.read_text("utf-8"))["model"]
     return models.BPE(learnt["vocab"], _merges(learnt), unk_token=END, end_of_word_suffix=SUFFIX)
+
+
+def _byte_letters() -> list[str]:
+    """A letter for each byte, in CLIP's order: printable ones stand for themselves, the others follow from 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
 
 
 def _merges(learnt: dict[str, Any]) -> list[tuple[str, str]]:
@@ -106,6 +114,22 @@ class CLIPTokenizer:
         pad = settings.get("pad_token", END)
         pad = pad["content"] if isinstance(pad, dict) else pad
         return cls(_set_up(model), int(settings.get("model_max_length", 77)), pad)
+
+    @classmethod
+    def original(cls, pad: str | None = None) -> CLIPTokenizer:
+        """CLIP's own vocabulary of 49,408 tokens, which comes with the package.
+
+        Examples
+        --------
+        >>> CLIPTokenizer.original().encode("a photo of a cat")
+        [320, 1125, 539, 320, 2368]
+        """
+        lines = gzip.decompress(ORIGINAL.read_bytes()).decode("utf-8").splitlines()
+        merges = [(a, b) for a, b in (line.split(" ") for line in lines[1:])]
+        alphabet = _byte_letters()
+        tokens = alphabet + [c + SUFFIX for c in alphabet] + ["".join(m) for m in merges] + [BEGIN, END]
+        model = models.BPE({t: i for i, t in enumerate(tokens)}, merges, unk_token=END, end_of_word_suffix=SUFFIX)
+        return cls(_set_up(model), 77, pad or END)
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, length: int = 77) -> CLIPTokenizer:

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from sfumato.hub import single
 from sfumato.hub.config import Defaults
-from sfumato.hub.load import digest, read_json, resolve, weight_file
+from sfumato.hub.files import digest, read_json, weight_file
+from sfumato.hub.load import resolve
 
 
 def describe(name: str) -> dict[str, Any]:
     """A model's size, licence, styles and digest, from its files."""
-    folder = resolve(name)
+    path = resolve(name)
+    return _file(name, path) if path.is_file() else _folder(name, path)
+
+
+def _file(name: str, path: Path) -> dict[str, Any]:
+    family, notes = single.identify(path)
+    side = (family.unet.sample_size or 64) * family.vae.factor
+    defaults = Defaults(
+        guidance_scale=family.guidance, description=notes.get("modelspec.title", family.name), licence=notes.get("modelspec.license", "")
+    )
+    return _described(name, defaults, side, [path], f"{family.name}, {family.unet.in_channels} channels in", path)
+
+
+def _folder(name: str, folder: Path) -> dict[str, Any]:
     own = folder / "sfumato.json"
     defaults = Defaults.read(read_json(own), str(own)) if own.exists() else Defaults()
     unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
     side = (unet.get("sample_size") or 64) * 2 ** (len(vae["block_out_channels"]) - 1)
     weights = [weight_file(p) for p in sorted(folder.iterdir()) if p.name.startswith(("unet", "vae", "text_encoder"))]
+    return _described(name, defaults, side, weights, read_json(folder / "model_index.json").get("_class_name"), weight_file(folder / "unet"))
+
+
+def _described(name: str, defaults: Defaults, side: int, weights: list[Path], pipeline: object, main: Path) -> dict[str, Any]:
     return {
         "name": name,
         "description": defaults.description,
@@ -25,6 +45,6 @@ def describe(name: str) -> dict[str, Any]:
         "steps": defaults.steps,
         "guidance_scale": defaults.guidance_scale,
         "styles": sorted(defaults.styles),
-        "pipeline": read_json(folder / "model_index.json").get("_class_name"),
-        "sha256": digest(weight_file(folder / "unet")),
+        "pipeline": pipeline,
+        "sha256": digest(main),
     }

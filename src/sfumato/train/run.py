@@ -18,7 +18,7 @@ from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import DataError
 from sfumato.hub.config import Defaults, SchedulerConfig
-from sfumato.hub.load import digest, network_from, read_json, weight_file
+from sfumato.hub.files import digest, network_from, read_json, weight_file
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.train.autoencoder import AutoencoderJob

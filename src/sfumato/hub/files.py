@@ -1,0 +1,112 @@
+"""Files of a model: safetensors and JSON in, networks out. Nothing is unpickled and nothing is fetched."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sfumato.errors import ModelError
+
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors", "model.safetensors", "model.fp16.safetensors")
+PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
+M = TypeVar("M", bound=nn.Module)
+C = TypeVar("C")
+
+
+def network_from(kind: type[M], config: Any, folder: Path) -> M:
+    """Build a network from a folder's config and fill it with its weights."""
+    settings = config.read(read_json(folder / "config.json"), str(folder / "config.json"))
+    return filled(kind, settings, read_weights(weight_file(folder)), str(folder))
+
+
+def filled(kind: Callable[[C], M], settings: C, weights: dict[str, Tensor], source: str) -> M:
+    """Build a network without drawing random weights, and put these in place."""
+    with torch.device("meta"):
+        network = kind(settings)
+    fill(network, weights, source)
+    return network.requires_grad_(False)
+
+
+def fill(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Put weights in place by name; names and shapes must agree exactly."""
+    weights = {_modern(k): v.float() for k, v in weights.items() if not k.endswith("position_ids")}
+    if "text_model.final_layer_norm.weight" in network.state_dict() and "final_layer_norm.weight" in weights:
+        weights = {k if k.startswith("text_projection") else f"text_model.{k}": v for k, v in weights.items()}
+    want = {k: v.shape for k, v in network.state_dict().items()}
+    have = {k: _squeezed(v, want.get(k)) for k, v in weights.items()}
+    for what, names in (("lacks", want.keys() - have.keys()), ("has an unknown", have.keys() - want.keys())):
+        if names:
+            raise ModelError(f"{source} {what} weight {min(names)} ({len(names)} such): weights and config do not belong together")
+    wrong = [k for k in want if have[k].shape != want[k]]
+    if wrong:
+        raise ModelError(f"{source}: weight {wrong[0]} has shape {tuple(have[wrong[0]].shape)}, the config asks for {tuple(want[wrong[0]])}")
+    network.load_state_dict(have, assign=True)
+
+
+OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def _modern(name: str) -> str:
+    """Names of the VAE's attention as written since 2023."""
+    for old, new in OLD_NAMES.items():
+        if ".attentions." in name:
+            name = name.replace(old, new)
+    return name
+
+
+def _squeezed(value: Tensor, shape: torch.Size | None) -> Tensor:
+    """Old files store the VAE's linear layers as 1x1 convolutions."""
+    return value[..., 0, 0] if shape is not None and value.ndim == len(shape) + 2 else value
+
+
+def weight_file(folder: Path) -> Path:
+    """The one safetensors file of a component's folder.
+
+    Raises
+    ------
+    ModelError
+        If there is none, naming a pickle that is there instead.
+    """
+    for name in WEIGHTS:
+        if (folder / name).exists():
+            return folder / name
+    pickles = [p.name for p in folder.glob("*") if p.suffix in PICKLES]
+    hint = f"; {pickles[0]} is a pickle and is not read" if pickles else ""
+    raise ModelError(f"{folder} holds no safetensors weights{hint}")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors ({error}); it may be cut short") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} holds no JSON object")
+    return data
+
+
+@functools.lru_cache(maxsize=8)
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

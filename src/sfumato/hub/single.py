@@ -1,0 +1,252 @@
+"""Single-file checkpoints of Stable Diffusion 1, 2 and XL: all networks in one safetensors file, without a config.
+
+The file names its weights as the original code does ("latent diffusion", and OpenCLIP for the larger text encoders).
+Each of our names is translated into theirs and looked up, so a weight that is missing is known by name. What is not in
+the file (the config, CLIP's vocabulary) follows from the family, which the shapes of two weights tell.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from sfumato.condition.clip import CLIPText, CLIPTextConfig
+from sfumato.condition.text import TextEncoder
+from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.denoiser.unet import UNet, UNetConfig
+from sfumato.errors import ModelError
+from sfumato.hub.config import Defaults, SchedulerConfig
+from sfumato.hub.files import filled, read_weights
+from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
+
+C = TypeVar("C")
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+SHAPES = {"width": f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", "channels": f"{UNET}input_blocks.0.0.weight"}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model is made of, before it is put on a device."""
+
+    weights: Path
+    unet: UNet
+    space: AutoencoderKL
+    texts: list[TextEncoder]
+    scheduler: SchedulerConfig
+    defaults: Defaults
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text encoder inside a file: where it is, and whether its names are OpenCLIP's."""
+
+    prefix: str
+    config: CLIPTextConfig
+    open_clip: bool
+
+
+@dataclass(frozen=True)
+class Family:
+    """What all checkpoints of a family share."""
+
+    name: str
+    unet: UNetConfig
+    texts: tuple[Text, ...]
+    prediction: str = "epsilon"
+    guidance: float = 7.5
+    vae: AutoencoderConfig = AutoencoderConfig()
+
+
+CLIP_L = CLIPTextConfig(pad_token_id=49407)
+CLIP_H = CLIPTextConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu", pad_token_id=0)
+CLIP_G = CLIPTextConfig(
+    hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, hidden_act="gelu", pad_token_id=0,
+    projection_dim=1280, with_projection=True,
+)  # fmt: skip
+# Width of the text that the U-Net attends to -> family. SD 2 holds 24 layers of which the last is not used.
+FAMILIES = {
+    768: Family(
+        "Stable Diffusion 1", UNetConfig(sample_size=64, cross_attention_dim=768), (Text("cond_stage_model.transformer.", CLIP_L, False),),
+    ),
+    1024: Family(
+        "Stable Diffusion 2",
+        UNetConfig(sample_size=96, cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True),
+        (Text("cond_stage_model.model.", CLIP_H, True),),
+        prediction="v_prediction",
+    ),
+    2048: Family(
+        "Stable Diffusion XL",
+        UNetConfig(
+            sample_size=128, cross_attention_dim=2048, attention_head_dim=(5, 10, 20), use_linear_projection=True,
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2, 10),
+            addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
+        ),
+        (Text("conditioner.embedders.0.transformer.", CLIP_L, False), Text("conditioner.embedders.1.model.", CLIP_G, True)),
+        guidance=5.0,
+        vae=AutoencoderConfig(scaling_factor=0.13025),
+    ),
+}  # fmt: skip
+
+
+def read(path: Path) -> Parts:
+    """Open a checkpoint.
+
+    Raises
+    ------
+    ModelError
+        If the file is cut short, is of no family that is known here, or lacks a weight.
+    """
+    family, notes = identify(path)
+    weights = read_weights(path)
+    name = str(path)
+    unet = filled(UNet, family.unet, {k: _get(weights, UNET + theirs, name) for k, theirs in _names(UNet, family.unet, unet_name)}, name)
+    vae = family.vae
+    space = filled(AutoencoderKL, vae, {k: _get(weights, VAE + theirs, name) for k, theirs in _names(AutoencoderKL, vae, vae_name)}, name)
+    xl = len(family.texts) == 2
+    texts = []
+    for part in family.texts:
+        clip = filled(CLIPText, part.config, clip_weights(weights, part, name), name)
+        tokenizer = CLIPTokenizer.original(pad="!" if part.config.pad_token_id == 0 else None)
+        texts.append(TextEncoder(clip.eval(), tokenizer, skip=int(xl), normed=not xl))
+    scheduler = SchedulerConfig(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False,
+        prediction_type=prediction(family, notes, set(weights)), rescale_betas_zero_snr="ztsnr" in weights,
+    )  # fmt: skip
+    return Parts(path, unet, space, texts, scheduler, Defaults(guidance_scale=family.guidance))
+
+
+def identify(path: Path) -> tuple[Family, dict[str, str]]:
+    """The family of a file with its U-Net's channels, and the notes in its header; no weight is read."""
+    try:
+        with safe_open(path, framework="pt") as f:
+            have, notes = set(f.keys()), f.metadata() or {}
+            missing = [name for name in SHAPES.values() if name not in have]
+            if missing:
+                raise ModelError(f"{path} holds no whole Stable Diffusion 1, 2 or XL checkpoint: it lacks {missing[0]}")
+            shapes = {k: f.get_slice(name).get_shape() for k, name in SHAPES.items()}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors ({error}); it may be cut short") from None
+    width, channels = shapes["width"][1], shapes["channels"][1]
+    if width not in FAMILIES:
+        raise ModelError(f"{path}: text of width {width} belongs to no family that is known here (Stable Diffusion 1, 2, XL)")
+    family = FAMILIES[width]
+    return replace(family, unet=family.unet.model_copy(update={"in_channels": channels})), notes
+
+
+def prediction(family: Family, notes: dict[str, str], names: set[str]) -> str:
+    """What the U-Net predicts: the header's word, else a mark among the weights, else the family's habit.
+
+    The two kinds of SD 2 cannot be told apart by their weights: "768" predicts v, "base" and inpainting predict eps.
+    """
+    told = notes.get("modelspec.prediction_type")
+    if told:
+        return "v_prediction" if told.startswith("v") else "epsilon"
+    if "v_pred" in names:
+        return "v_prediction"
+    return "epsilon" if family.unet.in_channels != 4 else family.prediction
+
+
+def _get(weights: dict[str, Tensor], name: str, source: str) -> Tensor:
+    if name not in weights:
+        raise ModelError(f"{source} lacks weight {name}")
+    return weights[name]
+
+
+def _names(kind: Callable[[C], nn.Module], config: C, translate: Callable[[str, C], str]) -> list[tuple[str, str]]:
+    with torch.device("meta"):
+        ours = kind(config).state_dict()
+    return [(k, translate(k, config)) for k in ours]
+
+
+def _replace(name: str, table: dict[str, str]) -> str:
+    for ours, theirs in table.items():
+        name = re.sub(ours, theirs, name)
+    return name
+
+
+RESNET = {
+    r"\.norm1\.": ".in_layers.0.", r"\.conv1\.": ".in_layers.2.", r"\.time_emb_proj\.": ".emb_layers.1.",
+    r"\.norm2\.": ".out_layers.0.", r"\.conv2\.": ".out_layers.3.", r"\.conv_shortcut\.": ".skip_connection.",
+}  # fmt: skip
+UNET_ENDS = {
+    r"^time_embedding\.linear_1": "time_embed.0", r"^time_embedding\.linear_2": "time_embed.2",
+    r"^add_embedding\.linear_1": "label_emb.0.0", r"^add_embedding\.linear_2": "label_emb.0.2",
+    r"^class_embedding": "label_emb", r"^conv_in": "input_blocks.0.0", r"^conv_norm_out": "out.0", r"^conv_out": "out.2",
+    r"^mid_block\.resnets\.0": "middle_block.0", r"^mid_block\.attentions\.0": "middle_block.1", r"^mid_block\.resnets\.1": "middle_block.2",
+}  # fmt: skip
+
+
+def unet_name(name: str, config: UNetConfig) -> str:
+    """The name of a U-Net weight in the original code, which numbers layers through all levels.
+
+    Examples
+    --------
+    >>> unet_name("down_blocks.1.resnets.0.conv1.weight", UNetConfig())
+    'input_blocks.4.0.in_layers.2.weight'
+    """
+    if ".resnets." in name:
+        name = _replace(name, RESNET)
+    layers = config.layers_per_block
+    found = re.match(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", name)
+    if found is None:
+        return _replace(name, UNET_ENDS)
+    side, level, part, layer, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+    if side == "down":
+        if part == "downsamplers":
+            return f"input_blocks.{(level + 1) * (layers + 1)}.0.{rest.replace('conv.', 'op.')}"
+        return f"input_blocks.{1 + level * (layers + 1) + layer}.{int(part == 'attentions')}.{rest}"
+    if part == "upsamplers":
+        behind = 2 if config.up_block_types[level] == "CrossAttnUpBlock2D" else 1
+        return f"output_blocks.{level * (layers + 1) + layers}.{behind}.{rest}"
+    return f"output_blocks.{level * (layers + 1) + layer}.{int(part == 'attentions')}.{rest}"
+
+
+VAE_NAMES = {
+    r"mid_block\.resnets\.0": "mid.block_1", r"mid_block\.resnets\.1": "mid.block_2", r"mid_block\.attentions\.0": "mid.attn_1",
+    r"attn_1\.group_norm": "attn_1.norm", r"attn_1\.to_([qkv])": r"attn_1.\1", r"attn_1\.to_out\.0": "attn_1.proj_out",
+    "conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut", r"down_blocks\.(\d)\.resnets": r"down.\1.block",
+    r"down_blocks\.(\d)\.downsamplers\.0": r"down.\1.downsample",
+}  # fmt: skip
+
+
+def vae_name(name: str, config: AutoencoderConfig) -> str:
+    """The name of an autoencoder's weight in the original code, which counts the decoder's levels from the finest.
+
+    Examples
+    --------
+    >>> vae_name("decoder.up_blocks.0.resnets.1.conv1.weight", AutoencoderConfig())
+    'decoder.up.3.block.1.conv1.weight'
+    """
+    last = len(config.block_out_channels) - 1
+    name = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"up.{last - int(m[1])}.block", name)
+    name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{last - int(m[1])}.upsample", name)
+    return _replace(name, VAE_NAMES)
+
+
+OPEN_CLIP = {
+    r"^text_model\.": "", r"^embeddings\.token_embedding\.weight": "token_embedding.weight",
+    r"^embeddings\.position_embedding\.weight": "positional_embedding", "^final_layer_norm": "ln_final",
+    r"^text_projection\.weight": "text_projection", r"^encoder\.layers": "transformer.resblocks", "layer_norm1": "ln_1", "layer_norm2": "ln_2",
+    r"mlp\.fc1": "mlp.c_fc", r"mlp\.fc2": "mlp.c_proj", r"self_attn\.out_proj": "attn.out_proj",
+    r"self_attn\.[qkv]_proj\.": "attn.in_proj_",
+}  # fmt: skip
+
+
+def clip_weights(weights: dict[str, Tensor], part: Text, source: str) -> dict[str, Tensor]:
+    """A text encoder's weights under our names; OpenCLIP keeps q, k and v in one and its projection transposed."""
+    out = {}
+    for name, theirs in _names(CLIPText, part.config, lambda k, _: _replace(k, OPEN_CLIP) if part.open_clip else k):
+        value = _get(weights, part.prefix + theirs, source)
+        if theirs.endswith(("in_proj_weight", "in_proj_bias")):
+            value = value.chunk(3)["qkv".index(name.split("self_attn.")[1][0])]
+        out[name] = value.T if theirs == "text_projection" else value
+    return out

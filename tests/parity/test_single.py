@@ -1,0 +1,130 @@
+"""Single-file checkpoints: our names of their weights against diffusers' converters, and the same pictures as from a folder."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from diffusers.loaders import single_file_utils as theirs
+from safetensors.torch import load_file, save_file
+from tests.conftest import UNET, VAE, make_tiny
+
+from sfumato.condition.clip import CLIPText, CLIPTextConfig
+from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.denoiser.unet import UNet, UNetConfig
+from sfumato.errors import ModelError
+from sfumato.hub import single
+from sfumato.hub.describe import describe
+from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
+from sfumato.tasks.create import create
+from sfumato.tasks.options import CreateOptions
+
+
+def as_one(unet, vae, clip, family):
+    """One dict under the original code's names, from state dicts under ours."""
+    out = {single.UNET + single.unet_name(k, family.unet): v for k, v in unet.items()}
+    out |= {single.VAE + single.vae_name(k, family.vae): v for k, v in vae.items()}
+    text = family.texts[0]
+    if not text.open_clip:
+        return out | {text.prefix + k: v for k, v in clip.items()}
+    thirds = {}
+    for k, v in clip.items():
+        name = text.prefix + single._replace(k, single.OPEN_CLIP)
+        if "in_proj" in name:
+            thirds.setdefault(name, {})["qkv".index(k.split("self_attn.")[1][0])] = v
+        else:
+            out[name] = v
+    return out | {name: torch.cat([found[i] for i in range(3)]) for name, found in thirds.items()}
+
+
+@pytest.mark.parametrize("width", single.FAMILIES)
+def test_every_name_at_full_size(width):
+    family = single.FAMILIES[width]
+    with torch.device("meta"):
+        unet, vae = UNet(family.unet).state_dict(), AutoencoderKL(family.vae).state_dict()
+    one = as_one(unet, vae, {}, replace(family, texts=(replace(family.texts[0], open_clip=False),)))
+    assert len(one) == len(unet) + len(vae)
+    config = {**family.unet.model_dump(), "class_embed_type": None, "transformer_layers_per_block": 1}
+    back = theirs.convert_ldm_unet_checkpoint(dict(one), config)
+    assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in unet.items()}
+    back = theirs.convert_ldm_vae_checkpoint(dict(one), {"down_block_types": (0,) * 4, "up_block_types": (0,) * 4})
+    assert back.keys() == vae.keys()
+
+
+def test_open_clip_names():
+    config = CLIPTextConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, projection_dim=32, with_projection=True
+    )
+    clip = CLIPText(config)
+    text = single.Text("conditioner.embedders.1.model.", config, True)
+    family = replace(single.FAMILIES[1024], texts=(text,))
+    one = as_one({}, {}, clip.state_dict(), family)
+    one[text.prefix + "text_projection"] = one[text.prefix + "text_projection"].T.contiguous()
+    found = single.clip_weights(one, text, "x")
+    assert all(torch.equal(found[k], v) for k, v in clip.state_dict().items())
+    model = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(hidden_size=32, projection_dim=32))
+    back = theirs.convert_open_clip_checkpoint(model, one, prefix=text.prefix)
+    assert {k.removeprefix("text_model."): v.shape for k, v in back.items()} == {k.removeprefix("text_model."): v.shape for k, v in found.items()}
+    assert all(torch.equal(v, clip.state_dict()[k if k in clip.state_dict() else f"text_model.{k}"]) for k, v in back.items())
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """A tiny model as a folder and as one file, with a family made for it."""
+    folder = make_tiny(tmp_path / "folder")
+    tokenizer = CLIPTokenizer.load(folder / "tokenizer")
+    config = CLIPTextConfig.read(json.loads((folder / "text_encoder/config.json").read_text()), "text")
+    text = single.Text("cond_stage_model.transformer.", config, False)
+    family = replace(single.FAMILIES[768], unet=UNetConfig(**UNET), vae=AutoencoderConfig(**VAE), texts=(text,), guidance=3.0)
+    monkeypatch.setitem(single.FAMILIES, 32, family)
+    monkeypatch.setitem(single.SHAPES, "width", f"{single.UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    monkeypatch.setattr(CLIPTokenizer, "original", classmethod(lambda cls, pad=None: tokenizer))
+    parts = (load_file(p) for p in (folder / "unet/diffusion_pytorch_model.safetensors", folder / "vae/diffusion_pytorch_model.safetensors"))
+    one = as_one(*parts, load_file(folder / "text_encoder/model.safetensors"), family)
+    one["model_ema.decay"] = torch.zeros(1)  # files hold more than the networks
+    path = tmp_path / "one.safetensors"
+    save_file({k: v.contiguous() for k, v in one.items()}, path)
+    return folder, path
+
+
+def test_the_same_picture_from_a_file_and_from_a_folder(checkpoint):
+    pictures = []
+    for model in checkpoint:
+        options = CreateOptions(model=str(model), seed=3, steps=3, guidance_scale=3.0, schedule="karras")
+        pictures.append(np.asarray(create("a red apple", options)[0].picture))
+    assert (pictures[0] == pictures[1]).all()
+    assert pictures[0].std() > 1
+    assert describe(str(checkpoint[1]))["size"] == [16, 16]
+
+
+def test_what_a_file_predicts(checkpoint):
+    family, _ = single.identify(checkpoint[1])
+    two = single.FAMILIES[1024]
+    assert single.prediction(family, {}, set()) == "epsilon"
+    assert single.prediction(family, {}, {"v_pred"}) == "v_prediction"
+    assert single.prediction(two, {}, set()) == "v_prediction"
+    assert single.prediction(two, {"modelspec.prediction_type": "epsilon"}, set()) == "epsilon"
+    assert single.prediction(replace(two, unet=two.unet.model_copy(update={"in_channels": 9})), {}, set()) == "epsilon"
+
+
+def test_a_file_that_is_no_checkpoint(checkpoint, tmp_path):
+    path = checkpoint[1]
+    weights = load_file(path)
+    for change, word in ((single.SHAPES["channels"], "no whole Stable Diffusion"), (single.VAE + "decoder.conv_in.weight", "lacks weight")):
+        save_file({k: v for k, v in weights.items() if k != change}, tmp_path / "less.safetensors")
+        with pytest.raises(ModelError, match=word):
+            single.read(tmp_path / "less.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ModelError, match="cut short"):
+        single.identify(tmp_path / "cut.safetensors")
+
+
+def test_the_original_vocabulary():
+    tokenizer = CLIPTokenizer.original()
+    assert (tokenizer.begin, tokenizer.end, tokenizer.pad) == (49406, 49407, 49407)
+    assert CLIPTokenizer.original(pad="!").pad == 0
+    # Radford et al.'s own example, as openai/CLIP prints it.
+    assert tokenizer.encode("a diagram") == [320, 22697]
+    assert tokenizer.text(tokenizer.encode("Crème brûlée, 42 €")) == "crème brûlée , 4 2 €"
