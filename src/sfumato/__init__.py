@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Autoencoder": "estimators",
     "AutoencoderKL": "space.kl",
     "CLIPText": "condition.clip",
     "Condition": "types",
     "CreateOptions": "tasks.options",
     "Denoiser": "denoiser.denoiser",
+    "LSA": "estimators",
     "Made": "tasks.create",
     "Model": "hub.load",
+    "PCA": "estimators",
     "SfumatoError": "errors",
     "Step": "types",
     "UNet": "denoiser.unet",
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
     from sfumato.denoiser.guidance import guided as guided
     from sfumato.denoiser.unet import UNet as UNet
     from sfumato.errors import SfumatoError as SfumatoError
+    from sfumato.estimators import LSA as LSA
+    from sfumato.estimators import PCA as PCA
+    from sfumato.estimators import Autoencoder as Autoencoder
     from sfumato.hub.load import Model as Model
     from sfumato.hub.load import load as load
     from sfumato.space.kl import AutoencoderKL as AutoencoderKL

@@ -65,7 +65,7 @@ def create(  # a command's signature is its help page: it is as long as its opti
     eta: Annotated[float | None, Option(help="Noise put back at each step by stochastic samplers, 0 to 1.")] = None,
     style: Annotated[str | None, Option(help="A style of the model; see sfumato models.")] = None,
     size: Annotated[str | None, Option(help="WxH in pixels.")] = None,
-    model: Annotated[str | None, Option(help="A bundled name, or a folder in diffusers' layout.")] = None,
+    model: Annotated[str | None, Option(help="A bundled name, a folder in diffusers' layout, or a .safetensors checkpoint.")] = None,
     source: Annotated[str | None, Option("--from", help="A picture to start from.")] = None,
     strength: Annotated[float | None, Option(help="How much of --from is made anew, 0 to 1.")] = None,
     mask: Annotated[str | None, Option(help="White = make anew; the other pixels stay bit for bit.")] = None,

@@ -12,7 +12,7 @@ from sfumato.errors import OptionError
 from sfumato.types import Linear
 
 SPELLINGS = [
-    "noise:25", "noise:0-50", "salt:0.1", "mask:0.5", "mask:box:0.25", "mask:strokes:0.2", "gray", "down:2", "down:1.5:average", "down:3.7",
+    "none", "noise:25", "noise:0-50", "salt:0.1", "mask:0.5", "mask:box:0.25", "mask:strokes:0.2", "gray", "down:2", "down:1.5:average", "down:3.7",
     "down:8", "blur:1.6", "blur:0.4", "jpeg:30", "jpeg:10-95", "mask:0.5+noise:25", "gray+down:2", "mask:box:0.25+gray", "blur:1+down:2+noise:10",
     "down:2+mask:0.3",
 ]  # fmt: skip
@@ -41,7 +41,7 @@ def test_call(spelling):
     assert torch.equal(one.y, two.y), "the same generator, the same corruption"
     assert one.sigma.shape == (2,)
     assert one.y.isfinite().all()
-    if spelling not in ("gray",):
+    if spelling not in ("gray", "none"):
         assert one.y.shape != x.shape or not torch.equal(one.y, x)
     if any(word in spelling for word in ("noise", "salt", "mask")):
         assert not torch.equal(one.y, other.y)

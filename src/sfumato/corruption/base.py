@@ -24,12 +24,15 @@ from sfumato.types import Corrupted, Corruption, Linear
 
 @dataclass(frozen=True)
 class Compose:
-    """Corruptions one after the other. Linear if its parts are; random masks are drawn by :func:`draw`."""
+    """Corruptions one after the other; none at all leaves a picture as it is.
+
+    Linear if its parts are; random masks are drawn by :func:`draw`.
+    """
 
     parts: tuple[Corruption, ...]
 
     def __str__(self) -> str:
-        return "+".join(map(str, self.parts))
+        return "+".join(map(str, self.parts)) or "none"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Apply all; the noise levels add in squares."""
@@ -134,6 +137,7 @@ def _down(words: Sequence[str]) -> Corruption:
 
 
 CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
+    "none": (lambda words: Compose(()), "none"),
     "noise": (_noise, "noise:25 or noise:0-50, the level for pixels of 0 to 255"),
     "salt": (_salt, "salt:0.1, the share of pixels that turn black or white"),
     "mask": (_mask, "mask:0.5 (random pixels), mask:box:0.25, mask:strokes:0.2, mask:file:PICTURE (white = hidden)"),

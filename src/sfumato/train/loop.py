@@ -85,8 +85,8 @@ class Progress:
     preview: Path | None = None
 
 
-def train(job: Job, settings: TrainSettings, folder: Path) -> Iterator[Progress]:
-    """Train until ``settings.steps``, going on from the checkpoint in `folder` if there is one.
+def train(job: Job, settings: TrainSettings, folder: Path | None = None) -> Iterator[Progress]:
+    """Train until ``settings.steps``, going on from the checkpoint in `folder` if there is one; without one, in memory.
 
     The averaged weights are in ``job.module`` when the generator is exhausted. To stop early, stop iterating: a
     checkpoint is written on the way out.
@@ -101,7 +101,7 @@ def train(job: Job, settings: TrainSettings, folder: Path) -> Iterator[Progress]
     device = choose_device(settings.device)
     job.module.to(device).train()
     state = checkpoint.State.start(job.module, settings.weight_decay)
-    step = checkpoint.resume(state, folder, settings)
+    step = checkpoint.resume(state, folder, settings) if folder else 0
     saved = step
     if step >= settings.steps:
         state.use_average()
@@ -112,16 +112,16 @@ def train(job: Job, settings: TrainSettings, folder: Path) -> Iterator[Progress]
             loss = _advance(job, state, settings, step, device)
             step += 1
             preview = None
-            if step % settings.preview_every == 0 or step == settings.steps:
+            if folder and (step % settings.preview_every == 0 or step == settings.steps):
                 preview = folder / "previews" / f"{step:07d}.png"
                 with state.averaged():
                     job.preview(preview)
-            if step % settings.checkpoint_every == 0 or step == settings.steps:
+            if folder and (step % settings.checkpoint_every == 0 or step == settings.steps):
                 checkpoint.save(state, folder, settings, step)
                 saved = step
             yield meter.read(step, loss, preview)
     finally:
-        if step > saved:
+        if folder and step > saved:
             checkpoint.save(state, folder, settings, step)
     state.use_average()
 

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.types import Condition, Corruption
 
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""(estimate, clean), both (B, C, h, w) -> error of each value, of the same shape."""
 
-def denoising_loss(denoiser: Denoiser, x: Tensor, corruption: Corruption, condition: Condition, *, generator: Generator | None = None) -> Tensor:
+
+def squared(estimate: Tensor, x: Tensor) -> Tensor:
+    """Squared error of each value."""
+    return (estimate - x).square()
+
+
+def cross_entropy(estimate: Tensor, x: Tensor) -> Tensor:
+    """Cross-entropy in nats of values in [-1, 1] read as shares of black and white (Hinton & Salakhutdinov 2006)."""
+    share = ((estimate + 1) / 2).clamp(1e-6, 1 - 1e-6)
+    return -((1 + x) * share.log() + (1 - x) * (1 - share).log()) / 2
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    x: Tensor,
+    corruption: Corruption,
+    condition: Condition,
+    *,
+    generator: Generator | None = None,
+    measure: Measure = squared,
+) -> Tensor:
     """``weight(sigma) |D(y, sigma) - x|^2``, y the corrupted x; the mean over pictures and values.
 
     Parameters
@@ -20,6 +44,8 @@ def denoising_loss(denoiser: Denoiser, x: Tensor, corruption: Corruption, condit
     corruption : Corruption
         For diffusion: Gaussian noise at a random level. For a denoising autoencoder: any of the registry.
     condition : Condition
+    measure : callable
+        What stands for the squared error.
 
     Returns
     -------
@@ -30,7 +56,7 @@ def denoising_loss(denoiser: Denoiser, x: Tensor, corruption: Corruption, condit
     Vincent et al. 2008; Ho et al. 2020, equation 14; Karras et al. 2022, equation 8.
     """
     corrupted = corruption(x, generator=generator)
-    error = (denoiser(corrupted.y, corrupted.sigma, condition).float() - x.float()).square().mean(dim=(1, 2, 3))
+    error = measure(denoiser(corrupted.y, corrupted.sigma, condition).float(), x.float()).mean(dim=(1, 2, 3))
     out: Tensor = (denoiser.weight(corrupted.sigma) * error).mean()
     return out
 

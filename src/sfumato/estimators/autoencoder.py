@@ -1,0 +1,190 @@
+"""Autoencoders as an estimator."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+
+from sfumato.estimators.base import Reducer, Rows, dense
+from sfumato.runtime import choose_device
+from sfumato.space.autoencoder import Autoencoder as AutoencoderSpace
+from sfumato.space.autoencoder import ConvAutoencoder, ConvConfig, DeepAutoencoder, DeepConfig
+from sfumato.train.codes import CodesJob
+from sfumato.train.loop import TrainSettings, train
+
+
+class Autoencoder(Reducer):
+    """A deep or convolutional autoencoder; with a corruption, a denoising one.
+
+    Parameters
+    ----------
+    n_components : int
+        Codes per row.
+    kind : {"deep", "conv"}
+        Fully connected layers, or convolutions over pictures of `shape`.
+    layers : tuple of int
+        Deep: hidden widths. Conv: channels after each halving.
+    shape : (C, H, W), optional
+        Of the picture that a row is; by default a line of d values.
+    loss : {"squared", "cross_entropy"}
+        Cross-entropy is for values between two bounds, as black and white.
+    corruption : str
+        As :func:`sfumato.parse` reads it, for values scaled to [-1, 1] by the range of the data: "noise:25", "mask:0.3".
+    epochs : int
+        Passes over the rows, or rather as many draws of random batches.
+    batch_size : int or "auto"
+        Auto is a fiftieth of the rows, within 16 to 256.
+    learning_rate : float
+    weight_decay : float
+    dtype : {"bfloat16", "float32"}
+        Of mixed-precision training. Codes are computed in the precision of the rows.
+    device : str
+    random_state : int, RandomState or None
+    warm_start : bool
+        Whether :meth:`fit` goes on from the weights that are there.
+    verbose : bool
+        Print a line of progress per epoch.
+
+    Examples
+    --------
+    >>> rows = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    >>> model = Autoencoder(2, layers=(16,), epochs=2, random_state=0).fit(rows)
+    >>> model.transform(rows).shape
+    (64, 2)
+    """
+
+    accepts_sparse: ClassVar[bool] = True
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "kind": [StrOptions({"deep", "conv"})],
+        "layers": [tuple, list],
+        "shape": [tuple, list, None],
+        "loss": [StrOptions({"squared", "cross_entropy"})],
+        "corruption": [str],
+        "epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "dtype": [Options(str, {"bfloat16", "float32"})],
+        "device": [str],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["boolean"],
+    }
+
+    def __init__(
+        self, n_components: int = 2, *, kind: str = "deep", layers: tuple[int, ...] = (256, 64), shape: tuple[int, int, int] | None = None,
+        loss: str = "squared", corruption: str = "none", epochs: int = 50, batch_size: int | str = "auto", learning_rate: float = 1e-3,
+        weight_decay: float = 0.01, dtype: str = "bfloat16", device: str = "auto", random_state: Any = None, warm_start: bool = False,
+        verbose: bool = False,
+    ) -> None:  # fmt: skip
+        self.n_components, self.kind, self.layers, self.shape = n_components, kind, layers, shape
+        self.loss, self.corruption, self.epochs, self.batch_size = loss, corruption, epochs, batch_size
+        self.learning_rate, self.weight_decay, self.dtype, self.device = learning_rate, weight_decay, dtype, device
+        self.random_state, self.warm_start, self.verbose = random_state, warm_start, verbose
+
+    def fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
+        """Train on rows (N, d)."""
+        self._validate_params()
+        rows = self._check(X, reset=True)
+        return self._train(rows, self.epochs, fresh=not (self.warm_start and hasattr(self, "space_")))
+
+    def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
+        """Train on these rows for one epoch more; the first call sets the scale of the values."""
+        self._validate_params()
+        fresh = not hasattr(self, "space_")
+        return self._train(self._check(X, reset=fresh), 1, fresh=fresh)
+
+    def _train(self, rows: Rows, epochs: int, *, fresh: bool) -> Self:
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if fresh:
+            low, high = float(rows.min()), float(rows.max())
+            self.range_ = low, max(high, low + 1e-12)
+            self.space_ = self._build(rows.shape[1], seed)
+            self.n_steps_ = 0
+        job = CodesJob(self.space_, lambda chosen: self._framed(rows[chosen]), rows.shape[0], loss=self.loss, corruption=self.corruption)
+        self.space_.float()
+        if fresh:
+            job.settle()
+        count = rows.shape[0]
+        batch = min(count, max(16, min(256, count // 50)) if self.batch_size == "auto" else int(self.batch_size))
+        steps = epochs * math.ceil(count / batch)
+        settings = TrainSettings(
+            steps=steps, batch=batch, rate=self.learning_rate, warmup=min(100, steps // 10), cooldown=0.6, weight_decay=self.weight_decay,
+            average=min(0.999, max(0.0, 1 - 30 / steps)), seed=seed + self.n_steps_, device=self.device, dtype=self.dtype,
+        )  # fmt: skip
+        for progress in train(job, settings):
+            if self.verbose and (progress.step % max(1, steps // epochs) == 0 or progress.step == steps):
+                print(f"step {progress.step} of {steps}, loss {progress.loss:.5f}, {progress.seconds_left:.0f} s left", flush=True)
+        self.n_steps_ += steps
+        self.space_.eval()
+        return self
+
+    def _build(self, columns: int, seed: int) -> AutoencoderSpace:
+        shape = (1, 1, columns) if self.shape is None else tuple(self.shape)
+        if math.prod(shape) != columns:
+            raise ValueError(f"shape {shape} has {math.prod(shape)} values, the rows have {columns}")
+        output = "sigmoid" if self.loss == "cross_entropy" else "linear"
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if self.kind == "conv":
+                space: AutoencoderSpace = ConvAutoencoder(ConvConfig(shape=shape, widths=tuple(self.layers), codes=self.n_components, output=output))
+            else:
+                space = DeepAutoencoder(DeepConfig(shape=shape, layers=tuple(self.layers), codes=self.n_components, output=output))
+        return space.to(choose_device(self.device))
+
+    @property
+    def n_components_(self) -> int:
+        """Codes per row."""
+        return self.space_.config.codes
+
+    def _framed(self, rows: Rows) -> NDArray[Any]:
+        """Rows in the frame [-1, 1]; training takes float32."""
+        low, high = self.range_
+        return np.ascontiguousarray((dense(rows) - low) * (2 / (high - low)) - 1, dtype=np.float32)
+
+    @torch.no_grad()
+    def _encode(self, rows: Rows) -> NDArray[Any]:
+        low, high = self.range_
+        x = torch.from_numpy(np.ascontiguousarray((dense(rows) - low) * (2 / (high - low)) - 1))
+        space = self._space_in(x.dtype)
+        codes: NDArray[Any] = space.encode(x.unflatten(1, space.config.shape).to(space.center.device)).cpu().numpy()
+        return codes
+
+    @torch.no_grad()
+    def _decode(self, codes: NDArray[Any]) -> NDArray[Any]:
+        low, high = self.range_
+        z = torch.from_numpy(np.ascontiguousarray(codes))
+        space = self._space_in(z.dtype)
+        rows: NDArray[Any] = space.decode(z.to(space.center.device)).flatten(1).cpu().numpy()
+        return (rows + 1) * ((high - low) / 2) + low
+
+    def _space_in(self, dtype: torch.dtype) -> AutoencoderSpace:
+        """The space in the precision of the rows, so that float64 rows give float64 codes that do not depend on their neighbours."""
+        if self.space_.center.dtype != dtype:
+            self.space_.to(dtype)
+        return self.space_
+
+    def _state(self) -> dict[str, Any]:
+        return {"config": self.space_.config.model_dump(mode="json"), "range": list(self.range_), "steps": self.n_steps_}
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {k: v.float().cpu().numpy() for k, v in self.space_.state_dict().items()}
+
+    def _restore(self, state: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+        source = "estimator.json"
+        space: AutoencoderSpace
+        if self.kind == "conv":
+            space = ConvAutoencoder(ConvConfig.read(state["config"], source))
+        else:
+            space = DeepAutoencoder(DeepConfig.read(state["config"], source))
+        space.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})
+        self.space_, self.n_steps_ = space.eval().to(choose_device(self.device)), state["steps"]
+        self.range_ = state["range"][0], state["range"][1]

@@ -1,0 +1,157 @@
+"""PCA and LSA as estimators."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from sfumato.estimators.base import Reducer, Rows
+from sfumato.space.pca import WIDE, LinearSpace, Moments, randomized
+
+
+class _Linear(Reducer):
+    """PCA and LSA, which differ in whether rows are centered."""
+
+    centered: ClassVar[bool]
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "solver": [StrOptions({"auto", "exact", "randomized"})],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, n_components: int | None = None, *, solver: str = "auto", random_state: Any = None) -> None:
+        self.n_components, self.solver, self.random_state = n_components, solver, random_state
+
+    def fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
+        """Find the directions of rows (N, d)."""
+        self._validate_params()
+        rows = self._check(X, reset=True)
+        if self.solver == "randomized" or (self.solver == "auto" and rows.shape[1] > WIDE and min(rows.shape) > 1):
+            self.n_samples_seen_ = int(rows.shape[0])
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            self.__dict__.pop("_moments", None)
+            self._space = randomized(rows, self._count(), seed, center=self.centered)
+            return self
+        self._moments = Moments(rows.shape[1], center=self.centered)
+        return self._add(rows)
+
+    def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
+        """Take more rows into account; after the last ones, the result is that of one exact fit on all."""
+        self._validate_params()
+        first = not hasattr(self, "_moments")
+        rows = self._check(X, reset=first)
+        if first:
+            self._moments = Moments(rows.shape[1], center=self.centered)
+        return self._add(rows)
+
+    def _add(self, rows: Rows) -> Self:
+        self._moments.add(rows)
+        self.n_samples_seen_ = self._moments.count
+        self._count()
+        return self
+
+    def _count(self) -> int:
+        most = min(self.n_features_in_, self.n_samples_seen_)
+        wanted = self.n_components
+        if wanted is not None and wanted > self.n_features_in_:
+            raise ValueError(f"n_components={wanted} must be between 1 and n_features={self.n_features_in_}")
+        return most if wanted is None else wanted
+
+    @property
+    def space_(self) -> LinearSpace:
+        """The fitted space; solved when it is first asked for, so that a stream of partial fits costs sums alone."""
+        if hasattr(self, "_moments"):
+            return self._moments.solve(self._count())
+        return self._space
+
+    @property
+    def n_components_(self) -> int:
+        """Codes per row."""
+        return len(self.space_.components)
+
+    @property
+    def components_(self) -> NDArray[np.float64]:
+        """Directions (k, d), orthonormal; the largest entry of each is positive."""
+        return self.space_.components
+
+    @property
+    def mean_(self) -> NDArray[np.float64]:
+        """Center (d,)."""
+        return self.space_.mean
+
+    @property
+    def explained_variance_(self) -> NDArray[np.float64]:
+        """Variance of the rows along each direction (k,)."""
+        return self.space_.variances
+
+    @property
+    def explained_variance_ratio_(self) -> NDArray[np.float64]:
+        """Share of the whole variance (k,), 0 to 1."""
+        return self.space_.variances / max(self.space_.total, np.finfo(float).tiny)
+
+    def _encode(self, rows: Rows) -> NDArray[Any]:
+        components = self.components_.astype(rows.dtype)
+        codes: NDArray[Any] = np.asarray(rows @ components.T)
+        return codes - (self.mean_ @ self.components_.T).astype(rows.dtype) if self.centered else codes
+
+    def _decode(self, codes: NDArray[Any]) -> NDArray[Any]:
+        rows: NDArray[Any] = codes @ self.components_.astype(codes.dtype) + self.mean_.astype(codes.dtype)
+        return rows
+
+    def _state(self) -> dict[str, Any]:
+        return {"total": self.space_.total, "n_samples_seen": self.n_samples_seen_}
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {"mean": self.mean_, "components": self.components_, "variances": self.explained_variance_}
+
+    def _restore(self, state: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+        self.n_samples_seen_ = state["n_samples_seen"]
+        self._space = LinearSpace(arrays["mean"], arrays["components"], arrays["variances"], state["total"])
+
+
+class PCA(_Linear):
+    """Principal components (Pearson 1901), exact from one pass over any number of rows.
+
+    Parameters
+    ----------
+    n_components : int, optional
+        Codes per row; all by default.
+    solver : {"auto", "exact", "randomized"}
+        Exact takes memory for d x d numbers; auto turns to randomized above 5,000 columns.
+    random_state : int, RandomState or None
+        Of the randomized solver.
+
+    Examples
+    --------
+    >>> rows = np.random.default_rng(0).normal(size=(100, 5)) * [9, 3, 1, 1, 1]
+    >>> pca = PCA(n_components=2).fit(rows)
+    >>> pca.transform(rows).shape, pca.inverse_transform(pca.transform(rows)).shape
+    ((100, 2), (100, 5))
+    """
+
+    centered: ClassVar[bool] = True
+
+
+class LSA(_Linear):
+    """Latent semantic analysis: the truncated SVD of term counts (Deerwester et al. 1990); sparse rows welcome.
+
+    Parameters
+    ----------
+    n_components, solver, random_state
+        As in :class:`PCA`.
+
+    Examples
+    --------
+    >>> import scipy.sparse
+    >>> counts = scipy.sparse.csr_matrix([[2.0, 1, 0, 0], [1, 2, 0, 0], [0, 0, 3, 1], [0, 0, 1, 2]])
+    >>> LSA(n_components=2).fit_transform(counts).round(1).shape
+    (4, 2)
+    """
+
+    centered: ClassVar[bool] = False
+    accepts_sparse: ClassVar[bool] = True

@@ -1,0 +1,155 @@
+"""Deep and convolutional autoencoders: nonlinear codes of a few numbers.
+
+Both take pictures (B, C, H, W); a row of a table is a picture of one line, (B, 1, 1, d). Values are in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfumato.types import Condition, Config
+
+Output = Literal["linear", "sigmoid"]
+
+
+class DeepConfig(Config):
+    """A stack of fully connected layers and its mirror image."""
+
+    shape: tuple[int, int, int]  # C, H, W of a picture
+    layers: tuple[int, ...] = (1000, 500, 250)  # hidden widths of the encoder; the decoder's are these in reverse
+    codes: int = 30
+    output: Output = "linear"  # sigmoid for data that is black or white, trained by cross-entropy
+
+
+class ConvConfig(Config):
+    """Convolutions that halve the picture, then one layer to the code; and the mirror image."""
+
+    shape: tuple[int, int, int]
+    widths: tuple[int, ...] = (32, 64, 128)  # channels after each halving
+    hidden: int = 256
+    codes: int = 30
+    output: Output = "linear"
+
+
+class Autoencoder(nn.Module):
+    """What both kinds share: encode, decode, and being a network of the denoising objective.
+
+    Attributes
+    ----------
+    center, spread : Tensor
+        Mean of each value (C, H, W) and one deviation for all, of the data: the layers see values near N(0, 1).
+    """
+
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, config: DeepConfig | ConvConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("center", torch.zeros(config.shape))
+        self.register_buffer("spread", torch.ones(()))
+        self.encoder, self.decoder = self._build()
+        _start(self.encoder)
+        _start(self.decoder)
+
+    def _build(self) -> tuple[nn.Sequential, nn.Sequential]:
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def settle(self, x: Tensor) -> None:
+        """Take center and spread from data (N, C, H, W)."""
+        self.center.copy_(x.mean(dim=0))
+        self.spread.copy_((x - self.center).square().mean().sqrt().clamp_min(1e-6))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> (B, codes)."""
+        z: Tensor = self.encoder((x - self.center) / self.spread)
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, codes) -> (B, C, H, W)."""
+        y: Tensor = self.decoder(z).unflatten(1, self.config.shape) if isinstance(self.decoder[-1], nn.Linear) else self.decoder(z)
+        if self.config.output == "sigmoid":  # log-odds are counted from those of the mean picture
+            return 2 * torch.sigmoid(((self.center + 1) / 2).clamp(1e-3, 1 - 1e-3).logit() + y) - 1
+        return self.center + self.spread * y
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
+        """There and back: a network of the row ``direct``, whose input may be corrupted."""
+        return self.decode(self.encode(x))
+
+
+class DeepAutoencoder(Autoencoder):
+    """Fully connected layers, as 784-1000-500-250-30 (Hinton & Salakhutdinov 2006), with SiLU and no pretraining.
+
+    Examples
+    --------
+    >>> space = DeepAutoencoder(DeepConfig(shape=(1, 28, 28), layers=(64, 32), codes=2))
+    >>> space.encode(torch.zeros(5, 1, 28, 28)).shape, space.decode(torch.zeros(5, 2)).shape
+    (torch.Size([5, 2]), torch.Size([5, 1, 28, 28]))
+    """
+
+    config: DeepConfig
+
+    def _build(self) -> tuple[nn.Sequential, nn.Sequential]:
+        config = self.config
+        widths = [math.prod(config.shape), *config.layers, config.codes]
+        return nn.Sequential(nn.Flatten(), *_stack(widths)), nn.Sequential(*_stack(widths[::-1]))
+
+
+def _stack(widths: list[int]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for a, b in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(a, b), nn.SiLU()]
+    return layers[:-1]
+
+
+def _start(layers: nn.Sequential) -> None:
+    """Weights that keep the variance through half-linear units (He et al. 2015); the last layer starts small."""
+    weighted = [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+    for layer in weighted:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if layer is weighted[-1] else "relu")
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+class ConvAutoencoder(Autoencoder):
+    """Strided convolutions down, nearest-neighbour growth up, with SiLU; any picture size.
+
+    Examples
+    --------
+    >>> space = ConvAutoencoder(ConvConfig(shape=(3, 30, 20), widths=(8, 16), hidden=32, codes=4))
+    >>> space.decode(space.encode(torch.zeros(2, 3, 30, 20))).shape
+    torch.Size([2, 3, 30, 20])
+    """
+
+    config: ConvConfig
+
+    def _build(self) -> tuple[nn.Sequential, nn.Sequential]:
+        config = self.config
+        channels, *size = config.shape
+        sizes = [(math.ceil(size[0] / 2**k), math.ceil(size[1] / 2**k)) for k in range(len(config.widths) + 1)]
+        down: list[nn.Module] = []
+        for a, b in zip((channels, *config.widths), config.widths, strict=False):
+            down += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.SiLU(), nn.Conv2d(b, b, 3, padding=1), nn.SiLU()]
+        deepest = config.widths[-1], *sizes[-1]
+        down += [nn.Flatten(), nn.Linear(math.prod(deepest), config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.codes)]
+        up: list[nn.Module] = [nn.Linear(config.codes, config.hidden), nn.SiLU(), nn.Linear(config.hidden, math.prod(deepest)), nn.SiLU()]
+        up.append(nn.Unflatten(1, deepest))
+        narrower = (*config.widths[-2::-1], config.widths[0])
+        for a, b, to in zip(config.widths[::-1], narrower, sizes[-2::-1], strict=True):
+            up += [_Grow(to), nn.Conv2d(a, b, 3, padding=1), nn.SiLU(), nn.Conv2d(b, b, 3, padding=1), nn.SiLU()]
+        return nn.Sequential(*down), nn.Sequential(*up, nn.Conv2d(config.widths[0], channels, 3, padding=1))
+
+
+class _Grow(nn.Module):
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, size=self.size)

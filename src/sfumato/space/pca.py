@@ -1,0 +1,131 @@
+"""The linear spaces: PCA, and LSA, which is PCA of term counts without centering.
+
+Both are solved exactly from second moments, which one pass over the rows collects in O(d^2) memory however many rows
+there are. Where d is so large that its square is not welcome, a randomized solver takes the rows themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.extmath import randomized_svd
+from torch import Tensor
+
+Rows = Any  # (N, d) array, or scipy.sparse matrix where it is not centered
+CHUNK = 8192  # rows whose products are summed in their own precision before they join the float64 sums
+WIDE = 5000  # columns from which "auto" turns to the randomized solver: the square would take 200 MB
+
+
+@dataclass(frozen=True)
+class LinearSpace:
+    """Codes are coordinates along orthonormal directions, from a center.
+
+    Attributes
+    ----------
+    mean : array, (d,)
+        The center; zero for LSA.
+    components : array, (k, d)
+        Orthonormal rows. Of each, the entry that is largest in size is positive.
+    variances : array, (k,)
+        Mean squared coordinate of the data along each (PCA: with N - 1, as scikit-learn).
+    total : float
+        The sum of such variances over all d directions.
+
+    Examples
+    --------
+    >>> rows = np.array([[0.0, 0.0], [2.0, 2.0], [4.0, 4.1]])
+    >>> space = Moments.of(rows).solve(1)
+    >>> z = space.encode(torch.from_numpy(rows))
+    >>> bool((space.decode(z) - torch.from_numpy(rows)).abs().max() < 0.1)
+    True
+    """
+
+    mean: NDArray[np.float64]
+    components: NDArray[np.float64]
+    variances: NDArray[np.float64]
+    total: float
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Pictures or rows (B, ...) of d values to codes (B, k)."""
+        mean, components = self._like(x)
+        return (x.flatten(1) - mean) @ components.T
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Codes (B, k) to rows (B, d)."""
+        mean, components = self._like(z)
+        return z @ components + mean
+
+    def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(self.mean).to(x), torch.from_numpy(self.components).to(x)
+
+
+class Moments:
+    """Sums over rows from which the directions follow; add rows as they come.
+
+    Parameters
+    ----------
+    columns : int
+    center : bool
+        PCA; without it, LSA.
+    """
+
+    def __init__(self, columns: int, *, center: bool = True) -> None:
+        self.count, self.center = 0, center
+        self.pilot = np.zeros(columns)  # near the mean: sums of small numbers lose no digits
+        self.sum = np.zeros(columns)
+        self.gram = np.zeros((columns, columns))
+        self._solved: LinearSpace | None = None
+
+    @classmethod
+    def of(cls, rows: Rows, *, center: bool = True) -> Moments:
+        """The moments of rows (N, d)."""
+        out = cls(rows.shape[1], center=center)
+        out.add(rows)
+        return out
+
+    def add(self, rows: Rows) -> None:
+        """Take more rows (N, d) into account: one pass, chunk by chunk."""
+        self._solved = None
+        for start in range(0, rows.shape[0], CHUNK):
+            chunk = rows[start : start + CHUNK]
+            if self.center:
+                if self.count == 0:
+                    self.pilot = np.asarray(chunk.mean(axis=0, dtype=np.float64))
+                chunk = chunk - self.pilot.astype(chunk.dtype)
+                self.sum += chunk.sum(axis=0, dtype=np.float64)
+            product = chunk.T @ chunk
+            self.gram += product.toarray() if hasattr(product, "toarray") else product
+            self.count += chunk.shape[0]
+
+    def solve(self, k: int) -> LinearSpace:
+        """The k directions of largest variance (Pearson 1901; Deerwester et al. 1990 for LSA); found once."""
+        if self._solved is not None and len(self._solved.components) == k:
+            return self._solved
+        d, n = len(self.sum), self.count
+        shift = self.sum / n
+        scatter = self.gram - n * np.outer(shift, shift) if self.center else self.gram
+        part = (d - k, d - 1) if k < d // 2 else None
+        values, vectors = scipy.linalg.eigh(scatter, subset_by_index=part, check_finite=False)
+        values, vectors = values[::-1][:k].clip(0), vectors.T[::-1][:k]
+        self._solved = _space(self.pilot + shift, vectors, values, float(np.trace(scatter)), n, center=self.center)
+        return self._solved
+
+
+def randomized(rows: Rows, k: int, seed: int, *, center: bool = True) -> LinearSpace:
+    """The same directions from a random sketch of the rows, for wide data (Halko, Martinsson & Tropp 2011)."""
+    mean = np.asarray(rows.mean(axis=0, dtype=np.float64)).ravel() if center else np.zeros(rows.shape[1])
+    centered = rows - mean.astype(rows.dtype) if center else rows
+    _, values, vectors = randomized_svd(centered, k, n_oversamples=max(20, k // 2), n_iter=6, random_state=seed)
+    total = float(centered.multiply(centered).sum()) if hasattr(centered, "multiply") else float(np.square(centered, dtype=np.float64).sum())
+    return _space(mean, vectors.astype(np.float64), values.astype(np.float64) ** 2, total, rows.shape[0], center=center)
+
+
+def _space(mean: NDArray[Any], vectors: NDArray[Any], scatter: NDArray[Any], total: float, n: int, *, center: bool) -> LinearSpace:
+    largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=1)[:, None], axis=1)
+    free = max(1, n - 1) if center else n
+    return LinearSpace(mean, np.ascontiguousarray(vectors * np.where(largest < 0, -1.0, 1.0)), scatter / free, total / free)

@@ -1,0 +1,72 @@
+"""Train an autoencoder of a few codes: the denoising objective in the row ``direct``, on rows of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from sfumato import image
+from sfumato.corruption.base import parse
+from sfumato.denoiser.denoiser import Denoiser
+from sfumato.space.autoencoder import Autoencoder
+from sfumato.train.loss import Measure, cross_entropy, denoising_loss, squared
+from sfumato.types import Condition
+
+MEASURES: dict[str, Measure] = {"squared": squared, "cross_entropy": cross_entropy}
+SAMPLE = 20_000  # rows from which center and spread are taken
+
+
+class CodesJob:
+    """Rows in, the same rows out, through a few codes; with a corruption, from damaged rows.
+
+    Parameters
+    ----------
+    space : Autoencoder
+    rows : callable
+        ``rows(indices)`` gives float rows (B, d) of the data in [-1, 1].
+    count : int
+        How many rows there are.
+    loss : {"squared", "cross_entropy"}
+    corruption : str
+        As :func:`sfumato.parse` reads it; "none" for a plain autoencoder.
+    """
+
+    def __init__(
+        self,
+        space: Autoencoder,
+        rows: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+        count: int,
+        *,
+        loss: str = "squared",
+        corruption: str = "none",
+    ) -> None:
+        self.module, self.rows, self.count = space, rows, count
+        self.denoiser = Denoiser(space, "direct")
+        self.corruption, self.measure = parse(corruption), MEASURES[loss]
+        self.weights = torch.ones(count)
+
+    def settle(self) -> None:
+        """Let the space take center and spread from a sample of the rows, evenly spaced."""
+        self.module.settle(self.batch(torch.arange(0, self.count, max(1, self.count // SAMPLE))))
+
+    def batch(self, rows: Tensor) -> Tensor:
+        """Rows as pictures (B, C, H, W) on the module's device."""
+        found = torch.from_numpy(self.rows(rows.numpy()))
+        return found.reshape(-1, *self.module.config.shape).to(self.module.center.device)
+
+    def loss(self, rows: Tensor, random: Generator) -> Tensor:
+        """Mean loss over the rows."""
+        return denoising_loss(self.denoiser, self.batch(rows), self.corruption, Condition(), generator=random, measure=self.measure)
+
+    def preview(self, path: Path) -> None:
+        """Originals above their reconstructions, where the rows are pictures."""
+        if self.module.config.shape[1] == 1:
+            return
+        x = self.batch(torch.arange(min(12, self.count)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.sheet(image.to_pictures(torch.cat([x, self.module.decode(self.module.encode(x))])), columns=len(x)).save(path)

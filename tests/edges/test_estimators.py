@@ -1,0 +1,153 @@
+"""The estimators as a data scientist uses them: pipelines, files, seeds, sparse rows, corruptions, wrong input."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from sfumato import LSA, PCA, Autoencoder
+from sfumato.errors import ModelError, OptionError
+
+DIGITS, LABELS = load_digits(return_X_y=True)
+DIGITS = DIGITS.astype(np.float32)
+
+
+CONV = {"kind": "conv", "layers": (8, 16), "shape": (1, 8, 8)}
+
+
+def small(**changes):
+    return Autoencoder(**{"n_components": 6, "layers": (64,), "epochs": 15, "random_state": 0, **changes})
+
+
+def error(model):
+    return -model.score(DIGITS)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return small().fit(DIGITS)
+
+
+def test_an_autoencoder_beats_pca_at_equal_length():
+    model = small(n_components=2, layers=(256, 64), epochs=30).fit(DIGITS)
+    assert error(model) < 0.9 * error(PCA(2).fit(DIGITS))
+
+
+def test_training_helps(plain):
+    assert error(plain) < 0.7 * error(small(epochs=1).fit(DIGITS))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"loss": "cross_entropy"}, CONV, {"corruption": "noise:20"}, {**CONV, "corruption": "mask:0.1", "loss": "cross_entropy"}, {"dtype": "float32"}],
+    ids=str,
+)
+def test_every_kind_learns(changes):
+    assert error(small(**changes).fit(DIGITS)) < 0.75 * DIGITS.var(axis=0).sum()
+
+
+def test_denoising_removes_noise():
+    noisy = DIGITS + np.random.default_rng(0).normal(0, 4, DIGITS.shape).astype(np.float32)
+    trained = small(corruption="noise:64", epochs=40).fit(DIGITS)  # 64 of 255 is 4 of the range 0 to 16
+
+    def left(model):
+        return np.square(model.inverse_transform(model.transform(noisy)) - DIGITS).sum(axis=1).mean()
+
+    assert left(trained) < left(small(epochs=40).fit(DIGITS))
+    assert left(trained) < 0.7 * np.square(noisy - DIGITS).sum(axis=1).mean()
+
+
+def test_the_seed_fixes_the_result():
+    one, two, other = (small(epochs=2, random_state=k).fit(DIGITS).transform(DIGITS) for k in (3, 3, 4))
+    np.testing.assert_array_equal(one, two)
+    assert np.abs(one - other).max() > 0.1
+
+
+def test_float64_rows_give_float64_codes(plain):
+    codes = plain.transform(DIGITS.astype(np.float64))
+    assert codes.dtype == np.float64
+    np.testing.assert_allclose(codes, plain.transform(DIGITS), atol=1e-4)
+
+
+def test_warm_start_goes_on():
+    model = small(epochs=3, warm_start=True).fit(DIGITS)
+    before, steps = error(model), model.n_steps_
+    assert error(model.fit(DIGITS)) < before
+    assert model.n_steps_ == 2 * steps
+    assert small(epochs=3).fit(DIGITS).fit(DIGITS).n_steps_ == steps
+
+
+def test_partial_fit_goes_on():
+    model = small()
+    for _ in range(8):
+        model.partial_fit(DIGITS)
+    assert error(model) < 0.6 * DIGITS.var(axis=0).sum()
+
+
+def test_sparse_rows_are_the_same_as_dense_ones():
+    dense, sparse = (small(epochs=2).fit(rows) for rows in (DIGITS, scipy.sparse.csr_matrix(DIGITS)))
+    np.testing.assert_allclose(dense.transform(DIGITS), sparse.transform(scipy.sparse.csr_matrix(DIGITS)), atol=1e-5)
+
+
+def test_pipeline_and_grid_search():
+    search = GridSearchCV(make_pipeline(PCA(), LogisticRegression(max_iter=200)), {"pca__n_components": [2, 12]}, cv=2)
+    assert search.fit(DIGITS[:600] / 16, LABELS[:600]).best_params_ == {"pca__n_components": 12}
+    assert make_pipeline(small(epochs=5), LogisticRegression(max_iter=200)).fit(DIGITS, LABELS).score(DIGITS, LABELS) > 0.5
+
+
+def test_names_of_codes(plain):
+    pandas = pytest.importorskip("pandas")
+    assert PCA(2).fit(DIGITS).get_feature_names_out().tolist() == ["pca0", "pca1"]
+    frame = PCA(2).set_output(transform="pandas").fit_transform(pandas.DataFrame(DIGITS, columns=[f"p{k}" for k in range(64)]))
+    assert list(frame.columns) == ["pca0", "pca1"]
+    assert plain.get_feature_names_out()[0] == "autoencoder0"
+
+
+@pytest.mark.parametrize(
+    "model", [PCA(3), LSA(3), PCA(3, solver="randomized", random_state=0), small(epochs=1), small(epochs=1, **CONV)], ids=lambda m: type(m).__name__
+)
+def test_files_bring_the_model_back(model, tmp_path):
+    model.fit(DIGITS).save(tmp_path / "m")
+    again = type(model).load(tmp_path / "m")
+    np.testing.assert_array_equal(again.transform(DIGITS), model.transform(DIGITS))
+    assert again.get_params() == model.get_params()
+    assert {p.name for p in (tmp_path / "m").iterdir()} == {"estimator.json", "weights.safetensors"}
+    other = LSA if isinstance(model, PCA) else PCA
+    with pytest.raises(ModelError, match="not a"):
+        other.load(tmp_path / "m")
+    whole = (tmp_path / "m/weights.safetensors").read_bytes()
+    (tmp_path / "m/weights.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="can be read"):
+        type(model).load(tmp_path / "m")
+
+
+def test_a_file_with_an_unknown_key_is_refused(plain, tmp_path):
+    plain.save(tmp_path)
+    data = json.loads((tmp_path / "estimator.json").read_text())
+    data["fitted"]["state"]["config"]["dropout"] = 0.5
+    (tmp_path / "estimator.json").write_text(json.dumps(data))
+    with pytest.raises(ModelError, match="dropout"):
+        Autoencoder.load(tmp_path)
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    (PCA(65), "between 1 and n_features"), (PCA(solver="magic"), "solver"), (small(shape=(1, 7, 7)), "49 values"), (small(epochs=0), "epochs"),
+    (small(kind="round"), "kind"), (small(corruption="nosie:3"), 'did you mean "noise"'),
+], ids=str)  # fmt: skip
+def test_wrong_parameters(model, message):
+    with pytest.raises((ValueError, OptionError), match=message):
+        model.fit(DIGITS)
+
+
+def test_wrong_rows(plain):
+    with pytest.raises(ValueError, match="NaN"):
+        PCA().fit(np.full((4, 4), np.nan))
+    with pytest.raises(ValueError, match="64 features"):
+        plain.transform(DIGITS[:, :9])
+    with pytest.raises(ValueError, match="6 columns are expected"):
+        plain.inverse_transform(np.zeros((3, 5)))
