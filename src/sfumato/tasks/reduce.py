@@ -1,0 +1,273 @@
+"""Reduce: the same data through PCA and autoencoders at equal code lengths, compared honestly.
+
+:func:`compare` yields a :class:`Trial` after each fit; :mod:`sfumato.tasks.report` draws what they found.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+
+from sfumato.errors import DataError, OptionError
+from sfumato.estimators import LSA, PCA, Autoencoder
+from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, squared_error
+from sfumato.runtime import generator
+from sfumato.tasks.rows import Table
+from sfumato.types import Config
+
+RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbours at which documents are counted
+TERMS = 2000  # most frequent words (Hinton & Salakhutdinov 2006)
+SHOWN = 12  # pictures in a row of reconstructions
+MARKED = 3000  # points on a map
+
+
+class ReduceOptions(Config):
+    """What to compare."""
+
+    codes: tuple[int, ...] = (2, 10, 30)
+    corruption: str = "none"  # of the autoencoders' input
+    loss: Literal["squared", "cross_entropy"] = "squared"
+    epochs: int | None = Field(None, ge=1)  # by default so many that small sets see enough steps
+    layers: tuple[int, ...] | None = None  # of the dense autoencoder
+    neighbours: int = Field(7, ge=1)
+    outliers: float = Field(0.05, ge=0, lt=1)  # share of training rows replaced in the experiment; 0 leaves it out
+    test_share: float = Field(0.2, gt=0, lt=1)
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One method at one code length.
+
+    Attributes
+    ----------
+    method : str
+    codes : int
+    error : float
+        Squared error of a test row, summed over its values.
+    seconds : float
+        Of fitting.
+    parameters : int
+    accuracy : dict
+        Of k nearest neighbours, by k; empty without labels.
+    precision : dict
+        Of documents, by number of neighbours; empty otherwise.
+    average_precision : float, optional
+        Of documents.
+    train, test : array
+        Codes of the training rows and of the test rows.
+    again : array
+        The first test rows, reconstructed.
+    """
+
+    method: str
+    codes: int
+    error: float
+    seconds: float
+    parameters: int
+    accuracy: dict[int, float]
+    precision: dict[int, float]
+    average_precision: float | None
+    train: NDArray[Any] = field(repr=False)
+    test: NDArray[Any] = field(repr=False)
+    again: NDArray[Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """What replaced rows did to a method: its error on clean test rows after each fit."""
+
+    method: str
+    codes: int
+    clean: float
+    spoilt: float
+
+
+@dataclass
+class Comparison:
+    """Everything that was found."""
+
+    table: Table
+    options: ReduceOptions
+    train: Any = field(repr=False)
+    test: Any = field(repr=False)
+    train_labels: NDArray[np.str_] | None = field(repr=False)
+    test_labels: NDArray[np.str_] | None = field(repr=False)
+    places: NDArray[np.int64] = field(repr=False)  # of the test rows in the table
+    trials: list[Trial] = field(default_factory=list)
+    outliers: list[Outliers] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is being done now, and how much of all fits is done."""
+
+    text: str
+    done: int
+    total: int
+
+
+def start(table: Table, options: ReduceOptions) -> Comparison:
+    """Split the data and turn documents into term counts.
+
+    Raises
+    ------
+    DataError, OptionError
+        For data that is too small, or more codes than values.
+    """
+    test = table.test if table.test is not None else _held_out(len(table), options)
+    if test.sum() < 2 or (~test).sum() < 3:
+        raise DataError(f"{len(table)} rows are too few: at least 3 to train on and 2 to test on are needed")
+    train, held = _terms(table, test) if table.kind == "documents" else (table.rows[~test], table.rows[test])
+    most = min(train.shape)
+    if max(options.codes) >= most:
+        raise OptionError(f"{max(options.codes)} codes are too many: {train.shape[0]} rows of {train.shape[1]} values allow at most {most - 1}")
+    if train.shape[1] == 0 or float(train.max()) == float(train.min()):
+        raise DataError("all values are the same: there is nothing to reduce")
+    labels = table.labels
+    known, asked = (None, None) if labels is None else (labels[~test], labels[test])
+    return Comparison(table, options, train, held, known, asked, np.flatnonzero(test))
+
+
+def _held_out(count: int, options: ReduceOptions) -> NDArray[np.bool_]:
+    order = np.random.default_rng(options.seed).permutation(count)
+    out = np.zeros(count, bool)
+    out[order[: max(2, round(count * options.test_share))]] = True
+    return out
+
+
+def _terms(table: Table, test: NDArray[np.bool_]) -> tuple[Any, Any]:
+    """Term counts of documents, logarithm and tf-idf; the vocabulary is that of the training documents."""
+    counter = CountVectorizer(max_features=TERMS, stop_words="english")
+    try:
+        train = counter.fit_transform([t for t, held in zip(table.texts, test, strict=True) if not held])
+    except ValueError:
+        raise DataError("the documents hold no words that can be counted") from None
+    held = counter.transform([t for t, held in zip(table.texts, test, strict=True) if held])
+    weigh = TfidfTransformer().fit(train)
+    return weigh.transform(train).astype(np.float32), weigh.transform(held).astype(np.float32)
+
+
+def compare(found: Comparison) -> Iterator[Note | Trial]:
+    """Fit every method at every length, filling `found`; yields what is being done and each result."""
+    options = found.options
+    lengths = sorted({2, *options.codes})  # a map needs two
+    jobs = [(name, k) for k in lengths for name in _methods(found)]
+    total = len(jobs) + (2 * 2 if options.outliers else 0)
+    for done, (name, k) in enumerate(jobs):
+        yield Note(f"{name}, {k} codes", done, total)
+        trial = _trial(found, name, k)
+        found.trials.append(trial)
+        yield trial
+    if options.outliers:
+        for n, name in enumerate(_methods(found)[:2]):
+            yield Note(f"{name}, {max(lengths)} codes, with outliers", len(jobs) + 2 * n, total)
+            found.outliers.append(_with_outliers(found, name, max(lengths)))
+    yield Note("done", total, total)
+
+
+def _methods(found: Comparison) -> list[str]:
+    if found.table.kind == "documents":
+        return ["LSA", "autoencoder"]
+    convolve = found.table.shape is not None and min(found.table.shape[1:]) >= 8
+    return ["PCA", "autoencoder", *(["convolutional autoencoder"] if convolve else [])]
+
+
+def _build(found: Comparison, method: str, k: int) -> Any:
+    options, width = found.options, found.train.shape[1]
+    if method == "PCA":
+        return PCA(k, random_state=options.seed)
+    if method == "LSA":
+        return LSA(k, random_state=options.seed)
+    epochs = options.epochs or max(20, min(500, 2_000_000 // found.train.shape[0] // 10))
+    shared: dict[str, Any] = {
+        "epochs": epochs, "loss": options.loss, "corruption": options.corruption, "random_state": options.seed, "device": options.device,
+        "shape": found.table.shape,
+    }  # fmt: skip
+    if method == "autoencoder":
+        return Autoencoder(k, layers=options.layers or default_layers(width), **shared)
+    return Autoencoder(k, kind="conv", layers=(32, 64, 128), **shared)
+
+
+def default_layers(width: int) -> tuple[int, ...]:
+    """Hidden widths for rows of `width` values: those of Hinton & Salakhutdinov 2006 for digits and documents.
+
+    Examples
+    --------
+    >>> default_layers(784), default_layers(2000), default_layers(64)
+    ((1000, 500, 250), (500, 250, 125), (128, 64))
+    """
+    if width >= 1500:
+        return (500, 250, 125)
+    return (1000, 500, 250) if width >= 300 else (max(16, 2 * width), max(8, width))
+
+
+def _trial(found: Comparison, method: str, k: int) -> Trial:
+    model = _build(found, method, k)
+    began = time.perf_counter()
+    model.fit(found.train)
+    if not isinstance(model, Autoencoder):
+        model.components_  # noqa: B018 (solved when first asked for)
+    seconds = time.perf_counter() - began
+    train, test = model.transform(found.train), model.transform(found.test)
+    again = model.inverse_transform(test[:SHOWN])
+    size = sum(p.numel() for p in model.space_.parameters()) if isinstance(model, Autoencoder) else model.components_.size + model.mean_.size
+    accuracy: dict[int, float] = {}
+    precision: dict[int, float] = {}
+    average = None
+    if found.train_labels is not None and found.test_labels is not None:
+        known, asked = found.train_labels != "", found.test_labels != ""
+        for n in sorted({1, found.options.neighbours}):
+            accuracy[n] = knn_accuracy(train[known], found.train_labels[known], test[asked], found.test_labels[asked], n)
+        if found.table.kind == "documents":
+            precision = precision_at(test[asked], found.test_labels[asked], RANKS)
+            average = mean_average_precision(test[asked], found.test_labels[asked])
+    return Trial(method, k, -model.score(found.test), seconds, int(size), accuracy, precision, average, train, test, again)
+
+
+def _with_outliers(found: Comparison, method: str, k: int) -> Outliers:
+    """Fit on rows of which a share was replaced by uniform noise over three times the range of the values."""
+    dense = found.train.toarray() if hasattr(found.train, "toarray") else found.train.copy()
+    low, high = float(dense.min()), float(dense.max())
+    rng = np.random.default_rng(int(generator(found.options.seed, "outliers").initial_seed()) % 2**32)
+    chosen = rng.permutation(len(dense))[: max(1, round(len(dense) * found.options.outliers))]
+    dense[chosen] = rng.uniform(low - (high - low), high + (high - low), (len(chosen), dense.shape[1])).astype(dense.dtype)
+    test = found.test.toarray() if hasattr(found.test, "toarray") else found.test
+    clean = next(t.error for t in found.trials if (t.method, t.codes) == (method, k))
+    model = _build(found, method, k).fit(dense)
+    return Outliers(method, k, clean, squared_error(test, model.inverse_transform(model.transform(test))))
+
+
+def verdict(found: Comparison) -> list[str]:
+    """Plain sentences: who wins at which length, when the linear method is enough, what outliers do."""
+    lines = []
+    linear = _methods(found)[0]
+    for k in sorted({t.codes for t in found.trials}):
+        here = sorted((t for t in found.trials if t.codes == k), key=lambda t: t.error)
+        best, base = here[0], next(t for t in here if t.method == linear)
+        if best.method == linear:
+            lines.append(f"At {k} codes {linear} wins, with error {base.error:.4g}; the next is the {here[1].method} with {here[1].error:.4g}.")
+        elif best.error > 0.95 * base.error:
+            lines.append(f"At {k} codes {linear} is enough: its error {base.error:.4g} is within 5 % of the {best.method}'s {best.error:.4g}.")
+        else:
+            less = 100 * (1 - best.error / base.error)
+            lines.append(
+                f"At {k} codes the {best.method} wins: error {best.error:.4g}, {less:.0f} % below {linear}'s {base.error:.4g}, "
+                f"for {best.seconds:.1f} s of training against {base.seconds:.2f} s."
+            )
+    for o in found.outliers:
+        share, times = f"{found.options.outliers:.0%} of the training rows", o.spoilt / max(o.clean, 1e-12)
+        lines.append(f"With {share} replaced by noise, the error of {_article(o.method)} on clean rows is {times:.2f} times as large.")
+    return lines
+
+
+def _article(method: str) -> str:
+    return method if method in ("PCA", "LSA") else f"the {method}"

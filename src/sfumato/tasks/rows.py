@@ -1,0 +1,274 @@
+"""Data of any kind as rows of numbers: pictures, tables and documents, with labels where there are some.
+
+What cannot be read is skipped and listed, never fatal; a set with nothing usable gets one sentence.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sfumato import image
+from sfumato.errors import DataError, PictureError, unknown
+from sfumato.train.data import Sample, find
+
+Kind = Literal["pictures", "numbers", "documents"]
+LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person")
+TEXTS = ("text", "body", "document", "content")
+ARRAYS = ("images", "pictures", "x", "data", "x_train", "arr_0")
+SIDE = 32  # of a picture, in pixels, where the pictures differ in size and the user gives none
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data set.
+
+    Attributes
+    ----------
+    kind : {"pictures", "numbers", "documents"}
+    rows : array, (N, d), float32
+        Pictures and numbers; pictures are 0 to 1. Empty for documents.
+    texts : list of str
+        Documents.
+    labels : array of str, (N,), or None
+        "" where a row has none.
+    shape : (C, H, W), optional
+        Of a picture.
+    test : array of bool, (N,), or None
+        The rows that the data set keeps for testing.
+    skipped : list of str
+        One sentence for each item that was left out.
+    """
+
+    kind: Kind
+    rows: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    texts: list[str] = field(default_factory=list)
+    labels: NDArray[np.str_] | None = None
+    shape: tuple[int, int, int] | None = None
+    test: NDArray[np.bool_] | None = None
+    skipped: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.texts) if self.kind == "documents" else len(self.rows)
+
+    def take(self, chosen: NDArray[Any]) -> Table:
+        """Some of the rows, by place or by a mask."""
+        places = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+        return replace(
+            self,
+            rows=self.rows[places] if len(self.rows) else self.rows,
+            texts=[self.texts[k] for k in places] if self.texts else [],
+            labels=None if self.labels is None else self.labels[places],
+            test=None if self.test is None else self.test[places],
+        )
+
+
+def read(source: Path, *, size: int | None = None, label: str | None = None) -> Table:
+    """Read a folder, ``.zip``, ``.npz``, ``.npy``, idx (``.gz``), ``.csv`` or ``.parquet``.
+
+    Parameters
+    ----------
+    source : Path
+    size : int, optional
+        Side in pixels that pictures are brought to; their own if all agree and are small.
+    label : str, optional
+        Column or array that holds the labels.
+
+    Raises
+    ------
+    DataError
+        If there is nothing usable, with the reason.
+    """
+    if not source.exists():
+        raise DataError(f"{source} does not exist; give a folder, .zip, .npz, .npy, idx.gz, .csv or .parquet")
+    name = source.name.lower()
+    if source.is_dir():
+        table = _folder(source, size)
+    elif name.endswith((".npz", ".npy")):
+        table = _numpy(source, label)
+    elif "idx" in name:
+        table = _idx(source)
+    elif name.endswith((".csv", ".tsv", ".parquet")):
+        table = _columns(source, size, label)
+    elif name.endswith(".zip"):
+        table = _zip(source, size)
+    else:
+        raise DataError(f"{source} is of no kind that is known; give a folder, .zip, .npz, .npy, idx.gz, .csv or .parquet")
+    return _usable(table, source)
+
+
+def _usable(table: Table, source: Path) -> Table:
+    """Without rows that hold NaN, infinities or no text; with a sentence for each."""
+    documents = table.kind == "documents"
+    good = np.array([bool(t.strip()) for t in table.texts] if documents else np.isfinite(table.rows).all(axis=1), dtype=np.bool_)
+    reason = "it is empty" if documents else "it holds NaN or infinity"
+    skipped = table.skipped + [f"row {k}: {reason}" for k in np.flatnonzero(~good)]
+    if good.sum() < 3:
+        first = f"; first: {skipped[0]}" if skipped else ""
+        raise DataError(f"{source} has {int(good.sum())} usable rows; at least 3 are needed{first}")
+    return replace(table if good.all() else table.take(good), skipped=skipped)
+
+
+def _folder(folder: Path, size: int | None) -> Table:
+    idx = sorted(p for p in folder.iterdir() if "images" in p.name and "idx3" in p.name)
+    if idx:
+        return _idx(next((p for p in idx if "train" in p.name), idx[0]))
+    texts = sorted(p for p in folder.rglob("*.txt") if p.is_file())
+    pictures = any(p.suffix.lower() in image.SUFFIXES for p in folder.rglob("*"))
+    if texts and not pictures:
+        labels = [p.parent.name if p.parent != folder else "" for p in texts]
+        return Table("documents", texts=[p.read_text("utf-8", errors="replace") for p in texts], labels=_labels(labels))
+    samples = find(folder)
+    return _pictures(samples, [PurePosixPath(s.name).parent.name for s in samples], size)
+
+
+def _zip(path: Path, size: int | None) -> Table:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(n for n in archive.namelist() if PurePosixPath(n).suffix.lower() in image.SUFFIXES)
+            held = {n: archive.read(n) for n in names}  # into memory: nothing is unpacked, so a member's path cannot do harm
+    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+        raise DataError(f"{path} cannot be read as a zip file: {error}") from None
+    samples = [Sample(n, (), lambda n=n: held[n]) for n in names]  # type: ignore[misc]
+    return _pictures(samples, [PurePosixPath(n).parent.name for n in names], size)
+
+
+def _pictures(samples: list[Sample], labels: list[str], size: int | None) -> Table:
+    """Decode all; grey if every picture is, of one size if they differ."""
+    kept: list[Image.Image] = []
+    names, skipped = [], []
+    for sample, label in zip(samples, labels, strict=True):
+        try:
+            kept.append(image.read(sample.read()))
+            names.append(label)
+        except (PictureError, OSError) as error:
+            skipped.append(f"{sample.name}: {error}")
+    if not kept:
+        return Table("pictures", skipped=skipped)
+    sizes = {p.size for p in kept}
+    same = len(sizes) == 1 and math.prod(next(iter(sizes))) <= 64 * 64
+    target = (size, size) if size else next(iter(sizes)) if same else (SIDE, SIDE)
+    pixels = np.stack([np.asarray(image.crop_to(p, target), dtype=np.float32) / 255 for p in kept])
+    if np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2]):
+        pixels = pixels[..., :1]
+    return _stack(pixels, _labels(names), skipped)
+
+
+def _stack(pixels: NDArray[Any], labels: NDArray[np.str_] | None, skipped: list[str] | None = None) -> Table:
+    """(N, H, W, C) in 0 to 1 as rows."""
+    n, tall, wide, channels = pixels.shape
+    rows = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32).reshape(n, -1)
+    return Table("pictures", rows, labels=labels, shape=(channels, tall, wide), skipped=skipped or [])
+
+
+def _labels(values: Iterable[Any]) -> NDArray[np.str_] | None:
+    """Labels as text; None if there are none, or only one."""
+    found = np.array([_word(v) for v in values], dtype=np.str_)
+    return found if len(set(found.tolist()) - {""}) > 1 else None
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list | tuple | np.ndarray):
+        value = value[0] if len(value) else ""
+    return "" if value is None or value != value else str(value)
+
+
+def _numpy(path: Path, label: str | None) -> Table:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {k: loaded[k] for k in loaded.files} if hasattr(loaded, "files") else {"data": loaded}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    lower = {k.lower(): k for k in arrays}
+    main = next((lower[n] for n in ARRAYS if n in lower), max(arrays, key=lambda k: arrays[k].size, default=None))
+    if main is None or arrays[main].ndim < 2:
+        raise DataError(f"{path} holds no rows; an array of shape (N, d), (N, H, W) or (N, H, W, C) is needed, found {sorted(arrays)}")
+    if label and label not in arrays:
+        raise unknown("array", label, arrays)
+    known = label or next((lower[n] for n in LABELS if n in lower), None)
+    labels = _labels(arrays[known]) if known and len(arrays[known]) == len(arrays[main]) else None
+    values = arrays[main]
+    if values.ndim == 2:
+        return Table("numbers", _float(values, path), labels=labels)
+    pixels = _float(values, path) / (255 if values.dtype == np.uint8 else 1)
+    return _stack(pixels if pixels.ndim == 4 else pixels[..., None], labels)
+
+
+def _float(values: NDArray[Any], path: Path) -> NDArray[np.float32]:
+    if values.dtype.kind not in "fiub":
+        raise DataError(f"{path} holds values of type {values.dtype}, not numbers")
+    return values.astype(np.float32)
+
+
+def _idx(path: Path) -> Table:
+    """The files of MNIST; a test set beside them is marked as such."""
+    parts = [path, *([p] if (p := path.with_name(path.name.replace("train", "t10k"))).exists() and p != path else [])]
+    pixels = [_idx_array(p) for p in parts]
+    beside = [p.with_name(p.name.replace("images-idx3", "labels-idx1").replace("images", "labels")) for p in parts]
+    labels = _labels(np.concatenate([_idx_array(p) for p in beside])) if all(b.exists() and b not in parts for b in beside) else None
+    test = np.repeat([False, True], [len(p) for p in pixels]) if len(parts) == 2 else None
+    return replace(_stack(np.concatenate(pixels)[..., None] / np.float32(255), labels), test=test)
+
+
+def _idx_array(path: Path) -> NDArray[np.uint8]:
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if raw[:3] != b"\0\0\x08":
+            raise ValueError("it does not begin as an idx file of bytes does")
+        shape = np.frombuffer(raw, ">i4", raw[3], 4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise DataError(f"{path} cannot be read as an idx file: {error}") from None
+
+
+def _columns(path: Path, size: int | None, label: str | None) -> Table:
+    """A parquet file of pictures, texts or numbers, or a csv file of texts or numbers."""
+    try:
+        import pyarrow.csv
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError('reading tables needs pyarrow: pip install "sfumato[reduce]"') from None
+    try:
+        if path.suffix == ".parquet":
+            table = pyarrow.parquet.read_table(path)
+        else:
+            separator = "\t" if path.suffix == ".tsv" else ","
+            table = pyarrow.csv.read_csv(io.BytesIO(path.read_bytes()), parse_options=pyarrow.csv.ParseOptions(delimiter=separator))
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as a table: {error}") from None
+    names = table.column_names
+    if label and label not in names:
+        raise unknown("column", label, names)
+    known = label or next((n for n in names if n.lower() in LABELS), None)
+    given = table[known].to_pylist() if known else [""] * table.num_rows
+    test = _test_rows(table)
+    if any(n in names for n in ("image", "picture", "jpg", "png", "webp", "bytes")):
+        return replace(_pictures(find(path), [_word(v) for v in given], size), test=None)
+    text = next((n for n in names if n.lower() in TEXTS), None)
+    if text:
+        return Table("documents", texts=[t or "" for t in table[text].to_pylist()], labels=_labels(given), test=test)
+    numeric = [n for n in names if n != known and str(table.schema.field(n).type).startswith(("int", "uint", "float", "double", "bool"))]
+    if not numeric:
+        raise DataError(f"{path} has no column of numbers, text ({', '.join(TEXTS)}) or pictures; found {', '.join(names)}")
+    rows = np.stack([np.array([math.nan if v is None else float(v) for v in table[n].to_pylist()], np.float32) for n in numeric], axis=1)
+    left_out = [f"column {n}: no numbers" for n in names if n not in numeric and n != known]
+    return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out)
+
+
+def _test_rows(table: Any) -> NDArray[np.bool_] | None:
+    """The rows whose column "split" says test, of those that say train or test; others are not marked."""
+    if "split" not in table.column_names:
+        return None
+    split = np.array([str(s) for s in table["split"].to_pylist()])
+    marked = np.isin(split, ["test", "val"])
+    return marked if 0 < marked.sum() < len(marked) else None

@@ -1,0 +1,200 @@
+"""sfumato reduce: every kind of data, the report, and wrong input."""
+
+import gzip
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from typer.testing import CliRunner
+
+from sfumato.cli import app, main
+from sfumato.errors import DataError
+from sfumato.tasks.rows import read
+
+pa = pytest.importorskip("pyarrow")
+import pyarrow.parquet as pq  # noqa: E402
+
+DIGITS = load_digits()
+PIXELS = (DIGITS.images[:120] / 16 * 255).astype(np.uint8)
+LABELS = DIGITS.target[:120]
+WORDS = ("apple pear fruit sweet orchard", "engine wheel car road motor")
+
+
+def idx(path, array):
+    head = b"\0\0\x08" + bytes([array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(gzip.compress(head + array.astype(np.uint8).tobytes()))
+
+
+def documents():
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 2, 80)
+    return [" ".join(rng.choice(WORDS[k].split(), 12)) for k in kinds], [f"topic {k}" for k in kinds]
+
+
+def write(kind, folder):
+    """A data set of each kind; returns its path."""
+    if kind == "npz":
+        np.savez(folder / "d.npz", images=PIXELS, labels=LABELS)
+        return folder / "d.npz"
+    if kind == "npy":
+        np.save(folder / "d.npy", DIGITS.data[:120].astype(np.float32))
+        return folder / "d.npy"
+    if kind == "csv":
+        rows = [",".join([f"{v:g}" for v in row] + [str(label)]) for row, label in zip(DIGITS.data[:120, 20:40], LABELS, strict=True)]
+        (folder / "d.csv").write_text("\n".join([",".join([f"p{k}" for k in range(20)] + ["label"]), *rows]))
+        return folder / "d.csv"
+    if kind == "parquet of texts":
+        texts, labels = documents()
+        pq.write_table(pa.table({"text": texts, "label": labels, "split": ["train"] * 50 + ["test"] * 30}), folder / "d.parquet")
+        return folder / "d.parquet"
+    if kind == "idx":
+        idx(folder / "train-images-idx3-ubyte.gz", PIXELS[:80])
+        idx(folder / "train-labels-idx1-ubyte.gz", LABELS[:80])
+        idx(folder / "t10k-images-idx3-ubyte.gz", PIXELS[80:])
+        idx(folder / "t10k-labels-idx1-ubyte.gz", LABELS[80:])
+        return folder
+    if kind == "folder of texts":
+        for k, (text, label) in enumerate(zip(*documents(), strict=True)):
+            (folder / label).mkdir(exist_ok=True)
+            (folder / label / f"{k}.txt").write_text(text)
+        return folder
+    for k, (pixels, label) in enumerate(zip(PIXELS, LABELS, strict=True)):
+        (folder / str(label)).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / str(label) / f"{k}.png")
+    (folder / "0" / "broken.png").write_bytes(b"no picture")
+    if kind == "folder of pictures":
+        return folder
+    with zipfile.ZipFile(folder.parent / "d.zip", "w") as archive:
+        for path in sorted(folder.rglob("*.png")):
+            archive.write(path, path.relative_to(folder))
+    return folder.parent / "d.zip"
+
+
+DIGIT = (1, 8, 8)
+KINDS = {
+    "npz": ("pictures", 120, DIGIT, None), "npy": ("numbers", 120, None, None), "csv": ("numbers", 120, None, None),
+    "idx": ("pictures", 120, DIGIT, 40), "parquet of texts": ("documents", 80, None, 30), "folder of texts": ("documents", 80, None, None),
+    "folder of pictures": ("pictures", 120, DIGIT, None), "zip": ("pictures", 120, DIGIT, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_read(kind, tmp_path):
+    (tmp_path / "in").mkdir()
+    table = read(write(kind, tmp_path / "in"))
+    want, count, shape, held = KINDS[kind]
+    assert (table.kind, len(table), table.shape) == (want, count, shape)
+    assert (table.labels is None) == (kind == "npy")
+    assert (None if table.test is None else int(table.test.sum())) == held
+    assert len(table.skipped) == (kind in ("folder of pictures", "zip"))
+    if shape:
+        assert 0 <= table.rows.min() < table.rows.max() <= 1
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["reduce", *map(str, words)])
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv", "parquet of texts"])
+def test_report(kind, tmp_path):
+    (tmp_path / "in").mkdir()
+    source = write(kind, tmp_path / "in")
+    result = run(source, "--output", tmp_path / "out", "--codes", "3", "--epochs", 2)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert {t["codes"] for t in report["trials"]} == {2, 3}
+    assert len(report["outliers"]) == 2
+    assert all(np.isfinite(t["error"]) for t in report["trials"])
+    assert ("precision_at" in report["trials"][0]) == (kind == "parquet of texts")
+    page = (tmp_path / "out/report.html").read_text()
+    assert report["verdict"][0].split(":")[0] in page
+    for mark in ("<script src=", "<link rel", "@import", "url(http"):
+        assert mark not in page, "the page must need no network"
+    assert {"error.png", "error.svg", "map.png", "map.svg"} <= {p.name for p in (tmp_path / "out").iterdir()}
+
+
+def test_pca_error_in_a_report_is_the_closed_form(tmp_path):
+    (tmp_path / "in").mkdir()
+    source = write("idx", tmp_path / "in")
+    run(source, "--output", tmp_path / "out", "--codes", "3", "--epochs", 1, "--outliers", 0)
+    rows = PIXELS.reshape(120, -1) / 255
+    mean = rows[:80].mean(0)
+    axes = np.linalg.svd(rows[:80] - mean, full_matrices=False)[2][:3]
+    error = np.square((rows[80:] - mean) - (rows[80:] - mean) @ axes.T @ axes).sum(1).mean()
+    trials = json.loads((tmp_path / "out/report.json").read_text())["trials"]
+    assert next(t["error"] for t in trials if (t["method"], t["codes"]) == ("PCA", 3)) == pytest.approx(error, rel=1e-4)
+
+
+def test_rows_with_nan_are_left_out_and_listed(tmp_path):
+    values = DIGITS.data[:50].copy()
+    values[3, 3], values[9, 0] = np.nan, np.inf
+    np.save(tmp_path / "d.npy", values)
+    table = read(tmp_path / "d.npy")
+    assert len(table) == 48
+    assert [s.split(":")[0] for s in table.skipped] == ["row 3", "row 9"]
+
+
+def bad(kind, folder):
+    path = folder / "d.npy"
+    if kind == "constant":
+        np.save(path, np.ones((20, 5)))
+    elif kind == "one row":
+        np.save(path, np.ones((1, 5)))
+    elif kind == "pickled":
+        np.save(path, np.array([{}, {}], dtype=object), allow_pickle=True)
+    elif kind == "all nan":
+        np.save(path, np.full((20, 5), np.nan))
+    elif kind == "not a zip":
+        path = folder / "d.zip"
+        path.write_bytes(b"PK nothing")
+    elif kind == "empty folder":
+        path = folder / "e"
+        path.mkdir()
+    elif kind == "words only":
+        path = folder / "d.csv"
+        path.write_text("name,city\nann,rome\nbob,oslo\ncyd,bern\n")
+    elif kind == "cut idx":
+        idx(folder / "train-images-idx3-ubyte.gz", PIXELS)
+        path = folder / "train-images-idx3-ubyte.gz"
+        path.write_bytes(path.read_bytes()[:200])
+    return path
+
+
+@pytest.mark.parametrize(("kind", "message"), [
+    ("constant", "nothing to reduce"), ("one row", "at least 3"), ("pickled", "cannot be read"), ("all nan", "0 usable rows"),
+    ("not a zip", "zip file"),
+    ("empty folder", "no pictures"), ("words only", "no column of numbers"), ("cut idx", "idx file"), ("missing", "does not exist"),
+])  # fmt: skip
+def test_bad_data_gets_one_sentence(kind, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sfumato", "reduce", str(bad(kind, tmp_path)), "--output", str(tmp_path / "out"), "--codes", "2"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1]
+    assert not any("Traceback" in line for line in lines)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--codes", "2,x"], "cannot be read"), (["--codes", "64"], "too many"), (["--corruption", "nosie:2"], 'did you mean "noise"'),
+    (["--outliers", "2"], "outliers"), (["--label", "lable"], 'did you mean "labels"'), (["--loss", "magic"], "magic"),
+])  # fmt: skip
+def test_wrong_options_get_one_sentence(words, message, tmp_path, capsys, monkeypatch):
+    (tmp_path / "in").mkdir()
+    source = write("npz", tmp_path / "in")
+    monkeypatch.setattr("sys.argv", ["sfumato", "reduce", str(source), "--output", str(tmp_path / "out"), *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_needs_three_rows(tmp_path):
+    (tmp_path / "a.txt").write_text("only one")
+    with pytest.raises(DataError, match="at least 3"):
+        read(tmp_path)
