@@ -13,17 +13,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
 from sfumato.errors import DataError, OptionError
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, squared_error
 from sfumato.runtime import generator
 from sfumato.tasks.rows import Table
+from sfumato.tasks.terms import Terms
 from sfumato.types import Config
 
 RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbours at which documents are counted
-TERMS = 2000  # most frequent words (Hinton & Salakhutdinov 2006)
 SHOWN = 12  # pictures in a row of reconstructions
 MARKED = 3000  # points on a map
 
@@ -145,15 +144,10 @@ def _held_out(count: int, options: ReduceOptions) -> NDArray[np.bool_]:
 
 
 def _terms(table: Table, test: NDArray[np.bool_]) -> tuple[Any, Any]:
-    """Term counts of documents, logarithm and tf-idf; the vocabulary is that of the training documents."""
-    counter = CountVectorizer(max_features=TERMS, stop_words="english")
-    try:
-        train = counter.fit_transform([t for t, held in zip(table.texts, test, strict=True) if not held])
-    except ValueError:
-        raise DataError("the documents hold no words that can be counted") from None
-    held = counter.transform([t for t, held in zip(table.texts, test, strict=True) if held])
-    weigh = TfidfTransformer().fit(train)
-    return weigh.transform(train).astype(np.float32), weigh.transform(held).astype(np.float32)
+    """Weighted term counts; the vocabulary is that of the training documents."""
+    split = [[t for t, h in zip(table.texts, test, strict=True) if h == held] for held in (False, True)]
+    terms = Terms.fit(split[0])
+    return terms(split[0]), terms(split[1])
 
 
 def compare(found: Comparison) -> Iterator[Note | Trial]:

@@ -1,0 +1,381 @@
+"""Search: items as codes in an embedded database; the nearest to a text or a picture.
+
+An index is a folder: ``index.json`` (what it holds), ``space/`` (the fitted estimator) and a LanceDB table. Items are
+written in batches, each of them whole or not at all and keyed by name, so an index that was killed is finished by
+running the same command again. Only new and changed items are encoded, and those that are gone leave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sfumato import image
+from sfumato.errors import DataError, ModelError, OptionError, PictureError, unknown
+from sfumato.estimators import LSA, PCA, Autoencoder
+from sfumato.metrics import neighbours
+from sfumato.runtime import atomic
+from sfumato.tasks.rows import LABELS, TEXTS
+from sfumato.tasks.terms import Terms
+from sfumato.train.data import Sample, find
+from sfumato.types import Config
+
+KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
+TABLE = "items"
+BATCH = 512  # items that are encoded and written at once
+FITTED = 20_000  # items that a space is fitted to, at most
+APPROXIMATE = 500_000  # items from which on an approximate index is built
+SHOWN = 160  # letters of a document that are kept for display
+
+
+class Index(Config):
+    """``index.json``."""
+
+    kind: str  # pictures or documents
+    source: str
+    space: str
+    side: int = 32
+    terms: list[str] = []
+    weights: list[float] = []
+    recall: float | None = None  # of the approximate index, measured on 100 queries; None where search is exact
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that can be found: its name, what tells whether it changed, its label, and how to read it."""
+
+    name: str
+    stamp: str
+    label: str
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result.
+
+    Attributes
+    ----------
+    name : str
+        Of the file, or the row of a table.
+    similarity : float
+        Cosine of the angle between the codes, -1 to 1.
+    label, text : str
+        Empty if there is none; the text is the beginning of a document.
+    """
+
+    name: str
+    similarity: float
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """Progress: items encoded, of how many that are new or changed; at the end what left and what was skipped."""
+
+    done: int
+    total: int
+    removed: int = 0
+    skipped: tuple[str, ...] = ()
+
+
+def index(source: Path, folder: Path, space: str | None = None, *, side: int = 32) -> Iterator[Indexed]:
+    """Index pictures or documents, or bring an index up to date.
+
+    Parameters
+    ----------
+    source : Path
+        Folder of pictures or of ``.txt`` files, ``.parquet`` or ``.tar``.
+    folder : Path
+        Of the index.
+    space : str, optional
+        ``pca:30``, ``autoencoder:30``, ``lsa:128``, fitted to the data; or the folder of a saved estimator. Kept from
+        the first call; by default pca:30 for pictures and lsa:128 for documents.
+    side : int
+        Pixels that pictures are brought to.
+
+    Raises
+    ------
+    DataError, OptionError, ModelError
+    """
+    if space is not None:
+        _parse(space)
+    kind, items = _items(source)
+    described = folder / "index.json"
+    if described.exists():
+        settings = _settings(folder)
+        if (settings.kind, settings.space) != (kind, space or settings.space):
+            raise OptionError(f"{folder} is an index of {settings.kind} in space {settings.space}; give another --output")
+    else:
+        settings = _fit(kind, items, source, folder, space, side)
+    model, table = _model(folder, settings), _table(folder, create=True)
+    have = {r["name"]: r["stamp"] for r in table.search().select(["name", "stamp"]).limit(None).to_list()}
+    wanted = {i.name: i for i in items}
+    fresh = [i for i in items if have.get(i.name) != i.stamp]
+    skipped: list[str] = []
+    yield Indexed(0, len(fresh))
+    for start in range(0, len(fresh), BATCH):
+        batch = fresh[start : start + BATCH]
+        rows = _encode(batch, settings, model, skipped)
+        if rows:
+            table.merge_insert("name").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+        yield Indexed(start + len(batch), len(fresh))
+    bad = {s.split(": ")[0] for s in skipped}
+    gone = [name for name in have if name not in wanted or name in bad]
+    for start in range(0, len(gone), BATCH):
+        table.delete("name IN (" + ", ".join(_quoted(n) for n in gone[start : start + BATCH]) + ")")
+    if table.count_rows() >= APPROXIMATE:
+        _approximate(table, folder, settings)
+    with contextlib.suppress(Exception):  # tidying only: old versions and small files
+        table.optimize()
+    yield Indexed(len(fresh), len(fresh), len(gone), tuple(skipped))
+
+
+def search(folder: Path, query: str, k: int = 12, where: str | None = None) -> list[Hit]:
+    """The `k` items nearest to a text, or to a picture or text file.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the index.
+    query : str
+        Words, or the path of a file.
+    where : str, optional
+        SQL over name, label and text: ``label = 'cat'``.
+    """
+    if k < 1:
+        raise OptionError(f"k is {k}; it must be 1 or more")
+    settings = _settings(folder)
+    code = _query(settings, _model(folder, settings), query)
+    asked = _table(folder).search(code.tolist(), vector_column_name="vector").distance_type("cosine").limit(k)
+    if settings.recall is None:
+        asked = asked.bypass_vector_index()
+    try:
+        rows = (asked.where(where, prefilter=True) if where else asked).to_list()
+    except Exception as error:
+        if where is None:
+            raise
+        raise OptionError(f"the filter \"{where}\" cannot be used ({str(error).splitlines()[0]}); write SQL as label = 'cat'") from None
+    return [Hit(r["name"], round(1 - r["_distance"], 6), r["label"], r["text"]) for r in rows]
+
+
+def pictures(folder: Path, hits: list[Hit], side: int = 128) -> Image.Image:
+    """The pictures of results on one sheet, nearest first."""
+    settings = _settings(folder)
+    if settings.kind != "pictures":
+        raise OptionError("this index holds documents: there are no pictures to show")
+    held = {i.name: i.sample for i in _items(Path(settings.source))[1]}
+    found = [image.crop_to(image.read(held[h.name].read()), (side, side)) for h in hits if h.name in held]
+    if not found:
+        raise DataError(f"none of the pictures found is still in {settings.source}")
+    return image.sheet(found)
+
+
+def _items(source: Path) -> tuple[str, list[Item]]:
+    """What is in a source, without reading what takes long."""
+    if source.is_dir():
+        texts = sorted(p for p in source.rglob("*.txt") if p.is_file())
+        if texts and not any(p.suffix.lower() in image.SUFFIXES for p in source.rglob("*")):
+            return "documents", [_file(source, p, Sample(p.relative_to(source).as_posix(), (), p.read_bytes)) for p in texts]
+        return "pictures", [_file(source, source / s.name, s) for s in find(source)]
+    if source.suffix == ".parquet":
+        documents = _documents(source)
+        if documents:
+            return "documents", documents
+    return "pictures", [Item(s.name, _digest(s), (*s.captions, "")[0], s) for s in find(source)]
+
+
+def _file(source: Path, path: Path, sample: Sample) -> Item:
+    state = path.stat()
+    return Item(sample.name, f"{state.st_mtime_ns}:{state.st_size}", path.parent.name if path.parent != source else "", sample)
+
+
+def _digest(sample: Sample) -> str:
+    try:
+        return hashlib.blake2b(sample.read(), digest_size=12).hexdigest()
+    except (PictureError, OSError) as error:
+        return str(error)
+
+
+def _documents(path: Path) -> list[Item]:
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as parquet: {error}") from None
+    column = next((n for n in table.column_names if n.lower() in TEXTS), None)
+    if column is None or any(n in table.column_names for n in ("image", "picture")):
+        return []
+    known = next((n for n in table.column_names if n.lower() in LABELS), None)
+    labels = [str(v or "") for v in table[known].to_pylist()] if known else [""] * table.num_rows
+    out = []
+    for k, (text, label) in enumerate(zip(table[column].to_pylist(), labels, strict=True)):
+        raw = (text or "").encode()
+        sample = Sample(f"row {k}", (), lambda raw=raw: raw)  # type: ignore[misc]
+        out.append(Item(sample.name, _digest(sample), label, sample))
+    return out
+
+
+def _parse(space: str) -> tuple[str, int] | Path:
+    name, _, codes = space.partition(":")
+    if (Path(space) / "estimator.json").exists():
+        return Path(space)
+    if name not in KINDS:
+        raise unknown("space", name, KINDS)
+    if not codes.isdigit() or int(codes) < 1:
+        raise OptionError(f'space "{space}" cannot be read; write {name}:30, the number of codes behind the colon')
+    return name, int(codes)
+
+
+def _fit(kind: str, items: list[Item], source: Path, folder: Path, space: str | None, side: int) -> Index:
+    """Fit the space to an even sample of the items, and describe the index; the description is written last."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "space").exists():
+        raise OptionError(f"{folder} is no index and not empty; give another --output")
+    chosen = space or ("pca:30" if kind == "pictures" else "lsa:128")
+    sample = items[:: max(1, len(items) // FITTED)]
+    settings = Index(kind=kind, source=str(source.resolve()), space=chosen, side=side)
+    if kind == "documents":
+        terms = Terms.fit([_text(i) for i in sample])
+        settings = settings.model_copy(update={"terms": list(terms.words), "weights": list(terms.weights)})
+    parsed = _parse(chosen)
+    rows, good, skipped = _rows(sample, settings)
+    if isinstance(parsed, Path):
+        model = _load(parsed)
+        if len(good) and model.n_features_in_ != rows.shape[1]:
+            raise OptionError(f"{parsed} takes rows of {model.n_features_in_} values, these items have {rows.shape[1]}; see --side")
+    else:
+        name, codes = parsed
+        if len(good) < 3:
+            raise DataError(f"{source} has {len(good)} usable items; at least 3 are needed{'; first: ' + skipped[0] if skipped else ''}")
+        model = KINDS[name](min(codes, *rows.shape), random_state=0).fit(rows)
+    model.save(folder / "space")
+    with atomic(folder / "index.json") as scratch:
+        scratch.write_text(settings.model_dump_json(indent=2), "utf-8")
+    return settings
+
+
+def _settings(folder: Path) -> Index:
+    try:
+        return Index.read(json.loads((folder / "index.json").read_text("utf-8")), str(folder / "index.json"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} is no index (sfumato index makes one): {error}") from None
+
+
+def _model(folder: Path, settings: Index) -> PCA | LSA | Autoencoder:
+    return _load(folder / "space")
+
+
+def _load(folder: Path) -> PCA | LSA | Autoencoder:
+    try:
+        name = str(json.loads((folder / "estimator.json").read_text("utf-8"))["estimator"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder} holds no estimator: {error}") from None
+    known = {kind.__name__: kind for kind in (PCA, LSA, Autoencoder)}
+    if name not in known:
+        raise unknown("estimator", name, known)
+    return known[name].load(folder)
+
+
+def _table(folder: Path, *, create: bool = False) -> Any:
+    try:
+        import lancedb
+        import pyarrow as pa
+    except ImportError:
+        raise OptionError('search needs an embedded database: pip install "sfumato[search]"') from None
+    logging.getLogger("lance").setLevel(logging.ERROR)
+    database = lancedb.connect(folder / "database")
+    try:
+        return database.open_table(TABLE)
+    except Exception as error:
+        if not create:
+            raise ModelError(f"{folder} holds no items that can be read: {error}") from None
+    codes = _load(folder / "space").n_components_
+    fields = [(n, pa.string()) for n in ("name", "stamp", "label", "text")] + [("vector", pa.list_(pa.float32(), codes))]
+    return database.create_table(TABLE, schema=pa.schema(fields), exist_ok=True)
+
+
+def _text(item: Item) -> str:
+    return item.sample.read().decode("utf-8", errors="replace")
+
+
+def _rows(items: list[Item], settings: Index) -> tuple[Any, list[Item], list[str]]:
+    """Rows of the items that can be read, those items, and a sentence for each other one."""
+    good: list[Item] = []
+    read: list[Any] = []
+    skipped = []
+    for item in items:
+        try:
+            if settings.kind == "documents":
+                read.append(_text(item))
+            else:
+                picture = image.crop_to(image.read(item.sample.read()), (settings.side, settings.side))
+                read.append(np.asarray(picture, np.float32).transpose(2, 0, 1).ravel() / 255)
+            good.append(item)
+        except (PictureError, OSError) as error:
+            skipped.append(f"{item.name}: {error}")
+    if settings.kind == "documents":
+        return Terms(tuple(settings.terms), tuple(settings.weights))(read), good, skipped
+    return np.stack(read) if read else np.zeros((0, 0), np.float32), good, skipped
+
+
+def _encode(items: list[Item], settings: Index, model: Any, skipped: list[str]) -> list[dict[str, Any]]:
+    rows, good, wrong = _rows(items, settings)
+    skipped += wrong
+    if not good:
+        return []
+    codes = model.transform(rows).astype(np.float32)
+    out = []
+    for item, code in zip(good, codes, strict=True):
+        text = " ".join(_text(item).split())[:SHOWN] if settings.kind == "documents" else ""
+        if not code.any():
+            skipped.append(f"{item.name}: it has no known word")
+            continue
+        out.append({"name": item.name, "stamp": item.stamp, "label": item.label, "text": text, "vector": code.tolist()})
+    return out
+
+
+def _query(settings: Index, model: Any, query: str) -> NDArray[np.float32]:
+    path = Path(query)
+    is_file = len(query) < 4096 and "\n" not in query and path.is_file()
+    if settings.kind == "pictures":
+        if not is_file:
+            raise OptionError(f'"{query}" is no picture file; this index holds pictures and is searched by example')
+        sample = Sample(query, (), path.read_bytes)
+    else:
+        sample = Sample(query, (), path.read_bytes if is_file else query.encode)
+    rows, good, skipped = _rows([Item(query, "", "", sample)], settings)
+    if not good:
+        raise PictureError(skipped[0])
+    code: NDArray[np.float32] = model.transform(rows)[0].astype(np.float32)
+    if not code.any():
+        raise OptionError(f'no word of "{query[:60]}" occurs in the index')
+    return code
+
+
+def _quoted(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"
+
+
+def _approximate(table: Any, folder: Path, settings: Index) -> None:
+    """Build an approximate index and measure how many of the true 12 nearest it finds, over 100 of the items."""
+    table.create_index(metric="cosine", vector_column_name="vector", index_type="IVF_FLAT", replace=True)
+    vectors = np.stack(table.to_arrow()["vector"].to_numpy(zero_copy_only=False))
+    asked = vectors[:: max(1, len(vectors) // 100)][:100]
+    names = np.array(table.to_arrow()["name"].to_pylist())
+    true = neighbours(vectors, asked, 12, cosine=True)
+    found = [{r["name"] for r in table.search(q.tolist()).distance_type("cosine").limit(12).to_list()} for q in asked]
+    recall = float(np.mean([len(set(names[t]) & f) / 12 for t, f in zip(true, found, strict=True)]))
+    with atomic(folder / "index.json") as scratch:
+        scratch.write_text(settings.model_copy(update={"recall": recall}).model_dump_json(indent=2), "utf-8")

@@ -1,0 +1,169 @@
+"""sfumato index and search: documents by words, pictures by example, increments, and a kill at any point."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from typer.testing import CliRunner
+
+from sfumato import Autoencoder
+from sfumato.cli import app
+from sfumato.errors import DataError, ModelError, OptionError
+from sfumato.tasks.search import index, search
+
+pytest.importorskip("lancedb")
+DIGITS = load_digits()
+TOPICS = {
+    "fruit": "apple pear plum cherry orchard sweet juice",
+    "road": "engine wheel car motor brake driver street",
+    "sea": "ship wave salt fish port sail",
+}
+
+
+def write_texts(folder, each=12):
+    rng = np.random.default_rng(0)
+    for topic, words in TOPICS.items():
+        (folder / topic).mkdir(parents=True, exist_ok=True)
+        for k in range(each):
+            (folder / topic / f"{k}.txt").write_text(" ".join(rng.choice(words.split(), 10)))
+    return folder
+
+
+def write_pictures(folder, count=60):
+    for k in range(count):
+        place = folder / str(DIGITS.target[k])
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((DIGITS.images[k] * 15.9).astype(np.uint8)).save(place / f"{k}.png")
+    return folder
+
+
+def finish(*args, **kwargs):
+    return list(index(*args, **kwargs))[-1]
+
+
+def rows(folder):
+    import lancedb
+
+    table = lancedb.connect(folder / "database").open_table("items")
+    return sorted((r["name"], r["stamp"], tuple(r["vector"])) for r in table.search().limit(None).to_list())
+
+
+def test_documents_by_words_and_by_example(tmp_path):
+    source = write_texts(tmp_path / "in")
+    finish(source, tmp_path / "ix", "lsa:3")
+    for query in ("sweet cherry", str(source / "fruit" / "0.txt")):
+        assert {h.label for h in search(tmp_path / "ix", query, 5)} == {"fruit"}
+    assert {h.label for h in search(tmp_path / "ix", "sweet cherry", 5, "label = 'sea'")} == {"sea"}
+    best = search(tmp_path / "ix", str(source / "fruit" / "0.txt"), 1)[0]
+    assert best.similarity == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("space", ["pca:12", "autoencoder:12"])
+def test_pictures_by_example(space, tmp_path):
+    source = write_pictures(tmp_path / "in")
+    finish(source, tmp_path / "ix", space, side=8)
+    hits = search(tmp_path / "ix", str(source / "3" / "3.png"), 4)
+    assert hits[0].name == "3/3.png"
+    assert hits == sorted(hits, key=lambda h: -h.similarity)
+    result = CliRunner().invoke(app, ["search", str(tmp_path / "ix"), str(source / "3" / "3.png"), "-k", "4", "--output", str(tmp_path / "s.png")])
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size == (2 * 130 + 2, 2 * 130 + 2)
+
+
+def test_a_saved_estimator_is_a_space(tmp_path):
+    source = write_pictures(tmp_path / "in")
+    model = Autoencoder(4, layers=(16,), epochs=2, random_state=0).fit(np.random.default_rng(0).random((50, 192), np.float32))
+    model.save(tmp_path / "m")
+    finish(source, tmp_path / "ix", str(tmp_path / "m"), side=8)
+    assert len(rows(tmp_path / "ix")[0][2]) == 4
+    with pytest.raises(OptionError, match="192 values"):
+        finish(source, tmp_path / "other", str(tmp_path / "m"), side=9)
+
+
+def test_only_what_changed_is_encoded(tmp_path):
+    source = write_texts(tmp_path / "in")
+    assert finish(source, tmp_path / "ix", "lsa:3").total == 36
+    assert finish(source, tmp_path / "ix").total == 0
+    (source / "sea" / "new.txt").write_text("ship and fish and wave")
+    (source / "sea" / "0.txt").write_text("apple juice, sweet apple juice")
+    (source / "road" / "0.txt").unlink()
+    last = finish(source, tmp_path / "ix")
+    assert (last.total, last.removed) == (2, 1)
+    names = [r[0] for r in rows(tmp_path / "ix")]
+    assert len(names) == len(set(names)) == 36
+    assert search(tmp_path / "ix", "juice of apple", 1)[0].name in ("sea/0.txt", *[n for n in names if n.startswith("fruit")])
+
+
+def test_odd_items_are_listed_not_fatal(tmp_path):
+    source = write_pictures(tmp_path / "in")
+    (source / "3" / "it's broken.png").write_bytes(b"no picture")
+    Image.new("CMYK", (40, 9), (1, 2, 3, 4)).save(source / "3" / "odd.jpg")
+    Image.new("1", (1, 1)).save(source / "3" / "one.png")
+    last = finish(source, tmp_path / "ix", side=8)
+    assert [s.split(":")[0] for s in last.skipped] == ["3/it's broken.png"]
+    assert len(rows(tmp_path / "ix")) == 62
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import sfumato.tasks.search as work
+work.BATCH = 2
+list(work.index(Path(sys.argv[1]), Path(sys.argv[2]), "lsa:3"))
+"""
+
+
+def test_killed_at_random_points_then_finished(tmp_path):
+    source = write_texts(tmp_path / "in", each=30)
+    finish(source, tmp_path / "whole", "lsa:3")
+    rng = np.random.default_rng(0)
+    killed = 0
+    for _ in range(6):
+        run = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, source, tmp_path / "ix"], stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        begun = time.monotonic()
+        while not (tmp_path / "ix/database").exists() and run.poll() is None and time.monotonic() - begun < 60:
+            time.sleep(0.02)
+        time.sleep(float(rng.uniform(0, 0.4)))
+        killed += run.poll() is None
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    assert killed >= 2
+    finish(source, tmp_path / "ix", "lsa:3")
+    assert rows(tmp_path / "ix") == rows(tmp_path / "whole")
+
+
+def test_wrong_input(tmp_path):
+    source = write_texts(tmp_path / "in")
+    for space, message in (("lsa", "number of codes"), ("umap:3", "unknown space"), ("lsa:0", "number of codes")):
+        with pytest.raises(OptionError, match=message):
+            finish(source, tmp_path / "ix", space)
+    assert not (tmp_path / "ix").exists()
+    finish(source, tmp_path / "ix", "lsa:3")
+    with pytest.raises(OptionError, match="another --output"):
+        finish(source, tmp_path / "ix", "pca:3")
+    with pytest.raises(OptionError, match="no word of"):
+        search(tmp_path / "ix", "zebra")
+    with pytest.raises(OptionError, match="filter"):
+        search(tmp_path / "ix", "apple", where="colour = 3")
+    with pytest.raises(OptionError, match="1 or more"):
+        search(tmp_path / "ix", "apple", 0)
+    with pytest.raises(ModelError, match="no index"):
+        search(tmp_path, "apple")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no pictures"):
+        finish(tmp_path / "empty", tmp_path / "other")
+    pictures = write_pictures(tmp_path / "p")
+    finish(pictures, tmp_path / "px", side=8)
+    with pytest.raises(OptionError, match="searched by example"):
+        search(tmp_path / "px", "a red apple")
+    with pytest.raises(OptionError, match="no index and not empty"):
+        finish(pictures, tmp_path / "in")
