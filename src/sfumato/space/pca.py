@@ -14,10 +14,11 @@ import scipy.linalg
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 Rows = Any  # (N, d) array, or scipy.sparse matrix where it is not centered
-CHUNK = 8192  # rows whose products are summed in their own precision before they join the float64 sums
+CHUNK = 4096  # rows whose products are summed in their own precision before they join the float64 sums
 WIDE = 5000  # columns from which "auto" turns to the randomized solver: the square would take 200 MB
 
 
@@ -76,7 +77,7 @@ class Moments:
 
     def __init__(self, columns: int, *, center: bool = True) -> None:
         self.count, self.center = 0, center
-        self.pilot = np.zeros(columns)  # near the mean: sums of small numbers lose no digits
+        self.pilot = np.zeros(columns)  # near the mean where that is large: sums of small numbers lose no digits
         self.sum = np.zeros(columns)
         self.gram = np.zeros((columns, columns))
         self._solved: LinearSpace | None = None
@@ -91,13 +92,19 @@ class Moments:
     def add(self, rows: Rows) -> None:
         """Take more rows (N, d) into account: one pass, chunk by chunk."""
         self._solved = None
+        if self.center and self.count == 0:
+            first = rows[:CHUNK]
+            mean = np.asarray(first.mean(axis=0, dtype=np.float64))
+            if np.square(mean).sum() > 0.5 * np.vdot(first, first) / len(first):
+                self.pilot = mean  # the mean is larger than the spread
+        pilot = self.pilot.astype(rows.dtype)
+        scratch = np.empty((min(CHUNK, rows.shape[0]), rows.shape[1]) if pilot.any() else 0, rows.dtype)
+        ones = np.ones(CHUNK, rows.dtype)
         for start in range(0, rows.shape[0], CHUNK):
             chunk = rows[start : start + CHUNK]
             if self.center:
-                if self.count == 0:
-                    self.pilot = np.asarray(chunk.mean(axis=0, dtype=np.float64))
-                chunk = chunk - self.pilot.astype(chunk.dtype)
-                self.sum += chunk.sum(axis=0, dtype=np.float64)
+                chunk = np.subtract(chunk, pilot, out=scratch[: len(chunk)]) if scratch.size else chunk
+                self.sum += ones[: len(chunk)] @ chunk
             product = chunk.T @ chunk
             self.gram += product.toarray() if hasattr(product, "toarray") else product
             self.count += chunk.shape[0]
@@ -106,11 +113,12 @@ class Moments:
         """The k directions of largest variance (Pearson 1901; Deerwester et al. 1990 for LSA); found once."""
         if self._solved is not None and len(self._solved.components) == k:
             return self._solved
-        d, n = len(self.sum), self.count
+        n = self.count
         shift = self.sum / n
         scatter = self.gram - n * np.outer(shift, shift) if self.center else self.gram
-        part = (d - k, d - 1) if k < d // 2 else None
-        values, vectors = scipy.linalg.eigh(scatter, subset_by_index=part, check_finite=False)
+        part = (len(scatter) - k, len(scatter) - 1) if k < len(scatter) // 2 else None
+        with threadpool_limits(1, user_api="blas"):  # scipy's BLAS would wait for the cores that numpy's threads still hold
+            values, vectors = scipy.linalg.eigh(scatter, subset_by_index=part, check_finite=False)
         values, vectors = values[::-1][:k].clip(0), vectors.T[::-1][:k]
         self._solved = _space(self.pilot + shift, vectors, values, float(np.trace(scatter)), n, center=self.center)
         return self._solved
