@@ -2,7 +2,7 @@
 
     python benchmarks/autoencoder.py
 
-Each trains on the same 20,000 rows in batches of 256 with Adam, one epoch a round, alternating; medians of five. The
+Each trains on the same 20,000 rows in batches of 256 with Adam, one epoch a round, alternating, with a pause between; medians of five. The
 error after the rounds is printed beside the rate, as speed bought with precision would show there.
 """
 
@@ -40,6 +40,7 @@ class Plain:
         self.x = torch.from_numpy(x)
 
     def epoch(self):
+        """One pass over the rows."""
         for rows in torch.randperm(COUNT).split(BATCH):
             loss = (self.net(self.x[rows]) - self.x[rows]).square().mean()
             self.optimizer.zero_grad()
@@ -47,33 +48,42 @@ class Plain:
             self.optimizer.step()
 
     def error(self):
+        """Squared error of a row."""
         with torch.no_grad():
             return float((self.net(self.x) - self.x).square().sum(1).mean())
 
 
 class ScikitLearn:
+    """scikit-learn's network, fed its own input as target."""
+
     def __init__(self, x):
         self.x = x
-        self.net = MLPRegressor((*WIDTHS[1:], *WIDTHS[-2:0:-1]), batch_size=BATCH, max_iter=1, warm_start=True, random_state=0)
+        self.net = MLPRegressor(hidden_layer_sizes=(*WIDTHS[1:], *WIDTHS[-2:0:-1]), batch_size=BATCH, max_iter=1, warm_start=True, random_state=0)
 
     def epoch(self):
+        """One pass over the rows."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.net.fit(self.x, self.x)
 
     def error(self):
+        """Squared error of a row."""
         return float(np.square(self.net.predict(self.x) - self.x).sum(1).mean())
 
 
 class Ours:
+    """The estimator, an epoch at a time."""
+
     def __init__(self, x):
         self.x = x
         self.model = Autoencoder(WIDTHS[-1], layers=WIDTHS[1:-1], batch_size=BATCH, random_state=0)
 
     def epoch(self):
+        """One pass over the rows."""
         self.model.partial_fit(self.x)
 
     def error(self):
+        """Squared error of a row."""
         return -self.model.score(self.x)
 
 
@@ -85,6 +95,7 @@ def main():
     seconds = {name: [] for name in found}
     for _ in range(ROUNDS):
         for name, program in found.items():
+            time.sleep(1)  # threads of the program before may still wait busily
             begun = time.perf_counter()
             program.epoch()
             seconds[name].append(time.perf_counter() - begun)

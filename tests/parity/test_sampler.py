@@ -81,6 +81,30 @@ def test_sampler(name):
     assert (list(run(toy, noise * top, sigmas[::2]))[-1].x - want).abs().max() > 1e-3  # other steps, other picture
 
 
+@pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_2m_sde"])
+def test_stochastic_sampler(name):
+    """The same generator gives both the same noise, step by step."""
+    start = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    settings = {**BETAS, "timestep_spacing": "trailing"}
+    ours, theirs = (torch.Generator().manual_seed(7) for _ in range(2))
+    sigmas = schedule.trailing(TABLE, 20)
+    top = float(sigmas[0])
+    if name == "euler_ancestral":
+        want = walk_theirs(diffusers.EulerAncestralDiscreteScheduler(**settings), start * top, 20, theirs)
+        made = sde.euler_ancestral(toy, start * top, sigmas, noise=lambda x: torch.randn(x.shape, dtype=x.dtype, generator=ours))
+    else:  # their noise is float32 here
+        want = walk_theirs(diffusers.DPMSolverMultistepScheduler(**settings, algorithm_type="sde-dpmsolver++"), start, 20, theirs)
+        made = sde.dpmpp_2m_sde(toy, start * (1 + top**2) ** 0.5, sigmas, noise=lambda x: torch.randn(x.shape, generator=ours).double())
+    torch.testing.assert_close(list(made)[-1].x, want.double(), atol=1e-4, rtol=0)
+
+
+def test_lms():
+    start = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    sigmas = schedule.trailing(TABLE, 20)
+    want = walk_theirs(diffusers.LMSDiscreteScheduler(**BETAS, timestep_spacing="trailing"), start * float(sigmas[0]), 20)
+    torch.testing.assert_close(list(ode.lms(toy, start * float(sigmas[0]), sigmas))[-1].x, want.double(), atol=1e-4, rtol=0)
+
+
 def test_ddim_eta_is_euler_ancestral():
     torch.manual_seed(0)
     theirs = diffusers.DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True)

@@ -246,7 +246,7 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
             table = pyarrow.csv.read_csv(io.BytesIO(path.read_bytes()), parse_options=pyarrow.csv.ParseOptions(delimiter=separator))
     except Exception as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from None
-    names = table.column_names
+    table, names = _kept(table), table.column_names
     if label and label not in names:
         raise unknown("column", label, names)
     known = label or next((n for n in names if n.lower() in LABELS), None)
@@ -265,8 +265,16 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out)
 
 
+def _kept(table: Any) -> Any:
+    """Without the rows whose column "split" says neither train nor test, where some do."""
+    if "split" not in table.column_names:
+        return table
+    named = np.isin([str(s) for s in table["split"].to_pylist()], ["train", "test", "val"])
+    return table.filter(named.tolist()) if named.any() else table
+
+
 def _test_rows(table: Any) -> NDArray[np.bool_] | None:
-    """The rows whose column "split" says test, of those that say train or test; others are not marked."""
+    """The rows whose column "split" says test; None if all or none do."""
     if "split" not in table.column_names:
         return None
     split = np.array([str(s) for s in table["split"].to_pylist()])

@@ -1,0 +1,69 @@
+"""Documents by a few codes: LSA against autoencoders by the protocol of Hinton & Salakhutdinov 2006, figure 4.
+
+    python recipes/documents/run.py newsgroups20.parquet report/news
+    python recipes/documents/run.py reuters21578.parquet report/reuters
+
+2,000 most frequent words of the training documents, English stop words left out. Each test document with a label asks
+all other ones by cosine: the share with its label among the k nearest, and mean average precision. LSA is fitted to
+tf-idf and to log counts; the stronger is what the autoencoder is held against.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.preprocessing import normalize
+
+from sfumato import LSA, Autoencoder
+from sfumato.metrics import mean_average_precision, precision_at
+from sfumato.tasks.rows import read
+
+RANKS = [1, 7, 15, 63, 255, 1023]
+
+
+def weighted(train, test):
+    """Name -> (train rows, test rows), sparse."""
+    counter = CountVectorizer(max_features=2000, stop_words="english")
+    counts = counter.fit_transform(train).astype(np.float32), counter.transform(test).astype(np.float32)
+    idf = TfidfTransformer().fit(counts[0])
+    return {"tf-idf": [idf.transform(c).astype(np.float32) for c in counts], "log": [c.log1p() for c in counts]}
+
+
+def main():
+    """Fit, print and write figures.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--corruption", default="none")
+    arguments = parser.parse_args()
+    table = read(arguments.data)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    held = table.test
+    asked = table.labels[held] != ""
+    rows = weighted(*[[t for t, h in zip(table.texts, held, strict=True) if h == part] for part in (False, True)])
+    labels, figures = table.labels[held][asked], {}
+
+    def report(name, codes, seconds):
+        figures[name] = {"precision": precision_at(codes, labels, RANKS), "map": mean_average_precision(codes, labels), "seconds": seconds}
+        line = " ".join(f"{v:.3f}" for v in figures[name]["precision"].values())
+        print(f"{name:18s} {line}  mAP {figures[name]['map']:.3f}  {seconds:.0f} s", flush=True)
+        (arguments.output / "figures.json").write_text(json.dumps(figures, indent=2))
+
+    print(f"{'k':18s} {' '.join(f'{k:5d}' for k in RANKS)}")
+    for k in (10, 2):
+        for weighting, (train, test) in rows.items():
+            begun = time.perf_counter()
+            model = LSA(k).fit(train)
+            report(f"LSA-{k} {weighting}", model.transform(test[asked]), time.perf_counter() - begun)
+        train, test = (normalize(part) for part in rows["log"])
+        begun = time.perf_counter()
+        model = Autoencoder(k, layers=(500, 250, 125), epochs=arguments.epochs, corruption=arguments.corruption, random_state=0).fit(train)
+        report(f"autoencoder-{k}", model.transform(test[asked]), time.perf_counter() - begun)
+
+
+if __name__ == "__main__":
+    main()
