@@ -32,13 +32,15 @@ def parts(folder, *, pad="<|endoftext|>", width=32, projection=None):
     return tokenizer, kind(config).eval()
 
 
-def both(pipe, folder, prompt, **extra):
+def both(pipe, folder, prompt, negative="fox", **extra):
     """Bytes of our picture and of theirs, from the same noise."""
     pipe.save_pretrained(str(folder))
     pipe.set_progress_bar_config(disable=True)
-    ours = create(prompt, CreateOptions(model=str(folder), seed=5, steps=5, guidance_scale=3.0, negative_prompt="fox"))[0].picture
+    ours = create(prompt, CreateOptions(model=str(folder), seed=5, steps=5, guidance_scale=3.0, negative_prompt=negative))[0].picture
     noise = Streams([5]).normal((1, 4, 8, 8))
-    theirs = pipe(prompt, num_inference_steps=5, guidance_scale=3.0, negative_prompt="fox", latents=noise, output_type="np", **extra).images
+    theirs = pipe(
+        prompt, num_inference_steps=5, guidance_scale=3.0, negative_prompt=negative or None, latents=noise, output_type="np", **extra
+    ).images
     want = image.to_bytes(torch.from_numpy(theirs).permute(0, 3, 1, 2) * 2 - 1).int()
     return image.to_bytes(image.to_tensor(ours)).int(), want
 
@@ -71,6 +73,12 @@ def test_stable_diffusion_xl(tmp_path):
     ours, theirs = both(pipe, tmp_path / "m", "a red apple")
     assert (ours - theirs).abs().max() <= 1
     assert ours.float().std() > 1
+    ours, zeroed = both(pipe, tmp_path / "m", "a red apple", negative="")  # an empty negative prompt is all zeros
+    assert (ours - zeroed).abs().max() <= 1
+    pipe.register_to_config(force_zeros_for_empty_prompt=False)
+    ours, encoded = both(pipe, tmp_path / "n", "a red apple", negative="")
+    assert (ours - encoded).abs().max() <= 1
+    assert (zeroed - encoded).abs().max() > 1
 
 
 def test_inpainting(tmp_path):

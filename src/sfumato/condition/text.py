@@ -177,11 +177,17 @@ class PairEncoder(nn.Module):
     """The two text transformers of SD XL (Podell et al. 2023, arXiv:2307.01952, section 2.1): states side by side.
 
     The second one's pooled state and six numbers (original size, crop, target size) steer the time embedding.
+
+    Parameters
+    ----------
+    first, second : TextEncoder
+    zero_empty : bool
+        Whether an empty prompt is all zeros, as SD XL was trained without a text, rather than the encoding of "".
     """
 
-    def __init__(self, first: TextEncoder, second: TextEncoder, time_width: int = 256) -> None:
+    def __init__(self, first: TextEncoder, second: TextEncoder, *, zero_empty: bool = False, time_width: int = 256) -> None:
         super().__init__()
-        self.first, self.second, self.time_width = first, second, time_width
+        self.first, self.second, self.zero_empty, self.time_width = first, second, zero_empty, time_width
 
     def forward(self, prompts: Sequence[str], size: tuple[int, int]) -> tuple[Condition, list[Tokens]]:
         """Encode prompts for pictures of `size` (width, height)."""
@@ -190,6 +196,7 @@ class PairEncoder(nn.Module):
         chunks = max(len(t.chunks) for t in tokens + others)
         one, _ = self.first.states(tokens, chunks)
         two, pooled = self.second.states(others, chunks)
+        said = pooled.new_tensor([0.0 if self.zero_empty and not p else 1.0 for p in prompts])[:, None]
         sizes = pooled.new_tensor([size[1], size[0], 0, 0, size[1], size[0]])
         waves = sinusoids(sizes, self.time_width).flatten().to(pooled).expand(len(prompts), -1)
-        return Condition(torch.cat([one, two], dim=-1), torch.cat([pooled, waves], dim=-1)), tokens
+        return Condition(torch.cat([one, two], dim=-1) * said[..., None], torch.cat([pooled * said, waves], dim=-1)), tokens

@@ -130,7 +130,7 @@ def load(name: str = "icons", device: str = "auto", dtype: str = "auto") -> Mode
     # Half precision overflows in the decoder of Stable Diffusion: bfloat16 does not.
     space = parts.space.to(where, torch.float32 if kind == torch.float16 else kind)
     denoiser = Denoiser(unet, scheduler.kind, scheduler.times()).eval()
-    text = PairEncoder(parts.texts[0], parts.texts[1]) if len(parts.texts) == 2 else parts.texts[0]
+    text = PairEncoder(parts.texts[0], parts.texts[1], zero_empty=parts.zero_empty) if len(parts.texts) == 2 else parts.texts[0]
     text.to(where, kind)
     return Model(name, parts.weights, denoiser, space.eval(), text, scheduler, parts.defaults)
 
@@ -147,7 +147,8 @@ def _folder(folder: Path, name: str) -> single.Parts:
     texts = [_text(folder, suffix, xl=xl) for suffix in (("", "_2") if xl else ("",))]
     own = folder / "sfumato.json"
     defaults = Defaults.read(read_json(own), str(own)) if own.exists() else Defaults()
-    return single.Parts(weight_file(folder / "unet"), unet, space, texts, scheduler, defaults)
+    zero_empty = bool(index.get("force_zeros_for_empty_prompt", False))
+    return single.Parts(weight_file(folder / "unet"), unet, space, texts, scheduler, defaults, zero_empty)
 
 
 def _text(folder: Path, suffix: str, *, xl: bool) -> TextEncoder:

@@ -41,6 +41,7 @@ class Parts:
     texts: list[TextEncoder]
     scheduler: SchedulerConfig
     defaults: Defaults
+    zero_empty: bool = False  # SD XL: an empty prompt is all zeros
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def read(path: Path) -> Parts:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False,
         prediction_type=prediction(family, notes, set(weights)), rescale_betas_zero_snr="ztsnr" in weights,
     )  # fmt: skip
-    return Parts(path, unet, space, texts, scheduler, Defaults(guidance_scale=family.guidance))
+    return Parts(path, unet, space, texts, scheduler, Defaults(guidance_scale=family.guidance), zero_empty=xl)
 
 
 def identify(path: Path) -> tuple[Family, dict[str, str]]:
