@@ -13,23 +13,14 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.preprocessing import normalize
 
 from sfumato import LSA, Autoencoder
 from sfumato.metrics import mean_average_precision, precision_at
 from sfumato.tasks.rows import read
+from sfumato.tasks.terms import Terms
 
 RANKS = [1, 7, 15, 63, 255, 1023]
-
-
-def weighted(train, test):
-    """Name -> (train rows, test rows), sparse."""
-    counter = CountVectorizer(max_features=2000, stop_words="english")
-    counts = counter.fit_transform(train).astype(np.float32), counter.transform(test).astype(np.float32)
-    idf = TfidfTransformer().fit(counts[0])
-    return {"tf-idf": [idf.transform(c).astype(np.float32) for c in counts], "log": [c.log1p() for c in counts]}
 
 
 def main():
@@ -44,7 +35,8 @@ def main():
     arguments.output.mkdir(parents=True, exist_ok=True)
     held = table.test
     asked = table.labels[held] != ""
-    rows = weighted(*[[t for t, h in zip(table.texts, held, strict=True) if h == part] for part in (False, True)])
+    split = [[t for t, h in zip(table.texts, held, strict=True) if h == part] for part in (False, True)]
+    rows = {weighting: [Terms.fit(split[0], weighting=weighting)(part) for part in split] for weighting in ("tf-idf", "log")}
     labels, figures = table.labels[held][asked], {}
 
     def report(name, codes, seconds):

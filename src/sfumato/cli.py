@@ -145,6 +145,7 @@ def reduce(
     layers: Annotated[str | None, Option(help="Hidden widths of the dense autoencoder, as 1000,500,250.")] = None,
     neighbours: Annotated[int | None, Option(help="k of the k-NN accuracy.")] = None,
     outliers: Annotated[float | None, Option(help="Share of rows replaced in the outlier experiment; 0 leaves it out.")] = None,
+    weighting: Annotated[str | None, Option(help="Of documents: tf-idf, log or counts.")] = None,
     size: Annotated[int | None, Option(help="Side in pixels that pictures are brought to.")] = None,
     label: Annotated[str | None, Option(help="Column or array that holds the labels.")] = None,
     limit: Annotated[int | None, Option(help="Use that many rows, drawn at random.")] = None,
@@ -157,7 +158,7 @@ def reduce(
 
     values = {
         "codes": _numbers(codes, "codes"), "corruption": corruption, "loss": loss, "epochs": epochs, "layers": _numbers(layers, "layers"),
-        "neighbours": neighbours, "outliers": outliers, "seed": seed, "device": device,
+        "neighbours": neighbours, "outliers": outliers, "weighting": weighting, "seed": seed, "device": device,
     }  # fmt: skip
     options = _options(values)
     table = read(data, size=size, label=label)

@@ -19,7 +19,7 @@ from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, squared_error
 from sfumato.runtime import generator
 from sfumato.tasks.rows import Table
-from sfumato.tasks.terms import Terms
+from sfumato.tasks.terms import Terms, Weighting
 from sfumato.types import Config
 
 RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbours at which documents are counted
@@ -37,6 +37,7 @@ class ReduceOptions(Config):
     layers: tuple[int, ...] | None = None  # of the dense autoencoder
     neighbours: int = Field(7, ge=1)
     outliers: float = Field(0.05, ge=0, lt=1)  # share of training rows replaced in the experiment; 0 leaves it out
+    weighting: Weighting = "tf-idf"  # of documents
     test_share: float = Field(0.2, gt=0, lt=1)
     seed: int = 0
     device: str = "auto"
@@ -125,7 +126,7 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     test = table.test if table.test is not None else _held_out(len(table), options)
     if test.sum() < 2 or (~test).sum() < 3:
         raise DataError(f"{len(table)} rows are too few: at least 3 to train on and 2 to test on are needed")
-    train, held = _terms(table, test) if table.kind == "documents" else (table.rows[~test], table.rows[test])
+    train, held = _terms(table, test, options) if table.kind == "documents" else (table.rows[~test], table.rows[test])
     most = min(train.shape)
     if max(options.codes) >= most:
         raise OptionError(f"{max(options.codes)} codes are too many: {train.shape[0]} rows of {train.shape[1]} values allow at most {most - 1}")
@@ -143,10 +144,10 @@ def _held_out(count: int, options: ReduceOptions) -> NDArray[np.bool_]:
     return out
 
 
-def _terms(table: Table, test: NDArray[np.bool_]) -> tuple[Any, Any]:
+def _terms(table: Table, test: NDArray[np.bool_], options: ReduceOptions) -> tuple[Any, Any]:
     """Weighted term counts; the vocabulary is that of the training documents."""
     split = [[t for t, h in zip(table.texts, test, strict=True) if h == held] for held in (False, True)]
-    terms = Terms.fit(split[0])
+    terms = Terms.fit(split[0], weighting=options.weighting)
     return terms(split[0]), terms(split[1])
 
 
@@ -217,7 +218,7 @@ def _trial(found: Comparison, method: str, k: int) -> Trial:
     accuracy: dict[int, float] = {}
     precision: dict[int, float] = {}
     average = None
-    if found.train_labels is not None and found.test_labels is not None:
+    if found.train_labels is not None and found.test_labels is not None and (found.train_labels != "").any() and (found.test_labels != "").sum() > 1:
         known, asked = found.train_labels != "", found.test_labels != ""
         for n in sorted({1, found.options.neighbours}):
             accuracy[n] = knn_accuracy(train[known], found.train_labels[known], test[asked], found.test_labels[asked], n)

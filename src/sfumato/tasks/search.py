@@ -119,7 +119,7 @@ def index(source: Path, folder: Path, space: str | None = None, *, side: int = 3
             raise OptionError(f"{folder} is an index of {settings.kind} in space {settings.space}; give another --output")
     else:
         settings = _fit(kind, items, source, folder, space, side)
-    model, table = _model(folder, settings), _table(folder, create=True)
+    model, table = _load(folder / "space"), _table(folder, create=True)
     have = {r["name"]: r["stamp"] for r in table.search().select(["name", "stamp"]).limit(None).to_list()}
     wanted = {i.name: i for i in items}
     fresh = [i for i in items if have.get(i.name) != i.stamp]
@@ -157,17 +157,22 @@ def search(folder: Path, query: str, k: int = 12, where: str | None = None) -> l
     if k < 1:
         raise OptionError(f"k is {k}; it must be 1 or more")
     settings = _settings(folder)
-    code = _query(settings, _model(folder, settings), query)
-    asked = _table(folder).search(code.tolist(), vector_column_name="vector").distance_type("cosine").limit(k)
-    if settings.recall is None:
-        asked = asked.bypass_vector_index()
+    code = _query(settings, _load(folder / "space"), query)
     try:
-        rows = (asked.where(where, prefilter=True) if where else asked).to_list()
+        rows = nearest(_table(folder), code, k, where, exact=settings.recall is None)
     except Exception as error:
         if where is None:
             raise
         raise OptionError(f"the filter \"{where}\" cannot be used ({str(error).splitlines()[0]}); write SQL as label = 'cat'") from None
     return [Hit(r["name"], round(1 - r["_distance"], 6), r["label"], r["text"]) for r in rows]
+
+
+def nearest(table: Any, code: NDArray[np.float32], k: int, where: str | None = None, *, exact: bool = True) -> list[dict[str, Any]]:
+    """The rows of a table whose codes are nearest to one by cosine."""
+    asked = table.search(code, vector_column_name="vector").distance_type("cosine").limit(k)
+    asked = asked.bypass_vector_index() if exact else asked
+    rows: list[dict[str, Any]] = (asked.where(where, prefilter=True) if where else asked).to_list()
+    return rows
 
 
 def pictures(folder: Path, hits: list[Hit], side: int = 128) -> Image.Image:
@@ -271,10 +276,6 @@ def _settings(folder: Path) -> Index:
         return Index.read(json.loads((folder / "index.json").read_text("utf-8")), str(folder / "index.json"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} is no index (sfumato index makes one): {error}") from None
-
-
-def _model(folder: Path, settings: Index) -> PCA | LSA | Autoencoder:
-    return _load(folder / "space")
 
 
 def _load(folder: Path) -> PCA | LSA | Autoencoder:

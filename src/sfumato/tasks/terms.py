@@ -1,9 +1,9 @@
-"""Documents as weighted term counts (tf-idf), with a vocabulary that can be kept in a JSON file."""
+"""Documents as weighted term counts, with a vocabulary that can be kept in a JSON file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
@@ -11,6 +11,7 @@ from sklearn.preprocessing import normalize
 
 from sfumato.errors import DataError
 
+Weighting = Literal["tf-idf", "log", "counts"]
 TERMS = 2000  # most frequent words (Hinton & Salakhutdinov 2006)
 
 
@@ -23,6 +24,8 @@ class Terms:
     words : tuple of str
     weights : tuple of float
         Inverse document frequency of each word.
+    weighting : {"tf-idf", "log", "counts"}
+        Counts times `weights`, brought to length 1; log(1 + count); or counts as they are.
 
     Examples
     --------
@@ -33,9 +36,10 @@ class Terms:
 
     words: tuple[str, ...]
     weights: tuple[float, ...]
+    weighting: Weighting = "tf-idf"
 
     @classmethod
-    def fit(cls, texts: list[str], size: int = TERMS) -> Terms:
+    def fit(cls, texts: list[str], size: int = TERMS, weighting: Weighting = "tf-idf") -> Terms:
         """Learn the `size` most frequent words of texts, English stop words left out.
 
         Raises
@@ -49,9 +53,11 @@ class Terms:
         except ValueError:
             raise DataError("the documents hold no words that can be counted") from None
         weights = TfidfTransformer().fit(counts).idf_
-        return cls(tuple(counter.get_feature_names_out().tolist()), tuple(float(w) for w in weights))
+        return cls(tuple(counter.get_feature_names_out().tolist()), tuple(float(w) for w in weights), weighting)
 
     def __call__(self, texts: list[str]) -> Any:
-        """Sparse rows (N, words), float32, of length 1; all zeros where a text has no known word."""
-        counts = CountVectorizer(vocabulary=list(self.words)).transform(texts)
+        """Sparse rows (N, words), float32; all zeros where a text has no known word."""
+        counts = CountVectorizer(vocabulary=list(self.words)).transform(texts).astype(np.float32)
+        if self.weighting != "tf-idf":
+            return counts.log1p() if self.weighting == "log" else counts
         return normalize(counts.multiply(np.array(self.weights)[None]).tocsr()).astype(np.float32)
