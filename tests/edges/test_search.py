@@ -167,3 +167,17 @@ def test_wrong_input(tmp_path):
         search(tmp_path / "px", "a red apple")
     with pytest.raises(OptionError, match="no index and not empty"):
         finish(pictures, tmp_path / "in")
+
+
+def test_a_large_index_is_approximate_and_says_how_well(tmp_path, monkeypatch):
+    import sfumato.tasks.search as work
+
+    source = write_texts(tmp_path / "in", each=400)
+    finish(source, tmp_path / "exact", "lsa:3")
+    monkeypatch.setattr(work, "APPROXIMATE", 1000)
+    finish(source, tmp_path / "ix", "lsa:3")
+    assert work._settings(tmp_path / "exact").recall is None
+    recall = work._settings(tmp_path / "ix").recall
+    assert 0.2 < recall <= 1
+    near, true = (search(folder, "sweet cherry pear", 12) for folder in (tmp_path / "ix", tmp_path / "exact"))
+    assert {h.label for h in near} == {h.label for h in true} == {"fruit"}
