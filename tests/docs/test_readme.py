@@ -1,0 +1,45 @@
+"""What README shows works: its Python runs, and its commands have these names and options."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import typer
+
+from sfumato.cli import app
+
+TEXT = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.S)
+COMMANDS = [line[2:] for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith("$ sfumato")]
+PYTHON = [block for kind, block in BLOCKS if kind == "python"]
+
+
+def parse(line):
+    """Let the program read a command line, without running it."""
+    command, words = typer.main.get_command(app), shlex.split(line, comments=True)[1:]
+    context = click.Context(command, info_name="sfumato")
+    while isinstance(command, click.Group) or hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    command.make_context("sfumato", words, parent=context)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command(line):
+    parse(line)
+
+
+def test_a_wrong_command_would_be_found():
+    assert len(COMMANDS) > 8
+    with pytest.raises(Exception, match="(?i)no such option"):
+        parse("sfumato create x --sed 3")
+    with pytest.raises(KeyError):
+        parse("sfumato creat x")
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
+def test_python(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(block, {"rows": np.random.default_rng(0).random((40, 64), np.float32)})
