@@ -52,7 +52,7 @@ def test_import_rule(path):
 def test_import_rule_can_fail():
     assert breaches(SOURCE / "sampler" / "ode.py", ["denoiser"])
     assert breaches(SOURCE / "layers.py", ["space"])
-    assert not breaches(SOURCE / "cli.py", ["tasks"])
+    assert not breaches(SOURCE / "cli" / "create.py", ["tasks"])
 
 
 def loaded_after(code):
@@ -91,7 +91,7 @@ def test_size(path):
         if isinstance(node, ast.FunctionDef):
             doc = node.body[0] if ast.get_docstring(node) else None
             length = node.end_lineno - node.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0)
-            assert length <= 45 or path.name == "cli.py", f"{node.name} has {length} lines"
+            assert length <= 45 or path.parent.name == "cli", f"{node.name} has {length} lines"
 
 
 def test_no_pickle():

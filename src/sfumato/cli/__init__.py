@@ -1,0 +1,43 @@
+"""The command line: one short function per verb. Parsing and printing only; results on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sfumato import __version__
+from sfumato.cli import create, reduce, search, train
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """Run the command line; a known error becomes one sentence and exit code 2."""
+    from sfumato.errors import SfumatoError
+
+    try:
+        app()
+    except SfumatoError as error:
+        sys.stderr.write(f"sfumato: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("sfumato: interrupted\n")
+        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sfumato {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Everything is a denoising autoencoder: choose a corruption, learn to undo it, guide it with text."""
+
+
+for verb in (create.create, reduce.reduce, search.index, search.search, create.models, create.inspect):
+    app.command()(verb)
+app.add_typer(train.app, name="train")

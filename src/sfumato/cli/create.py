@@ -1,0 +1,131 @@
+"""``create``, and ``models`` and ``inspect``, which say what there is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sfumato.tasks.create import Made
+    from sfumato.tasks.prompts import Prompt
+
+Option = typer.Option
+
+
+def create(  # a command's signature is its help page: it is as long as its options
+    prompt: Annotated[list[str] | None, typer.Argument(help="What the picture shows; several make several pictures.")] = None,
+    prompts: Annotated[Path | None, Option(help="File of prompts: .txt (a line each), .jsonl or .csv (prompt, id, seed, negative_prompt).")] = None,
+    output: Annotated[Path | None, Option(help="FILE.png (.jpg, .webp) or FOLDER/; pictures/ by default.")] = None,
+    count: Annotated[int, Option(help="Pictures per prompt, of seeds S, S+1, ...")] = 1,
+    seed: Annotated[int | None, Option(help="Same seed, same picture. Random if absent.")] = None,
+    steps: Annotated[int | None, Option(help="Sampler steps; the model's own number by default.")] = None,
+    guidance_scale: Annotated[float | None, Option(help="How closely to follow the text; 1 is off.")] = None,
+    guidance_rescale: Annotated[float | None, Option(help="0 to 1: pull back the contrast that guidance adds.")] = None,
+    negative: Annotated[str | None, Option(help="What the picture should not show.")] = None,
+    sampler: Annotated[str | None, Option(help="As dpmpp_2m, 'DPM++ 2M' or DPMSolverMultistepScheduler.")] = None,
+    schedule: Annotated[str | None, Option(help="auto, uniform, karras, exponential, beta, sgm_uniform, simple, trailing, leading.")] = None,
+    eta: Annotated[float | None, Option(help="Noise put back at each step by stochastic samplers, 0 to 1.")] = None,
+    style: Annotated[str | None, Option(help="A style of the model; see sfumato models.")] = None,
+    size: Annotated[str | None, Option(help="WxH in pixels.")] = None,
+    model: Annotated[str | None, Option(help="A bundled name, a folder in diffusers' layout, or a .safetensors checkpoint.")] = None,
+    source: Annotated[str | None, Option("--from", help="A picture to start from.")] = None,
+    strength: Annotated[float | None, Option(help="How much of --from is made anew, 0 to 1.")] = None,
+    mask: Annotated[str | None, Option(help="White = make anew; the other pixels stay bit for bit.")] = None,
+    grid: Annotated[bool, Option(help="Also write all pictures on one sheet.")] = False,
+    again: Annotated[Path | None, Option(help="Make the picture in this file once more, from its own settings.")] = None,
+    device: Annotated[str | None, Option(help="auto, cpu, cuda or mps.")] = None,
+    dtype: Annotated[str | None, Option(help="auto, float32, bfloat16 or float16.")] = None,
+    batch: Annotated[int | None, Option(help="Pictures made at once.")] = None,
+    overwrite: Annotated[bool, Option(help="Replace pictures that are there.")] = False,
+    as_json: Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")] = False,
+) -> None:
+    """Make pictures from texts."""
+    from sfumato.tasks import prompts as texts
+
+    values = {
+        "count": count, "seed": seed, "steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale,
+        "negative_prompt": negative, "sampler": sampler, "schedule": schedule, "eta": eta, "style": style, "size": _size(size),
+        "model": model, "source": source, "strength": strength, "mask": mask, "device": device, "dtype": dtype, "batch": batch,
+    }  # fmt: skip
+    if again is not None:
+        wanted, values = texts.again(again, values)
+    else:
+        wanted = texts.gather(prompt or [], prompts)
+    saver = texts.Saver(output or Path("pictures"), overwrite=overwrite, single=len(wanted) * count == 1)
+    saver.check(wanted, values)
+    finished = []
+    for item, made in _with_progress(wanted, values):
+        path = saver.save(item, made)
+        finished.append(made.picture)
+        line = {"path": str(path), "seed": made.seed, "seconds": round(made.seconds, 3), "settings": made.settings}
+        typer.echo(json.dumps(line) if as_json else str(path))
+        if made.cut:
+            typer.echo(f'sfumato: the end of the prompt was not seen by the model: "{made.cut}"', err=True)
+    if grid:
+        typer.echo(str(saver.sheet(finished)), err=as_json)
+
+
+def _with_progress(wanted: list[Prompt], values: dict[str, Any]) -> Iterator[tuple[Prompt, Made]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from sfumato.tasks.create import Moment
+    from sfumato.tasks.prompts import run
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        line = bar.add_task("steps")
+        for item, event in run(wanted, values):
+            if isinstance(event, Moment):
+                batches = -(-event.total // max(1, event.step.x.shape[0]))
+                done = event.done // max(1, event.step.x.shape[0]) * event.steps + event.step.index + 1
+                bar.update(line, total=max(done, batches * event.steps), completed=done)
+            elif item is not None:
+                yield item, event
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    from sfumato.errors import OptionError
+
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)\s*[xX]\s*(\d+)", text)
+    if not match:
+        raise OptionError(f'size "{text}" cannot be read; write WIDTHxHEIGHT, as 64x64')
+    return int(match[1]), int(match[2])
+
+
+def models(as_json: Annotated[bool, Option("--json", help="As JSON.")] = False) -> None:
+    """List the bundled models, their sizes and styles."""
+    from sfumato.hub.describe import describe
+    from sfumato.hub.load import bundled
+
+    found = [describe(name) for name in bundled()]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for record in found:
+        typer.echo(f"{record['name']}: {record['description']}")
+        typer.echo(f"  {record['size'][0]}x{record['size'][1]} pixels, {record['megabytes']} MB, licence {record['licence']}")
+        typer.echo(f"  styles: {', '.join(record['styles']) or 'none'}")
+
+
+def inspect(path: Annotated[str, typer.Argument(help="A picture, or a model's name or folder.")]) -> None:
+    """Print how a picture was made, or what is in a model."""
+    from sfumato import metadata
+    from sfumato.hub.describe import describe
+    from sfumato.hub.load import bundled
+
+    if path in bundled() or Path(path).is_dir() or Path(path).suffix == ".safetensors":
+        typer.echo(json.dumps(describe(path), indent=2))
+        return
+    settings, text = metadata.read(Path(path))
+    typer.echo(text or "the picture carries no generation parameters")
+    if settings:
+        typer.echo(json.dumps(settings, indent=2, ensure_ascii=False))

@@ -1,0 +1,100 @@
+"""``reduce``: PCA or LSA against autoencoders."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Option = typer.Option
+Seed = Annotated[int | None, Option(help="Seed of weights and batches.")]
+Device = Annotated[str | None, Option(help="auto, cpu, cuda or mps.")]
+
+
+def reduce(
+    data: Annotated[Path, typer.Argument(help="Folder of pictures or texts, .zip, .npz, .npy, idx.gz, .csv or .parquet.")],
+    output: Annotated[Path, Option(help="Folder for report.html, report.json and the figures.")] = Path("report"),
+    codes: Annotated[str, Option(help="Code lengths to compare, as 2,10,30.")] = "2,10,30",
+    corruption: Annotated[str | None, Option(help="Make the autoencoders denoising ones: noise:25, mask:0.3, ...")] = None,
+    loss: Annotated[str | None, Option(help="squared or cross_entropy.")] = None,
+    epochs: Annotated[int | None, Option(help="Passes over the data; so many that small sets see enough steps by default.")] = None,
+    layers: Annotated[str | None, Option(help="Hidden widths of the dense autoencoder, as 1000,500,250.")] = None,
+    neighbours: Annotated[int | None, Option(help="k of the k-NN accuracy.")] = None,
+    outliers: Annotated[float | None, Option(help="Share of rows replaced in the outlier experiment; 0 leaves it out.")] = None,
+    weighting: Annotated[str | None, Option(help="Of documents: tf-idf, log or counts.")] = None,
+    size: Annotated[int | None, Option(help="Side in pixels that pictures are brought to.")] = None,
+    label: Annotated[str | None, Option(help="Column or array that holds the labels.")] = None,
+    limit: Annotated[int | None, Option(help="Use that many rows, drawn at random.")] = None,
+    seed: Seed = None,
+    device: Device = None,
+    as_json: Annotated[bool, Option("--json", help="The report's figures on stdout.")] = False,
+) -> None:  # fmt: skip
+    """Compare PCA (LSA for documents) with autoencoders at equal code lengths, and write a report."""
+    from sfumato.tasks.rows import read
+
+    values = {
+        "codes": _numbers(codes, "codes"), "corruption": corruption, "loss": loss, "epochs": epochs, "layers": _numbers(layers, "layers"),
+        "neighbours": neighbours, "outliers": outliers, "weighting": weighting, "seed": seed, "device": device,
+    }  # fmt: skip
+    options = _options(values)
+    table = read(data, size=size, label=label)
+    for line in table.skipped[:10]:
+        typer.echo(f"sfumato: left out: {line}", err=True)
+    if limit is not None and limit < len(table):
+        table = table.take(_some(len(table), limit, options.seed))
+    _compare(table, options, output, data, as_json=as_json)
+
+
+def _options(values: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    from sfumato.errors import OptionError
+    from sfumato.tasks.reduce import ReduceOptions
+    from sfumato.types import explain
+
+    try:
+        return ReduceOptions(**{k: v for k, v in values.items() if v is not None})
+    except ValidationError as error:
+        raise OptionError(explain(error)) from None
+
+
+def _some(count: int, limit: int, seed: int) -> Any:
+    import numpy as np
+
+    return np.sort(np.random.default_rng(seed).permutation(count)[: max(1, limit)])
+
+
+def _numbers(text: str | None, what: str) -> tuple[int, ...] | None:
+    from sfumato.errors import OptionError
+
+    if text is None:
+        return None
+    if not re.fullmatch(r"\s*[1-9]\d*(\s*,\s*[1-9]\d*)*\s*", text):
+        raise OptionError(f'{what} "{text}" cannot be read; write numbers from 1 on, as 2,10,30')
+    return tuple(int(n) for n in text.split(","))
+
+
+def _compare(table: Any, options: Any, output: Path, data: Path, *, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from sfumato.tasks import reduce as work
+    from sfumato.tasks.report import record, write
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    found = work.start(table, options)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        line = bar.add_task("fits")
+        for event in work.compare(found):
+            if isinstance(event, work.Note):
+                bar.update(line, description=event.text, completed=event.done, total=event.total)
+            else:
+                console.print(f"{event.method}, {event.codes} codes: error {event.error:.4g}, {event.seconds:.1f} s", highlight=False)
+    path = write(found, output, str(data))
+    for sentence in work.verdict(found):
+        typer.echo(sentence, err=as_json)
+    typer.echo(json.dumps(record(found, str(data))) if as_json else str(path))

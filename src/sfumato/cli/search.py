@@ -1,0 +1,60 @@
+"""``index`` and ``search``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Option = typer.Option
+
+
+def index(
+    data: Annotated[Path, typer.Argument(help="Folder of pictures or .txt files, .parquet or .tar.")],
+    output: Annotated[Path, Option(help="Folder of the index; given again, it is brought up to date.")],
+    space: Annotated[str | None, Option(help="pca:30, autoencoder:30, lsa:128, or the folder of a saved estimator.")] = None,
+    side: Annotated[int, Option(help="Side in pixels that pictures are brought to.")] = 32,
+) -> None:
+    """Index pictures or documents for search; encodes only what is new or changed."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from sfumato.tasks import search as work
+
+    events = work.index(data, output, space, side=side)
+    last = next(events)
+    console = Console(stderr=True)
+    many = -(-last.total // work.BATCH) + 1
+    for event in track(events, "indexing", total=many, console=console, transient=True, disable=not console.is_terminal):
+        last = event
+    for line in last.skipped[:10]:
+        typer.echo(f"sfumato: left out: {line}", err=True)
+    typer.echo(f"{last.total} items encoded, {last.removed} removed, {len(last.skipped)} left out: {output}")
+
+
+def search(
+    folder: Annotated[Path, typer.Argument(help="Folder of an index.")],
+    query: Annotated[str, typer.Argument(help="Words, or a picture or text file.")],
+    k: Annotated[int, Option("-k", help="How many results.")] = 12,
+    where: Annotated[str | None, Option(help="SQL over name, label and text, as label = 'cat'.")] = None,
+    output: Annotated[Path | None, Option(help="Write the pictures found on one sheet.")] = None,
+    overwrite: Annotated[bool, Option(help="Replace the sheet that is there.")] = False,
+    as_json: Annotated[bool, Option("--json", help="One JSON line per result.")] = False,
+) -> None:
+    """Find the items of an index that are nearest to words or to an example."""
+    from sfumato.errors import OptionError
+    from sfumato.runtime import atomic
+    from sfumato.tasks import search as work
+
+    if output is not None and output.exists() and not overwrite:
+        raise OptionError(f"{output} exists; give another --output, or --overwrite")
+    hits = work.search(folder, query, k, where)
+    for hit in hits:
+        row = f"{hit.similarity:.3f}  {hit.name}" + (f"  [{hit.label}]" if hit.label else "") + (f"  {hit.text[:80]}" if hit.text else "")
+        typer.echo(json.dumps(hit.__dict__, ensure_ascii=False) if as_json else row)
+    if output is not None:
+        with atomic(output) as scratch:
+            work.pictures(folder, hits).save(scratch)
+        typer.echo(str(output), err=as_json)

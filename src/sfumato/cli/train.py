@@ -1,0 +1,92 @@
+"""``train text``, ``train autoencoder`` and ``train diffusion``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Train a model on your own data; resumes where it was interrupted.")
+Option = typer.Option
+Seed = Annotated[int | None, Option(help="Seed of weights and batches.")]
+Device = Annotated[str | None, Option(help="auto, cpu, cuda or mps.")]
+Data = Annotated[Path, typer.Argument(help="Folder of pictures, .parquet or WebDataset .tar.")]
+Output = Annotated[Path, Option(help="Folder of the model; holds checkpoints and previews, too.")]
+ConfigFile = Annotated[Path | None, Option(help="JSON of the network's config and of training settings.")]
+Steps = Annotated[int | None, Option(help="Training steps.")]
+Batch = Annotated[int | None, Option(help="Samples per step.")]
+Rate = Annotated[float | None, Option(help="Learning rate.")]
+
+
+@app.command("text")
+def train_text(
+    data: Data,
+    output: Output,
+    config: ConfigFile = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    rate: Rate = None,
+    seed: Seed = None,
+    device: Device = None,
+) -> None:
+    """Learn a tokenizer and distil a text encoder from phrases with a teacher's embeddings (.parquet)."""
+    from sfumato.train.run import train_text as work
+
+    _train(work(data, output, config, _given(steps, batch, rate, seed, device)), output)
+
+
+@app.command("autoencoder")
+def train_autoencoder(
+    data: Data,
+    output: Output,
+    config: ConfigFile = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    rate: Rate = None,
+    seed: Seed = None,
+    device: Device = None,
+) -> None:
+    """Train the autoencoder of latent diffusion on pictures."""
+    from sfumato.train.run import train_autoencoder as work
+
+    _train(work(data, output, config, _given(steps, batch, rate, seed, device)), output)
+
+
+@app.command("diffusion")
+def train_diffusion(
+    data: Data, output: Output,
+    autoencoder: Annotated[Path, Option(help="Folder written by train autoencoder.")],
+    text: Annotated[Path, Option(help="Folder written by train text.")],
+    config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
+) -> None:  # fmt: skip
+    """Train text-to-image diffusion on captioned pictures; writes a whole model folder."""
+    from sfumato.train.run import train_diffusion as work
+
+    _train(work(data, output, autoencoder, text, config, _given(steps, batch, rate, seed, device)), output)
+
+
+def _given(steps: int | None, batch: int | None, rate: float | None, seed: int | None, device: str | None) -> dict[str, Any]:
+    values = {"steps": steps, "batch": batch, "rate": rate, "seed": seed, "device": device}
+    return {k: v for k, v in values.items() if v is not None}
+
+
+def _train(events: Iterator[Any], output: Path) -> None:
+    """Show a training run: a bar with loss, rate and time left, TensorBoard files, and notes as they come."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from sfumato.train.board import Board
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
+    with Progress(*columns, console=console) as bar, Board(output / "tensorboard") as board:
+        line = bar.add_task("training", note="")
+        for event in events:
+            if isinstance(event, str):
+                console.print(event, highlight=False)
+                continue
+            board.write(event)
+            bar.update(line, total=event.steps, completed=event.step, note=f"loss {event.loss:.4f}  {event.rate:.0f} samples/s")
+    typer.echo(str(output))
