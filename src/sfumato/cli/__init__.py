@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sfumato import __version__
-from sfumato.cli import create, reduce, search, train
+from sfumato.cli import create, evaluate, reduce, search, train
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -41,3 +41,4 @@ def root(version: Annotated[bool, typer.Option("--version", callback=_version, i
 for verb in (create.create, reduce.reduce, search.index, search.search, create.models, create.inspect):
     app.command()(verb)
 app.add_typer(train.app, name="train")
+app.add_typer(evaluate.app, name="evaluate")

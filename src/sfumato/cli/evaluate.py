@@ -1,0 +1,38 @@
+"""``evaluate restore``: standard figures by standard conventions."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="The field's standard figures, by the field's exact conventions.")
+Option = typer.Option
+
+
+@app.callback()
+def root() -> None:
+    """The field's standard figures, by the field's exact conventions."""
+
+
+@app.command()
+def restore(
+    data: Annotated[Path, typer.Argument(help="Folder of clean pictures, .parquet or .tar.")],
+    denoise: Annotated[float | None, Option(help="Deviation of Gaussian noise for values of 0 to 255.")] = None,
+    enlarge: Annotated[float | None, Option(help="Factor that pictures are shrunk by, 1.5 to 8.")] = None,
+    gray: Annotated[bool, Option(help="Take the pictures as grey.")] = False,
+    method: Annotated[str | None, Option(help="input (the noise stays) or bicubic.")] = None,
+    as_json: Annotated[bool, Option("--json", help="One JSON line per picture.")] = False,
+) -> None:
+    """Damage pictures, restore them, and print PSNR and SSIM."""
+    from sfumato.tasks.evaluate import restore as work
+
+    scores = []
+    for score in work(data, denoise=denoise, enlarge=enlarge, gray=gray, method=method):
+        scores.append(score)
+        typer.echo(json.dumps(score.__dict__) if as_json else f"{score.psnr:6.2f} dB  {score.ssim:.4f}  {score.name}")
+    means = [statistics.fmean(values) for values in zip(*((s.psnr, s.ssim) for s in scores), strict=True)]
+    typer.echo(f"{means[0]:6.2f} dB  {means[1]:.4f}  mean of {len(scores)}", err=as_json)
