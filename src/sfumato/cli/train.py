@@ -1,4 +1,4 @@
-"""``train text``, ``train autoencoder`` and ``train diffusion``."""
+"""``train text``, ``autoencoder``, ``diffusion`` and ``restorer``."""
 
 from __future__ import annotations
 
@@ -65,6 +65,18 @@ def train_diffusion(
     from sfumato.train.run import train_diffusion as work
 
     _train(work(data, output, autoencoder, text, config, _given(steps, batch, rate, seed, device)), output)
+
+
+@app.command("restorer")
+def train_restorer(
+    data: Data, output: Output,
+    corruption: Annotated[str, Option(help="What it shall undo, alternatives between bars: 'noise:0-50 | mask:strokes'.")],
+    config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
+) -> None:  # fmt: skip
+    """Train a network that repairs photographs."""
+    from sfumato.train.run import train_restorer as work
+
+    _train(work(data, output, corruption, config, _given(steps, batch, rate, seed, device)), output)
 
 
 def _given(steps: int | None, batch: int | None, rate: float | None, seed: int | None, device: str | None) -> dict[str, Any]:

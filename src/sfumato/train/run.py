@@ -1,4 +1,4 @@
-"""The three training commands: from data on disk to a folder on disk, as a stream of notes and progress.
+"""The training commands: from data on disk to a folder on disk, as a stream of notes and progress.
 
 A config file holds a network's config and training settings: ``{"network": {...}, "settings": {...}, ...}``; what the
 command line gives wins. The same command again resumes.
@@ -15,6 +15,7 @@ import torch
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import DataError
 from sfumato.hub.config import Defaults, SchedulerConfig
@@ -22,9 +23,10 @@ from sfumato.hub.files import digest, network_from, read_json, weight_file
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.train.autoencoder import AutoencoderJob
-from sfumato.train.data import Pictures, pack
+from sfumato.train.data import pack
 from sfumato.train.diffusion import DiffusionJob
 from sfumato.train.loop import Progress, TrainSettings, train
+from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.train.text import Phrases, TextJob
 from sfumato.types import Config
 
@@ -48,11 +50,11 @@ def _plan(path: Path | None, given: Mapping[str, Any]) -> tuple[Plan, TrainSetti
     return plan, TrainSettings.read({**plan.settings, **given}, "training settings")
 
 
-def _skipped(pictures: Pictures) -> Iterator[str]:
-    if pictures.skipped:
-        shown = "\n  ".join(pictures.skipped[:10])
-        more = f"\n  ... and {len(pictures.skipped) - 10} more" if len(pictures.skipped) > 10 else ""
-        yield f"skipped {len(pictures.skipped)} pictures:\n  {shown}{more}"
+def _skipped(skipped: list[str]) -> Iterator[str]:
+    if skipped:
+        shown = "\n  ".join(skipped[:10])
+        more = f"\n  ... and {len(skipped) - 10} more" if len(skipped) > 10 else ""
+        yield f"skipped {len(skipped)} pictures:\n  {shown}{more}"
 
 
 def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
@@ -82,7 +84,7 @@ def train_autoencoder(data: Path, output: Path, config: Path | None, given: Mapp
     plan, settings = _plan(config, given)
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=False)
-    yield from _skipped(pictures)
+    yield from _skipped(pictures.skipped)
     torch.manual_seed(settings.seed)
     network = {**_small_autoencoder(plan.size), **plan.network}
     job = AutoencoderJob(AutoencoderConfig.read(network, "network"), pictures)
@@ -113,7 +115,7 @@ def train_diffusion(data: Path, output: Path, autoencoder: Path, text: Path, con
         raise DataError(f"size {plan.size} is not a multiple of the autoencoder's factor {space.config.factor}")
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=True)
-    yield from _skipped(pictures)
+    yield from _skipped(pictures.skipped)
     scheduler = SchedulerConfig.read({**STABLE_DIFFUSION, **plan.scheduler}, "scheduler")
     torch.manual_seed(settings.seed)
     network = {**_small_unet(plan.size // space.config.factor, space.config.latent_channels, clip.config.hidden_size), **plan.network}
@@ -129,6 +131,18 @@ def train_diffusion(data: Path, output: Path, autoencoder: Path, text: Path, con
     save_text(clip, encoder.tokenizer, output)
     save_scheduler(scheduler, output / "scheduler")
     save_index(output, Defaults.read(plan.defaults, "defaults"))
+
+
+def train_restorer(data: Path, output: Path, corruption: str, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
+    """Train a restorer for corruptions separated by bars; writes its config and weights."""
+    plan, settings = _plan(config, given)
+    yield f"reading {data}"
+    photos, skipped = read_photos(data, plan.size)
+    yield from _skipped(skipped)
+    torch.manual_seed(settings.seed)
+    job = RestorerJob(RestorerConfig.read(plan.network, "network"), photos, corruption.split("|"), plan.size)
+    yield from train(job, settings, output)
+    save_network(job.module, output)
 
 
 STABLE_DIFFUSION = {

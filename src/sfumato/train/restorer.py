@@ -1,0 +1,134 @@
+"""Train a restorer: photographs, damaged in all the ways it shall undo, and what is known about each damage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from sfumato import image
+from sfumato.corruption.base import Compose, draw, parse
+from sfumato.corruption.color import Grayscale
+from sfumato.corruption.mask import Mask
+from sfumato.corruption.resample import Downscale, interpolate
+from sfumato.denoiser.denoiser import Denoiser
+from sfumato.denoiser.restorer import Restorer, RestorerConfig
+from sfumato.errors import DataError, PictureError
+from sfumato.train.data import find
+from sfumato.train.loss import denoising_loss
+from sfumato.types import Condition, Corrupted, Corruption
+
+
+def read_photos(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
+    """All photographs (3, H, W) whose sides are at least `smallest`, and a sentence for each that was left out.
+
+    Raises
+    ------
+    DataError
+        If none is left.
+    """
+    photos, skipped = [], []
+    for sample in find(source):
+        try:
+            pixels = np.asarray(image.read(sample.read())).transpose(2, 0, 1)
+        except (PictureError, OSError) as error:
+            skipped.append(f"{sample.name}: {error}")
+            continue
+        if min(pixels.shape[1:]) < smallest:
+            skipped.append(f"{sample.name}: {pixels.shape[2]}x{pixels.shape[1]} is smaller than the crops of {smallest}x{smallest}")
+            continue
+        photos.append(np.ascontiguousarray(pixels))
+    if not photos:
+        raise DataError(f"{source} has no photograph to train on; first: {skipped[0]}")
+    return photos, skipped
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A drawn corruption as the network meets it: its result brought back to the size and channels of the picture.
+
+    Attributes
+    ----------
+    corruption : Corruption
+        With masks drawn and sizes bound (:func:`sfumato.corruption.base.draw`).
+    """
+
+    corruption: Corruption
+
+    def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
+        """Corrupt; enlarge what is small, spread grey over the channels, empty what is hidden."""
+        out = self.corruption(x, generator=generator)
+        y = out.y if out.y.shape[-2:] == x.shape[-2:] else interpolate(out.y, (x.shape[-2], x.shape[-1]))
+        return Corrupted(y.expand(-1, x.shape[1], -1, -1) * self.planes(x)[:, :1], out.sigma)
+
+    def planes(self, x: Tensor) -> Tensor:
+        """What is known about pictures like `x`: (B, 3, H, W), in the order of ``denoiser.restorer.PLANES``."""
+        known, color, detail = x.new_ones(len(x), 1, *x.shape[-2:]), 1.0, 1.0
+        for part in self.corruption.parts if isinstance(self.corruption, Compose) else (self.corruption,):
+            if isinstance(part, Mask):
+                known = part.apply(known)
+            elif isinstance(part, Downscale):
+                known, detail = (part.apply(known) > 0.999).to(x), detail / part.factor
+            elif isinstance(part, Grayscale):
+                color = 0.0
+        if known.shape[-2:] != x.shape[-2:]:
+            known = F.interpolate(known, size=x.shape[-2:])
+        flat = [torch.full_like(known, value) for value in (color, detail)]
+        return torch.cat([known, *flat], dim=1)
+
+
+class RestorerJob:
+    """The denoising objective in the row ``direct`` on random crops, each batch damaged in one way of many.
+
+    Parameters
+    ----------
+    config : RestorerConfig
+    photos : list of array, (3, H, W), uint8
+    corruptions : sequence of str
+        As :func:`sfumato.parse` reads them; one is drawn per batch.
+    crop : int
+        Side of the crops in pixels.
+    """
+
+    def __init__(self, config: RestorerConfig, photos: list[NDArray[np.uint8]], corruptions: Sequence[str], crop: int) -> None:
+        self.module = Restorer(config)
+        self.denoiser = Denoiser(self.module, "direct")
+        self.photos, self.crop = photos, crop
+        self.corruptions = [parse(c.strip()) for c in corruptions]
+        self.weights = torch.tensor([float(p.shape[1] * p.shape[2]) for p in photos]).sqrt()
+
+    def batch(self, rows: Tensor, random: Generator) -> Tensor:
+        """Random crops, mirrored and turned at random: (B, 3, crop, crop) in [-1, 1]."""
+        draws = torch.rand((len(rows), 4), generator=random).tolist()
+        crops = []
+        for row, (top, left, mirror, turn) in zip(rows.tolist(), draws, strict=True):
+            photo, side = self.photos[row], self.crop
+            y, x = int(top * (photo.shape[1] - side + 1)), int(left * (photo.shape[2] - side + 1))
+            crop = photo[:, y : y + side, x : x + side]
+            crops.append(np.rot90(crop[:, :, ::-1] if mirror < 0.5 else crop, int(4 * turn), axes=(1, 2)))
+        return image.from_bytes(torch.from_numpy(np.stack(crops))).to(self.module.head.weight.device)
+
+    def loss(self, rows: Tensor, random: Generator) -> Tensor:
+        """Mean squared error of the restored crops."""
+        x = self.batch(rows, random)
+        chosen = self.corruptions[int(torch.randint(len(self.corruptions), (), generator=random))]
+        measured = Measured(draw(chosen, x, random))
+        return denoising_loss(self.denoiser, x, measured, Condition(planes=measured.planes(x)), generator=random)
+
+    def preview(self, path: Path) -> None:
+        """Originals, and for each corruption what the network sees and what it makes of it."""
+        random = torch.Generator().manual_seed(0)
+        x = self.batch(torch.arange(min(8, len(self.photos))), random)
+        rows = [x]
+        for corruption in self.corruptions:
+            measured = Measured(draw(corruption, x, random))
+            seen = measured(x, generator=random)
+            rows += [seen.y, self.denoiser(seen.y, seen.sigma, Condition(planes=measured.planes(x)))]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.sheet(image.to_pictures(torch.cat(rows)), columns=len(x)).save(path)

@@ -1,0 +1,84 @@
+"""Training a restorer: what it is told, that it learns, and the command."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from typer.testing import CliRunner
+
+from sfumato.cli import app
+from sfumato.corruption.base import draw, parse
+from sfumato.denoiser.restorer import Restorer, RestorerConfig
+from sfumato.errors import DataError, OptionError
+from sfumato.hub.files import network_from
+from sfumato.train.loop import TrainSettings, train
+from sfumato.train.restorer import Measured, RestorerJob, read_photos
+from sfumato.types import Condition
+
+PHOTOS = [np.ascontiguousarray(p[::2, ::2].transpose(2, 0, 1)) for p in load_sample_images().images]
+SMALL = RestorerConfig(widths=(16, 24), blocks=1)
+
+
+def measured(spelling, x):
+    return Measured(draw(parse(spelling), x, torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize(("spelling", "known", "color", "detail"), [
+    ("noise:25", 1, 1, 1), ("mask:0.5", 0.5, 1, 1), ("gray", 1, 0, 1), ("down:2", 1, 1, 0.5), ("mask:box:0.25+gray+down:2+noise:10", 0.75, 0, 0.5),
+])  # fmt: skip
+def test_planes_say_what_is_known(spelling, known, color, detail):
+    x = torch.rand(4, 3, 32, 32) * 2 - 1
+    seen = measured(spelling, x)
+    planes = seen.planes(x).mean(dim=(0, 2, 3))
+    assert planes[0] == pytest.approx(known, abs=0.12)
+    assert planes[1:].tolist() == [color, detail]
+    y = seen(x, generator=torch.Generator().manual_seed(1)).y
+    assert y.shape == x.shape
+    assert (y * (1 - seen.planes(x)[:, :1]) == 0).all(), "hidden pixels hold nothing, not even noise"
+
+
+def test_the_network_starts_as_the_identity_and_takes_any_size():
+    net, x = Restorer(RestorerConfig()), torch.rand(1, 3, 13, 50)
+    assert sum(p.numel() for p in net.parameters()) < 3e6
+    assert (net(x, torch.zeros(1), Condition()) - x).abs().max() < 0.5
+    assert not torch.equal(net(x, torch.ones(1), Condition()), net(x, torch.zeros(1), Condition())), "the noise level matters"
+
+
+def test_it_learns_to_denoise():
+    torch.manual_seed(0)
+    job = RestorerJob(SMALL, PHOTOS, ["noise:50"], 32)
+    x = job.batch(torch.tensor([0, 1] * 8), torch.Generator().manual_seed(5))
+    y = measured("noise:50", x)(x, generator=torch.Generator().manual_seed(6))
+    for _ in train(job, TrainSettings(steps=60, batch=16, rate=2e-3, warmup=5, average=0.9, dtype="float32")):
+        pass
+    with torch.no_grad():
+        error = (job.denoiser(y.y, y.sigma, Condition()) - x).square().mean()
+    assert error < 0.4 * (y.y - x).square().mean()
+
+
+def test_command(tmp_path):
+    (tmp_path / "in").mkdir()
+    for k, photo in enumerate(PHOTOS):
+        Image.fromarray(photo.transpose(1, 2, 0)).save(tmp_path / "in" / f"{k}.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "in" / "tiny.png")
+    plan = {"network": {"widths": [8, 12], "blocks": 1}, "size": 24, "settings": {"preview_every": 2}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    words = ["train", "restorer", str(tmp_path / "in"), "--output", str(tmp_path / "m"), "--config", str(tmp_path / "plan.json")]
+    result = CliRunner().invoke(app, [*words, "--corruption", "noise:0-50 | mask:strokes | gray+down:2", "--steps", "3", "--batch", "2"])
+    assert result.exit_code == 0, result.output
+    assert "tiny.png" in result.stderr
+    net = network_from(Restorer, RestorerConfig, tmp_path / "m")
+    assert net.config.widths == (8, 12)
+    with Image.open(tmp_path / "m/previews/0000002.png") as preview:
+        assert preview.height > 6 * 24
+
+
+def test_wrong_data(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "tiny.png")
+    with pytest.raises(DataError, match="smaller than the crops"):
+        read_photos(tmp_path, 24)
+    with pytest.raises(OptionError, match="unknown corruption"):
+        RestorerJob(SMALL, PHOTOS, ["nosie:3"], 24)
