@@ -1,0 +1,182 @@
+"""Photographs as files: read with all that a file may hold, written back without losing it.
+
+A :class:`Photo` keeps what a network does not see (transparency, the color profile, 16 bits a channel) beside the values
+that it does, so that a restored picture differs from its file in nothing that was not asked for. What cannot be kept is
+converted, with a note.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, PngImagePlugin
+
+from sfumato.errors import PictureError
+from sfumato.image import MAX_PIXELS
+from sfumato.runtime import atomic
+
+SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture with all that its file holds.
+
+    Attributes
+    ----------
+    values : array, (H, W, 1 or 3), uint8 or uint16
+        Grey or RGB, as stored.
+    alpha : array, (H, W), uint8, optional
+        Transparency.
+    profile : bytes, optional
+        ICC color profile.
+    notes : tuple of str
+        What was converted on reading.
+    """
+
+    values: NDArray[Any]
+    alpha: NDArray[np.uint8] | None = None
+    profile: bytes | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def top(self) -> int:
+        """The value of white: 255 or 65535."""
+        return 65535 if self.values.dtype == np.uint16 else 255
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return int(self.values.shape[1]), int(self.values.shape[0])
+
+    def frame(self) -> NDArray[np.float32]:
+        """Values in [-1, 1], (C, H, W)."""
+        return np.ascontiguousarray(self.values.transpose(2, 0, 1), np.float32) * np.float32(2 / self.top) - 1
+
+    def with_frame(self, x: NDArray[Any], keep: NDArray[np.bool_] | None = None) -> Photo:
+        """The same photo with new values (C, H, W) in [-1, 1]; where `keep` (H, W) is true the old ones stay, bit for bit."""
+        made = ((x.transpose(1, 2, 0).astype(np.float64) + 1) * (self.top / 2)).round().clip(0, self.top).astype(self.values.dtype)
+        if keep is not None:
+            made = np.where(keep[..., None], self.values, made)
+        same = self.alpha is not None and self.alpha.shape == made.shape[:2]
+        alpha = self.alpha if same else None if self.alpha is None else _resized(self.alpha, (made.shape[1], made.shape[0]))
+        return replace(self, values=made, alpha=alpha)
+
+
+def _resized(alpha: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(alpha).resize(size, Image.Resampling.BICUBIC))
+
+
+def read(source: Path | str | bytes) -> Photo:
+    """Read a picture file.
+
+    Raises
+    ------
+    PictureError
+        If it is missing, no picture, cut short, or larger than 200 megapixels.
+    """
+    name = "picture" if isinstance(source, bytes) else str(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of bombs and odd tags: the size is checked below
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    raise PictureError(f"{name} has {opened.width}x{opened.height} pixels; at most {MAX_PIXELS} are read")
+                deep = ";16" in str(opened.tile)  # how the file stores a pixel; known before it is loaded
+                opened.load()
+                photo = _photo(opened)
+                if deep and photo.top == 255:
+                    photo = replace(photo, notes=(*photo.notes, "16 bits a channel were read as 8"))
+                return photo
+    except FileNotFoundError:
+        raise PictureError(f"{name} does not exist") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+        raise PictureError(f"{name} cannot be read as a picture: {error}") from None
+
+
+def _photo(opened: Image.Image) -> Photo:
+    notes = []
+    frames = int(getattr(opened, "n_frames", 1))
+    if frames > 1:
+        notes.append(f"only the first of {frames} frames was taken")
+    profile = opened.info.get("icc_profile")
+    turned = opened.getexif().get(0x0112, 1) != 1
+    picture = ImageOps.exif_transpose(opened) if turned else opened
+    if turned:
+        notes.append("turned upright as its EXIF orientation says")
+    if picture.mode in SIXTEEN:
+        return Photo(_sixteen(np.asarray(picture)), profile=profile, notes=tuple(notes))
+    if picture.mode == "F":
+        notes.append("floating-point values were brought to 8 bits")
+        values = np.asarray(picture, np.float64)
+        span = max(1.0, float(np.nan_to_num(values).max(initial=1.0)))
+        return Photo((np.nan_to_num(values).clip(0, span) * (255 / span)).round().astype(np.uint8)[..., None], notes=tuple(notes))
+    clear = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
+    grey = picture.mode in ("L", "LA", "La", "1")
+    if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        notes.append(f"{picture.mode} was converted to RGB")
+        profile = None  # it described the other color space
+    elif picture.mode in ("P", "PA", "1"):
+        notes.append("a palette was converted to RGB" if picture.mode != "1" else "1 bit was converted to 8")
+    alpha = np.asarray(picture.convert("RGBA").getchannel("A")) if clear else None
+    values = np.asarray(picture.convert("LA").getchannel(0) if grey and clear else picture.convert("L" if grey else "RGB"))
+    return Photo(values if values.ndim == 3 else values[..., None], alpha, profile, tuple(notes))
+
+
+def _sixteen(values: NDArray[Any]) -> NDArray[Any]:
+    """16 bits a channel, or 8 where that is all that mode I was used for."""
+    if values.max(initial=0) <= 255 and values.dtype == np.int32:
+        return values.clip(0, 255).astype(np.uint8)[..., None]
+    return values.clip(0, 65535).astype(np.uint16)[..., None]
+
+
+def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
+    """Write a photo, whole or not at all; returns notes on what the format could not keep.
+
+    Parameters
+    ----------
+    photo : Photo
+    path : Path
+        ``.png`` keeps all; ``.jpg`` has no transparency and loses digits.
+    settings : str, optional
+        JSON that a PNG carries under "sfumato".
+
+    Raises
+    ------
+    PictureError
+        For an unknown suffix, or if the file cannot be written.
+    """
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise PictureError(f"{path}: a picture's name ends in one of {', '.join(sorted(SUFFIXES))}")
+    notes = []
+    values, alpha = photo.values, photo.alpha
+    if values.dtype == np.uint16 and (kind not in ("PNG", "TIFF") or values.shape[2] == 3 or alpha is not None):
+        notes.append(f"16 bits a channel were brought to 8 for {kind}")
+        values = (values.astype(np.float64) / 257).round().astype(np.uint8)
+    if alpha is not None and kind in ("JPEG", "BMP"):
+        notes.append(f"{kind} has no transparency: clear parts are white")
+        share = alpha[..., None] / 255
+        values, alpha = (values * share + 255 * (1 - share)).round().astype(np.uint8), None
+    planes = values if alpha is None else np.concatenate([values, alpha[..., None]], axis=2)
+    extra: dict[str, Any] = {"icc_profile": photo.profile} if photo.profile else {}
+    if kind == "JPEG":
+        extra |= {"quality": 95, "subsampling": 0}
+    if kind == "WEBP":
+        extra |= {"lossless": True, "exact": True}
+    if kind == "PNG" and settings is not None:
+        extra["pnginfo"] = PngImagePlugin.PngInfo()
+        extra["pnginfo"].add_itxt("sfumato", settings)
+    try:
+        with atomic(path) as scratch:
+            Image.fromarray(planes.squeeze(2) if planes.shape[2] == 1 else planes).save(scratch, format=kind, **extra)
+    except (OSError, ValueError) as error:
+        raise PictureError(f"{path} cannot be written: {error}") from None
+    return notes

@@ -1,0 +1,129 @@
+"""Odd picture files: read with what they hold, written back without loss, refused in one sentence."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.errors import PictureError
+from sfumato.tasks.photo import Photo, read, write
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (9, 14, 3), np.uint8)
+GREY16 = RNG.integers(0, 65536, (9, 14), np.uint16)
+
+
+def made(mode):
+    """A picture of a mode."""
+    picture = Image.fromarray(RGB)
+    if mode == "I;16":
+        return Image.fromarray(GREY16)
+    if mode == "F":
+        return Image.fromarray(RGB[..., 0].astype(np.float32) * 3)
+    if mode in ("RGBA", "LA"):
+        picture = picture.convert(mode)
+        picture.putalpha(Image.fromarray(RGB[..., 1]))
+        return picture
+    return picture.convert(mode)
+
+
+def saved(picture, path, **extra):
+    picture.save(path, **extra)
+    return path
+
+
+@pytest.mark.parametrize(("mode", "suffix", "channels", "bits", "clear", "noted"), [
+    ("RGB", ".png", 3, 8, False, False), ("L", ".png", 1, 8, False, False), ("RGBA", ".png", 3, 8, True, False), ("LA", ".png", 1, 8, True, False),
+    ("P", ".png", 3, 8, False, True), ("1", ".png", 1, 8, False, True), ("I;16", ".png", 1, 16, False, False), ("F", ".tiff", 1, 8, False, True),
+    ("CMYK", ".jpg", 3, 8, False, True), ("YCbCr", ".jpg", 3, 8, False, False), ("RGB", ".bmp", 3, 8, False, False),
+    ("RGB", ".webp", 3, 8, False, False),
+])  # fmt: skip
+def test_modes(mode, suffix, channels, bits, clear, noted, tmp_path):
+    path = saved(made(mode), tmp_path / f"a{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
+    photo = read(path)
+    assert photo.values.shape == (9, 14, channels)
+    assert photo.values.dtype == (np.uint16 if bits == 16 else np.uint8)
+    assert (photo.alpha is not None) == clear
+    assert bool(photo.notes) == noted
+    write(photo.with_frame(photo.frame()), tmp_path / "b.png")
+    again = read(tmp_path / "b.png")
+    assert (again.values == photo.values).all(), "to the frame and back changes nothing"
+    assert (again.alpha is None and photo.alpha is None) or (again.alpha == photo.alpha).all()
+
+
+def test_kept_pixels_are_bitwise_the_same(tmp_path):
+    for pixels in (RGB, GREY16[..., None]):
+        photo = Photo(pixels)
+        keep = RNG.random((9, 14)) < 0.5
+        changed = photo.with_frame(np.clip(photo.frame() + 0.3 * RNG.normal(size=photo.frame().shape), -1, 1), keep)
+        write(changed, tmp_path / "a.png")
+        back = read(tmp_path / "a.png").values
+        assert (back[keep] == pixels[keep]).all()
+        assert (back[~keep] != pixels[~keep]).any()
+
+
+def test_profile_orientation_and_frames(tmp_path):
+    profile = b"not a real profile, but kept"
+    assert read(saved(Image.fromarray(RGB), tmp_path / "a.png", icc_profile=profile)).profile == profile
+    write(Photo(RGB, profile=profile), tmp_path / "b.png")
+    assert read(tmp_path / "b.png").profile == profile
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = read(saved(Image.fromarray(RGB), tmp_path / "c.png", exif=exif))
+    assert turned.size == (9, 14)
+    assert "orientation" in turned.notes[0]
+    frames = [Image.fromarray(np.roll(RGB, k, 0)) for k in range(3)]
+    frames[0].save(tmp_path / "d.gif", save_all=True, append_images=frames[1:])
+    assert "first of 3 frames" in " ".join(read(tmp_path / "d.gif").notes)
+    assert read(saved(Image.fromarray(RGB), tmp_path / "e.jpg", progressive=True)).values.shape == (9, 14, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_extreme_shapes(size, tmp_path):
+    photo = read(saved(Image.new("RGB", size, (9, 8, 7)), tmp_path / "a.png"))
+    assert photo.size == size
+    assert photo.frame().shape == (3, size[1], size[0])
+
+
+def test_formats_that_cannot_keep_all_say_so(tmp_path):
+    clear = Photo(RGB, alpha=RGB[..., 0])
+    assert "transparency" in write(clear, tmp_path / "a.jpg")[0]
+    assert "16 bits" in write(Photo(GREY16[..., None]), tmp_path / "b.jpg")[0]
+    assert write(clear, tmp_path / "a.webp") == []
+    assert (read(tmp_path / "a.webp").values == RGB).all()
+
+
+def bomb():
+    data = io.BytesIO()
+    Image.new("1", (30000, 30000)).save(data, format="PNG")
+    return data.getvalue()
+
+
+def test_hostile_files(tmp_path):
+    whole = io.BytesIO()
+    Image.fromarray(np.tile(RGB, (20, 20, 1))).save(whole, format="PNG")
+    for data, message in ((b"", "cannot be read"), (b"no picture", "cannot be read"), (whole.getvalue()[:900], "cannot be read"), (bomb(), "pixels")):
+        with pytest.raises(PictureError, match=message):
+            read(data)
+    with pytest.raises(PictureError, match="does not exist"):
+        read(tmp_path / "none.png")
+    with pytest.raises(PictureError, match="ends in one of"):
+        write(Photo(RGB), tmp_path / "a.xyz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_deep_color_is_noted(tmp_path):
+    """A PNG of 16 bits in three channels, which Pillow reads as 8, written by hand."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    data = zlib.compress(b"\0" + bytes(range(12)))
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+    photo = read(tmp_path / "deep.png")
+    assert photo.values.dtype == np.uint8
+    assert "16 bits" in photo.notes[0]
