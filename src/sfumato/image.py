@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from sfumato.errors import PictureError
 
 MAX_PIXELS = 200_000_000
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+T = TypeVar("T")
 
 
 def read(source: Path | str | bytes) -> Image.Image:
@@ -34,15 +38,24 @@ def read(source: Path | str | bytes) -> Image.Image:
     PictureError
         If it is missing, no picture, cut short, or larger than 200 megapixels.
     """
+    return opened(source, lambda picture: _to_rgb(ImageOps.exif_transpose(picture)))
+
+
+def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
+    """What `use` makes of a picture file while it is open; whatever is wrong with the file becomes one sentence.
+
+    Raises
+    ------
+    PictureError
+    """
     name = "picture" if isinstance(source, bytes) else str(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of bombs and odd tags: the size is checked below
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
-                    raise PictureError(f"{name} has {opened.width}x{opened.height} pixels; at most {MAX_PIXELS} are read")
-                opened.load()
-                return _to_rgb(ImageOps.exif_transpose(opened))
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise PictureError(f"{name} has {picture.width}x{picture.height} pixels; at most {MAX_PIXELS} are read")
+                return use(picture)
     except FileNotFoundError:
         raise PictureError(f"{name} does not exist") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:

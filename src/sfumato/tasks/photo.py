@@ -7,8 +7,6 @@ converted, with a note.
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
+from sfumato import image
 from sfumato.errors import PictureError
-from sfumato.image import MAX_PIXELS
 from sfumato.runtime import atomic
 
 SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
@@ -82,26 +80,17 @@ def read(source: Path | str | bytes) -> Photo:
     PictureError
         If it is missing, no picture, cut short, or larger than 200 megapixels.
     """
-    name = "picture" if isinstance(source, bytes) else str(source)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of bombs and odd tags: the size is checked below
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
-                    raise PictureError(f"{name} has {opened.width}x{opened.height} pixels; at most {MAX_PIXELS} are read")
-                deep = ";16" in str(opened.tile)  # how the file stores a pixel; known before it is loaded
-                opened.load()
-                photo = _photo(opened)
-                if deep and photo.top == 255:
-                    photo = replace(photo, notes=(*photo.notes, "16 bits a channel were read as 8"))
-                return photo
-    except FileNotFoundError:
-        raise PictureError(f"{name} does not exist") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
-        raise PictureError(f"{name} cannot be read as a picture: {error}") from None
+    return image.opened(source, _photo)
 
 
 def _photo(opened: Image.Image) -> Photo:
+    deep = ";16" in str(getattr(opened, "tile", ""))  # how the file stores a pixel; known before it is loaded
+    opened.load()
+    photo = _converted(opened)
+    return replace(photo, notes=(*photo.notes, "16 bits a channel were read as 8")) if deep and photo.top == 255 else photo
+
+
+def _converted(opened: Image.Image) -> Photo:
     notes = []
     frames = int(getattr(opened, "n_frames", 1))
     if frames > 1:
