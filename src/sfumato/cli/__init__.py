@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sfumato import __version__
-from sfumato.cli import create, evaluate, reduce, search, train
+from sfumato.cli import create, evaluate, reduce, restore, search, train
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -38,7 +38,7 @@ def root(version: Annotated[bool, typer.Option("--version", callback=_version, i
     """Everything is a denoising autoencoder: choose a corruption, learn to undo it, guide it with text."""
 
 
-for verb in (create.create, reduce.reduce, search.index, search.search, create.models, create.inspect):
+for verb in (create.create, restore.restore, reduce.reduce, search.index, search.search, create.models, create.inspect):
     app.command()(verb)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")

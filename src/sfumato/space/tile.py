@@ -49,6 +49,29 @@ def tiled(f: Callable[[Tensor], Tensor], x: Tensor, *, tile: int | None, ratio: 
     return out / total
 
 
+def windowed(f: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, margin: int) -> Tensor:
+    """Apply a local network window by window; equal to ``f(x)`` where an output depends on input within `margin` only.
+
+    Parameters
+    ----------
+    f : callable
+        (B, C, t, t) -> (B, C', t, t).
+    x : Tensor, (B, C, H, W)
+    tile, margin : int
+        Pixels of a window that are kept, and around it. Both are multiples of what the network divides sides by.
+    """
+    height, width = x.shape[-2:]
+    out: Tensor | None = None
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            y, z = max(0, top - margin), max(0, left - margin)
+            part = f(x[..., y : top + tile + margin, z : left + tile + margin])
+            out = part.new_empty(*part.shape[:2], height, width) if out is None else out
+            out[..., top : top + tile, left : left + tile] = part[..., top - y : top - y + tile, left - z : left - z + tile]
+    assert out is not None
+    return out
+
+
 def _spans(size: int, tile: int) -> Iterator[tuple[int, int]]:
     """Starts and lengths of tiles that overlap by half; the last one ends at the border."""
     if size <= tile:

@@ -1,0 +1,158 @@
+"""sfumato restore: what is not asked for stays, whatever the network says; wrong input gets one sentence."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from sfumato.cli import main
+from sfumato.corruption.color import LUMA
+from sfumato.denoiser.restorer import Restorer, RestorerConfig
+from sfumato.errors import OptionError
+from sfumato.hub.save import save_network
+from sfumato.space.tile import windowed
+from sfumato.tasks.photo import Photo
+from sfumato.tasks.restore import Repairer, RestoreOptions, estimate_noise, restore
+from sfumato.types import Condition
+
+PHOTO = np.ascontiguousarray(load_sample_images().images[0][100:180, 200:310])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A restorer of random weights, which changes everything that it may."""
+    torch.manual_seed(0)
+    network = Restorer(RestorerConfig(widths=(8, 12), blocks=1))
+    with torch.no_grad():
+        network.tail.weight.mul_(100)
+    out = tmp_path_factory.mktemp("restorer")
+    save_network(network, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def repairer(folder):
+    return Repairer(folder)
+
+
+def pictures(kind):
+    return {"RGB": PHOTO, "grey": PHOTO[..., :1], "16 bits": PHOTO[..., :1].astype(np.uint16) * 257 + 3}[kind]
+
+
+@pytest.mark.parametrize("kind", ["RGB", "grey", "16 bits"])
+def test_filling_changes_nothing_else(kind, repairer):
+    photo = Photo(pictures(kind))
+    made = restore(photo, RestoreOptions(fill_box=(10, 20, 30, 15)), repairer)
+    inside = np.zeros(PHOTO.shape[:2], bool)
+    inside[20:35, 10:40] = True
+    assert (made.photo.values[~inside] == photo.values[~inside]).all()
+    assert (made.photo.values[inside] != photo.values[inside]).any()
+    assert made.report["largest_change_elsewhere"] == 0
+    assert made.report["made_anew"] == pytest.approx(inside.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "grey"])
+def test_colorizing_keeps_luminance(kind, repairer):
+    photo = Photo(pictures(kind))
+    made = restore(photo, RestoreOptions(colorize=True), repairer)
+    assert made.photo.values.shape == PHOTO.shape
+    before = photo.values[..., 0] if kind == "grey" else photo.values @ np.array(LUMA)
+    assert np.abs(made.photo.values @ np.array(LUMA) - before).max() <= 1
+    assert made.report["largest_change_of_luminance"] <= 1
+    assert np.ptp(made.photo.values.astype(int), axis=2).mean() > 1, "there is color"
+
+
+@pytest.mark.parametrize(("options", "size"), [
+    ({"denoise": 25.0}, (110, 80)), ({"denoise": "auto"}, (110, 80)), ({"enlarge": 2}, (220, 160)), ({"enlarge": 1.5, "denoise": 10.0}, (165, 120)),
+    ({"enlarge": 2, "colorize": True, "denoise": "auto", "fill_box": (0, 0, 9, 9)}, (220, 160)),
+], ids=str)  # fmt: skip
+def test_any_combination(options, size, repairer):
+    photo = Photo(PHOTO, alpha=PHOTO[..., 0])
+    made = restore(photo, RestoreOptions(**options), repairer)
+    assert made.photo.size == size
+    assert made.photo.alpha.shape == size[::-1]
+
+
+def test_windows_change_nothing(folder):
+    torch.manual_seed(1)
+    net = Restorer(RestorerConfig())
+    x = torch.rand(1, 3, 600, 420) * 2 - 1
+    with torch.no_grad():
+        whole = net(x, torch.zeros(1), Condition())
+        parts = windowed(lambda t: net(t, torch.zeros(1), Condition()), x, tile=128, margin=128)
+        narrow = windowed(lambda t: net(t, torch.zeros(1), Condition()), x, tile=128, margin=8)
+    assert (parts - whole).abs().max() < 1e-5
+    assert (narrow - whole).abs().max() > 1e-5  # what the margin is for
+
+
+def test_estimated_noise_is_near():
+    flat = np.zeros((1, 200, 200))
+    for sigma in (5, 25, 50):
+        noisy = flat + np.random.default_rng(0).normal(0, sigma / 127.5, flat.shape)
+        assert estimate_noise(noisy) * 127.5 == pytest.approx(sigma, rel=0.05)
+    assert estimate_noise(np.zeros((1, 1, 1))) == 0
+
+
+def mask(path, size=(110, 80), white=None):
+    picture = Image.new("L", size)
+    if white:
+        picture.paste(255, white)
+    picture.save(path)
+    return str(path)
+
+
+def test_wrong_input(repairer, tmp_path):
+    photo = Photo(PHOTO)
+    cases = [
+        ({"fill": mask(tmp_path / "a.png", (9, 9), (0, 0, 3, 3))}, "must agree"), ({"fill": mask(tmp_path / "b.png")}, "black everywhere"),
+        ({"fill": mask(tmp_path / "c.png", white=(0, 0, 110, 80))}, "nothing is left"), ({"fill_box": (100, 0, 20, 20)}, "within the picture"),
+        ({"fill_box": (0, 0, 0, 4)}, "within the picture"),
+    ]  # fmt: skip
+    for options, message in cases:
+        with pytest.raises(OptionError, match=message):
+            restore(photo, RestoreOptions(**options), repairer)
+
+
+def run(capsys, monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["sfumato", "restore", *map(str, words)])
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    return code, *capsys.readouterr()
+
+
+def test_a_folder_with_a_broken_file_and_a_second_run(folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(PHOTO).save(tmp_path / "in" / name)
+    (tmp_path / "in/c.png").write_bytes(b"no picture")
+    words = [tmp_path / "in", "--output", tmp_path / "out", "--model", folder, "--denoise", "25", "--json", "--compare"]
+    code, out, err = run(capsys, monkeypatch, *words)
+    assert code == 0
+    assert [json.loads(line)["path"] for line in out.splitlines()] == [str(tmp_path / "out/a.png"), str(tmp_path / "out/b.jpg")]
+    assert "c.png cannot be read" in err
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.png", "b.jpg", "a-compare.png", "b-compare.png"}
+    with Image.open(tmp_path / "out/a.png") as made, Image.open(tmp_path / "out/a-compare.png") as both:
+        assert json.loads(made.text["sfumato"])["sigma"] == 25
+        assert both.size == (224, 80)
+    (tmp_path / "out/a.png").unlink()
+    code, out, _ = run(capsys, monkeypatch, *words)
+    assert [json.loads(line)["path"] for line in out.splitlines()] == [str(tmp_path / "out/a.png")], "what is done stays"
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ([], "nothing to undo"), (["--denoise", "much"], "write --denoise"), (["--denoise", "-3"], "within 0 to 255"), (["--enlarge", "9"], "enlarge"),
+    (["--fill-box", "1,2,3"], "fill_box"), (["--fill", "none.png"], "does not exist"), (["--model", "nowhere", "--colorize"], "no restorer"),
+])  # fmt: skip
+def test_wrong_options(words, message, folder, tmp_path, capsys, monkeypatch):
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    given = [] if "--model" in words else ["--model", folder]
+    code, _, err = run(capsys, monkeypatch, tmp_path / "a.png", "--output", tmp_path / "b.png", *given, *words)
+    assert code == 2
+    assert message in err.strip().splitlines()[-1]
+    assert {p.name for p in tmp_path.iterdir()} == {"a.png"}
