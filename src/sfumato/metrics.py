@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.preprocessing import normalize
 
 CHUNK = 512  # queries whose similarities are held at once
 
@@ -22,49 +25,15 @@ def squared_error(rows: NDArray[Any], again: NDArray[Any]) -> float:
     return float(np.square(rows.astype(np.float64) - again).sum(axis=1).mean())
 
 
-def neighbours(codes: NDArray[Any], queries: NDArray[Any], k: int, *, cosine: bool = False, themselves: bool = False) -> NDArray[np.int64]:
-    """Places of the `k` nearest codes (N, c) to each query (Q, c): (Q, k), nearest first; exact.
-
-    Parameters
-    ----------
-    cosine : bool
-        By angle; otherwise by Euclidean distance.
-    themselves : bool
-        The queries are the codes, and none counts as its own neighbour.
-    """
-    base, asked = (_unit(a) if cosine else np.asarray(a, np.float32) for a in (codes, queries))
-    half = 0 if cosine else np.square(base).sum(axis=1) / 2
-    out = np.empty((len(asked), k), np.int64)
-    for start in range(0, len(asked), CHUNK):
-        near = asked[start : start + CHUNK] @ base.T - half
-        if themselves:
-            places = np.arange(start, start + len(near))
-            near[places - start, places] = -np.inf
-        best = np.argpartition(-near, min(k, near.shape[1] - 1), axis=1)[:, :k]
-        order = np.argsort(-np.take_along_axis(near, best, axis=1), axis=1, kind="stable")
-        out[start : start + len(near)] = np.take_along_axis(best, order, axis=1)
-    return out
-
-
-def _unit(codes: NDArray[Any]) -> NDArray[np.float32]:
-    out: NDArray[np.float32] = np.asarray(codes, np.float32) / np.linalg.norm(codes, axis=1, keepdims=True).clip(1e-12).astype(np.float32)
-    return out
-
-
 def knn_accuracy(train: NDArray[Any], train_labels: NDArray[Any], test: NDArray[Any], test_labels: NDArray[Any], k: int = 1) -> float:
-    """Share of test codes whose label is that of most of their `k` nearest training codes; on a tie, of the nearest one.
+    """Share of test codes whose label is that of most of their `k` nearest training codes.
 
     Examples
     --------
     >>> knn_accuracy(np.array([[0.0], [9.0]]), np.array(["a", "b"]), np.array([[1.0], [8.0]]), np.array(["a", "b"]))
     1.0
     """
-    names, numbers = np.unique(train_labels, return_inverse=True)
-    near = numbers[neighbours(train, test, min(k, len(train)))]
-    votes = np.zeros((len(near), len(names)))
-    for rank in range(near.shape[1]):
-        votes[np.arange(len(near)), near[:, rank]] += 1 - 1e-3 * rank / near.shape[1]  # the nearer, the more, by a hair
-    return float((names[votes.argmax(axis=1)] == test_labels).mean())
+    return float(KNeighborsClassifier(min(k, len(train)), algorithm="brute").fit(train, train_labels).score(test, test_labels))
 
 
 def precision_at(codes: NDArray[Any], labels: NDArray[Any], counts: list[int]) -> dict[int, float]:
@@ -73,14 +42,15 @@ def precision_at(codes: NDArray[Any], labels: NDArray[Any], counts: list[int]) -
     The protocol of Hinton & Salakhutdinov 2006, figure 4A.
     """
     most = [k for k in counts if k < len(codes)]
-    same = labels[neighbours(codes, codes, max(most), cosine=True, themselves=True)] == labels[:, None]
+    near = NearestNeighbors(n_neighbors=max(most), metric="cosine", algorithm="brute").fit(codes).kneighbors(return_distance=False)
+    same = labels[near] == labels[:, None]
     return {k: float(same[:, :k].mean()) for k in most}
 
 
 def mean_average_precision(codes: NDArray[Any], labels: NDArray[Any]) -> float:
     """Mean over queries of the precision at each relevant place of the whole ranking by cosine (each query leaves itself out)."""
     total, queries = 0.0, 0
-    unit = _unit(codes)
+    unit = normalize(codes.astype(np.float32))
     for start in range(0, len(unit), CHUNK):
         near = unit[start : start + CHUNK] @ unit.T
         places = np.arange(start, start + len(near))
@@ -118,13 +88,10 @@ def ssim(a: NDArray[Any], b: NDArray[Any], border: int = 0) -> float:
     a, b = (_inner(np.asarray(x, np.float64), border) for x in (a, b))
     if a.ndim == 3:
         return float(np.mean([ssim(a[..., c], b[..., c]) for c in range(a.shape[2])]))
-    window = np.exp(-np.square(np.arange(-5, 6)) / (2 * 1.5**2))
-    window /= window.sum()
 
     def blur(x: NDArray[Any]) -> NDArray[Any]:
-        for axis in (0, 1):
-            x = np.apply_along_axis(np.convolve, axis, x, window, mode="valid")
-        return x
+        out: NDArray[Any] = gaussian_filter(x, 1.5, radius=5)[5:-5, 5:-5]
+        return out
 
     ma, mb = blur(a), blur(b)
     va, vb, cov = blur(a * a) - ma * ma, blur(b * b) - mb * mb, blur(a * b) - ma * mb

@@ -80,6 +80,8 @@ def test_warm_start_goes_on():
     assert error(model.fit(DIGITS)) < before
     assert model.n_steps_ == 2 * steps
     assert small(epochs=3).fit(DIGITS).fit(DIGITS).n_steps_ == steps
+    with pytest.raises(ValueError, match="64 features"):
+        model.fit(DIGITS[:, :9])
 
 
 def test_partial_fit_goes_on():

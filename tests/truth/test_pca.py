@@ -37,6 +37,13 @@ def test_a_stream_gives_the_fit_of_all():
     assert np.abs(PCA(5).partial_fit(DIGITS[:100]).components_ - whole.components_).max() > 0.01  # the negative control
 
 
+def test_rows_are_not_added_to_sums_that_are_gone(tmp_path):
+    PCA(3).fit(DIGITS).save(tmp_path)
+    for model in (PCA.load(tmp_path), PCA(3, solver="randomized", random_state=0).fit(DIGITS)):
+        with pytest.raises(ValueError, match="fit anew"):
+            model.partial_fit(DIGITS)
+
+
 def test_numbers_far_from_zero_lose_no_digits():
     rows = np.random.default_rng(0).normal(size=(5000, 3)).astype(np.float32) * [3, 2, 1] + np.float32(1000)
     rows = rows.astype(np.float32)

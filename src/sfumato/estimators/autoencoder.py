@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from sfumato.estimators.base import Reducer, Rows, dense
 from sfumato.runtime import choose_device
@@ -72,7 +72,7 @@ class Autoencoder(Reducer):
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "dtype": [Options(str, {"bfloat16", "float32"})],
+        "dtype": [StrOptions({"bfloat16", "float32"})],
         "device": [str],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
@@ -93,8 +93,8 @@ class Autoencoder(Reducer):
     def fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
         """Train on rows (N, d)."""
         self._validate_params()
-        rows = self._check(X, reset=True)
-        return self._train(rows, self.epochs, fresh=not (self.warm_start and hasattr(self, "space_")))
+        fresh = not (self.warm_start and hasattr(self, "space_"))
+        return self._train(self._check(X, reset=fresh), self.epochs, fresh=fresh)
 
     def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
         """Train on these rows for one epoch more; the first call sets the scale of the values."""
@@ -109,7 +109,9 @@ class Autoencoder(Reducer):
             self.range_ = low, max(high, low + 1e-12)
             self.space_ = self._build(rows.shape[1], seed)
             self.n_steps_ = 0
-        job = CodesJob(self.space_, lambda chosen: self._framed(rows[chosen]), rows.shape[0], loss=self.loss, corruption=self.corruption)
+        job = CodesJob(
+            self.space_, lambda chosen: self._framed(rows[chosen]).astype(np.float32), rows.shape[0], loss=self.loss, corruption=self.corruption
+        )
         self.space_.float()
         if fresh:
             job.settle()
@@ -146,14 +148,13 @@ class Autoencoder(Reducer):
         return self.space_.config.codes
 
     def _framed(self, rows: Rows) -> NDArray[Any]:
-        """Rows in the frame [-1, 1]; training takes float32."""
+        """Rows in the frame [-1, 1]."""
         low, high = self.range_
-        return np.ascontiguousarray((dense(rows) - low) * (2 / (high - low)) - 1, dtype=np.float32)
+        return np.ascontiguousarray((dense(rows) - low) * (2 / (high - low)) - 1)
 
     @torch.no_grad()
     def _encode(self, rows: Rows) -> NDArray[Any]:
-        low, high = self.range_
-        x = torch.from_numpy(np.ascontiguousarray((dense(rows) - low) * (2 / (high - low)) - 1))
+        x = torch.from_numpy(self._framed(rows))
         space = self._space_in(x.dtype)
         codes: NDArray[Any] = space.encode(x.unflatten(1, space.config.shape).to(space.center.device)).cpu().numpy()
         return codes

@@ -43,10 +43,6 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _check(self, X: Rows, *, reset: bool) -> Rows:  # noqa: N803 (scikit-learn's name)
         return validate_data(self, X, reset=reset, dtype=FLOATS, accept_sparse="csr" if self.accepts_sparse else False)
 
-    def fit_transform(self, X: Rows, y: Any = None) -> Any:  # noqa: N803
-        """Fit, then transform the same rows."""
-        return self.fit(X).transform(X)
-
     def transform(self, X: Rows) -> NDArray[Any]:  # noqa: N803
         """Rows (N, d) to codes (N, k), in the precision of the rows."""
         check_is_fitted(self)

@@ -44,6 +44,8 @@ class _Linear(Reducer):
         """Take more rows into account; after the last ones, the result is that of one exact fit on all."""
         self._validate_params()
         first = not hasattr(self, "_moments")
+        if first and hasattr(self, "_space"):
+            raise ValueError("sums over the rows are not kept by the randomized solver nor in files: fit anew to add rows")
         rows = self._check(X, reset=first)
         if first:
             self._moments = Moments(rows.shape[1], center=self.centered)

@@ -77,7 +77,7 @@ class Moments:
 
     def __init__(self, columns: int, *, center: bool = True) -> None:
         self.count, self.center = 0, center
-        self.pilot = np.zeros(columns)  # near the mean where that is large: sums of small numbers lose no digits
+        self.pilot = np.zeros(columns)  # near the mean: sums of small numbers lose no digits
         self.sum = np.zeros(columns)
         self.gram = np.zeros((columns, columns))
         self._solved: LinearSpace | None = None
@@ -93,18 +93,12 @@ class Moments:
         """Take more rows (N, d) into account: one pass, chunk by chunk."""
         self._solved = None
         if self.center and self.count == 0:
-            first = rows[:CHUNK]
-            mean = np.asarray(first.mean(axis=0, dtype=np.float64))
-            if np.square(mean).sum() > 0.5 * np.vdot(first, first) / len(first):
-                self.pilot = mean  # the mean is larger than the spread
-        pilot = self.pilot.astype(rows.dtype)
-        scratch = np.empty((min(CHUNK, rows.shape[0]), rows.shape[1]) if pilot.any() else 0, rows.dtype)
-        ones = np.ones(CHUNK, rows.dtype)
+            self.pilot = np.asarray(rows[:CHUNK].mean(axis=0, dtype=np.float64))
         for start in range(0, rows.shape[0], CHUNK):
             chunk = rows[start : start + CHUNK]
             if self.center:
-                chunk = np.subtract(chunk, pilot, out=scratch[: len(chunk)]) if scratch.size else chunk
-                self.sum += ones[: len(chunk)] @ chunk
+                chunk = chunk - self.pilot.astype(rows.dtype)
+                self.sum += np.ones(len(chunk), rows.dtype) @ chunk
             product = chunk.T @ chunk
             self.gram += product.toarray() if hasattr(product, "toarray") else product
             self.count += chunk.shape[0]

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from sfumato import image
 from sfumato.corruption.base import parse
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.space.autoencoder import Autoencoder
@@ -64,9 +63,4 @@ class CodesJob:
         return denoising_loss(self.denoiser, self.batch(rows), self.corruption, Condition(), generator=random, measure=self.measure)
 
     def preview(self, path: Path) -> None:
-        """Originals above their reconstructions, where the rows are pictures."""
-        if self.module.config.shape[1] == 1:
-            return
-        x = self.batch(torch.arange(min(12, self.count)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.sheet(image.to_pictures(torch.cat([x, self.module.decode(self.module.encode(x))])), columns=len(x)).save(path)
+        """Nothing: the estimators train in memory, and `sfumato reduce` shows reconstructions."""
