@@ -12,15 +12,14 @@ from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 
-UNET = {
+TINY = {
     "block_out_channels": (32, 64),
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     "cross_attention_dim": 32,
     "attention_head_dim": 4,
-    "layers_per_block": 1,
-    "sample_size": 8,
 }
+UNET = {**TINY, "layers_per_block": 1, "sample_size": 8}
 VAE = {
     "block_out_channels": (32, 32),
     "down_block_types": ("DownEncoderBlock2D",) * 2,

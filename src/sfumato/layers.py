@@ -83,7 +83,7 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, inner)."""
-        # Two products, not one split in two: training is 8 % faster as each half lies in one piece.
+        # Two products, not one split in two: each half lies in one piece, which is what elementwise kernels are fast on.
         (to_value, to_gate), (value_bias, gate_bias) = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
         return F.linear(x, to_value, value_bias) * F.gelu(F.linear(x, to_gate, gate_bias))
 

@@ -114,7 +114,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def keep_memory() -> bool:
-    """Let the C library keep the memory that tensors give back, which makes training on a CPU some 5-10 % faster.
+    """Let the C library keep the memory that tensors give back: training on a CPU allocates the same sizes over and over.
 
     By default glibc returns large blocks to the system at once, and each next tensor is paid for with page faults.
 

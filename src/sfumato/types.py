@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Generator, Tensor
 
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, OptionError
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,25 @@ class Config(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             raise ConfigError(f"{source}: {explain(error)}") from None
+
+
+class Options(Config):
+    """Base of what a user asks a verb for; library, command line and HTTP validate it here."""
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any]) -> Self:
+        """Validate values from an edge; what is None is left to its default.
+
+        Raises
+        ------
+        OptionError
+            With one sentence that names the option.
+        """
+        try:
+            return cls.model_validate({k: v for k, v in values.items() if v is not None})
+        except ValidationError as error:
+            cause = (error.errors()[0].get("ctx") or {}).get("error")
+            raise OptionError(str(cause) if isinstance(cause, OptionError) else explain(error)) from None
 
 
 def explain(error: ValidationError) -> str:

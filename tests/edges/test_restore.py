@@ -140,14 +140,19 @@ def test_a_folder_with_a_broken_file_and_a_second_run(folder, tmp_path, capsys, 
     with Image.open(tmp_path / "out/a.png") as made, Image.open(tmp_path / "out/a-compare.png") as both:
         assert json.loads(made.text["sfumato"])["sigma"] == 25
         assert both.size == (224, 80)
+    code, _, err = run(capsys, monkeypatch, tmp_path / "in", "--output", tmp_path / "new", "--model", folder, "--fill", "none.png")
+    assert code == 2, "a wrong option is no picture to leave out"
+    assert err.strip().splitlines() == ["sfumato: none.png does not exist"]
+    assert not (tmp_path / "new").exists()
     (tmp_path / "out/a.png").unlink()
     code, out, _ = run(capsys, monkeypatch, *words)
     assert [json.loads(line)["path"] for line in out.splitlines()] == [str(tmp_path / "out/a.png")], "what is done stays"
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ([], "nothing to undo"), (["--denoise", "much"], "write --denoise"), (["--denoise", "-3"], "within 0 to 255"), (["--enlarge", "9"], "enlarge"),
-    (["--fill-box", "1,2,3"], "fill_box"), (["--fill", "none.png"], "does not exist"), (["--model", "nowhere", "--colorize"], "no restorer"),
+    ([], "nothing to undo"), (["--denoise", "much"], "write auto or a number"), (["--denoise", "-3"], "within 0 to 255"),
+    (["--enlarge", "9"], "enlarge"), (["--fill-box", "1,2,3"], "write X,Y,W,H"), (["--fill", "none.png"], "does not exist"),
+    (["--model", "nowhere", "--colorize"], "no restorer"),
 ])  # fmt: skip
 def test_wrong_options(words, message, folder, tmp_path, capsys, monkeypatch):
     Image.fromarray(PHOTO).save(tmp_path / "a.png")

@@ -4,6 +4,7 @@ import diffusers
 import pytest
 import torch
 import transformers
+from tests.conftest import TINY
 
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.tokenizer import CLIPTokenizer
@@ -13,13 +14,6 @@ from sfumato.layers import sinusoids
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.types import Condition
 
-TINY = {
-    "block_out_channels": (32, 64),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "cross_attention_dim": 32,
-    "attention_head_dim": 4,
-}
 FAMILIES = {
     "sd1": {},
     "sd2": {"use_linear_projection": True, "attention_head_dim": (2, 4)},

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="The field's standard figures, by the field's exact conventions.")
+app = typer.Typer(no_args_is_help=True)
 Option = typer.Option
 
 

@@ -33,32 +33,20 @@ def reduce(
     as_json: Annotated[bool, Option("--json", help="The report's figures on stdout.")] = False,
 ) -> None:  # fmt: skip
     """Compare PCA (LSA for documents) with autoencoders at equal code lengths, and write a report."""
+    from sfumato.tasks.reduce import ReduceOptions
     from sfumato.tasks.rows import read
 
     values = {
         "codes": _numbers(codes, "codes"), "corruption": corruption, "loss": loss, "epochs": epochs, "layers": _numbers(layers, "layers"),
         "neighbours": neighbours, "outliers": outliers, "weighting": weighting, "seed": seed, "device": device,
     }  # fmt: skip
-    options = _options(values)
+    options = ReduceOptions.build(values)
     table = read(data, size=size, label=label)
     for line in table.skipped[:10]:
         typer.echo(f"sfumato: left out: {line}", err=True)
     if limit is not None and limit < len(table):
         table = table.take(_some(len(table), limit, options.seed))
     _compare(table, options, output, data, as_json=as_json)
-
-
-def _options(values: dict[str, Any]) -> Any:
-    from pydantic import ValidationError
-
-    from sfumato.errors import OptionError
-    from sfumato.tasks.reduce import ReduceOptions
-    from sfumato.types import explain
-
-    try:
-        return ReduceOptions(**{k: v for k, v in values.items() if v is not None})
-    except ValidationError as error:
-        raise OptionError(explain(error)) from None
 
 
 def _some(count: int, limit: int, seed: int) -> Any:

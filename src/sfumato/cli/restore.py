@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from sfumato.tasks.photo import Photo
 
 Option = typer.Option
 
@@ -30,10 +28,11 @@ def restore(
 ) -> None:
     """Repair photographs: everything that is asked for at once, and nothing else is touched."""
     from sfumato.errors import OptionError, PictureError
-    from sfumato.tasks import photo  # noqa: I001
+    from sfumato.tasks import photo
     from sfumato.tasks import restore as work
 
-    options = _options({"denoise": denoise, "fill": fill, "fill_box": fill_box, "colorize": colorize, "enlarge": enlarge})
+    values = {"denoise": _number(denoise), "fill": fill, "fill_box": _box(fill_box), "colorize": colorize, "enlarge": enlarge}
+    options = work.RestoreOptions.build(values)
     sources = _sources(pictures)
     jobs = [(source, _target(source, output, many=len(sources) > 1 or pictures[0].is_dir())) for source in sources]
     waiting = [(source, target) for source, target in jobs if overwrite or not target.exists()]
@@ -44,15 +43,15 @@ def restore(
     for source, target in _progress(waiting):
         try:
             before = photo.read(source)
-            made = work.restore(before, options, repairer)
-            notes = [*before.notes, *photo.write(made.photo, target, json.dumps(made.report))]
         except PictureError as error:
             if len(waiting) == 1:
                 raise
             failed.append(str(error))
             continue
+        made = work.restore(before, options, repairer)
+        notes = [*before.notes, *photo.write(made.photo, target, json.dumps(made.report))]
         if compare:
-            photo.write(_side_by_side(before, made.photo), target.with_name(f"{target.stem}-compare.png"))
+            photo.write(photo.side_by_side(before, made.photo), target.with_name(f"{target.stem}-compare.png"))
         typer.echo(json.dumps({"path": str(target), **made.report, "notes": notes}) if as_json else str(target))
         for note in [] if as_json else notes:
             typer.echo(f"sfumato: {source}: {note}", err=True)
@@ -68,25 +67,24 @@ def _progress(waiting: list[tuple[Path, Path]]) -> Any:
     return track(waiting, "restoring", console=console, transient=True, disable=not console.is_terminal)
 
 
-def _options(values: dict[str, Any]) -> Any:
-    from pydantic import ValidationError
-
+def _number(text: str | None) -> str | float | None:
+    """What --denoise was given: "auto" or a number."""
     from sfumato.errors import OptionError
-    from sfumato.tasks.restore import RestoreOptions
-    from sfumato.types import explain
 
-    given = {k: v for k, v in values.items() if v is not None}
     try:
-        if "denoise" in given and given["denoise"] != "auto":
-            given["denoise"] = float(given["denoise"])
-        if "fill_box" in given:
-            given["fill_box"] = tuple(int(n) for n in given["fill_box"].split(","))
-        return RestoreOptions(**given)
-    except ValidationError as error:
-        cause = (error.errors()[0].get("ctx") or {}).get("error")
-        raise OptionError(str(cause) if isinstance(cause, OptionError) else explain(error)) from None
-    except ValueError as error:
-        raise error if isinstance(error, OptionError) else OptionError("write --denoise auto or a number, and --fill-box X,Y,W,H") from None
+        return text if text in (None, "auto") else float(text)
+    except ValueError:
+        raise OptionError(f'--denoise "{text}" cannot be read; write auto or a number') from None
+
+
+def _box(text: str | None) -> tuple[int, ...] | None:
+    from sfumato.errors import OptionError
+
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+(,\d+){3}", text):
+        raise OptionError(f'--fill-box "{text}" cannot be read; write X,Y,W,H in pixels')
+    return tuple(int(n) for n in text.split(","))
 
 
 def _sources(pictures: list[Path]) -> list[Path]:
@@ -113,18 +111,3 @@ def _target(source: Path, output: Path, *, many: bool) -> Path:
         return output
     name = source.name if source.suffix.lower() in SUFFIXES else f"{source.stem}.png"
     return output / name
-
-
-def _side_by_side(before: Photo, after: Photo) -> Photo:
-    """Both at the size of the result, in 8 bits."""
-    import numpy as np
-    from PIL import Image
-
-    from sfumato.tasks.photo import Photo
-
-    sides = []
-    for photo in (before, after):
-        values = (photo.values / (photo.top / 255)).round().astype(np.uint8)
-        picture = Image.fromarray(values if values.shape[2] == 3 else values[..., 0]).convert("RGB")
-        sides.append(np.asarray(picture.resize(after.size, Image.Resampling.NEAREST)))
-    return Photo(np.concatenate([sides[0], np.full((sides[0].shape[0], 4, 3), 255, np.uint8), sides[1]], axis=1))

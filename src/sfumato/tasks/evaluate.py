@@ -23,10 +23,10 @@ from sfumato.metrics import luminance, psnr, ssim
 from sfumato.runtime import generator
 from sfumato.train.data import find
 
-Restorer = Callable[[Tensor, tuple[int, int]], Tensor]
+Method = Callable[[Tensor, tuple[int, int]], Tensor]
 """(damaged picture (1, C, h, w) with values 0 to 255, size (H, W) of the result) -> (1, C, H, W)."""
 
-METHODS: dict[str, tuple[str, Restorer]] = {
+METHODS: dict[str, tuple[str, Method]] = {
     "input": ("denoise", lambda y, size: y),
     "bicubic": ("enlarge", interpolate),
 }
@@ -84,14 +84,14 @@ def restore(
             yield _denoised(sample.name, clean, float(denoise or 0), known[chosen])
 
 
-def _denoised(name: str, clean: NDArray[np.float64], sigma: float, method: Restorer) -> Score:
+def _denoised(name: str, clean: NDArray[np.float64], sigma: float, method: Method) -> Score:
     x = torch.from_numpy(clean).permute(2, 0, 1)[None]
     noise = torch.randn(x.shape, generator=generator("evaluate", name), dtype=torch.float64)
     made = method(x + sigma * noise, clean.shape[:2])[0].permute(1, 2, 0).numpy()
     return Score(name, psnr(made, clean), ssim(made, clean))
 
 
-def _enlarged(name: str, clean: NDArray[np.float64], shrink: Downscale, method: Restorer) -> Score:
+def _enlarged(name: str, clean: NDArray[np.float64], shrink: Downscale, method: Method) -> Score:
     tall, wide = (int(int(n / shrink.factor) * shrink.factor) for n in clean.shape[:2])
     clean = clean[:tall, :wide]
     small = shrink.apply(torch.from_numpy(clean.copy()).permute(2, 0, 1)[None]).round().clamp(0, 255)

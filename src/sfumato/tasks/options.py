@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from pydantic import Field, field_validator
 
-from pydantic import Field, ValidationError, field_validator
-
-from sfumato.errors import OptionError
 from sfumato.sampler.registry import sampler_name, schedule_name
-from sfumato.types import Config, explain
+from sfumato.types import Options
 
 
-class CreateOptions(Config):
+class CreateOptions(Options):
     """How to make pictures. What is None is the model's own default.
 
     Examples
@@ -49,18 +45,3 @@ class CreateOptions(Config):
     @classmethod
     def _schedule(cls, name: str) -> str:
         return schedule_name(name)
-
-    @classmethod
-    def build(cls, values: Mapping[str, Any]) -> CreateOptions:
-        """Validate values from an edge; what is None is left to its default.
-
-        Raises
-        ------
-        OptionError
-            With one sentence that names the option.
-        """
-        try:
-            return cls.model_validate({k: v for k, v in values.items() if v is not None})
-        except ValidationError as error:
-            cause = (error.errors()[0].get("ctx") or {}).get("error")
-            raise OptionError(str(cause) if isinstance(cause, OptionError) else explain(error)) from None

@@ -169,3 +169,13 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     except (OSError, ValueError) as error:
         raise PictureError(f"{path} cannot be written: {error}") from None
     return notes
+
+
+def side_by_side(before: Photo, after: Photo) -> Photo:
+    """Both at the size of the second, in 8 bits."""
+    sides = []
+    for photo in (before, after):
+        values = (photo.values / (photo.top / 255)).round().astype(np.uint8)
+        picture = Image.fromarray(values if values.shape[2] == 3 else values[..., 0]).convert("RGB")
+        sides.append(np.asarray(picture.resize(after.size, Image.Resampling.NEAREST)))
+    return Photo(np.concatenate([sides[0], np.full((sides[0].shape[0], 4, 3), 255, np.uint8), sides[1]], axis=1))

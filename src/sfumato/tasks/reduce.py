@@ -17,17 +17,15 @@ from pydantic import Field
 from sfumato.errors import DataError, OptionError
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, squared_error
-from sfumato.runtime import generator
 from sfumato.tasks.rows import Table
 from sfumato.tasks.terms import Terms, Weighting
-from sfumato.types import Config
+from sfumato.types import Options
 
 RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbours at which documents are counted
 SHOWN = 12  # pictures in a row of reconstructions
-MARKED = 3000  # points on a map
 
 
-class ReduceOptions(Config):
+class ReduceOptions(Options):
     """What to compare."""
 
     codes: tuple[int, ...] = (2, 10, 30)
@@ -62,8 +60,8 @@ class Trial:
         Of documents, by number of neighbours; empty otherwise.
     average_precision : float, optional
         Of documents.
-    train, test : array
-        Codes of the training rows and of the test rows.
+    test : array
+        Codes of the test rows.
     again : array
         The first test rows, reconstructed.
     """
@@ -76,7 +74,6 @@ class Trial:
     accuracy: dict[int, float]
     precision: dict[int, float]
     average_precision: float | None
-    train: NDArray[Any] = field(repr=False)
     test: NDArray[Any] = field(repr=False)
     again: NDArray[Any] = field(repr=False)
 
@@ -133,7 +130,8 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     if train.shape[1] == 0 or float(train.max()) == float(train.min()):
         raise DataError("all values are the same: there is nothing to reduce")
     labels = table.labels
-    known, asked = (None, None) if labels is None else (labels[~test], labels[test])
+    told = labels is not None and (labels[~test] != "").any() and (labels[test] != "").sum() > 1
+    known, asked = (labels[~test], labels[test]) if told and labels is not None else (None, None)
     return Comparison(table, options, train, held, known, asked, np.flatnonzero(test))
 
 
@@ -156,16 +154,16 @@ def compare(found: Comparison) -> Iterator[Note | Trial]:
     options = found.options
     lengths = sorted({2, *options.codes})  # a map needs two
     jobs = [(name, k) for k in lengths for name in _methods(found)]
-    total = len(jobs) + (2 * 2 if options.outliers else 0)
+    spoilt = _methods(found)[:2] if options.outliers else []
+    total = len(jobs) + len(spoilt)
     for done, (name, k) in enumerate(jobs):
         yield Note(f"{name}, {k} codes", done, total)
         trial = _trial(found, name, k)
         found.trials.append(trial)
         yield trial
-    if options.outliers:
-        for n, name in enumerate(_methods(found)[:2]):
-            yield Note(f"{name}, {max(lengths)} codes, with outliers", len(jobs) + 2 * n, total)
-            found.outliers.append(_with_outliers(found, name, max(lengths)))
+    for done, name in enumerate(spoilt, len(jobs)):
+        yield Note(f"{name}, {max(lengths)} codes, with outliers", done, total)
+        found.outliers.append(_with_outliers(found, name, max(lengths)))
     yield Note("done", total, total)
 
 
@@ -218,21 +216,21 @@ def _trial(found: Comparison, method: str, k: int) -> Trial:
     accuracy: dict[int, float] = {}
     precision: dict[int, float] = {}
     average = None
-    if found.train_labels is not None and found.test_labels is not None and (found.train_labels != "").any() and (found.test_labels != "").sum() > 1:
+    if found.train_labels is not None and found.test_labels is not None:
         known, asked = found.train_labels != "", found.test_labels != ""
         for n in sorted({1, found.options.neighbours}):
             accuracy[n] = knn_accuracy(train[known], found.train_labels[known], test[asked], found.test_labels[asked], n)
         if found.table.kind == "documents":
             precision = precision_at(test[asked], found.test_labels[asked], RANKS)
             average = mean_average_precision(test[asked], found.test_labels[asked])
-    return Trial(method, k, -model.score(found.test), seconds, int(size), accuracy, precision, average, train, test, again)
+    return Trial(method, k, -model.score(found.test), seconds, int(size), accuracy, precision, average, test, again)
 
 
 def _with_outliers(found: Comparison, method: str, k: int) -> Outliers:
     """Fit on rows of which a share was replaced by uniform noise over three times the range of the values."""
     dense = found.train.toarray() if hasattr(found.train, "toarray") else found.train.copy()
     low, high = float(dense.min()), float(dense.max())
-    rng = np.random.default_rng(int(generator(found.options.seed, "outliers").initial_seed()) % 2**32)
+    rng = np.random.default_rng(found.options.seed)
     chosen = rng.permutation(len(dense))[: max(1, round(len(dense) * found.options.outliers))]
     dense[chosen] = rng.uniform(low - (high - low), high + (high - low), (len(chosen), dense.shape[1])).astype(dense.dtype)
     test = found.test.toarray() if hasattr(found.test, "toarray") else found.test

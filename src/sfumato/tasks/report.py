@@ -17,9 +17,10 @@ from PIL import Image
 from sfumato import image
 from sfumato.errors import OptionError
 from sfumato.runtime import atomic
-from sfumato.tasks.reduce import MARKED, RANKS, Comparison, Trial, verdict
+from sfumato.tasks.reduce import RANKS, Comparison, Trial, verdict
 
 COLORS = ("#3465a4", "#cc6633", "#4e9a06", "#75507b", "#c4a000", "#a40000", "#06989a", "#888a85", "#ad7fa8", "#8f5902")
+MARKED = 3000  # points on a map
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }
 h1, h2 { font-weight: 600 } h2 { margin-top: 2.2rem } img { max-width: 100% } figure { margin: 1rem 0 } .maps img { width: 33rem }

@@ -26,12 +26,12 @@ from sfumato.hub.files import digest, network_from, weight_file
 from sfumato.runtime import autocast, choose_device
 from sfumato.space.tile import windowed
 from sfumato.tasks.photo import Photo
-from sfumato.types import Condition, Config
+from sfumato.types import Condition, Options
 
 TILE, MARGIN = 512, 128  # pixels; the margin is more than the network sees, so tiles change nothing
 
 
-class RestoreOptions(Config):
+class RestoreOptions(Options):
     """What to undo; at least one thing."""
 
     denoise: Literal["auto"] | float | None = None  # deviation of the noise for values of 0 to 255

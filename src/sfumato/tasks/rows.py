@@ -185,8 +185,9 @@ def _word(value: Any) -> str:
 
 def _numpy(path: Path, label: str | None) -> Table:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {k: loaded[k] for k in loaded.files} if hasattr(loaded, "files") else {"data": loaded}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {k: loaded[k] for k in loaded.files} if hasattr(loaded, "files") else {"data": loaded}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     lower = {k.lower(): k for k in arrays}

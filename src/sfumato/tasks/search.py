@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ SHOWN = 160  # letters of a document that are kept for display
 class Index(Config):
     """``index.json``."""
 
-    kind: str  # pictures or documents
+    kind: Literal["pictures", "documents"]
     source: str
     space: str
     side: int = 32
@@ -118,11 +118,12 @@ def index(source: Path, folder: Path, space: str | None = None, *, side: int = 3
             raise OptionError(f"{folder} is an index of {settings.kind} in space {settings.space}; give another --output")
     else:
         settings = _fit(kind, items, source, folder, space, side)
-    model, table = _load(folder / "space"), _table(folder, create=True)
+    model = _load(folder / "space")
+    table = _table(folder, codes=model.n_components_)
     have = {r["name"]: r["stamp"] for r in table.search().select(["name", "stamp"]).limit(None).to_list()}
     wanted = {i.name: i for i in items}
     fresh = [i for i in items if have.get(i.name) != i.stamp]
-    skipped: list[str] = []
+    skipped: dict[str, str] = {}
     yield Indexed(0, len(fresh))
     for start in range(0, len(fresh), BATCH):
         batch = fresh[start : start + BATCH]
@@ -130,15 +131,14 @@ def index(source: Path, folder: Path, space: str | None = None, *, side: int = 3
         if rows:
             table.merge_insert("name").when_matched_update_all().when_not_matched_insert_all().execute(rows)
         yield Indexed(start + len(batch), len(fresh))
-    bad = {s.split(": ")[0] for s in skipped}
-    gone = [name for name in have if name not in wanted or name in bad]
+    gone = [name for name in have if name not in wanted or name in skipped]
     for start in range(0, len(gone), BATCH):
         table.delete("name IN (" + ", ".join(_quoted(n) for n in gone[start : start + BATCH]) + ")")
-    if table.count_rows() >= APPROXIMATE:
+    if table.count_rows() >= APPROXIMATE and (fresh or gone or settings.recall is None):
         _approximate(table, folder, settings)
     with contextlib.suppress(Exception):  # tidying only: old versions and small files
         table.optimize()
-    yield Indexed(len(fresh), len(fresh), len(gone), tuple(skipped))
+    yield Indexed(len(fresh), len(fresh), len(gone), tuple(f"{name}: {reason}" for name, reason in skipped.items()))
 
 
 def search(folder: Path, query: str, k: int = 12, where: str | None = None) -> list[Hit]:
@@ -186,7 +186,7 @@ def pictures(folder: Path, hits: list[Hit], side: int = 128) -> Image.Image:
     return image.sheet(found)
 
 
-def _items(source: Path) -> tuple[str, list[Item]]:
+def _items(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]]:
     """What is in a source, without reading what takes long."""
     if source.is_dir():
         texts = sorted(p for p in source.rglob("*.txt") if p.is_file())
@@ -243,7 +243,7 @@ def _parse(space: str) -> tuple[str, int] | Path:
     return name, int(codes)
 
 
-def _fit(kind: str, items: list[Item], source: Path, folder: Path, space: str | None, side: int) -> Index:
+def _fit(kind: Literal["pictures", "documents"], items: list[Item], source: Path, folder: Path, space: str | None, side: int) -> Index:
     """Fit the space to an even sample of the items, and describe the index; the description is written last."""
     if folder.exists() and any(folder.iterdir()) and not (folder / "space").exists():
         raise OptionError(f"{folder} is no index and not empty; give another --output")
@@ -262,12 +262,18 @@ def _fit(kind: str, items: list[Item], source: Path, folder: Path, space: str | 
     else:
         name, codes = parsed
         if len(good) < 3:
-            raise DataError(f"{source} has {len(good)} usable items; at least 3 are needed{'; first: ' + skipped[0] if skipped else ''}")
+            raise DataError(
+                f"{source} has {len(good)} usable items; at least 3 are needed{'; first: ' + next(iter(skipped.values())) if skipped else ''}"
+            )
         model = KINDS[name](min(codes, *rows.shape), random_state=0).fit(rows)
     model.save(folder / "space")
+    _keep(settings, folder)
+    return settings
+
+
+def _keep(settings: Index, folder: Path) -> None:
     with atomic(folder / "index.json") as scratch:
         scratch.write_text(settings.model_dump_json(indent=2), "utf-8")
-    return settings
 
 
 def _settings(folder: Path) -> Index:
@@ -288,7 +294,8 @@ def _load(folder: Path) -> PCA | LSA | Autoencoder:
     return known[name].load(folder)
 
 
-def _table(folder: Path, *, create: bool = False) -> Any:
+def _table(folder: Path, codes: int | None = None) -> Any:
+    """The items of an index; an empty table for that many codes if there is none yet."""
     try:
         import lancedb
         import pyarrow as pa
@@ -299,9 +306,8 @@ def _table(folder: Path, *, create: bool = False) -> Any:
     try:
         return database.open_table(TABLE)
     except Exception as error:
-        if not create:
+        if codes is None:
             raise ModelError(f"{folder} holds no items that can be read: {error}") from None
-    codes = _load(folder / "space").n_components_
     fields = [(n, pa.string()) for n in ("name", "stamp", "label", "text")] + [("vector", pa.list_(pa.float32(), codes))]
     return database.create_table(TABLE, schema=pa.schema(fields), exist_ok=True)
 
@@ -310,11 +316,11 @@ def _text(item: Item) -> str:
     return item.sample.read().decode("utf-8", errors="replace")
 
 
-def _rows(items: list[Item], settings: Index) -> tuple[Any, list[Item], list[str]]:
-    """Rows of the items that can be read, those items, and a sentence for each other one."""
+def _rows(items: list[Item], settings: Index) -> tuple[Any, list[Item], dict[str, str]]:
+    """Rows of the items that can be read, those items, and by name what is wrong with the others."""
     good: list[Item] = []
     read: list[Any] = []
-    skipped = []
+    skipped = {}
     for item in items:
         try:
             if settings.kind == "documents":
@@ -324,15 +330,15 @@ def _rows(items: list[Item], settings: Index) -> tuple[Any, list[Item], list[str
                 read.append(np.asarray(picture, np.float32).transpose(2, 0, 1).ravel() / 255)
             good.append(item)
         except (PictureError, OSError) as error:
-            skipped.append(f"{item.name}: {error}")
+            skipped[item.name] = str(error)
     if settings.kind == "documents":
         return Terms(tuple(settings.terms), tuple(settings.weights))(read), good, skipped
     return np.stack(read) if read else np.zeros((0, 0), np.float32), good, skipped
 
 
-def _encode(items: list[Item], settings: Index, model: Any, skipped: list[str]) -> list[dict[str, Any]]:
+def _encode(items: list[Item], settings: Index, model: Any, skipped: dict[str, str]) -> list[dict[str, Any]]:
     rows, good, wrong = _rows(items, settings)
-    skipped += wrong
+    skipped.update(wrong)
     if not good:
         return []
     codes = model.transform(rows).astype(np.float32)
@@ -340,7 +346,7 @@ def _encode(items: list[Item], settings: Index, model: Any, skipped: list[str]) 
     for item, code in zip(good, codes, strict=True):
         text = " ".join(_text(item).split())[:SHOWN] if settings.kind == "documents" else ""
         if not code.any():
-            skipped.append(f"{item.name}: it has no known word")
+            skipped[item.name] = "it has no known word"
             continue
         out.append({"name": item.name, "stamp": item.stamp, "label": item.label, "text": text, "vector": code.tolist()})
     return out
@@ -357,7 +363,7 @@ def _query(settings: Index, model: Any, query: str) -> NDArray[np.float32]:
         sample = Sample(query, (), path.read_bytes if is_file else query.encode)
     rows, good, skipped = _rows([Item(query, "", "", sample)], settings)
     if not good:
-        raise PictureError(skipped[0])
+        raise PictureError(skipped[query])
     code: NDArray[np.float32] = model.transform(rows)[0].astype(np.float32)
     if not code.any():
         raise OptionError(f'no word of "{query[:60]}" occurs in the index')
@@ -379,6 +385,4 @@ def _approximate(table: Any, folder: Path, settings: Index) -> None:
     for query in asked:
         last = nearest(table, query, 12)[-1]["_distance"]  # by distance, as equal codes have many names
         hits += sum(r["_distance"] <= last + 1e-6 for r in nearest(table, query, 12, exact=False))
-    recall = hits / (12 * len(asked))
-    with atomic(folder / "index.json") as scratch:
-        scratch.write_text(settings.model_copy(update={"recall": recall}).model_dump_json(indent=2), "utf-8")
+    _keep(settings.model_copy(update={"recall": hits / (12 * len(asked))}), folder)
