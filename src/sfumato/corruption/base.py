@@ -17,7 +17,7 @@ from sfumato.corruption.color import Grayscale
 from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.mask import PictureMask, RandomMask
 from sfumato.corruption.noise import GaussianNoise, SaltAndPepper
-from sfumato.corruption.resample import Downscale
+from sfumato.corruption.resample import Downscale, RandomDownscale
 from sfumato.errors import OptionError, unknown
 from sfumato.types import Corrupted, Corruption, Linear
 
@@ -90,14 +90,15 @@ class Compose:
 
 
 def draw(corruption: Corruption, x: Tensor, generator: Generator | None = None) -> Corruption:
-    """The corruption made definite for pictures like `x`: masks drawn, sizes bound; hence linear where it can be."""
+    """The corruption made definite for pictures like `x`: masks, factors and qualities drawn, sizes bound; hence linear where it can be."""
     if isinstance(corruption, Compose):
         parts, seen = [], x
         for part in corruption.parts:
             parts.append(draw(part, seen, generator))
             seen = parts[-1].apply(seen) if isinstance(parts[-1], Linear) else seen
         return Compose(tuple(parts))
-    return corruption.draw(x, generator) if isinstance(corruption, RandomMask | PictureMask | Downscale) else corruption
+    drawn = RandomMask | PictureMask | Downscale | RandomDownscale | JPEG
+    return corruption.draw(x, generator) if isinstance(corruption, drawn) else corruption
 
 
 def _range(words: Sequence[str]) -> tuple[float, float]:
@@ -133,7 +134,8 @@ def _jpeg(words: Sequence[str]) -> Corruption:
 
 
 def _down(words: Sequence[str]) -> Corruption:
-    return Downscale(float(words[0]), words[1] if len(words) > 1 else "bicubic")
+    low, high = _range(words)
+    return Downscale(low, words[1] if len(words) > 1 else "bicubic") if low == high else RandomDownscale(low, high)
 
 
 CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
@@ -142,7 +144,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
     "salt": (_salt, "salt:0.1, the share of pixels that turn black or white"),
     "mask": (_mask, "mask:0.5 (random pixels), mask:box:0.25, mask:strokes:0.2, mask:file:PICTURE (white = hidden)"),
     "gray": (lambda words: Grayscale(), "gray"),
-    "down": (_down, "down:2 (bicubic) or down:2:average, 1.5 to 8"),
+    "down": (_down, "down:2 (bicubic), down:2:average or down:1.5-4, factors of 1.5 to 8"),
     "blur": (lambda words: Blur(float(words[0])), "blur:1.6, the kernel's deviation in pixels"),
     "jpeg": (_jpeg, "jpeg:30 or jpeg:10-95, the quality"),
 }

@@ -34,6 +34,11 @@ class JPEG:
     def __str__(self) -> str:
         return f"jpeg:{self.low}" if self.low == self.high else f"jpeg:{self.low}-{self.high}"
 
+    def draw(self, x: Tensor, generator: Generator | None = None) -> JPEG:
+        """One quality for all pictures of a batch."""
+        quality = self.low + int(uniform(1, x, generator) * (self.high - self.low + 1))
+        return JPEG(quality, quality)
+
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Compress each picture of a batch of RGB or gray pictures."""
         draws = uniform(len(x), x, generator)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from sfumato.corruption.noise import uniform
 from sfumato.errors import OptionError, unknown
 from sfumato.types import Corrupted
 
@@ -77,6 +78,37 @@ class Downscale:
     def _full(self, y: Tensor) -> tuple[int, int]:
         tall, wide = (math.floor(n * self.factor + 1e-9) for n in y.shape[-2:])
         return self.size or (tall, wide)
+
+
+@dataclass(frozen=True)
+class RandomDownscale:
+    """A picture smaller by a factor that is drawn anew for every batch.
+
+    Parameters
+    ----------
+    low, high : float, 1.5 to 8
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not FACTORS[0] <= self.low <= self.high <= FACTORS[1]:
+            raise OptionError(f"downscale factors {self.low:g}-{self.high:g} are not between {FACTORS[0]:g} and {FACTORS[1]:g}")
+
+    def __str__(self) -> str:
+        return f"down:{self.low:g}-{self.high:g}"
+
+    def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
+        """Shrink all pictures of a batch by one random factor."""
+        return self.draw(x, generator)(x)
+
+    def draw(self, x: Tensor, generator: Generator | None = None) -> Downscale:
+        """The operator of one draw; its factor is such that the width shrinks to whole pixels."""
+        wide = int(x.shape[-1])
+        factor = self.low + (self.high - self.low) * float(uniform(1, x, generator))
+        small = min(max(round(wide / factor), math.ceil(wide / self.high)), math.floor(wide / self.low))
+        return Downscale(wide / small if small else factor).draw(x)
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from sfumato.types import Condition, Config
 
-PLANES = ("known", "color", "detail")  # 1 where the pixel, its color, and its detail were measured
+PLANES = ("known", "color", "detail", "quality")  # 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
 
 
 class RestorerConfig(Config):
     """``config.json`` of a restorer."""
 
     channels: int = 3
-    widths: tuple[int, ...] = (64, 96, 160)  # of the features at 1/2, 1/4, 1/8 of the size
+    widths: tuple[int, ...] = (64, 128, 176)  # of the features at 1/2, 1/4, 1/8 of the size
     blocks: int = 2  # residual blocks on each scale, on the way down and on the way up
 
 
@@ -70,13 +70,19 @@ class Restorer(nn.Module):
                     module.conv2.weight.mul_(0.1)
             self.tail.weight.mul_(0.01)
 
+    def channels_last(self) -> Restorer:
+        """The same network with its weights laid out as the fastest kernels of convolutions want them."""
+        for weights in self.parameters():
+            weights.data = weights.data.contiguous(memory_format=torch.channels_last)
+        return self
+
     @property
     def multiple(self) -> int:
         """Sides are filled up to a multiple of this."""
         return int(2 ** len(self.config.widths))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """(B, C, H, W), sigma (B,), planes (B, 3, H, W) or none where all is known -> (B, C, H, W)."""
+        """(B, C, H, W), sigma (B,), planes (B, 4, H, W) or none where all is known -> (B, C, H, W)."""
         size = x.shape[-2:]
         planes = x.new_ones(len(x), len(PLANES), *size) if condition.planes is None else condition.planes.to(x)
         noise = c_noise.to(x)[:, None, None, None].expand(-1, 1, *size)

@@ -77,14 +77,12 @@ class Repairer:
     def __init__(self, folder: Path, device: str = "auto") -> None:
         if not (folder / "config.json").exists():
             raise ModelError(f"{folder} is no restorer (sfumato train restorer makes one)")
-        self.network = network_from(Restorer, RestorerConfig, folder).eval().to(choose_device(device))
-        for weights in self.network.parameters():
-            weights.data = weights.data.contiguous(memory_format=torch.channels_last)
+        self.network = network_from(Restorer, RestorerConfig, folder).eval().to(choose_device(device)).channels_last()
         self.denoiser, self.sha256 = Denoiser(self.network, "direct"), digest(weight_file(folder))
 
     @torch.inference_mode()
     def __call__(self, y: Tensor, planes: Tensor, sigma: float) -> Tensor:
-        """Damaged picture (1, 3, H, W) in [-1, 1], planes (1, 3, H, W), noise level in that frame -> (1, 3, H, W)."""
+        """Damaged picture (1, 3, H, W) in [-1, 1], planes (1, 4, H, W), noise level in that frame -> (1, 3, H, W)."""
         device = self.network.head.weight.device
 
         def piece(x: Tensor) -> Tensor:
@@ -115,8 +113,8 @@ def restore(photo: Photo, options: RestoreOptions, repairer: Repairer) -> Restor
     y = x.expand(-1, 3, -1, -1) * known
     if size != x.shape[-2:]:
         y, known = interpolate(y, (size[0], size[1])), (interpolate(known, (size[0], size[1])) > 0.999).float()
-    color, detail = 0.0 if options.colorize else 1.0, 1 / (options.enlarge or 1)
-    planes = torch.cat([known, torch.full_like(known, color), torch.full_like(known, detail)], dim=1)
+    color, detail, quality = 0.0 if options.colorize else 1.0, 1 / (options.enlarge or 1), 1.0
+    planes = torch.cat([known, *(torch.full_like(known, v) for v in (color, detail, quality))], dim=1)
     made = repairer(y, planes, level)
     if options.colorize and options.denoise is None and options.enlarge is None:
         made = torch.where(known.bool(), with_luminance(made, x), made)

@@ -33,6 +33,7 @@ def denoising_loss(
     *,
     generator: Generator | None = None,
     measure: Measure = squared,
+    logarithmic: bool = False,
 ) -> Tensor:
     """``weight(sigma) |D(y, sigma) - x|^2``, y the corrupted x; the mean over pictures and values.
 
@@ -46,6 +47,9 @@ def denoising_loss(
     condition : Condition
     measure : callable
         What stands for the squared error.
+    logarithmic : bool
+        Take the mean over pictures of the error's logarithm: a picture that lost much and one that lost little count
+        alike, and what is made best is the mean PSNR (Chen et al. 2022, arXiv:2204.04676).
 
     Returns
     -------
@@ -57,7 +61,8 @@ def denoising_loss(
     """
     corrupted = corruption(x, generator=generator)
     error = measure(denoiser(corrupted.y, corrupted.sigma, condition).float(), x.float()).mean(dim=(1, 2, 3))
-    out: Tensor = (denoiser.weight(corrupted.sigma) * error).mean()
+    error = denoiser.weight(corrupted.sigma) * error
+    out: Tensor = ((error + 1e-8).log() if logarithmic else error).mean()
     return out
 
 

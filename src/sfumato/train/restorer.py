@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from sfumato import image
 from sfumato.corruption.base import Compose, draw, parse
 from sfumato.corruption.color import Grayscale
+from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.mask import Mask
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.denoiser.denoiser import Denoiser
@@ -62,14 +63,14 @@ class Measured:
     corruption: Corruption
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Corrupt; enlarge what is small, spread grey over the channels, empty what is hidden."""
+        """Corrupt; enlarge what is small, spread grey over three channels, empty what is hidden."""
         out = self.corruption(x, generator=generator)
         y = out.y if out.y.shape[-2:] == x.shape[-2:] else interpolate(out.y, (x.shape[-2], x.shape[-1]))
-        return Corrupted(y.expand(-1, x.shape[1], -1, -1) * self.planes(x)[:, :1], out.sigma)
+        return Corrupted(y.expand(-1, 3, -1, -1) * self.planes(x)[:, :1], out.sigma)
 
     def planes(self, x: Tensor) -> Tensor:
-        """What is known about pictures like `x`: (B, 3, H, W), in the order of ``denoiser.restorer.PLANES``."""
-        known, color, detail = x.new_ones(len(x), 1, *x.shape[-2:]), 1.0, 1.0
+        """What is known about pictures like `x`: (B, 4, H, W), in the order of ``denoiser.restorer.PLANES``."""
+        known, color, detail, quality = x.new_ones(len(x), 1, *x.shape[-2:]), 1.0, 1.0, 1.0
         for part in self.corruption.parts if isinstance(self.corruption, Compose) else (self.corruption,):
             if isinstance(part, Mask):
                 known = part.apply(known)
@@ -77,9 +78,11 @@ class Measured:
                 known, detail = (part.apply(known) > 0.999).to(x), detail / part.factor
             elif isinstance(part, Grayscale):
                 color = 0.0
+            elif isinstance(part, JPEG):
+                quality = part.low / 100
         if known.shape[-2:] != x.shape[-2:]:
             known = F.interpolate(known, size=x.shape[-2:])
-        flat = [torch.full_like(known, value) for value in (color, detail)]
+        flat = [torch.full_like(known, value) for value in (color, detail, quality)]
         return torch.cat([known, *flat], dim=1)
 
 
@@ -94,12 +97,14 @@ class RestorerJob:
         As :func:`sfumato.parse` reads them; one is drawn per batch.
     crop : int
         Side of the crops in pixels.
+    gray : float
+        Share of the batches whose photos are turned gray first: gray in, gray out.
     """
 
-    def __init__(self, config: RestorerConfig, photos: list[NDArray[np.uint8]], corruptions: Sequence[str], crop: int) -> None:
-        self.module = Restorer(config)
+    def __init__(self, config: RestorerConfig, photos: list[NDArray[np.uint8]], corruptions: Sequence[str], crop: int, gray: float = 0.25) -> None:
+        self.module = Restorer(config).channels_last()
         self.denoiser = Denoiser(self.module, "direct")
-        self.photos, self.crop = photos, crop
+        self.photos, self.crop, self.gray = photos, crop, gray
         self.corruptions = [parse(c.strip()) for c in corruptions]
         self.weights = torch.tensor([float(p.shape[1] * p.shape[2]) for p in photos]).sqrt()
 
@@ -115,11 +120,13 @@ class RestorerJob:
         return image.from_bytes(torch.from_numpy(np.stack(crops))).to(self.module.head.weight.device)
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean squared error of the restored crops."""
+        """Mean logarithm of the restored crops' squared error."""
         x = self.batch(rows, random)
+        if float(torch.rand((), generator=random)) < self.gray:
+            x = Grayscale().apply(x)
         chosen = self.corruptions[int(torch.randint(len(self.corruptions), (), generator=random))]
         measured = Measured(draw(chosen, x, random))
-        return denoising_loss(self.denoiser, x, measured, Condition(planes=measured.planes(x)), generator=random)
+        return denoising_loss(self.denoiser, x, measured, Condition(planes=measured.planes(x)), generator=random, logarithmic=True)
 
     def preview(self, path: Path) -> None:
         """Originals, and for each corruption what the network sees and what it makes of it."""

@@ -42,6 +42,7 @@ class Plan(Config):
     vocabulary: int = 8192  # tokens of a new tokenizer
     scheduler: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
+    gray: float = 0.25  # share of a restorer's batches that are gray pictures
     previews: list[str] = ["a red apple", "a dog", "a house", "a car", "a tree", "a smiling face", "a fish", "a star"]
 
 
@@ -140,7 +141,7 @@ def train_restorer(data: Path, output: Path, corruption: str, config: Path | Non
     photos, skipped = read_photos(data, plan.size)
     yield from _skipped(skipped)
     torch.manual_seed(settings.seed)
-    job = RestorerJob(RestorerConfig.read(plan.network, "network"), photos, corruption.split("|"), plan.size)
+    job = RestorerJob(RestorerConfig.read(plan.network, "network"), photos, corruption.split("|"), plan.size, plan.gray)
     yield from train(job, settings, output)
     save_network(job.module, output)
 
