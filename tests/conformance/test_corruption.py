@@ -13,10 +13,11 @@ from sfumato.types import Linear
 
 SPELLINGS = [
     "none", "noise:25", "noise:0-50", "salt:0.1", "mask:0.5", "mask:box:0.25", "mask:strokes:0.2", "gray", "down:2", "down:1.5:average", "down:3.7",
-    "down:8", "blur:1.6", "blur:0.4", "jpeg:30", "jpeg:10-95", "mask:0.5+noise:25", "gray+down:2", "mask:box:0.25+gray", "blur:1+down:2+noise:10",
+    "down:8", "blur:1.6", "blur:0.4", "jpeg:30", "jpeg:10-95", "down:1.5-4", "scratches:0.05",
+    "mask:0.5+noise:25", "gray+down:2", "mask:box:0.25+gray", "blur:1+down:2+noise:10",
     "down:2+mask:0.3",
 ]  # fmt: skip
-LINEAR = [s for s in SPELLINGS if not s.startswith(("salt", "jpeg"))]
+LINEAR = [s for s in SPELLINGS if not s.startswith(("salt", "jpeg", "scratches"))]
 sizes = st.integers(9, 33)
 
 
@@ -114,7 +115,7 @@ def test_bicubic_is_matlabs():
 @pytest.mark.parametrize(
     ("bad", "word"),
     [("nose:25", "noise"), ("noise:x", "noise:25"), ("mask:2", "between 0 and 1"), ("mask:blob", "unknown mask"), ("down:9", "1.5 and 8"),
-     ("jpeg:0", "1 to 100"), ("blur:-1", "between"), ("down", "down:2"), ("salt:7", "share"), ("down:2:lanczos", "kernel")],
+     ("jpeg:0", "1 to 100"), ("blur:-1", "between"), ("down", "down:2"), ("salt:7", "share"), ("scratches:2", "share"), ("down:2:lanczos", "kernel")],
 )  # fmt: skip
 def test_bad_spelling(bad, word):
     with pytest.raises(OptionError, match=word):

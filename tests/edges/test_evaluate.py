@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from sfumato.cli import app
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.errors import OptionError
-from sfumato.tasks.evaluate import restore
+from sfumato.tasks.evaluate import SHAPES, damage, restore, score, trained
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def photos(tmp_path):
 @pytest.mark.parametrize("gray", [False, True])
 def test_noise_that_stays_has_its_analytic_figure(photos, gray):
     for sigma, want in ((15, 24.61), (25, 20.17), (50, 14.15)):
-        scores = list(restore(photos, denoise=sigma, gray=gray))
+        scores = list(restore(photos, "denoise", sigma, gray=gray, method="input"))
         assert np.mean([s.psnr for s in scores]) == pytest.approx(want, abs=0.03)
-    assert [s.psnr for s in scores] == [s.psnr for s in restore(photos, denoise=50, gray=gray)], "the noise has a fixed seed"
+    assert [s.psnr for s in scores] == [s.psnr for s in restore(photos, "denoise", 50, gray=gray, method="input")], "the noise has a fixed seed"
 
 
 def test_bicubic_is_between_nothing_and_all(photos):
-    scores = {factor: np.mean([s.psnr for s in restore(photos, enlarge=factor)]) for factor in (2, 3, 4)}
+    scores = {factor: np.mean([s.psnr for s in restore(photos, "enlarge", factor, method="bicubic")]) for factor in (2, 3, 4)}
     assert 45 > scores[2] > scores[3] > scores[4] > 20
 
 
@@ -42,16 +42,48 @@ def test_interpolation_keeps_straight_lines():
     assert (Downscale(2).apply(interpolate(ramp, (32, 32))) - ramp)[..., 4:-4].abs().max() < 1e-9
 
 
+class Oracle:
+    """Knows the answer: half gray everywhere."""
+
+    sha256 = ""
+
+    def repair(self, y, planes, sigma):
+        return torch.zeros_like(y)
+
+    def colors(self, gray):
+        return torch.zeros(1, 3, *gray.shape[-2:])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_known_stays_when_a_part_is_filled(photos, shape):
+    for damaged in damage(photos, "fill", shape):
+        assert 0.01 < 1 - damaged.known.mean() < 0.9
+        assert (damaged.y[0, :, ~damaged.known] == 0).all()
+        made = trained(damaged, Oracle())
+        known = torch.from_numpy(damaged.known)
+        assert (made[0, :, known] == damaged.y[0, :, known]).all()
+        assert (made[0, :, ~known] - 127.5).abs().max() <= 0.5
+
+
+def test_gray_has_the_colors_error(photos):
+    for damaged in damage(photos, "colorize"):
+        made = trained(damaged, Oracle())
+        assert score(damaged, made).psnr == pytest.approx(score(damaged, damaged.y.expand(-1, 3, -1, -1)).psnr, abs=0.01)
+        assert score(damaged, torch.from_numpy(damaged.clean).permute(2, 0, 1)[None]).psnr == float("inf")
+
+
 def test_command(photos):
-    result = CliRunner().invoke(app, ["evaluate", "restore", str(photos), "--enlarge", "2", "--json"])
+    result = CliRunner().invoke(app, ["evaluate", "restore", str(photos), "--enlarge", "2", "--method", "bicubic", "--json"])
     assert result.exit_code == 0, result.output
     assert {"name", "psnr", "ssim"} == set(json.loads(result.stdout.splitlines()[0]))
+    result = CliRunner().invoke(app, ["evaluate", "restore", str(photos)])
+    assert "give one of" in str(result.exception)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({}, "either"), ({"denoise": 25, "enlarge": 2}, "either"), ({"denoise": -1}, "within 0 to 255"), ({"enlarge": 9}, "not between"),
-    ({"denoise": 25, "method": "bicubic"}, "unknown method"),
+@pytest.mark.parametrize(("task", "amount", "method", "message"), [
+    ("denoise", -1, "input", "within 0 to 255"), ("enlarge", 9, "bicubic", "not between"), ("denoise", 25, "bicubic", "unknown method"),
+    ("fill", "holes", "input", "unknown shape"), ("denoise", 25, "trained", "unknown method"),
 ], ids=str)  # fmt: skip
-def test_wrong_options(photos, options, message):
+def test_wrong_options(photos, task, amount, method, message):
     with pytest.raises(OptionError, match=message):
-        list(restore(photos, **options))
+        list(restore(photos, task, amount, method=method))

@@ -48,7 +48,7 @@ def test_modes(mode, suffix, channels, bits, clear, noted, tmp_path):
     assert photo.values.dtype == (np.uint16 if bits == 16 else np.uint8)
     assert (photo.alpha is not None) == clear
     assert bool(photo.notes) == noted
-    write(photo.with_frame(photo.frame()), tmp_path / "b.png")
+    write(photo.with_values(photo.stored(photo.frame())), tmp_path / "b.png")
     again = read(tmp_path / "b.png")
     assert (again.values == photo.values).all(), "to the frame and back changes nothing"
     assert (again.alpha is None and photo.alpha is None) or (again.alpha == photo.alpha).all()
@@ -58,7 +58,8 @@ def test_kept_pixels_are_bitwise_the_same(tmp_path):
     for pixels in (RGB, GREY16[..., None]):
         photo = Photo(pixels)
         keep = RNG.random((9, 14)) < 0.5
-        changed = photo.with_frame(np.clip(photo.frame() + 0.3 * RNG.normal(size=photo.frame().shape), -1, 1), keep)
+        noisy = photo.stored(photo.frame() + 0.3 * RNG.normal(size=photo.frame().shape))
+        changed = photo.with_values(np.where(keep[..., None], pixels, noisy))
         write(changed, tmp_path / "a.png")
         back = read(tmp_path / "a.png").values
         assert (back[keep] == pixels[keep]).all()
@@ -127,3 +128,11 @@ def test_deep_color_is_noted(tmp_path):
     photo = read(tmp_path / "deep.png")
     assert photo.values.dtype == np.uint8
     assert "16 bits" in photo.notes[0]
+
+
+@pytest.mark.parametrize("quality", [5, 40, 75, 95])
+def test_the_quality_of_a_jpeg_is_read_from_its_tables(quality, tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", quality=quality)
+    assert read(tmp_path / "a.jpg").quality == quality
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    assert read(tmp_path / "a.png").quality is None

@@ -13,10 +13,10 @@ from sfumato.corruption.color import LUMA
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.errors import OptionError
 from sfumato.hub.save import save_network
-from sfumato.space.tile import windowed
-from sfumato.tasks.photo import Photo
-from sfumato.tasks.restore import Repairer, RestoreOptions, estimate_noise, restore
-from sfumato.types import Condition
+from sfumato.tasks import hidden
+from sfumato.tasks.engine import Trained
+from sfumato.tasks.photo import Photo, read
+from sfumato.tasks.restore import RestoreOptions, estimate_noise, restore, walk
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][100:180, 200:310])
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def repairer(folder):
-    return Repairer(folder)
+    return Trained(folder)
 
 
 def pictures(kind):
@@ -76,16 +76,64 @@ def test_any_combination(options, size, repairer):
     assert made.photo.alpha.shape == size[::-1]
 
 
-def test_windows_change_nothing(folder):
-    torch.manual_seed(1)
-    net = Restorer(RestorerConfig())
-    x = torch.rand(1, 3, 600, 420) * 2 - 1
-    with torch.no_grad():
-        whole = net(x, torch.zeros(1), Condition())
-        parts = windowed(lambda t: net(t, torch.zeros(1), Condition()), x, tile=128, margin=128)
-        narrow = windowed(lambda t: net(t, torch.zeros(1), Condition()), x, tile=128, margin=8)
-    assert (parts - whole).abs().max() < 1e-5
-    assert (narrow - whole).abs().max() > 1e-5  # what the margin is for
+@pytest.mark.parametrize("options", [{"denoise": 20.0}, {"enlarge": 2.5, "fill_box": (60, 10, 20, 30)}], ids=str)
+def test_windows_change_nothing(options, repairer, monkeypatch):
+    photo = Photo(np.tile(PHOTO, (4, 3, 1)))
+    whole = restore(photo, RestoreOptions(**options), repairer).photo.values.astype(int)
+    monkeypatch.setattr("sfumato.tasks.restore.TILE", 128)
+    *windows, last = walk(photo, RestoreOptions(**options), repairer)
+    assert len(windows) == windows[-1].total > 5
+    assert np.abs(last.photo.values - whole).max() <= 1
+    monkeypatch.setattr("sfumato.tasks.restore.MARGIN", 0)
+    assert np.abs(restore(photo, RestoreOptions(**options), repairer).photo.values - whole).max() > 1  # what the margin is for
+
+
+def test_scratches_are_where_the_network_wants_to_change_much():
+    """Here a stand-in takes white lines away, and changes all the rest a little."""
+    values = PHOTO // 2
+    values[30, 20:90], values[10:70, 50] = 250, 250
+
+    def repair(x):
+        return torch.where(x > 0.9, torch.zeros_like(x), x + 0.05)
+
+    found = hidden.scratches(Photo(values), repair)
+    assert found[30, 20:90].all()
+    assert found[10:70, 50].all()
+    assert found.mean() < 3.5 * 130 / found.size
+    assert not hidden.scratches(Photo(np.full((40, 50, 3), 90, np.uint8)), repair).any()
+
+
+def test_what_is_painted_is_found(repairer):
+    values = PHOTO.copy()
+    values[20:30, 40:60] = (250, 10, 5)
+    found = hidden.painted(Photo(values), "#ff0000")
+    assert found[20:30, 40:60].all()
+    assert found.mean() < 2 * 200 / found.size
+    made = restore(Photo(values), RestoreOptions(fill_color="#ff0000"), repairer)
+    assert (made.photo.values[~found] == values[~found]).all()
+    with pytest.raises(OptionError, match="no pixel has the color #00ff00"):
+        restore(Photo(values), RestoreOptions(fill_color="#00ff00"), repairer)
+
+
+def test_hints_are_met(repairer):
+    """To a CIE76 difference of 5 in a and b, with the luminance that is there."""
+    places = [(20, 10), (90, 30), (50, 70)]
+    hints = tuple((x, y, "#{:02x}{:02x}{:02x}".format(*PHOTO[y, x])) for x, y in places)
+    made = restore(Photo(PHOTO), RestoreOptions(colorize=True, hints=hints), repairer).photo.values
+    plain = restore(Photo(PHOTO), RestoreOptions(colorize=True), repairer).photo.values
+    far = [float(np.abs(made[y, x].astype(int) - PHOTO[y, x]).max()) for x, y in places]
+    assert max(far) <= 8, far
+    assert max(float(np.abs(plain[y, x].astype(int) - PHOTO[y, x]).max()) for x, y in places) > 20, "without hints they are not"
+
+
+def test_the_quality_of_a_jpeg_is_told(repairer, tmp_path):
+    Image.fromarray(PHOTO).save(tmp_path / "a.jpg", quality=31)
+    made = restore(read(tmp_path / "a.jpg"), RestoreOptions(dejpeg="auto"), repairer)
+    assert made.report["quality"] == 31
+    other = restore(read(tmp_path / "a.jpg"), RestoreOptions(dejpeg=80), repairer)
+    assert (made.photo.values != other.photo.values).any()
+    with pytest.raises(OptionError, match="no JPEG now"):
+        restore(Photo(PHOTO), RestoreOptions(dejpeg="auto"), repairer)
 
 
 def test_estimated_noise_is_near():
@@ -151,7 +199,10 @@ def test_a_folder_with_a_broken_file_and_a_second_run(folder, tmp_path, capsys, 
 
 @pytest.mark.parametrize(("words", "message"), [
     ([], "nothing to undo"), (["--denoise", "much"], "write auto or a number"), (["--denoise", "-3"], "within 0 to 255"),
-    (["--enlarge", "9"], "enlarge"), (["--fill-box", "1,2,3"], "write X,Y,W,H"), (["--fill", "none.png"], "does not exist"),
+    (["--dejpeg", "0"], "within 1 to 100"), (["--dejpeg", "2.5"], "auto or a whole number"), (["--fill-color", "red"], "#rrggbb"),
+    (["--hint", "1,2,#ff0000"], "goes with --colorize"), (["--colorize", "--hint", "1,2"], "X,Y,#rrggbb"), (["--dejpeg"], "no JPEG now"),
+    (["--colorize", "--hint", "500,2,#ff0000"], "within the picture"), (["--enlarge", "9"], "enlarge"), (["--fill-box", "1,2,3"], "write X,Y,W,H"),
+    (["--fill", "none.png"], "does not exist"),
     (["--model", "nowhere", "--colorize"], "no restorer"),
 ])  # fmt: skip
 def test_wrong_options(words, message, folder, tmp_path, capsys, monkeypatch):
@@ -161,3 +212,11 @@ def test_wrong_options(words, message, folder, tmp_path, capsys, monkeypatch):
     assert code == 2
     assert message in err.strip().splitlines()[-1]
     assert {p.name for p in tmp_path.iterdir()} == {"a.png"}
+
+
+def test_denoise_needs_no_value(folder, tmp_path, capsys, monkeypatch):
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    words = ["--denoise", tmp_path / "a.png", "--output", tmp_path / "b.png", "--model", folder]
+    code, out, _ = run(capsys, monkeypatch, *words)
+    assert code == 0
+    assert out.startswith(f"{tmp_path / 'b.png'} (noise ")

@@ -38,7 +38,8 @@ def root(version: Annotated[bool, typer.Option("--version", callback=_version, i
     """Everything is a denoising autoencoder: choose a corruption, learn to undo it, guide it with text."""
 
 
-for verb in (create.create, restore.restore, reduce.reduce, search.index, search.search, create.models, create.inspect):
+for verb in (create.create, reduce.reduce, search.index, search.search, create.models, create.inspect):
     app.command()(verb)
+app.command(cls=restore.RestoreCommand)(restore.restore)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")

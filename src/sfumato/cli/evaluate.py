@@ -23,15 +23,26 @@ def restore(
     data: Annotated[Path, typer.Argument(help="Folder of clean pictures, .parquet or .tar.")],
     denoise: Annotated[float | None, Option(help="Deviation of Gaussian noise for values of 0 to 255.")] = None,
     enlarge: Annotated[float | None, Option(help="Factor that pictures are shrunk by, 1.5 to 8.")] = None,
-    gray: Annotated[bool, Option(help="Take the pictures as grey.")] = False,
-    method: Annotated[str | None, Option(help="input (the noise stays) or bicubic.")] = None,
+    fill: Annotated[str | None, Option(help="What is hidden: text, scratches, boxes or pixels (80 %).")] = None,
+    colorize: Annotated[bool, Option(help="Take the color out.")] = False,
+    gray: Annotated[bool, Option(help="Take the pictures as gray.")] = False,
+    method: Annotated[str | None, Option(help="trained; or input (the damage stays), bicubic.")] = None,
+    model: Annotated[Path | None, Option(help="A restorer of your own: a folder written by sfumato train restorer.")] = None,
+    device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture.")] = False,
 ) -> None:
     """Damage pictures, restore them, and print PSNR and SSIM."""
+    from sfumato.errors import OptionError
+    from sfumato.tasks.engine import Trained
     from sfumato.tasks.evaluate import restore as work
 
+    asked = {"denoise": denoise, "enlarge": enlarge, "fill": fill, "colorize": colorize or None}
+    given = [(task, amount) for task, amount in asked.items() if amount is not None]
+    if len(given) != 1:
+        raise OptionError("give one of --denoise SIGMA, --enlarge FACTOR, --fill SHAPE and --colorize")
+    task, amount = given[0]
     scores = []
-    for score in work(data, denoise=denoise, enlarge=enlarge, gray=gray, method=method):
+    for score in work(data, task, amount, gray=gray, method=method or "trained", engine=Trained(model, device)):  # type: ignore[arg-type]
         scores.append(score)
         typer.echo(json.dumps(score.__dict__) if as_json else f"{score.psnr:6.2f} dB  {score.ssim:.4f}  {score.name}")
     means = [statistics.fmean(values) for values in zip(*((s.psnr, s.ssim) for s in scores), strict=True)]

@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from sfumato.tasks.restore import Engine, Restored, RestoreOptions
 
 Option = typer.Option
+
+
+class RestoreCommand(TyperCommand):
+    """Lets ``--denoise`` and ``--dejpeg`` stand without a value, for auto."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put "auto" behind such an option unless a number or auto follows."""
+        out: list[str] = []
+        for k, word in enumerate(args):
+            out.append(word)
+            follows = args[k + 1] if k + 1 < len(args) else "--"
+            if word in ("--denoise", "--dejpeg") and not _valued(follows):
+                out.append("auto")
+        return super().parse_args(ctx, out)
+
+
+def _valued(word: str) -> bool:
+    """Whether a word is an option's value: no further option and no picture."""
+    if word == "auto" or re.fullmatch(r"-?[\d.]+", word):
+        return True
+    return not word.startswith("-") and not Path(word).exists() and not Path(word).suffix
 
 
 def restore(
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
     output: Annotated[Path, Option(help="FILE for one picture, else FOLDER/ (names are kept).")],
-    model: Annotated[Path, Option(help="Folder written by sfumato train restorer.")],
-    denoise: Annotated[str | None, Option(help="auto, or the deviation of the noise for values of 0 to 255.")] = None,
+    denoise: Annotated[str | None, Option(metavar="[auto|SIGMA]", help="Deviation of the noise for values of 0 to 255; auto measures it.")] = None,
+    dejpeg: Annotated[str | None, Option(metavar="[auto|QUALITY]", help="Remove the marks of JPEG; auto takes the quality from the file.")] = None,
     fill: Annotated[str | None, Option(help="Mask picture: white = make anew; all other pixels stay bit for bit.")] = None,
     fill_box: Annotated[str | None, Option(help="X,Y,W,H to make anew.")] = None,
-    colorize: Annotated[bool, Option(help="Give a grey picture colors; its luminance stays.")] = False,
+    fill_color: Annotated[str | None, Option(help="Make anew what was painted in this color, as '#ff0000'.")] = None,
+    fill_scratches: Annotated[bool, Option(help="Find thin bright or dark scratches and make them anew.")] = False,
+    colorize: Annotated[bool, Option(help="Give a gray picture colors; its luminance stays.")] = False,
+    hint: Annotated[list[str] | None, Option(help="X,Y,#rrggbb: a color that --colorize shall meet; may be given again.")] = None,
     enlarge: Annotated[float | None, Option(help="Factor, 1.5 to 8.")] = None,
+    model: Annotated[Path | None, Option(help="A restorer of your own: a folder written by sfumato train restorer.")] = None,
     compare: Annotated[bool, Option(help="Also write before and after side by side.")] = False,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     overwrite: Annotated[bool, Option(help="Replace pictures that are there; otherwise they are taken as done.")] = False,
@@ -29,52 +60,88 @@ def restore(
     """Repair photographs: everything that is asked for at once, and nothing else is touched."""
     from sfumato.errors import OptionError, PictureError
     from sfumato.tasks import photo
-    from sfumato.tasks import restore as work
+    from sfumato.tasks.engine import Trained
+    from sfumato.tasks.restore import RestoreOptions
 
-    values = {"denoise": _number(denoise), "fill": fill, "fill_box": _box(fill_box), "colorize": colorize, "enlarge": enlarge}
-    options = work.RestoreOptions.build(values)
+    values = {
+        "denoise": _number("--denoise", denoise, float), "dejpeg": _number("--dejpeg", dejpeg, int), "fill": fill, "fill_box": _box(fill_box),
+        "fill_color": fill_color, "fill_scratches": fill_scratches, "colorize": colorize, "hints": [_hint(h) for h in hint or []], "enlarge": enlarge,
+    }  # fmt: skip
+    options = RestoreOptions.build(values)
     sources = _sources(pictures)
     jobs = [(source, _target(source, output, many=len(sources) > 1 or pictures[0].is_dir())) for source in sources]
     waiting = [(source, target) for source, target in jobs if overwrite or not target.exists()]
     if not waiting:
         raise OptionError(f"{jobs[0][1]} is there already; give --overwrite to replace it")
-    repairer = work.Repairer(model, device)
+    engine = Trained(model, device)
     failed = []
-    for source, target in _progress(waiting):
-        try:
-            before = photo.read(source)
-        except PictureError as error:
-            if len(waiting) == 1:
-                raise
-            failed.append(str(error))
-            continue
-        made = work.restore(before, options, repairer)
-        notes = [*before.notes, *photo.write(made.photo, target, json.dumps(made.report))]
-        if compare:
-            photo.write(photo.side_by_side(before, made.photo), target.with_name(f"{target.stem}-compare.png"))
-        typer.echo(json.dumps({"path": str(target), **made.report, "notes": notes}) if as_json else str(target))
-        for note in [] if as_json else notes:
-            typer.echo(f"sfumato: {source}: {note}", err=True)
+    with _bar(len(waiting)) as advance:
+        for source, target in waiting:
+            advance(source.name)
+            try:
+                before = photo.read(source)
+            except PictureError as error:
+                if len(waiting) == 1:
+                    raise
+                failed.append(str(error))
+                continue
+            made = _restored(before, options, engine, advance)
+            notes = [*before.notes, *photo.write(made.photo, target, json.dumps(made.report))]
+            if compare:
+                photo.write(photo.side_by_side(before, made.photo), target.with_name(f"{target.stem}-compare.png"))
+            typer.echo(json.dumps({"path": str(target), **made.report, "notes": notes}) if as_json else _said(target, made.report))
+            for note in [] if as_json else notes:
+                typer.echo(f"sfumato: {source}: {note}", err=True)
     for sentence in failed:
         typer.echo(f"sfumato: left out: {sentence}", err=True)
 
 
-def _progress(waiting: list[tuple[Path, Path]]) -> Any:
+def _restored(before: Any, options: RestoreOptions, engine: Engine, advance: Callable[..., None]) -> Restored:
+    from sfumato.tasks.restore import Restored, walk
+
+    for event in walk(before, options, engine):
+        if isinstance(event, Restored):
+            return event
+        advance(share=event.done / event.total)
+    raise AssertionError("a walk ends with its result")
+
+
+def _said(target: Path, report: dict[str, Any]) -> str:
+    """The path, and in brackets what was measured on the way."""
+    names = {"sigma": "noise", "quality": "JPEG quality", "made_anew": "made anew"}
+    said = [f"{name} {report[key]:.1%}" if key == "made_anew" else f"{name} {report[key]:g}" for key, name in names.items() if key in report]
+    return f"{target} ({', '.join(said)})" if said else str(target)
+
+
+@contextlib.contextmanager
+def _bar(total: int) -> Iterator[Callable[..., None]]:
+    """A bar over all pictures that also moves within a large one; called with a name it goes to the next picture."""
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    return track(waiting, "restoring", console=console, transient=True, disable=not console.is_terminal)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        line, begun = progress.add_task("restoring", total=total), 0
+
+        def advance(name: str | None = None, share: float = 0.0) -> None:
+            nonlocal begun
+            if name is not None:
+                begun += 1
+                progress.update(line, description=name)
+            progress.update(line, completed=begun - 1 + share)
+
+        yield advance
 
 
-def _number(text: str | None) -> str | float | None:
-    """What --denoise was given: "auto" or a number."""
+def _number(option: str, text: str | None, kind: type[float]) -> str | float | None:
+    """What an option was given: "auto" or a number."""
     from sfumato.errors import OptionError
 
     try:
-        return text if text in (None, "auto") else float(text)
+        return text if text in (None, "auto") else kind(text)
     except ValueError:
-        raise OptionError(f'--denoise "{text}" cannot be read; write auto or a number') from None
+        raise OptionError(f'{option} "{text}" cannot be read; write auto or a{" whole" if kind is int else ""} number') from None
 
 
 def _box(text: str | None) -> tuple[int, ...] | None:
@@ -85,6 +152,15 @@ def _box(text: str | None) -> tuple[int, ...] | None:
     if not re.fullmatch(r"\d+(,\d+){3}", text):
         raise OptionError(f'--fill-box "{text}" cannot be read; write X,Y,W,H in pixels')
     return tuple(int(n) for n in text.split(","))
+
+
+def _hint(text: str) -> tuple[int, int, str]:
+    from sfumato.errors import OptionError
+
+    match = re.fullmatch(r"(\d+),(\d+),(#[0-9a-fA-F]{6})", text)
+    if not match:
+        raise OptionError(f'--hint "{text}" cannot be read; write X,Y,#rrggbb')
+    return int(match[1]), int(match[2]), match[3]
 
 
 def _sources(pictures: list[Path]) -> list[Path]:

@@ -70,7 +70,7 @@ def train_diffusion(
 @app.command("restorer")
 def train_restorer(
     data: Data, output: Output,
-    corruption: Annotated[str, Option(help="What it shall undo, alternatives between bars: 'noise:0-50 | mask:strokes'.")],
+    corruption: Annotated[str | None, Option(help="What it shall undo, alternatives between bars: 'noise:0-50 | mask:strokes'.")] = None,
     config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Train a network that repairs photographs."""

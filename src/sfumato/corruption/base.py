@@ -18,6 +18,7 @@ from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.mask import PictureMask, RandomMask
 from sfumato.corruption.noise import GaussianNoise, SaltAndPepper
 from sfumato.corruption.resample import Downscale, RandomDownscale
+from sfumato.corruption.scratch import Scratches
 from sfumato.errors import OptionError, unknown
 from sfumato.types import Corrupted, Corruption, Linear
 
@@ -146,6 +147,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
     "gray": (lambda words: Grayscale(), "gray"),
     "down": (_down, "down:2 (bicubic), down:2:average or down:1.5-4, factors of 1.5 to 8"),
     "blur": (lambda words: Blur(float(words[0])), "blur:1.6, the kernel's deviation in pixels"),
+    "scratches": (lambda words: Scratches(float(words[0])), "scratches:0.05, about the share of the picture that is covered at most"),
     "jpeg": (_jpeg, "jpeg:30 or jpeg:10-95, the quality"),
 }
 

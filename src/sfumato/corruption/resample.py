@@ -142,12 +142,16 @@ def bicubic(size: int, factor: float) -> NDArray[np.float64]:
 
 
 def _spread(places: NDArray[Any], weights: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """A matrix (outputs, size) from the weight of each place (outputs, reach); places outside fold back as in a mirror."""
-    folded = places.astype(int) % (2 * size)  # the picture and its mirror image, repeated
-    columns = np.where(folded < size, folded, 2 * size - 1 - folded)
+    """A matrix (outputs, size) from the weight of each place (outputs, reach)."""
     out = np.zeros((len(places), size))
-    np.add.at(out, (np.arange(len(places))[:, None], columns), weights / weights.sum(1, keepdims=True))
+    np.add.at(out, (np.arange(len(places))[:, None], _folded(places, size)), weights / weights.sum(1, keepdims=True))
     return out
+
+
+def _folded(places: NDArray[Any], size: int) -> NDArray[Any]:
+    """Places outside 0 to size - 1 folded back as in a mirror: the picture and its mirror image, repeated."""
+    repeated = places.astype(int) % (2 * size)
+    return np.where(repeated < size, repeated, 2 * size - 1 - repeated)
 
 
 def interpolate(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -158,15 +162,27 @@ def interpolate(x: Tensor, size: tuple[int, int]) -> Tensor:
     >>> interpolate(torch.ones(1, 1, 4, 4), (6, 8)).shape
     torch.Size([1, 1, 6, 8])
     """
-    rows, columns = (_larger(int(small), large).to(x) for small, large in zip(x.shape[-2:], size, strict=True))
+    rows, columns = (magnify(int(small), large, 0, large)[1].to(x) for small, large in zip(x.shape[-2:], size, strict=True))
     return rows @ x @ columns.T
 
 
 @functools.lru_cache(maxsize=64)
-def _larger(small: int, large: int) -> Tensor:
-    centers = (np.arange(large) + 0.5) * small / large - 0.5
+def magnify(small: int, large: int, start: int, stop: int) -> tuple[slice, Tensor]:
+    """Values `start` to `stop` of `large` that are made of `small`: which of those they need, and the matrix that makes them.
+
+    Examples
+    --------
+    >>> needed, matrix = magnify(100, 200, 20, 30)
+    >>> needed, matrix.shape
+    (slice(8, 17, None), torch.Size([10, 9]))
+    """
+    centers = (np.arange(start, stop) + 0.5) * small / large - 0.5
     places = np.floor(centers)[:, None] + np.arange(-1, 3)
-    return torch.from_numpy(_spread(places, _keys(places - centers[:, None]), small))
+    weights, folded = _keys(places - centers[:, None]), _folded(places, small)
+    first, last = int(folded.min()), int(folded.max()) + 1
+    out = np.zeros((stop - start, last - first))
+    np.add.at(out, (np.arange(stop - start)[:, None], folded - first), weights / weights.sum(1, keepdims=True))
+    return slice(first, last), torch.from_numpy(out)
 
 
 def _keys(t: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,6 +16,28 @@ from sfumato.types import Condition, Config
 PLANES = ("known", "color", "detail", "quality")  # 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
 
 
+def told(known: Tensor, color: float = 1.0, detail: float = 1.0, quality: float = 1.0) -> Tensor:
+    """The planes (B, 4, H, W) that tell a restorer what is known.
+
+    Parameters
+    ----------
+    known : Tensor, (B, 1, H, W)
+        1 where a pixel was measured, else 0.
+    color : float
+        0 if the picture is gray and shall have color.
+    detail : float
+        1 / the factor that it was enlarged by.
+    quality : float
+        Of its JPEG, divided by 100.
+
+    Examples
+    --------
+    >>> told(torch.ones(1, 1, 2, 2), detail=0.5)[0, :, 0, 0].tolist()
+    [1.0, 1.0, 0.5, 1.0]
+    """
+    return torch.cat([known, *(torch.full_like(known, value) for value in (color, detail, quality))], dim=1)
+
+
 class RestorerConfig(Config):
     """``config.json`` of a restorer."""
 

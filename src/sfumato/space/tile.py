@@ -49,27 +49,33 @@ def tiled(f: Callable[[Tensor], Tensor], x: Tensor, *, tile: int | None, ratio: 
     return out / total
 
 
-def windowed(f: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, margin: int) -> Tensor:
-    """Apply a local network window by window; equal to ``f(x)`` where an output depends on input within `margin` only.
+def windowed(f: Callable[[slice, slice], Tensor], size: tuple[int, int], *, tile: int, margin: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Apply a local network window by window, in bounded memory.
+
+    Equal to one window of the whole size where an output depends on input within `margin` only.
 
     Parameters
     ----------
     f : callable
-        (B, C, t, t) -> (B, C', t, t).
-    x : Tensor, (B, C, H, W)
+        (rows, columns) -> (B, C, tall, wide): the network's result for that window.
+    size : (int, int)
+        Height and width of the picture.
     tile, margin : int
         Pixels of a window that are kept, and around it. Both are multiples of what the network divides sides by.
+
+    Yields
+    ------
+    rows, columns : slice
+    part : Tensor, (B, C, rows, columns)
+        What belongs there.
     """
-    height, width = x.shape[-2:]
-    out: Tensor | None = None
+    height, width = size
     for top in range(0, height, tile):
         for left in range(0, width, tile):
-            y, z = max(0, top - margin), max(0, left - margin)
-            part = f(x[..., y : top + tile + margin, z : left + tile + margin])
-            out = part.new_empty(*part.shape[:2], height, width) if out is None else out
-            out[..., top : top + tile, left : left + tile] = part[..., top - y : top - y + tile, left - z : left - z + tile]
-    assert out is not None
-    return out
+            bottom, right = min(height, top + tile), min(width, left + tile)
+            y, x = max(0, top - margin), max(0, left - margin)
+            part = f(slice(y, min(height, bottom + margin)), slice(x, min(width, right + margin)))
+            yield slice(top, bottom), slice(left, right), part[..., top - y : bottom - y, left - x : right - x]
 
 
 def _spans(size: int, tile: int) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,8 @@
 
 Denoising: Gaussian noise of a fixed seed is added to values of 0 to 255 and not clipped; PSNR over all channels. Enlarging:
 pictures are cut to a multiple of the factor and shrunk by MATLAB's antialiased bicubic kernel to whole numbers; PSNR and SSIM
-of the luminance Y (BT.601), without a border as wide as the factor.
+of the luminance Y (BT.601), without a border as wide as the factor. Filling: a part of a fixed shape and seed is hidden, the
+rest stays; PSNR over the whole picture. Coloring: PSNR against the picture before its color was taken out.
 """
 
 from __future__ import annotations
@@ -10,26 +11,60 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sfumato import image
+from sfumato.corruption.color import Grayscale
 from sfumato.corruption.resample import Downscale, interpolate
+from sfumato.denoiser.restorer import told
 from sfumato.errors import OptionError, unknown
 from sfumato.metrics import luminance, psnr, ssim
 from sfumato.runtime import generator
+from sfumato.tasks.colors import colorize
+from sfumato.tasks.photo import Photo
+from sfumato.tasks.restore import Engine
 from sfumato.train.data import find
 
-Method = Callable[[Tensor, tuple[int, int]], Tensor]
-"""(damaged picture (1, C, h, w) with values 0 to 255, size (H, W) of the result) -> (1, C, H, W)."""
+Task = Literal["denoise", "enlarge", "fill", "colorize"]
+Method = Callable[["Damaged"], Tensor]
+"""A damaged picture -> (1, C, H, W) with values 0 to 255."""
 
-METHODS: dict[str, tuple[str, Method]] = {
-    "input": ("denoise", lambda y, size: y),
-    "bicubic": ("enlarge", interpolate),
-}
+
+@dataclass(frozen=True)
+class Damaged:
+    """A picture and what is left of it.
+
+    Attributes
+    ----------
+    name : str
+        Of its file.
+    task : str
+    amount : float
+        Deviation of the noise, or factor.
+    clean : array, (H, W, C)
+        Values 0 to 255.
+    y : Tensor, (1, C, h, w)
+        What was measured, 0 to 255; where nothing is known it is 0.
+    known : array, (H, W), bool
+    """
+
+    name: str
+    task: Task
+    amount: float
+    clean: NDArray[np.float64]
+    y: Tensor
+    known: NDArray[np.bool_]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the result."""
+        return self.clean.shape[0], self.clean.shape[1]
 
 
 @dataclass(frozen=True)
@@ -42,7 +77,7 @@ class Score:
 
 
 def restore(
-    source: Path, *, denoise: float | None = None, enlarge: float | None = None, gray: bool = False, method: str | None = None
+    source: Path, task: Task, amount: float | str | None = None, *, gray: bool = False, method: str = "trained", engine: Engine | None = None
 ) -> Iterator[Score]:
     """Damage each picture of a folder, restore it, and compare.
 
@@ -50,53 +85,126 @@ def restore(
     ----------
     source : Path
         Folder of pictures.
-    denoise : float, optional
-        Deviation of the noise for values of 0 to 255.
-    enlarge : float, optional
-        Factor, 1.5 to 8.
+    task : {"denoise", "enlarge", "fill", "colorize"}
+    amount : float or str
+        Deviation of the noise for values of 0 to 255; factor, 1.5 to 8; or what is hidden: one of `SHAPES`.
     gray : bool
-        Take the pictures as grey: BSD68 is CBSD68 so taken.
+        Take the pictures as gray: BSD68 is CBSD68 so taken.
     method : str, optional
-        ``input`` (leave the noise in) or ``bicubic``: with these the figures are known, which shows that the ruler is right.
+        ``trained``, or what leaves the damage in: ``input``, ``bicubic``. Of these the figures are known, which shows that
+        the ruler is right.
+    engine : Engine, optional
+        What is meant by ``trained``.
 
     Raises
     ------
     OptionError
-        Unless one task is asked for, within its range, with a method that it has.
+        For an amount out of range, or a method that does not belong to the task.
     """
-    if (denoise is None) == (enlarge is None):
-        raise OptionError("give either --denoise SIGMA or --enlarge FACTOR")
-    if denoise is not None and not 0 < denoise <= 255:
-        raise OptionError(f"sigma {denoise:g} is not within 0 to 255")
-    task = "denoise" if denoise is not None else "enlarge"
-    known = {name: work for name, (kind, work) in METHODS.items() if kind == task}
-    chosen = method or next(iter(known))
-    if chosen not in known:
-        raise unknown(f"method to {task}", chosen, known)
-    shrink = Downscale(enlarge) if enlarge is not None else None
+    methods: dict[str, Method] = {"enlarge": {"bicubic": lambda d: interpolate(d.y, d.size)}}.get(task, {"input": lambda d: d.y})
+    if engine is not None:
+        methods = {"trained": lambda d: trained(d, engine), **methods}
+    if method not in methods:
+        raise unknown(f"method to {task}", method, methods)
+    for damaged in damage(source, task, amount, gray=gray):
+        yield score(damaged, methods[method](damaged))
+
+
+def damage(source: Path, task: Task, amount: float | str | None = None, *, gray: bool = False) -> Iterator[Damaged]:
+    """Each picture with its damage; the same at every call."""
+    if task == "fill" and amount not in SHAPES:
+        raise unknown("shape to fill", str(amount), SHAPES)
+    number = float(amount) if task in ("denoise", "enlarge") and amount is not None else 0.0
+    if task == "denoise" and not 0 < number <= 255:
+        raise OptionError(f"sigma {number:g} is not within 0 to 255")
+    shrink = Downscale(number) if task == "enlarge" else None
     for sample in find(source):
         picture = image.read(sample.read())
         clean = np.asarray(picture.convert("L") if gray else picture, np.float64)
         clean = clean if clean.ndim == 3 else clean[..., None]
         if shrink is not None:
-            yield _enlarged(sample.name, clean, shrink, known[chosen])
+            tall, wide = (int(int(n / number) * number) for n in clean.shape[:2])
+            clean = clean[:tall, :wide]
+        x = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None]
+        known = np.ones(clean.shape[:2], bool)
+        if task == "denoise":
+            x = x + number * torch.randn(x.shape, generator=generator("evaluate", sample.name), dtype=torch.float64)
+        elif shrink is not None:
+            x = shrink.apply(x).round().clamp(0, 255)
+        elif task == "fill":
+            known = ~SHAPES[str(amount)](known.shape, np.random.default_rng(int(generator("fill", sample.name).initial_seed()) % 2**32))
+            x = x * torch.from_numpy(known)
         else:
-            yield _denoised(sample.name, clean, float(denoise or 0), known[chosen])
+            x = Grayscale().apply(x).round()
+        yield Damaged(sample.name, task, number, clean, x, known)
 
 
-def _denoised(name: str, clean: NDArray[np.float64], sigma: float, method: Method) -> Score:
-    x = torch.from_numpy(clean).permute(2, 0, 1)[None]
-    noise = torch.randn(x.shape, generator=generator("evaluate", name), dtype=torch.float64)
-    made = method(x + sigma * noise, clean.shape[:2])[0].permute(1, 2, 0).numpy()
-    return Score(name, psnr(made, clean), ssim(made, clean))
+def trained(damaged: Damaged, engine: Engine) -> Tensor:
+    """What the trained networks make of it: values 0 to 255, (1, C, H, W)."""
+    x = (damaged.y / 127.5 - 1).float()
+    if damaged.task == "colorize":
+        gray = Photo(damaged.y[0].permute(1, 2, 0).numpy().astype(np.uint8))
+        return torch.from_numpy(colorize(gray, (), 1.0, engine.colors).values.astype(np.float64)).permute(2, 0, 1)[None]
+    if damaged.task == "enlarge":
+        x = interpolate(x, damaged.size)
+    known = torch.from_numpy(damaged.known).float()[None, None]
+    planes = told(known, detail=1 / damaged.amount if damaged.task == "enlarge" else 1.0)
+    made = engine.repair(x.expand(-1, 3, -1, -1) * known, planes, damaged.amount / 127.5 if damaged.task == "denoise" else 0.0)
+    made = Grayscale().apply(made) if x.shape[1] == 1 else made
+    made = (made.double() + 1) * 127.5
+    return torch.where(known.bool(), damaged.y, made.round().clamp(0, 255)) if damaged.task == "fill" else made
 
 
-def _enlarged(name: str, clean: NDArray[np.float64], shrink: Downscale, method: Method) -> Score:
-    tall, wide = (int(int(n / shrink.factor) * shrink.factor) for n in clean.shape[:2])
-    clean = clean[:tall, :wide]
-    small = shrink.apply(torch.from_numpy(clean.copy()).permute(2, 0, 1)[None]).round().clamp(0, 255)
-    made = method(small, (tall, wide))[0].permute(1, 2, 0).clamp(0, 255).numpy()
-    border = round(shrink.factor)
-    grey = (clean == clean[..., :1]).all()  # a grey picture is its own luminance
-    a, b = ((x[..., 0] if grey else luminance(x)) for x in (made, clean))
-    return Score(name, psnr(a, b, border), ssim(a, b, border))
+def score(damaged: Damaged, made: Tensor) -> Score:
+    """Compare by the conventions of the task."""
+    out, clean, border = made[0].permute(1, 2, 0).numpy(), damaged.clean, 0
+    if damaged.task == "enlarge":
+        border = round(damaged.amount)
+        gray = (clean == clean[..., :1]).all()  # a gray picture is its own luminance
+        out, clean = ((x[..., 0] if gray else luminance(x)) for x in (out.clip(0, 255), clean))
+    if damaged.task == "colorize" and out.shape[2] == 1:
+        out = np.repeat(out, 3, axis=2)
+    return Score(damaged.name, psnr(out, clean, border), ssim(out, clean, border))
+
+
+def _pixels(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Four pixels in five."""
+    return rng.random(size) < 0.8
+
+
+def _boxes(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Squares of 32 pixels, six of them or as many as there is room for."""
+    hidden = np.zeros(size, bool)
+    cells = [(y, x) for y in range(16, size[0] - 48, 64) for x in range(16, size[1] - 48, 64)]
+    for k in rng.permutation(len(cells))[:6]:
+        y, x = cells[k] + rng.integers(-12, 13, 2)
+        hidden[y : y + 32, x : x + 32] = True
+    return hidden
+
+
+def _scratches(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Twelve bent lines, two to four pixels wide, from border to border."""
+    canvas = Image.new("L", (size[1], size[0]))
+    pen = ImageDraw.Draw(canvas)
+    for _ in range(12):
+        x = rng.uniform(-0.2, 1.2, 3) * size[1]
+        pen.line([(float(x[0]), 0.0), (float(x[1]), size[0] / 2), (float(x[2]), float(size[0]))], fill=255, width=int(rng.integers(2, 5)))
+    return np.asarray(canvas) > 0
+
+
+def _text(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Lines of words over the whole picture, in letters of 18 pixels."""
+    canvas = Image.new("L", (size[1], size[0]))
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(18)
+    words = "smoke fades where light and shadow meet without a line".split()
+    for y in range(4, size[0], 30):
+        pen.text((4, y), " ".join(rng.choice(words, 24)), fill=255, font=font)
+    return np.asarray(canvas) > 127
+
+
+SHAPES: dict[str, Callable[[tuple[int, ...], np.random.Generator], NDArray[np.bool_]]] = {
+    "text": _text,
+    "scratches": _scratches,
+    "boxes": _boxes,
+    "pixels": _pixels,
+}

@@ -7,6 +7,8 @@ converted, with a note.
 
 from __future__ import annotations
 
+import functools
+import io
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
+from PIL.JpegImagePlugin import JpegImageFile
 
 from sfumato import image
 from sfumato.errors import PictureError
@@ -35,6 +38,8 @@ class Photo:
         Transparency.
     profile : bytes, optional
         ICC color profile.
+    quality : int, optional
+        Of a JPEG, 1 to 100.
     notes : tuple of str
         What was converted on reading.
     """
@@ -42,6 +47,7 @@ class Photo:
     values: NDArray[Any]
     alpha: NDArray[np.uint8] | None = None
     profile: bytes | None = None
+    quality: int | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -54,22 +60,21 @@ class Photo:
         """Width and height."""
         return int(self.values.shape[1]), int(self.values.shape[0])
 
-    def frame(self) -> NDArray[np.float32]:
-        """Values in [-1, 1], (C, H, W)."""
-        return np.ascontiguousarray(self.values.transpose(2, 0, 1), np.float32) * np.float32(2 / self.top) - 1
+    def frame(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[np.float32]:
+        """Values of a window in [-1, 1], (C, H, W)."""
+        return np.ascontiguousarray(self.values[rows, columns].transpose(2, 0, 1), np.float32) * np.float32(2 / self.top) - 1
 
-    def with_frame(self, x: NDArray[Any], keep: NDArray[np.bool_] | None = None) -> Photo:
-        """The same photo with new values (C, H, W) in [-1, 1]; where `keep` (H, W) is true the old ones stay, bit for bit."""
-        made = ((x.transpose(1, 2, 0).astype(np.float64) + 1) * (self.top / 2)).round().clip(0, self.top).astype(self.values.dtype)
-        if keep is not None:
-            made = np.where(keep[..., None], self.values, made)
-        same = self.alpha is not None and self.alpha.shape == made.shape[:2]
-        alpha = self.alpha if same else None if self.alpha is None else _resized(self.alpha, (made.shape[1], made.shape[0]))
-        return replace(self, values=made, alpha=alpha)
+    def stored(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Values (C, H, W) in [-1, 1] as this photo stores them, (H, W, C)."""
+        scaled = (x.transpose(1, 2, 0).astype(np.float64) + 1) * (self.top / 2)
+        return scaled.round().clip(0, self.top).astype(self.values.dtype)
 
-
-def _resized(alpha: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(alpha).resize(size, Image.Resampling.BICUBIC))
+    def with_values(self, values: NDArray[Any]) -> Photo:
+        """The same photo with other values, (H, W, 1 or 3); transparency takes their size."""
+        alpha, size = self.alpha, (values.shape[1], values.shape[0])
+        if alpha is not None and alpha.shape != values.shape[:2]:
+            alpha = np.asarray(Image.fromarray(alpha).resize(size, Image.Resampling.BICUBIC))
+        return replace(self, values=values, alpha=alpha)
 
 
 def read(source: Path | str | bytes) -> Photo:
@@ -84,10 +89,29 @@ def read(source: Path | str | bytes) -> Photo:
 
 
 def _photo(opened: Image.Image) -> Photo:
+    quality = _quality(opened.quantization[0]) if isinstance(opened, JpegImageFile) and opened.quantization else None
     deep = ";16" in str(getattr(opened, "tile", ""))  # how the file stores a pixel; known before it is loaded
     opened.load()
-    photo = _converted(opened)
+    photo = replace(_converted(opened), quality=quality)
     return replace(photo, notes=(*photo.notes, "16 bits a channel were read as 8")) if deep and photo.top == 255 else photo
+
+
+def _quality(table: list[int]) -> int:
+    """The quality whose quantization table is nearest to a file's."""
+    return 1 + int(np.abs(_tables() - np.asarray(table)).sum(axis=1).argmin())
+
+
+@functools.cache
+def _tables() -> NDArray[Any]:
+    """The luminance tables of all qualities from 1 to 100, (100, 64)."""
+    out = []
+    for quality in range(1, 101):
+        stream = io.BytesIO()
+        Image.new("L", (8, 8)).save(stream, "JPEG", quality=quality)
+        with Image.open(stream) as written:
+            assert isinstance(written, JpegImageFile)
+            out.append(written.quantization[0])
+    return np.array(out)
 
 
 def _converted(opened: Image.Image) -> Photo:
@@ -116,7 +140,7 @@ def _converted(opened: Image.Image) -> Photo:
         notes.append("a palette was converted to RGB" if picture.mode != "1" else "1 bit was converted to 8")
     alpha = np.asarray(picture.convert("RGBA").getchannel("A")) if clear else None
     values = np.asarray(picture.convert("LA").getchannel(0) if grey and clear else picture.convert("L" if grey else "RGB"))
-    return Photo(values if values.ndim == 3 else values[..., None], alpha, profile, tuple(notes))
+    return Photo(values if values.ndim == 3 else values[..., None], alpha, profile, notes=tuple(notes))
 
 
 def _sixteen(values: NDArray[Any]) -> NDArray[Any]:

@@ -1,14 +1,15 @@
-"""Restore: what is known of a damaged photograph in, the whole photograph out, in one step.
+"""Restore: what is known of a damaged photograph in, the whole photograph out.
 
-All that is asked for is undone together: the network is told the noise level, which pixels are known, whether their color
-is, and how much larger the result shall be. What was measured and is not to change stays as it is in the file.
+All that is asked for is undone together: the network is told the noise level, which pixels are known, how much larger the
+result shall be and how hard it was compressed. What was measured and is not to change stays as it is in the file. The
+work goes window by window, so memory does not grow with the picture.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,37 +17,80 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sfumato import __version__, image
+from sfumato import __version__
 from sfumato.corruption.color import LUMA
-from sfumato.corruption.resample import Downscale, interpolate
-from sfumato.denoiser.denoiser import Denoiser
-from sfumato.denoiser.restorer import Restorer, RestorerConfig
-from sfumato.errors import ModelError, OptionError
-from sfumato.hub.files import digest, network_from, weight_file
-from sfumato.runtime import autocast, choose_device
+from sfumato.corruption.resample import Downscale, magnify
+from sfumato.denoiser.restorer import told
+from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
+from sfumato.tasks import hidden
 from sfumato.tasks.photo import Photo
-from sfumato.types import Condition, Options
+from sfumato.types import Options
 
-TILE, MARGIN = 512, 128  # pixels; the margin is more than the network sees, so tiles change nothing
+TILE, MARGIN = 768, 128  # pixels; the margin is more than the network sees, so windows change nothing
+SAMPLE = 2048  # side of the part in which noise is measured
 
 
 class RestoreOptions(Options):
     """What to undo; at least one thing."""
 
     denoise: Literal["auto"] | float | None = None  # deviation of the noise for values of 0 to 255
+    dejpeg: Literal["auto"] | int | None = None  # quality that the picture was compressed with
     fill: str | None = None  # picture: white = make anew
     fill_box: tuple[int, int, int, int] | None = None  # x, y, width, height
+    fill_color: str | None = None  # "#rrggbb": make anew what has that color
+    fill_scratches: bool = False
     colorize: bool = False
+    hints: tuple[tuple[int, int, str], ...] = ()  # x, y, "#rrggbb"
     enlarge: float | None = Field(None, ge=1.5, le=8)
 
     @model_validator(mode="after")
-    def _something(self) -> RestoreOptions:
-        if not (self.denoise is not None or self.fill or self.fill_box or self.colorize or self.enlarge):
-            raise OptionError("nothing to undo; give --denoise, --fill, --fill-box, --colorize or --enlarge")
+    def _sensible(self) -> RestoreOptions:
+        if self.hints and not self.colorize:
+            raise OptionError("--hint says a color: it goes with --colorize")
+        if not (self.structural or self.colorize):
+            raise OptionError(
+                "nothing to undo; give --denoise, --dejpeg, --fill, --fill-box, --fill-color, --fill-scratches, --colorize or --enlarge"
+            )
         if isinstance(self.denoise, float) and not 0 < self.denoise <= 255:
             raise OptionError(f"sigma {self.denoise:g} is not within 0 to 255")
+        if isinstance(self.dejpeg, int) and not 1 <= self.dejpeg <= 100:
+            raise OptionError(f"JPEG quality {self.dejpeg} is not within 1 to 100")
+        for text in (self.fill_color, *(color for _, _, color in self.hints)):
+            if text is not None:
+                hidden.rgb(text)
         return self
+
+    @property
+    def fills(self) -> bool:
+        """Whether a part is made anew."""
+        return bool(self.fill or self.fill_box or self.fill_color or self.fill_scratches)
+
+    @property
+    def structural(self) -> bool:
+        """Whether anything but color is asked for."""
+        return bool(self.fills or self.denoise is not None or self.dejpeg is not None or self.enlarge)
+
+
+class Engine(Protocol):
+    """What makes anew what was lost."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of its weights."""
+        ...
+
+    def repair(self, y: Tensor, planes: Tensor, sigma: float) -> Tensor:
+        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame -> (1, 3, h, w)."""
+        ...
+
+    def unscratch(self, y: Tensor) -> Tensor:
+        """Scratched picture (1, 3, h, w) in [-1, 1], untold where -> (1, 3, h, w) without."""
+        ...
+
+    def colors(self, gray: Tensor) -> Tensor:
+        """Luminance (1, 1, h, w) in [-1, 1], of any size -> chroma: what is to be added to it, (1, 3, h, w)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,101 +109,159 @@ class Restored:
     report: dict[str, Any]
 
 
-class Repairer:
-    """A loaded restorer.
+@dataclass(frozen=True)
+class Window:
+    """Windows done of how many."""
+
+    done: int
+    total: int
+
+
+def restore(photo: Photo, options: RestoreOptions, engine: Engine | None = None) -> Restored:
+    """Undo what is asked for.
 
     Parameters
     ----------
-    folder : Path
-        Written by ``sfumato train restorer``.
-    """
-
-    def __init__(self, folder: Path, device: str = "auto") -> None:
-        if not (folder / "config.json").exists():
-            raise ModelError(f"{folder} is no restorer (sfumato train restorer makes one)")
-        self.network = network_from(Restorer, RestorerConfig, folder).eval().to(choose_device(device)).channels_last()
-        self.denoiser, self.sha256 = Denoiser(self.network, "direct"), digest(weight_file(folder))
-
-    @torch.inference_mode()
-    def __call__(self, y: Tensor, planes: Tensor, sigma: float) -> Tensor:
-        """Damaged picture (1, 3, H, W) in [-1, 1], planes (1, 4, H, W), noise level in that frame -> (1, 3, H, W)."""
-        device = self.network.head.weight.device
-
-        def piece(x: Tensor) -> Tensor:
-            noisy = x[:, :3].to(device)
-            with autocast(device, torch.bfloat16):  # the change is computed in 16 bits, what it is added to stays in 32
-                made: Tensor = self.denoiser(noisy, noisy.new_full((1,), sigma), Condition(planes=x[:, 3:].to(device)))
-            return made.float().cpu()
-
-        return windowed(piece, torch.cat([y, planes], dim=1), tile=TILE, margin=MARGIN)
-
-
-def restore(photo: Photo, options: RestoreOptions, repairer: Repairer) -> Restored:
-    """Undo what is asked for.
+    photo : Photo
+    options : RestoreOptions
+    engine : Engine, optional
+        What makes the lost parts anew; the bundled networks by default.
 
     Raises
     ------
     OptionError
-        For a mask that does not fit or hides nothing or all, and for colorizing and filling what cannot be.
+        For a mask that does not fit or hides nothing or all, and for a hint outside of the picture.
     """
-    hidden = _hidden(photo, options)
-    x = torch.from_numpy(photo.frame())[None]
-    grey = options.colorize or x.shape[1] == 1
-    if x.shape[1] == 3 and options.colorize:
-        x = (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-    level = 0.0 if options.denoise is None else estimate_noise(x[0].numpy()) if options.denoise == "auto" else options.denoise / 127.5
-    known = torch.ones(1, 1, *x.shape[-2:]) if hidden is None else torch.from_numpy(~hidden).float()[None, None]
-    size = x.shape[-2:] if options.enlarge is None else torch.Size(round(n * options.enlarge) for n in x.shape[-2:])
-    y = x.expand(-1, 3, -1, -1) * known
-    if size != x.shape[-2:]:
-        y, known = interpolate(y, (size[0], size[1])), (interpolate(known, (size[0], size[1])) > 0.999).float()
-    color, detail, quality = 0.0 if options.colorize else 1.0, 1 / (options.enlarge or 1), 1.0
-    planes = torch.cat([known, *(torch.full_like(known, v) for v in (color, detail, quality))], dim=1)
-    made = repairer(y, planes, level)
-    if options.colorize and options.denoise is None and options.enlarge is None:
-        made = torch.where(known.bool(), with_luminance(made, x), made)
-    elif grey and not options.colorize:
-        made = (made * made.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-    return _finished(photo, options, x, made, hidden, level, repairer)
+    if engine is None:
+        from sfumato.tasks.engine import Trained
+
+        engine = Trained()
+    *_, last = walk(photo, options, engine)
+    assert isinstance(last, Restored)
+    return last
 
 
-def _finished(
-    photo: Photo, options: RestoreOptions, x: Tensor, made: Tensor, hidden: NDArray[np.bool_] | None, level: float, repairer: Repairer
-) -> Restored:
-    only_fill = hidden is not None and options.denoise is None and not options.colorize and options.enlarge is None
-    out = photo.with_frame(made[0].numpy(), keep=~hidden if only_fill and hidden is not None else None)
-    report: dict[str, Any] = {
-        "task": "restore",
-        "version": __version__,
-        "model_sha256": repairer.sha256,
-        **options.model_dump(mode="json", exclude_none=True),
-    }
-    if options.denoise is not None:
-        report["sigma"] = round(level * 127.5, 2)
-    if hidden is not None:
-        report["made_anew"] = round(float(hidden.mean()), 6)
-    if only_fill and hidden is not None:
-        report["largest_change_elsewhere"] = int(np.abs(out.values.astype(int) - photo.values)[~hidden].max(initial=0))
-    if options.colorize and options.denoise is None and options.enlarge is None:
-        report["largest_change_of_luminance"] = round(float(np.abs(_luma(out.values) - _luma(photo.values)).max()) * 255 / out.top, 3)
-    if options.enlarge is not None and options.denoise is None and out.size[0] == round(photo.size[0] * options.enlarge):
-        small = Downscale(options.enlarge).apply(torch.from_numpy(out.frame())[None])
-        if small.shape[-2:] == x.shape[-2:]:
-            report["shrunk_difference"] = round(float((small - x).abs().mean()) * 127.5, 3)
-    return Restored(out, report)
+def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Window | Restored]:
+    """Undo what is asked for, and yield after each window; the last event is the result."""
+    job = _Job(photo, options, engine)
+    made = photo
+    if options.structural:
+        out: NDArray[Any] = np.empty((*job.size, job.channels), photo.values.dtype)
+        for done, (rows, columns, part) in enumerate(windowed(job.window, job.size, tile=TILE, margin=MARGIN), 1):
+            out[rows, columns] = job.kept(photo.stored(part[0].numpy()), rows, columns)
+            yield Window(done, job.windows)
+        made = photo.with_values(out)
+    if options.colorize:
+        from sfumato.tasks.colors import colorize
+
+        made = colorize(made, options.hints, options.enlarge or 1.0, engine.colors)
+    yield Restored(made, job.report(made))
 
 
-def _luma(values: NDArray[Any]) -> NDArray[np.float64]:
-    out: NDArray[np.float64] = values[..., 0].astype(np.float64) if values.shape[2] == 1 else values @ np.array(LUMA)
-    return out
+class _Job:
+    """One photo, what is known about it, and what makes the rest anew."""
+
+    def __init__(self, photo: Photo, options: RestoreOptions, engine: Engine) -> None:
+        self.photo, self.options, self.engine = photo, options, engine
+        self.hidden = hidden.find(photo, options, engine.unscratch)
+        self.level = _level(photo, options)
+        self.quality = _quality(photo, options)
+        wide, tall = photo.size
+        self.size = (round(tall * (options.enlarge or 1)), round(wide * (options.enlarge or 1)))
+        self.gray = options.colorize or photo.values.shape[2] == 1
+        self.channels = 1 if self.gray else 3
+        for x, y, _ in options.hints:
+            if not (0 <= x < wide and 0 <= y < tall):
+                raise OptionError(f"the hint at {x},{y} does not lie within the picture of {wide}x{tall} pixels")
+
+    @property
+    def windows(self) -> int:
+        """How many there are."""
+        return -(-self.size[0] // TILE) * -(-self.size[1] // TILE)
+
+    @property
+    def only_fills(self) -> bool:
+        """Whether all known pixels stay as they are."""
+        o = self.options
+        return self.hidden is not None and o.denoise is None and o.dejpeg is None and o.enlarge is None and not o.colorize
+
+    def window(self, rows: slice, columns: slice) -> Tensor:
+        """The restored picture (1, channels, h, w) in a window of the result."""
+        if self.only_fills and self.hidden is not None and not self.hidden[rows, columns].any():
+            return torch.from_numpy(self.photo.frame(rows, columns))[None]
+        y, known = self._seen(rows, columns)
+        planes = told(known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100)
+        made = self.engine.repair(y.expand(-1, 3, -1, -1) * known, planes, self.level)
+        return luma(made) if self.gray else made
+
+    def _seen(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """What of a window is measured, at the size of the result: values (1, C, h, w) and where they are known (1, 1, h, w)."""
+        if self.options.enlarge is None:
+            return self._measured(rows, columns)
+        (down, tall), (across, wide) = (
+            magnify(small, large, window.start, window.stop)
+            for small, large, window in zip(self.photo.values.shape, self.size, (rows, columns), strict=False)
+        )
+        y, known = self._measured(down, across)
+        y, known = (tall.to(x) @ (x * known) @ wide.to(x).T for x in (y, known))
+        return y, (known > 0.999).float()
+
+    def _measured(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        x = torch.from_numpy(self.photo.frame(rows, columns))[None]
+        known = torch.ones_like(x[:, :1]) if self.hidden is None else torch.from_numpy(~self.hidden[rows, columns]).float()[None, None]
+        return (luma(x) if self.gray and x.shape[1] == 3 else x), known
+
+    def kept(self, made: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
+        """Stored values of a window, where nothing but hidden parts was asked for the file's own values elsewhere."""
+        if not self.only_fills or self.hidden is None:
+            return made
+        return np.where(self.hidden[rows, columns, None], made, self.photo.values[rows, columns])
+
+    def report(self, made: Photo) -> dict[str, Any]:
+        """What was done, in numbers."""
+        options = self.options
+        asked = options.model_dump(mode="json", exclude_defaults=True)
+        out: dict[str, Any] = {"task": "restore", "version": __version__, "model_sha256": self.engine.sha256, **asked}
+        if options.denoise is not None:
+            out["sigma"] = round(self.level * 127.5, 2)
+        if options.dejpeg is not None:
+            out["quality"] = self.quality
+        if self.hidden is not None:
+            out["made_anew"] = round(float(self.hidden.mean()), 6)
+        if self.only_fills and self.hidden is not None:
+            out["largest_change_elsewhere"] = _largest(made.values, self.photo.values, ~self.hidden)
+        if options.colorize and not options.structural:
+            out["largest_change_of_luminance"] = round(_change_of_luminance(made, self.photo) * 255 / made.top, 3)
+        if options.enlarge is not None and options.denoise is None and not self.gray:
+            out["shrunk_difference"] = round(_shrunk_difference(made, self.photo, options.enlarge), 3)
+        return out
 
 
-def with_luminance(rgb: Tensor, grey: Tensor) -> Tensor:
-    """The colors of `rgb` (B, 3, H, W) at the luminance of `grey` (B, 1, H, W), paled where they would not fit into [-1, 1]."""
-    weights = rgb.new_tensor(LUMA)[:, None, None]
-    chroma = rgb - (rgb * weights).sum(1, keepdim=True)
-    room = torch.where(chroma > 0, (1 - grey) / chroma.clamp_min(1e-6), (1 + grey) / (-chroma).clamp_min(1e-6))
-    return grey + chroma * room.amin(dim=1, keepdim=True).clamp(0, 1)
+def luma(x: Tensor) -> Tensor:
+    """Luminance (B, 1, H, W) of RGB (B, 3, H, W)."""
+    return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+
+
+def _level(photo: Photo, options: RestoreOptions) -> float:
+    """Deviation of the noise in the frame of [-1, 1]."""
+    if options.denoise is None:
+        return 0.0
+    if options.denoise != "auto":
+        return options.denoise / 127.5
+    wide, tall = photo.size
+    top, left = max(0, tall - SAMPLE) // 2, max(0, wide - SAMPLE) // 2
+    return estimate_noise(photo.frame(slice(top, top + SAMPLE), slice(left, left + SAMPLE)))
+
+
+def _quality(photo: Photo, options: RestoreOptions) -> int:
+    """JPEG quality that the network is told; 100 is not compressed."""
+    if options.dejpeg is None:
+        return 100
+    if options.dejpeg != "auto":
+        return options.dejpeg
+    if photo.quality is None:
+        raise OptionError("the picture is no JPEG now, so its quality is not known; give --dejpeg a number, 1 to 100")
+    return photo.quality
 
 
 def estimate_noise(x: NDArray[Any]) -> float:
@@ -172,24 +274,25 @@ def estimate_noise(x: NDArray[Any]) -> float:
     return float(np.median(np.abs(diagonal)) / 0.6745)
 
 
-def _hidden(photo: Photo, options: RestoreOptions) -> NDArray[np.bool_] | None:
-    """Where pixels are to be made anew, (H, W)."""
-    if options.fill is None and options.fill_box is None:
-        return None
-    wide, tall = photo.size
-    hidden = np.zeros((tall, wide), bool)
-    if options.fill is not None:
-        mask = image.read(Path(options.fill)).convert("L")
-        if mask.size != photo.size:
-            raise OptionError(f"the mask has {mask.width}x{mask.height} pixels, the picture {wide}x{tall}: they must agree")
-        hidden |= np.asarray(mask) >= 128
-    if options.fill_box is not None:
-        left, top, width, height = options.fill_box
-        if width < 1 or height < 1 or left < 0 or top < 0 or left + width > wide or top + height > tall:
-            raise OptionError(f"the box {left},{top},{width},{height} does not lie within the picture of {wide}x{tall} pixels")
-        hidden[top : top + height, left : left + width] = True
-    if not hidden.any():
-        raise OptionError(f"{options.fill} is black everywhere: paint white what is to be made anew")
-    if hidden.all():
-        raise OptionError("all of the picture is to be made anew: nothing is left to go by; sfumato create makes new pictures")
-    return hidden
+def _largest(made: NDArray[Any], before: NDArray[Any], where: NDArray[np.bool_]) -> int:
+    """Largest difference of values at some pixels, row by row to save memory."""
+    rows = (np.abs(a.astype(int) - b)[w].max(initial=0) for a, b, w in zip(made, before, where, strict=True))
+    return int(max(rows, default=0))
+
+
+def _change_of_luminance(made: Photo, before: Photo) -> float:
+    weights = np.array(LUMA)
+
+    def of(row: NDArray[Any]) -> NDArray[Any]:
+        return row @ weights if row.shape[-1] == 3 else row[..., 0].astype(np.float64)
+
+    return float(max(np.abs(of(a) - of(b)).max() for a, b in zip(made.values, before.values, strict=True)))
+
+
+def _shrunk_difference(made: Photo, before: Photo, factor: float) -> float:
+    """Mean difference, for values of 0 to 255, between the input and the result shrunk again; the middle of large pictures."""
+    tall, wide = (min(n, SAMPLE // 2) for n in before.values.shape[:2])
+    large = torch.from_numpy(made.frame(slice(0, round(tall * factor)), slice(0, round(wide * factor))))[None]
+    small = Downscale(factor).apply(large)[..., : tall - 4 or None, : wide - 4 or None]
+    same = torch.from_numpy(before.frame(slice(0, small.shape[-2]), slice(0, small.shape[-1])))[None]
+    return float((small[..., : same.shape[-2], : same.shape[-1]] - same).abs().mean()) * 127.5

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Generator, Tensor
 
 from sfumato import image
@@ -19,15 +20,19 @@ from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.mask import Mask
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.denoiser.denoiser import Denoiser
-from sfumato.denoiser.restorer import Restorer, RestorerConfig
+from sfumato.denoiser.restorer import Restorer, RestorerConfig, told
 from sfumato.errors import DataError, PictureError
 from sfumato.train.data import find
 from sfumato.train.loss import denoising_loss
 from sfumato.types import Condition, Corrupted, Corruption
 
+SCALES = (1.0, 0.67, 0.45)
+
 
 def read_photos(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
     """All photographs (3, H, W) whose sides are at least `smallest`, and a sentence for each that was left out.
+
+    Each comes in several sizes: shrunk, a photo has finer detail, and the marks of its own compression and noise are gone.
 
     Raises
     ------
@@ -37,14 +42,16 @@ def read_photos(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], l
     photos, skipped = [], []
     for sample in find(source):
         try:
-            pixels = np.asarray(image.read(sample.read())).transpose(2, 0, 1)
+            picture = image.read(sample.read())
         except (PictureError, OSError) as error:
             skipped.append(f"{sample.name}: {error}")
             continue
-        if min(pixels.shape[1:]) < smallest:
-            skipped.append(f"{sample.name}: {pixels.shape[2]}x{pixels.shape[1]} is smaller than the crops of {smallest}x{smallest}")
+        if min(picture.size) < smallest:
+            skipped.append(f"{sample.name}: {picture.width}x{picture.height} is smaller than the crops of {smallest}x{smallest}")
             continue
-        photos.append(np.ascontiguousarray(pixels))
+        for size in ((round(picture.width * s), round(picture.height * s)) for s in SCALES):
+            if min(size) >= smallest:
+                photos.append(np.ascontiguousarray(np.asarray(picture.resize(size, Image.Resampling.LANCZOS)).transpose(2, 0, 1)))
     if not photos:
         raise DataError(f"{source} has no photograph to train on; first: {skipped[0]}")
     return photos, skipped
@@ -69,7 +76,7 @@ class Measured:
         return Corrupted(y.expand(-1, 3, -1, -1) * self.planes(x)[:, :1], out.sigma)
 
     def planes(self, x: Tensor) -> Tensor:
-        """What is known about pictures like `x`: (B, 4, H, W), in the order of ``denoiser.restorer.PLANES``."""
+        """What is known about pictures like `x`: (B, 4, H, W)."""
         known, color, detail, quality = x.new_ones(len(x), 1, *x.shape[-2:]), 1.0, 1.0, 1.0
         for part in self.corruption.parts if isinstance(self.corruption, Compose) else (self.corruption,):
             if isinstance(part, Mask):
@@ -82,8 +89,7 @@ class Measured:
                 quality = part.low / 100
         if known.shape[-2:] != x.shape[-2:]:
             known = F.interpolate(known, size=x.shape[-2:])
-        flat = [torch.full_like(known, value) for value in (color, detail, quality)]
-        return torch.cat([known, *flat], dim=1)
+        return told(known, color, detail, quality)
 
 
 class RestorerJob:
@@ -106,7 +112,7 @@ class RestorerJob:
         self.denoiser = Denoiser(self.module, "direct")
         self.photos, self.crop, self.gray = photos, crop, gray
         self.corruptions = [parse(c.strip()) for c in corruptions]
-        self.weights = torch.tensor([float(p.shape[1] * p.shape[2]) for p in photos]).sqrt()
+        self.weights = torch.tensor([float(p.shape[1] * p.shape[2]) for p in photos]) ** 0.25
 
     def batch(self, rows: Tensor, random: Generator) -> Tensor:
         """Random crops, mirrored and turned at random: (B, 3, crop, crop) in [-1, 1]."""

@@ -17,7 +17,7 @@ from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.denoiser.unet import UNetConfig
-from sfumato.errors import DataError
+from sfumato.errors import DataError, OptionError
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import digest, network_from, read_json, weight_file
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
@@ -42,6 +42,7 @@ class Plan(Config):
     vocabulary: int = 8192  # tokens of a new tokenizer
     scheduler: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
+    corruption: str = ""  # what a restorer shall undo, alternatives between bars
     gray: float = 0.25  # share of a restorer's batches that are gray pictures
     previews: list[str] = ["a red apple", "a dog", "a house", "a car", "a tree", "a smiling face", "a fish", "a star"]
 
@@ -134,9 +135,12 @@ def train_diffusion(data: Path, output: Path, autoencoder: Path, text: Path, con
     save_index(output, Defaults.read(plan.defaults, "defaults"))
 
 
-def train_restorer(data: Path, output: Path, corruption: str, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
+def train_restorer(data: Path, output: Path, corruption: str | None, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
     """Train a restorer for corruptions separated by bars; writes its config and weights."""
     plan, settings = _plan(config, given)
+    corruption = corruption or plan.corruption
+    if not corruption:
+        raise OptionError("say what it shall undo: --corruption 'noise:0-50 | mask:strokes'")
     yield f"reading {data}"
     photos, skipped = read_photos(data, plan.size)
     yield from _skipped(skipped)

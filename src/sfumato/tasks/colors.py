@@ -1,0 +1,131 @@
+"""Color for a gray photo: chroma is guessed on a small copy and laid over the full luminance, which stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import uniform_filter
+from torch import Tensor
+
+from sfumato.corruption.color import LUMA
+from sfumato.corruption.resample import magnify
+from sfumato.tasks.hidden import rgb
+from sfumato.tasks.photo import Photo
+
+SIDE = 256  # the longer side of the small copy, about as large as photos were in training
+ROWS = 256  # of the full picture that are worked on at once
+REACH, LIKENESS = 0.12, 0.15  # of a hint: share of the small copy's longer side, and difference of luminance in [-1, 1]
+
+
+def colorize(photo: Photo, hints: tuple[tuple[int, int, str], ...], scale: float, chroma_of: Callable[[Tensor], Tensor]) -> Photo:
+    """Lay color over a photo's luminance.
+
+    Parameters
+    ----------
+    photo : Photo
+        Gray, or in colors that are to be replaced.
+    hints : tuple of (x, y, "#rrggbb")
+        Colors that are known, at places of the picture as it was before it was enlarged by `scale`.
+    chroma_of : callable
+        Luminance (1, 1, h, w) in [-1, 1] -> chroma (1, 3, h, w), to be added to it.
+    """
+    wide, tall = photo.size
+    shrink = min(1.0, SIDE / max(wide, tall))
+    small = (max(1, round(wide * shrink)), max(1, round(tall * shrink)))
+    copy = Image.fromarray((_luminance(photo.values) * (255 / photo.top)).round().astype(np.uint8))
+    gray = np.asarray(copy.resize(small, Image.Resampling.BOX), np.float32) / 127.5 - 1
+    slope, offset = guided(gray, chroma_of(torch.from_numpy(gray.copy())[None, None])[0].numpy())
+
+    def guess(rows: slice) -> tuple[Tensor, Tensor]:
+        """Chroma (1, 3, h, W) and luminance (1, 1, h, W) of some rows."""
+        luminance = torch.from_numpy(_luminance(photo.values[rows]) * (2 / photo.top) - 1).float()[None, None]
+        a, b = (_grown(x, (tall, wide), rows) for x in (slope, offset))
+        return a * luminance + b, luminance
+
+    told = _Hints([(min(wide - 1, int(scale * x)), min(tall - 1, int(scale * y)), color) for x, y, color in hints], max(photo.size), guess)
+    out = np.empty((tall, wide, 3), photo.values.dtype)
+    for top in range(0, tall, ROWS):
+        rows = slice(top, min(tall, top + ROWS))
+        chroma, luminance = guess(rows)
+        out[rows] = photo.stored(with_luminance(told(chroma, luminance, top), luminance)[0].numpy())
+    return photo.with_values(out)
+
+
+class _Hints:
+    """Corrects chroma so that it has the hinted colors at their places.
+
+    What is missing there is spread to what is near and of like luminance: interpolation by a Gaussian kernel of place and
+    luminance, which meets every hint.
+    """
+
+    def __init__(self, hints: list[tuple[int, int, str]], side: int, guess: Callable[[slice], tuple[Tensor, Tensor]]) -> None:
+        self.reach = REACH * side
+        self.places = torch.zeros(0, 3)
+        if not hints:
+            return
+        rows = [guess(slice(y, y + 1)) for _, y, _ in hints]
+        self.places = torch.stack([self._place(x, y, gray[0, 0, 0, x]) for (x, y, _), (_, gray) in zip(hints, rows, strict=True)])
+        wanted = torch.tensor([rgb(color) for _, _, color in hints]) / 127.5 - 1
+        wanted = wanted - (wanted * wanted.new_tensor(LUMA)).sum(1, keepdim=True)
+        missing = wanted - torch.stack([chroma[0, :, 0, x] for (x, _, _), (chroma, _) in zip(hints, rows, strict=True)])
+        self.weights = torch.linalg.lstsq(self._near(self.places).double(), missing.double(), driver="gelsd").solution.float()
+
+    def _place(self, x: int, y: int, gray: Tensor) -> Tensor:
+        return torch.stack([torch.tensor(x / self.reach), torch.tensor(y / self.reach), gray / LIKENESS])
+
+    def _near(self, places: Tensor) -> Tensor:
+        """Likeness (N, K) of places (N, 3) to the hints."""
+        likeness: Tensor = torch.exp(-0.5 * torch.cdist(places, self.places).square())
+        return likeness
+
+    def __call__(self, chroma: Tensor, gray: Tensor, top: int) -> Tensor:
+        """Chroma (1, 3, h, W) of rows from `top` on, corrected."""
+        if not len(self.places):
+            return chroma
+        tall, wide = gray.shape[-2:]
+        down, across = torch.meshgrid(torch.arange(top, top + tall) / self.reach, torch.arange(wide) / self.reach, indexing="ij")
+        near = self._near(torch.stack([across, down, gray[0, 0] / LIKENESS], dim=-1).view(-1, 3))
+        out: Tensor = chroma + (near @ self.weights).T.view_as(chroma)
+        return out
+
+
+def guided(gray: NDArray[Any], chroma: NDArray[Any], radius: int = 4, smooth: float = 1e-3) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Chroma (3, h, w) as a local linear function of luminance (h, w), so that it can be laid over a larger copy
+    without running over edges: the guided filter (He et al. 2013, equations 5, 6 and 8).
+
+    Returns
+    -------
+    slope, offset : array, (3, h, w)
+    """
+
+    def mean(x: NDArray[Any]) -> NDArray[Any]:
+        out: NDArray[Any] = uniform_filter(x, (0,) * (x.ndim - 2) + (2 * radius + 1,) * 2, mode="nearest")
+        return out
+
+    m, c = mean(gray), mean(chroma)
+    slope = (mean(gray * chroma) - m * c) / (mean(gray * gray) - m * m + smooth)
+    return mean(slope), mean(c - slope * m)
+
+
+def _grown(x: NDArray[Any], size: tuple[int, int], rows: slice) -> Tensor:
+    """Some rows of (3, h, w) enlarged to (3, *size)."""
+    (down, tall), (across, wide) = magnify(x.shape[1], size[0], rows.start, rows.stop), magnify(x.shape[2], size[1], 0, size[1])
+    return tall.float() @ torch.from_numpy(x[:, down, across]).float()[None] @ wide.float().T
+
+
+def _luminance(values: NDArray[Any]) -> NDArray[np.float64]:
+    """(H, W, 1 or 3) -> (H, W), on the scale of the values."""
+    out: NDArray[np.float64] = values[..., 0].astype(np.float64) if values.shape[2] == 1 else values @ np.array(LUMA)
+    return out
+
+
+def with_luminance(chroma: Tensor, gray: Tensor) -> Tensor:
+    """Chroma (B, 3, H, W) on the luminance `gray` (B, 1, H, W), paled where the sum would leave [-1, 1]."""
+    chroma = chroma - (chroma * chroma.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    room = torch.where(chroma > 0, (1 - gray) / chroma.clamp_min(1e-6), (1 + gray) / (-chroma).clamp_min(1e-6))
+    return gray + chroma * room.amin(dim=1, keepdim=True).clamp(0, 1)

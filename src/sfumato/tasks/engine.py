@@ -1,0 +1,63 @@
+"""What makes anew what a photo lost: the trained networks."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato.denoiser.denoiser import Denoiser
+from sfumato.denoiser.restorer import Restorer, RestorerConfig, told
+from sfumato.errors import ModelError
+from sfumato.hub.files import digest, network_from, weight_file
+from sfumato.hub.load import BUNDLED
+from sfumato.runtime import autocast, choose_device
+from sfumato.types import Condition
+
+
+class Trained:
+    """The restorers: for what is in a picture, for its color, and to find scratches. Each is read when it is first needed.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        A restorer of one's own, written by ``sfumato train restorer``; it then does all. Otherwise the bundled ones.
+    device : str
+    """
+
+    def __init__(self, folder: Path | None = None, device: str = "auto") -> None:
+        if folder is not None and not (folder / "config.json").exists():
+            raise ModelError(f"{folder} is no restorer (sfumato train restorer makes one)")
+        self.folder, self.device = folder, choose_device(device)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the weights that repair."""
+        return digest(weight_file(self.folder or BUNDLED / "photos"))
+
+    @functools.cache  # noqa: B019 - an engine lives as long as its networks
+    def _denoiser(self, name: str) -> Denoiser:
+        network = network_from(Restorer, RestorerConfig, self.folder or BUNDLED / name)
+        return Denoiser(network.eval().to(self.device).channels_last(), "direct")
+
+    @torch.inference_mode()
+    def _run(self, name: str, x: Tensor, planes: Tensor, sigma: float) -> Tensor:
+        x = x.to(self.device)
+        with autocast(self.device, torch.bfloat16):  # the change is computed in 16 bits, what it is added to stays in 32
+            made: Tensor = self._denoiser(name)(x, x.new_full((1,), sigma), Condition(planes=planes.to(self.device)))
+        return made.float().cpu()
+
+    def repair(self, y: Tensor, planes: Tensor, sigma: float) -> Tensor:
+        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame -> (1, 3, h, w)."""
+        return self._run("photos", y, planes, sigma)
+
+    def unscratch(self, y: Tensor) -> Tensor:
+        """Scratched picture (1, 3, h, w) in [-1, 1], untold where -> (1, 3, h, w) without."""
+        return self._run("scratches", y, told(torch.ones_like(y[:, :1])), 0.0)
+
+    def colors(self, gray: Tensor) -> Tensor:
+        """Luminance (1, 1, h, w) in [-1, 1] -> chroma (1, 3, h, w)."""
+        x = gray.expand(-1, 3, -1, -1)
+        return self._run("tints", x, told(torch.ones_like(gray), color=0.0), 0.0) - x
