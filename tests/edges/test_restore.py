@@ -66,7 +66,7 @@ def test_colorizing_keeps_luminance(kind, repairer):
 
 
 @pytest.mark.parametrize(("options", "size"), [
-    ({"denoise": 25.0}, (110, 80)), ({"denoise": "auto"}, (110, 80)), ({"enlarge": 2}, (220, 160)), ({"enlarge": 1.5, "denoise": 10.0}, (165, 120)),
+    ({"denoise": 25.0}, (110, 80)), ({"denoise": "auto"}, (110, 80)), ({"enlarge": 2}, (220, 160)), ({"clean": True}, (110, 80)), ({"enlarge": 1.5, "denoise": 10.0}, (165, 120)),
     ({"enlarge": 2, "colorize": True, "denoise": "auto", "fill_box": (0, 0, 9, 9)}, (220, 160)),
 ], ids=str)  # fmt: skip
 def test_any_combination(options, size, repairer):

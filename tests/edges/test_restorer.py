@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +17,7 @@ from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import network_from
 from sfumato.train.loop import TrainSettings, train
+from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.restorer import Measured, RestorerJob, read_photos
 from sfumato.types import Condition
 
@@ -83,3 +86,48 @@ def test_wrong_data(tmp_path):
         read_photos(tmp_path, 24)
     with pytest.raises(OptionError, match="unknown corruption"):
         RestorerJob(SMALL, PHOTOS, ["nosie:3"], 24)
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_pairs(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for k, photo in enumerate(PHOTOS):
+        clean = photo.transpose(1, 2, 0)
+        dirty = np.clip(clean * 0.5 + rng.normal(0, 20, clean.shape), 0, 255).astype(np.uint8)
+        for name, pixels in (("clean", clean), ("dirty", dirty)):
+            (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "in" / name / f"{k}.png")
+        rows.append({n: (tmp_path / "in" / n / f"{k}.png").read_bytes() for n in ("clean", "dirty")})
+    source = tmp_path / "in"
+    Image.new("RGB", (50, 50)).save(source / "clean" / "odd.png")
+    Image.new("RGB", (50, 51)).save(source / "dirty" / "odd.png")
+    if kind == "parquet":
+        source = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"clean": [r["clean"] for r in rows], "noisy": [[r["dirty"], r["dirty"]] for r in rows]}), source)
+    assert paired(source)
+    pairs, skipped = read_pairs(source, 24)
+    assert len(pairs) == (2 if kind == "folder" else 4)
+    assert [s.split(":")[0] for s in skipped] == (["odd.png"] if kind == "folder" else [])
+    torch.manual_seed(0)
+    job = PairJob(SMALL, pairs, 32)
+    before = float(job.loss(torch.tensor([0, 1] * 8), torch.Generator().manual_seed(3)).detach())
+    for _ in train(job, TrainSettings(steps=40, batch=16, rate=5e-3, warmup=5, average=0.9, dtype="float32"), tmp_path / "m"):
+        pass
+    after = float(job.loss(torch.tensor([0, 1] * 8), torch.Generator().manual_seed(3)).detach())
+    assert after < before - 1.5, "the picture is half as dark and half as noisy"
+    assert list((tmp_path / "m/previews").iterdir())
+
+
+def test_wrong_pairs(tmp_path):
+    (tmp_path / "clean").mkdir()
+    assert not paired(tmp_path)
+    (tmp_path / "dirty").mkdir()
+    with pytest.raises(DataError, match="no pair"):
+        read_pairs(tmp_path, 24)
+    pq.write_table(pa.table({"clean": [b""]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match='needs one "dirty"'):
+        read_pairs(tmp_path / "a.parquet", 24)
+    with pytest.raises(DataError, match="read as a picture"):
+        pq.write_table(pa.table({"clean": [b""], "dirty": [b"x"]}), tmp_path / "b.parquet")
+        read_pairs(tmp_path / "b.parquet", 24)

@@ -51,6 +51,7 @@ def restore(
     colorize: Annotated[bool, Option(help="Give a gray picture colors; its luminance stays.")] = False,
     hint: Annotated[list[str] | None, Option(help="X,Y,#rrggbb: a color that --colorize shall meet; may be given again.")] = None,
     enlarge: Annotated[float | None, Option(help="Factor, 1.5 to 8.")] = None,
+    clean: Annotated[bool, Option(help="Undo what your own --model was trained on, as pairs of dirty and clean pictures.")] = False,
     model: Annotated[Path | None, Option(help="A restorer of your own: a folder written by sfumato train restorer.")] = None,
     compare: Annotated[bool, Option(help="Also write before and after side by side.")] = False,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -66,8 +67,11 @@ def restore(
     values = {
         "denoise": _number("--denoise", denoise, float), "dejpeg": _number("--dejpeg", dejpeg, int), "fill": fill, "fill_box": _box(fill_box),
         "fill_color": fill_color, "fill_scratches": fill_scratches, "colorize": colorize, "hints": [_hint(h) for h in hint or []], "enlarge": enlarge,
+        "clean": clean,
     }  # fmt: skip
     options = RestoreOptions.build(values)
+    if clean and model is None:
+        raise OptionError("--clean goes with --model: a folder written by sfumato train restorer")
     sources = _sources(pictures)
     jobs = [(source, _target(source, output, many=len(sources) > 1 or pictures[0].is_dir())) for source in sources]
     waiting = [(source, target) for source, target in jobs if overwrite or not target.exists()]

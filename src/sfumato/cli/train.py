@@ -70,10 +70,10 @@ def train_diffusion(
 @app.command("restorer")
 def train_restorer(
     data: Data, output: Output,
-    corruption: Annotated[str | None, Option(help="What it shall undo, alternatives between bars: 'noise:0-50 | mask:strokes'.")] = None,
+    corruption: Annotated[str | None, Option(help="What it shall undo, as 'noise:0-50 | mask:strokes'; not for pairs in clean/ and dirty/.")] = None,
     config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
 ) -> None:  # fmt: skip
-    """Train a network that repairs photographs."""
+    """Train a network that repairs photographs, or cleans what pairs of pictures show."""
     from sfumato.train.run import train_restorer as work
 
     _train(work(data, output, corruption, config, _given(steps, batch, rate, seed, device)), output)

@@ -43,6 +43,7 @@ class RestoreOptions(Options):
     colorize: bool = False
     hints: tuple[tuple[int, int, str], ...] = ()  # x, y, "#rrggbb"
     enlarge: float | None = Field(None, ge=1.5, le=8)
+    clean: bool = False  # undo what a network of one's own was trained on, without being told more
 
     @model_validator(mode="after")
     def _sensible(self) -> RestoreOptions:
@@ -69,7 +70,7 @@ class RestoreOptions(Options):
     @property
     def structural(self) -> bool:
         """Whether anything but color is asked for."""
-        return bool(self.fills or self.denoise is not None or self.dejpeg is not None or self.enlarge)
+        return bool(self.fills or self.denoise is not None or self.dejpeg is not None or self.enlarge or self.clean)
 
 
 class Engine(Protocol):
@@ -183,7 +184,7 @@ class _Job:
     def only_fills(self) -> bool:
         """Whether all known pixels stay as they are."""
         o = self.options
-        return self.hidden is not None and o.denoise is None and o.dejpeg is None and o.enlarge is None and not o.colorize
+        return self.hidden is not None and o.denoise is None and o.dejpeg is None and o.enlarge is None and not (o.colorize or o.clean)
 
     def window(self, rows: slice, columns: slice) -> Tensor:
         """The restored picture (1, channels, h, w) in a window of the result."""

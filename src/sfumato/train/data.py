@@ -107,15 +107,20 @@ def _metadata(folder: Path) -> dict[str, tuple[str, ...]] | None:
         raise DataError(f"{folder}: its metadata needs the columns file_name and text in every row ({error!r})") from None
 
 
-def _parquet(path: Path) -> Iterator[Sample]:
+def read_table(path: Path) -> Any:
+    """A parquet file as a pyarrow table."""
     try:
         import pyarrow.parquet as pq
     except ImportError:
         raise DataError('reading parquet needs pyarrow: pip install "sfumato[train]"') from None
     try:
-        table = pq.read_table(path)
+        return pq.read_table(path)
     except Exception as error:
         raise DataError(f"{path} cannot be read as parquet: {error}") from None
+
+
+def _parquet(path: Path) -> Iterator[Sample]:
+    table = read_table(path)
     picture = next((c for c in PICTURE_COLUMNS if c in table.column_names), None)
     if picture is None:
         raise DataError(f"{path} has no picture column; one of {', '.join(PICTURE_COLUMNS)} is expected, found {', '.join(table.column_names)}")

@@ -29,10 +29,11 @@ from sfumato.types import Condition, Corrupted, Corruption
 SCALES = (1.0, 0.67, 0.45)
 
 
-def read_photos(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
+def read_photos(source: Path, smallest: int, longest: int | None = None) -> tuple[list[NDArray[np.uint8]], list[str]]:
     """All photographs (3, H, W) whose sides are at least `smallest`, and a sentence for each that was left out.
 
     Each comes in several sizes: shrunk, a photo has finer detail, and the marks of its own compression and noise are gone.
+    Before that, a photo is shrunk so that no side is longer than `longest`.
 
     Raises
     ------
@@ -43,6 +44,8 @@ def read_photos(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], l
     for sample in find(source):
         try:
             picture = image.read(sample.read())
+            if longest is not None:
+                picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
         except (PictureError, OSError) as error:
             skipped.append(f"{sample.name}: {error}")
             continue
@@ -125,23 +128,28 @@ class RestorerJob:
             crops.append(np.rot90(crop[:, :, ::-1] if mirror < 0.5 else crop, int(4 * turn), axes=(1, 2)))
         return image.from_bytes(torch.from_numpy(np.stack(crops))).to(self.module.head.weight.device)
 
-    def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean logarithm of the restored crops' squared error."""
+    def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
+        """Clean crops, what happens to them, and what is told about it."""
         x = self.batch(rows, random)
         if float(torch.rand((), generator=random)) < self.gray:
             x = Grayscale().apply(x)
         chosen = self.corruptions[int(torch.randint(len(self.corruptions), (), generator=random))]
         measured = Measured(draw(chosen, x, random))
-        return denoising_loss(self.denoiser, x, measured, Condition(planes=measured.planes(x)), generator=random, logarithmic=True)
+        return x, measured, Condition(planes=measured.planes(x))
+
+    def loss(self, rows: Tensor, random: Generator) -> Tensor:
+        """Mean logarithm of the restored crops' squared error."""
+        x, corruption, condition = self.drawn(rows, random)
+        return denoising_loss(self.denoiser, x, corruption, condition, generator=random, logarithmic=True)
 
     def preview(self, path: Path) -> None:
-        """Originals, and for each corruption what the network sees and what it makes of it."""
+        """In turns originals, what the network sees, and what it makes of it."""
         random = torch.Generator().manual_seed(0)
-        x = self.batch(torch.arange(min(8, len(self.photos))), random)
-        rows = [x]
-        for corruption in self.corruptions:
-            measured = Measured(draw(corruption, x, random))
-            seen = measured(x, generator=random)
-            rows += [seen.y, self.denoiser(seen.y, seen.sigma, Condition(planes=measured.planes(x)))]
+        rows = torch.arange(min(8, len(self.photos)))
+        shown = []
+        for _ in range(8):
+            x, corruption, condition = self.drawn(rows, random)
+            seen = corruption(x, generator=random)
+            shown += [x.expand_as(seen.y), seen.y, self.denoiser(seen.y, seen.sigma, condition)]
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.sheet(image.to_pictures(torch.cat(rows)), columns=len(x)).save(path)
+        image.sheet(image.to_pictures(torch.cat(shown)), columns=len(rows)).save(path)

@@ -26,6 +26,7 @@ from sfumato.train.autoencoder import AutoencoderJob
 from sfumato.train.data import pack
 from sfumato.train.diffusion import DiffusionJob
 from sfumato.train.loop import Progress, TrainSettings, train
+from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.train.text import Phrases, TextJob
 from sfumato.types import Config
@@ -43,6 +44,7 @@ class Plan(Config):
     scheduler: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     corruption: str = ""  # what a restorer shall undo, alternatives between bars
+    longest: int | None = None  # side that photos are shrunk to before a restorer is trained on them
     gray: float = 0.25  # share of a restorer's batches that are gray pictures
     previews: list[str] = ["a red apple", "a dog", "a house", "a car", "a tree", "a smiling face", "a fish", "a star"]
 
@@ -136,16 +138,17 @@ def train_diffusion(data: Path, output: Path, autoencoder: Path, text: Path, con
 
 
 def train_restorer(data: Path, output: Path, corruption: str | None, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
-    """Train a restorer for corruptions separated by bars; writes its config and weights."""
+    """Train a restorer for corruptions separated by bars, or on pairs; writes its config and weights."""
     plan, settings = _plan(config, given)
-    corruption = corruption or plan.corruption
-    if not corruption:
-        raise OptionError("say what it shall undo: --corruption 'noise:0-50 | mask:strokes'")
+    network, corruption = RestorerConfig.read(plan.network, "network"), corruption or plan.corruption
+    pairs = paired(data)
+    if not corruption and not pairs:
+        raise OptionError("say what it shall undo: --corruption 'noise:0-50 | mask:strokes', or give pairs in clean/ and dirty/")
     yield f"reading {data}"
-    photos, skipped = read_photos(data, plan.size)
+    photos, skipped = read_pairs(data, plan.size) if pairs else read_photos(data, plan.size, plan.longest)
     yield from _skipped(skipped)
     torch.manual_seed(settings.seed)
-    job = RestorerJob(RestorerConfig.read(plan.network, "network"), photos, corruption.split("|"), plan.size, plan.gray)
+    job = PairJob(network, photos, plan.size) if pairs else RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray)
     yield from train(job, settings, output)
     save_network(job.module, output)
 

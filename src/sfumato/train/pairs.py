@@ -1,0 +1,104 @@
+"""Train a restorer on pairs of a dirty and a clean picture: a corruption of which nothing but its results is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from sfumato import image
+from sfumato.denoiser.restorer import RestorerConfig
+from sfumato.errors import DataError, PictureError
+from sfumato.train.data import read_table
+from sfumato.train.restorer import RestorerJob
+from sfumato.types import Condition, Corrupted, Corruption
+
+
+@dataclass(frozen=True)
+class Happened:
+    """A corruption that took place outside: its result is given.
+
+    Attributes
+    ----------
+    y : Tensor, (B, C, H, W)
+    """
+
+    y: Tensor
+
+    def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
+        """What became of `x`."""
+        return Corrupted(self.y, torch.zeros(len(x), device=x.device))
+
+
+class PairJob(RestorerJob):
+    """The same objective on pairs of a dirty and a clean picture.
+
+    Parameters
+    ----------
+    pairs : list of array, (6, H, W), uint8
+        RGB of the clean picture, then of the dirty one.
+    """
+
+    def __init__(self, config: RestorerConfig, pairs: list[NDArray[np.uint8]], crop: int) -> None:
+        super().__init__(config, pairs, (), crop)
+
+    def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
+        """Clean crops, and the same places of the dirty pictures."""
+        clean, dirty = self.batch(rows, random).chunk(2, dim=1)
+        return clean, Happened(dirty), Condition()
+
+
+def read_pairs(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
+    """Pairs (6, H, W) of a clean and a dirty picture, and a sentence for each that was left out.
+
+    Parameters
+    ----------
+    source : Path
+        Folder with ``clean/`` and ``dirty/``, which hold files of the same names (but for their suffix); or a parquet file
+        with a column ``clean`` and a column ``dirty`` or ``noisy``: a picture file's bytes, or a list of such.
+    """
+    pairs, skipped = [], []
+    for name, clean, dirty in _pair_files(source):
+        try:
+            both = [image.read(part) for part in (clean, dirty)]
+        except PictureError as error:
+            skipped.append(f"{name}: {error}")
+            continue
+        if both[0].size != both[1].size:
+            skipped.append(f"{name}: the clean picture has {both[0].width}x{both[0].height} pixels, the dirty one {both[1].width}x{both[1].height}")
+        elif min(both[0].size) < smallest:
+            skipped.append(f"{name}: {both[0].width}x{both[0].height} is smaller than the crops of {smallest}x{smallest}")
+        else:
+            pairs.append(np.concatenate([np.asarray(picture).transpose(2, 0, 1) for picture in both]))
+    if not pairs:
+        raise DataError(f"{source} has no pair to train on{'; first: ' + skipped[0] if skipped else ''}")
+    return pairs, skipped
+
+
+def paired(source: Path) -> bool:
+    """Whether a training set holds pairs."""
+    if source.is_dir():
+        return (source / "clean").is_dir() and (source / "dirty").is_dir()
+    return source.suffix == ".parquet" and source.exists() and "clean" in read_table(source).column_names
+
+
+def _pair_files(source: Path) -> Iterator[tuple[str, bytes | Path, bytes | Path]]:
+    """Name, clean picture and dirty picture of each pair."""
+    if source.is_dir():
+        dirty = {p.stem: p for p in (source / "dirty").iterdir() if p.suffix.lower() in image.SUFFIXES}
+        for path in sorted(p for p in (source / "clean").iterdir() if p.suffix.lower() in image.SUFFIXES):
+            if path.stem in dirty:
+                yield path.name, path, dirty[path.stem]
+        return
+    table = read_table(source)
+    column = next((c for c in ("dirty", "noisy") if c in table.column_names), None)
+    if column is None:
+        raise DataError(f'{source} has a column "clean"; it needs one "dirty", too')
+    for k, (clean, several) in enumerate(zip(table["clean"].to_pylist(), table[column].to_pylist(), strict=True)):
+        for one in several if isinstance(several, list) else [several]:
+            yield f"row {k}", clean, one
