@@ -44,6 +44,17 @@ def test_planes_say_what_is_known(spelling, known, color, detail, quality):
     assert (y * (1 - seen.planes(x)[:, :1]) == 0).all(), "hidden pixels hold nothing, not even noise"
 
 
+def test_half_precision_is_the_networks_alone():
+    job, seen = RestorerJob(SMALL, PHOTOS, ["down:2"], 32, gray=0), []
+    job.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    with torch.autocast("cpu", torch.bfloat16):
+        job.loss(torch.tensor([0, 1]), torch.Generator().manual_seed(0))
+    y, _, condition = seen[0]
+    assert (condition.planes[:, 0] == 1).all()
+    x = job.batch(torch.tensor([0, 1]), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(y, measured("down:2", x)(x).y)
+
+
 def test_the_network_starts_as_the_identity_and_takes_any_size():
     net, x = Restorer(RestorerConfig()), torch.rand(1, 3, 13, 50)
     assert sum(p.numel() for p in net.parameters()) < 3e6

@@ -59,7 +59,8 @@ def denoising_loss(
     ----------
     Vincent et al. 2008; Ho et al. 2020, equation 14; Karras et al. 2022, equation 8.
     """
-    corrupted = corruption(x, generator=generator)
+    with torch.autocast(x.device.type, enabled=False):  # what is measured is exact, whatever the network computes in
+        corrupted = corruption(x, generator=generator)
     error = measure(denoiser(corrupted.y, corrupted.sigma, condition).float(), x.float()).mean(dim=(1, 2, 3))
     error = denoiser.weight(corrupted.sigma) * error
     out: Tensor = ((error + 1e-8).log() if logarithmic else error).mean()

@@ -135,7 +135,8 @@ class RestorerJob:
             x = Grayscale().apply(x)
         chosen = self.corruptions[int(torch.randint(len(self.corruptions), (), generator=random))]
         measured = Measured(draw(chosen, x, random))
-        return x, measured, Condition(planes=measured.planes(x))
+        with torch.autocast(x.device.type, enabled=False):
+            return x, measured, Condition(planes=measured.planes(x))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean logarithm of the restored crops' squared error."""
