@@ -12,8 +12,10 @@ from sfumato.cli import main
 from sfumato.corruption.color import LUMA
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.errors import OptionError
+from sfumato.hub.load import load
 from sfumato.hub.save import save_network
 from sfumato.tasks import hidden
+from sfumato.tasks.diffuse import DiffusionOptions, diffuse
 from sfumato.tasks.engine import Trained
 from sfumato.tasks.photo import Photo, read
 from sfumato.tasks.restore import RestoreOptions, estimate_noise, restore, walk
@@ -66,7 +68,8 @@ def test_colorizing_keeps_luminance(kind, repairer):
 
 
 @pytest.mark.parametrize(("options", "size"), [
-    ({"denoise": 25.0}, (110, 80)), ({"denoise": "auto"}, (110, 80)), ({"enlarge": 2}, (220, 160)), ({"clean": True}, (110, 80)), ({"enlarge": 1.5, "denoise": 10.0}, (165, 120)),
+    ({"denoise": 25.0}, (110, 80)), ({"denoise": "auto"}, (110, 80)), ({"clean": True}, (110, 80)), ({"enlarge": 2}, (220, 160)),
+    ({"enlarge": 1.5, "denoise": 10.0}, (165, 120)),
     ({"enlarge": 2, "colorize": True, "denoise": "auto", "fill_box": (0, 0, 9, 9)}, (220, 160)),
 ], ids=str)  # fmt: skip
 def test_any_combination(options, size, repairer):
@@ -220,3 +223,45 @@ def test_denoise_needs_no_value(folder, tmp_path, capsys, monkeypatch):
     code, out, _ = run(capsys, monkeypatch, *words)
     assert code == 0
     assert out.startswith(f"{tmp_path / 'b.png'} (noise ")
+
+
+def test_diffusion_agrees_with_what_was_measured(folder, tmp_path, capsys, monkeypatch):
+    Image.fromarray(PHOTO[:60, :70]).save(tmp_path / "a.png")
+    words = ["--output", tmp_path / "b.png", "--engine", "diffusion", "--samples", "2", "--steps", "3", "--seed", "5", "--prompt", "a roof", "--json"]
+    code, out, err = run(capsys, monkeypatch, tmp_path / "a.png", "--fill-box", "10,20,30,15", *words)
+    assert code == 0, err
+    reports = [json.loads(line) for line in out.splitlines()]
+    assert [r["seed"] for r in reports] == [5, 6]
+    assert [r["largest_change_elsewhere"] for r in reports] == [0, 0]
+    hidden = np.zeros((60, 70), bool)
+    hidden[20:35, 10:40] = True
+    one, two = (np.asarray(Image.open(r["path"])) for r in reports)
+    assert (one[~hidden] == PHOTO[:60, :70][~hidden]).all()
+    assert (one != two)[hidden].any(), "another seed, another answer"
+    spread = np.asarray(Image.open(tmp_path / "b-spread.png"))
+    assert (spread[~hidden] == 0).all()
+    assert spread[hidden].max() == 255
+
+
+@pytest.mark.parametrize("options", [{"colorize": True}, {"enlarge": 2}, {"enlarge": 2, "colorize": True, "fill_box": (5, 5, 9, 9)}], ids=str)
+def test_a_diffusion_models_answer_fits_the_measurement(options):
+    model = load("icons")
+    *_, answers = diffuse(Photo(PHOTO[:32, :48]), RestoreOptions(**options), DiffusionOptions(steps=2, seed=0), model, lambda x: x)
+    made = answers.each[0].photo
+    assert made.size == ((96, 64) if "enlarge" in options else (48, 32))
+    assert answers.spread is None
+    assert answers.each[0].report["largest_disagreement"] < 40, "only clipping to what a screen shows is in the way"
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--engine", "magic"], "unknown engine"), (["--samples", "2"], "go with --engine diffusion"),
+    (["--engine", "diffusion", "--dejpeg", "30"], "is linear"), (["--engine", "diffusion", "--samples", "0"], "samples"),
+    (["--engine", "diffusion", "--enlarge", "1.5037"], "no size"), (["--clean"], "goes with --model"),
+])  # fmt: skip
+def test_wrong_engines(words, message, tmp_path, capsys, monkeypatch):
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    asked = [] if set(words) & {"--dejpeg", "--enlarge", "--clean"} else ["--denoise", "9"]
+    code, _, err = run(capsys, monkeypatch, tmp_path / "a.png", "--output", tmp_path / "b.png", *asked, *words)
+    assert code == 2
+    assert message in err.strip().splitlines()[-1]
+    assert not (tmp_path / "b.png").exists()

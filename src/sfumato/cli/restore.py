@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperCommand
 
 if TYPE_CHECKING:
-    from sfumato.tasks.restore import Engine, Restored, RestoreOptions
+    from sfumato.tasks.photo import Photo
+    from sfumato.tasks.restore import Restored, RestoreOptions
 
 Option = typer.Option
 
@@ -52,7 +53,12 @@ def restore(
     hint: Annotated[list[str] | None, Option(help="X,Y,#rrggbb: a color that --colorize shall meet; may be given again.")] = None,
     enlarge: Annotated[float | None, Option(help="Factor, 1.5 to 8.")] = None,
     clean: Annotated[bool, Option(help="Undo what your own --model was trained on, as pairs of dirty and clean pictures.")] = False,
-    model: Annotated[Path | None, Option(help="A restorer of your own: a folder written by sfumato train restorer.")] = None,
+    engine: Annotated[str, Option(help="trained, or diffusion: any text-to-image model, which may answer in several ways.")] = "trained",
+    model: Annotated[str | None, Option(help="Folder written by sfumato train restorer; for diffusion, a model as create takes it.")] = None,
+    prompt: Annotated[str | None, Option(help="diffusion: what the picture shows.")] = None,
+    samples: Annotated[int | None, Option(help="diffusion: how many answers, and a picture of where they differ.")] = None,
+    seed: Annotated[int | None, Option(help="diffusion: same seed, same answer.")] = None,
+    steps: Annotated[int | None, Option(help="diffusion: sampler steps.")] = None,
     compare: Annotated[bool, Option(help="Also write before and after side by side.")] = False,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     overwrite: Annotated[bool, Option(help="Replace pictures that are there; otherwise they are taken as done.")] = False,
@@ -61,7 +67,6 @@ def restore(
     """Repair photographs: everything that is asked for at once, and nothing else is touched."""
     from sfumato.errors import OptionError, PictureError
     from sfumato.tasks import photo
-    from sfumato.tasks.engine import Trained
     from sfumato.tasks.restore import RestoreOptions
 
     values = {
@@ -74,10 +79,10 @@ def restore(
         raise OptionError("--clean goes with --model: a folder written by sfumato train restorer")
     sources = _sources(pictures)
     jobs = [(source, _target(source, output, many=len(sources) > 1 or pictures[0].is_dir())) for source in sources]
-    waiting = [(source, target) for source, target in jobs if overwrite or not target.exists()]
+    waiting = [(source, target) for source, target in jobs if overwrite or not (target.exists() or _numbered(target, 1).exists())]
     if not waiting:
         raise OptionError(f"{jobs[0][1]} is there already; give --overwrite to replace it")
-    engine = Trained(model, device)
+    work = _engine(engine, options, model, device, {"prompt": prompt, "samples": samples, "seed": seed, "steps": steps})
     failed = []
     with _bar(len(waiting)) as advance:
         for source, target in waiting:
@@ -89,25 +94,58 @@ def restore(
                     raise
                 failed.append(str(error))
                 continue
-            made = _restored(before, options, engine, advance)
-            notes = [*before.notes, *photo.write(made.photo, target, json.dumps(made.report))]
-            if compare:
-                photo.write(photo.side_by_side(before, made.photo), target.with_name(f"{target.stem}-compare.png"))
-            typer.echo(json.dumps({"path": str(target), **made.report, "notes": notes}) if as_json else _said(target, made.report))
-            for note in [] if as_json else notes:
-                typer.echo(f"sfumato: {source}: {note}", err=True)
+            answers, spread = _answers(work(before), advance)
+            for k, made in enumerate(answers, 1):
+                path = target if len(answers) == 1 else _numbered(target, k)
+                notes = [*before.notes, *photo.write(made.photo, path, json.dumps(made.report))]
+                if compare:
+                    photo.write(photo.side_by_side(before, made.photo), path.with_name(f"{path.stem}-compare.png"))
+                typer.echo(json.dumps({"path": str(path), **made.report, "notes": notes}) if as_json else _said(path, made.report))
+                for note in [] if as_json else notes:
+                    typer.echo(f"sfumato: {source}: {note}", err=True)
+            if spread is not None:
+                photo.write(spread, target.with_name(f"{target.stem}-spread.png"))
     for sentence in failed:
         typer.echo(f"sfumato: left out: {sentence}", err=True)
 
 
-def _restored(before: Any, options: RestoreOptions, engine: Engine, advance: Callable[..., None]) -> Restored:
-    from sfumato.tasks.restore import Restored, walk
+def _engine(engine: str, options: RestoreOptions, model: str | None, device: str, how: dict[str, Any]) -> Callable[[Photo], Iterator[Any]]:
+    """What restores a photo as a stream of events."""
+    from sfumato.errors import OptionError, unknown
+    from sfumato.tasks.engine import Trained
 
-    for event in walk(before, options, engine):
-        if isinstance(event, Restored):
-            return event
-        advance(share=event.done / event.total)
-    raise AssertionError("a walk ends with its result")
+    if engine == "trained":
+        if any(value is not None for value in how.values()):
+            raise OptionError("--prompt, --samples, --seed and --steps go with --engine diffusion")
+        from sfumato.tasks.restore import walk
+
+        trained = Trained(Path(model) if model else None, device)
+        return lambda before: walk(before, options, trained)
+    if engine != "diffusion":
+        raise unknown("engine", engine, ("trained", "diffusion"))
+    from sfumato.hub.load import load
+    from sfumato.tasks.diffuse import DiffusionOptions, diffuse
+
+    given, loaded, finder = DiffusionOptions.build(how), load(model or "icons", device), Trained(None, device)
+    return lambda before: diffuse(before, options, given, loaded, finder.unscratch)
+
+
+def _answers(events: Iterator[Any], advance: Callable[..., None]) -> tuple[list[Restored], Photo | None]:
+    """Follow a restoration to its end: one photo, or several and where they differ."""
+    from sfumato.tasks.restore import Restored, Window
+
+    for event in events:
+        if isinstance(event, Window):
+            advance(share=event.done / event.total)
+        elif isinstance(event, Restored):
+            return [event], None
+        else:
+            return event.each, event.spread
+    raise AssertionError("a restoration ends with its result")
+
+
+def _numbered(target: Path, k: int) -> Path:
+    return target.with_name(f"{target.stem}-{k}{target.suffix}")
 
 
 def _said(target: Path, report: dict[str, Any]) -> str:

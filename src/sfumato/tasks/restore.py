@@ -165,7 +165,7 @@ class _Job:
     def __init__(self, photo: Photo, options: RestoreOptions, engine: Engine) -> None:
         self.photo, self.options, self.engine = photo, options, engine
         self.hidden = hidden.find(photo, options, engine.unscratch)
-        self.level = _level(photo, options)
+        self.level = noise_level(photo, options)
         self.quality = _quality(photo, options)
         wide, tall = photo.size
         self.size = (round(tall * (options.enlarge or 1)), round(wide * (options.enlarge or 1)))
@@ -243,7 +243,7 @@ def luma(x: Tensor) -> Tensor:
     return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
-def _level(photo: Photo, options: RestoreOptions) -> float:
+def noise_level(photo: Photo, options: RestoreOptions) -> float:
     """Deviation of the noise in the frame of [-1, 1]."""
     if options.denoise is None:
         return 0.0

@@ -1,0 +1,227 @@
+"""Restore with a diffusion model: at every step its clean picture is made to agree with what was measured.
+
+The model fills in what was not measured, guided by a text, and differently for each seed. A latent model's picture is
+decoded, made to agree, and encoded again; encoding loses a little, so the agreement is exact only in the end, where it is
+made on the picture itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from sfumato import __version__
+from sfumato.corruption.base import Compose
+from sfumato.corruption.color import Grayscale
+from sfumato.corruption.mask import Mask
+from sfumato.corruption.resample import Downscale
+from sfumato.denoiser.consistency import consistent
+from sfumato.denoiser.guidance import guided
+from sfumato.errors import OptionError
+from sfumato.hub.load import Model
+from sfumato.runtime import Streams, random_seed
+from sfumato.sampler.registry import build
+from sfumato.tasks import hidden
+from sfumato.tasks.photo import Photo
+from sfumato.tasks.restore import Restored, RestoreOptions, Window, luma, noise_level
+from sfumato.types import Linear, Options
+
+LATENT_DEVIATION = 2.0  # deviation of noise in latents, of deviation 1, per deviation in pixels, of deviation about 1/2
+
+
+class DiffusionOptions(Options):
+    """How a diffusion model answers."""
+
+    prompt: str = ""
+    samples: int = Field(1, ge=1, le=64)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    steps: int | None = Field(None, ge=1, le=1000)
+    guidance_scale: float | None = Field(None, ge=0, le=100)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Several restored photos of one.
+
+    Attributes
+    ----------
+    each : list of Restored
+    spread : Photo or None
+        Where they differ: the deviation over the answers, brighter is more; None for a single answer.
+    """
+
+    each: list[Restored]
+    spread: Photo | None
+
+
+def diffuse(
+    photo: Photo, options: RestoreOptions, how: DiffusionOptions, model: Model, unscratch: Callable[[Tensor], Tensor]
+) -> Iterator[Window | Answers]:
+    """Undo what is asked for with a diffusion model; yields after each step, and at last the answers.
+
+    Parameters
+    ----------
+    photo : Photo
+    options : RestoreOptions
+    how : DiffusionOptions
+    model : Model
+        Any text-to-image model with as many channels in as out.
+    unscratch : callable
+        Finds scratches, as in :func:`sfumato.tasks.hidden.find`.
+
+    Raises
+    ------
+    OptionError
+        For what has no linear operator: the marks of JPEG, and what a network of one's own was trained on.
+    """
+    if options.dejpeg is not None or options.clean:
+        raise OptionError("--engine diffusion undoes what is linear; --dejpeg and --clean go with --engine trained")
+    if model.network.config.in_channels != model.network.config.out_channels:
+        raise OptionError(f"{model.name} takes more than a picture; give a text-to-image model")
+    job = _Job(photo, options, how, model, hidden.find(photo, options, unscratch))
+    with torch.inference_mode():
+        yield from job.run()
+
+
+class _Job:
+    """One photo: its measurement, the operator that it came by, and the model."""
+
+    def __init__(self, photo: Photo, options: RestoreOptions, how: DiffusionOptions, model: Model, gaps: NDArray[np.bool_] | None) -> None:
+        self.photo, self.options, self.how, self.model, self.gaps = photo, options, how, model, gaps
+        self.level = noise_level(photo, options)
+        self.gray = options.colorize or photo.values.shape[2] == 1
+        factor, (wide, tall) = options.enlarge or 1.0, photo.size
+        self.size = (round(tall * factor), round(wide * factor))
+        unit = model.space.config.factor * 2 ** (len(model.network.config.block_out_channels) - 1)
+        rows, columns = (_padded(n, factor, unit) for n in (tall, wide))
+        self.full = (round(rows * factor), round(columns * factor))
+        x = np.pad(photo.frame(), ((0, 0), (0, rows - tall), (0, columns - wide)), mode="symmetric")
+        known = np.pad(np.zeros((tall, wide), bool) if gaps is None else gaps, ((0, rows - tall), (0, columns - wide)), mode="symmetric") ^ True
+        y = torch.from_numpy(x)[None].to(model.device)
+        y = luma(y) if self.gray and y.shape[1] == 3 else y
+        parts: list[Linear] = [Downscale(factor, size=self.full)] if options.enlarge else []
+        parts += [Grayscale()] if self.gray else []
+        parts += [Mask(torch.from_numpy(known.astype(np.float32)).to(model.device))] if gaps is not None else []
+        self.operator: Linear = parts[0] if len(parts) == 1 else Compose(tuple(parts))
+        self.y = y * torch.from_numpy(known.astype(np.float32)).to(y)
+        self.linear = bool(parts)
+
+    def run(self) -> Iterator[Window | Answers]:
+        """Sample, and bring the samples into the photo's form."""
+        model, how = self.model, self.how
+        seed = random_seed() if how.seed is None else how.seed
+        seeds = [seed + k for k in range(how.samples)]
+        streams = Streams(seeds)
+        sigmas = self.sigmas()
+        denoise = self.agreeing()
+        x = self.start(streams, float(sigmas[0]))
+        for step in build(model.scheduler.sampler, streams.like, None)(denoise, x, sigmas):
+            x = step.x
+            yield Window(step.index + 1, len(sigmas) - 1)
+        made = self.decode(x)
+        if self.linear and self.options.denoise is None:
+            made = made + self.operator.pinv(self.y - self.operator.apply(made))
+        each = [self.restored(m, s) for m, s in zip(made, seeds, strict=True)]
+        yield Answers(each, self.spread(each))
+
+    def sigmas(self) -> Tensor:
+        """The noise levels to walk: all, or those below that of the photo if noise is all there is to undo."""
+        model = self.model
+        steps = self.how.steps or model.defaults.steps
+        sigmas = model.scheduler.own_schedule(model.denoiser.times.sigmas, steps, model.scheduler.sampler)
+        if self.linear:
+            return sigmas
+        below = sigmas[sigmas < LATENT_DEVIATION * self.level]
+        return torch.cat([sigmas.new_tensor([LATENT_DEVIATION * self.level]), below]) if len(below) > 1 else sigmas[-2:]
+
+    def start(self, streams: Streams, top: float) -> Tensor:
+        """Noise; or, if noise is all there is to undo, the photo itself."""
+        model = self.model
+        factor = model.space.config.factor
+        shape = (self.how.samples, model.space.config.latent_channels, self.full[0] // factor, self.full[1] // factor)
+        noise = streams.normal(shape).to(model.device)
+        if self.linear:
+            return noise * math.sqrt(1 + top**2)
+        # The photo's own noise stands for most of that of its level; a little of each seed's makes the answers differ.
+        return self.encode(self.y.expand(self.how.samples, 3, -1, -1)) + 0.3 * top * noise
+
+    def agreeing(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The guided model, made to agree with the measurement while there is more noise than in it."""
+        model, how = self.model, self.how
+        size = (self.full[1], self.full[0])
+        condition, negative = (model.text([text] * how.samples, size)[0] for text in (how.prompt, ""))
+        scale = model.defaults.guidance_scale if how.guidance_scale is None else how.guidance_scale
+        denoise = guided(model.denoiser, condition, negative, scale if how.prompt else 1.0)
+        if not self.linear:
+            return denoise
+        picture = consistent(lambda z, sigma: self.decode(denoise(z, sigma)), self.operator, self.y)
+
+        def agree(z: Tensor, sigma: Tensor) -> Tensor:
+            if float(sigma[0]) < LATENT_DEVIATION * self.level:
+                return denoise(z, sigma)
+            return self.encode(picture(z, sigma).clamp(-1, 1))
+
+        return agree
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Pictures to latents."""
+        return self.model.space.encode(x.to(self.model.space.encoder.conv_in.weight)).float()
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents to pictures."""
+        return self.model.space.decode(z.to(self.model.space.encoder.conv_in.weight)).float()
+
+    def restored(self, made: Tensor, seed: int) -> Restored:
+        """One answer as a photo, with what is known of it."""
+        photo, options = self.photo, self.options
+        disagreement = 0.0
+        if self.linear:
+            whole = made.clamp(-1, 1)[None]
+            disagreement = float((self.operator.apply(whole) - self.y).abs().max()) * 127.5
+        x = made[:, : self.size[0], : self.size[1]]
+        x = luma(x[None])[0] if self.gray and not options.colorize else x
+        values = photo.stored(x.cpu().numpy())
+        fills = self.gaps is not None and not (options.enlarge or options.colorize or options.denoise is not None)
+        if fills and self.gaps is not None:
+            values = np.where(self.gaps[..., None], values, photo.values)
+        report: dict[str, Any] = {
+            "task": "restore", "version": __version__, "engine": "diffusion", "model_sha256": self.model.sha256, "seed": seed,
+            **options.model_dump(mode="json", exclude_defaults=True), **self.how.model_dump(mode="json", exclude={"seed"}),
+            "largest_disagreement": round(disagreement, 2),
+        }  # fmt: skip
+        if options.denoise is not None:
+            report["sigma"] = round(self.level * 127.5, 2)
+        if fills and self.gaps is not None:
+            report["made_anew"] = round(float(self.gaps.mean()), 6)
+            report["largest_change_elsewhere"] = int(np.abs(values.astype(int) - photo.values)[~self.gaps].max(initial=0))
+        return Restored(photo.with_values(values), report)
+
+    def spread(self, each: list[Restored]) -> Photo | None:
+        """The deviation over the answers, scaled so that the largest is white."""
+        if len(each) < 2:
+            return None
+        deviation = np.stack([r.photo.values.astype(np.float32) for r in each]).std(axis=0).mean(axis=2, keepdims=True)
+        return Photo((deviation * (255 / max(1e-6, float(deviation.max())))).round().astype(np.uint8))
+
+
+def _padded(size: int, factor: float, unit: int) -> int:
+    """The least size from `size` on that, enlarged, is a multiple of `unit`.
+
+    Raises
+    ------
+    OptionError
+        If there is none near.
+    """
+    for n in range(size, size + 8 * unit + 1):
+        large = n * factor
+        if abs(large - round(large)) < 1e-9 and round(large) % unit == 0:
+            return n
+    raise OptionError(f"--enlarge {factor:g} leads to no size that is a multiple of {unit}, which this model needs; try 2, 3 or 4")
