@@ -16,6 +16,7 @@ from sfumato.corruption.base import draw, parse
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import network_from
+from sfumato.tasks.restore import MARGIN
 from sfumato.train.loop import TrainSettings, train
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.restorer import Measured, RestorerJob, read_photos
@@ -142,3 +143,13 @@ def test_wrong_pairs(tmp_path):
     with pytest.raises(DataError, match="read as a picture"):
         pq.write_table(pa.table({"clean": [b""], "dirty": [b"x"]}), tmp_path / "b.parquet")
         read_pairs(tmp_path / "b.parquet", 24)
+
+
+def test_windows_overlap_by_more_than_the_network_sees():
+    net = Restorer(RestorerConfig())
+    for place in (128, 135):
+        x = torch.rand(1, 3, 256, 256, requires_grad=True)
+        net(x, torch.zeros(1), Condition())[0, :, place, place].sum().backward()
+        seen = x.grad.abs().sum(dim=(0, 1)).nonzero()
+        assert (seen - place).abs().max() < MARGIN
+        assert (seen - place).abs().max() > MARGIN / 2, "a wider margin costs time"

@@ -104,25 +104,27 @@ def _size(text: str | None) -> tuple[int, int] | None:
 def models(as_json: Annotated[bool, Option("--json", help="As JSON.")] = False) -> None:
     """List the bundled models, their sizes and styles."""
     from sfumato.hub.describe import describe
-    from sfumato.hub.load import bundled
+    from sfumato.hub.load import bundled, restorers
 
-    found = [describe(name) for name in bundled()]
+    found = [describe(name) for name in (*bundled(), *restorers())]
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
     for record in found:
         typer.echo(f"{record['name']}: {record['description']}")
-        typer.echo(f"  {record['size'][0]}x{record['size'][1]} pixels, {record['megabytes']} MB, licence {record['licence']}")
-        typer.echo(f"  styles: {', '.join(record['styles']) or 'none'}")
+        size = f"{record['size'][0]}x{record['size'][1]} pixels" if "size" in record else "any size"
+        typer.echo(f"  {size}, {record['megabytes']} MB, licence {record['licence']}")
+        if "styles" in record:
+            typer.echo(f"  styles: {', '.join(record['styles']) or 'none'}")
 
 
 def inspect(path: Annotated[str, typer.Argument(help="A picture, or a model's name or folder.")]) -> None:
     """Print how a picture was made, or what is in a model."""
     from sfumato import metadata
     from sfumato.hub.describe import describe
-    from sfumato.hub.load import bundled
+    from sfumato.hub.load import bundled, restorers
 
-    if path in bundled() or Path(path).is_dir() or Path(path).suffix == ".safetensors":
+    if path in (*bundled(), *restorers()) or Path(path).is_dir() or Path(path).suffix == ".safetensors":
         typer.echo(json.dumps(describe(path), indent=2))
         return
     settings, text = metadata.read(Path(path))

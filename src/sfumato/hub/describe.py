@@ -8,11 +8,14 @@ from typing import Any
 from sfumato.hub import single
 from sfumato.hub.config import Defaults
 from sfumato.hub.files import digest, read_json, weight_file
-from sfumato.hub.load import resolve
+from sfumato.hub.load import BUNDLED, resolve, restorers
 
 
 def describe(name: str) -> dict[str, Any]:
     """A model's size, licence, styles and digest, from its files."""
+    restorer = BUNDLED / name if name in restorers() else Path(name)
+    if (restorer / "config.json").exists():
+        return _restorer(name, restorer)
     path = resolve(name)
     return _file(name, path) if path.is_file() else _folder(name, path)
 
@@ -33,6 +36,19 @@ def _folder(name: str, folder: Path) -> dict[str, Any]:
     side = (unet.get("sample_size") or 64) * 2 ** (len(vae["block_out_channels"]) - 1)
     weights = [weight_file(p) for p in sorted(folder.iterdir()) if p.name.startswith(("unet", "vae", "text_encoder"))]
     return _described(name, defaults, side, weights, read_json(folder / "model_index.json").get("_class_name"), weight_file(folder / "unet"))
+
+
+def _restorer(name: str, folder: Path) -> dict[str, Any]:
+    own, weights = folder / "sfumato.json", weight_file(folder)
+    defaults = Defaults.read(read_json(own), str(own)) if own.exists() else Defaults()
+    return {
+        "name": name,
+        "description": defaults.description,
+        "licence": defaults.licence,
+        "megabytes": round(weights.stat().st_size / 1e6, 1),
+        "network": read_json(folder / "config.json"),
+        "sha256": digest(weights),
+    }
 
 
 def _described(name: str, defaults: Defaults, side: int, weights: list[Path], pipeline: object, main: Path) -> dict[str, Any]:

@@ -80,6 +80,11 @@ def bundled() -> list[str]:
     return sorted(p.parent.name for p in BUNDLED.glob("*/model_index.json"))
 
 
+def restorers() -> list[str]:
+    """Names of the restorers that came with the package."""
+    return sorted(p.parent.name for p in BUNDLED.glob("*/config.json"))
+
+
 def resolve(name: str) -> Path:
     """The folder of a bundled name, or the folder or file of a path.
 

@@ -21,7 +21,7 @@ from sfumato.tasks.photo import Photo
 if TYPE_CHECKING:
     from sfumato.tasks.restore import RestoreOptions
 
-TILE, MARGIN = 768, 128
+TILE, MARGIN = 768, 96
 SURE, MAYBE = 30 / 127.5, 12 / 127.5  # a scratch is changed so much somewhere, and so much everywhere
 NEAR = 40  # largest difference in a channel of 0 to 255 of what counts as a color
 

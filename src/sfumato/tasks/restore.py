@@ -27,7 +27,7 @@ from sfumato.tasks import hidden
 from sfumato.tasks.photo import Photo
 from sfumato.types import Options
 
-TILE, MARGIN = 768, 128  # pixels; the margin is more than the network sees, so windows change nothing
+TILE, MARGIN = 768, 96  # pixels; the margin is more than the network sees, so windows change nothing
 SAMPLE = 2048  # side of the part in which noise is measured
 
 
