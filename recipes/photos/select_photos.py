@@ -2,7 +2,8 @@
 
     python recipes/photos/select_photos.py photos_train_open.parquet work
 
-writes ``work/train.parquet``, ``work/val.parquet`` and ``work/attribution.csv``.
+writes ``work/train.parquet``, ``work/color.parquet`` (the same without gray photos), ``work/val.parquet`` and
+``work/attribution.csv``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def main(source: Path, folder: Path) -> None:
     table = table.filter(pa.array([str(v).startswith(FREE) for v in table["licence"].to_pylist()]))
     order = np.random.default_rng(0).permutation(len(table))
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.take(np.sort(order[ASIDE:])), folder / "train.parquet")
+    train = table.take(np.sort(order[ASIDE:]))
+    pq.write_table(train, folder / "train.parquet")
+    pq.write_table(train.filter(pa.array([not gray for gray in train["gray"].to_pylist()])), folder / "color.parquet")
     pq.write_table(table.take(np.sort(order[:ASIDE])), folder / "val.parquet")
     with (folder / "attribution.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -21,6 +21,8 @@ _HOME = {
     "Made": "tasks.create",
     "Model": "hub.load",
     "PCA": "estimators",
+    "Photo": "tasks.photo",
+    "RestoreOptions": "tasks.restore",
     "SfumatoError": "errors",
     "Step": "types",
     "UNet": "denoiser.unet",
@@ -29,6 +31,7 @@ _HOME = {
     "guided": "denoiser.guidance",
     "load": "hub.load",
     "parse": "corruption.base",
+    "restore": "tasks.restore",
     "walk": "tasks.create",
 }
 __all__ = sorted([*_HOME, "__version__"])
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
     from sfumato.tasks.create import create as create
     from sfumato.tasks.create import walk as walk
     from sfumato.tasks.options import CreateOptions as CreateOptions
+    from sfumato.tasks.photo import Photo as Photo
+    from sfumato.tasks.restore import RestoreOptions as RestoreOptions
+    from sfumato.tasks.restore import restore as restore
     from sfumato.types import Condition as Condition
     from sfumato.types import Step as Step
 
