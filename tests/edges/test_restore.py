@@ -18,7 +18,7 @@ from sfumato.tasks import hidden
 from sfumato.tasks.diffuse import DiffusionOptions, diffuse
 from sfumato.tasks.engine import Trained
 from sfumato.tasks.photo import Photo, read
-from sfumato.tasks.restore import RestoreOptions, estimate_noise, restore, walk
+from sfumato.tasks.restore import RestoreOptions, estimate_noise, noise_level, restore, walk
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][100:180, 200:310])
 
@@ -145,6 +145,15 @@ def test_estimated_noise_is_near():
         noisy = flat + np.random.default_rng(0).normal(0, sigma / 127.5, flat.shape)
         assert estimate_noise(noisy) * 127.5 == pytest.approx(sigma, rel=0.05)
     assert estimate_noise(np.zeros((1, 1, 1))) == 0
+
+
+def test_a_jpegs_noise_is_measured_at_half_the_size(tmp_path):
+    noisy = (128 + np.random.default_rng(0).normal(0, 12, (256, 256, 3))).astype(np.uint8)
+    Image.fromarray(noisy).save(tmp_path / "a.jpg", quality=70)
+    photo, options = read(tmp_path / "a.jpg"), RestoreOptions(denoise="auto")
+    left = float(photo.frame().std())  # of the noise, after compression
+    assert estimate_noise(photo.frame()) < 0.4 * left
+    assert noise_level(photo, options) == pytest.approx(left, rel=0.4)
 
 
 def mask(path, size=(110, 80), white=None):

@@ -18,7 +18,8 @@ from sfumato.types import Condition
 
 
 class Trained:
-    """The restorers: for what is in a picture, for its color, and to find scratches. Each is read when it is first needed.
+    """The restorers: ``photos`` for all kinds of damage together, ``noise`` where that is all there is, ``tints`` for color, and
+    ``scratches`` to find them. Each is read when it is first needed.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ class Trained:
 
     def repair(self, y: Tensor, planes: Tensor, sigma: float) -> Tensor:
         """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame -> (1, 3, h, w)."""
-        return self._run("photos", y, planes, sigma)
+        return self._run("noise" if sigma > 0 and bool((planes == 1).all()) else "photos", y, planes, sigma)
 
     def unscratch(self, y: Tensor) -> Tensor:
         """Scratched picture (1, 3, h, w) in [-1, 1], untold where -> (1, 3, h, w) without."""
