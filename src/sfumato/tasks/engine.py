@@ -50,9 +50,9 @@ class Trained:
             made: Tensor = self._denoiser(name)(x, x.new_full((1,), sigma), Condition(planes=planes.to(self.device)))
         return made.float().cpu()
 
-    def repair(self, y: Tensor, planes: Tensor, sigma: float) -> Tensor:
+    def repair(self, y: Tensor, planes: Tensor, sigma: float, *, only_noise: bool = False) -> Tensor:
         """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame -> (1, 3, h, w)."""
-        return self._run("noise" if sigma > 0 and bool((planes == 1).all()) else "photos", y, planes, sigma)
+        return self._run("noise" if only_noise else "photos", y, planes, sigma)
 
     def unscratch(self, y: Tensor) -> Tensor:
         """Scratched picture (1, 3, h, w) in [-1, 1], untold where -> (1, 3, h, w) without."""

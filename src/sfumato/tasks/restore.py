@@ -65,6 +65,11 @@ class RestoreOptions(Options):
         return self
 
     @property
+    def only_noise(self) -> bool:
+        """Whether noise is all there is to undo, but for color."""
+        return self.denoise is not None and not (self.fills or self.enlarge or self.clean or self.dejpeg is not None)
+
+    @property
     def fills(self) -> bool:
         """Whether a part is made anew."""
         return bool(self.fill or self.fill_box or self.fill_color or self.fill_scratches)
@@ -83,8 +88,11 @@ class Engine(Protocol):
         """Digest of its weights."""
         ...
 
-    def repair(self, y: Tensor, planes: Tensor, sigma: float) -> Tensor:
-        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame -> (1, 3, h, w)."""
+    def repair(self, y: Tensor, planes: Tensor, sigma: float, *, only_noise: bool = False) -> Tensor:
+        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame -> (1, 3, h, w).
+
+        `only_noise` says that noise is all there is in the whole picture, for which there may be a better network.
+        """
         ...
 
     def unscratch(self, y: Tensor) -> Tensor:
@@ -203,7 +211,7 @@ class _Job:
             return torch.from_numpy(self.photo.frame(rows, columns))[None]
         y, known = self._seen(rows, columns)
         planes = told(known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100)
-        made = self.engine.repair(y.expand(-1, 3, -1, -1) * known, planes, self.level)
+        made = self.engine.repair(y.expand(-1, 3, -1, -1) * known, planes, self.level, only_noise=self.options.only_noise)
         return luma(made) if self.gray else made
 
     def _seen(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
