@@ -56,6 +56,12 @@ def test_filling_changes_nothing_else(kind, repairer):
     assert made.report["made_anew"] == pytest.approx(inside.mean(), abs=1e-6)
 
 
+def test_gray_in_three_channels_stays_gray(repairer):
+    one, three = (restore(Photo(np.repeat(PHOTO[..., :1], k, axis=2)), RestoreOptions(denoise=20.0), repairer).photo for k in (1, 3))
+    assert three.values.shape[2] == 3
+    assert (three.values == one.values).all()
+
+
 @pytest.mark.parametrize("kind", ["RGB", "grey"])
 def test_colorizing_keeps_luminance(kind, repairer):
     photo = Photo(pictures(kind))

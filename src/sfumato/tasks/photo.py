@@ -56,6 +56,12 @@ class Photo:
         return 65535 if self.values.dtype == np.uint16 else 255
 
     @property
+    def gray(self) -> bool:
+        """Whether it shows no color, whatever it is stored as."""
+        red, *others = np.moveaxis(self.values, 2, 0)
+        return all(np.array_equal(red, other) for other in others)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return int(self.values.shape[1]), int(self.values.shape[0])

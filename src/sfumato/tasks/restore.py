@@ -188,8 +188,8 @@ class _Job:
         self.quality = _quality(photo, options)
         wide, tall = photo.size
         self.size = (round(tall * (options.enlarge or 1)), round(wide * (options.enlarge or 1)))
-        self.gray = options.colorize or photo.values.shape[2] == 1
-        self.channels = 1 if self.gray else 3
+        self.gray = options.colorize or photo.gray
+        self.channels = 1 if options.colorize else photo.values.shape[2]
         for x, y, _ in options.hints:
             if not (0 <= x < wide and 0 <= y < tall):
                 raise OptionError(f"the hint at {x},{y} does not lie within the picture of {wide}x{tall} pixels")
@@ -208,11 +208,11 @@ class _Job:
     def window(self, rows: slice, columns: slice) -> Tensor:
         """The restored picture (1, channels, h, w) in a window of the result."""
         if self.only_fills and self.hidden is not None and not self.hidden[rows, columns].any():
-            return torch.from_numpy(self.photo.frame(rows, columns))[None]
+            return torch.from_numpy(self.photo.frame(rows, columns))[None]  # as it is
         y, known = self._seen(rows, columns)
         planes = told(known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100)
         made = self.engine.repair(y.expand(-1, 3, -1, -1) * known, planes, self.level, only_noise=self.options.only_noise)
-        return luma(made) if self.gray else made
+        return luma(made).expand(-1, self.channels, -1, -1) if self.gray else made
 
     def _seen(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         """What of a window is measured, at the size of the result: values (1, C, h, w) and where they are known (1, 1, h, w)."""
