@@ -8,6 +8,7 @@ import click
 import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from sfumato.cli import app
 
@@ -42,4 +43,5 @@ def test_a_wrong_command_would_be_found():
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
 def test_python(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "red").save("apple.png")
     exec(block, {"rows": np.random.default_rng(0).random((40, 64), np.float32)})
