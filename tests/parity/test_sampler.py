@@ -105,6 +105,34 @@ def test_lms():
     torch.testing.assert_close(list(ode.lms(toy, start * float(sigmas[0]), sigmas))[-1].x, want.double(), atol=1e-4, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:__array_wrap__")
+def test_dpm2():
+    """Their scheduler scales its input by the level that it wants an answer for, midpoints too."""
+    start = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    sigmas = schedule.trailing(TABLE, 20)
+    theirs = diffusers.KDPM2DiscreteScheduler(**BETAS, timestep_spacing="trailing")
+    theirs.set_timesteps(20)
+    x = start * float(sigmas[0])
+    for t in theirs.timesteps:
+        scaled = theirs.scale_model_input(x, t)
+        place = scaled.abs().argmax()
+        sigma = ((x.flatten()[place] / scaled.flatten()[place]) ** 2 - 1).sqrt()
+        x = theirs.step((x - toy(x, sigma.expand(2))) / sigma, t, x).prev_sample
+    made = list(ode.dpm2(toy, start * float(sigmas[0]), sigmas))[-1].x
+    torch.testing.assert_close(made, x.double(), atol=1e-4, rtol=0)
+
+
+def test_lcm():
+    start = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (torch.Generator().manual_seed(7) for _ in range(2))
+    scheduler = diffusers.LCMScheduler(**BETAS, clip_sample=False)
+    want = walk_theirs(scheduler, start, 4, theirs)
+    sigmas = torch.cat([TABLE[scheduler.timesteps], torch.zeros(1)])
+    x = start * (1 + sigmas[0] ** 2).sqrt()
+    made = list(sde.lcm(toy, x, sigmas, noise=lambda x: torch.randn(x.shape, generator=ours, dtype=x.dtype)))[-1].x
+    torch.testing.assert_close(made, want.double(), atol=1e-3, rtol=0)  # they leave a share of 1e-5 of the noisy picture in
+
+
 def test_ddim_eta_is_euler_ancestral():
     torch.manual_seed(0)
     theirs = diffusers.DDIMScheduler(**BETAS, clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True)
