@@ -5,7 +5,8 @@
 
 2,000 most frequent words of the training documents, English stop words left out. Each test document with a label asks
 all other ones by cosine: the share with its label among the k nearest, and mean average precision. LSA is fitted to
-tf-idf and to log counts; the stronger is what the autoencoder is held against.
+tf-idf and to log counts; the stronger is what the autoencoder is held against. The autoencoder is a denoising one: half of
+the words of a document are hidden, and it has to say which.
 """
 
 import argparse
@@ -28,8 +29,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--corruption", default="none")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--corruption", default="mask:0.5")
     arguments = parser.parse_args()
     table = read(arguments.data)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -51,9 +52,11 @@ def main():
             begun = time.perf_counter()
             model = LSA(k).fit(train)
             report(f"LSA-{k} {weighting}", model.transform(test[asked]), time.perf_counter() - begun)
-        train, test = (normalize(part) for part in rows["log"])
+        train, test = (normalize(part) for part in rows["tf-idf"])
         begun = time.perf_counter()
-        model = Autoencoder(k, layers=(500, 250, 125), epochs=arguments.epochs, corruption=arguments.corruption, random_state=0).fit(train)
+        model = Autoencoder(
+            k, layers=(500, 250, 125), epochs=arguments.epochs, corruption=arguments.corruption, weight_decay=1.0, random_state=0
+        ).fit(train)
         report(f"autoencoder-{k}", model.transform(test[asked]), time.perf_counter() - begun)
 
 

@@ -19,7 +19,7 @@ from sfumato import PCA, Autoencoder, image
 from sfumato.metrics import knn_accuracy
 from sfumato.tasks.rows import read
 
-DEEP = {"layers": (1000, 500, 250)}
+DEEP = {"layers": (1000, 500, 250), "shape": (1, 28, 28)}
 CONV = {"kind": "conv", "layers": (32, 64, 128), "shape": (1, 28, 28)}
 NOISE = 96  # deviation for pixels of 0 to 255
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import scipy.sparse
+import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -153,3 +154,17 @@ def test_wrong_rows(plain):
         plain.transform(DIGITS[:, :9])
     with pytest.raises(ValueError, match="6 columns are expected"):
         plain.inverse_transform(np.zeros((3, 5)))
+
+
+@pytest.mark.parametrize("kind", ["deep", "conv"])
+def test_codes_have_mean_zero(kind):
+    rows = np.random.default_rng(0).random((200, 64), np.float32)
+    layers = {"deep": (32,), "conv": (8,)}[kind]
+    model = Autoencoder(3, kind=kind, layers=layers, shape=(1, 8, 8), epochs=3, random_state=0).fit(rows)
+    codes = model.transform(rows)
+    assert np.abs(codes.mean(axis=0)).max() < 1e-4 * codes.std()
+    space = model.space_
+    x = model._framed(rows[:9])
+    y = space(torch.from_numpy(x).unflatten(1, (1, 8, 8)), None, None)
+    space.recenter(torch.randn(50, 1, 8, 8))
+    torch.testing.assert_close(space(torch.from_numpy(x).unflatten(1, (1, 8, 8)), None, None), y, atol=1e-4, rtol=0)

@@ -18,7 +18,7 @@ def reduce(
     data: Annotated[Path, typer.Argument(help="Folder of pictures or texts, .zip, .npz, .npy, idx.gz, .csv or .parquet.")],
     output: Annotated[Path, Option(help="Folder for report.html, report.json and the figures.")] = Path("report"),
     codes: Annotated[str, Option(help="Code lengths to compare, as 2,10,30.")] = "2,10,30",
-    corruption: Annotated[str | None, Option(help="Make the autoencoders denoising ones: noise:25, mask:0.3, ...")] = None,
+    corruption: Annotated[str | None, Option(help="Make the autoencoders denoising ones: noise:25, mask:0.3, ...; documents: mask:0.5.")] = None,
     loss: Annotated[str | None, Option(help="squared or cross_entropy.")] = None,
     epochs: Annotated[int | None, Option(help="Passes over the data; so many that small sets see enough steps by default.")] = None,
     layers: Annotated[str | None, Option(help="Hidden widths of the dense autoencoder, as 1000,500,250.")] = None,

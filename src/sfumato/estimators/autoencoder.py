@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
@@ -106,6 +107,9 @@ class Autoencoder(Reducer):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if fresh:
             low, high = float(rows.min()), float(rows.max())
+            present = rows.nnz if scipy.sparse.issparse(rows) else np.count_nonzero(rows)
+            if self.shape is None and self.loss == "squared" and low == 0 and present < math.prod(rows.shape) / 2:
+                low = -high  # counts: zero is the middle of the frame, which is what a mask leaves, so a masked word is an absent one
             self.range_ = low, max(high, low + 1e-12)
             self.space_ = self._build(rows.shape[1], seed)
             self.n_steps_ = 0
@@ -127,6 +131,7 @@ class Autoencoder(Reducer):
                 print(f"step {progress.step} of {steps}, loss {progress.loss:.5f}, {progress.seconds_left:.0f} s left", flush=True)
         self.n_steps_ += steps
         self.space_.eval()
+        job.recenter()
         return self
 
     def _build(self, columns: int, seed: int) -> AutoencoderSpace:

@@ -66,6 +66,15 @@ class Autoencoder(nn.Module):
         self.center.copy_(x.mean(dim=0))
         self.spread.copy_((x - self.center).square().mean().sqrt().clamp_min(1e-6))
 
+    @torch.no_grad()
+    def recenter(self, x: Tensor) -> None:
+        """Move the origin of the codes to the mean code of data (N, C, H, W), as it is for PCA; decoding moves along."""
+        last, first = self.encoder[-1], self.decoder[0]
+        assert isinstance(last, nn.Linear) and isinstance(first, nn.Linear)
+        mean = self.encode(x).mean(dim=0)
+        last.bias.sub_(mean)
+        first.bias.add_(first.weight @ mean)
+
     def encode(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> (B, codes)."""
         z: Tensor = self.encoder((x - self.center) / self.spread)

@@ -29,7 +29,7 @@ class ReduceOptions(Options):
     """What to compare."""
 
     codes: tuple[int, ...] = (2, 10, 30)
-    corruption: str = "none"  # of the autoencoders' input
+    corruption: str | None = None  # of the autoencoders' input; documents: mask:0.5, half of the words hidden; others: none
     loss: Literal["squared", "cross_entropy"] = "squared"
     epochs: int | None = Field(None, ge=1)  # by default so many that small sets see enough steps
     layers: tuple[int, ...] | None = None  # of the dense autoencoder
@@ -181,9 +181,10 @@ def _build(found: Comparison, method: str, k: int) -> Any:
     if method == "LSA":
         return LSA(k, random_state=options.seed)
     epochs = options.epochs or max(20, min(500, 2_000_000 // found.train.shape[0] // 10))
+    corruption = options.corruption or ("mask:0.5" if found.table.kind == "documents" else "none")
     shared: dict[str, Any] = {
-        "epochs": epochs, "loss": options.loss, "corruption": options.corruption, "random_state": options.seed, "device": options.device,
-        "shape": found.table.shape,
+        "epochs": epochs, "loss": options.loss, "corruption": corruption, "random_state": options.seed, "device": options.device,
+        "shape": found.table.shape, "weight_decay": 1.0 if found.table.kind == "documents" else 0.01,
     }  # fmt: skip
     if method == "autoencoder":
         return Autoencoder(k, layers=options.layers or default_layers(width), **shared)

@@ -51,7 +51,14 @@ class CodesJob:
 
     def settle(self) -> None:
         """Let the space take center and spread from a sample of the rows, evenly spaced."""
-        self.module.settle(self.batch(torch.arange(0, self.count, max(1, self.count // SAMPLE))))
+        self.module.settle(self._sample())
+
+    def recenter(self) -> None:
+        """Let the mean code of such a sample be the origin of the codes."""
+        self.module.recenter(self._sample())
+
+    def _sample(self) -> Tensor:
+        return self.batch(torch.arange(0, self.count, max(1, self.count // SAMPLE)))
 
     def batch(self, rows: Tensor) -> Tensor:
         """Rows as pictures (B, C, H, W) on the module's device."""
