@@ -88,6 +88,13 @@ def test_command(tmp_path):
     assert "tiny.png" in result.stderr
     net = network_from(Restorer, RestorerConfig, tmp_path / "m")
     assert net.config.widths == (8, 12)
+    words = ["train", "restorer", str(tmp_path / "in"), "--output", str(tmp_path / "n"), "--start", str(tmp_path / "m"), "--corruption", "noise:9"]
+    plan = {"size": 24, "settings": {"rate": 1e-12, "average": 0}}
+    (tmp_path / "other.json").write_text(json.dumps(plan))
+    result = CliRunner().invoke(app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")])
+    assert result.exit_code == 0, result.output
+    on = network_from(Restorer, RestorerConfig, tmp_path / "n")
+    torch.testing.assert_close(on.state_dict(), net.state_dict())  # it begins where the other ended
     with Image.open(tmp_path / "m/previews/0000002.png") as preview:
         assert preview.height > 6 * 24
 

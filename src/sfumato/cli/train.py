@@ -71,12 +71,13 @@ def train_diffusion(
 def train_restorer(
     data: Data, output: Output,
     corruption: Annotated[str | None, Option(help="What it shall undo, as 'noise:0-50 | mask:strokes'; not for pairs in clean/ and dirty/.")] = None,
+    start: Annotated[Path | None, Option(help="A restorer to train on from: a folder, or a bundled one's name.")] = None,
     config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Train a network that repairs photographs, or cleans what pairs of pictures show."""
     from sfumato.train.run import train_restorer as work
 
-    _train(work(data, output, corruption, config, _given(steps, batch, rate, seed, device)), output)
+    _train(work(data, output, corruption, config, _given(steps, batch, rate, seed, device), start), output)
 
 
 def _given(steps: int | None, batch: int | None, rate: float | None, seed: int | None, device: str | None) -> dict[str, Any]:

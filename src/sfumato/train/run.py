@@ -15,11 +15,12 @@ import torch
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
-from sfumato.denoiser.restorer import RestorerConfig
+from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import digest, network_from, read_json, weight_file
+from sfumato.hub.load import BUNDLED, restorers
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.train.autoencoder import AutoencoderJob
@@ -137,10 +138,16 @@ def train_diffusion(data: Path, output: Path, autoencoder: Path, text: Path, con
     save_index(output, Defaults.read(plan.defaults, "defaults"))
 
 
-def train_restorer(data: Path, output: Path, corruption: str | None, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
-    """Train a restorer for corruptions separated by bars, or on pairs; writes its config and weights."""
+def train_restorer(
+    data: Path, output: Path, corruption: str | None, config: Path | None, given: Mapping[str, Any], start: Path | None = None
+) -> Iterator[Event]:
+    """Train a restorer for corruptions separated by bars, or on pairs; writes its config and weights.
+
+    With `start`, a restorer's folder or the name of a bundled one, its network is trained on.
+    """
     plan, settings = _plan(config, given)
-    network, corruption = RestorerConfig.read(plan.network, "network"), corruption or plan.corruption
+    begun = network_from(Restorer, RestorerConfig, BUNDLED / start if str(start) in restorers() else start) if start else None
+    network, corruption = begun.config if begun else RestorerConfig.read(plan.network, "network"), corruption or plan.corruption
     pairs = paired(data)
     if not corruption and not pairs:
         raise OptionError("say what it shall undo: --corruption 'noise:0-50 | mask:strokes', or give pairs in clean/ and dirty/")
@@ -149,6 +156,8 @@ def train_restorer(data: Path, output: Path, corruption: str | None, config: Pat
     yield from _skipped(skipped)
     torch.manual_seed(settings.seed)
     job = PairJob(network, photos, plan.size) if pairs else RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray)
+    if begun is not None:
+        job.module.load_state_dict(begun.state_dict())
     yield from train(job, settings, output)
     save_network(job.module, output)
 
