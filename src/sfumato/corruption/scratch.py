@@ -58,7 +58,7 @@ class Scratches:
         tall, wide = size
         canvas = Image.new("L", (wide * FINE, tall * FINE))
         pen = ImageDraw.Draw(canvas)
-        most = self.share * rng.uniform() * tall * wide
+        most = self.share * rng.uniform(0.2, 1) * tall * wide
         area = 0.0
         while area < most:
             width = FINE * math.exp(rng.uniform(math.log(0.7), math.log(4.5)))
