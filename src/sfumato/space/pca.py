@@ -94,10 +94,12 @@ class Moments:
         self._solved = None
         if self.center and self.count == 0:
             self.pilot = np.asarray(rows[:CHUNK].mean(axis=0, dtype=np.float64))
+        pilot = self.pilot.astype(rows.dtype)
+        scratch = np.empty((min(CHUNK, rows.shape[0]), rows.shape[1]), rows.dtype) if self.center else None  # one for all chunks
         for start in range(0, rows.shape[0], CHUNK):
             chunk = rows[start : start + CHUNK]
-            if self.center:
-                chunk = chunk - self.pilot.astype(rows.dtype)
+            if scratch is not None:
+                chunk = np.subtract(chunk, pilot, out=scratch[: len(chunk)])
                 self.sum += np.ones(len(chunk), rows.dtype) @ chunk
             product = chunk.T @ chunk
             self.gram += product.toarray() if hasattr(product, "toarray") else product

@@ -106,10 +106,10 @@ def train(job: Job, settings: TrainSettings, folder: Path | None = None) -> Iter
     if step >= settings.steps:
         state.use_average()
         return
-    meter = _Meter(settings, step)
+    meter, places = _Meter(settings, step), job.weights.double().cumsum(0)
     try:
         while step < settings.steps:
-            loss = _advance(job, state, settings, step, device)
+            loss = _advance(job, state, settings, step, device, places)
             step += 1
             preview = None
             if folder and (step % settings.preview_every == 0 or step == settings.steps):
@@ -140,8 +140,9 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
     return settings.rate * min(up, down)
 
 
-def _advance(job: Job, state: checkpoint.State, settings: TrainSettings, step: int, device: torch.device) -> float:
-    rows = torch.multinomial(job.weights.double(), settings.batch, replacement=True, generator=generator(settings.seed, step, "rows"))
+def _advance(job: Job, state: checkpoint.State, settings: TrainSettings, step: int, device: torch.device, places: Tensor) -> float:
+    draws = torch.rand(settings.batch, generator=generator(settings.seed, step, "rows"), dtype=torch.float64)
+    rows = torch.searchsorted(places, draws * places[-1], right=True)  # each row has a stretch as long as its weight
     dtype = choose_dtype(settings.dtype, device)
 
     def loss_now() -> Tensor:
