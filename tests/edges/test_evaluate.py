@@ -45,8 +45,6 @@ def test_interpolation_keeps_straight_lines():
 class Oracle:
     """Knows the answer: half gray everywhere."""
 
-    sha256 = ""
-
     def repair(self, y, planes, sigma, *, only_noise=False):
         return torch.zeros_like(y)
 

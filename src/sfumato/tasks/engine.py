@@ -33,10 +33,9 @@ class Trained:
             raise ModelError(f"{folder} is no restorer (sfumato train restorer makes one)")
         self.folder, self.device = folder, choose_device(device)
 
-    @property
-    def sha256(self) -> str:
+    def sha256(self, *, only_noise: bool = False) -> str:
         """Digest of the weights that repair."""
-        return digest(weight_file(self.folder or BUNDLED / "photos"))
+        return digest(weight_file(self.folder or BUNDLED / ("noise" if only_noise else "photos")))
 
     @functools.cache  # noqa: B019 - an engine lives as long as its networks
     def _denoiser(self, name: str) -> Denoiser:

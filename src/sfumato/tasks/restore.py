@@ -83,8 +83,7 @@ class RestoreOptions(Options):
 class Engine(Protocol):
     """What makes anew what was lost."""
 
-    @property
-    def sha256(self) -> str:
+    def sha256(self, *, only_noise: bool = False) -> str:
         """Digest of its weights."""
         ...
 
@@ -241,7 +240,7 @@ class _Job:
         """What was done, in numbers."""
         options = self.options
         asked = options.model_dump(mode="json", exclude_defaults=True)
-        out: dict[str, Any] = {"task": "restore", "version": __version__, "model_sha256": self.engine.sha256, **asked}
+        out: dict[str, Any] = {"task": "restore", "version": __version__, "model_sha256": self.engine.sha256(only_noise=options.only_noise), **asked}
         if options.denoise is not None:
             out["sigma"] = round(self.level * 127.5, 2)
         if options.dejpeg is not None:
