@@ -14,12 +14,13 @@ from sfumato.errors import ModelError
 from sfumato.hub.files import digest, network_from, weight_file
 from sfumato.hub.load import BUNDLED
 from sfumato.runtime import autocast, choose_device
+from sfumato.tasks.restore import Only
 from sfumato.types import Condition
 
 
 class Trained:
-    """The restorers: ``photos`` for all kinds of damage together, ``noise`` where that is all there is, ``tints`` for color, and
-    ``scratches`` to find them. Each is read when it is first needed.
+    """The restorers: ``photos`` for all kinds of damage together, ``noise`` and ``gaps`` where that is all there is, ``tints`` for
+    color, and ``scratches`` to find them. Each is read when it is first needed.
 
     Parameters
     ----------
@@ -33,9 +34,9 @@ class Trained:
             raise ModelError(f"{folder} is no restorer (sfumato train restorer makes one)")
         self.folder, self.device = folder, choose_device(device)
 
-    def sha256(self, *, only_noise: bool = False) -> str:
+    def sha256(self, only: Only = None) -> str:
         """Digest of the weights that repair."""
-        return digest(weight_file(self.folder or BUNDLED / ("noise" if only_noise else "photos")))
+        return digest(weight_file(self.folder or BUNDLED / (only or "photos")))
 
     @functools.cache  # noqa: B019 - an engine lives as long as its networks
     def _denoiser(self, name: str) -> Denoiser:
@@ -49,9 +50,9 @@ class Trained:
             made: Tensor = self._denoiser(name)(x, x.new_full((1,), sigma), Condition(planes=planes.to(self.device)))
         return made.float().cpu()
 
-    def repair(self, y: Tensor, planes: Tensor, sigma: float, *, only_noise: bool = False) -> Tensor:
+    def repair(self, y: Tensor, planes: Tensor, sigma: float, only: Only = None) -> Tensor:
         """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame -> (1, 3, h, w)."""
-        return self._run("noise" if only_noise else "photos", y, planes, sigma)
+        return self._run(only or "photos", y, planes, sigma)
 
     def unscratch(self, y: Tensor) -> Tensor:
         """Scratched picture (1, 3, h, w) in [-1, 1], untold where -> (1, 3, h, w) without."""

@@ -28,10 +28,11 @@ from sfumato.metrics import luminance, psnr, ssim
 from sfumato.runtime import generator
 from sfumato.tasks.colors import colorize
 from sfumato.tasks.photo import Photo
-from sfumato.tasks.restore import Engine
+from sfumato.tasks.restore import Engine, Only
 from sfumato.train.data import find
 
 Task = Literal["denoise", "enlarge", "fill", "colorize"]
+ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps"}
 Method = Callable[["Damaged"], Tensor]
 """A damaged picture -> (1, C, H, W) with values 0 to 255."""
 
@@ -149,8 +150,8 @@ def trained(damaged: Damaged, engine: Engine) -> Tensor:
         x = interpolate(x, damaged.size)
     known = torch.from_numpy(damaged.known).float()[None, None]
     planes = told(known, detail=1 / damaged.amount if damaged.task == "enlarge" else 1.0)
-    only_noise = damaged.task == "denoise"
-    made = engine.repair(x.expand(-1, 3, -1, -1) * known, planes, damaged.amount / 127.5 if only_noise else 0.0, only_noise=only_noise)
+    level, only = damaged.amount / 127.5 if damaged.task == "denoise" else 0.0, ONLY.get(damaged.task)
+    made = engine.repair(x.expand(-1, 3, -1, -1) * known, planes, level, only)
     made = Grayscale().apply(made) if x.shape[1] == 1 else made
     made = (made.double() + 1) * 127.5
     return torch.where(known.bool(), damaged.y, made.round().clamp(0, 255)) if damaged.task == "fill" else made

@@ -33,6 +33,9 @@ TILE, MARGIN = 768, 96  # pixels; the margin is more than the network sees, so w
 SAMPLE = 2048  # side of the part in which noise is measured
 
 
+Only = Literal["noise", "gaps"] | None
+
+
 class RestoreOptions(Options):
     """What to undo; at least one thing."""
 
@@ -65,9 +68,11 @@ class RestoreOptions(Options):
         return self
 
     @property
-    def only_noise(self) -> bool:
-        """Whether noise is all there is to undo, but for color."""
-        return self.denoise is not None and not (self.fills or self.enlarge or self.clean or self.dejpeg is not None)
+    def only(self) -> Only:
+        """What is all there is to undo, but for color, if it is one thing."""
+        if self.enlarge or self.clean or self.dejpeg is not None or self.fills == (self.denoise is not None):
+            return None
+        return "gaps" if self.fills else "noise"
 
     @property
     def fills(self) -> bool:
@@ -83,14 +88,14 @@ class RestoreOptions(Options):
 class Engine(Protocol):
     """What makes anew what was lost."""
 
-    def sha256(self, *, only_noise: bool = False) -> str:
+    def sha256(self, only: Only = None) -> str:
         """Digest of its weights."""
         ...
 
-    def repair(self, y: Tensor, planes: Tensor, sigma: float, *, only_noise: bool = False) -> Tensor:
+    def repair(self, y: Tensor, planes: Tensor, sigma: float, only: Only = None) -> Tensor:
         """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame -> (1, 3, h, w).
 
-        `only_noise` says that noise is all there is in the whole picture, for which there may be a better network.
+        `only` says what is all there is to undo in the whole picture: there may be a better network for it.
         """
         ...
 
@@ -201,8 +206,7 @@ class _Job:
     @property
     def only_fills(self) -> bool:
         """Whether all known pixels stay as they are."""
-        o = self.options
-        return self.hidden is not None and o.denoise is None and o.dejpeg is None and o.enlarge is None and not (o.colorize or o.clean)
+        return self.options.only == "gaps" and not self.options.colorize
 
     def window(self, rows: slice, columns: slice) -> Tensor:
         """The restored picture (1, channels, h, w) in a window of the result."""
@@ -210,7 +214,7 @@ class _Job:
             return torch.from_numpy(self.photo.frame(rows, columns))[None]  # as it is
         y, known = self._seen(rows, columns)
         planes = told(known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100)
-        made = self.engine.repair(y.expand(-1, 3, -1, -1) * known, planes, self.level, only_noise=self.options.only_noise)
+        made = self.engine.repair(y.expand(-1, 3, -1, -1) * known, planes, self.level, self.options.only)
         return luma(made).expand(-1, self.channels, -1, -1) if self.gray else made
 
     def _seen(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
@@ -240,7 +244,7 @@ class _Job:
         """What was done, in numbers."""
         options = self.options
         asked = options.model_dump(mode="json", exclude_defaults=True)
-        out: dict[str, Any] = {"task": "restore", "version": __version__, "model_sha256": self.engine.sha256(only_noise=options.only_noise), **asked}
+        out: dict[str, Any] = {"task": "restore", "version": __version__, "model_sha256": self.engine.sha256(options.only), **asked}
         if options.denoise is not None:
             out["sigma"] = round(self.level * 127.5, 2)
         if options.dejpeg is not None:
