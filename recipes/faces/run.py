@@ -41,8 +41,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--patches", type=int, default=100_000)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--patches", type=int, default=60_000)
+    parser.add_argument("--epochs", type=int, default=10)
     arguments = parser.parse_args()
     with np.load(arguments.data) as file:
         faces, person = file["images"], file["person"]
