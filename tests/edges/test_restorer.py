@@ -13,10 +13,9 @@ from typer.testing import CliRunner
 
 from sfumato.cli import app
 from sfumato.corruption.base import draw, parse
-from sfumato.denoiser.restorer import Restorer, RestorerConfig
+from sfumato.denoiser.restorer import MARGIN, Restorer, RestorerConfig
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import network_from
-from sfumato.tasks.restore import MARGIN
 from sfumato.train.loop import TrainSettings, train
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.restorer import Measured, RestorerJob, read_photos

@@ -26,7 +26,7 @@ def restore(
     fill: Annotated[str | None, Option(help="What is hidden: text, scratches, boxes or pixels (80 %).")] = None,
     colorize: Annotated[bool, Option(help="Take the color out.")] = False,
     gray: Annotated[bool, Option(help="Take the pictures as gray.")] = False,
-    method: Annotated[str | None, Option(help="trained; or input (the damage stays), bicubic.")] = None,
+    method: Annotated[str, Option(help="trained; or input (the damage stays), bicubic.")] = "trained",
     model: Annotated[Path | None, Option(help="A restorer of your own: a folder written by sfumato train restorer.")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture.")] = False,
@@ -42,7 +42,7 @@ def restore(
         raise OptionError("give one of --denoise SIGMA, --enlarge FACTOR, --fill SHAPE and --colorize")
     task, amount = given[0]
     scores = []
-    for score in work(data, task, amount, gray=gray, method=method or "trained", engine=Trained(model, device)):  # type: ignore[arg-type]
+    for score in work(data, task, amount, gray=gray, method=method, engine=Trained(model, device)):  # type: ignore[arg-type]
         scores.append(score)
         typer.echo(json.dumps(score.__dict__) if as_json else f"{score.psnr:6.2f} dB  {score.ssim:.4f}  {score.name}")
     means = [statistics.fmean(values) for values in zip(*((s.psnr, s.ssim) for s in scores), strict=True)]

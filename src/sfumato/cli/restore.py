@@ -119,7 +119,7 @@ def _engine(engine: str, options: RestoreOptions, model: str | None, device: str
             raise OptionError("--prompt, --samples, --seed and --steps go with --engine diffusion")
         from sfumato.tasks.restore import walk
 
-        trained = Trained(Path(model) if model else None, device)
+        trained = Trained(model, device)
         return lambda before: walk(before, options, trained)
     if engine != "diffusion":
         raise unknown("engine", engine, ("trained", "diffusion"))

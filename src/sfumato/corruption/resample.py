@@ -138,13 +138,13 @@ def bicubic(size: int, factor: float) -> NDArray[np.float64]:
     centers = (np.arange(out_size) + 0.5) * factor - 0.5
     reach = math.ceil(2 * factor) + 1
     places = np.floor(centers)[:, None] + np.arange(-reach, reach + 1)
-    return _spread(places, _keys((places - centers[:, None]) / factor), size)
+    return _spread(_folded(places, size), _keys((places - centers[:, None]) / factor), size)
 
 
 def _spread(places: NDArray[Any], weights: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """A matrix (outputs, size) from the weight of each place (outputs, reach)."""
+    """A matrix (outputs, size) from the weight of each place (outputs, reach) within 0 to size - 1."""
     out = np.zeros((len(places), size))
-    np.add.at(out, (np.arange(len(places))[:, None], _folded(places, size)), weights / weights.sum(1, keepdims=True))
+    np.add.at(out, (np.arange(len(places))[:, None], places), weights / weights.sum(1, keepdims=True))
     return out
 
 
@@ -178,11 +178,9 @@ def magnify(small: int, large: int, start: int, stop: int) -> tuple[slice, Tenso
     """
     centers = (np.arange(start, stop) + 0.5) * small / large - 0.5
     places = np.floor(centers)[:, None] + np.arange(-1, 3)
-    weights, folded = _keys(places - centers[:, None]), _folded(places, small)
+    folded = _folded(places, small)
     first, last = int(folded.min()), int(folded.max()) + 1
-    out = np.zeros((stop - start, last - first))
-    np.add.at(out, (np.arange(stop - start)[:, None], folded - first), weights / weights.sum(1, keepdims=True))
-    return slice(first, last), torch.from_numpy(out)
+    return slice(first, last), torch.from_numpy(_spread(folded - first, _keys(places - centers[:, None]), last - first))
 
 
 def _keys(t: NDArray[np.float64]) -> NDArray[np.float64]:

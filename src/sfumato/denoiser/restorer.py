@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sfumato.types import Condition, Config
 
 PLANES = ("known", "color", "detail", "quality")  # 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
+TILE, MARGIN = 768, 96  # pixels of a window, and around it: more than the network of default size sees, so windows change nothing
 
 
 def told(known: Tensor, color: float = 1.0, detail: float = 1.0, quality: float = 1.0) -> Tensor:

@@ -8,14 +8,13 @@ from typing import Any
 from sfumato.hub import single
 from sfumato.hub.config import Defaults
 from sfumato.hub.files import digest, read_json, weight_file
-from sfumato.hub.load import BUNDLED, resolve, restorers
+from sfumato.hub.load import resolve, restorer_folder, restorers
 
 
 def describe(name: str) -> dict[str, Any]:
     """A model's size, licence, styles and digest, from its files."""
-    restorer = BUNDLED / name if name in restorers() else Path(name)
-    if (restorer / "config.json").exists():
-        return _restorer(name, restorer)
+    if name in restorers() or (Path(name) / "config.json").exists():
+        return _restorer(name, restorer_folder(name))
     path = resolve(name)
     return _file(name, path) if path.is_file() else _folder(name, path)
 

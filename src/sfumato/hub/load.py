@@ -85,6 +85,20 @@ def restorers() -> list[str]:
     return sorted(p.parent.name for p in BUNDLED.glob("*/config.json"))
 
 
+def restorer_folder(name: str | Path) -> Path:
+    """The folder of a bundled restorer, or of one of the user's own.
+
+    Raises
+    ------
+    ModelError
+        If it holds none.
+    """
+    folder = BUNDLED / name if str(name) in restorers() else Path(name)
+    if not (folder / "config.json").exists():
+        raise ModelError(f"{name} is no restorer (sfumato train restorer makes one; bundled are {', '.join(restorers())})")
+    return folder
+
+
 def resolve(name: str) -> Path:
     """The folder of a bundled name, or the folder or file of a path.
 

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from sfumato.corruption.color import LUMA
+from sfumato.corruption.color import LUMA, Grayscale
 from sfumato.corruption.resample import magnify
 from sfumato.tasks.hidden import rgb
 from sfumato.tasks.photo import Photo
@@ -37,22 +37,22 @@ def colorize(photo: Photo, hints: tuple[tuple[int, int, str], ...], scale: float
     wide, tall = photo.size
     shrink = min(1.0, SIDE / max(wide, tall))
     small = (max(1, round(wide * shrink)), max(1, round(tall * shrink)))
-    copy = Image.fromarray((_luminance(photo.values) * (255 / photo.top)).round().astype(np.uint8))
-    gray = np.asarray(copy.resize(small, Image.Resampling.BOX), np.float32) / 127.5 - 1
-    slope, offset = guided(gray, chroma_of(torch.from_numpy(gray.copy())[None, None])[0].numpy())
+    copy = Image.fromarray((luminance(photo.values) * (255 / photo.top)).round().astype(np.uint8))
+    small_gray = np.asarray(copy.resize(small, Image.Resampling.BOX), np.float32) / 127.5 - 1
+    slope, offset = guided(small_gray, chroma_of(torch.from_numpy(small_gray.copy())[None, None])[0].numpy())
 
     def guess(rows: slice) -> tuple[Tensor, Tensor]:
         """Chroma (1, 3, h, W) and luminance (1, 1, h, W) of some rows."""
-        luminance = torch.from_numpy(_luminance(photo.values[rows]) * (2 / photo.top) - 1).float()[None, None]
+        gray = torch.from_numpy(luminance(photo.values[rows]) * (2 / photo.top) - 1).float()[None, None]
         a, b = (_grown(x, (tall, wide), rows) for x in (slope, offset))
-        return a * luminance + b, luminance
+        return a * gray + b, gray
 
     told = _Hints([(min(wide - 1, int(scale * x)), min(tall - 1, int(scale * y)), color) for x, y, color in hints], max(photo.size), guess)
     out = np.empty((tall, wide, 3), photo.values.dtype)
     for top in range(0, tall, ROWS):
         rows = slice(top, min(tall, top + ROWS))
-        chroma, luminance = guess(rows)
-        out[rows] = photo.stored(with_luminance(told(chroma, luminance, top), luminance)[0].numpy())
+        chroma, gray = guess(rows)
+        out[rows] = photo.stored(with_luminance(told(chroma, gray, top), gray)[0].numpy())
     return photo.with_values(out)
 
 
@@ -118,14 +118,14 @@ def _grown(x: NDArray[Any], size: tuple[int, int], rows: slice) -> Tensor:
     return tall.float() @ torch.from_numpy(x[:, down, across]).float()[None] @ wide.float().T
 
 
-def _luminance(values: NDArray[Any]) -> NDArray[np.float64]:
-    """(H, W, 1 or 3) -> (H, W), on the scale of the values."""
-    out: NDArray[np.float64] = values[..., 0].astype(np.float64) if values.shape[2] == 1 else values @ np.array(LUMA)
+def luminance(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Luminance (..., ) of values (..., 1 or 3), on their scale."""
+    out: NDArray[np.float64] = values[..., 0].astype(np.float64) if values.shape[-1] == 1 else values @ np.array(LUMA)
     return out
 
 
 def with_luminance(chroma: Tensor, gray: Tensor) -> Tensor:
     """Chroma (B, 3, H, W) on the luminance `gray` (B, 1, H, W), paled where the sum would leave [-1, 1]."""
-    chroma = chroma - (chroma * chroma.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    chroma = chroma - Grayscale().apply(chroma)
     room = torch.where(chroma > 0, (1 - gray) / chroma.clamp_min(1e-6), (1 + gray) / (-chroma).clamp_min(1e-6))
     return gray + chroma * room.amin(dim=1, keepdim=True).clamp(0, 1)

@@ -31,7 +31,7 @@ from sfumato.runtime import Streams, random_seed
 from sfumato.sampler.registry import build
 from sfumato.tasks import hidden
 from sfumato.tasks.photo import Photo
-from sfumato.tasks.restore import Restored, RestoreOptions, Window, luma, noise_level
+from sfumato.tasks.restore import Restored, RestoreOptions, Window, noise_level
 from sfumato.types import Linear, Options
 
 LATENT_DEVIATION = 2.0  # deviation of noise in latents, of deviation 1, per deviation in pixels, of deviation about 1/2
@@ -82,8 +82,8 @@ def diffuse(
     OptionError
         For what has no linear operator: the marks of JPEG, and what a network of one's own was trained on.
     """
-    if options.dejpeg is not None or options.clean:
-        raise OptionError("--engine diffusion undoes what is linear; --dejpeg and --clean go with --engine trained")
+    if options.dejpeg is not None or options.clean or options.hints:
+        raise OptionError("--engine diffusion undoes what is linear; --dejpeg, --clean and --hint go with --engine trained")
     if model.network.config.in_channels != model.network.config.out_channels:
         raise OptionError(f"{model.name} takes more than a picture; give a text-to-image model")
     job = _Job(photo, options, how, model, hidden.find(photo, options, unscratch))
@@ -104,14 +104,15 @@ class _Job:
         rows, columns = (_padded(n, factor, unit) for n in (tall, wide))
         self.full = (round(rows * factor), round(columns * factor))
         x = np.pad(photo.frame(), ((0, 0), (0, rows - tall), (0, columns - wide)), mode="symmetric")
-        known = np.pad(np.zeros((tall, wide), bool) if gaps is None else gaps, ((0, rows - tall), (0, columns - wide)), mode="symmetric") ^ True
+        gone = np.pad(np.zeros((tall, wide), bool) if gaps is None else gaps, ((0, rows - tall), (0, columns - wide)), mode="symmetric")
+        known = Mask(torch.from_numpy((~gone).astype(np.float32)).to(model.device))
         y = torch.from_numpy(x)[None].to(model.device)
-        y = luma(y) if self.gray and y.shape[1] == 3 else y
+        y = Grayscale().apply(y) if self.gray and y.shape[1] == 3 else y
         parts: list[Linear] = [Downscale(factor, size=self.full)] if options.enlarge else []
         parts += [Grayscale()] if self.gray else []
-        parts += [Mask(torch.from_numpy(known.astype(np.float32)).to(model.device))] if gaps is not None else []
+        parts += [known] if gaps is not None else []
         self.operator: Linear = parts[0] if len(parts) == 1 else Compose(tuple(parts))
-        self.y = y * torch.from_numpy(known.astype(np.float32)).to(y)
+        self.y = known.apply(y)
         self.linear = bool(parts)
 
     def run(self) -> Iterator[Window | Answers]:
@@ -187,7 +188,7 @@ class _Job:
             whole = made.clamp(-1, 1)[None]
             disagreement = float((self.operator.apply(whole) - self.y).abs().max()) * 127.5
         x = made[:, : self.size[0], : self.size[1]]
-        x = luma(x[None])[0] if self.gray and not options.colorize else x
+        x = Grayscale().apply(x[None])[0] if self.gray and not options.colorize else x
         values = photo.stored(x.cpu().numpy())
         fills = self.gaps is not None and not (options.enlarge or options.colorize or options.denoise is not None)
         if fills and self.gaps is not None:

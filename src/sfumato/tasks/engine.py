@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import torch
@@ -10,9 +9,8 @@ from torch import Tensor
 
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import Restorer, RestorerConfig, told
-from sfumato.errors import ModelError
 from sfumato.hub.files import digest, network_from, weight_file
-from sfumato.hub.load import BUNDLED
+from sfumato.hub.load import restorer_folder
 from sfumato.runtime import autocast, choose_device
 from sfumato.tasks.restore import Only
 from sfumato.types import Condition
@@ -25,23 +23,27 @@ class Trained:
     Parameters
     ----------
     folder : Path, optional
-        A restorer of one's own, written by ``sfumato train restorer``; it then does all. Otherwise the bundled ones.
+        A restorer of one's own, written by ``sfumato train restorer``, or one bundled name; it then does all.
     device : str
     """
 
-    def __init__(self, folder: Path | None = None, device: str = "auto") -> None:
-        if folder is not None and not (folder / "config.json").exists():
-            raise ModelError(f"{folder} is no restorer (sfumato train restorer makes one)")
-        self.folder, self.device = folder, choose_device(device)
+    def __init__(self, folder: Path | str | None = None, device: str = "auto") -> None:
+        self.own, self.device = None if folder is None else restorer_folder(folder), choose_device(device)
+        self.read: dict[Path, Denoiser] = {}
 
     def sha256(self, only: Only = None) -> str:
         """Digest of the weights that repair."""
-        return digest(weight_file(self.folder or BUNDLED / (only or "photos")))
+        return digest(weight_file(self._folder(only or "photos")))
 
-    @functools.cache  # noqa: B019 - an engine lives as long as its networks
+    def _folder(self, name: str) -> Path:
+        return self.own or restorer_folder(name)
+
     def _denoiser(self, name: str) -> Denoiser:
-        network = network_from(Restorer, RestorerConfig, self.folder or BUNDLED / name)
-        return Denoiser(network.eval().to(self.device).channels_last(), "direct")
+        folder = self._folder(name)
+        if folder not in self.read:
+            network = network_from(Restorer, RestorerConfig, folder).eval().to(self.device).channels_last()
+            self.read[folder] = Denoiser(network, "direct")
+        return self.read[folder]
 
     @torch.inference_mode()
     def _run(self, name: str, x: Tensor, planes: Tensor, sigma: float) -> Tensor:

@@ -102,9 +102,9 @@ def restore(
     OptionError
         For an amount out of range, or a method that does not belong to the task.
     """
-    methods: dict[str, Method] = {"enlarge": {"bicubic": lambda d: interpolate(d.y, d.size)}}.get(task, {"input": lambda d: d.y})
+    methods: dict[str, Method] = {"bicubic": lambda d: interpolate(d.y, d.size)} if task == "enlarge" else {"input": lambda d: d.y}
     if engine is not None:
-        methods = {"trained": lambda d: trained(d, engine), **methods}
+        methods["trained"] = lambda d: trained(d, engine)
     if method not in methods:
         raise unknown(f"method to {task}", method, methods)
     for damaged in damage(source, task, amount, gray=gray):

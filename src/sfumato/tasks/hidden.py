@@ -14,6 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from sfumato import image
+from sfumato.denoiser.restorer import MARGIN, TILE
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks.photo import Photo
@@ -21,7 +22,6 @@ from sfumato.tasks.photo import Photo
 if TYPE_CHECKING:
     from sfumato.tasks.restore import RestoreOptions
 
-TILE, MARGIN = 768, 96
 SURE, MAYBE = 30 / 127.5, 12 / 127.5  # a scratch is changed so much somewhere, and so much everywhere
 NEAR = 40  # largest difference in a channel of 0 to 255 of what counts as a color
 

@@ -181,10 +181,10 @@ def _build(found: Comparison, method: str, k: int) -> Any:
     if method == "LSA":
         return LSA(k, random_state=options.seed)
     epochs = options.epochs or max(20, min(500, 2_000_000 // found.train.shape[0] // 10))
-    corruption = options.corruption or ("mask:0.5" if found.table.kind == "documents" else "none")
+    corruption, decay = ("mask:0.5", 1.0) if found.table.kind == "documents" else ("none", 0.01)  # many words, few documents
     shared: dict[str, Any] = {
-        "epochs": epochs, "loss": options.loss, "corruption": corruption, "random_state": options.seed, "device": options.device,
-        "shape": found.table.shape, "weight_decay": 1.0 if found.table.kind == "documents" else 0.01,
+        "epochs": epochs, "loss": options.loss, "corruption": options.corruption or corruption, "weight_decay": decay,
+        "random_state": options.seed, "device": options.device, "shape": found.table.shape,
     }  # fmt: skip
     if method == "autoencoder":
         return Autoencoder(k, layers=options.layers or default_layers(width), **shared)

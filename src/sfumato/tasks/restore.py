@@ -20,16 +20,16 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sfumato import __version__
-from sfumato.corruption.color import LUMA
+from sfumato.corruption.color import Grayscale
 from sfumato.corruption.resample import Downscale, magnify
-from sfumato.denoiser.restorer import told
+from sfumato.denoiser.restorer import MARGIN, TILE, told
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks import hidden
+from sfumato.tasks.colors import colorize, luminance
 from sfumato.tasks.photo import Photo, read
 from sfumato.types import Options
 
-TILE, MARGIN = 768, 96  # pixels; the margin is more than the network sees, so windows change nothing
 SAMPLE = 2048  # side of the part in which noise is measured
 
 
@@ -176,8 +176,6 @@ def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Wind
             yield Window(done, job.windows)
         made = photo.with_values(out)
     if options.colorize:
-        from sfumato.tasks.colors import colorize
-
         made = colorize(made, options.hints, options.enlarge or 1.0, engine.colors)
     yield Restored(made, job.report(made))
 
@@ -215,7 +213,7 @@ class _Job:
         y, known = self._seen(rows, columns)
         planes = told(known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100)
         made = self.engine.repair(y.expand(-1, 3, -1, -1) * known, planes, self.level, self.options.only)
-        return luma(made).expand(-1, self.channels, -1, -1) if self.gray else made
+        return Grayscale().apply(made).expand(-1, self.channels, -1, -1) if self.gray else made
 
     def _seen(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         """What of a window is measured, at the size of the result: values (1, C, h, w) and where they are known (1, 1, h, w)."""
@@ -232,7 +230,7 @@ class _Job:
     def _measured(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         x = torch.from_numpy(self.photo.frame(rows, columns))[None]
         known = torch.ones_like(x[:, :1]) if self.hidden is None else torch.from_numpy(~self.hidden[rows, columns]).float()[None, None]
-        return (luma(x) if self.gray and x.shape[1] == 3 else x), known
+        return (Grayscale().apply(x) if self.gray and x.shape[1] == 3 else x), known
 
     def kept(self, made: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
         """Stored values of a window, where nothing but hidden parts was asked for the file's own values elsewhere."""
@@ -258,11 +256,6 @@ class _Job:
         if options.enlarge is not None and options.denoise is None and not self.gray:
             out["shrunk_difference"] = round(_shrunk_difference(made, self.photo, options.enlarge), 3)
         return out
-
-
-def luma(x: Tensor) -> Tensor:
-    """Luminance (B, 1, H, W) of RGB (B, 3, H, W)."""
-    return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
 def noise_level(photo: Photo, options: RestoreOptions) -> float:
@@ -319,12 +312,7 @@ def _largest(made: NDArray[Any], before: NDArray[Any], where: NDArray[np.bool_])
 
 
 def _change_of_luminance(made: Photo, before: Photo) -> float:
-    weights = np.array(LUMA)
-
-    def of(row: NDArray[Any]) -> NDArray[Any]:
-        return row @ weights if row.shape[-1] == 3 else row[..., 0].astype(np.float64)
-
-    return float(max(np.abs(of(a) - of(b)).max() for a, b in zip(made.values, before.values, strict=True)))
+    return float(max(np.abs(luminance(a) - luminance(b)).max() for a, b in zip(made.values, before.values, strict=True)))
 
 
 def _shrunk_difference(made: Photo, before: Photo, factor: float) -> float:

@@ -20,7 +20,7 @@ from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import digest, network_from, read_json, weight_file
-from sfumato.hub.load import BUNDLED, restorers
+from sfumato.hub.load import restorer_folder
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.train.autoencoder import AutoencoderJob
@@ -146,7 +146,7 @@ def train_restorer(
     With `start`, a restorer's folder or the name of a bundled one, its network is trained on.
     """
     plan, settings = _plan(config, given)
-    begun = network_from(Restorer, RestorerConfig, BUNDLED / start if str(start) in restorers() else start) if start else None
+    begun = network_from(Restorer, RestorerConfig, restorer_folder(start)) if start else None
     network, corruption = begun.config if begun else RestorerConfig.read(plan.network, "network"), corruption or plan.corruption
     pairs = paired(data)
     if not corruption and not pairs:
