@@ -4,7 +4,8 @@
     python benchmarks/restore.py enlarge Set5/ [--factor 2 3 4]
     python benchmarks/restore.py fill CBSD68/ [--shape text scratches boxes pixels]
     python benchmarks/restore.py colorize CBSD68/
-    python benchmarks/restore.py speed photo.jpg
+    python benchmarks/restore.py find CBSD68/
+    python benchmarks/restore.py speed photo.jpg [--megapixels 48]
 
 Peers take part if they are installed: pip install bm3d opencv-python-headless scikit-image
 Published figures are printed beside the measured ones: KAIR, DPIR and SwinIR's tables.
@@ -25,8 +26,12 @@ from torch import Tensor
 
 from sfumato.corruption.resample import interpolate
 from sfumato.metrics import colourfulness
+from sfumato.tasks import hidden
+from sfumato.tasks import photo as files
 from sfumato.tasks.engine import Trained
 from sfumato.tasks.evaluate import SHAPES, Damaged, damage, score, trained
+from sfumato.tasks.photo import Photo
+from sfumato.tasks.restore import RestoreOptions, restore
 
 Method = Callable[[Damaged], Tensor]
 PUBLISHED = {
@@ -126,30 +131,44 @@ def compare(task: str, source: Path, amounts: list[float | str | None], gray: bo
         print(f"{name + ' (published)':24s}" + "".join(f"{s:8.2f}" for s in row))
 
 
-def speed(source: Path, model: Path | None) -> None:
-    """A color photo of one megapixel, sigma 25: seconds of ours and of bm3d, alternating, and our peak memory."""
+def find(source: Path, pictures: int | None) -> None:
+    """White scratches of the shape "scratches": the share of them that is found, and of the rest that is taken for one."""
+    engine, shares = Trained(), []
+    for k, damaged in enumerate(damage(source, "fill", "scratches")):
+        if pictures is not None and k >= pictures:
+            break
+        white = np.where(damaged.known[..., None], damaged.clean, 245).round().astype(np.uint8)
+        found = hidden.scratches(Photo(white), engine.unscratch)
+        shares.append((found[~damaged.known].mean(), found[damaged.known].mean()))
+    hit, false = np.mean(shares, axis=0)
+    print(f"find, {source.name}, {len(shares)} pictures: {hit:.0%} of the scratched pixels found, {false:.1%} of the others taken for some")
+
+
+def speed(source: Path, model: Path | None, megapixels: float) -> None:
+    """A color photo, repeated to fill so many pixels, sigma 25: seconds of ours and, up to one megapixel, of bm3d; our peak memory."""
     import resource
 
-    from sfumato.tasks import photo as files
-    from sfumato.tasks.restore import RestoreOptions, restore
-
-    photo = files.read(source)
-    values = np.tile(photo.values, (2, 2, 1))[:1000, :1000]
-    noisy = files.Photo(np.clip(values + np.random.default_rng(0).normal(0, 25, values.shape), 0, 255).round().astype(np.uint8))
+    photo, side = files.read(source).values, round(1000 * megapixels**0.5)
+    values = np.tile(photo, (-(-side // photo.shape[0]), -(-side // photo.shape[1]), 1))[:side, :side]
+    rng, noisy = np.random.default_rng(0), values.copy()
+    for row in range(side):
+        noisy[row] = np.clip(values[row] + rng.normal(0, 25, values[row].shape), 0, 255).round()
     engine, ours = Trained(model), []
-    for _ in range(3):
+    for _ in range(3 if megapixels <= 1 else 1):
         start = time.perf_counter()
-        restore(noisy, RestoreOptions(denoise=25.0), engine)
+        restore(Photo(noisy), RestoreOptions(denoise=25.0), engine)
         ours.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"sfumato: {statistics.median(ours):.2f} s ({', '.join(f'{s:.2f}' for s in ours)}), peak {peak:.0f} MB")
+    print(f"sfumato, {side}x{side}: {statistics.median(ours):.2f} s ({', '.join(f'{s:.2f}' for s in ours)}), peak {peak:.0f} MB")
+    if megapixels > 1:
+        return
     try:
         import bm3d
     except ImportError:
         print("bm3d is not installed")
         return
     start = time.perf_counter()
-    bm3d.bm3d_rgb(noisy.values / 255, 25 / 255)
+    bm3d.bm3d_rgb(noisy / 255, 25 / 255)
     other = time.perf_counter() - start
     print(f"bm3d: {other:.2f} s, {other / statistics.median(ours):.1f} times ours")
 
@@ -157,7 +176,7 @@ def speed(source: Path, model: Path | None) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["denoise", "enlarge", "fill", "colorize", "speed"])
+    parser.add_argument("task", choices=["denoise", "enlarge", "fill", "colorize", "find", "speed"])
     parser.add_argument("source", type=Path)
     parser.add_argument("--gray", action="store_true")
     parser.add_argument("--sigma", type=float, nargs="+", default=[15.0, 25.0, 50.0])
@@ -165,12 +184,15 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", default=list(SHAPES))
     parser.add_argument("--pictures", type=int)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--megapixels", type=float, default=1.0)
     given = parser.parse_args()
     if given.task == "speed":
-        speed(given.source, given.model)
-        return
-    amounts = {"denoise": given.sigma, "enlarge": given.factor, "fill": given.shape, "colorize": [None]}[given.task]
-    compare(given.task, given.source, amounts, given.gray, given.pictures, given.model)
+        speed(given.source, given.model, given.megapixels)
+    elif given.task == "find":
+        find(given.source, given.pictures)
+    else:
+        amounts = {"denoise": given.sigma, "enlarge": given.factor, "fill": given.shape, "colorize": [None]}[given.task]
+        compare(given.task, given.source, amounts, given.gray, given.pictures, given.model)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from sfumato.types import Condition
 
 
 class Trained:
-    """The restorers: ``photos`` for all kinds of damage together, ``noise`` and ``gaps`` where that is all there is, ``tints`` for
-    color, and ``scratches`` to find them. Each is read when it is first needed.
+    """The restorers: ``photos`` for all kinds of damage together, ``noise``, ``gaps`` and ``size`` where that is all there is,
+    ``tints`` for color, and ``scratches`` to find them. Each is read when it is first needed.
 
     Parameters
     ----------

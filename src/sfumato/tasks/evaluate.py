@@ -32,7 +32,7 @@ from sfumato.tasks.restore import Engine, Only
 from sfumato.train.data import find
 
 Task = Literal["denoise", "enlarge", "fill", "colorize"]
-ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps"}
+ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps", "enlarge": "size"}
 Method = Callable[["Damaged"], Tensor]
 """A damaged picture -> (1, C, H, W) with values 0 to 255."""
 

@@ -33,7 +33,7 @@ from sfumato.types import Options
 SAMPLE = 2048  # side of the part in which noise is measured
 
 
-Only = Literal["noise", "gaps"] | None
+Only = Literal["noise", "gaps", "size"] | None
 
 
 class RestoreOptions(Options):
@@ -70,9 +70,9 @@ class RestoreOptions(Options):
     @property
     def only(self) -> Only:
         """What is all there is to undo, but for color, if it is one thing."""
-        if self.enlarge or self.clean or self.dejpeg is not None or self.fills == (self.denoise is not None):
-            return None
-        return "gaps" if self.fills else "noise"
+        asked: dict[Only, bool] = {"noise": self.denoise is not None, "gaps": self.fills, "size": self.enlarge is not None}
+        chosen = [name for name, wanted in asked.items() if wanted]
+        return chosen[0] if len(chosen) == 1 and not self.clean and self.dejpeg is None else None
 
     @property
     def fills(self) -> bool:

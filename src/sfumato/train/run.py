@@ -143,11 +143,13 @@ def train_restorer(
 ) -> Iterator[Event]:
     """Train a restorer for corruptions separated by bars, or on pairs; writes its config and weights.
 
-    With `start`, a restorer's folder or the name of a bundled one, its network is trained on.
+    With `start`, a restorer's folder or the name of a bundled one, its network is trained on; if the plan names a network of
+    another size, that one starts from the layers that both have.
     """
     plan, settings = _plan(config, given)
     begun = network_from(Restorer, RestorerConfig, restorer_folder(start)) if start else None
-    network, corruption = begun.config if begun else RestorerConfig.read(plan.network, "network"), corruption or plan.corruption
+    network = begun.config if begun and not plan.network else RestorerConfig.read(plan.network, "network")
+    corruption = corruption or plan.corruption
     pairs = paired(data)
     if not corruption and not pairs:
         raise OptionError("say what it shall undo: --corruption 'noise:0-50 | mask:strokes', or give pairs in clean/ and dirty/")
@@ -157,7 +159,10 @@ def train_restorer(
     torch.manual_seed(settings.seed)
     job = PairJob(network, photos, plan.size) if pairs else RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray)
     if begun is not None:
-        job.module.load_state_dict(begun.state_dict())
+        fresh = {k: v.shape for k, v in job.module.state_dict().items()}
+        shared = {k: v for k, v in begun.state_dict().items() if v.shape == fresh.get(k)}
+        job.module.load_state_dict(shared, strict=False)
+        yield f"starts from {len(shared)} of the {len(fresh)} layers of {start}"
     yield from train(job, settings, output)
     save_network(job.module, output)
 
