@@ -1,42 +1,59 @@
 """Take the photographs whose licence lets the weights be shipped, and set some aside to look at while training.
 
-    python recipes/photos/select_photos.py photos_train_open.parquet work
+    python recipes/photos/select_photos.py photos_train_open.parquet work photos64.parquet
 
-writes ``work/train.parquet``, ``work/color.parquet`` (the same without gray photos), ``work/val.parquet`` and
-``work/attribution.csv``.
+writes ``work/train.parquet``, ``work/val.parquet``, ``work/attribution.csv`` and ``work/color.parquet``: the photos in color
+and the many small ones of photos64, which show more kinds of things than the large ones do.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from PIL import Image
 
 FREE = ("CC0", "CC-BY-2", "CC-BY-4", "MIT", "Apache-2.0", "public domain")
 ASIDE = 12
+COLUMNS = ["id", "image", "source", "licence"]
 
 
-def main(source: Path, folder: Path) -> None:
+def free(table: pa.Table) -> pa.Table:
+    """The rows whose licence lets what is learnt from them be shipped."""
+    return table.filter(pa.array([str(v).startswith(FREE) for v in table["licence"].to_pylist()]))
+
+
+def colored(data: bytes) -> bool:
+    """Whether a picture shows any color."""
+    values = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    return float(np.ptp(values, axis=2).mean()) > 6
+
+
+def main(source: Path, folder: Path, small: Path) -> None:
     """Split the free rows of a parquet file with columns image, licence, source and id."""
-    table = pq.read_table(source)
-    table = table.filter(pa.array([str(v).startswith(FREE) for v in table["licence"].to_pylist()]))
+    table = free(pq.read_table(source))
     order = np.random.default_rng(0).permutation(len(table))
     folder.mkdir(parents=True, exist_ok=True)
     train = table.take(np.sort(order[ASIDE:]))
     pq.write_table(train, folder / "train.parquet")
-    pq.write_table(train.filter(pa.array([not gray for gray in train["gray"].to_pylist()])), folder / "color.parquet")
+    more = free(pq.read_table(small)).filter(pc.field("split") == "train")
+    both = pa.concat_tables([train.select(COLUMNS), more.select(COLUMNS)], promote_options="permissive")
+    both = both.filter(pa.array([colored(data) for data in both["image"].to_pylist()]))
+    pq.write_table(both, folder / "color.parquet")
     pq.write_table(table.take(np.sort(order[:ASIDE])), folder / "val.parquet")
     with (folder / "attribution.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = ("id", "source", "licence")
         writer.writerow(names)
         writer.writerows(zip(*(table[n].to_pylist() for n in names), strict=True))
-    print(f"{len(table)} photographs, {ASIDE} of them set aside")
+    print(f"{len(table)} photographs, {ASIDE} of them set aside; {len(both)} in color, large and small")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:4]))

@@ -6,7 +6,9 @@ there are. Where d is so large that its square is not welcome, a randomized solv
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,12 @@ import scipy.linalg
 import torch
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 Rows = Any  # (N, d) array, or scipy.sparse matrix where it is not centered
-CHUNK = 4096  # rows whose products are summed in their own precision before they join the float64 sums
+CHUNK = 2048  # rows whose products are summed in their own precision before they join the float64 sums
+NEAR = 512  # rows whose mean is near enough to the mean of all
 WIDE = 5000  # columns from which "auto" turns to the randomized solver: the square would take 200 MB
 
 
@@ -93,17 +96,26 @@ class Moments:
         """Take more rows (N, d) into account: one pass, chunk by chunk."""
         self._solved = None
         if self.center and self.count == 0:
-            self.pilot = np.asarray(rows[:CHUNK].mean(axis=0, dtype=np.float64))
-        pilot = self.pilot.astype(rows.dtype)
+            self.pilot = np.asarray(rows[:NEAR].mean(axis=0, dtype=np.float64))
+        workers = max(1, min(torch.get_num_threads(), 8, -(-rows.shape[0] // CHUNK)))
+        with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:  # faster than products that share the cores
+            for gram, total in pool.map(lambda first: self._sums(rows, first, workers), range(workers)):
+                self.gram += gram
+                self.sum += total
+        self.count += rows.shape[0]
+
+    def _sums(self, rows: Rows, first: int, workers: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sums of products (d, d) and of values (d,) over every `workers`-th chunk."""
+        gram, total, pilot = np.zeros_like(self.gram), np.zeros_like(self.sum), self.pilot.astype(rows.dtype)
         scratch = np.empty((min(CHUNK, rows.shape[0]), rows.shape[1]), rows.dtype) if self.center else None  # one for all chunks
-        for start in range(0, rows.shape[0], CHUNK):
+        for start in range(first * CHUNK, rows.shape[0], workers * CHUNK):
             chunk = rows[start : start + CHUNK]
             if scratch is not None:
                 chunk = np.subtract(chunk, pilot, out=scratch[: len(chunk)])
-                self.sum += np.ones(len(chunk), rows.dtype) @ chunk
+                total += np.ones(len(chunk), rows.dtype) @ chunk
             product = chunk.T @ chunk
-            self.gram += product.toarray() if hasattr(product, "toarray") else product
-            self.count += chunk.shape[0]
+            gram += product.toarray() if hasattr(product, "toarray") else product
+        return gram, total
 
     def solve(self, k: int) -> LinearSpace:
         """The k directions of largest variance (Pearson 1901; Deerwester et al. 1990 for LSA); found once."""
@@ -113,11 +125,16 @@ class Moments:
         shift = self.sum / n
         scatter = self.gram - n * np.outer(shift, shift) if self.center else self.gram
         part = (len(scatter) - k, len(scatter) - 1) if k < len(scatter) // 2 else None
-        with threadpool_limits(1, user_api="blas"):  # scipy's BLAS would wait for the cores that numpy's threads still hold
-            values, vectors = scipy.linalg.eigh(scatter, subset_by_index=part, check_finite=False)
+        values, vectors = scipy.linalg.eigh(scatter, subset_by_index=part, check_finite=False)
         values, vectors = values[::-1][:k].clip(0), vectors.T[::-1][:k]
         self._solved = _space(self.pilot + shift, vectors, values, float(np.trace(scatter)), n, center=self.center)
         return self._solved
+
+
+@cache
+def _pools() -> ThreadpoolController:
+    """The thread pools of the libraries in use; to look for them takes milliseconds."""
+    return ThreadpoolController()
 
 
 def randomized(rows: Rows, k: int, seed: int, *, center: bool = True) -> LinearSpace:
