@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from sfumato.estimators.base import Reducer, Rows, dense
-from sfumato.runtime import autocast, choose_device, choose_dtype
+from sfumato.runtime import choose_device
 from sfumato.space.autoencoder import Autoencoder as AutoencoderSpace
 from sfumato.space.autoencoder import ConvAutoencoder, ConvConfig, DeepAutoencoder, DeepConfig
 from sfumato.train.codes import CodesJob
@@ -131,9 +131,7 @@ class Autoencoder(Reducer):
                 print(f"step {progress.step} of {steps}, loss {progress.loss:.5f}, {progress.seconds_left:.0f} s left", flush=True)
         self.n_steps_ += steps
         self.space_.eval()
-        device = self.space_.center.device
-        with autocast(device, choose_dtype(self.dtype, device)):
-            job.recenter()
+        job.recenter()
         return self
 
     def _build(self, columns: int, seed: int) -> AutoencoderSpace:

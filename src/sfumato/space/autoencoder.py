@@ -71,7 +71,7 @@ class Autoencoder(nn.Module):
         """Move the origin of the codes to the mean code of data (N, C, H, W), as it is for PCA; decoding moves along."""
         last, first = self.encoder[-1], self.decoder[0]
         assert isinstance(last, nn.Linear) and isinstance(first, nn.Linear)
-        mean = self.encode(x).float().mean(dim=0)
+        mean = self.encode(x).mean(dim=0)
         last.bias.sub_(mean)
         first.bias.add_(first.weight @ mean)
 
