@@ -104,7 +104,10 @@ def peers(task: str) -> dict[str, Method]:
 def compare(task: str, source: Path, amounts: list[float | str | None], gray: bool, pictures: int | None, model: Path | None) -> None:
     """One row per method: mean PSNR at each amount, and seconds per picture."""
     engine = Trained(model)
-    methods = {"sfumato": lambda d: trained(d, engine), **peers(task)}
+    methods: dict[str, Method] = {"sfumato": lambda d: trained(d, engine)}
+    if task != "colorize":
+        methods["sfumato --best"] = lambda d: trained(d, engine, best=True)
+    methods |= peers(task)
     scores: dict[str, list[float]] = {name: [] for name in methods}
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for amount in amounts:

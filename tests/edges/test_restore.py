@@ -97,6 +97,14 @@ def test_windows_change_nothing(options, repairer, monkeypatch):
     assert np.abs(restore(photo, RestoreOptions(**options), repairer).photo.values - whole).max() > 1  # what the margin is for
 
 
+def test_the_best_answer_does_not_depend_on_how_a_picture_lies(repairer):
+    turned, differences = Photo(np.ascontiguousarray(np.rot90(PHOTO)[:, ::-1])), []
+    for best in (False, True):
+        a, b = (restore(photo, RestoreOptions(denoise=20.0, best=best), repairer).photo.values for photo in (Photo(PHOTO), turned))
+        differences.append(np.abs(np.rot90(a)[:, ::-1].astype(int) - b).max())
+    assert differences[1] <= 1 < differences[0]
+
+
 def test_scratches_are_where_the_network_wants_to_change_much():
     """Here a stand-in takes white lines away, and changes all the rest a little."""
     values = PHOTO // 2

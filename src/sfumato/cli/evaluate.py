@@ -26,7 +26,7 @@ def restore(
     fill: Annotated[str | None, Option(help="What is hidden: text, scratches, boxes or pixels (80 %).")] = None,
     colorize: Annotated[bool, Option(help="Take the color out.")] = False,
     gray: Annotated[bool, Option(help="Take the pictures as gray.")] = False,
-    method: Annotated[str, Option(help="trained; or input (the damage stays), bicubic.")] = "trained",
+    method: Annotated[str, Option(help="trained; best (the mean of eight answers); or input (the damage stays), bicubic.")] = "trained",
     model: Annotated[Path | None, Option(help="A restorer of your own: a folder written by sfumato train restorer.")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture.")] = False,

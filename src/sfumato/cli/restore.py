@@ -52,6 +52,7 @@ def restore(
     colorize: Annotated[bool, Option(help="Give a gray picture colors; its luminance stays.")] = False,
     hint: Annotated[list[str] | None, Option(help="X,Y,#rrggbb: a color that --colorize shall meet; may be given again.")] = None,
     enlarge: Annotated[float | None, Option(help="Factor, 1.5 to 8.")] = None,
+    best: Annotated[bool, Option(help="Take the mean of eight answers, to the picture turned and mirrored: eight times slower.")] = False,
     clean: Annotated[bool, Option(help="Undo what your own --model was trained on, as pairs of dirty and clean pictures.")] = False,
     engine: Annotated[str, Option(help="trained, or diffusion: any text-to-image model, which may answer in several ways.")] = "trained",
     model: Annotated[str | None, Option(help="Folder written by sfumato train restorer; for diffusion, a model as create takes it.")] = None,
@@ -72,7 +73,7 @@ def restore(
     values = {
         "denoise": _number("--denoise", denoise, float), "dejpeg": _number("--dejpeg", dejpeg, int), "fill": fill, "fill_box": _box(fill_box),
         "fill_color": fill_color, "fill_scratches": fill_scratches, "colorize": colorize, "hints": [_hint(h) for h in hint or []], "enlarge": enlarge,
-        "clean": clean,
+        "clean": clean, "best": best,
     }  # fmt: skip
     options = RestoreOptions.build(values)
     if clean and model is None:

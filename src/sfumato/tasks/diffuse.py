@@ -82,8 +82,8 @@ def diffuse(
     OptionError
         For what has no linear operator: the marks of JPEG, and what a network of one's own was trained on.
     """
-    if options.dejpeg is not None or options.clean or options.hints:
-        raise OptionError("--engine diffusion undoes what is linear; --dejpeg, --clean and --hint go with --engine trained")
+    if options.dejpeg is not None or options.clean or options.hints or options.best:
+        raise OptionError("--engine diffusion undoes what is linear; --dejpeg, --clean, --hint and --best go with --engine trained")
     if model.network.config.in_channels != model.network.config.out_channels:
         raise OptionError(f"{model.name} takes more than a picture; give a text-to-image model")
     job = _Job(photo, options, how, model, hidden.find(photo, options, unscratch))

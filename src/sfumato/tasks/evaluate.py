@@ -28,7 +28,7 @@ from sfumato.metrics import luminance, psnr, ssim
 from sfumato.runtime import generator
 from sfumato.tasks.colors import colorize
 from sfumato.tasks.photo import Photo
-from sfumato.tasks.restore import Engine, Only
+from sfumato.tasks.restore import Engine, Only, answer
 from sfumato.train.data import find
 
 Task = Literal["denoise", "enlarge", "fill", "colorize"]
@@ -92,10 +92,10 @@ def restore(
     gray : bool
         Take the pictures as gray: BSD68 is CBSD68 so taken.
     method : str, optional
-        ``trained``, or what leaves the damage in: ``input``, ``bicubic``. Of these the figures are known, which shows that
-        the ruler is right.
+        ``trained``, ``best`` (the mean of eight views), or what leaves the damage in: ``input``, ``bicubic``. Of these the
+        figures are known, which shows that the ruler is right.
     engine : Engine, optional
-        What is meant by ``trained``.
+        What is meant by ``trained`` and ``best``.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def restore(
     """
     methods: dict[str, Method] = {"bicubic": lambda d: interpolate(d.y, d.size)} if task == "enlarge" else {"input": lambda d: d.y}
     if engine is not None:
-        methods["trained"] = lambda d: trained(d, engine)
+        methods |= {"trained": lambda d: trained(d, engine), "best": lambda d: trained(d, engine, best=True)}
     if method not in methods:
         raise unknown(f"method to {task}", method, methods)
     for damaged in damage(source, task, amount, gray=gray):
@@ -140,8 +140,8 @@ def damage(source: Path, task: Task, amount: float | str | None = None, *, gray:
         yield Damaged(sample.name, task, number, clean, x, known)
 
 
-def trained(damaged: Damaged, engine: Engine) -> Tensor:
-    """What the trained networks make of it: values 0 to 255, (1, C, H, W)."""
+def trained(damaged: Damaged, engine: Engine, *, best: bool = False) -> Tensor:
+    """What the trained networks make of it, as :func:`sfumato.tasks.restore.answer`: values 0 to 255, (1, C, H, W)."""
     x = (damaged.y / 127.5 - 1).float()
     if damaged.task == "colorize":
         gray = Photo(damaged.y[0].permute(1, 2, 0).numpy().astype(np.uint8))
@@ -151,7 +151,7 @@ def trained(damaged: Damaged, engine: Engine) -> Tensor:
     known = torch.from_numpy(damaged.known).float()[None, None]
     planes = told(known, detail=1 / damaged.amount if damaged.task == "enlarge" else 1.0)
     level, only = damaged.amount / 127.5 if damaged.task == "denoise" else 0.0, ONLY.get(damaged.task)
-    made = engine.repair(x.expand(-1, 3, -1, -1) * known, planes, level, only)
+    made = answer(engine, x.expand(-1, 3, -1, -1) * known, planes, level, only, best=best)
     made = Grayscale().apply(made) if x.shape[1] == 1 else made
     made = (made.double() + 1) * 127.5
     return torch.where(known.bool(), damaged.y, made.round().clamp(0, 255)) if damaged.task == "fill" else made
