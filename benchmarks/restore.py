@@ -3,6 +3,7 @@
     python benchmarks/restore.py denoise CBSD68/ [--gray] [--sigma 15 25 50] [--pictures 10]
     python benchmarks/restore.py enlarge Set5/ [--factor 2 3 4]
     python benchmarks/restore.py fill CBSD68/ [--shape text scratches boxes pixels]
+    python benchmarks/restore.py dejpeg CBSD68/ [--quality 10 20 40]
     python benchmarks/restore.py colorize CBSD68/
     python benchmarks/restore.py find CBSD68/
     python benchmarks/restore.py speed photo.jpg [--megapixels 48]
@@ -96,6 +97,8 @@ def peers(task: str) -> dict[str, Method]:
             found["biharmonic"] = lambda d: as_tensor(255 * inpaint_biharmonic(as_picture(d.y) / 255, ~d.known, channel_axis=2).clip(0, 1))
         except ImportError:
             print("scikit-image is not installed")
+    if task == "dejpeg":
+        found["as it is"] = lambda d: d.y
     if task == "colorize":
         found["gray"] = lambda d: d.y.expand(-1, 3, -1, -1)
     return found
@@ -179,11 +182,12 @@ def speed(source: Path, model: Path | None, megapixels: float) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["denoise", "enlarge", "fill", "colorize", "find", "speed"])
+    parser.add_argument("task", choices=["denoise", "enlarge", "dejpeg", "fill", "colorize", "find", "speed"])
     parser.add_argument("source", type=Path)
     parser.add_argument("--gray", action="store_true")
     parser.add_argument("--sigma", type=float, nargs="+", default=[15.0, 25.0, 50.0])
     parser.add_argument("--factor", type=float, nargs="+", default=[2.0, 3.0, 4.0])
+    parser.add_argument("--quality", type=float, nargs="+", default=[10.0, 20.0, 40.0])
     parser.add_argument("--shape", nargs="+", default=list(SHAPES))
     parser.add_argument("--pictures", type=int)
     parser.add_argument("--model", type=Path)
@@ -194,7 +198,9 @@ def main() -> None:
     elif given.task == "find":
         find(given.source, given.pictures)
     else:
-        amounts = {"denoise": given.sigma, "enlarge": given.factor, "fill": given.shape, "colorize": [None]}[given.task]
+        amounts = {
+            "denoise": given.sigma, "enlarge": given.factor, "dejpeg": given.quality, "fill": given.shape, "colorize": [None]
+        }[given.task]  # fmt: skip
         compare(given.task, given.source, amounts, given.gray, given.pictures, given.model)
 
 

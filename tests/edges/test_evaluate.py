@@ -1,5 +1,6 @@
 """sfumato evaluate restore: known figures come out, wrong input gets one sentence."""
 
+import io
 import json
 
 import numpy as np
@@ -52,6 +53,16 @@ class Oracle:
         return torch.zeros(1, 3, *gray.shape[-2:])
 
 
+@pytest.mark.parametrize("gray", [False, True])
+def test_a_compressed_picture_is_what_its_file_holds(photos, gray):
+    for damaged in damage(photos, "dejpeg", 10, gray=gray):
+        clean, stream = damaged.clean.astype(np.uint8).squeeze(), io.BytesIO()
+        Image.fromarray(clean).save(stream, "JPEG", quality=10)
+        seen = damaged.y[0].permute(1, 2, 0).numpy().squeeze()
+        assert (seen == np.asarray(Image.open(stream))).all()
+        assert 20 < score(damaged, damaged.y).psnr < 40
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_is_known_stays_when_a_part_is_filled(photos, shape):
     for damaged in damage(photos, "fill", shape):
@@ -80,7 +91,7 @@ def test_command(photos):
 
 @pytest.mark.parametrize(("task", "amount", "method", "message"), [
     ("denoise", -1, "input", "within 0 to 255"), ("enlarge", 9, "bicubic", "not between"), ("denoise", 25, "bicubic", "unknown method"),
-    ("fill", "holes", "input", "unknown shape"), ("denoise", 25, "trained", "unknown method"),
+    ("fill", "holes", "input", "unknown shape"), ("denoise", 25, "trained", "unknown method"), ("dejpeg", 0, "input", "within 1 to 100"),
 ], ids=str)  # fmt: skip
 def test_wrong_options(photos, task, amount, method, message):
     with pytest.raises(OptionError, match=message):

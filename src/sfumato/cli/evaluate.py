@@ -23,6 +23,7 @@ def restore(
     data: Annotated[Path, typer.Argument(help="Folder of clean pictures, .parquet or .tar.")],
     denoise: Annotated[float | None, Option(help="Deviation of Gaussian noise for values of 0 to 255.")] = None,
     enlarge: Annotated[float | None, Option(help="Factor that pictures are shrunk by, 1.5 to 8.")] = None,
+    dejpeg: Annotated[int | None, Option(help="Quality of the JPEG that pictures are written as, 1 to 100.")] = None,
     fill: Annotated[str | None, Option(help="What is hidden: text, scratches, boxes or pixels (80 %).")] = None,
     colorize: Annotated[bool, Option(help="Take the color out.")] = False,
     gray: Annotated[bool, Option(help="Take the pictures as gray.")] = False,
@@ -36,10 +37,10 @@ def restore(
     from sfumato.tasks.engine import Trained
     from sfumato.tasks.evaluate import restore as work
 
-    asked = {"denoise": denoise, "enlarge": enlarge, "fill": fill, "colorize": colorize or None}
+    asked = {"denoise": denoise, "enlarge": enlarge, "dejpeg": dejpeg, "fill": fill, "colorize": colorize or None}
     given = [(task, amount) for task, amount in asked.items() if amount is not None]
     if len(given) != 1:
-        raise OptionError("give one of --denoise SIGMA, --enlarge FACTOR, --fill SHAPE and --colorize")
+        raise OptionError("give one of --denoise SIGMA, --enlarge FACTOR, --dejpeg QUALITY, --fill SHAPE and --colorize")
     task, amount = given[0]
     scores = []
     for score in work(data, task, amount, gray=gray, method=method, engine=Trained(model, device)):  # type: ignore[arg-type]

@@ -2,8 +2,9 @@
 
 Denoising: Gaussian noise of a fixed seed is added to values of 0 to 255 and not clipped; PSNR over all channels. Enlarging:
 pictures are cut to a multiple of the factor and shrunk by MATLAB's antialiased bicubic kernel to whole numbers; PSNR and SSIM
-of the luminance Y (BT.601), without a border as wide as the factor. Filling: a part of a fixed shape and seed is hidden, the
-rest stays; PSNR over the whole picture. Coloring: PSNR against the picture before its color was taken out.
+of the luminance Y (BT.601), without a border as wide as the factor. JPEG: as Pillow writes it; PSNR over all channels. Filling:
+a part of a fixed shape and seed is hidden, the rest stays; PSNR over the whole picture. Coloring: PSNR against the picture
+before its color was taken out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from sfumato import image
 from sfumato.corruption.color import Grayscale
+from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.denoiser.restorer import told
 from sfumato.errors import OptionError, unknown
@@ -31,7 +33,7 @@ from sfumato.tasks.photo import Photo
 from sfumato.tasks.restore import Engine, Only, answer
 from sfumato.train.data import find
 
-Task = Literal["denoise", "enlarge", "fill", "colorize"]
+Task = Literal["denoise", "enlarge", "dejpeg", "fill", "colorize"]
 ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps", "enlarge": "size"}
 Method = Callable[["Damaged"], Tensor]
 """A damaged picture -> (1, C, H, W) with values 0 to 255."""
@@ -47,7 +49,7 @@ class Damaged:
         Of its file.
     task : str
     amount : float
-        Deviation of the noise, or factor.
+        Deviation of the noise, factor, or quality.
     clean : array, (H, W, C)
         Values 0 to 255.
     y : Tensor, (1, C, h, w)
@@ -86,9 +88,9 @@ def restore(
     ----------
     source : Path
         Folder of pictures.
-    task : {"denoise", "enlarge", "fill", "colorize"}
+    task : {"denoise", "enlarge", "dejpeg", "fill", "colorize"}
     amount : float or str
-        Deviation of the noise for values of 0 to 255; factor, 1.5 to 8; or what is hidden: one of `SHAPES`.
+        Deviation of the noise for values of 0 to 255; factor, 1.5 to 8; quality, 1 to 100; or what is hidden: one of `SHAPES`.
     gray : bool
         Take the pictures as gray: BSD68 is CBSD68 so taken.
     method : str, optional
@@ -115,10 +117,10 @@ def damage(source: Path, task: Task, amount: float | str | None = None, *, gray:
     """Each picture with its damage; the same at every call."""
     if task == "fill" and amount not in SHAPES:
         raise unknown("shape to fill", str(amount), SHAPES)
-    number = float(amount) if task in ("denoise", "enlarge") and amount is not None else 0.0
+    number = float(amount) if task in ("denoise", "enlarge", "dejpeg") and amount is not None else 0.0
     if task == "denoise" and not 0 < number <= 255:
         raise OptionError(f"sigma {number:g} is not within 0 to 255")
-    shrink = Downscale(number) if task == "enlarge" else None
+    shrink, compress = Downscale(number) if task == "enlarge" else None, JPEG(int(number), int(number)) if task == "dejpeg" else None
     for sample in find(source):
         picture = image.read(sample.read())
         clean = np.asarray(picture.convert("L") if gray else picture, np.float64)
@@ -132,6 +134,8 @@ def damage(source: Path, task: Task, amount: float | str | None = None, *, gray:
             x = x + number * torch.randn(x.shape, generator=generator("evaluate", sample.name), dtype=torch.float64)
         elif shrink is not None:
             x = shrink.apply(x).round().clamp(0, 255)
+        elif compress is not None:
+            x = ((compress(x / 127.5 - 1).y[:, : x.shape[1]] + 1) * 127.5).round()
         elif task == "fill":
             known = ~SHAPES[str(amount)](known.shape, np.random.default_rng(int(generator("fill", sample.name).initial_seed()) % 2**32))
             x = x * torch.from_numpy(known)
@@ -149,7 +153,8 @@ def trained(damaged: Damaged, engine: Engine, *, best: bool = False) -> Tensor:
     if damaged.task == "enlarge":
         x = interpolate(x, damaged.size)
     known = torch.from_numpy(damaged.known).float()[None, None]
-    planes = told(known, detail=1 / damaged.amount if damaged.task == "enlarge" else 1.0)
+    detail, quality = 1 / damaged.amount if damaged.task == "enlarge" else 1.0, damaged.amount / 100 if damaged.task == "dejpeg" else 1.0
+    planes = told(known, detail=detail, quality=quality)
     level, only = damaged.amount / 127.5 if damaged.task == "denoise" else 0.0, ONLY.get(damaged.task)
     made = answer(engine, x.expand(-1, 3, -1, -1) * known, planes, level, only, best=best)
     made = Grayscale().apply(made) if x.shape[1] == 1 else made
