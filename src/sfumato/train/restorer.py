@@ -108,24 +108,28 @@ class RestorerJob:
         Side of the crops in pixels.
     gray : float
         Share of the batches whose photos are turned gray first: gray in, gray out.
+    turned : bool
+        Turn crops by right angles, too; not where up and down say something, as they do about colors.
     """
 
-    def __init__(self, config: RestorerConfig, photos: list[NDArray[np.uint8]], corruptions: Sequence[str], crop: int, gray: float = 0.25) -> None:
+    def __init__(
+        self, config: RestorerConfig, photos: list[NDArray[np.uint8]], corruptions: Sequence[str], crop: int, gray: float = 0.25, turned: bool = True
+    ) -> None:
         self.module = Restorer(config).channels_last()
         self.denoiser = Denoiser(self.module, "direct")
-        self.photos, self.crop, self.gray = photos, crop, gray
+        self.photos, self.crop, self.gray, self.turned = photos, crop, gray, turned
         self.corruptions = [parse(c.strip()) for c in corruptions]
         self.weights = torch.tensor([float(p.shape[1] * p.shape[2]) for p in photos]) ** 0.25
 
     def batch(self, rows: Tensor, random: Generator) -> Tensor:
-        """Random crops, mirrored and turned at random: (B, 3, crop, crop) in [-1, 1]."""
+        """Random crops, mirrored and, if so wished, turned at random: (B, 3, crop, crop) in [-1, 1]."""
         draws = torch.rand((len(rows), 4), generator=random).tolist()
         crops = []
         for row, (top, left, mirror, turn) in zip(rows.tolist(), draws, strict=True):
             photo, side = self.photos[row], self.crop
             y, x = int(top * (photo.shape[1] - side + 1)), int(left * (photo.shape[2] - side + 1))
             crop = photo[:, y : y + side, x : x + side]
-            crops.append(np.rot90(crop[:, :, ::-1] if mirror < 0.5 else crop, int(4 * turn), axes=(1, 2)))
+            crops.append(np.rot90(crop[:, :, ::-1] if mirror < 0.5 else crop, int(4 * turn) if self.turned else 0, axes=(1, 2)))
         return image.from_bytes(torch.from_numpy(np.stack(crops))).to(self.module.head.weight.device)
 
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:

@@ -47,6 +47,7 @@ class Plan(Config):
     corruption: str = ""  # what a restorer shall undo, alternatives between bars
     longest: int | None = None  # side that photos are shrunk to before a restorer is trained on them
     gray: float = 0.25  # share of a restorer's batches that are gray pictures
+    turned: bool = True  # whether a restorer's crops are turned by right angles
     previews: list[str] = ["a red apple", "a dog", "a house", "a car", "a tree", "a smiling face", "a fish", "a star"]
 
 
@@ -157,7 +158,7 @@ def train_restorer(
     photos, skipped = read_pairs(data, plan.size) if pairs else read_photos(data, plan.size, plan.longest)
     yield from _skipped(skipped)
     torch.manual_seed(settings.seed)
-    job = PairJob(network, photos, plan.size) if pairs else RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray)
+    job = PairJob(network, photos, plan.size) if pairs else RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray, plan.turned)
     if begun is not None:
         fresh = {k: v.shape for k, v in job.module.state_dict().items()}
         shared = {k: v for k, v in begun.state_dict().items() if v.shape == fresh.get(k)}
