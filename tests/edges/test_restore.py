@@ -15,6 +15,7 @@ from sfumato.errors import OptionError
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
 from sfumato.tasks import hidden
+from sfumato.tasks.colors import tone
 from sfumato.tasks.diffuse import DiffusionOptions, diffuse
 from sfumato.tasks.engine import Trained
 from sfumato.tasks.photo import Photo, read
@@ -60,6 +61,17 @@ def test_gray_in_three_channels_stays_gray(repairer):
     one, three = (restore(Photo(np.repeat(PHOTO[..., :1], k, axis=2)), RestoreOptions(denoise=20.0), repairer).photo for k in (1, 3))
     assert three.values.shape[2] == 3
     assert (three.values == one.values).all()
+
+
+def test_a_sepia_print_keeps_its_tone_and_gets_no_other_color(repairer):
+    gray = np.asarray(Image.fromarray(PHOTO).convert("L"), np.float32)[..., None]
+    sepia = gray + np.array([12.0, -2.0, -21.0], np.float32) * (gray / 255) * (1 - gray / 255) * 4
+    sepia = (sepia + np.random.default_rng(0).normal(0, 1, sepia.shape)).clip(0, 255).round().astype(np.uint8)
+    made = restore(Photo(sepia), RestoreOptions(denoise=20.0), repairer).photo.values.astype(np.float32)
+    level = made @ np.array(LUMA, np.float32)
+    wanted = np.array([12.0, -2.0, -21.0]) * (level / 255 * (1 - level / 255) * 4)[..., None]
+    assert np.abs((made - level[..., None]) - wanted)[(level > 30) & (level < 225)].max() < 3
+    assert tone(Photo(PHOTO)) is None and tone(Photo(PHOTO[..., :1])) is None, "in colors, and in gray"
 
 
 @pytest.mark.parametrize("kind", ["RGB", "grey"])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import uniform_filter, uniform_filter1d
 from torch import Tensor
 
 from sfumato.corruption.color import LUMA, Grayscale
@@ -18,6 +18,7 @@ from sfumato.tasks.hidden import rgb
 from sfumato.tasks.photo import Photo
 
 SIDE = 256  # the longer side of the small copy, about as large as photos were in training
+TONED = 6  # of 255: chroma that compression adds to a print in one tone stays below it
 ROWS = 256  # of the full picture that are worked on at once
 REACH, LIKENESS = 0.12, 0.15  # of a hint: share of the small copy's longer side, and difference of luminance in [-1, 1]
 
@@ -54,6 +55,34 @@ def colorize(photo: Photo, hints: tuple[tuple[int, int, str], ...], scale: float
         chroma, gray = guess(rows)
         out[rows] = photo.stored(with_luminance(told(chroma, gray, top), gray)[0].numpy())
     return photo.with_values(out)
+
+
+def tone(photo: Photo) -> Tensor | None:
+    """Chroma by luminance (256, 3), in the frame [-1, 1], of a print in one tone, as sepia; None of a picture in colors, or in gray.
+
+    In one tone is a picture whose chroma, taken over five pixels, is nowhere far from the mean chroma of its luminance.
+    """
+    if photo.gray:
+        return None
+    step = -(-max(photo.size) // 1024)
+    values = photo.values[::step, ::step] * np.float32(255 / photo.top)
+    gray = luminance(values)
+    chroma, level = values - gray[..., None], gray.round().astype(int)
+    count = np.bincount(level.ravel(), minlength=256)
+    sums = np.stack([np.bincount(level.ravel(), chroma[..., k].ravel(), 256) for k in range(3)], axis=1)
+    if np.abs(uniform_filter(chroma - (sums / np.maximum(count, 1)[:, None])[level], (5, 5, 0))).max() > TONED:
+        return None
+    near = uniform_filter1d(sums, 9, axis=0) / np.maximum(uniform_filter1d(count.astype(float), 9), 1e-9)[:, None]
+    seen = np.flatnonzero(uniform_filter1d(count.astype(float), 9) > 0.5)
+    return torch.from_numpy(np.stack([np.interp(np.arange(256), seen, near[seen, k]) for k in range(3)], axis=1) / 127.5).float()
+
+
+def toned(gray: Tensor, chroma: Tensor) -> Tensor:
+    """Luminance (1, 1, h, w) in [-1, 1] in a tone (256, 3): (1, 3, h, w)."""
+    place = ((gray[:, 0] + 1) * 127.5).clamp(0, 255)
+    low = place.long().clamp(max=254)
+    part = (place - low)[..., None]
+    return gray + ((1 - part) * chroma[low] + part * chroma[low + 1]).movedim(-1, 1)
 
 
 class _Hints:

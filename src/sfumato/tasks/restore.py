@@ -26,7 +26,7 @@ from sfumato.denoiser.restorer import MARGIN, TILE, told
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks import hidden
-from sfumato.tasks.colors import colorize, luminance
+from sfumato.tasks.colors import colorize, luminance, tone, toned
 from sfumato.tasks.photo import Photo, read
 from sfumato.types import Options
 
@@ -193,7 +193,8 @@ class _Job:
         self.quality = _quality(photo, options)
         wide, tall = photo.size
         self.size = (round(tall * (options.enlarge or 1)), round(wide * (options.enlarge or 1)))
-        self.gray = options.colorize or photo.gray
+        self.tone = None if options.colorize else tone(photo)  # a sepia print is restored in gray and keeps its tone
+        self.gray = options.colorize or photo.gray or self.tone is not None
         self.channels = 1 if options.colorize else photo.values.shape[2]
         for x, y, _ in options.hints:
             if not (0 <= x < wide and 0 <= y < tall):
@@ -216,7 +217,10 @@ class _Job:
         y, known = self._seen(rows, columns)
         planes = told(known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100)
         made = answer(self.engine, y.expand(-1, 3, -1, -1) * known, planes, self.level, self.options.only, best=self.options.best)
-        return Grayscale().apply(made).expand(-1, self.channels, -1, -1) if self.gray else made
+        if not self.gray:
+            return made
+        made = Grayscale().apply(made)
+        return made.expand(-1, self.channels, -1, -1) if self.tone is None else toned(made, self.tone)
 
     def _seen(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         """What of a window is measured, at the size of the result: values (1, C, h, w) and where they are known (1, 1, h, w)."""
