@@ -101,9 +101,7 @@ def restore(
                 notes = [*before.notes, *photo.write(made.photo, path, json.dumps(made.report))]
                 if compare:
                     photo.write(photo.side_by_side(before, made.photo), path.with_name(f"{path.stem}-compare.png"))
-                typer.echo(json.dumps({"path": str(path), **made.report, "notes": notes}) if as_json else _said(path, made.report))
-                for note in [] if as_json else notes:
-                    typer.echo(f"sfumato: {source}: {note}", err=True)
+                _tell(source, path, made, notes, as_json=as_json)
             if spread is not None:
                 photo.write(spread, target.with_name(f"{target.stem}-spread.png"))
     for sentence in failed:
@@ -147,6 +145,13 @@ def _answers(events: Iterator[Any], advance: Callable[..., None]) -> tuple[list[
 
 def _numbered(target: Path, k: int) -> Path:
     return target.with_name(f"{target.stem}-{k}{target.suffix}")
+
+
+def _tell(source: Path, path: Path, made: Restored, notes: list[str], *, as_json: bool) -> None:
+    """A line about a written picture; what was converted on the way goes to stderr, or into the JSON."""
+    typer.echo(json.dumps({"path": str(path), **made.report, "notes": notes}) if as_json else _said(path, made.report))
+    for note in [] if as_json else notes:
+        typer.echo(f"sfumato: {source}: {note}", err=True)
 
 
 def _said(target: Path, report: dict[str, Any]) -> str:
