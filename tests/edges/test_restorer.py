@@ -17,6 +17,7 @@ from sfumato.denoiser.restorer import MARGIN, Restorer, RestorerConfig
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import network_from
 from sfumato.train.loop import TrainSettings, train
+from sfumato.train.loss import squared, vivid
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.restorer import Measured, RestorerJob, read_photos
 from sfumato.types import Condition
@@ -74,6 +75,24 @@ def test_it_learns_to_denoise():
     assert error < 0.4 * (y.y - x).square().mean()
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_up_stays_up_where_it_says_something(turned):
+    ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], 60, axis=2).repeat(3, axis=0)  # brighter further down
+    job = RestorerJob(SMALL, [ramp], ["gray"], 32, gray=0, turned=turned)
+    x = job.batch(torch.zeros(16, dtype=torch.long), torch.Generator().manual_seed(0))
+    falls = x[:, :, -1].mean(dim=(1, 2)) > x[:, :, 0].mean(dim=(1, 2))
+    assert bool(falls.all()) != turned
+
+
+def test_a_vivid_error_wants_a_color_rather_than_the_gray_mean():
+    red, gray = torch.tensor([0.6, -0.3, -0.3]), torch.zeros(3)
+    seen = torch.stack([red, gray, gray])[:, :, None, None]
+    guesses = [share * red.view(1, 3, 1, 1).expand(3, 3, 1, 1) for share in torch.linspace(0, 1, 101)]
+    best = {measure: int(np.argmin([float(measure(guess, seen).mean()) for guess in guesses])) for measure in (squared, vivid)}
+    assert best[squared] == 33, "the mean"
+    assert best[vivid] > 85
+
+
 def test_command(tmp_path):
     (tmp_path / "in").mkdir()
     for k, photo in enumerate(PHOTOS):
@@ -94,6 +113,12 @@ def test_command(tmp_path):
     assert result.exit_code == 0, result.output
     on = network_from(Restorer, RestorerConfig, tmp_path / "n")
     torch.testing.assert_close(on.state_dict(), net.state_dict())  # it begins where the other ended
+    (tmp_path / "other.json").write_text(json.dumps({**plan, "network": {"widths": [8], "blocks": 1}}))
+    words[4] = str(tmp_path / "one")
+    result = CliRunner().invoke(app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")])
+    assert result.exit_code == 0, result.output
+    one = network_from(Restorer, RestorerConfig, tmp_path / "one").state_dict()
+    torch.testing.assert_close(one, {k: v for k, v in net.state_dict().items() if k in one})  # a smaller one takes what it has
     with Image.open(tmp_path / "m/previews/0000002.png") as preview:
         assert preview.height > 6 * 24
 

@@ -23,7 +23,7 @@ from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import Restorer, RestorerConfig, told
 from sfumato.errors import DataError, PictureError
 from sfumato.train.data import find
-from sfumato.train.loss import denoising_loss
+from sfumato.train.loss import Measure, denoising_loss, squared
 from sfumato.types import Condition, Corrupted, Corruption
 
 SCALES = (1.0, 0.67, 0.45)
@@ -110,14 +110,18 @@ class RestorerJob:
         Share of the batches whose photos are turned gray first: gray in, gray out.
     turned : bool
         Turn crops by right angles, too; not where up and down say something, as they do about colors.
+    measure : callable, optional
+        The mean of this error counts, instead of the mean logarithm of the squared error.
     """
 
     def __init__(
-        self, config: RestorerConfig, photos: list[NDArray[np.uint8]], corruptions: Sequence[str], crop: int, gray: float = 0.25, turned: bool = True
-    ) -> None:
+        self, config: RestorerConfig, photos: list[NDArray[np.uint8]], corruptions: Sequence[str], crop: int, gray: float = 0.25,
+        turned: bool = True, measure: Measure | None = None,
+    ) -> None:  # fmt: skip
         self.module = Restorer(config).channels_last()
         self.denoiser = Denoiser(self.module, "direct")
         self.photos, self.crop, self.gray, self.turned = photos, crop, gray, turned
+        self.measure = measure
         self.corruptions = [parse(c.strip()) for c in corruptions]
         self.weights = torch.tensor([float(p.shape[1] * p.shape[2]) for p in photos]) ** 0.25
 
@@ -143,9 +147,10 @@ class RestorerJob:
             return x, measured, Condition(planes=measured.planes(x))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean logarithm of the restored crops' squared error."""
+        """Mean logarithm of the restored crops' squared error, or the mean of another."""
         x, corruption, condition = self.drawn(rows, random)
-        return denoising_loss(self.denoiser, x, corruption, condition, generator=random, logarithmic=True)
+        measure, logarithmic = self.measure or squared, self.measure is None
+        return denoising_loss(self.denoiser, x, corruption, condition, generator=random, measure=measure, logarithmic=logarithmic)
 
     def preview(self, path: Path) -> None:
         """In turns originals, what the network sees, and what it makes of it."""

@@ -27,6 +27,7 @@ from sfumato.train.autoencoder import AutoencoderJob
 from sfumato.train.data import pack
 from sfumato.train.diffusion import DiffusionJob
 from sfumato.train.loop import Progress, TrainSettings, train
+from sfumato.train.loss import vivid
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.train.text import Phrases, TextJob
@@ -48,6 +49,7 @@ class Plan(Config):
     longest: int | None = None  # side that photos are shrunk to before a restorer is trained on them
     gray: float = 0.25  # share of a restorer's batches that are gray pictures
     turned: bool = True  # whether a restorer's crops are turned by right angles
+    vivid: bool = False  # whether a restorer's error counts more where there is color
     previews: list[str] = ["a red apple", "a dog", "a house", "a car", "a tree", "a smiling face", "a fish", "a star"]
 
 
@@ -158,7 +160,11 @@ def train_restorer(
     photos, skipped = read_pairs(data, plan.size) if pairs else read_photos(data, plan.size, plan.longest)
     yield from _skipped(skipped)
     torch.manual_seed(settings.seed)
-    job = PairJob(network, photos, plan.size) if pairs else RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray, plan.turned)
+    if pairs:
+        job: RestorerJob = PairJob(network, photos, plan.size)
+    else:
+        measure = vivid if plan.vivid else None
+        job = RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray, plan.turned, measure)
     if begun is not None:
         fresh = {k: v.shape for k, v in job.module.state_dict().items()}
         shared = {k: v for k, v in begun.state_dict().items() if v.shape == fresh.get(k)}
