@@ -45,15 +45,18 @@ class RestorerConfig(Config):
     channels: int = 3
     widths: tuple[int, ...] = (64, 128, 176)  # of the features at 1/2, 1/4, 1/8 of the size
     blocks: int = 2  # residual blocks on each scale, on the way down and on the way up
+    normed: bool = False  # group norms, for what is guessed from the meaning of a picture rather than from its pixels
 
 
 class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, normed: bool) -> None:
         super().__init__()
         self.conv1, self.conv2 = _conv(width, width), _conv(width, width)
+        self.norm1, self.norm2 = (nn.GroupNorm(8, width) if normed else None for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.conv2(F.relu(self.conv1(x)))
+        h = self.conv1(x if self.norm1 is None else F.relu(self.norm1(x)))
+        out: Tensor = x + self.conv2(F.relu(h if self.norm2 is None else self.norm2(h)))
         return out
 
 
@@ -82,10 +85,10 @@ class Restorer(nn.Module):
         self.config = config
         widths, many = config.widths, config.blocks
         self.head = _conv(4 * (config.channels + 1 + len(PLANES)), widths[0])
-        self.down = nn.ModuleList(nn.Sequential(*(_Residual(w) for _ in range(many))) for w in widths)
+        self.down = nn.ModuleList(nn.Sequential(*(_Residual(w, config.normed) for _ in range(many))) for w in widths)
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in zip(widths, widths[1:], strict=False))
         self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2, bias=False) for a, b in zip(widths, widths[1:], strict=False))
-        self.up = nn.ModuleList(nn.Sequential(*(_Residual(w) for _ in range(many))) for w in widths[:-1])
+        self.up = nn.ModuleList(nn.Sequential(*(_Residual(w, config.normed) for _ in range(many))) for w in widths[:-1])
         self.tail = _conv(widths[0], 4 * config.channels)
         with torch.no_grad():  # residual branches and the last layer start small: the network starts as the identity
             for module in self.modules():
@@ -96,7 +99,8 @@ class Restorer(nn.Module):
     def channels_last(self) -> Restorer:
         """The same network with its weights laid out as the fastest kernels of convolutions want them."""
         for weights in self.parameters():
-            weights.data = weights.data.contiguous(memory_format=torch.channels_last)
+            if weights.ndim == 4:
+                weights.data = weights.data.contiguous(memory_format=torch.channels_last)
         return self
 
     @property
