@@ -32,7 +32,7 @@ def vivid(estimate: Tensor, x: Tensor) -> Tensor:
     does for a classifier (Zhang et al. 2016, arXiv:1603.08511).
     """
     colorful = (x - x.mean(dim=1, keepdim=True)).square().mean(dim=1, keepdim=True).sqrt()
-    return (estimate - x).square() * (colorful + 0.02)
+    return (estimate - x).square() * (colorful + 0.1)
 
 
 def denoising_loss(
