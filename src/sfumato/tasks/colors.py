@@ -17,7 +17,8 @@ from sfumato.corruption.resample import magnify
 from sfumato.tasks.hidden import rgb
 from sfumato.tasks.photo import Photo
 
-SIDE = 256  # the longer side of the small copy, about as large as photos were in training
+SIDE = 96  # the longer side of the small copy, about as large as photos were in training
+STRENGTH = 0.7  # of the guessed chroma: training counts vivid pixels more, so guesses are bolder than the mean
 TONED = 6  # of 255: chroma that compression adds to a print in one tone stays below it
 ROWS = 256  # of the full picture that are worked on at once
 REACH, LIKENESS = 0.12, 0.15  # of a hint: share of the small copy's longer side, and difference of luminance in [-1, 1]
@@ -40,7 +41,7 @@ def colorize(photo: Photo, hints: tuple[tuple[int, int, str], ...], scale: float
     small = (max(1, round(wide * shrink)), max(1, round(tall * shrink)))
     copy = Image.fromarray((luminance(photo.values) * (255 / photo.top)).round().astype(np.uint8))
     small_gray = np.asarray(copy.resize(small, Image.Resampling.BOX), np.float32) / 127.5 - 1
-    slope, offset = guided(small_gray, chroma_of(torch.from_numpy(small_gray.copy())[None, None])[0].numpy())
+    slope, offset = guided(small_gray, STRENGTH * chroma_of(torch.from_numpy(small_gray.copy())[None, None])[0].numpy())
 
     def guess(rows: slice) -> tuple[Tensor, Tensor]:
         """Chroma (1, 3, h, W) and luminance (1, 1, h, W) of some rows."""
