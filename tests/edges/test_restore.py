@@ -74,6 +74,12 @@ def test_a_sepia_print_keeps_its_tone_and_gets_no_other_color(repairer):
     assert tone(Photo(PHOTO)) is None and tone(Photo(PHOTO[..., :1])) is None, "in colors, and in gray"
 
 
+def test_a_single_pixel_is_in_one_tone(repairer):
+    made = restore(Photo(np.array([[[200, 60, 30]]], np.uint8)), RestoreOptions(denoise=20.0), repairer).photo.values
+    assert made.shape == (1, 1, 3)
+    assert made[0, 0, 0] > made[0, 0, 2]
+
+
 @pytest.mark.parametrize("kind", ["RGB", "grey"])
 def test_colorizing_keeps_luminance(kind, repairer):
     photo = Photo(pictures(kind))

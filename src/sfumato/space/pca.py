@@ -21,6 +21,7 @@ from torch import Tensor
 
 Rows = Any  # (N, d) array, or scipy.sparse matrix where it is not centered
 CHUNK = 2048  # rows whose products are summed in their own precision before they join the float64 sums
+SQUARES = 2**24  # values of all threads' sums together: wide data are summed by one
 NEAR = 512  # rows whose mean is near enough to the mean of all
 WIDE = 5000  # columns from which "auto" turns to the randomized solver: the square would take 200 MB
 
@@ -97,8 +98,9 @@ class Moments:
         self._solved = None
         if self.center and self.count == 0:
             self.pilot = np.asarray(rows[:NEAR].mean(axis=0, dtype=np.float64))
-        workers = max(1, min(torch.get_num_threads(), 8, -(-rows.shape[0] // CHUNK)))
-        with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:  # faster than products that share the cores
+        workers = max(1, min(torch.get_num_threads(), -(-rows.shape[0] // CHUNK), SQUARES // self.gram.size))
+        alone = 1 if workers > 1 else None  # threads that each own a core are faster than products that share the cores
+        with _pools().limit(limits=alone, user_api="blas"), ThreadPoolExecutor(workers) as pool:
             for gram, total in pool.map(lambda first: self._sums(rows, first, workers), range(workers)):
                 self.gram += gram
                 self.sum += total

@@ -73,9 +73,10 @@ def tone(photo: Photo) -> Tensor | None:
     sums = np.stack([np.bincount(level.ravel(), chroma[..., k].ravel(), 256) for k in range(3)], axis=1)
     if np.abs(uniform_filter(chroma - (sums / np.maximum(count, 1)[:, None])[level], (5, 5, 0))).max() > TONED:
         return None
-    near = uniform_filter1d(sums, 9, axis=0) / np.maximum(uniform_filter1d(count.astype(float), 9), 1e-9)[:, None]
-    seen = np.flatnonzero(uniform_filter1d(count.astype(float), 9) > 0.5)
-    return torch.from_numpy(np.stack([np.interp(np.arange(256), seen, near[seen, k]) for k in range(3)], axis=1) / 127.5).float()
+    sums, around = uniform_filter1d(sums, 9, axis=0), uniform_filter1d(count.astype(float), 9)  # over like luminance
+    seen = np.flatnonzero(around > 0.1)  # one pixel is enough
+    near = sums[seen] / around[seen, None]
+    return torch.from_numpy(np.stack([np.interp(np.arange(256), seen, near[:, k]) for k in range(3)], axis=1) / 127.5).float()
 
 
 def toned(gray: Tensor, chroma: Tensor) -> Tensor:

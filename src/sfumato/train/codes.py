@@ -17,7 +17,7 @@ from sfumato.train.loss import Measure, cross_entropy, denoising_loss, squared
 from sfumato.types import Condition
 
 MEASURES: dict[str, Measure] = {"squared": squared, "cross_entropy": cross_entropy}
-SAMPLE = 5_000  # rows from which center and spread are taken
+SAMPLE = 5_000  # rows from which center, spread and mean code are taken
 
 
 class CodesJob:
