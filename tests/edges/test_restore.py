@@ -63,15 +63,29 @@ def test_gray_in_three_channels_stays_gray(repairer):
     assert (three.values == one.values).all()
 
 
-def test_a_sepia_print_keeps_its_tone_and_gets_no_other_color(repairer):
+@pytest.fixture
+def sepia():
     gray = np.asarray(Image.fromarray(PHOTO).convert("L"), np.float32)[..., None]
-    sepia = gray + np.array([12.0, -2.0, -21.0], np.float32) * (gray / 255) * (1 - gray / 255) * 4
-    sepia = (sepia + np.random.default_rng(0).normal(0, 1, sepia.shape)).clip(0, 255).round().astype(np.uint8)
+    values = gray + np.array([12.0, -2.0, -21.0], np.float32) * (gray / 255) * (1 - gray / 255) * 4
+    return (values + np.random.default_rng(0).normal(0, 1, values.shape)).clip(0, 255).round().astype(np.uint8)
+
+
+def test_a_sepia_print_keeps_its_tone_and_gets_no_other_color(repairer, sepia):
     made = restore(Photo(sepia), RestoreOptions(denoise=20.0), repairer).photo.values.astype(np.float32)
     level = made @ np.array(LUMA, np.float32)
     wanted = np.array([12.0, -2.0, -21.0]) * (level / 255 * (1 - level / 255) * 4)[..., None]
     assert np.abs((made - level[..., None]) - wanted)[(level > 30) & (level < 225)].max() < 3
     assert tone(Photo(PHOTO)) is None and tone(Photo(PHOTO[..., :1])) is None, "in colors, and in gray"
+
+
+def test_a_sepia_print_that_was_painted_on_is_filled_in_its_tone(repairer, sepia):
+    clean = tone(Photo(sepia))
+    sepia[20:35, 10:40] = (255, 0, 0)
+    assert tone(Photo(sepia)) is None
+    hidden = (sepia == (255, 0, 0)).all(axis=2)
+    assert torch.allclose(tone(Photo(sepia), hidden), clean, atol=0.02)
+    made = restore(Photo(sepia), RestoreOptions(fill_color="#ff0000"), repairer).photo.values[hidden].astype(np.float32)
+    assert (np.ptp(made, axis=1) < 36).all(), "no other color than the tone's"
 
 
 def test_a_single_pixel_is_in_one_tone(repairer):

@@ -58,22 +58,25 @@ def colorize(photo: Photo, hints: tuple[tuple[int, int, str], ...], scale: float
     return photo.with_values(out)
 
 
-def tone(photo: Photo) -> Tensor | None:
+def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None:
     """Chroma by luminance (256, 3), in the frame [-1, 1], of a print in one tone, as sepia; None of a picture in colors, or in gray.
 
-    In one tone is a picture whose chroma, taken over five pixels, is nowhere far from the mean chroma of its luminance.
+    In one tone is a picture whose chroma, taken over five pixels, is nowhere far from the mean chroma of its luminance. Pixels
+    that are `hidden` (H, W), as a red line across the print, do not count.
     """
     if photo.gray:
         return None
     step = -(-max(photo.size) // 1024)
     values = photo.values[::step, ::step] * np.float32(255 / photo.top)
+    known = np.ones(values.shape[:2], np.float32) if hidden is None else np.float32(~hidden[::step, ::step])
     gray = luminance(values)
-    chroma, level = values - gray[..., None], gray.round().astype(int)
-    count = np.bincount(level.ravel(), minlength=256)
+    chroma, level = (values - gray[..., None]) * known[..., None], gray.round().astype(int)
+    count = np.bincount(level.ravel(), known.ravel(), 256)
     sums = np.stack([np.bincount(level.ravel(), chroma[..., k].ravel(), 256) for k in range(3)], axis=1)
-    if np.abs(uniform_filter(chroma - (sums / np.maximum(count, 1)[:, None])[level], (5, 5, 0))).max() > TONED:
+    mean = (sums / np.maximum(count, 1)[:, None])[level] * known[..., None]
+    if not count.any() or np.abs(uniform_filter(chroma - mean, (5, 5, 0))).max() > TONED:
         return None
-    sums, around = uniform_filter1d(sums, 9, axis=0), uniform_filter1d(count.astype(float), 9)  # over like luminance
+    sums, around = uniform_filter1d(sums, 9, axis=0), uniform_filter1d(count, 9)  # over like luminance
     seen = np.flatnonzero(around > 0.1)  # one pixel is enough
     near = sums[seen] / around[seen, None]
     return torch.from_numpy(np.stack([np.interp(np.arange(256), seen, near[:, k]) for k in range(3)], axis=1) / 127.5).float()

@@ -193,7 +193,7 @@ class _Job:
         self.quality = _quality(photo, options)
         wide, tall = photo.size
         self.size = (round(tall * (options.enlarge or 1)), round(wide * (options.enlarge or 1)))
-        self.tone = None if options.colorize else tone(photo)  # a sepia print is restored in gray and keeps its tone
+        self.tone = None if options.colorize else tone(photo, self.hidden)  # a sepia print is restored in gray and keeps its tone
         self.gray = options.colorize or photo.gray or self.tone is not None
         self.channels = 1 if options.colorize else photo.values.shape[2]
         for x, y, _ in options.hints:
