@@ -71,6 +71,17 @@ def generator(*keys: int | str) -> Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") & MAX_SEED)
 
 
+def derived(seed: int, k: int) -> int:
+    """The seed of the k-th try that one seed gives: itself for the first.
+
+    Examples
+    --------
+    >>> derived(7, 0), derived(7, 1) == derived(7, 2)
+    (7, False)
+    """
+    return seed if k == 0 else generator(seed, "try", k).initial_seed()
+
+
 class Streams:
     """One stream of Gaussian noise per picture.
 

@@ -11,8 +11,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from tests.conftest import make_tiny
 
-from sfumato import cli, metadata
+from sfumato import cli, image, metadata
 from sfumato.hub.config import Defaults
+from sfumato.hub.load import load
+from sfumato.tasks.create import create
+from sfumato.tasks.options import CreateOptions
 
 
 @pytest.fixture
@@ -70,6 +73,21 @@ def test_settings_survive_every_format_and_make_the_same_bytes(run, tiny, tmp_pa
     assert "Sampler: Euler a, Schedule type: Karras" in out
 
 
+def test_best_of_keeps_the_try_that_matches_best_and_names_it(run, tiny, tmp_path):
+    words = ("create", "a red apple", "--model", tiny, "--seed", 9, "--steps", 3)
+    assert run(*words, "--best-of", 4, "--output", "best.png")[0] == 0
+    model = load(str(tiny))
+    tries = [create("a red apple", CreateOptions(seed=9, steps=3, candidate=k), model)[0].picture for k in range(4)]
+    shown = torch.cat([image.to_tensor(p) for p in tries])
+    scores = model.matcher.pictures(shown) @ model.matcher.texts(model.text.ends(["a red apple"]))[0]
+    chosen = metadata.read(tmp_path / "best.png")[0]["candidate"]
+    assert chosen == int(scores.argmax())
+    assert np.array_equal(pixels("best.png"), np.asarray(tries[chosen]))
+    assert np.array_equal(np.asarray(create("a red apple", CreateOptions(seed=9, steps=3), model)[0].picture), np.asarray(tries[0]))
+    assert run("create", "--again", "best.png", "--output", "again.png")[0] == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "best.png").read_bytes()
+
+
 def test_prompt_files(run, tiny, tmp_path):
     (tmp_path / "p.txt").write_text("one\n\ntwo\n")
     (tmp_path / "p.jsonl").write_text('{"id": "x", "prompt": "one"}\n{"id": "../../y", "prompt": "two", "seed": 5}\n')
@@ -125,6 +143,7 @@ WRONG = {
     "file for many": (("create", "x", "y", "--model", "TINY", "--output", "a.png"), "several pictures"),
     "unwritable": (("create", "x", "--model", "TINY", "--output", "/proc/x.png"), "/proc"),
     "no device": (("create", "x", "--model", "TINY", "--device", "tpu9"), "device"),
+    "no matcher": (("create", "x", "--model", "PLAIN", "--best-of", "4"), "no matcher/ that could choose the best of 4"),
     "again without settings": (("create", "--again", "plain.png"), "carries no settings"),
     "prompts missing": (("create", "--prompts", "none.txt"), "cannot be read as prompts"),
 }
@@ -135,9 +154,10 @@ def test_wrong_input(run, tiny, tmp_path, case):
     (tmp_path / "empty").mkdir()
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x04")
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    shutil.copytree(tiny, tmp_path / "plain", ignore=shutil.ignore_patterns("matcher"))
     before = sorted(tmp_path.rglob("*"))
     words, sentence = WRONG[case]
-    words = [{"TINY": str(tiny), "EMPTY": str(tmp_path / "empty")}.get(w, w) for w in words]
+    words = [{"TINY": str(tiny), "EMPTY": str(tmp_path / "empty"), "PLAIN": str(tmp_path / "plain")}.get(w, w) for w in words]
     code, out, err = run(*words)
     assert code == 2, err
     assert sentence in err

@@ -16,10 +16,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sfumato import image
+from sfumato.condition.clip import CLIPText, CLIPTextConfig
+from sfumato.condition.matcher import Matcher, MatcherConfig
+from sfumato.condition.text import TextEncoder
+from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.errors import DataError, TrainingError
+from sfumato.hub.files import network_from
 from sfumato.train import data
 from sfumato.train.loop import TrainSettings, train
-from sfumato.train.run import train_autoencoder, train_diffusion, train_text
+from sfumato.train.run import train_autoencoder, train_diffusion, train_matcher, train_text
 
 COLORS = ("red", "green", "blue", "gold", "black", "white")
 
@@ -167,6 +172,8 @@ def write_plans(place):
     unet = {"block_out_channels": [16, 16], "norm_num_groups": 8, "attention_head_dim": 2}
     (place / "unet.json").write_text(json.dumps({"network": unet, "settings": settings, "size": 16, "previews": ["a red square"]}))
     text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 12}
+    matcher = {"widths": [16, 16], "blocks": [1, 1], "groups": 4, "width": 8}
+    (place / "match.json").write_text(json.dumps({"network": matcher, "settings": {**settings, "batch": 16}, "size": 16}))
     (place / "text.json").write_text(json.dumps({"network": text, "settings": settings, "vocabulary": 560}))
 
 
@@ -195,6 +202,24 @@ def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
     made = create("a red square", CreateOptions(model=str(tmp_path / "m"), seed=0, steps=3))
     assert made[0].picture.size == (16, 16)
     assert (tmp_path / "m" / "previews" / "0000040.png").exists()
+    list(train_matcher(folder, tmp_path / "m", tmp_path / "m", tmp_path / "match.json", {}))
+    best = create("a red square", CreateOptions(model=str(tmp_path / "m"), seed=0, steps=3, best_of=3))
+    assert best[0].settings["best_of"] == 3
+
+
+def test_a_matcher_learns_which_text_belongs_to_which_picture(folder, tmp_path):
+    """Six plain colors: each picture finds its own text among the six."""
+    write_plans(tmp_path)
+    write_phrases(tmp_path / "phrases.parquet")
+    list(train_text(tmp_path / "phrases.parquet", tmp_path / "t", tmp_path / "text.json", {"steps": 4}))
+    list(train_matcher(folder, tmp_path / "m", tmp_path / "t", tmp_path / "match.json", {"steps": 150, "rate": 0.01}))
+    clip = network_from(CLIPText, CLIPTextConfig, tmp_path / "t" / "text_encoder")
+    text = TextEncoder(clip, CLIPTokenizer.load(tmp_path / "t" / "tokenizer"))
+    matcher = network_from(Matcher, MatcherConfig, tmp_path / "m" / "matcher")
+    pictures = torch.cat([image.to_tensor(Image.new("RGB", (16, 16), color)) for color in COLORS])
+    scores = matcher.pictures(pictures) @ matcher.texts(text.ends([f"a {color} square" for color in COLORS])).T
+    assert scores.argmax(dim=1).tolist() == list(range(6))
+    assert scores.argmax(dim=0).tolist() == list(range(6))
 
 
 def test_kill_9_and_resume_is_bitwise(folder, tmp_path):

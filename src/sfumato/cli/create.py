@@ -23,6 +23,7 @@ def create(  # a command's signature is its help page: it is as long as its opti
     output: Annotated[Path | None, Option(help="FILE.png (.jpg, .webp) or FOLDER/; pictures/ by default.")] = None,
     count: Annotated[int, Option(help="Pictures per prompt, of seeds S, S+1, ...")] = 1,
     seed: Annotated[int | None, Option(help="Same seed, same picture. Random if absent.")] = None,
+    best_of: Annotated[int | None, Option(help="Tries per picture; the one that matches its text best is kept.")] = None,
     steps: Annotated[int | None, Option(help="Sampler steps; the model's own number by default.")] = None,
     guidance_scale: Annotated[float | None, Option(help="How closely to follow the text; 1 is off.")] = None,
     guidance_rescale: Annotated[float | None, Option(help="0 to 1: pull back the contrast that guidance adds.")] = None,
@@ -48,7 +49,7 @@ def create(  # a command's signature is its help page: it is as long as its opti
     from sfumato.tasks import prompts as texts
 
     values = {
-        "count": count, "seed": seed, "steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale,
+        "count": count, "seed": seed, "best_of": best_of, "steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale,
         "negative_prompt": negative, "sampler": sampler, "schedule": schedule, "eta": eta, "style": style, "size": _size(size),
         "model": model, "source": source, "strength": strength, "mask": mask, "device": device, "dtype": dtype, "batch": batch,
     }  # fmt: skip

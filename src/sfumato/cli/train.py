@@ -1,4 +1,4 @@
-"""``train text``, ``autoencoder``, ``diffusion`` and ``restorer``."""
+"""``train text``, ``autoencoder``, ``diffusion``, ``matcher`` and ``restorer``."""
 
 from __future__ import annotations
 
@@ -65,6 +65,18 @@ def train_diffusion(
     from sfumato.train.run import train_diffusion as work
 
     _train(work(data, output, autoencoder, text, config, _given(steps, batch, rate, seed, device)), output)
+
+
+@app.command("matcher")
+def train_matcher(
+    data: Data, output: Output,
+    text: Annotated[Path, Option(help="Folder written by train text, or of a model.")],
+    config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
+) -> None:  # fmt: skip
+    """Train what tells how well a picture matches a text: for create --best-of, and to search pictures by words."""
+    from sfumato.train.run import train_matcher as work
+
+    _train(work(data, output, text, config, _given(steps, batch, rate, seed, device)), output)
 
 
 @app.command("restorer")

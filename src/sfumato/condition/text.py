@@ -107,6 +107,10 @@ class Encoder(Protocol):
         """Encode prompts for pictures of `size` (width, height)."""
         ...
 
+    def ends(self, prompts: Sequence[str]) -> Tensor:
+        """The pooled state (B, P) of each text."""
+        ...
+
 
 def _ids(tokenizer: CLIPTokenizer, tokens: Tokens, chunks: int, pad: int) -> tuple[Tensor, Tensor]:
     """Ids and weights (chunks, length) of one prompt, filled up to `chunks` chunks."""
@@ -150,6 +154,10 @@ class TextEncoder(nn.Module):
         pooled = out.pooled.unflatten(0, (len(tokens), chunks))[:, 0]
         return states.unflatten(0, (len(tokens), chunks)).flatten(1, 2), pooled
 
+    def ends(self, prompts: Sequence[str]) -> Tensor:
+        """The pooled state (B, P) of each text: of its first chunk, where it is longer."""
+        return self.states([tokenize(self.tokenizer, p) for p in prompts], 1)[1]
+
     def _pick(self, out: TextStates) -> Tensor:
         if not self.skip:
             return out.last
@@ -188,6 +196,10 @@ class PairEncoder(nn.Module):
     def __init__(self, first: TextEncoder, second: TextEncoder, *, zero_empty: bool = False, time_width: int = 256) -> None:
         super().__init__()
         self.first, self.second, self.zero_empty, self.time_width = first, second, zero_empty, time_width
+
+    def ends(self, prompts: Sequence[str]) -> Tensor:
+        """The first transformer's pooled state (B, P) of each text."""
+        return self.first.ends(prompts)
 
     def forward(self, prompts: Sequence[str], size: tuple[int, int]) -> tuple[Condition, list[Tokens]]:
         """Encode prompts for pictures of `size` (width, height)."""

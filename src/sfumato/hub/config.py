@@ -80,6 +80,7 @@ class Defaults(Config):
 
     steps: int = Field(20, ge=1)
     guidance_scale: float = 7.5
+    best_of: int = Field(1, ge=1)
     size: tuple[int, int] | None = None  # width, height; the U-Net's sample size if absent
     needs_prompt: bool = False
     style: str | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
+from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import Encoder, PairEncoder, TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.denoiser import Denoiser
@@ -41,6 +42,8 @@ class Model:
     text : Encoder
     scheduler : SchedulerConfig
     defaults : Defaults
+    matcher : Matcher or None
+        Tells how well a picture matches a text, if the model has one.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Model:
     text: Encoder
     scheduler: SchedulerConfig
     defaults: Defaults
+    matcher: Matcher | None = None
 
     @property
     def network(self) -> UNet:
@@ -151,7 +155,9 @@ def load(name: str = "icons", device: str = "auto", dtype: str = "auto") -> Mode
     denoiser = Denoiser(unet, scheduler.kind, scheduler.times()).eval()
     text = PairEncoder(parts.texts[0], parts.texts[1], zero_empty=parts.zero_empty) if len(parts.texts) == 2 else parts.texts[0]
     text.to(where, kind)
-    return Model(name, parts.weights, denoiser, space.eval(), text, scheduler, parts.defaults)
+    matched = (path / "matcher" / "config.json").exists()
+    matcher = network_from(Matcher, MatcherConfig, path / "matcher").to(where).eval() if matched else None
+    return Model(name, parts.weights, denoiser, space.eval(), text, scheduler, parts.defaults, matcher)
 
 
 def _folder(folder: Path, name: str) -> single.Parts:

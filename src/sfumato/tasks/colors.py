@@ -68,7 +68,7 @@ def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None
         return None
     step = -(-max(photo.size) // 1024)
     values = photo.values[::step, ::step] * np.float32(255 / photo.top)
-    known = np.ones(values.shape[:2], np.float32) if hidden is None else np.float32(~hidden[::step, ::step])
+    known = np.ones(values.shape[:2]) if hidden is None else (~hidden[::step, ::step]).astype(np.float64)
     gray = luminance(values)
     chroma, level = (values - gray[..., None]) * known[..., None], gray.round().astype(int)
     count = np.bincount(level.ravel(), known.ravel(), 256)

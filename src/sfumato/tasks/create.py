@@ -23,7 +23,7 @@ from sfumato.denoiser.consistency import consistent
 from sfumato.denoiser.guidance import guided
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.load import Model, load
-from sfumato.runtime import Streams, random_seed
+from sfumato.runtime import Streams, derived, random_seed
 from sfumato.sampler.registry import build
 from sfumato.sampler.schedule import SCHEDULES
 from sfumato.tasks.options import CreateOptions
@@ -115,8 +115,9 @@ def walk(prompts: str | Sequence[str], options: CreateOptions | None = None, mod
     job.check(texts)
     seed = random_seed() if options.seed is None else options.seed
     rows = [(text, seed + k) for text in texts for k in range(options.count)]
-    for start in range(0, len(rows), options.batch):
-        yield from job.batch(rows[start : start + options.batch], start, len(rows))
+    at_once = max(1, options.batch // len(job.tries))
+    for start in range(0, len(rows), at_once):
+        yield from job.batch(rows[start : start + at_once], start, len(rows))
 
 
 class _Job:
@@ -126,6 +127,8 @@ class _Job:
         self.model, self.options = model, options
         self.steps = options.steps or model.defaults.steps
         self.scale = model.defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale
+        self.best_of = options.best_of or (model.defaults.best_of if model.matcher else 1)
+        self.tries = range(self.best_of) if options.candidate is None else [options.candidate]
         self.sampler = options.sampler or model.scheduler.sampler
         source = image.read(options.source) if options.source else None
         self.size = options.size or (_nearest(source.size, self.unit) if source and options.size is None else model.size)
@@ -150,14 +153,17 @@ class _Job:
             raise OptionError(f"size {self.size[0]}x{self.size[1]}: both sides must be multiples of {unit} up to 4096; try {near}")
         if self.options.style and self.options.style not in styles:
             raise unknown("style", self.options.style, styles)
+        if len(self.tries) > 1 and self.model.matcher is None:
+            raise OptionError(f"{self.model.name} has no matcher/ that could choose the best of {self.best_of}; sfumato train matcher makes one")
 
     def batch(self, rows: list[tuple[str, int]], done: int, total: int) -> Iterator[Moment | Made]:
-        """Make some pictures at once: each from its own random stream."""
+        """Make some pictures at once: each try from its own random stream."""
         start = time.perf_counter()
-        model = self.model
-        condition, tokens = model.text([self.styled(text) for text, _ in rows], self.size)
-        negative = model.text([self.options.negative_prompt] * len(rows), self.size)[0]
-        streams = Streams([seed for _, seed in rows])
+        model, tries = self.model, len(self.tries)
+        texts = [self.styled(text) for text, _ in rows for _ in self.tries]
+        condition, tokens = model.text(texts, self.size)
+        negative = model.text([self.options.negative_prompt] * len(texts), self.size)[0]
+        streams = Streams([derived(seed, k) for _, seed in rows for k in self.tries])
         sigmas = self.sigmas()
         x, denoise = self.start(streams, sigmas, condition, negative)
         sampler = build(self.sampler, streams.like, self.options.eta)
@@ -165,10 +171,20 @@ class _Job:
             for step in sampler(denoise, x, sigmas):
                 x = step.x
                 yield Moment(step, len(sigmas) - 1, done, total)
-            pictures = [self.keep(p) for p in image.to_pictures(model.space.decode(x.to(model.network.conv_in.weight)))]
+            pixels = model.space.decode(x.to(model.network.conv_in.weight))
+            kept = self.best(pixels, texts)
+            pictures = [self.keep(p) for p in image.to_pictures(pixels[[k * tries + best for k, best in enumerate(kept)]])]
         seconds = (time.perf_counter() - start) / len(rows)
-        for (text, seed), picture, token in zip(rows, pictures, tokens, strict=True):
-            yield Made(picture, text, seed, seconds, self.settings(text, seed, sigmas), token.cut, self.options.count)
+        for (text, seed), picture, token, best in zip(rows, pictures, tokens[::tries], kept, strict=True):
+            yield Made(picture, text, seed, seconds, self.settings(text, seed, sigmas, self.tries[best]), token.cut, self.options.count)
+
+    def best(self, pixels: Tensor, texts: Sequence[str]) -> list[int]:
+        """Of each picture's tries, the one that matches its text best."""
+        matcher, tries = self.model.matcher, len(self.tries)
+        if tries == 1 or matcher is None:
+            return [0] * (len(texts) // tries)
+        scores = (matcher.pictures(pixels.to(matcher.to_space.weight)) * matcher.texts(self.model.text.ends(texts))).sum(dim=1)
+        return [int(k) for k in scores.view(-1, tries).argmax(dim=1)]
 
     def style(self, text: str) -> str | None:
         """The style asked for; else the model's own, unless the prompt says more than a subject (it has a comma)."""
@@ -229,7 +245,7 @@ class _Job:
             return made
         return Image.fromarray(np.where(self.hidden[..., None], np.asarray(made), np.asarray(self.source)))
 
-    def settings(self, text: str, seed: int, sigmas: Tensor) -> dict[str, Any]:
+    def settings(self, text: str, seed: int, sigmas: Tensor, candidate: int) -> dict[str, Any]:
         """All that it takes to make the picture again, for its metadata."""
         given = self.options.model_dump(mode="json", exclude={"count", "batch", "device", "seed"})
         found = {
@@ -237,6 +253,8 @@ class _Job:
             "version": __version__,
             "prompt": text,
             "seed": seed,
+            "best_of": self.best_of,
+            "candidate": candidate,
             "style": self.style(text),
             "steps": self.steps,
             "guidance_scale": self.scale,

@@ -5,8 +5,7 @@ Latents and text states are computed once and kept on disk, so a step costs the 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,31 +20,14 @@ from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.hub.config import SchedulerConfig
-from sfumato.runtime import Streams, atomic
+from sfumato.runtime import Streams
 from sfumato.sampler.ode import dpmpp_2m
 from sfumato.space.kl import AutoencoderKL
-from sfumato.train.data import Pictures
+from sfumato.train.data import Pictures, cached
 from sfumato.train.loss import denoising_loss, drop_condition
 from sfumato.types import Condition
 
 DROPPED = 0.1  # share of captions swapped for the empty text (Ho & Salimans 2022, section 4)
-
-
-def cached(path: Path, key: str, shape: tuple[int, ...], rows: Callable[[int, int], Tensor], batch: int = 256) -> Iterator[int]:
-    """Fill ``path`` (.npy, float16) with ``rows(start, end)`` batch by batch unless it holds `key` already; yields rows done."""
-    note = path.with_suffix(".json")
-    if path.exists() and note.exists() and json.loads(note.read_text("utf-8")) == {"key": key}:
-        return
-    with atomic(path) as scratch:
-        out = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.float16, shape=shape)
-        for start in range(0, shape[0], batch):
-            end = min(start + batch, shape[0])
-            out[start:end] = rows(start, end).float().cpu().numpy()
-            yield end
-        out.flush()
-        del out
-    with atomic(note) as scratch:
-        scratch.write_text(json.dumps({"key": key}), "utf-8")
 
 
 class DiffusionJob:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
+from sfumato.condition.matcher import MatcherConfig
 from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
@@ -28,6 +29,7 @@ from sfumato.train.data import pack
 from sfumato.train.diffusion import DiffusionJob
 from sfumato.train.loop import Progress, TrainSettings, train
 from sfumato.train.loss import vivid
+from sfumato.train.match import MatchJob
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.train.text import Phrases, TextJob
@@ -117,8 +119,7 @@ def train_diffusion(data: Path, output: Path, autoencoder: Path, text: Path, con
     """Train text-to-image diffusion; writes a whole model folder."""
     plan, settings = _plan(config, given)
     space = network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval()
-    clip = network_from(CLIPText, CLIPTextConfig, text / "text_encoder").eval()
-    encoder = TextEncoder(clip, CLIPTokenizer.load(text / "tokenizer"))
+    encoder = _text(text)
     if plan.size % space.config.factor:
         raise DataError(f"size {plan.size} is not a multiple of the autoencoder's factor {space.config.factor}")
     yield f"reading {data}"
@@ -126,19 +127,43 @@ def train_diffusion(data: Path, output: Path, autoencoder: Path, text: Path, con
     yield from _skipped(pictures.skipped)
     scheduler = SchedulerConfig.read({**STABLE_DIFFUSION, **plan.scheduler}, "scheduler")
     torch.manual_seed(settings.seed)
-    network = {**_small_unet(plan.size // space.config.factor, space.config.latent_channels, clip.config.hidden_size), **plan.network}
+    network = {**_small_unet(plan.size // space.config.factor, space.config.latent_channels, encoder.clip.config.hidden_size), **plan.network}
     job = DiffusionJob(UNetConfig.read(network, "network"), pictures, space, encoder, scheduler, output / "cache", plan.previews)
     key = digest(weight_file(autoencoder)) + digest(weight_file(text / "text_encoder")) + str(len(job.texts))
-    last = ""
-    for what, done, total in job.prepare(key):
-        if (note := f"{what}: {10 * done // total * 10} %") != last:
-            yield (last := note)
+    yield from _prepared(job.prepare(key))
     yield from train(job, settings, output)
     save_network(job.module, output / "unet")
     save_network(space, output / "vae")
-    save_text(clip, encoder.tokenizer, output)
+    save_text(encoder.clip, encoder.tokenizer, output)
     save_scheduler(scheduler, output / "scheduler")
     save_index(output, Defaults.read(plan.defaults, "defaults"))
+
+
+def train_matcher(data: Path, output: Path, text: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
+    """Train what tells how well a picture matches a text; writes ``matcher/``, and into a model's folder makes it a part of it."""
+    plan, settings = _plan(config, given)
+    encoder = _text(text)
+    yield f"reading {data}"
+    pictures = pack(data, plan.size, output / "cache", captions=True)
+    yield from _skipped(pictures.skipped)
+    torch.manual_seed(settings.seed)
+    network = {"size": plan.size, "text_width": encoder.clip.config.hidden_size, **plan.network}
+    job = MatchJob(MatcherConfig.read(network, "network"), pictures, encoder, output / "cache")
+    yield from _prepared(job.prepare(digest(weight_file(text / "text_encoder")) + str(len(job.texts))))
+    yield from train(job, settings, output / "matcher")
+    save_network(job.module.matcher, output / "matcher")
+
+
+def _text(folder: Path) -> TextEncoder:
+    clip = network_from(CLIPText, CLIPTextConfig, folder / "text_encoder").eval()
+    return TextEncoder(clip, CLIPTokenizer.load(folder / "tokenizer"))
+
+
+def _prepared(steps: Iterator[tuple[str, int, int]]) -> Iterator[Event]:
+    last = ""
+    for what, done, total in steps:
+        if (note := f"{what}: {10 * done // total * 10} %") != last:
+            yield (last := note)
 
 
 def train_restorer(

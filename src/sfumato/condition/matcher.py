@@ -1,0 +1,66 @@
+"""How well a picture matches a text: both as directions of one space (CLIP; Radford et al. 2021, arXiv:2103.00020).
+
+The text's side is the end state of the model's own text transformer, so the network here is the picture's side and one
+small map for each. It chooses among pictures that were made for one prompt, and finds pictures by words.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfumato.layers import ResnetBlock
+from sfumato.types import Config
+
+
+class MatcherConfig(Config):
+    """``matcher/config.json``."""
+
+    size: int = 64  # side in pixels that pictures are brought to
+    patch: int = 4  # side of the patches that become positions
+    widths: tuple[int, ...] = (64, 128, 256)  # of the features at 1, 1/2, 1/4 of the patches' grid
+    blocks: tuple[int, ...] = (2, 3, 2)  # residual blocks on each scale
+    groups: int = 16
+    text_width: int = 256  # of the text transformer's states
+    width: int = 256  # of the shared space
+
+
+class Matcher(nn.Module):
+    """Pictures and ends of texts to directions of one space.
+
+    Parameters
+    ----------
+    config : MatcherConfig
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = Matcher(MatcherConfig(widths=(16, 32), blocks=(1, 1), width=8))
+    >>> net.pictures(torch.zeros(2, 3, 50, 80)).shape, net.texts(torch.ones(5, 256)).shape
+    (torch.Size([2, 8]), torch.Size([5, 8]))
+    """
+
+    def __init__(self, config: MatcherConfig) -> None:
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = [nn.Conv2d(3, config.widths[0], config.patch, stride=config.patch)]
+        before = config.widths[0]
+        for k, (width, many) in enumerate(zip(config.widths, config.blocks, strict=True)):
+            layers += [nn.Conv2d(before, width, 2, stride=2)] if k else []
+            layers += [ResnetBlock(width, width, None, groups=config.groups, eps=1e-5) for _ in range(many)]
+            before = width
+        self.body = nn.Sequential(*layers)
+        self.norm = nn.LayerNorm(before)
+        self.to_space = nn.Linear(before, config.width)
+        self.from_text = nn.Sequential(nn.Linear(config.text_width, 2 * config.width), nn.GELU(), nn.Linear(2 * config.width, config.width))
+
+    def pictures(self, x: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], of any size, to directions (B, width) of length 1."""
+        side = self.config.size
+        if x.shape[-2:] != (side, side):
+            x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+        return F.normalize(self.to_space(self.norm(self.body(x).mean(dim=(2, 3)))).float(), dim=-1)
+
+    def texts(self, pooled: Tensor) -> Tensor:
+        """End states of texts (B, text_width) to directions (B, width) of length 1."""
+        return F.normalize(self.from_text(pooled).float(), dim=-1)

@@ -1,0 +1,101 @@
+"""Train the matcher: of all texts of a batch, each picture's own shall be the nearest, and the other way round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
+
+from sfumato import image
+from sfumato.condition.matcher import Matcher, MatcherConfig
+from sfumato.condition.text import TextEncoder
+from sfumato.train.data import Pictures, cached
+
+
+class MatchJob:
+    """The contrastive objective of CLIP (Radford et al. 2021, section 2.3).
+
+    Pictures are shifted, scaled, tinted and blurred a little at random, so that the network looks at what is shown rather than
+    at how, and also knows pictures that a diffusion model made. Two pictures that share a caption are no negatives.
+
+    Parameters
+    ----------
+    config : MatcherConfig
+    pictures : Pictures
+        Packed pictures with captions.
+    text : TextEncoder
+        Stays as it is.
+    cache : Path
+        Folder for the texts' end states.
+    """
+
+    def __init__(self, config: MatcherConfig, pictures: Pictures, text: TextEncoder, cache: Path) -> None:
+        self.module = _Pair(config)
+        self.pictures, self.text, self.cache = pictures, text, cache
+        self.weights = torch.from_numpy(pictures.weights)
+        self.texts = sorted({c for row in pictures.captions for c in row})
+        place = {t: k for k, t in enumerate(self.texts)}
+        self.choices = [[place[c] for c in row] for row in pictures.captions]
+
+    def prepare(self, key: str) -> Iterator[tuple[str, int, int]]:
+        """Fill the cache, yielding (what, done, of how many). `key` names the text encoder."""
+        width = self.text.clip.config.hidden_size
+        for done in cached(self.cache / "ends.npy", key, (len(self.texts), width), lambda a, b: self.text.ends(self.texts[a:b])):
+            yield "texts", done, len(self.texts)
+        self.ends: NDArray[np.float16] = np.load(self.cache / "ends.npy", mmap_mode="r")
+
+    def loss(self, rows: Tensor, random: Generator) -> Tensor:
+        """Mean of the two cross-entropies in nats."""
+        chosen = torch.rand(len(rows), generator=random)
+        places = [self.choices[r][int(u * len(self.choices[r]))] for r, u in zip(rows.tolist(), chosen.tolist(), strict=True)]
+        device = self.module.scale.device
+        with torch.autocast(device.type, enabled=False):
+            x = disturbed(image.from_bytes(torch.from_numpy(np.array(self.pictures.pixels[rows.numpy()]))), random).to(device)
+            ends = torch.from_numpy(self.ends[places].astype(np.float32)).to(device)
+        scores = self.module.scale.exp() * self.module.matcher.pictures(x) @ self.module.matcher.texts(ends).T
+        said = [set(self.choices[r]) for r in rows.tolist()]
+        alike = torch.tensor([[k != j and place in said[k] for j, place in enumerate(places)] for k in range(len(rows))], device=device)
+        scores = scores.float().masked_fill(alike | alike.T, -math.inf)
+        own = torch.arange(len(rows), device=device)
+        return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+
+    def preview(self, path: Path) -> None:
+        """Pictures in rows: one, then those nearest to the first of its captions."""
+        count = min(len(self.choices), 2000)
+        x = image.from_bytes(torch.from_numpy(np.array(self.pictures.pixels[:count]))).to(self.module.scale.device)
+        directions = torch.cat([self.module.matcher.pictures(part) for part in x.split(256)])
+        asked = list(range(0, count, max(1, count // 8)))[:8]
+        ends = torch.from_numpy(self.ends[[self.choices[r][0] for r in asked]].astype(np.float32)).to(x)
+        found = (self.module.matcher.texts(ends) @ directions.T).topk(min(9, count)).indices
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shown = torch.cat([torch.cat([x[[row]], x[near]]) for row, near in zip(asked, found, strict=True)])
+        image.sheet(image.to_pictures(shown), columns=found.shape[1] + 1).save(path)
+
+
+class _Pair(nn.Module):
+    """The matcher and the scale of its scores, which is trained with it and then not needed any more."""
+
+    def __init__(self, config: MatcherConfig) -> None:
+        super().__init__()
+        self.matcher = Matcher(config)
+        self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # Radford et al. 2021, section 2.5
+
+
+def disturbed(x: Tensor, random: Generator) -> Tensor:
+    """Pictures (B, 3, S, S) shifted by up to 7 %, scaled by up to 15 %, tinted by up to 10 %; some blurred, all a little noisy."""
+    count = len(x)
+    draw = torch.rand((count, 12), generator=random) * 2 - 1
+    matrix = torch.zeros(count, 2, 3)
+    matrix[:, 0, 0], matrix[:, 1, 1] = 1 + 0.15 * draw[:, 0] + 0.05 * draw[:, 1], 1 + 0.15 * draw[:, 0]
+    matrix[:, :, 2] = 0.15 * draw[:, 2:4]
+    x = F.grid_sample(x, F.affine_grid(matrix, list(x.shape), align_corners=False), padding_mode="border", align_corners=False)
+    coarse = F.interpolate(F.avg_pool2d(x, 2), size=x.shape[-2:], mode="bilinear", align_corners=False)
+    x = x.lerp(coarse, draw[:, 4].clamp_min(0)[:, None, None, None])
+    x = x * (1 + 0.1 * draw[:, 5:8, None, None]) + 0.08 * draw[:, 8:11, None, None]
+    return x + 0.06 * draw[:, 11].abs()[:, None, None, None] * torch.randn(x.shape, generator=random)
