@@ -1,6 +1,7 @@
 """sfumato index and search: documents by words, pictures by example, increments, and a kill at any point."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,13 +9,18 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
-from sfumato import Autoencoder
+from sfumato import Autoencoder, image
 from sfumato.cli import app
+from sfumato.condition.matcher import Matcher
 from sfumato.errors import DataError, ModelError, OptionError
+from sfumato.hub.files import digest
+from sfumato.hub.load import load
+from sfumato.hub.save import save_network
 from sfumato.tasks.search import index, search
 
 pytest.importorskip("lancedb")
@@ -75,6 +81,35 @@ def test_pictures_by_example(space, tmp_path):
     assert result.exit_code == 0, result.output
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.size == (2 * 130 + 2, 2 * 130 + 2)
+
+
+def test_pictures_by_words(tiny, tmp_path):
+    """A model's matcher as the space: the nearest by words are those whose scores are highest."""
+    source = write_pictures(tmp_path / "in")
+    finish(source, tmp_path / "ix", str(tiny))
+    model = load(str(tiny))
+    hits = search(tmp_path / "ix", "a red apple", 60)
+    shown = torch.cat([image.to_tensor(image.read(source / h.name).resize((16, 16), Image.Resampling.LANCZOS)) for h in hits])
+    scores = (model.matcher.pictures(shown) @ model.matcher.texts(model.text.ends(["a red apple"]))[0]).tolist()
+    assert len(hits) == 60
+    assert [h.similarity for h in hits] == pytest.approx(scores, abs=0.02)
+    assert search(tmp_path / "ix", str(source / "3" / "3.png"), 1)[0].name == "3/3.png"
+    with pytest.raises(OptionError, match="space of pictures"):
+        finish(write_texts(tmp_path / "texts"), tmp_path / "other", str(tiny))
+    assert not (tmp_path / "other").exists()
+
+
+def test_other_weights_of_a_matcher_are_refused(tiny, tmp_path):
+    copy = shutil.copytree(tiny, tmp_path / "model")
+    finish(write_pictures(tmp_path / "in"), tmp_path / "ix", str(copy))
+    torch.manual_seed(1)
+    save_network(Matcher(load(str(copy)).matcher.config), copy / "matcher", torch.float32)
+    digest.cache_clear()
+    with pytest.raises(ModelError, match="other weights"):
+        search(tmp_path / "ix", "a red apple")
+    shutil.rmtree(copy / "matcher")
+    with pytest.raises(ModelError, match="has no matcher"):
+        search(tmp_path / "ix", "a red apple")
 
 
 def test_a_saved_estimator_is_a_space(tmp_path):

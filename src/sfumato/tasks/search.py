@@ -8,7 +8,6 @@ running the same command again. Only new and changed items are encoded, and thos
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -24,9 +23,10 @@ from sfumato import image
 from sfumato.errors import DataError, ModelError, OptionError, PictureError, unknown
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.runtime import atomic
-from sfumato.tasks.rows import LABELS, TEXTS
+from sfumato.tasks.items import Item, items_of
+from sfumato.tasks.matched import Matched, has_matcher
 from sfumato.tasks.terms import Terms
-from sfumato.train.data import Sample, find
+from sfumato.train.data import Sample
 from sfumato.types import Config
 
 KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
@@ -47,16 +47,6 @@ class Index(Config):
     terms: list[str] = []
     weights: list[float] = []
     recall: float | None = None  # of the approximate index, measured on 100 queries; None where search is exact
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing that can be found: its name, what tells whether it changed, its label, and how to read it."""
-
-    name: str
-    stamp: str
-    label: str
-    sample: Sample
 
 
 @dataclass(frozen=True)
@@ -99,8 +89,9 @@ def index(source: Path, folder: Path, space: str | None = None, *, side: int = 3
     folder : Path
         Of the index.
     space : str, optional
-        ``pca:30``, ``autoencoder:30``, ``lsa:128``, fitted to the data; or the folder of a saved estimator. Kept from
-        the first call; by default pca:30 for pictures and lsa:128 for documents.
+        ``pca:30``, ``autoencoder:30``, ``lsa:128``, fitted to the data; the folder of a saved estimator; or a
+        text-to-image model with a matcher, as ``icons``, by which pictures are found by words. Kept from the first
+        call; by default pca:30 for pictures and lsa:128 for documents.
     side : int
         Pixels that pictures are brought to.
 
@@ -110,7 +101,7 @@ def index(source: Path, folder: Path, space: str | None = None, *, side: int = 3
     """
     if space is not None:
         _parse(space)
-    kind, items = _items(source)
+    kind, items = items_of(source)
     described = folder / "index.json"
     if described.exists():
         settings = _settings(folder)
@@ -179,65 +170,19 @@ def pictures(folder: Path, hits: list[Hit], side: int = 128) -> Image.Image:
     settings = _settings(folder)
     if settings.kind != "pictures":
         raise OptionError("this index holds documents: there are no pictures to show")
-    held = {i.name: i.sample for i in _items(Path(settings.source))[1]}
+    held = {i.name: i.sample for i in items_of(Path(settings.source))[1]}
     found = [image.crop_to(image.read(held[h.name].read()), (side, side)) for h in hits if h.name in held]
     if not found:
         raise DataError(f"none of the pictures found is still in {settings.source}")
     return image.sheet(found)
 
 
-def _items(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]]:
-    """What is in a source, without reading what takes long."""
-    if source.is_dir():
-        texts = sorted(p for p in source.rglob("*.txt") if p.is_file())
-        if texts and not any(p.suffix.lower() in image.SUFFIXES for p in source.rglob("*")):
-            return "documents", [_file(source, p, Sample(p.relative_to(source).as_posix(), (), p.read_bytes)) for p in texts]
-        return "pictures", [_file(source, source / s.name, s) for s in find(source)]
-    if source.suffix == ".parquet":
-        documents = _documents(source)
-        if documents:
-            return "documents", documents
-    return "pictures", [Item(s.name, _digest(s), (*s.captions, "")[0], s) for s in find(source)]
-
-
-def _file(source: Path, path: Path, sample: Sample) -> Item:
-    state = path.stat()
-    return Item(sample.name, f"{state.st_mtime_ns}:{state.st_size}", path.parent.name if path.parent != source else "", sample)
-
-
-def _digest(sample: Sample) -> str:
-    try:
-        return hashlib.blake2b(sample.read(), digest_size=12).hexdigest()
-    except (PictureError, OSError) as error:
-        return str(error)
-
-
-def _documents(path: Path) -> list[Item]:
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as parquet: {error}") from None
-    column = next((n for n in table.column_names if n.lower() in TEXTS), None)
-    if column is None or any(n in table.column_names for n in ("image", "picture")):
-        return []
-    known = next((n for n in table.column_names if n.lower() in LABELS), None)
-    labels = [str(v or "") for v in table[known].to_pylist()] if known else [""] * table.num_rows
-    out = []
-    for k, (text, label) in enumerate(zip(table[column].to_pylist(), labels, strict=True)):
-        raw = (text or "").encode()
-        sample = Sample(f"row {k}", (), lambda raw=raw: raw)  # type: ignore[misc]
-        out.append(Item(sample.name, _digest(sample), label, sample))
-    return out
-
-
 def _parse(space: str) -> tuple[str, int] | Path:
     name, _, codes = space.partition(":")
-    if (Path(space) / "estimator.json").exists():
+    if (Path(space) / "estimator.json").exists() or has_matcher(space):
         return Path(space)
     if name not in KINDS:
-        raise unknown("space", name, KINDS)
+        raise unknown("space", name, [*KINDS, "icons"])
     if not codes.isdigit() or int(codes) < 1:
         raise OptionError(f'space "{space}" cannot be read; write {name}:30, the number of codes behind the colon')
     return name, int(codes)
@@ -249,13 +194,18 @@ def _fit(kind: Literal["pictures", "documents"], items: list[Item], source: Path
         raise OptionError(f"{folder} is no index and not empty; give another --output")
     chosen = space or ("pca:30" if kind == "pictures" else "lsa:128")
     sample = items[:: max(1, len(items) // FITTED)]
-    settings = Index(kind=kind, source=str(source.resolve()), space=chosen, side=side)
+    matched = Matched.open(chosen) if has_matcher(chosen) else None
+    if matched and kind == "documents":
+        raise OptionError(f"{chosen} is a space of pictures, and {source} holds documents")
+    settings = Index(kind=kind, source=str(source.resolve()), space=chosen, side=matched.side if matched else side)
     if kind == "documents":
         terms = Terms.fit([_text(i) for i in sample])
         settings = settings.model_copy(update={"terms": list(terms.words), "weights": list(terms.weights)})
     parsed = _parse(chosen)
     rows, good, skipped = _rows(sample, settings)
-    if isinstance(parsed, Path):
+    if matched:
+        model: Any = matched
+    elif isinstance(parsed, Path):
         model = _load(parsed)
         if len(good) and model.n_features_in_ != rows.shape[1]:
             raise OptionError(f"{parsed} takes rows of {model.n_features_in_} values, these items have {rows.shape[1]}; see --side")
@@ -283,15 +233,16 @@ def _settings(folder: Path) -> Index:
         raise ModelError(f"{folder} is no index (sfumato index makes one): {error}") from None
 
 
-def _load(folder: Path) -> PCA | LSA | Autoencoder:
+def _load(folder: Path) -> PCA | LSA | Autoencoder | Matched:
     try:
         name = str(json.loads((folder / "estimator.json").read_text("utf-8"))["estimator"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder} holds no estimator: {error}") from None
-    known = {kind.__name__: kind for kind in (PCA, LSA, Autoencoder)}
+    known: dict[str, Any] = {kind.__name__: kind for kind in (PCA, LSA, Autoencoder, Matched)}
     if name not in known:
         raise unknown("estimator", name, known)
-    return known[name].load(folder)
+    model: PCA | LSA | Autoencoder | Matched = known[name].load(folder)
+    return model
 
 
 def _table(folder: Path, codes: int | None = None) -> Any:
@@ -356,8 +307,10 @@ def _query(settings: Index, model: Any, query: str) -> NDArray[np.float32]:
     path = Path(query)
     is_file = len(query) < 4096 and "\n" not in query and path.is_file()
     if settings.kind == "pictures":
+        if not is_file and isinstance(model, Matched):
+            return model.words(query)
         if not is_file:
-            raise OptionError(f'"{query}" is no picture file; this index holds pictures and is searched by example')
+            raise OptionError(f'"{query}" is no picture file; an index of pictures is searched by example, unless made with --space icons')
         sample = Sample(query, (), path.read_bytes)
     else:
         sample = Sample(query, (), path.read_bytes if is_file else query.encode)

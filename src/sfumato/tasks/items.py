@@ -1,0 +1,69 @@
+"""What can be indexed in a folder, a parquet or a tar file: pictures or documents, listed without reading what takes long."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sfumato import image
+from sfumato.errors import DataError, PictureError
+from sfumato.tasks.rows import LABELS, TEXTS
+from sfumato.train.data import Sample, find
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that can be found: its name, what tells whether it changed, its label, and how to read it."""
+
+    name: str
+    stamp: str
+    label: str
+    sample: Sample
+
+
+def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]]:
+    """What is in a source, without reading what takes long."""
+    if source.is_dir():
+        texts = sorted(p for p in source.rglob("*.txt") if p.is_file())
+        if texts and not any(p.suffix.lower() in image.SUFFIXES for p in source.rglob("*")):
+            return "documents", [_file(source, p, Sample(p.relative_to(source).as_posix(), (), p.read_bytes)) for p in texts]
+        return "pictures", [_file(source, source / s.name, s) for s in find(source)]
+    if source.suffix == ".parquet":
+        documents = _documents(source)
+        if documents:
+            return "documents", documents
+    return "pictures", [Item(s.name, _digest(s), (*s.captions, "")[0], s) for s in find(source)]
+
+
+def _file(source: Path, path: Path, sample: Sample) -> Item:
+    state = path.stat()
+    return Item(sample.name, f"{state.st_mtime_ns}:{state.st_size}", path.parent.name if path.parent != source else "", sample)
+
+
+def _digest(sample: Sample) -> str:
+    try:
+        return hashlib.blake2b(sample.read(), digest_size=12).hexdigest()
+    except (PictureError, OSError) as error:
+        return str(error)
+
+
+def _documents(path: Path) -> list[Item]:
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as parquet: {error}") from None
+    column = next((n for n in table.column_names if n.lower() in TEXTS), None)
+    if column is None or any(n in table.column_names for n in ("image", "picture")):
+        return []
+    known = next((n for n in table.column_names if n.lower() in LABELS), None)
+    labels = [str(v or "") for v in table[known].to_pylist()] if known else [""] * table.num_rows
+    out = []
+    for k, (text, label) in enumerate(zip(table[column].to_pylist(), labels, strict=True)):
+        raw = (text or "").encode()
+        sample = Sample(f"row {k}", (), lambda raw=raw: raw)  # type: ignore[misc]
+        out.append(Item(sample.name, _digest(sample), label, sample))
+    return out
