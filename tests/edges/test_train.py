@@ -20,8 +20,9 @@ from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
-from sfumato.errors import DataError, TrainingError
+from sfumato.errors import DataError, OptionError, TrainingError
 from sfumato.hub.files import network_from
+from sfumato.hub.load import load
 from sfumato.train import data
 from sfumato.train.loop import TrainSettings, train
 from sfumato.train.run import train_autoencoder, train_diffusion, train_matcher, train_text
@@ -205,6 +206,21 @@ def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
     list(train_matcher(folder, tmp_path / "m", tmp_path / "m", tmp_path / "match.json", {}))
     best = create("a red square", CreateOptions(model=str(tmp_path / "m"), seed=0, steps=3, best_of=3))
     assert best[0].settings["best_of"] == 3
+    own = {"settings": {"steps": 2, "batch": 4}, "size": 16, "defaults": {"steps": 3}}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    list(train_diffusion(folder, tmp_path / "on", None, None, tmp_path / "own.json", {"rate": 1e-9}, str(tmp_path / "m")))
+    one, other = load(str(tmp_path / "m")), load(str(tmp_path / "on"))
+    for name, value in one.network.state_dict().items():
+        assert torch.allclose(value, other.network.state_dict()[name], atol=1e-3), "it began where the model stood"
+    assert other.space.config.scaling_factor == one.space.config.scaling_factor
+    assert other.defaults.steps == 3
+
+
+def test_a_model_that_is_trained_on_keeps_its_parts(folder, tiny, tmp_path):
+    for parts, sentence in (((tmp_path, None, str(tiny)), "leave those out"), ((None, None, None), "give --autoencoder and --text")):
+        with pytest.raises(OptionError, match=sentence):
+            list(train_diffusion(folder, tmp_path / "o", *parts[:2], None, {}, parts[2]))
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_matcher_learns_which_text_belongs_to_which_picture(folder, tmp_path):

@@ -57,14 +57,15 @@ def train_autoencoder(
 @app.command("diffusion")
 def train_diffusion(
     data: Data, output: Output,
-    autoencoder: Annotated[Path, Option(help="Folder written by train autoencoder.")],
-    text: Annotated[Path, Option(help="Folder written by train text.")],
+    autoencoder: Annotated[Path | None, Option(help="Folder written by train autoencoder.")] = None,
+    text: Annotated[Path | None, Option(help="Folder written by train text.")] = None,
+    start: Annotated[str | None, Option(help="Instead of these two a model to train on from: a bundled name, a folder or a checkpoint.")] = None,
     config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Train text-to-image diffusion on captioned pictures; writes a whole model folder."""
     from sfumato.train.run import train_diffusion as work
 
-    _train(work(data, output, autoencoder, text, config, _given(steps, batch, rate, seed, device)), output)
+    _train(work(data, output, autoencoder, text, config, _given(steps, batch, rate, seed, device), start), output)
 
 
 @app.command("matcher")

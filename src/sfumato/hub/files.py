@@ -105,6 +105,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def fingerprint(*networks: nn.Module) -> str:
+    """SHA-256 of all weights of some networks, in their order."""
+    sum_ = hashlib.sha256()
+    for network in networks:
+        for value in network.state_dict().values():
+            sum_.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sum_.hexdigest()
+
+
 @functools.lru_cache(maxsize=8)
 def digest(path: Path) -> str:
     """SHA-256 of a file."""

@@ -68,8 +68,11 @@ class DiffusionJob:
         place = {t: k for k, t in enumerate(self.texts)}
         self.choices = [[place[c] for c in row] for row in pictures.captions]
 
-    def prepare(self, key: str) -> Iterator[tuple[str, int, int]]:
-        """Fill the caches, yielding (what, done, of how many). `key` names the autoencoder and text encoder."""
+    def prepare(self, key: str, *, own_scale: bool = True) -> Iterator[tuple[str, int, int]]:
+        """Fill the caches, yielding (what, done, of how many). `key` names the autoencoder and text encoder.
+
+        With `own_scale` the latents of these pictures get unit variance; otherwise the autoencoder's factor stays.
+        """
         pixels, texts = self.pictures.pixels, self.texts
         shape = self._latents(0, 1).shape[1:]
         for done in cached(self.cache / "latents.npy", key, (len(pixels), *shape), self._latents):
@@ -79,9 +82,9 @@ class DiffusionJob:
             yield "text states", done, len(texts)
         self.latents: NDArray[np.float16] = np.load(self.cache / "latents.npy", mmap_mode="r")
         self.states: NDArray[np.float16] = np.load(self.cache / "states.npy", mmap_mode="r")
-        sample = torch.from_numpy(self.latents[:: max(1, len(self.latents) // 2000)].astype(np.float32))
-        factor = 1 / float(sample.std())
-        self.space.config = self.space.config.model_copy(update={"scaling_factor": factor})
+        if own_scale:
+            sample = torch.from_numpy(self.latents[:: max(1, len(self.latents) // 2000)].astype(np.float32))
+            self.space.config = self.space.config.model_copy(update={"scaling_factor": 1 / float(sample.std())})
         self.empty = self._tokens([self.texts.index("")])
 
     @torch.no_grad()

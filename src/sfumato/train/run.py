@@ -20,8 +20,8 @@ from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.config import Defaults, SchedulerConfig
-from sfumato.hub.files import digest, network_from, read_json, weight_file
-from sfumato.hub.load import restorer_folder
+from sfumato.hub.files import fingerprint, network_from, read_json
+from sfumato.hub.load import load, restorer_folder
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.train.autoencoder import AutoencoderJob
@@ -115,28 +115,44 @@ def _small_autoencoder(size: int) -> dict[str, Any]:
     }
 
 
-def train_diffusion(data: Path, output: Path, autoencoder: Path, text: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
-    """Train text-to-image diffusion; writes a whole model folder."""
+def train_diffusion(
+    data: Path, output: Path, autoencoder: Path | None, text: Path | None, config: Path | None, given: Mapping[str, Any], start: str | None = None
+) -> Iterator[Event]:  # fmt: skip
+    """Train text-to-image diffusion; writes a whole model folder.
+
+    With `start`, a bundled name or a model, its U-Net is trained on, with its own autoencoder and text encoder.
+    """
     plan, settings = _plan(config, given)
-    space = network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval()
-    encoder = _text(text)
-    if plan.size % space.config.factor:
-        raise DataError(f"size {plan.size} is not a multiple of the autoencoder's factor {space.config.factor}")
+    begun = load(start, "cpu", "float32") if start else None
+    if begun is not None and (autoencoder or text or plan.network or plan.scheduler):
+        raise OptionError("a model that is trained on keeps its autoencoder, text encoder, network and scheduler; leave those out")
+    if begun is None and (autoencoder is None or text is None):
+        raise OptionError("give --autoencoder and --text, which train autoencoder and train text make; or --start, a model to train on")
+    space = begun.space if begun else network_from(AutoencoderKL, AutoencoderConfig, autoencoder or Path()).eval()
+    encoder = begun.text if begun else _text(text or Path())
+    if not isinstance(encoder, TextEncoder):
+        raise OptionError(f"{start} has two text encoders; models like Stable Diffusion XL cannot be trained on")
+    size = begun.size[0] if begun and "size" not in plan.model_fields_set else plan.size
+    if size % space.config.factor:
+        raise DataError(f"size {size} is not a multiple of the autoencoder's factor {space.config.factor}")
     yield f"reading {data}"
-    pictures = pack(data, plan.size, output / "cache", captions=True)
+    pictures = pack(data, size, output / "cache", captions=True)
     yield from _skipped(pictures.skipped)
-    scheduler = SchedulerConfig.read({**STABLE_DIFFUSION, **plan.scheduler}, "scheduler")
+    scheduler = begun.scheduler if begun else SchedulerConfig.read({**STABLE_DIFFUSION, **plan.scheduler}, "scheduler")
     torch.manual_seed(settings.seed)
-    network = {**_small_unet(plan.size // space.config.factor, space.config.latent_channels, encoder.clip.config.hidden_size), **plan.network}
-    job = DiffusionJob(UNetConfig.read(network, "network"), pictures, space, encoder, scheduler, output / "cache", plan.previews)
-    key = digest(weight_file(autoencoder)) + digest(weight_file(text / "text_encoder")) + str(len(job.texts))
-    yield from _prepared(job.prepare(key))
+    small = _small_unet(size // space.config.factor, space.config.latent_channels, encoder.clip.config.hidden_size)
+    network = begun.network.config if begun else UNetConfig.read({**small, **plan.network}, "network")
+    job = DiffusionJob(network, pictures, space, encoder, scheduler, output / "cache", plan.previews)
+    if begun is not None:
+        job.module.load_state_dict(begun.network.state_dict())
+    yield from _prepared(job.prepare(fingerprint(space, encoder.clip) + str(len(job.texts)), own_scale=begun is None))
     yield from train(job, settings, output)
     save_network(job.module, output / "unet")
     save_network(space, output / "vae")
     save_text(encoder.clip, encoder.tokenizer, output)
     save_scheduler(scheduler, output / "scheduler")
-    save_index(output, Defaults.read(plan.defaults, "defaults"))
+    known = begun.defaults.model_dump(mode="json", exclude_defaults=True) if begun else {}
+    save_index(output, Defaults.read({**known, **plan.defaults}, "defaults"))
 
 
 def train_matcher(data: Path, output: Path, text: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
@@ -149,7 +165,7 @@ def train_matcher(data: Path, output: Path, text: Path, config: Path | None, giv
     torch.manual_seed(settings.seed)
     network = {"size": plan.size, "text_width": encoder.clip.config.hidden_size, **plan.network}
     job = MatchJob(MatcherConfig.read(network, "network"), pictures, encoder, output / "cache")
-    yield from _prepared(job.prepare(digest(weight_file(text / "text_encoder")) + str(len(job.texts))))
+    yield from _prepared(job.prepare(fingerprint(encoder.clip) + str(len(job.texts))))
     yield from train(job, settings, output / "matcher")
     save_network(job.module.matcher, output / "matcher")
 
