@@ -21,7 +21,7 @@ from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import fingerprint, network_from, read_json
-from sfumato.hub.load import load, restorer_folder
+from sfumato.hub.load import Model, load, restorer_folder
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.train.autoencoder import AutoencoderJob
@@ -123,15 +123,7 @@ def train_diffusion(
     With `start`, a bundled name or a model, its U-Net is trained on, with its own autoencoder and text encoder.
     """
     plan, settings = _plan(config, given)
-    begun = load(start, "cpu", "float32") if start else None
-    if begun is not None and (autoencoder or text or plan.network or plan.scheduler):
-        raise OptionError("a model that is trained on keeps its autoencoder, text encoder, network and scheduler; leave those out")
-    if begun is None and (autoencoder is None or text is None):
-        raise OptionError("give --autoencoder and --text, which train autoencoder and train text make; or --start, a model to train on")
-    space = begun.space if begun else network_from(AutoencoderKL, AutoencoderConfig, autoencoder or Path()).eval()
-    encoder = begun.text if begun else _text(text or Path())
-    if not isinstance(encoder, TextEncoder):
-        raise OptionError(f"{start} has two text encoders; models like Stable Diffusion XL cannot be trained on")
+    begun, space, encoder = _grounds(autoencoder, text, plan, start)
     size = begun.size[0] if begun and "size" not in plan.model_fields_set else plan.size
     if size % space.config.factor:
         raise DataError(f"size {size} is not a multiple of the autoencoder's factor {space.config.factor}")
@@ -153,6 +145,20 @@ def train_diffusion(
     save_scheduler(scheduler, output / "scheduler")
     known = begun.defaults.model_dump(mode="json", exclude_defaults=True) if begun else {}
     save_index(output, Defaults.read({**known, **plan.defaults}, "defaults"))
+
+
+def _grounds(autoencoder: Path | None, text: Path | None, plan: Plan, start: str | None) -> tuple[Model | None, AutoencoderKL, TextEncoder]:
+    """What a U-Net is trained on: the model to begin with, if there is one; the autoencoder; the text encoder."""
+    if start is None:
+        if autoencoder is None or text is None:
+            raise OptionError("give --autoencoder and --text, which train autoencoder and train text make; or --start, a model to train on")
+        return None, network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval(), _text(text)
+    if autoencoder or text or plan.network or plan.scheduler:
+        raise OptionError("a model that is trained on keeps its autoencoder, text encoder, network and scheduler; leave those out")
+    begun = load(start, "cpu", "float32")
+    if not isinstance(begun.text, TextEncoder):
+        raise OptionError(f"{start} has two text encoders; models like Stable Diffusion XL cannot be trained on")
+    return begun, begun.space, begun.text
 
 
 def train_matcher(data: Path, output: Path, text: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
