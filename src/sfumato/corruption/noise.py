@@ -63,18 +63,29 @@ class DiffusionNoise:
     ----------
     sigmas : Tensor, (T,)
         Noise level of each time in the frame of the latents.
+    shift : float
+        Above 1 draws noisier times more often, u becoming s u / (1 + (s - 1) u) (Esser et al. 2024, arXiv:2403.03206,
+        equation 23): those at which the text decides what the picture shows.
+
+    Examples
+    --------
+    >>> sigma = DiffusionNoise(torch.arange(1000.0), shift=4)(torch.zeros(1000, 1, 1, 1)).sigma
+    >>> round(float((sigma >= 650).float().mean()), 2)  # of the times, 0.35 of which are as late
+    0.68
     """
 
     sigmas: Tensor
+    shift: float = 1.0
 
     def __str__(self) -> str:
-        return f"diffusion:{len(self.sigmas)}"
+        return f"diffusion:{len(self.sigmas)}" + (f":{self.shift:g}" if self.shift != 1 else "")
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Draw a time per picture, evenly spread over the batch, and add noise of its level."""
         count = len(x)
         # One draw, then even spacing: less variance than independent times (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
         places = (uniform(1, x, generator) + torch.arange(count, device=x.device) / count) % 1
+        places = (self.shift * places / (1 + (self.shift - 1) * places)).clamp_max(1 - 1e-6)
         sigma = self.sigmas.to(x.device)[(places * len(self.sigmas)).long()]
         return Corrupted(x + sigma.to(x.dtype)[:, None, None, None] * normal(x, generator), sigma)
 

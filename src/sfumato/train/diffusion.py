@@ -47,6 +47,8 @@ class DiffusionJob:
         Folder for latents and text states.
     prompts : sequence of str
         What the previews show.
+    shift : float
+        Above 1 trains more on noisier latents (:class:`DiffusionNoise`).
     """
 
     def __init__(
@@ -58,10 +60,11 @@ class DiffusionJob:
         scheduler: SchedulerConfig,
         cache: Path,
         prompts: list[str],
+        shift: float = 1.0,
     ) -> None:
         self.module = UNet(config)
         self.denoiser = Denoiser(self.module, scheduler.kind, scheduler.times())
-        self.corruption = DiffusionNoise(self.denoiser.times.sigmas)
+        self.corruption = DiffusionNoise(self.denoiser.times.sigmas, shift)
         self.pictures, self.space, self.text, self.cache, self.prompts = pictures, space, text, cache, prompts
         self.weights = torch.from_numpy(pictures.weights)
         self.texts = sorted({"", *(c for row in pictures.captions for c in row)})

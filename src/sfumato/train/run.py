@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import MatcherConfig
@@ -52,6 +53,7 @@ class Plan(Config):
     gray: float = 0.25  # share of a restorer's batches that are gray pictures
     turned: bool = True  # whether a restorer's crops are turned by right angles
     vivid: bool = False  # whether a restorer's error counts more where there is color
+    shift: float = Field(1.0, gt=0)  # above 1 trains text to image more at high noise, where the text decides
     previews: list[str] = ["a red apple", "a dog", "a house", "a car", "a tree", "a smiling face", "a fish", "a star"]
 
 
@@ -134,7 +136,7 @@ def train_diffusion(
     torch.manual_seed(settings.seed)
     small = _small_unet(size // space.config.factor, space.config.latent_channels, encoder.clip.config.hidden_size)
     network = begun.network.config if begun else UNetConfig.read({**small, **plan.network}, "network")
-    job = DiffusionJob(network, pictures, space, encoder, scheduler, output / "cache", plan.previews)
+    job = DiffusionJob(network, pictures, space, encoder, scheduler, output / "cache", plan.previews, plan.shift)
     if begun is not None:
         job.module.load_state_dict(begun.network.state_dict())
     yield from _prepared(job.prepare(fingerprint(space, encoder.clip) + str(len(job.texts)), own_scale=begun is None))
