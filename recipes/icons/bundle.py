@@ -32,7 +32,7 @@ STYLES = {
     "weather": "filled weather icon",
     "sticker": "colourful sticker",
 }
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "matcher")
 
 
 def main(source: str, target: str) -> None:
@@ -40,7 +40,7 @@ def main(source: str, target: str) -> None:
     folder = Path(target)
     for part in PARTS:
         shutil.rmtree(folder / part, ignore_errors=True)
-        shutil.copytree(Path(source) / part, folder / part)
+        shutil.copytree(Path(source) / part, folder / part, ignore=shutil.ignore_patterns("checkpoint*", "previews"))
     shutil.copy(Path(source) / "model_index.json", folder)
     shutil.copy(Path(source).parent / "attribution.csv", folder)
     defaults = {
