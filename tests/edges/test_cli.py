@@ -76,6 +76,8 @@ def test_settings_survive_every_format_and_make_the_same_bytes(run, tiny, tmp_pa
 def test_best_of_keeps_the_try_that_matches_best_and_names_it(run, tiny, tmp_path):
     words = ("create", "a red apple", "--model", tiny, "--seed", 9, "--steps", 3)
     assert run(*words, "--best-of", 4, "--output", "best.png")[0] == 0
+    assert run(*words, "--best-of", 4, "--batch", 3, "--output", "parts.png")[0] == 0
+    assert np.abs(pixels("parts.png") - pixels("best.png")).max() <= 1, "tries need not be made at once"
     model = load(str(tiny))
     tries = [create("a red apple", CreateOptions(seed=9, steps=3, candidate=k), model)[0].picture for k in range(4)]
     shown = torch.cat([image.to_tensor(p) for p in tries])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato import __version__, image
+from sfumato.condition.text import Tokens
 from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
 from sfumato.denoiser.guidance import guided
@@ -157,33 +158,45 @@ class _Job:
             raise OptionError(f"{self.model.name} has no matcher/ that could choose the best of {self.best_of}; sfumato train matcher makes one")
 
     def batch(self, rows: list[tuple[str, int]], done: int, total: int) -> Iterator[Moment | Made]:
-        """Make some pictures at once: each try from its own random stream."""
-        start = time.perf_counter()
-        model, tries = self.model, len(self.tries)
-        texts = [self.styled(text) for text, _ in rows for _ in self.tries]
+        """Make some pictures: all tries of each, of which the best are kept."""
+        begun = time.perf_counter()
+        tries, at_once = len(self.tries), self.options.batch
+        wanted = [(self.styled(text), derived(seed, k)) for text, seed in rows for k in self.tries]
+        parts, cut, sigmas = [], [], self.sigmas()
+        for start in range(0, len(wanted), at_once):
+            pixels, tokens = yield from self.walk(wanted[start : start + at_once], sigmas, done, total)
+            parts.append(pixels)
+            cut += [t.cut for t in tokens]
+        pixels = torch.cat(parts)
+        kept = self.best(pixels, [text for text, _ in wanted])
+        pictures = [self.keep(p) for p in image.to_pictures(pixels[[k * tries + best for k, best in enumerate(kept)]])]
+        seconds = (time.perf_counter() - begun) / len(rows)
+        for k, ((text, seed), picture, best) in enumerate(zip(rows, pictures, kept, strict=True)):
+            settings = self.settings(text, seed, sigmas, self.tries[best])
+            yield Made(picture, text, seed, seconds, settings, cut[k * tries], self.options.count)
+
+    def walk(self, wanted: Sequence[tuple[str, int]], sigmas: Tensor, done: int, total: int) -> Generator[Moment, None, tuple[Tensor, list[Tokens]]]:
+        """From noise to pixels (B, 3, H, W) at once: each try from its own random stream."""
+        model, texts = self.model, [text for text, _ in wanted]
         condition, tokens = model.text(texts, self.size)
         negative = model.text([self.options.negative_prompt] * len(texts), self.size)[0]
-        streams = Streams([derived(seed, k) for _, seed in rows for k in self.tries])
-        sigmas = self.sigmas()
+        streams = Streams([seed for _, seed in wanted])
         x, denoise = self.start(streams, sigmas, condition, negative)
         sampler = build(self.sampler, streams.like, self.options.eta)
         with torch.inference_mode():
             for step in sampler(denoise, x, sigmas):
                 x = step.x
                 yield Moment(step, len(sigmas) - 1, done, total)
-            pixels = model.space.decode(x.to(model.network.conv_in.weight))
-            kept = self.best(pixels, texts)
-            pictures = [self.keep(p) for p in image.to_pictures(pixels[[k * tries + best for k, best in enumerate(kept)]])]
-        seconds = (time.perf_counter() - start) / len(rows)
-        for (text, seed), picture, token, best in zip(rows, pictures, tokens[::tries], kept, strict=True):
-            yield Made(picture, text, seed, seconds, self.settings(text, seed, sigmas, self.tries[best]), token.cut, self.options.count)
+            return model.space.decode(x.to(model.network.conv_in.weight)), tokens
 
     def best(self, pixels: Tensor, texts: Sequence[str]) -> list[int]:
         """Of each picture's tries, the one that matches its text best."""
         matcher, tries = self.model.matcher, len(self.tries)
         if tries == 1 or matcher is None:
             return [0] * (len(texts) // tries)
-        scores = (matcher.pictures(pixels.to(matcher.to_space.weight)) * matcher.texts(self.model.text.ends(texts))).sum(dim=1)
+        with torch.inference_mode():
+            shown, said = matcher.pictures(pixels.to(matcher.to_space.weight)), matcher.texts(self.model.text.ends(texts).float())
+        scores = (shown * said).sum(dim=1)
         return [int(k) for k in scores.view(-1, tries).argmax(dim=1)]
 
     def style(self, text: str) -> str | None:
