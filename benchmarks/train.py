@@ -1,66 +1,78 @@
 """Training rate of our U-Net against diffusers' and lucidrains': same parameters, same FLOPs, bf16 autocast against bf16 autocast.
 
     pip install --no-deps denoising-diffusion-pytorch einops    # the second peer
-    python benchmarks/train.py
+    python benchmarks/train.py [--same-memory]
 
-Forward, backward, clipping and AdamW on random latents, batch 64: the U-Net of the bundled model. Diffusers' has the
-same weights; lucidrains' has no cross-attention, so its width is set for the same FLOPs at nearly the same parameters
-(both are printed). Every round runs one step of each program in turn, in one process; medians. Memory settings of our
-training loop (`runtime.keep_memory`) hold for the whole process, so the peers have them, too.
+Forward, backward, clipping and AdamW on random latents, batch 64, in two pairs: the U-Net of the bundled model against
+diffusers' with the same weights; and a U-Net of residual blocks, with attention in the middle only, against lucidrains' at
+equal FLOPs and nearly equal parameters, as that one has no cross-attention (both numbers are printed).
+
+Each program runs in a process of its own, as it would be used: ours with the memory settings of its training loop
+(`runtime.keep_memory`), which --same-memory gives to the peers, too. Every round runs one step of each in turn; medians.
 """
 
+import argparse
+import multiprocessing
 import statistics
 import sys
 import time
 from unittest import mock
 
-import diffusers
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sfumato.denoiser.unet import UNet, UNetConfig
-from sfumato.runtime import keep_memory
-from sfumato.types import Condition
+BATCH, ROUNDS, SIDE, CHANNELS, TEXT = 64, 15, 8, 16, 256
+COMMON = {"sample_size": SIDE, "in_channels": CHANNELS, "out_channels": CHANNELS, "cross_attention_dim": TEXT, "attention_head_dim": 4}
+CROSS = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
+PLAIN = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+ICONS = {**COMMON, **CROSS, "block_out_channels": (128, 256), "layers_per_block": 1}
+RESIDUAL = {**COMMON, **PLAIN, "block_out_channels": (160, 320), "layers_per_block": 1}
+DIM = 156
 
-CONFIG = {
-    "sample_size": 8,
-    "in_channels": 16,
-    "out_channels": 16,
-    "block_out_channels": (128, 256),
-    "layers_per_block": 1,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
-    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
-    "cross_attention_dim": 256,
-    "attention_head_dim": 4,
-}
-BATCH, ROUNDS = 64, 11
-DIM = 152
+
+def ours(config):
+    """Our U-Net and how it is called."""
+    from sfumato.denoiser.unet import UNet, UNetConfig
+    from sfumato.types import Condition
+
+    module = UNet(UNetConfig(**config))
+    return module, lambda x, t, tokens: module(x, t, Condition(tokens))
+
+
+def diffusers():
+    """The first peer."""
+    from diffusers import UNet2DConditionModel
+
+    module = UNet2DConditionModel(**ICONS)
+    return module, lambda x, t, tokens: module(x, t, tokens).sample
 
 
 def lucidrains():
-    """The peer's U-Net, without the libraries that only its trainer needs."""
+    """The second peer, without the libraries that only its trainer needs."""
     unused = ["torchvision", "torchvision.transforms", "torchvision.utils", "ema_pytorch", "accelerate", "pytorch_fid", "pytorch_fid.inception"]
     with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in [*unused, "pytorch_fid.fid_score"]}):
         from denoising_diffusion_pytorch import Unet
-    return Unet(DIM, dim_mults=(1, 2), channels=CONFIG["in_channels"], full_attn=(True, True))
+    module = Unet(DIM, dim_mults=(1, 2), channels=CHANNELS, full_attn=(False, True))
+    return module, lambda x, t, tokens: module(x, t)
 
 
-def contestants():
-    """Name -> (module, call)."""
-    theirs = diffusers.UNet2DConditionModel(**CONFIG)
-    ours = UNet(UNetConfig(**CONFIG))
-    ours.load_state_dict(theirs.state_dict())
-    found = {
-        "sfumato": (ours, lambda x, t, tokens: ours(x, t, Condition(tokens))),
-        "diffusers": (theirs, lambda x, t, tokens: theirs(x, t, tokens).sample),
-    }
-    try:
-        other = lucidrains()
-    except ImportError as error:
-        print(f"lucidrains left out: {error}")
-    else:
-        found["lucidrains"] = other, lambda x, t, tokens: other(x, t)
-    return found
+PAIRS = {"the bundled model's U-Net": ("sfumato", "diffusers"), "residual blocks": ("sfumato, residual", "lucidrains")}
+PROGRAMS = {"sfumato": lambda: ours(ICONS), "sfumato, residual": lambda: ours(RESIDUAL), "diffusers": diffusers, "lucidrains": lucidrains}
+
+
+def work(name, same_memory, pipe):
+    """A program's process: says its size, then makes a step at each request and says its seconds."""
+    if same_memory or name.startswith("sfumato"):
+        from sfumato.runtime import keep_memory
+
+        keep_memory()
+    torch.manual_seed(0)
+    inputs = torch.randn(BATCH, CHANNELS, SIDE, SIDE), torch.rand(BATCH) * 999, torch.randn(BATCH, 32, TEXT)
+    module, call = PROGRAMS[name]()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
+    pipe.send((sum(p.numel() for p in module.parameters()) / 1e6, gflops(call, inputs)))
+    while pipe.recv():
+        pipe.send(step(module, call, optimizer, inputs))
 
 
 def step(module, call, optimizer, inputs):
@@ -83,27 +95,41 @@ def gflops(call, inputs):
     return counter.get_total_flops() / len(inputs[0]) / 1e9
 
 
-def main():
-    """Print samples per second and the ratio."""
-    keep_memory()
-    torch.manual_seed(0)
-    side, channels = CONFIG["sample_size"], CONFIG["in_channels"]
-    inputs = torch.randn(BATCH, channels, side, side), torch.rand(BATCH) * 999, torch.randn(BATCH, 32, CONFIG["cross_attention_dim"])
-    found = contestants()
-    optimizers = {name: torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True) for name, (module, _) in found.items()}
-    seconds = {name: [] for name in found}
-    for k in range(ROUNDS + 1):
-        for name, (module, call) in found.items():
-            spent = step(module, call, optimizers[name], inputs)
-            if k:
+def compare(title, names, same_memory):
+    """One pair: start both, run them in turns, print."""
+    context, pipes, sizes, seconds = multiprocessing.get_context("spawn"), {}, {}, {name: [] for name in names}
+    for name in names:
+        pipes[name], far = context.Pipe()
+        context.Process(target=work, args=(name, same_memory, far), daemon=True).start()
+        far.close()
+    try:
+        sizes = {name: pipe.recv() for name, pipe in pipes.items()}
+    except EOFError:
+        print(f"{title}: left out, as {names[1]} is not installed")
+        return
+    for k in range(ROUNDS + 2):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            spent = pipe.recv()
+            if k > 1:
                 seconds[name].append(spent)
     rates = {name: BATCH / statistics.median(s) for name, s in seconds.items()}
+    print(f"{title}: sfumato is {rates[names[0]] / rates[names[1]]:.2f}x {names[1]}")
+    for name in names:
+        millions, work_each = sizes[name]
+        print(f"  {name:18s} {millions:5.1f} M parameters, {work_each:.2f} GFLOP  {rates[name]:6.1f} samples/s")
+    for pipe in pipes.values():
+        pipe.send(False)
+
+
+def main():
+    """Print samples per second and the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--same-memory", action="store_true", help="give the peers our memory settings, too")
+    arguments = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, batch {BATCH}, medians of {ROUNDS}")
-    for name, rate in rates.items():
-        module, call = found[name]
-        millions = sum(p.numel() for p in module.parameters()) / 1e6
-        size = f"{millions:5.1f} M parameters, {gflops(call, inputs):.2f} GFLOP"
-        print(f"{name:12s} {size}  {rate:6.1f} samples/s  sfumato is {rates['sfumato'] / rate:.2f}x")
+    for title, names in PAIRS.items():
+        compare(title, names, arguments.same_memory)
 
 
 if __name__ == "__main__":

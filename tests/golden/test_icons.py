@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image, ImageDraw
 from tests.parity.test_sampler import same_picture
 
+from sfumato import image
 from sfumato.hub.load import BUNDLED, load
 from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
@@ -54,6 +57,31 @@ def test_style_is_added(icons):
     assert create("a rocket", CreateOptions(seed=1), icons)[0].settings["style"] == "fluent-flat", "what was added is written down"
     assert create("a rocket, Noto emoji", CreateOptions(seed=1), icons)[0].settings["style"] is None
     assert np.asarray(made.picture).astype(int).mean() != np.asarray(other.picture).astype(int).mean()
+
+
+def drawings():
+    """A face, a heart, an arrow and a house, drawn with a few shapes."""
+    out = [Image.new("RGB", (256, 256), "white") for _ in range(4)]
+    face, heart, arrow, house = (ImageDraw.Draw(p) for p in out)
+    face.ellipse((20, 20, 236, 236), fill="#ffcc22")
+    for x in (80, 150):
+        face.ellipse((x, 85, x + 25, 125), fill="#553300")
+    face.arc((75, 90, 180, 190), 20, 160, fill="#553300", width=12)
+    for x in (30, 120):
+        heart.ellipse((x, 40, x + 105, 145), fill="#e02030")
+    heart.polygon([(38, 115), (218, 115), (128, 225)], fill="#e02030")
+    arrow.rectangle((30, 105, 150, 150), fill="#2060e0")
+    arrow.polygon([(140, 60), (140, 195), (230, 127)], fill="#2060e0")
+    house.rectangle((60, 120, 196, 226), fill="#d9a066")
+    house.polygon([(40, 125), (216, 125), (128, 40)], fill="#a03020")
+    house.rectangle((110, 165, 146, 226), fill="#603010")
+    return out
+
+
+def test_the_matcher_knows_what_is_drawn(icons):
+    names = ["smiling face", "red heart", "right arrow", "house", "dog", "car", "tree", "calendar"]
+    shown = icons.matcher.pictures(torch.cat([image.to_tensor(p) for p in drawings()]))
+    assert (shown @ icons.matcher.texts(icons.text.ends(names)).T).argmax(dim=1).tolist() == [0, 1, 2, 3]
 
 
 def test_size_of_what_is_shipped():
