@@ -5,6 +5,7 @@ Every config is read strictly and every weight must find its place. Nothing is u
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +43,8 @@ class Model:
     text : Encoder
     scheduler : SchedulerConfig
     defaults : Defaults
-    matcher : Matcher or None
-        Tells how well a picture matches a text, if the model has one.
+    path : Path
+        The model's folder or file.
     """
 
     name: str
@@ -53,7 +54,13 @@ class Model:
     text: Encoder
     scheduler: SchedulerConfig
     defaults: Defaults
-    matcher: Matcher | None = None
+    path: Path
+
+    @functools.cached_property
+    def matcher(self) -> Matcher | None:
+        """What tells how well a picture matches a text, if the model has one."""
+        folder = self.path / "matcher"
+        return network_from(Matcher, MatcherConfig, folder).to(self.device).eval() if (folder / "config.json").exists() else None
 
     @property
     def network(self) -> UNet:
@@ -155,9 +162,7 @@ def load(name: str = "icons", device: str = "auto", dtype: str = "auto") -> Mode
     denoiser = Denoiser(unet, scheduler.kind, scheduler.times()).eval()
     text = PairEncoder(parts.texts[0], parts.texts[1], zero_empty=parts.zero_empty) if len(parts.texts) == 2 else parts.texts[0]
     text.to(where, kind)
-    matched = (path / "matcher" / "config.json").exists()
-    matcher = network_from(Matcher, MatcherConfig, path / "matcher").to(where).eval() if matched else None
-    return Model(name, parts.weights, denoiser, space.eval(), text, scheduler, parts.defaults, matcher)
+    return Model(name, parts.weights, denoiser, space.eval(), text, scheduler, parts.defaults, path)
 
 
 def _folder(folder: Path, name: str) -> single.Parts:

@@ -128,7 +128,7 @@ class _Job:
         self.model, self.options = model, options
         self.steps = options.steps or model.defaults.steps
         self.scale = model.defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale
-        self.best_of = options.best_of or (model.defaults.best_of if model.matcher else 1)
+        self.best_of = options.best_of or model.defaults.best_of
         self.tries = range(self.best_of) if options.candidate is None else [options.candidate]
         self.sampler = options.sampler or model.scheduler.sampler
         source = image.read(options.source) if options.source else None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sfumato.errors import ModelError
 from sfumato.hub.files import digest, read_json, weight_file
-from sfumato.hub.load import BUNDLED, Model, bundled, load, resolve
+from sfumato.hub.load import BUNDLED, Model, bundled, load
 from sfumato.hub.save import write_json
 
 BATCH = 256  # pictures that go through the network at once
@@ -43,7 +43,7 @@ class Matched:
     @property
     def stamp(self) -> str:
         """Digest of the matcher's weights: codes of others cannot be compared."""
-        return digest(weight_file(resolve(self.model.name) / "matcher"))
+        return digest(weight_file(self.model.path / "matcher"))
 
     def save(self, folder: Path) -> None:
         """Write down which model it is; its weights stay where they are."""
