@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from tests.conftest import make_tiny
 
 from sfumato import cli, image, metadata
+from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.hub.config import Defaults
 from sfumato.hub.load import load
+from sfumato.hub.save import save_network
 from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
 
@@ -146,6 +148,7 @@ WRONG = {
     "unwritable": (("create", "x", "--model", "TINY", "--output", "/proc/x.png"), "/proc"),
     "no device": (("create", "x", "--model", "TINY", "--device", "tpu9"), "device"),
     "no matcher": (("create", "x", "--model", "PLAIN", "--best-of", "4"), "no matcher/ that could choose the best of 4"),
+    "foreign matcher": (("create", "x", "--model", "FOREIGN", "--best-of", "2"), "takes texts of 48 values, the model's text encoder gives 32"),
     "again without settings": (("create", "--again", "plain.png"), "carries no settings"),
     "prompts missing": (("create", "--prompts", "none.txt"), "cannot be read as prompts"),
 }
@@ -157,9 +160,14 @@ def test_wrong_input(run, tiny, tmp_path, case):
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x04")
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     shutil.copytree(tiny, tmp_path / "plain", ignore=shutil.ignore_patterns("matcher"))
+    shutil.copytree(tiny, tmp_path / "foreign")
+    save_network(Matcher(MatcherConfig(widths=(16,), blocks=(1,), text_width=48)), tmp_path / "foreign" / "matcher", torch.float32)
     before = sorted(tmp_path.rglob("*"))
     words, sentence = WRONG[case]
-    words = [{"TINY": str(tiny), "EMPTY": str(tmp_path / "empty"), "PLAIN": str(tmp_path / "plain")}.get(w, w) for w in words]
+    words = [
+        {"TINY": str(tiny), "EMPTY": str(tmp_path / "empty"), "PLAIN": str(tmp_path / "plain"), "FOREIGN": str(tmp_path / "foreign")}.get(w, w)
+        for w in words
+    ]
     code, out, err = run(*words)
     assert code == 2, err
     assert sentence in err

@@ -60,7 +60,12 @@ class Model:
     def matcher(self) -> Matcher | None:
         """What tells how well a picture matches a text, if the model has one."""
         folder = self.path / "matcher"
-        return network_from(Matcher, MatcherConfig, folder).to(self.device).eval() if (folder / "config.json").exists() else None
+        if not (folder / "config.json").exists():
+            return None
+        matcher, width = network_from(Matcher, MatcherConfig, folder), self.text.ends([""]).shape[1]
+        if matcher.config.text_width != width:
+            raise ModelError(f"{folder} takes texts of {matcher.config.text_width} values, the model's text encoder gives {width}")
+        return matcher.to(self.device).eval()
 
     @property
     def network(self) -> UNet:

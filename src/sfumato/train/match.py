@@ -45,8 +45,9 @@ class MatchJob:
 
     def prepare(self, key: str) -> Iterator[tuple[str, int, int]]:
         """Fill the cache, yielding (what, done, of how many). `key` names the text encoder."""
-        width = self.text.clip.config.hidden_size
-        for done in cached(self.cache / "ends.npy", key, (len(self.texts), width), lambda a, b: self.text.ends(self.texts[a:b])):
+        for done in cached(
+            self.cache / "ends.npy", key, (len(self.texts), self.module.matcher.config.text_width), lambda a, b: self.text.ends(self.texts[a:b])
+        ):
             yield "texts", done, len(self.texts)
         self.ends: NDArray[np.float16] = np.load(self.cache / "ends.npy", mmap_mode="r")
 

@@ -171,7 +171,7 @@ def train_matcher(data: Path, output: Path, text: Path, config: Path | None, giv
     pictures = pack(data, plan.size, output / "cache", captions=True)
     yield from _skipped(pictures.skipped)
     torch.manual_seed(settings.seed)
-    network = {"size": plan.size, "text_width": encoder.clip.config.hidden_size, **plan.network}
+    network = {"size": plan.size, "text_width": encoder.ends([""]).shape[1], **plan.network}
     job = MatchJob(MatcherConfig.read(network, "network"), pictures, encoder, output / "cache")
     yield from _prepared(job.prepare(fingerprint(encoder.clip) + str(len(job.texts))))
     yield from train(job, settings, output / "matcher")
