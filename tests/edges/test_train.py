@@ -214,6 +214,7 @@ def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
         assert torch.allclose(value, other.network.state_dict()[name], atol=1e-3), "it began where the model stood"
     assert other.space.config.scaling_factor == one.space.config.scaling_factor
     assert other.defaults.steps == 3
+    assert torch.equal(one.matcher.to_space.weight, other.matcher.to_space.weight)
 
 
 def test_a_model_that_is_trained_on_keeps_its_parts(folder, tiny, tmp_path):

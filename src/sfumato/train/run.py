@@ -145,6 +145,8 @@ def train_diffusion(
     save_network(space, output / "vae")
     save_text(encoder.clip, encoder.tokenizer, output)
     save_scheduler(scheduler, output / "scheduler")
+    if begun is not None and begun.matcher is not None:
+        save_network(begun.matcher, output / "matcher")
     known = begun.defaults.model_dump(mode="json", exclude_defaults=True) if begun else {}
     save_index(output, Defaults.read({**known, **plan.defaults}, "defaults"))
 
