@@ -12,7 +12,8 @@ from sfumato.errors import OptionError
 from sfumato.types import Linear
 
 SPELLINGS = [
-    "none", "noise:25", "noise:0-50", "salt:0.1", "mask:0.5", "mask:box:0.25", "mask:strokes:0.2", "gray", "down:2", "down:1.5:average", "down:3.7",
+    "none", "noise:25", "noise:0-50", "salt:0.1", "mask:0.5", "mask:box:0.25", "mask:strokes:0.2", "mask:text:0.1",
+    "gray", "down:2", "down:1.5:average", "down:3.7",
     "down:8", "blur:1.6", "blur:0.4", "jpeg:30", "jpeg:10-95", "down:1.5-4", "scratches:0.05",
     "mask:0.5+noise:25", "gray+down:2", "mask:box:0.25+gray", "blur:1+down:2+noise:10",
     "down:2+mask:0.3",

@@ -143,7 +143,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
     "none": (lambda words: Compose(()), "none"),
     "noise": (_noise, "noise:25 or noise:0-50, the level for pixels of 0 to 255"),
     "salt": (_salt, "salt:0.1, the share of pixels that turn black or white"),
-    "mask": (_mask, "mask:0.5 (random pixels), mask:box:0.25, mask:strokes:0.2, mask:file:PICTURE (white = hidden)"),
+    "mask": (_mask, "mask:0.5 (random pixels), mask:box:0.25, mask:strokes:0.2, mask:text:0.1, mask:file:PICTURE (white = hidden)"),
     "gray": (lambda words: Grayscale(), "gray"),
     "down": (_down, "down:2 (bicubic), down:2:average or down:1.5-4, factors of 1.5 to 8"),
     "blur": (lambda words: Blur(float(words[0])), "blur:1.6, the kernel's deviation in pixels"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_letters, digits
 from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Generator, Tensor
 
 from sfumato import image
@@ -58,14 +59,14 @@ class RandomMask:
 
     Parameters
     ----------
-    kind : {"pixels", "box", "strokes"}
+    kind : {"pixels", "box", "strokes", "text"}
     share : float, in (0, 1)
-        Part of the picture that is hidden: exact in the mean for pixels, about so for a box and strokes.
+        Part of the picture that is hidden: exact in the mean for pixels, about so for the others.
     """
 
     kind: str
     share: float
-    shares: ClassVar[dict[str, float]] = {"pixels": 0.5, "box": 0.25, "strokes": 0.2}
+    shares: ClassVar[dict[str, float]] = {"pixels": 0.5, "box": 0.25, "strokes": 0.2, "text": 0.1}
 
     def __post_init__(self) -> None:
         if self.kind not in self.shares:
@@ -84,7 +85,7 @@ class RandomMask:
         """The linear operator of one draw."""
         draws = uniform(len(x), x, generator)  # one number per picture seeds its mask
         size = (int(x.shape[-2]), int(x.shape[-1]))
-        make = {"pixels": self._pixels, "box": self._box, "strokes": self._strokes}[self.kind]
+        make = {"pixels": self._pixels, "box": self._box, "strokes": self._strokes, "text": self._text}[self.kind]
         masks = [make(size, np.random.default_rng(int(float(d) * 2**24))) for d in draws]
         return Mask(torch.from_numpy(np.stack(masks))[:, None].to(x.device))
 
@@ -105,6 +106,17 @@ class RandomMask:
         for _ in range(100):
             points = [(float(rng.uniform(0, size[1])), float(rng.uniform(0, size[0]))) for _ in range(rng.integers(2, 5))]
             pen.line(points, fill=0, width=max(1, round(min(size) * rng.uniform(0.01, 0.06))), joint="curve")
+            if 1 - np.asarray(canvas).mean() >= self.share:
+                break
+        return np.asarray(canvas).astype(np.float32)
+
+    def _text(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        canvas = Image.new("1", (size[1], size[0]), 1)
+        pen = ImageDraw.Draw(canvas)
+        for _ in range(100):
+            letters = "".join(rng.choice(list(ascii_letters + digits + " "), rng.integers(3, 20)))
+            place = float(rng.uniform(-0.3, 0.8) * size[1]), float(rng.uniform(-0.1, 1) * size[0])
+            pen.text(place, letters, fill=0, font=ImageFont.load_default(float(rng.integers(8, 40))))
             if 1 - np.asarray(canvas).mean() >= self.share:
                 break
         return np.asarray(canvas).astype(np.float32)
