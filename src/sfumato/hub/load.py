@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,6 +17,7 @@ from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import Encoder, PairEncoder, TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.denoiser import Denoiser
+from sfumato.denoiser.prior import Prior, PriorConfig
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.errors import ModelError, unknown
 from sfumato.hub import single
@@ -24,6 +26,7 @@ from sfumato.hub.files import PICKLES, digest, network_from, read_json, weight_f
 from sfumato.runtime import choose_device, choose_dtype
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 
+M = TypeVar("M", Matcher, Prior)
 BUNDLED = Path(__file__).parents[1] / "pretrained"
 PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionXLPipeline", "StableDiffusionImg2ImgPipeline"})
 
@@ -59,13 +62,21 @@ class Model:
     @functools.cached_property
     def matcher(self) -> Matcher | None:
         """What tells how well a picture matches a text, if the model has one."""
-        folder = self.path / "matcher"
+        return self._of_texts(Matcher, MatcherConfig, self.path / "matcher")
+
+    @functools.cached_property
+    def prior(self) -> Prior | None:
+        """What estimates latents from a text alone, if the model has one."""
+        return self._of_texts(Prior, PriorConfig, self.path / "prior")
+
+    def _of_texts(self, kind: type[M], config: Any, folder: Path) -> M | None:
+        """A network that takes ends of texts, if it is there."""
         if not (folder / "config.json").exists():
             return None
-        matcher, width = network_from(Matcher, MatcherConfig, folder), self.text.ends([""]).shape[1]
-        if matcher.config.text_width != width:
-            raise ModelError(f"{folder} takes texts of {matcher.config.text_width} values, the model's text encoder gives {width}")
-        return matcher.to(self.device).eval()
+        network, width = network_from(kind, config, folder), self.text.ends([""]).shape[1]
+        if network.config.text_width != width:
+            raise ModelError(f"{folder} takes texts of {network.config.text_width} values, the model's text encoder gives {width}")
+        return network.to(self.device).eval()
 
     @property
     def network(self) -> UNet:

@@ -137,6 +137,8 @@ class _Job:
             raise OptionError("--mask needs --from: the picture of which a part is made anew")
         self.source = image.crop_to(source, self.size) if source else None
         self.hidden = _hidden(options.mask, self.size, source) if options.mask else None
+        self.prior = None if source or model.prior is None else options.prior or model.defaults.prior
+        self.strength = options.strength if source else self.prior or 1.0
 
     @property
     def unit(self) -> int:
@@ -181,7 +183,7 @@ class _Job:
         condition, tokens = model.text(texts, self.size)
         negative = model.text([self.options.negative_prompt] * len(texts), self.size)[0]
         streams = Streams([seed for _, seed in wanted])
-        x, denoise = self.start(streams, sigmas, condition, negative)
+        x, denoise = self.start(texts, streams, sigmas, condition, negative)
         sampler = build(self.sampler, streams.like, self.options.eta)
         with torch.inference_mode():
             for step in sampler(denoise, x, sigmas):
@@ -211,25 +213,25 @@ class _Job:
     def sigmas(self) -> Tensor:
         """The noise levels to walk; with a source picture only the lower ones, by strength."""
         table, config = self.model.denoiser.times.sigmas, self.model.scheduler
-        steps = self.steps if self.source is None else max(self.steps, math.ceil(self.steps / self.options.strength))
+        steps = max(self.steps, math.ceil(self.steps / self.strength))
         if self.options.schedule == "auto":
             sigmas = config.own_schedule(table, steps, self.sampler)
         else:
             sigmas = SCHEDULES[self.options.schedule](table, steps)
         return sigmas[-(self.steps + 1) :]
 
-    def start(self, streams: Streams, sigmas: Tensor, condition: Condition, negative: Condition) -> tuple[Tensor, Denoise]:
+    def start(
+        self, texts: Sequence[str], streams: Streams, sigmas: Tensor, condition: Condition, negative: Condition
+    ) -> tuple[Tensor, Denoise]:  # fmt: skip
         """The noisy latents to begin with, and the guided denoiser."""
         model, top = self.model, float(sigmas[0])
         channels, factor = model.space.config.latent_channels, model.space.config.factor
         noise = streams.normal((len(streams.generators), channels, self.size[1] // factor, self.size[0] // factor)).to(model.device)
-        if self.source is None:
+        if self.strength == 1 and self.source is None:
             # Variance-preserving: the last level still holds a little of the picture, so its own variance is added.
             x, z = noise * math.sqrt(1 + top**2), None
         else:
-            with torch.inference_mode():
-                pixels = image.to_tensor(self.source).to(model.space.encoder.conv_in.weight)
-                z = model.space.encode(pixels).float().expand(len(noise), -1, -1, -1)
+            z = self.begun(texts, noise)
             x = z + top * noise
         planes = self.planes(noise)
         condition, negative = (Condition(c.tokens, c.vector, planes) for c in (condition, negative))
@@ -238,6 +240,17 @@ class _Job:
             known = Mask(_latent_known(self.hidden, factor).to(model.device))
             denoise = consistent(denoise, known, known.apply(z))
         return x, denoise
+
+    @torch.inference_mode()
+    def begun(self, texts: Sequence[str], like: Tensor) -> Tensor:
+        """Latents to walk on from: the source's, or what the prior lets expect."""
+        model = self.model
+        if self.source is not None:
+            pixels = image.to_tensor(self.source).to(model.space.encoder.conv_in.weight)
+            return model.space.encode(pixels).float().expand(len(like), -1, -1, -1)
+        assert model.prior is not None
+        z = model.prior(model.text.ends(texts).float())
+        return z if z.shape == like.shape else torch.nn.functional.interpolate(z, size=like.shape[-2:], mode="bilinear")
 
     def planes(self, like: Tensor) -> Tensor | None:
         """What a model trained to fill (9 channels) sees besides: the mask, and the latents of the picture without it."""
@@ -268,6 +281,7 @@ class _Job:
             "seed": seed,
             "best_of": self.best_of,
             "candidate": candidate,
+            "prior": self.prior,
             "style": self.style(text),
             "steps": self.steps,
             "guidance_scale": self.scale,

@@ -17,6 +17,7 @@ from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import MatcherConfig
 from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.denoiser.prior import PriorConfig
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import DataError, OptionError
@@ -28,10 +29,12 @@ from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.train.autoencoder import AutoencoderJob
 from sfumato.train.data import pack
 from sfumato.train.diffusion import DiffusionJob
+from sfumato.train.latents import Latents
 from sfumato.train.loop import Progress, TrainSettings, train
 from sfumato.train.loss import vivid
 from sfumato.train.match import MatchJob
 from sfumato.train.pairs import PairJob, paired, read_pairs
+from sfumato.train.prior import PriorJob
 from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.train.text import Phrases, TextJob
 from sfumato.types import Config
@@ -136,17 +139,20 @@ def train_diffusion(
     torch.manual_seed(settings.seed)
     small = _small_unet(size // space.config.factor, space.config.latent_channels, encoder.clip.config.hidden_size)
     network = begun.network.config if begun else UNetConfig.read({**small, **plan.network}, "network")
-    job = DiffusionJob(network, pictures, space, encoder, scheduler, output / "cache", plan.previews, plan.shift)
+    prior = begun.prior if begun else None
+    found = Latents(pictures, space, encoder, output / "cache")
+    yield from _prepared(found.prepare(fingerprint(space, encoder.clip), ends=prior is not None, own_scale=begun is None))
+    job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, prior, (begun and begun.defaults.prior) or 1.0)
     if begun is not None:
         job.module.load_state_dict(begun.network.state_dict())
-    yield from _prepared(job.prepare(fingerprint(space, encoder.clip) + str(len(job.texts)), own_scale=begun is None))
     yield from train(job, settings, output)
     save_network(job.module, output / "unet")
     save_network(space, output / "vae")
     save_text(encoder.clip, encoder.tokenizer, output)
     save_scheduler(scheduler, output / "scheduler")
-    if begun is not None and begun.matcher is not None:
-        save_network(begun.matcher, output / "matcher")
+    for name, part in (("matcher", begun.matcher), ("prior", prior)) if begun else ():
+        if part is not None:
+            save_network(part, output / name)
     known = begun.defaults.model_dump(mode="json", exclude_defaults=True) if begun else {}
     save_index(output, Defaults.read({**known, **plan.defaults}, "defaults"))
 
@@ -163,6 +169,23 @@ def _grounds(autoencoder: Path | None, text: Path | None, plan: Plan, start: str
     if not isinstance(begun.text, TextEncoder):
         raise OptionError(f"{start} has two text encoders; models like Stable Diffusion XL cannot be trained on")
     return begun, begun.space, begun.text
+
+
+def train_prior(data: Path, output: Path, model: str, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
+    """Train what begins a walk with an estimate from the text; writes ``prior/``, and into a model's folder makes it a part of it."""
+    plan, settings = _plan(config, given)
+    _, space, encoder = _grounds(None, None, plan.model_copy(update={"network": {}}), model)
+    size = plan.size if "size" in plan.model_fields_set else space.config.sample_size
+    yield f"reading {data}"
+    pictures = pack(data, size, output / "cache", captions=True)
+    yield from _skipped(pictures.skipped)
+    found = Latents(pictures, space, encoder, output / "cache")
+    yield from _prepared(found.prepare(fingerprint(space, encoder.clip), states=False, own_scale=False))
+    torch.manual_seed(settings.seed)
+    shape = {"channels": space.config.latent_channels, "side": size // space.config.factor, "text_width": encoder.ends([""]).shape[1]}
+    job = PriorJob(PriorConfig.read({**shape, **plan.network}, "network"), found)
+    yield from train(job, settings, output / "prior")
+    save_network(job.module, output / "prior")
 
 
 def train_matcher(data: Path, output: Path, text: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
