@@ -8,6 +8,7 @@ import torch
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.denoiser.prior import Prior, PriorConfig
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
@@ -58,6 +59,7 @@ def make_tiny(folder, defaults=None, **unet):
     schedule = SchedulerConfig(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing")
     save_scheduler(schedule, folder / "scheduler")
     save_network(Matcher(MatcherConfig(size=16, widths=(16,), blocks=(1,), text_width=32, width=8)), folder / "matcher", torch.float32)
+    save_network(Prior(PriorConfig(text_width=32, width=16, channels=4, side=8)), folder / "prior", torch.float32)
     save_index(folder, defaults or Defaults(steps=4, guidance_scale=3.0))
     return folder
 

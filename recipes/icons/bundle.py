@@ -32,7 +32,7 @@ STYLES = {
     "weather": "filled weather icon",
     "sticker": "colourful sticker",
 }
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "matcher")
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "matcher", "prior")
 
 
 def main(source: str, target: str) -> None:
@@ -46,6 +46,7 @@ def main(source: str, target: str) -> None:
     defaults = {
         "steps": 20,
         "guidance_scale": 4.0,
+        "prior": 0.5,
         "needs_prompt": True,
         "style": "fluent-flat",
         "styles": STYLES,

@@ -92,6 +92,21 @@ def test_best_of_keeps_the_try_that_matches_best_and_names_it(run, tiny, tmp_pat
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "best.png").read_bytes()
 
 
+def test_a_walk_from_the_prior_is_shorter_and_the_same_again(run, tiny, tmp_path):
+    words = ("create", "a red apple", "--model", tiny, "--seed", 9, "--steps", 4)
+    assert run(*words, "--prior", 0.5, "--output", "near.png")[0] == 0
+    assert run(*words, "--output", "far.png")[0] == 0
+    near, far = (metadata.read(tmp_path / name)[0] for name in ("near.png", "far.png"))
+    assert (near["prior"], far["prior"]) == (0.5, None)
+    assert near["sigmas"] == json.loads(run(*words, "--steps", 8, "--output", "8.png", "--json")[1])["settings"]["sigmas"][-5:]
+    assert not np.array_equal(pixels("near.png"), pixels("far.png"))
+    for name in ("near", "far"):
+        assert run("create", "--again", f"{name}.png", "--output", f"{name}-again.png")[0] == 0
+        assert (tmp_path / f"{name}-again.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
+    assert run(*words, "--prior", 0.5, "--size", "32x24", "--output", "large.png")[0] == 0
+    assert pixels("large.png").shape == (24, 32, 3)
+
+
 def test_prompt_files(run, tiny, tmp_path):
     (tmp_path / "p.txt").write_text("one\n\ntwo\n")
     (tmp_path / "p.jsonl").write_text('{"id": "x", "prompt": "one"}\n{"id": "../../y", "prompt": "two", "seed": 5}\n')
@@ -147,6 +162,8 @@ WRONG = {
     "file for many": (("create", "x", "y", "--model", "TINY", "--output", "a.png"), "several pictures"),
     "unwritable": (("create", "x", "--model", "TINY", "--output", "/proc/x.png"), "/proc"),
     "no device": (("create", "x", "--model", "TINY", "--device", "tpu9"), "device"),
+    "no prior": (("create", "x", "--model", "PLAIN", "--prior", "0.5"), "has no prior/ that could estimate"),
+    "prior and source": (("create", "x", "--model", "TINY", "--prior", "0.5", "--from", "plain.png"), "give one of them"),
     "no matcher": (("create", "x", "--model", "PLAIN", "--best-of", "4"), "no matcher/ that could choose the best of 4"),
     "foreign matcher": (("create", "x", "--model", "FOREIGN", "--best-of", "2"), "takes texts of 48 values, the model's text encoder gives 32"),
     "again without settings": (("create", "--again", "plain.png"), "carries no settings"),
@@ -159,7 +176,7 @@ def test_wrong_input(run, tiny, tmp_path, case):
     (tmp_path / "empty").mkdir()
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x04")
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
-    shutil.copytree(tiny, tmp_path / "plain", ignore=shutil.ignore_patterns("matcher"))
+    shutil.copytree(tiny, tmp_path / "plain", ignore=shutil.ignore_patterns("matcher", "prior"))
     shutil.copytree(tiny, tmp_path / "foreign")
     save_network(Matcher(MatcherConfig(widths=(16,), blocks=(1,), text_width=48)), tmp_path / "foreign" / "matcher", torch.float32)
     before = sorted(tmp_path.rglob("*"))

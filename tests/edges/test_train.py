@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +21,14 @@ from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.corruption.noise import DiffusionNoise
 from sfumato.errors import DataError, OptionError, TrainingError
 from sfumato.hub.files import network_from
 from sfumato.hub.load import load
 from sfumato.train import data
+from sfumato.train.diffusion import FromPrior
 from sfumato.train.loop import TrainSettings, train
-from sfumato.train.run import train_autoencoder, train_diffusion, train_matcher, train_text
+from sfumato.train.run import train_autoencoder, train_diffusion, train_matcher, train_prior, train_text
 
 COLORS = ("red", "green", "blue", "gold", "black", "white")
 
@@ -215,6 +218,28 @@ def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
     assert other.space.config.scaling_factor == one.space.config.scaling_factor
     assert other.defaults.steps == 3
     assert torch.equal(one.matcher.to_space.weight, other.matcher.to_space.weight)
+
+
+def test_a_prior_learns_what_a_text_lets_expect(folder, tiny, tmp_path):
+    """Six plain colors: the estimate of each text is nearest to the latents of its own picture."""
+    plan = {"network": {"width": 128}, "settings": {"steps": 500, "batch": 24, "rate": 0.005, "warmup": 2, "average": 0.9}, "size": 16}
+    (tmp_path / "prior.json").write_text(json.dumps(plan))
+    copy = shutil.copytree(tiny, tmp_path / "m", ignore=shutil.ignore_patterns("prior", "matcher"))
+    list(train_prior(folder, copy, str(copy), tmp_path / "prior.json", {}))
+    model = load(str(copy))
+    z = model.space.encode(torch.cat([image.to_tensor(Image.new("RGB", (16, 16), color)) for color in COLORS]))
+    estimate = model.prior(model.text.ends([f"a {color} square" for color in COLORS]))
+    assert torch.cdist(estimate.flatten(1), z.flatten(1)).argmin(dim=1).tolist() == list(range(6))
+
+
+def test_training_from_the_prior_meets_what_a_walk_meets():
+    """Up to the level where a walk starts, what is left of the estimate's error falls as the noise does; half start from noise."""
+    x, estimate = torch.zeros(4000, 1, 1, 1), torch.full((4000, 1, 1, 1), 100.0)
+    out = FromPrior(DiffusionNoise(torch.linspace(0, 10, 1000)), estimate, 5.0)(x, generator=torch.Generator().manual_seed(0))
+    share, left = out.y.flatten() / 100, (out.sigma / 5).clamp_max(1)
+    walked = (share - left).abs() < 0.5 * left - 0.2  # noise is at most a few tenths of the estimate here
+    clear = left > 0.9
+    assert 0.45 < float((walked & clear).sum() / clear.sum()) < 0.55
 
 
 def test_a_model_that_is_trained_on_keeps_its_parts(folder, tiny, tmp_path):

@@ -156,6 +156,10 @@ class _Job:
             raise OptionError(f"size {self.size[0]}x{self.size[1]}: both sides must be multiples of {unit} up to 4096; try {near}")
         if self.options.style and self.options.style not in styles:
             raise unknown("style", self.options.style, styles)
+        if self.options.prior not in (None, 1) and self.source is not None:
+            raise OptionError("--prior and --from both say what to begin with; give one of them")
+        if self.options.prior not in (None, 1) and self.model.prior is None:
+            raise OptionError(f"{self.model.name} has no prior/ that could estimate a picture from the text; sfumato train prior makes one")
         if len(self.tries) > 1 and self.model.matcher is None:
             raise OptionError(f"{self.model.name} has no matcher/ that could choose the best of {self.best_of}; sfumato train matcher makes one")
 

@@ -139,10 +139,12 @@ def train_diffusion(
     torch.manual_seed(settings.seed)
     small = _small_unet(size // space.config.factor, space.config.latent_channels, encoder.clip.config.hidden_size)
     network = begun.network.config if begun else UNetConfig.read({**small, **plan.network}, "network")
-    prior = begun.prior if begun else None
+    known = begun.defaults.model_dump(mode="json", exclude_defaults=True) if begun else {}
+    defaults = Defaults.read({**known, **plan.defaults}, "defaults")
+    prior = begun.prior if begun and defaults.prior else None
     found = Latents(pictures, space, encoder, output / "cache")
     yield from _prepared(found.prepare(fingerprint(space, encoder.clip), ends=prior is not None, own_scale=begun is None))
-    job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, prior, (begun and begun.defaults.prior) or 1.0)
+    job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, prior, defaults.prior or 1.0)
     if begun is not None:
         job.module.load_state_dict(begun.network.state_dict())
     yield from train(job, settings, output)
@@ -150,11 +152,10 @@ def train_diffusion(
     save_network(space, output / "vae")
     save_text(encoder.clip, encoder.tokenizer, output)
     save_scheduler(scheduler, output / "scheduler")
-    for name, part in (("matcher", begun.matcher), ("prior", prior)) if begun else ():
+    for name, part in (("matcher", begun.matcher), ("prior", begun.prior)) if begun else ():
         if part is not None:
             save_network(part, output / name)
-    known = begun.defaults.model_dump(mode="json", exclude_defaults=True) if begun else {}
-    save_index(output, Defaults.read({**known, **plan.defaults}, "defaults"))
+    save_index(output, defaults)
 
 
 def _grounds(autoencoder: Path | None, text: Path | None, plan: Plan, start: str | None) -> tuple[Model | None, AutoencoderKL, TextEncoder]:
