@@ -44,9 +44,9 @@ def main(source: str, target: str) -> None:
     shutil.copy(Path(source) / "model_index.json", folder)
     shutil.copy(Path(source).parent / "attribution.csv", folder)
     defaults = {
-        "steps": 20,
+        "steps": 12,
         "guidance_scale": 4.0,
-        "prior": 0.5,
+        "prior": 0.65,
         "needs_prompt": True,
         "style": "fluent-flat",
         "styles": STYLES,

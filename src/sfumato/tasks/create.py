@@ -30,6 +30,8 @@ from sfumato.sampler.schedule import SCHEDULES
 from sfumato.tasks.options import CreateOptions
 from sfumato.types import Condition, Denoise, Step
 
+BOLD = 1.3  # the prior's estimate is a mean, paler than any of the pictures that it is the mean of
+
 
 @dataclass(frozen=True)
 class Made:
@@ -253,7 +255,7 @@ class _Job:
             pixels = image.to_tensor(self.source).to(model.space.encoder.conv_in.weight)
             return model.space.encode(pixels).float().expand(len(like), -1, -1, -1)
         assert model.prior is not None
-        z = model.prior(model.text.ends(texts).float())
+        z = BOLD * model.prior(model.text.ends(texts).float())
         return z if z.shape == like.shape else torch.nn.functional.interpolate(z, size=like.shape[-2:], mode="bilinear")
 
     def planes(self, like: Tensor) -> Tensor | None:
