@@ -97,7 +97,7 @@ def test_a_walk_from_the_prior_is_shorter_and_the_same_again(run, tiny, tmp_path
     assert run(*words, "--prior", 0.5, "--output", "near.png")[0] == 0
     assert run(*words, "--output", "far.png")[0] == 0
     near, far = (metadata.read(tmp_path / name)[0] for name in ("near.png", "far.png"))
-    assert (near["prior"], far["prior"]) == (0.5, None)
+    assert (near["prior"], far["prior"]) == (0.5, 1.0)
     assert near["sigmas"] == json.loads(run(*words, "--steps", 8, "--output", "8.png", "--json")[1])["settings"]["sigmas"][-5:]
     assert not np.array_equal(pixels("near.png"), pixels("far.png"))
     for name in ("near", "far"):
@@ -181,10 +181,8 @@ def test_wrong_input(run, tiny, tmp_path, case):
     save_network(Matcher(MatcherConfig(widths=(16,), blocks=(1,), text_width=48)), tmp_path / "foreign" / "matcher", torch.float32)
     before = sorted(tmp_path.rglob("*"))
     words, sentence = WRONG[case]
-    words = [
-        {"TINY": str(tiny), "EMPTY": str(tmp_path / "empty"), "PLAIN": str(tmp_path / "plain"), "FOREIGN": str(tmp_path / "foreign")}.get(w, w)
-        for w in words
-    ]
+    places = {"TINY": tiny} | {name.upper(): tmp_path / name for name in ("empty", "plain", "foreign")}
+    words = [str(places.get(w, w)) for w in words]
     code, out, err = run(*words)
     assert code == 2, err
     assert sentence in err

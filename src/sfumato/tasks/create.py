@@ -130,8 +130,7 @@ class _Job:
         self.model, self.options = model, options
         self.steps = options.steps or model.defaults.steps
         self.scale = model.defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale
-        self.best_of = options.best_of or model.defaults.best_of
-        self.tries = range(self.best_of) if options.candidate is None else [options.candidate]
+        self.tries = range(options.best_of) if options.candidate is None else [options.candidate]
         self.sampler = options.sampler or model.scheduler.sampler
         source = image.read(options.source) if options.source else None
         self.size = options.size or (_nearest(source.size, self.unit) if source and options.size is None else model.size)
@@ -139,8 +138,9 @@ class _Job:
             raise OptionError("--mask needs --from: the picture of which a part is made anew")
         self.source = image.crop_to(source, self.size) if source else None
         self.hidden = _hidden(options.mask, self.size, source) if options.mask else None
-        self.prior = None if source or model.prior is None else options.prior or model.defaults.prior
-        self.strength = options.strength if source else self.prior or 1.0
+        wanted = options.prior or model.defaults.prior or 1.0
+        self.prior = 1.0 if source or wanted == 1 or model.prior is None else wanted
+        self.strength = options.strength if source else self.prior
 
     @property
     def unit(self) -> int:
@@ -163,7 +163,7 @@ class _Job:
         if self.options.prior not in (None, 1) and self.model.prior is None:
             raise OptionError(f"{self.model.name} has no prior/ that could estimate a picture from the text; sfumato train prior makes one")
         if len(self.tries) > 1 and self.model.matcher is None:
-            raise OptionError(f"{self.model.name} has no matcher/ that could choose the best of {self.best_of}; sfumato train matcher makes one")
+            raise OptionError(f"{self.model.name} has no matcher/ that could choose the best of {len(self.tries)}; sfumato train matcher makes one")
 
     def batch(self, rows: list[tuple[str, int]], done: int, total: int) -> Iterator[Moment | Made]:
         """Make some pictures: all tries of each, of which the best are kept."""
@@ -285,7 +285,6 @@ class _Job:
             "version": __version__,
             "prompt": text,
             "seed": seed,
-            "best_of": self.best_of,
             "candidate": candidate,
             "prior": self.prior,
             "style": self.style(text),

@@ -34,6 +34,7 @@ class Matched:
         assert model.matcher is not None
         self.model, self.matcher = model, model.matcher
         self.side, self.n_components_ = model.matcher.config.size, model.matcher.config.width
+        self.n_features_in_ = 3 * self.side**2
 
     @classmethod
     def open(cls, name: str) -> Matched:

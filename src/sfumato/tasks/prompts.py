@@ -70,7 +70,7 @@ def again(path: Path, values: Mapping[str, Any]) -> tuple[list[Prompt], dict[str
     settings, _ = metadata.read(path)
     if settings is None or settings.get("task") != "create":
         raise PictureError(f"{path} carries no settings of sfumato create; sfumato inspect shows what it carries")
-    known = {"candidate": 0, "prior": 1.0} | {k: v for k, v in settings.items() if k in CreateOptions.model_fields}
+    known = {k: v for k, v in settings.items() if k in CreateOptions.model_fields}
     model = load(str(known.get("model", "icons")))
     if settings.get("model_sha256") != model.sha256:
         raise OptionError(f"{path} was made with other weights of model {known.get('model')}: the same bytes cannot come out")

@@ -194,19 +194,20 @@ def _fit(kind: Literal["pictures", "documents"], items: list[Item], source: Path
         raise OptionError(f"{folder} is no index and not empty; give another --output")
     chosen = space or ("pca:30" if kind == "pictures" else "lsa:128")
     sample = items[:: max(1, len(items) // FITTED)]
-    matched = Matched.open(chosen) if has_matcher(chosen) else None
-    if matched and kind == "documents":
-        raise OptionError(f"{chosen} is a space of pictures, and {source} holds documents")
-    settings = Index(kind=kind, source=str(source.resolve()), space=chosen, side=matched.side if matched else side)
+    parsed = _parse(chosen)
+    model: Any = None
+    if isinstance(parsed, Path):
+        model = Matched.open(chosen) if has_matcher(chosen) else _load(parsed)
+    if isinstance(model, Matched):
+        side = model.side
+        if kind == "documents":
+            raise OptionError(f"{chosen} is a space of pictures, and {source} holds documents")
+    settings = Index(kind=kind, source=str(source.resolve()), space=chosen, side=side)
     if kind == "documents":
         terms = Terms.fit([_text(i) for i in sample])
         settings = settings.model_copy(update={"terms": list(terms.words), "weights": list(terms.weights)})
-    parsed = _parse(chosen)
     rows, good, skipped = _rows(sample, settings)
-    if matched:
-        model: Any = matched
-    elif isinstance(parsed, Path):
-        model = _load(parsed)
+    if isinstance(parsed, Path):
         if len(good) and model.n_features_in_ != rows.shape[1]:
             raise OptionError(f"{parsed} takes rows of {model.n_features_in_} values, these items have {rows.shape[1]}; see --side")
     else:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sfumato import image
 from sfumato.errors import DataError, PictureError
@@ -241,20 +240,3 @@ def _decode(samples: list[Sample], size: int, cache: Path, key: dict[str, Any], 
         del out
     with atomic(cache / "pictures.json") as scratch:
         scratch.write_text(json.dumps({"key": key, "kept": kept, "skipped": skipped}), "utf-8")
-
-
-def cached(path: Path, key: str, shape: tuple[int, ...], rows: Callable[[int, int], Tensor], batch: int = 256) -> Iterator[int]:
-    """Fill ``path`` (.npy, float16) with ``rows(start, end)`` batch by batch unless it holds `key` already; yields rows done."""
-    note = path.with_suffix(".json")
-    if path.exists() and note.exists() and json.loads(note.read_text("utf-8")) == {"key": key}:
-        return
-    with atomic(path) as scratch:
-        out = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.float16, shape=shape)
-        for start in range(0, shape[0], batch):
-            end = min(start + batch, shape[0])
-            out[start:end] = rows(start, end).float().cpu().numpy()
-            yield end
-        out.flush()
-        del out
-    with atomic(note) as scratch:
-        scratch.write_text(json.dumps({"key": key}), "utf-8")

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from sfumato import image
-from sfumato.corruption.noise import DiffusionNoise
+from sfumato.corruption.noise import DiffusionNoise, uniform
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.prior import Prior
@@ -50,8 +50,7 @@ class FromPrior:
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Half of the batch as from the prior, the other half as from pure noise."""
         out = self.noise(x, generator=generator)
-        left = (out.sigma / self.start).clamp_max(1)
-        left[torch.rand(len(x), generator=generator) < 0.5] = 0
+        left = (out.sigma / self.start).clamp_max(1) * (uniform(len(x), x, generator) < 0.5)
         return Corrupted(out.y + left.to(x)[:, None, None, None] * (self.estimate - x), out.sigma)
 
 
@@ -92,7 +91,7 @@ class DiffusionJob:
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean weighted loss; each row draws one of its captions, and some draw none."""
         places, device = self.data.draw(rows, random), self.module.conv_in.weight.device
-        condition = drop_condition(self._tokens(places), Condition(tokens=self.empty.tokens), DROPPED, random)
+        condition = drop_condition(self._tokens(places), self.empty, DROPPED, random)
         z, corruption = self.data.latents(rows).to(device), self.corruption
         if self.prior is None:
             return denoising_loss(self.denoiser, z, corruption, condition, generator=random)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,35 @@ from torch import Generator, Tensor
 
 from sfumato import image
 from sfumato.condition.text import TextEncoder
+from sfumato.runtime import atomic
 from sfumato.space.kl import AutoencoderKL
-from sfumato.train.data import Pictures, cached
+from sfumato.train.data import Pictures
 
 
-class Latents:
-    """A training set behind an autoencoder and a text encoder that stay as they are.
+def cached(path: Path, key: str, shape: tuple[int, ...], rows: Callable[[int, int], Tensor], batch: int = 256) -> Iterator[int]:
+    """Fill ``path`` (.npy, float16) with ``rows(start, end)`` batch by batch unless it holds `key` already; yields rows done."""
+    note = path.with_suffix(".json")
+    if path.exists() and note.exists() and json.loads(note.read_text("utf-8")) == {"key": key}:
+        return
+    with atomic(path) as scratch:
+        out = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.float16, shape=shape)
+        for start in range(0, shape[0], batch):
+            end = min(start + batch, shape[0])
+            out[start:end] = rows(start, end).float().cpu().numpy()
+            yield end
+        out.flush()
+        del out
+    with atomic(note) as scratch:
+        scratch.write_text(json.dumps({"key": key}), "utf-8")
+
+
+class Captions:
+    """A training set behind a text encoder that stays as it is.
 
     Parameters
     ----------
     pictures : Pictures
         Packed pictures with captions.
-    space : AutoencoderKL
     text : TextEncoder
     cache : Path
         Folder for what is computed.
@@ -38,40 +56,30 @@ class Latents:
         How often each picture is drawn.
     """
 
-    def __init__(self, pictures: Pictures, space: AutoencoderKL, text: TextEncoder, cache: Path) -> None:
-        self.pictures, self.space, self.text, self.cache = pictures, space, text, cache
+    def __init__(self, pictures: Pictures, text: TextEncoder, cache: Path) -> None:
+        self.pictures, self.text, self.cache = pictures, text, cache
         self.weights = torch.from_numpy(pictures.weights)
         self.texts = sorted({"", *(c for row in pictures.captions for c in row)})
         place = {t: k for k, t in enumerate(self.texts)}
         self.choices = [[place[c] for c in row] for row in pictures.captions]
 
-    def prepare(self, key: str, *, states: bool = True, ends: bool = True, own_scale: bool = True) -> Iterator[tuple[str, int, int]]:
-        """Fill the cache, yielding (what, done, of how many). `key` names the autoencoder and text encoder.
-
-        With `own_scale` the autoencoder's factor is set so that these latents have unit variance.
-        """
-        pixels, count = self.pictures.pixels, len(self.texts)
-        key += str(count)
-        for done in cached(self.cache / "latents.npy", key, (len(pixels), *self._encode(0, 1).shape[1:]), self._encode):
-            yield "latents", done, len(pixels)
-        self._latents: NDArray[np.float16] = np.load(self.cache / "latents.npy", mmap_mode="r")
+    def prepare(self, key: str, *, states: bool = False, ends: bool = False) -> Iterator[tuple[str, int, int]]:
+        """Fill the cache, yielding (what, done, of how many). `key` names the encoders."""
         for wanted, name, make in ((states, "states", self._read), (ends, "ends", self._end)):
             if wanted:
-                for done in cached(self.cache / f"{name}.npy", key, (count, *make(0, 1).shape[1:]), make):
-                    yield f"text {name}", done, count
+                yield from self._filled(name, key, len(self.texts), make)
         if states:
-            self._states: NDArray[np.float16] = np.load(self.cache / "states.npy", mmap_mode="r")
+            self._states = self._kept("states")
         if ends:
-            self._ends = torch.from_numpy(np.load(self.cache / "ends.npy"))
-        if own_scale:
-            sample = torch.from_numpy(self._latents[:: max(1, len(self._latents) // 2000)].astype(np.float32))
-            self.space.config = self.space.config.model_copy(update={"scaling_factor": 1 / float(sample.std())})
+            self._ends = self._kept("ends")
 
-    @torch.no_grad()
-    def _encode(self, start: int, end: int) -> Tensor:
-        x = image.from_bytes(torch.from_numpy(np.array(self.pictures.pixels[start:end])))
-        mean, _ = self.space.moments(x.to(self.space.encoder.conv_in.weight))
-        return mean
+    def _filled(self, name: str, key: str, count: int, make: Callable[[int, int], Tensor]) -> Iterator[tuple[str, int, int]]:
+        for done in cached(self.cache / f"{name}.npy", f"{key}{len(self.texts)}", (count, *make(0, 1).shape[1:]), make):
+            yield name, done, count
+
+    def _kept(self, name: str) -> NDArray[np.float16]:
+        kept: NDArray[np.float16] = np.load(self.cache / f"{name}.npy", mmap_mode="r")
+        return kept
 
     def _read(self, start: int, end: int) -> Tensor:
         tokens = self.text(self.texts[start:end], (0, 0))[0].tokens
@@ -87,14 +95,47 @@ class Latents:
         chosen = torch.rand(len(rows), generator=random)
         return [self.choices[r][int(u * len(self.choices[r]))] for r, u in zip(rows.tolist(), chosen.tolist(), strict=True)]
 
-    def latents(self, rows: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w) of pictures."""
-        return torch.from_numpy(self._latents[rows.numpy()].astype(np.float32)) * self.space.config.scaling_factor
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Pictures (B, 3, S, S) in [-1, 1]."""
+        return image.from_bytes(torch.from_numpy(np.array(self.pictures.pixels[rows.numpy()])))
 
     def states(self, places: list[int]) -> Tensor:
         """States (B, T, D) of texts."""
-        return torch.from_numpy(np.stack([self._states[k] for k in places]).astype(np.float32))
+        return torch.from_numpy(self._states[places].astype(np.float32))
 
     def ends(self, places: list[int]) -> Tensor:
         """End states (B, D) of texts."""
-        return self._ends[places].float()
+        return torch.from_numpy(self._ends[places].astype(np.float32))
+
+
+class Latents(Captions):
+    """The same behind an autoencoder, too.
+
+    Parameters
+    ----------
+    pictures, text, cache
+        As of :class:`Captions`.
+    space : AutoencoderKL
+    """
+
+    def __init__(self, pictures: Pictures, space: AutoencoderKL, text: TextEncoder, cache: Path) -> None:
+        super().__init__(pictures, text, cache)
+        self.space = space
+
+    def prepare(self, key: str, *, states: bool = False, ends: bool = False, own_scale: bool = False) -> Iterator[tuple[str, int, int]]:
+        """Fill the cache; with `own_scale` the autoencoder's factor is set so that these latents have unit variance."""
+        yield from self._filled("latents", key, len(self.pictures.pixels), self._encode)
+        self._latents = self._kept("latents")
+        yield from super().prepare(key, states=states, ends=ends)
+        if own_scale:
+            sample = torch.from_numpy(self._latents[:: max(1, len(self._latents) // 2000)].astype(np.float32))
+            self.space.config = self.space.config.model_copy(update={"scaling_factor": 1 / float(sample.std())})
+
+    @torch.no_grad()
+    def _encode(self, start: int, end: int) -> Tensor:
+        mean, _ = self.space.moments(self.pixels(torch.arange(start, end)).to(self.space.encoder.conv_in.weight))
+        return mean
+
+    def latents(self, rows: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) of pictures."""
+        return torch.from_numpy(self._latents[rows.numpy()].astype(np.float32)) * self.space.config.scaling_factor

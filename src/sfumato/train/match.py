@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from sfumato import image
 from sfumato.condition.matcher import Matcher, MatcherConfig
-from sfumato.condition.text import TextEncoder
-from sfumato.train.data import Pictures, cached
+from sfumato.train.latents import Captions
 
 
 class MatchJob:
@@ -27,40 +23,20 @@ class MatchJob:
     Parameters
     ----------
     config : MatcherConfig
-    pictures : Pictures
-        Packed pictures with captions.
-    text : TextEncoder
-        Stays as it is.
-    cache : Path
-        Folder for the texts' end states.
+    data : Captions
+        Prepared, with the texts' ends.
     """
 
-    def __init__(self, config: MatcherConfig, pictures: Pictures, text: TextEncoder, cache: Path) -> None:
-        self.module = _Pair(config)
-        self.pictures, self.text, self.cache = pictures, text, cache
-        self.weights = torch.from_numpy(pictures.weights)
-        self.texts = sorted({c for row in pictures.captions for c in row})
-        place = {t: k for k, t in enumerate(self.texts)}
-        self.choices = [[place[c] for c in row] for row in pictures.captions]
-
-    def prepare(self, key: str) -> Iterator[tuple[str, int, int]]:
-        """Fill the cache, yielding (what, done, of how many). `key` names the text encoder."""
-        for done in cached(
-            self.cache / "ends.npy", key, (len(self.texts), self.module.matcher.config.text_width), lambda a, b: self.text.ends(self.texts[a:b])
-        ):
-            yield "texts", done, len(self.texts)
-        self.ends: NDArray[np.float16] = np.load(self.cache / "ends.npy", mmap_mode="r")
+    def __init__(self, config: MatcherConfig, data: Captions) -> None:
+        self.module, self.data, self.weights = _Pair(config), data, data.weights
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean of the two cross-entropies in nats."""
-        chosen = torch.rand(len(rows), generator=random)
-        places = [self.choices[r][int(u * len(self.choices[r]))] for r, u in zip(rows.tolist(), chosen.tolist(), strict=True)]
-        device = self.module.scale.device
+        places, device = self.data.draw(rows, random), self.module.scale.device
         with torch.autocast(device.type, enabled=False):
-            x = disturbed(image.from_bytes(torch.from_numpy(np.array(self.pictures.pixels[rows.numpy()]))), random).to(device)
-            ends = torch.from_numpy(self.ends[places].astype(np.float32)).to(device)
+            x, ends = disturbed(self.data.pixels(rows), random).to(device), self.data.ends(places).to(device)
         scores = self.module.scale.exp() * self.module.matcher.pictures(x) @ self.module.matcher.texts(ends).T
-        said = [set(self.choices[r]) for r in rows.tolist()]
+        said = [set(self.data.choices[r]) for r in rows.tolist()]
         alike = torch.tensor([[k != j and place in said[k] for j, place in enumerate(places)] for k in range(len(rows))], device=device)
         scores = scores.float().masked_fill(alike | alike.T, -math.inf)
         own = torch.arange(len(rows), device=device)
@@ -68,12 +44,12 @@ class MatchJob:
 
     def preview(self, path: Path) -> None:
         """Pictures in rows: one, then those nearest to the first of its captions."""
-        count = min(len(self.choices), 2000)
-        x = image.from_bytes(torch.from_numpy(np.array(self.pictures.pixels[:count]))).to(self.module.scale.device)
-        directions = torch.cat([self.module.matcher.pictures(part) for part in x.split(256)])
+        matcher, count = self.module.matcher, min(len(self.data.choices), 2000)
+        x = self.data.pixels(torch.arange(count)).to(self.module.scale.device)
+        directions = torch.cat([matcher.pictures(part) for part in x.split(256)])
         asked = list(range(0, count, max(1, count // 8)))[:8]
-        ends = torch.from_numpy(self.ends[[self.choices[r][0] for r in asked]].astype(np.float32)).to(x)
-        found = (self.module.matcher.texts(ends) @ directions.T).topk(min(9, count)).indices
+        said = matcher.texts(self.data.ends([self.data.choices[r][0] for r in asked]).to(x))
+        found = (said @ directions.T).topk(min(9, count)).indices
         path.parent.mkdir(parents=True, exist_ok=True)
         shown = torch.cat([torch.cat([x[[row]], x[near]]) for row, near in zip(asked, found, strict=True)])
         image.sheet(image.to_pictures(shown), columns=found.shape[1] + 1).save(path)

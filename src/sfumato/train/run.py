@@ -29,7 +29,7 @@ from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.train.autoencoder import AutoencoderJob
 from sfumato.train.data import pack
 from sfumato.train.diffusion import DiffusionJob
-from sfumato.train.latents import Latents
+from sfumato.train.latents import Captions, Latents
 from sfumato.train.loop import Progress, TrainSettings, train
 from sfumato.train.loss import vivid
 from sfumato.train.match import MatchJob
@@ -129,9 +129,7 @@ def train_diffusion(
     """
     plan, settings = _plan(config, given)
     begun, space, encoder = _grounds(autoencoder, text, plan, start)
-    size = begun.size[0] if begun and "size" not in plan.model_fields_set else plan.size
-    if size % space.config.factor:
-        raise DataError(f"size {size} is not a multiple of the autoencoder's factor {space.config.factor}")
+    size = _size(plan, space, begun)
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
     yield from _skipped(pictures.skipped)
@@ -143,7 +141,7 @@ def train_diffusion(
     defaults = Defaults.read({**known, **plan.defaults}, "defaults")
     prior = begun.prior if begun and defaults.prior else None
     found = Latents(pictures, space, encoder, output / "cache")
-    yield from _prepared(found.prepare(fingerprint(space, encoder.clip), ends=prior is not None, own_scale=begun is None))
+    yield from _prepared(found.prepare(fingerprint(space, encoder.clip), states=True, ends=prior is not None, own_scale=begun is None))
     job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, prior, defaults.prior or 1.0)
     if begun is not None:
         job.module.load_state_dict(begun.network.state_dict())
@@ -166,22 +164,38 @@ def _grounds(autoencoder: Path | None, text: Path | None, plan: Plan, start: str
         return None, network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval(), _text(text)
     if autoencoder or text or plan.network or plan.scheduler:
         raise OptionError("a model that is trained on keeps its autoencoder, text encoder, network and scheduler; leave those out")
-    begun = load(start, "cpu", "float32")
+    begun, encoder = _begun(start)
+    return begun, begun.space, encoder
+
+
+def _begun(name: str) -> tuple[Model, TextEncoder]:
+    """A model to train on from, or a part for."""
+    begun = load(name, "cpu", "float32")
     if not isinstance(begun.text, TextEncoder):
-        raise OptionError(f"{start} has two text encoders; models like Stable Diffusion XL cannot be trained on")
-    return begun, begun.space, begun.text
+        raise OptionError(f"{name} has two text encoders; models like Stable Diffusion XL cannot be trained on")
+    if begun.network.config.in_channels != begun.space.config.latent_channels:
+        raise OptionError(f"{name} sees more than latents (it fills or enlarges); such models cannot be trained on")
+    return begun, begun.text
+
+
+def _size(plan: Plan, space: AutoencoderKL, begun: Model | None) -> int:
+    """Side of the pictures: the plan's, or where it names none that of the model."""
+    size = begun.size[0] if begun and "size" not in plan.model_fields_set else plan.size
+    if size % space.config.factor:
+        raise DataError(f"size {size} is not a multiple of the autoencoder's factor {space.config.factor}")
+    return size
 
 
 def train_prior(data: Path, output: Path, model: str, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
     """Train what begins a walk with an estimate from the text; writes ``prior/``, and into a model's folder makes it a part of it."""
     plan, settings = _plan(config, given)
-    _, space, encoder = _grounds(None, None, plan.model_copy(update={"network": {}}), model)
-    size = plan.size if "size" in plan.model_fields_set else space.config.sample_size
+    begun, encoder = _begun(model)
+    space, size = begun.space, _size(plan, begun.space, begun)
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
     yield from _skipped(pictures.skipped)
     found = Latents(pictures, space, encoder, output / "cache")
-    yield from _prepared(found.prepare(fingerprint(space, encoder.clip), states=False, own_scale=False))
+    yield from _prepared(found.prepare(fingerprint(space, encoder.clip), ends=True))
     torch.manual_seed(settings.seed)
     shape = {"channels": space.config.latent_channels, "side": size // space.config.factor, "text_width": encoder.ends([""]).shape[1]}
     job = PriorJob(PriorConfig.read({**shape, **plan.network}, "network"), found)
@@ -198,8 +212,9 @@ def train_matcher(data: Path, output: Path, text: Path, config: Path | None, giv
     yield from _skipped(pictures.skipped)
     torch.manual_seed(settings.seed)
     network = {"size": plan.size, "text_width": encoder.ends([""]).shape[1], **plan.network}
-    job = MatchJob(MatcherConfig.read(network, "network"), pictures, encoder, output / "cache")
-    yield from _prepared(job.prepare(fingerprint(encoder.clip) + str(len(job.texts))))
+    found = Captions(pictures, encoder, output / "cache")
+    yield from _prepared(found.prepare(fingerprint(encoder.clip), ends=True))
+    job = MatchJob(MatcherConfig.read(network, "network"), found)
     yield from train(job, settings, output / "matcher")
     save_network(job.module.matcher, output / "matcher")
 
