@@ -136,3 +136,25 @@ def test_the_quality_of_a_jpeg_is_read_from_its_tables(quality, tmp_path):
     assert read(tmp_path / "a.jpg").quality == quality
     Image.fromarray(RGB).save(tmp_path / "a.png")
     assert read(tmp_path / "a.png").quality is None
+
+
+def test_date_camera_and_resolution_stay(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x0132] = 6, "Leica", "1999:12:31 23:59:59"
+    path = saved(Image.fromarray(RGB), tmp_path / "a.jpg", exif=exif, dpi=(300, 300))
+    photo = read(path)
+    assert photo.values.shape == (14, 9, 3), "turned upright"
+    for name in ("b.png", "b.jpg", "b.webp"):
+        assert write(photo, tmp_path / name) == []
+        with Image.open(tmp_path / name) as back:
+            found = back.getexif()
+            assert (found[0x010F], found[0x0132]) == ("Leica", "1999:12:31 23:59:59")
+            assert 0x0112 not in found, "it is upright now"
+            assert name == "b.webp" or [round(float(n)) for n in back.info["dpi"]] == [300, 300]
+    assert write(photo, tmp_path / "b.bmp") == ["BMP does not take the EXIF data"]
+
+
+def test_a_gray_profile_does_not_go_with_colors():
+    gray = Photo(RGB[..., :1], profile=b"gray")
+    assert gray.with_values(RGB[..., :1]).profile == b"gray"
+    assert gray.with_values(RGB).profile is None

@@ -263,6 +263,58 @@ def test_a_folder_with_a_broken_file_and_a_second_run(folder, tmp_path, capsys, 
     assert [json.loads(line)["path"] for line in out.splitlines()] == [str(tmp_path / "out/a.png")], "what is done stays"
 
 
+def test_one_picture_that_fits_not_stops_no_other(folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(PHOTO).save(tmp_path / "in/a.png")  # no JPEG: its quality is not known
+    Image.fromarray(PHOTO).save(tmp_path / "in/b.jpg")
+    words = ["--output", tmp_path / "out", "--model", folder, "--dejpeg"]
+    code, out, err = run(capsys, monkeypatch, tmp_path / "in", *words)
+    assert code == 0
+    assert out.startswith(str(tmp_path / "out/b.jpg"))
+    assert "left out" in err
+    assert "a.png" in err
+    code, _, err = run(capsys, monkeypatch, tmp_path / "in", *words)
+    assert code == 2, "nothing could be restored"
+    assert "none of the 1 pictures" in err
+
+
+def test_answers_are_not_mistaken_for_pictures(folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for name in ("IMG.png", "IMG-1.png"):
+        Image.fromarray(PHOTO[:16, :16]).save(tmp_path / "in" / name)
+    words = ["--output", tmp_path / "out", "--model", folder, "--denoise", "25"]
+    assert run(capsys, monkeypatch, tmp_path / "in/IMG-1.png", *words[:1], tmp_path / "out/", *words[2:])[0] == 0
+    code, out, _ = run(capsys, monkeypatch, str(tmp_path / "in/*.png"), *words)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == [str(tmp_path / "out/IMG.png")]
+
+
+def test_two_pictures_are_not_written_to_one_file(folder, tmp_path, capsys, monkeypatch):
+    for name in ("a/x.png", "b/x.png", "c/x.gif", "c/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(PHOTO[:8, :8]).save(tmp_path / name)
+    for given in ([tmp_path / "a", tmp_path / "b"], [tmp_path / "c"]):
+        code, _, err = run(capsys, monkeypatch, *given, "--output", tmp_path / "out", "--model", folder, "--denoise", "25")
+        assert code == 2
+        assert "would both be written" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_claim_about_pixels_that_jpeg_changes(folder, tmp_path, capsys, monkeypatch):
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    for name, claimed in (("b.png", True), ("b.jpg", False)):
+        words = [tmp_path / "a.png", "--fill-box", "5,5,8,8", "--output", tmp_path / name, "--model", folder, "--json"]
+        report = json.loads(run(capsys, monkeypatch, *words)[1])
+        assert ("largest_change_elsewhere" in report) == claimed
+        assert bool(report["notes"]) != claimed
+
+
+def test_what_a_shrunk_gray_result_differs_by_is_told(repairer):
+    for values in (PHOTO, PHOTO[..., :1], np.repeat(PHOTO[..., :1], 3, axis=2)):
+        report = restore(Photo(values), RestoreOptions(enlarge=2.0), repairer).report
+        assert report["shrunk_difference"] > 0
+
+
 @pytest.mark.parametrize(("words", "message"), [
     ([], "nothing to undo"), (["--denoise", "much"], "write auto or a number"), (["--denoise", "-3"], "within 0 to 255"),
     (["--dejpeg", "0"], "within 1 to 100"), (["--dejpeg", "2.5"], "auto or a whole number"), (["--fill-color", "red"], "#rrggbb"),

@@ -130,6 +130,7 @@ def inspect(path: Annotated[str, typer.Argument(help="A picture, or a model's na
         typer.echo(json.dumps(describe(path), indent=2))
         return
     settings, text = metadata.read(Path(path))
-    typer.echo(text or "the picture carries no generation parameters")
+    if text or not settings:
+        typer.echo(text or "the picture carries no generation parameters")
     if settings:
         typer.echo(json.dumps(settings, indent=2, ensure_ascii=False))

@@ -66,7 +66,8 @@ def restore(
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")] = False,
 ) -> None:
     """Repair photographs: everything that is asked for at once, and nothing else is touched."""
-    from sfumato.errors import OptionError, PictureError
+    from sfumato import image
+    from sfumato.errors import OptionError, SfumatoError
     from sfumato.tasks import photo
     from sfumato.tasks.restore import RestoreOptions
 
@@ -78,34 +79,66 @@ def restore(
     options = RestoreOptions.build(values)
     if clean and model is None:
         raise OptionError("--clean goes with --model: a folder written by sfumato train restorer")
-    sources = _sources(pictures)
-    jobs = [(source, _target(source, output, many=len(sources) > 1 or pictures[0].is_dir())) for source in sources]
-    waiting = [(source, target) for source, target in jobs if overwrite or not (target.exists() or _numbered(target, 1).exists())]
+    jobs = _jobs(pictures, output)
+    waiting = [(source, target) for source, target in jobs if overwrite or not _done(target, samples or 1)]
     if not waiting:
         raise OptionError(f"{jobs[0][1]} is there already; give --overwrite to replace it")
     work = _engine(engine, options, model, device, {"prompt": prompt, "samples": samples, "seed": seed, "steps": steps})
+    if fill is not None:
+        image.read(Path(fill))  # a mask that cannot be read is no picture to leave out
     failed = []
     with _bar(len(waiting)) as advance:
         for source, target in waiting:
             advance(source.name)
             try:
                 before = photo.read(source)
-            except PictureError as error:
-                if len(waiting) == 1:
+                answers, spread = _answers(work(before), advance)
+            except SfumatoError as error:
+                if len(jobs) == 1:
                     raise
-                failed.append(str(error))
+                failed.append(str(error) if str(source) in str(error) else f"{source}: {error}")
                 continue
-            answers, spread = _answers(work(before), advance)
             for k, made in enumerate(answers, 1):
                 path = target if len(answers) == 1 else _numbered(target, k)
-                notes = [*before.notes, *photo.write(made.photo, path, json.dumps(made.report))]
+                report, notes = _write(made, path, before)
                 if compare:
                     photo.write(photo.side_by_side(before, made.photo), path.with_name(f"{path.stem}-compare.png"))
-                _tell(source, path, made, notes, as_json=as_json)
+                _tell(source, path, report, notes, as_json=as_json)
             if spread is not None:
                 photo.write(spread, target.with_name(f"{target.stem}-spread.png"))
     for sentence in failed:
         typer.echo(f"sfumato: left out: {sentence}", err=True)
+    if len(failed) == len(waiting):
+        raise OptionError(f"none of the {len(failed)} pictures could be restored")
+
+
+def _jobs(pictures: list[Path], output: Path) -> list[tuple[Path, Path]]:
+    """Each picture, and the file that it is restored to."""
+    from sfumato.errors import OptionError
+
+    sources = _sources(pictures)
+    jobs = [(source, _target(source, output, many=len(sources) > 1 or pictures[0].is_dir())) for source in sources]
+    owner: dict[Path, Path] = {}
+    for source, target in jobs:
+        if owner.setdefault(target, source) != source:
+            raise OptionError(f"{owner[target]} and {source} would both be written to {target}; restore them into two folders")
+    return jobs
+
+
+def _done(target: Path, samples: int) -> bool:
+    """Whether the picture, or each of its answers, is there."""
+    return target.exists() if samples == 1 else all(_numbered(target, k).exists() for k in range(1, samples + 1))
+
+
+def _write(made: Restored, path: Path, before: Photo) -> tuple[dict[str, Any], list[str]]:
+    """Write a restored photo; returns its report and all notes, with no claim about pixels that the format does not keep."""
+    from sfumato.metadata import SCHEMA
+    from sfumato.tasks import photo
+
+    report, notes = dict(made.report), [*before.notes]
+    if path.suffix.lower() in photo.LOSSY and report.pop("largest_change_elsewhere", None) is not None:
+        notes.append("JPEG changes the other pixels a little, too; written as .png they stay bit for bit")
+    return report, [*notes, *photo.write(made.photo, path, json.dumps({"schema": SCHEMA, **report}))]
 
 
 def _engine(engine: str, options: RestoreOptions, model: str | None, device: str, how: dict[str, Any]) -> Callable[[Photo], Iterator[Any]]:
@@ -147,9 +180,9 @@ def _numbered(target: Path, k: int) -> Path:
     return target.with_name(f"{target.stem}-{k}{target.suffix}")
 
 
-def _tell(source: Path, path: Path, made: Restored, notes: list[str], *, as_json: bool) -> None:
+def _tell(source: Path, path: Path, report: dict[str, Any], notes: list[str], *, as_json: bool) -> None:
     """A line about a written picture; what was converted on the way goes to stderr, or into the JSON."""
-    typer.echo(json.dumps({"path": str(path), **made.report, "notes": notes}) if as_json else _said(path, made.report))
+    typer.echo(json.dumps({"path": str(path), **report, "notes": notes}) if as_json else _said(path, report))
     for note in [] if as_json else notes:
         typer.echo(f"sfumato: {source}: {note}", err=True)
 
@@ -212,17 +245,25 @@ def _hint(text: str) -> tuple[int, int, str]:
 
 
 def _sources(pictures: list[Path]) -> list[Path]:
+    """The pictures named, those of a folder, and those that a pattern with * or ? finds."""
+    from glob import glob, has_magic
+
     from sfumato.errors import PictureError
     from sfumato.image import SUFFIXES
 
-    out = []
+    out: list[Path] = []
     for path in pictures:
-        if not path.exists():
+        if path.is_dir():
+            out += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        elif path.exists():
+            out.append(path)
+        elif not (has_magic(str(path)) and (found := sorted(glob(str(path), recursive=True)))):
             raise PictureError(f"{path} does not exist")
-        out += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        else:
+            out += map(Path, found)
     if not out:
         raise PictureError(f"{pictures[0]} holds no pictures")
-    return out
+    return list(dict.fromkeys(out))
 
 
 def _target(source: Path, output: Path, *, many: bool) -> Path:
@@ -233,5 +274,7 @@ def _target(source: Path, output: Path, *, many: bool) -> Path:
         if many:
             raise OptionError(f"{output} is one file, but several pictures are given; give a folder")
         return output
+    if re.fullmatch(r"\.(gif|jp2|avif|heic|tga|ppm|psd|pdf|svg)", output.suffix.lower()):
+        raise OptionError(f"{output}: a picture's name ends in one of {', '.join(sorted(SUFFIXES))}")
     name = source.name if source.suffix.lower() in SUFFIXES else f"{source.stem}.png"
     return output / name

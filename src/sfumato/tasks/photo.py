@@ -20,9 +20,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from sfumato import image
 from sfumato.errors import PictureError
+from sfumato.metadata import DESCRIPTION
 from sfumato.runtime import atomic
 
+ORIENTATION = 0x0112  # EXIF 2.32, table 4
 SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+LOSSY = (".jpg", ".jpeg")
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 
 
@@ -40,6 +43,10 @@ class Photo:
         ICC color profile.
     quality : int, optional
         Of a JPEG, 1 to 100.
+    exif : bytes, optional
+        Date, place, camera and what else a file says of its picture; its orientation has been followed and is left out.
+    dpi : (float, float), optional
+        Pixels per inch, across and down.
     notes : tuple of str
         What was converted on reading.
     """
@@ -48,6 +55,8 @@ class Photo:
     alpha: NDArray[np.uint8] | None = None
     profile: bytes | None = None
     quality: int | None = None
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -76,11 +85,12 @@ class Photo:
         return scaled.round().clip(0, self.top).astype(self.values.dtype)
 
     def with_values(self, values: NDArray[Any]) -> Photo:
-        """The same photo with other values, (H, W, 1 or 3); transparency takes their size."""
+        """The same photo with other values, (H, W, 1 or 3); transparency takes their size, a profile goes if it is for other channels."""
         alpha, size = self.alpha, (values.shape[1], values.shape[0])
         if alpha is not None and alpha.shape != values.shape[:2]:
             alpha = np.asarray(Image.fromarray(alpha).resize(size, Image.Resampling.BICUBIC))
-        return replace(self, values=values, alpha=alpha)
+        same = values.shape[2] == self.values.shape[2]
+        return replace(self, values=values, alpha=alpha, profile=self.profile if same else None)
 
 
 def read(source: Path | str | bytes) -> Photo:
@@ -98,8 +108,32 @@ def _photo(opened: Image.Image) -> Photo:
     quality = _quality(opened.quantization[0]) if isinstance(opened, JpegImageFile) and opened.quantization else None
     deep = ";16" in str(getattr(opened, "tile", ""))  # how the file stores a pixel; known before it is loaded
     opened.load()
-    photo = replace(_converted(opened), quality=quality)
+    converted = _converted(opened)
+    exif, notes = _said_of(opened)
+    photo = replace(converted, quality=quality, exif=exif, dpi=_dpi(opened), notes=(*converted.notes, *notes))
     return replace(photo, notes=(*photo.notes, "16 bits a channel were read as 8")) if deep and photo.top == 255 else photo
+
+
+def _said_of(opened: Image.Image) -> tuple[bytes | None, list[str]]:
+    """What EXIF says but for the orientation, and a note if that cannot be kept."""
+    exif = opened.getexif()
+    exif.pop(ORIENTATION, None)
+    if str(exif.get(DESCRIPTION, "")).startswith('{"schema"'):
+        return None, []  # the settings of create, whose picture this is no longer
+    if opened.format == "TIFF" or not exif:  # a TIFF's tags say how it is stored
+        return None, []
+    try:
+        return exif.tobytes(), []
+    except Exception:  # whatever a file may say
+        return None, ["its EXIF data are damaged and were left out"]
+
+
+def _dpi(opened: Image.Image) -> tuple[float, float] | None:
+    try:
+        across, down = (float(n) for n in opened.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (across, down) if 0 < across < 65536 and 0 < down < 65536 else None
 
 
 def _quality(table: list[int]) -> int:
@@ -126,7 +160,7 @@ def _converted(opened: Image.Image) -> Photo:
     if frames > 1:
         notes.append(f"only the first of {frames} frames was taken")
     profile = opened.info.get("icc_profile")
-    turned = opened.getexif().get(0x0112, 1) != 1
+    turned = opened.getexif().get(ORIENTATION, 1) != 1
     picture = ImageOps.exif_transpose(opened) if turned else opened
     if turned:
         notes.append("turned upright as its EXIF orientation says")
@@ -186,6 +220,10 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
         values, alpha = (values * share + 255 * (1 - share)).round().astype(np.uint8), None
     planes = values if alpha is None else np.concatenate([values, alpha[..., None]], axis=2)
     extra: dict[str, Any] = {"icc_profile": photo.profile} if photo.profile else {}
+    extra |= {"dpi": photo.dpi} if photo.dpi and kind != "WEBP" else {}
+    extra |= {"exif": photo.exif} if photo.exif and kind in ("PNG", "JPEG", "WEBP") else {}
+    if photo.exif and "exif" not in extra:
+        notes.append(f"{kind} does not take the EXIF data")
     if kind == "JPEG":
         extra |= {"quality": 95, "subsampling": 0}
     if kind == "WEBP":
@@ -195,10 +233,22 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
         extra["pnginfo"].add_itxt("sfumato", settings)
     try:
         with atomic(path) as scratch:
-            Image.fromarray(planes.squeeze(2) if planes.shape[2] == 1 else planes).save(scratch, format=kind, **extra)
+            picture = Image.fromarray(planes.squeeze(2) if planes.shape[2] == 1 else planes)
+            picture.save(scratch, format=kind, **extra)
+            if kind != "JPEG":
+                _hold(picture, scratch)
     except (OSError, ValueError) as error:
         raise PictureError(f"{path} cannot be written: {error}") from None
     return notes
+
+
+def _hold(picture: Image.Image, path: Path) -> None:
+    """Read a file back: what is in it must be what was to be written, value by value."""
+    with Image.open(path) as written:
+        written.load()
+        same = written if written.mode == picture.mode or picture.mode.startswith("I") else written.convert(picture.mode)
+        if not np.array_equal(np.asarray(same), np.asarray(picture)):
+            raise OSError("what was written is not what is read back")
 
 
 def side_by_side(before: Photo, after: Photo) -> Photo:

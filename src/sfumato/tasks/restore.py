@@ -260,7 +260,7 @@ class _Job:
             out["largest_change_elsewhere"] = _largest(made.values, self.photo.values, ~self.hidden)
         if options.colorize and not options.structural:
             out["largest_change_of_luminance"] = round(_change_of_luminance(made, self.photo) * 255 / made.top, 3)
-        if options.enlarge is not None and options.denoise is None and not self.gray:
+        if options.enlarge is not None and options.denoise is None:
             out["shrunk_difference"] = round(_shrunk_difference(made, self.photo, options.enlarge), 3)
         return out
 
@@ -338,9 +338,14 @@ def _change_of_luminance(made: Photo, before: Photo) -> float:
 
 
 def _shrunk_difference(made: Photo, before: Photo, factor: float) -> float:
-    """Mean difference, for values of 0 to 255, between the input and the result shrunk again; the middle of large pictures."""
+    """Mean difference, for values of 0 to 255, between the input and the result shrunk again; the middle of large pictures.
+
+    Of luminance, where one of them is gray.
+    """
     tall, wide = (min(n, SAMPLE // 2) for n in before.values.shape[:2])
     large = torch.from_numpy(made.frame(slice(0, round(tall * factor)), slice(0, round(wide * factor))))[None]
     small = Downscale(factor).apply(large)[..., : tall - 4 or None, : wide - 4 or None]
     same = torch.from_numpy(before.frame(slice(0, small.shape[-2]), slice(0, small.shape[-1])))[None]
+    if made.gray or before.gray:
+        small, same = (Grayscale().apply(x) if x.shape[1] == 3 else x for x in (small, same))
     return float((small[..., : same.shape[-2], : same.shape[-1]] - same).abs().mean()) * 127.5
