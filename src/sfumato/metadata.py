@@ -61,17 +61,17 @@ def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: st
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise PictureError(f"{path}: pictures are written as {', '.join(FORMATS)}")
-    ours = json.dumps({"schema": SCHEMA, **settings}, ensure_ascii=False)
+    ours = {"schema": SCHEMA, **settings}
     try:
         with atomic(path) as scratch:
             if kind == "PNG":
                 info = PngImagePlugin.PngInfo()
                 info.add_itxt("parameters", text)
-                info.add_itxt("sfumato", ours)
+                info.add_itxt("sfumato", json.dumps(ours, ensure_ascii=False))
                 picture.save(scratch, kind, pnginfo=info)
             else:
                 exif = Image.Exif()
-                exif[DESCRIPTION] = ours.encode("ascii", "backslashreplace").decode()
+                exif[DESCRIPTION] = json.dumps(ours)  # in ASCII, as EXIF asks
                 exif.get_ifd(EXIF_POINTER)[USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
                 extra = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0}
                 picture.save(scratch, kind, exif=exif, **extra)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tests.conftest import make_tiny
 
 from sfumato import cli, image, metadata
@@ -63,11 +63,52 @@ def test_json_count_grid_and_names(run, tiny, tmp_path):
     assert not np.array_equal(pixels("f/one-3.png"), pixels("f/one-4.png"))
 
 
+def test_no_two_pictures_share_a_file(run, tiny, tmp_path):
+    same = "an apple that is as red as an apple can be on a late day in autumn"  # longer than a name
+    words = ("--model", tiny, "--seed", 3, "--steps", 1, "--output", "f")
+    code, out, err = run("create", "a cat!", "a cat?", "A cat", same, f"{same}, sliced", *words)
+    assert code == 0, err
+    assert len(set(out.split())) == 5
+    assert out.split()[:3] == ["f/a-cat-3.png", "f/a-cat-2-3.png", "f/A-cat-3-3.png"]
+    assert all((tmp_path / name).exists() for name in out.split())
+    (tmp_path / "p.jsonl").write_text('{"id": "a/b", "prompt": "one"}\n{"id": "a-b", "prompt": "two"}\n')
+    assert run("create", "--prompts", "p.jsonl", "--model", tiny, "--steps", 1, "--output", "g")[1].split() == ["g/a-b.png", "g/a-b-2.png"]
+
+
+def test_a_sheet_replaces_nothing_unless_told(run, tiny, tmp_path):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f/sheet.png").write_bytes(b"mine")
+    words = ("create", "one", "two", "--model", tiny, "--steps", 1, "--grid", "--output", "f")
+    code, _, err = run(*words)
+    assert code == 2
+    assert "sheet.png is there already" in err
+    assert {p.name for p in (tmp_path / "f").iterdir()} == {"sheet.png"}
+    assert run(*words, "--overwrite")[0] == 0
+    assert pixels("f/sheet.png").ndim == 3
+
+
+def test_a_longer_prompt_in_the_batch_changes_no_other_picture(tiny):
+    long, options = "a red apple " * 12, CreateOptions(model=str(tiny), seed=7, steps=2)
+    alone = np.asarray(create("a red apple", options)[0].picture)
+    made = create(["a red apple", long, "a red apple"], options)
+    assert [m.prompt for m in made] == ["a red apple", long, "a red apple"]
+    assert np.abs(np.asarray(made[0].picture).astype(int) - alone).max() <= 1
+    assert np.abs(np.asarray(made[2].picture).astype(int) - alone).max() <= 1
+
+
+@pytest.mark.parametrize("options", [{"steps": 1000, "prior": 0.5}, {"steps": 200, "schedule": "beta"}, {"steps": 1000, "sampler": "unipc"}])
+def test_more_steps_than_there_are_levels(options, tiny):
+    made = create("a red apple", CreateOptions(model=str(tiny), seed=7, **options))[0]
+    levels = made.settings["sigmas"]
+    assert len(set(levels)) == len(levels) > 100
+    assert np.isfinite(np.asarray(made.picture)).all()
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_settings_survive_every_format_and_make_the_same_bytes(run, tiny, tmp_path, suffix):
     first, second = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
     words = ("--model", tiny, "--seed", 9, "--sampler", "euler a", "--schedule", "karras", "--steps", 3, "--negative", "blur, fog")
-    assert run("create", "a (red:1.3) apple", *words, "--output", first)[0] == 0
+    assert run("create", "ein (röter:1.3) Apfel 🍎", *words, "--output", first)[0] == 0
     assert run("create", "--again", first, "--output", second)[0] == 0
     assert first.read_bytes() == second.read_bytes()
     _, out, _ = run("inspect", first)
@@ -105,6 +146,54 @@ def test_a_walk_from_the_prior_is_shorter_and_the_same_again(run, tiny, tmp_path
         assert (tmp_path / f"{name}-again.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
     assert run(*words, "--prior", 0.5, "--size", "32x24", "--output", "large.png")[0] == 0
     assert pixels("large.png").shape == (24, 32, 3)
+
+
+def test_again_with_something_new(run, tiny, tmp_path):
+    words = ("--model", tiny, "--seed", 9, "--steps", 2, "--prior", 0.5)
+    assert run("create", "a red apple", *words, "--output", "one.png")[0] == 0
+    assert run("create", "a blue house", *words, "--output", "house.png")[0] == 0
+    assert run("create", "a blue house", "--again", "one.png", "--output", "again.png")[0] == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "house.png").read_bytes()
+    assert run("create", "--again", "one.png", "--from", "house.png", "--output", "from.png")[0] == 0, "a source stands in for the prior"
+    assert run("create", "--again", "one.png", "--best-of", 3, "--output", "best.png")[0] == 0
+    fresh = run("create", "a red apple", *words, "--best-of", 3, "--output", "fresh.png", "--json")[1]
+    assert metadata.read(tmp_path / "best.png")[0]["candidate"] == json.loads(fresh)["settings"]["candidate"]
+
+
+@pytest.mark.parametrize("part", ["vae", "prior", "source"])
+def test_again_needs_all_that_the_picture_was_made_from(part, run, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "m")
+    Image.fromarray(np.full((16, 16, 3), 99, np.uint8)).save(tmp_path / "s.png")
+    given = ("--from", "s.png") if part == "source" else ("--prior", 0.5)
+    assert run("create", "a red apple", "--model", "m", "--seed", 9, "--steps", 2, *given, "--output", "one.png")[0] == 0
+    assert run("create", "--again", "one.png", "--output", "two.png")[0] == 0
+    if part == "source":
+        Image.fromarray(np.full((16, 16, 3), 100, np.uint8)).save(tmp_path / "s.png")
+    else:
+        path = tmp_path / "m" / part / "diffusion_pytorch_model.safetensors"
+        save_file({k: 1.3 * v for k, v in load_file(path).items()}, path)
+    code, _, err = run("create", "--again", "one.png", "--output", "three.png")
+    assert code == 2
+    assert "the same bytes cannot come out" in err
+
+
+def test_rows_have_options_of_their_own(run, tiny, tmp_path):
+    (tmp_path / "P.CSV").write_text("prompt,steps,seed\none,2,4\ntwo,,5\n")
+    lines = run("create", "--prompts", "P.CSV", "--model", tiny, "--steps", 3, "--output", "c", "--json")[1].splitlines()
+    assert [(r["settings"]["steps"], r["seed"]) for r in map(json.loads, lines)] == [(2, 4), (3, 5)]
+
+
+@pytest.mark.parametrize(("name", "text", "sentence"), [
+    ("p.jsonl", '{"prompt": "a", "seed": "abc"}', "seed='abc'"), ("p.jsonl", '{"prompt": 5}', "needs a prompt"),
+    ("p.jsonl", '{"prompt": "a", "seed": [1]}', "seed="), ("p.jsonl", '{"prompt": "a", "stepz": 3}', "stepz is no option"),
+    ("p.csv", "prompt,seed\na,abc", "row 1: seed"), ("p.csv", "id,prompt\nx", "row 1: each row needs a prompt"), ("p.jsonl", "[1]", "needs a prompt"),
+])  # fmt: skip
+def test_wrong_rows(name, text, sentence, run, tiny, tmp_path):
+    (tmp_path / name).write_text(text)
+    code, _, err = run("create", "--prompts", name, "--model", tiny, "--output", "c")
+    assert code == 2
+    assert sentence in err
+    assert len(err.splitlines()) == 1
 
 
 def test_prompt_files(run, tiny, tmp_path):
@@ -166,6 +255,9 @@ WRONG = {
     "prior and source": (("create", "x", "--model", "TINY", "--prior", "0.5", "--from", "plain.png"), "give one of them"),
     "no matcher": (("create", "x", "--model", "PLAIN", "--best-of", "4"), "no matcher/ that could choose the best of 4"),
     "foreign matcher": (("create", "x", "--model", "FOREIGN", "--best-of", "2"), "takes texts of 48 values, the model's text encoder gives 32"),
+    "strength without from": (("create", "x", "--strength", "0.5"), "goes with --from"),
+    "no picture": (("create", "x", "--count", "0"), "must be 1 or more"),
+    "a suffix that is not written": (("create", "x", "--output", "x.gif"), "are written as"),
     "again without settings": (("create", "--again", "plain.png"), "carries no settings"),
     "prompts missing": (("create", "--prompts", "none.txt"), "cannot be read as prompts"),
 }

@@ -19,7 +19,9 @@ Option = typer.Option
 
 def create(  # a command's signature is its help page: it is as long as its options
     prompt: Annotated[list[str] | None, typer.Argument(help="What the picture shows; several make several pictures.")] = None,
-    prompts: Annotated[Path | None, Option(help="File of prompts: .txt (a line each), .jsonl or .csv (prompt, id, seed, negative_prompt).")] = None,
+    prompts: Annotated[
+        Path | None, Option(help="File of prompts: .txt (a line each), .jsonl or .csv (prompt, id, and any option of a picture).")
+    ] = None,
     output: Annotated[Path | None, Option(help="FILE.png (.jpg, .webp) or FOLDER/; pictures/ by default.")] = None,
     count: Annotated[int, Option(help="Pictures per prompt, of seeds S, S+1, ...")] = 1,
     seed: Annotated[int | None, Option(help="Same seed, same picture. Random if absent.")] = None,
@@ -47,6 +49,7 @@ def create(  # a command's signature is its help page: it is as long as its opti
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")] = False,
 ) -> None:
     """Make pictures from texts."""
+    from sfumato.errors import OptionError
     from sfumato.tasks import prompts as texts
 
     values = {
@@ -54,12 +57,16 @@ def create(  # a command's signature is its help page: it is as long as its opti
         "negative_prompt": negative, "sampler": sampler, "schedule": schedule, "eta": eta, "prior": prior, "style": style, "size": _size(size),
         "model": model, "source": source, "strength": strength, "mask": mask, "device": device, "dtype": dtype, "batch": batch,
     }  # fmt: skip
+    if count < 1:
+        raise OptionError(f"count is {count}; it must be 1 or more")
     if again is not None:
-        wanted, values = texts.again(again, values)
+        wanted, values = texts.again(again, values, texts.gather(prompt or [], prompts) if prompt or prompts else ())
     else:
         wanted = texts.gather(prompt or [], prompts)
+    if strength is not None and not values["source"]:
+        raise OptionError("--strength says how much of a picture is made anew: it goes with --from PICTURE")
     saver = texts.Saver(output or Path("pictures"), overwrite=overwrite, single=len(wanted) * count == 1)
-    saver.check(wanted, values)
+    saver.check(wanted, values, grid=grid)
     finished = []
     for item, made in _with_progress(wanted, values):
         path = saver.save(item, made)

@@ -257,7 +257,7 @@ def _sources(pictures: list[Path]) -> list[Path]:
             out += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         elif path.exists():
             out.append(path)
-        elif not (has_magic(str(path)) and (found := sorted(glob(str(path), recursive=True)))):
+        elif not (has_magic(str(path)) and (found := sorted(glob(str(path), recursive=True)))):  # noqa: PTH207 (absolute patterns, too)
             raise PictureError(f"{path} does not exist")
         else:
             out += map(Path, found)

@@ -111,6 +111,10 @@ class Encoder(Protocol):
         """The pooled state (B, P) of each text."""
         ...
 
+    def chunks(self, prompt: str) -> int:
+        """How many chunks of tokens a prompt takes; texts of one batch are filled up to that of the longest."""
+        ...
+
 
 def _ids(tokenizer: CLIPTokenizer, tokens: Tokens, chunks: int, pad: int) -> tuple[Tensor, Tensor]:
     """Ids and weights (chunks, length) of one prompt, filled up to `chunks` chunks."""
@@ -158,6 +162,10 @@ class TextEncoder(nn.Module):
         """The pooled state (B, P) of each text: of its first chunk, where it is longer."""
         return self.states([tokenize(self.tokenizer, p) for p in prompts], 1)[1]
 
+    def chunks(self, prompt: str) -> int:
+        """How many chunks of tokens a prompt takes."""
+        return len(tokenize(self.tokenizer, prompt).chunks)
+
     def _pick(self, out: TextStates) -> Tensor:
         if not self.skip:
             return out.last
@@ -200,6 +208,10 @@ class PairEncoder(nn.Module):
     def ends(self, prompts: Sequence[str]) -> Tensor:
         """The first transformer's pooled state (B, P) of each text."""
         return self.first.ends(prompts)
+
+    def chunks(self, prompt: str) -> int:
+        """How many chunks of tokens a prompt takes, by the tokenizer that needs more."""
+        return max(self.first.chunks(prompt), self.second.chunks(prompt))
 
     def forward(self, prompts: Sequence[str], size: tuple[int, int]) -> tuple[Condition, list[Tokens]]:
         """Encode prompts for pictures of `size` (width, height)."""

@@ -62,7 +62,7 @@ def _rescaled(denoiser: Denoiser, x: Tensor, sigma: Tensor, out: Tensor, positiv
 
 
 def _join(a: Condition, b: Condition) -> Condition:
-    """Both conditions in one batch; the shorter text is filled up with its last state's chunk repeated."""
+    """Both conditions in one batch; the shorter text's chunks are repeated to the length of the longer."""
     tokens = None
     if a.tokens is not None and b.tokens is not None:
         length = max(a.tokens.shape[1], b.tokens.shape[1])

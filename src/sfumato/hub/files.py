@@ -114,8 +114,13 @@ def fingerprint(*networks: nn.Module) -> str:
     return sum_.hexdigest()
 
 
-@functools.lru_cache(maxsize=8)
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file; read once, until it changes."""
+    state = path.stat()
+    return _digest(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=32)
+def _digest(path: Path, _changed: int, _size: int) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

@@ -101,6 +101,12 @@ class Model:
         """Digest of the file that holds the U-Net."""
         return digest(self.weights)
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """The beginnings of the digests of the other files that a picture depends on, by part."""
+        there = [self.path / name for name in ("vae", "text_encoder", "text_encoder_2", "prior")] if self.path.is_dir() else []
+        return {folder.name: digest(weight_file(folder))[:16] for folder in there if folder.is_dir()}
+
 
 def bundled() -> list[str]:
     """Names of the models that came with the package."""

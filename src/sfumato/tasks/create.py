@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
 from sfumato.denoiser.guidance import guided
 from sfumato.errors import OptionError, unknown
+from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
 from sfumato.runtime import Streams, derived, random_seed
 from sfumato.sampler.registry import build
@@ -118,9 +120,12 @@ def walk(prompts: str | Sequence[str], options: CreateOptions | None = None, mod
     job.check(texts)
     seed = random_seed() if options.seed is None else options.seed
     rows = [(text, seed + k) for text in texts for k in range(options.count)]
-    at_once = max(1, options.batch // len(job.tries))
-    for start in range(0, len(rows), at_once):
-        yield from job.batch(rows[start : start + at_once], start, len(rows))
+    at_once, done = max(1, options.batch // len(job.tries)), 0
+    for _, equal in groupby(rows, lambda row: job.chunks(row[0])):  # beside a longer text a shorter one would be filled up
+        part = list(equal)
+        for start in range(0, len(part), at_once):
+            yield from job.batch(part[start : start + at_once], done, len(rows))
+            done += len(part[start : start + at_once])
 
 
 class _Job:
@@ -216,15 +221,19 @@ class _Job:
         words = self.model.defaults.styles.get(self.style(text) or "")
         return f"{text}, {words}" if words else text
 
+    def chunks(self, text: str) -> int:
+        """How many chunks of tokens the prompt takes."""
+        return self.model.text.chunks(self.styled(text))
+
     def sigmas(self) -> Tensor:
-        """The noise levels to walk; with a source picture only the lower ones, by strength."""
+        """The noise levels to walk; with a source picture only the lower ones, by strength. So many as the table has, at most."""
         table, config = self.model.denoiser.times.sigmas, self.model.scheduler
         steps = max(self.steps, math.ceil(self.steps / self.strength))
         if self.options.schedule == "auto":
             sigmas = config.own_schedule(table, steps, self.sampler)
         else:
             sigmas = SCHEDULES[self.options.schedule](table, steps)
-        return sigmas[-(self.steps + 1) :]
+        return sigmas[-(self.steps + 1) :].unique_consecutive()
 
     def start(
         self, texts: Sequence[str], streams: Streams, sigmas: Tensor, condition: Condition, negative: Condition
@@ -294,6 +303,8 @@ class _Job:
             "size": list(self.size),
             "sigmas": [round(float(s), 6) for s in sigmas],
             "model_sha256": self.model.sha256,
+            "parts": {k: v for k, v in self.model.parts.items() if k != "prior" or self.prior < 1},
+            **{f"{kind}_sha256": digest(Path(path)) for kind, path in (("source", self.options.source), ("mask", self.options.mask)) if path},
         }
         return {**given, **found}
 

@@ -6,8 +6,9 @@ import csv
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,43 @@ from PIL import Image
 
 from sfumato import image, metadata
 from sfumato.errors import OptionError, PictureError
-from sfumato.hub.load import load
+from sfumato.hub.files import digest
+from sfumato.hub.load import Model, load
+from sfumato.runtime import atomic
 from sfumato.sampler.registry import SAMPLERS
 from sfumato.tasks.create import Made, Moment, walk
 from sfumato.tasks.options import CreateOptions
 
+OF_A_ROW = frozenset(CreateOptions.model_fields) - {"model", "count", "candidate", "device", "dtype", "batch"}
+
 
 @dataclass(frozen=True)
 class Prompt:
-    """One line of work: a text, and what its own line of the file says besides."""
+    """One line of work: a text, and what its own line of the file says besides; `twin` counts those of the same name."""
 
     text: str
     name: str | None = None
     own: tuple[tuple[str, Any], ...] = ()
+    twin: int = 1
+
+    @property
+    def stem(self) -> str:
+        """What its files' names begin with."""
+        return (self.name or _safe(self.text)) + (f"-{self.twin}" if self.twin > 1 else "")
 
 
 def gather(words: Sequence[str], path: Path | None) -> list[Prompt]:
-    """Prompts of the command line and of a file (.txt, .jsonl with prompt/id/seed/negative_prompt, .csv)."""
+    """Prompts of the command line and of a file (.txt, .jsonl, .csv); a row may have an id and options of its own."""
     found = [Prompt(w) for w in words] + (_read(path) if path else [])
     if not found:
         raise OptionError("no prompt given; say what the picture shows, or give --prompts FILE")
-    return found
+    seen: Counter[tuple[str, Any]] = Counter()
+    out = []
+    for item in found:  # names that differ in signs or capitals only would be one file
+        key = item.stem.casefold(), None if item.name else dict(item.own).get("seed")
+        seen[key] += 1
+        out.append(replace(item, twin=seen[key]))
+    return out
 
 
 def _read(path: Path) -> list[Prompt]:
@@ -43,21 +60,38 @@ def _read(path: Path) -> list[Prompt]:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{path} cannot be read as prompts: {error}") from None
-    lines = [line for line in text.splitlines() if line.strip()]
-    try:
-        if path.suffix == ".csv":
-            return [_record(r) for r in csv.DictReader(lines)]
-        if path.suffix == ".jsonl" or (lines and lines[0].lstrip().startswith("{")):
-            return [_record(json.loads(line)) for line in lines]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OptionError(f"{path}: each row needs a prompt; optional are id, seed and negative_prompt ({error!r})") from None
+    lines, kind = [line for line in text.splitlines() if line.strip()], path.suffix.lower()
+    if kind == ".csv":
+        return [_record(row, f"{path}, row {k}") for k, row in enumerate(csv.DictReader(lines), 1)]
+    if kind == ".jsonl" or (lines and lines[0].lstrip().startswith("{")):
+        return [_record(_json(line), f"{path}, row {k}") for k, line in enumerate(lines, 1)]
     return [Prompt(line.strip()) for line in lines]
 
 
-def _record(row: Mapping[str, Any]) -> Prompt:
-    own = [(k, row[k]) for k in ("seed", "negative_prompt") if row.get(k) not in (None, "")]
-    name = row.get("id")
-    return Prompt(row["prompt"], None if name in (None, "") else _safe(str(name)), tuple(own))
+def _json(line: str) -> object:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _record(row: object, where: str) -> Prompt:
+    """A row's prompt, id and options; `where` is for the sentence if it is wrong."""
+    given = {k: v for k, v in row.items() if v not in (None, "")} if isinstance(row, dict) else {}
+    text, name = given.pop("prompt", None), given.pop("id", None)
+    if not isinstance(text, str):
+        raise OptionError(f"{where}: each row needs a prompt, a text; optional are id, seed, negative_prompt and other options of create")
+    if unknown := given.keys() - OF_A_ROW:
+        raise OptionError(f"{where}: {min(map(str, unknown))} is no option of a picture; known are {', '.join(sorted(OF_A_ROW))}")
+    try:
+        CreateOptions.build(given)
+    except OptionError as error:
+        raise OptionError(f"{where}: {error}") from None
+    return Prompt(text, None if name is None else _safe(str(name)), tuple((k, _fixed(v)) for k, v in given.items()))
+
+
+def _fixed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _safe(text: str) -> str:
@@ -65,16 +99,31 @@ def _safe(text: str) -> str:
     return re.sub(r"[^\w\-]+", "-", text).strip("-")[:60] or "picture"
 
 
-def again(path: Path, values: Mapping[str, Any]) -> tuple[list[Prompt], dict[str, Any]]:
-    """The prompt and options that a picture was made with; options given anew win."""
+def again(path: Path, given: Mapping[str, Any], wanted: Sequence[Prompt] = ()) -> tuple[list[Prompt], dict[str, Any]]:
+    """The prompt and options that a picture was made with; what is given anew, options and prompts, wins."""
     settings, _ = metadata.read(path)
-    if settings is None or settings.get("task") != "create":
+    if settings is None or settings.get("task") != "create" or not isinstance(settings.get("prompt"), str):
         raise PictureError(f"{path} carries no settings of sfumato create; sfumato inspect shows what it carries")
-    known = {k: v for k, v in settings.items() if k in CreateOptions.model_fields}
-    model = load(str(known.get("model", "icons")))
-    if settings.get("model_sha256") != model.sha256:
-        raise OptionError(f"{path} was made with other weights of model {known.get('model')}: the same bytes cannot come out")
-    return [Prompt(settings["prompt"])], {**values, **known, **{k: v for k, v in values.items() if v is not None and k != "count"}}
+    known = {k: v for k, v in settings.items() if k in CreateOptions.model_fields and k != "batch"}
+    chosen = {k: v for k, v in given.items() if v is not None and k != "count"}
+    if "model" not in chosen:
+        _same_weights(path, settings, load(str(known.get("model", "icons"))))
+    if chosen.keys() & {"model", "source"}:
+        known.pop("prior", None)  # as found for that model, and for a picture from noise
+    if chosen.keys() & {"model", "seed", "best_of"} or wanted:
+        known.pop("candidate", None)  # the best of those tries
+    return list(wanted) or [Prompt(settings["prompt"])], {**given, **known, **chosen}
+
+
+def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None:
+    """Refuse to make a picture again from what is not there any more."""
+    parts = model.parts
+    wrong = [k for k, v in (settings.get("parts") or {}).items() if parts.get(k) != v]
+    if settings.get("model_sha256") != model.sha256 or wrong:
+        raise OptionError(f"{path} was made with other weights of model {model.name}: the same bytes cannot come out")
+    for kind in ("source", "mask"):
+        if settings.get(kind) and settings.get(f"{kind}_sha256") not in (None, digest(Path(settings[kind]))):
+            raise OptionError(f"{path} was made from another {settings[kind]}: the same bytes cannot come out")
 
 
 def run(wanted: Sequence[Prompt], values: Mapping[str, Any]) -> Iterator[tuple[Prompt | None, Moment | Made]]:
@@ -100,11 +149,13 @@ class Saver:
     def __init__(self, output: Path, *, overwrite: bool, single: bool) -> None:
         self.output, self.overwrite = output, overwrite
         self.as_file = output.suffix.lower() in metadata.FORMATS
+        if output.suffix.lower() in (".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".pdf", ".svg"):
+            raise OptionError(f"{output}: pictures are written as {', '.join(metadata.FORMATS)}")
         if self.as_file and not single:
             raise OptionError(f"{output} is one file, but several pictures are asked for; give a folder, as {output.with_suffix('')}/")
         self.folder = output.parent if self.as_file else output
 
-    def check(self, wanted: Sequence[Prompt], values: Mapping[str, Any]) -> None:
+    def check(self, wanted: Sequence[Prompt], values: Mapping[str, Any], *, grid: bool = False) -> None:
         """Refuse before any work what cannot be written."""
         if self.folder.exists() and not self.folder.is_dir():
             raise OptionError(f"{self.folder} is a file; give a folder")
@@ -112,18 +163,29 @@ class Saver:
         if not os.access(there, os.W_OK):
             raise OptionError(f"{there} cannot be written to; choose another --output")
         seed, count = values.get("seed"), int(values.get("count") or 1)
+        planned: set[Path] = {self._sheet} if grid else set()
+        for path in planned:
+            self._free(path)
         for item in wanted:
             first: Any = dict(item.own).get("seed", seed)
             for k in range(count if first is not None else 0):
-                self._free(self.path(item, int(first) + k, count))
+                path = self.path(item, int(first) + k, count)
+                if path in planned:
+                    raise OptionError(f"two pictures would be written to {path}; give the prompts ids, or another --output")
+                planned.add(path)
+                self._free(path)
+
+    @property
+    def _sheet(self) -> Path:
+        return self.folder / "sheet.png"
 
     def path(self, item: Prompt, seed: int, count: int) -> Path:
         """The file of one picture."""
         if self.as_file:
             return self.output
         if item.name is not None:
-            return self.folder / (f"{item.name}.png" if count == 1 else f"{item.name}_{seed}.png")
-        return self.folder / f"{_safe(item.text)}-{seed}.png"
+            return self.folder / (f"{item.stem}.png" if count == 1 else f"{item.stem}_{seed}.png")
+        return self.folder / f"{item.stem}-{seed}.png"
 
     def _free(self, path: Path) -> None:
         if path.exists() and not self.overwrite:
@@ -138,6 +200,6 @@ class Saver:
 
     def sheet(self, pictures: list[Image.Image]) -> Path:
         """Write all pictures on one sheet."""
-        path = self.folder / "sheet.png"
-        image.sheet(pictures).save(path)
-        return path
+        with atomic(self._sheet) as scratch:
+            image.sheet(pictures).save(scratch, "PNG")
+        return self._sheet
