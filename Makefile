@@ -27,8 +27,8 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "== installing sfumato (PyTorch is the largest part)"
-	@$(PIP) --editable .
+	@echo "== installing sfumato with all extras (PyTorch is the largest part)"
+	@$(PIP) --editable ".[train,reduce,search]"
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python

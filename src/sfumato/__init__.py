@@ -29,9 +29,11 @@ _HOME = {
     "consistent": "denoiser.consistency",
     "create": "tasks.create",
     "guided": "denoiser.guidance",
+    "index": "tasks.search",
     "load": "hub.load",
     "parse": "corruption.base",
     "restore": "tasks.restore",
+    "search": "tasks.search",
     "walk": "tasks.create",
 }
 __all__ = sorted([*_HOME, "__version__"])
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from sfumato.tasks.photo import Photo as Photo
     from sfumato.tasks.restore import RestoreOptions as RestoreOptions
     from sfumato.tasks.restore import restore as restore
+    from sfumato.tasks.search import index as index
+    from sfumato.tasks.search import search as search
     from sfumato.types import Condition as Condition
     from sfumato.types import Step as Step
 

@@ -12,6 +12,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from sfumato import LSA, PCA, Autoencoder
+from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.errors import ModelError, OptionError
 
 DIGITS, LABELS = load_digits(return_X_y=True)
@@ -45,7 +46,13 @@ def test_training_helps(plain):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"loss": "cross_entropy"}, CONV, {"corruption": "noise:20"}, {**CONV, "corruption": "mask:0.1", "loss": "cross_entropy"}, {"dtype": "float32"}],
+    [
+        {"loss": "cross_entropy"},
+        CONV,
+        {"corruption": "noise:20"},
+        {**CONV, "corruption": "mask:0.1", "loss": "cross_entropy"},
+        {"dtype": "float32"},
+    ],
     ids=str,
 )
 def test_every_kind_learns(changes):
@@ -61,6 +68,14 @@ def test_denoising_removes_noise():
 
     assert left(trained) < left(small(epochs=40).fit(DIGITS))
     assert left(trained) < 0.7 * np.square(noisy - DIGITS).sum(axis=1).mean()
+
+
+def test_what_was_shrunk_is_enlarged():
+    x = torch.from_numpy(DIGITS).reshape(-1, 1, 8, 8)
+    rows = interpolate(Downscale(2).apply(x), (8, 8)).flatten(1).numpy()
+    plain, trained = (small(**CONV, corruption=corruption, epochs=40).fit(DIGITS) for corruption in ("none", "down:2"))
+    lost = [np.square(model.inverse_transform(model.transform(rows)) - DIGITS).sum(axis=1).mean() for model in (plain, trained)]
+    assert lost[1] < lost[0]
 
 
 def test_the_seed_fixes_the_result():
@@ -112,7 +127,9 @@ def test_names_of_codes(plain):
 
 
 @pytest.mark.parametrize(
-    "model", [PCA(3), LSA(3), PCA(3, solver="randomized", random_state=0), small(epochs=1), small(epochs=1, **CONV)], ids=lambda m: type(m).__name__
+    "model",
+    [PCA(np.int64(3)), LSA(3), PCA(3, solver="randomized", random_state=0), small(epochs=1), small(epochs=1, **CONV)],
+    ids=lambda m: type(m).__name__,
 )
 def test_files_bring_the_model_back(model, tmp_path):
     model.fit(DIGITS).save(tmp_path / "m")

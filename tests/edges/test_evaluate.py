@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sfumato.cli import app
 from sfumato.corruption.resample import Downscale, interpolate
-from sfumato.errors import OptionError
+from sfumato.errors import OptionError, PictureError
 from sfumato.tasks.evaluate import SHAPES, damage, restore, score, trained
 
 
@@ -79,6 +79,17 @@ def test_gray_has_the_colors_error(photos):
         made = trained(damaged, Oracle())
         assert score(damaged, made).psnr == pytest.approx(score(damaged, damaged.y.expand(-1, 3, -1, -1)).psnr, abs=0.01)
         assert score(damaged, torch.from_numpy(damaged.clean).permute(2, 0, 1)[None]).psnr == float("inf")
+
+
+def test_a_picture_that_cannot_be_measured_is_named(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(PictureError, match=r"^broken.png cannot be read"):
+        list(restore(tmp_path, "denoise", 25, method="input"))
+    Image.new("RGB", (5, 5)).save(tmp_path / "broken.png")
+    with pytest.raises(PictureError, match="too few to measure"):
+        list(restore(tmp_path, "denoise", 25, method="input"))
+    with pytest.raises(OptionError, match="needs pictures in color"):
+        list(restore(tmp_path, "colorize", gray=True, method="input"))
 
 
 def test_command(photos):

@@ -1,6 +1,7 @@
 """sfumato reduce: every kind of data, the report, and wrong input."""
 
 import gzip
+import io
 import json
 import zipfile
 
@@ -21,6 +22,12 @@ DIGITS = load_digits()
 PIXELS = (DIGITS.images[:120] / 16 * 255).astype(np.uint8)
 LABELS = DIGITS.target[:120]
 WORDS = ("apple pear fruit sweet orchard", "engine wheel car road motor")
+
+
+def encoded(k):
+    stream = io.BytesIO()
+    Image.fromarray((DIGITS.images[k] * 15.9).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def idx(path, array):
@@ -150,6 +157,13 @@ def bad(kind, folder):
     elif kind == "not a zip":
         path = folder / "d.zip"
         path.write_bytes(b"PK nothing")
+    elif kind == "five axes":
+        np.save(path, np.zeros((4, 2, 2, 2, 2)))
+    elif kind == "spoilt zip":
+        path = folder / "d.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.png", b"abc" * 1000)
+        path.write_bytes(path.read_bytes()[:38] + b"\xff" * 4 + path.read_bytes()[42:])
     elif kind == "empty folder":
         path = folder / "e"
         path.mkdir()
@@ -165,7 +179,7 @@ def bad(kind, folder):
 
 @pytest.mark.parametrize(("kind", "message"), [
     ("constant", "nothing to reduce"), ("one row", "at least 3"), ("pickled", "cannot be read"), ("all nan", "0 usable rows"),
-    ("not a zip", "zip file"),
+    ("not a zip", "zip file"), ("spoilt zip", "zip file"), ("five axes", "holds no rows"),
     ("empty folder", "no pictures"), ("words only", "no column of numbers"), ("cut idx", "idx file"), ("missing", "does not exist"),
 ])  # fmt: skip
 def test_bad_data_gets_one_sentence(kind, message, tmp_path, capsys, monkeypatch):
@@ -181,6 +195,7 @@ def test_bad_data_gets_one_sentence(kind, message, tmp_path, capsys, monkeypatch
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--codes", "2,x"], "cannot be read"), (["--codes", "64"], "too many"), (["--corruption", "nosie:2"], 'did you mean "noise"'),
+    (["--size", "-3"], "within 4 to 512"),
     (["--outliers", "2"], "outliers"), (["--label", "lable"], 'did you mean "labels"'), (["--loss", "magic"], "magic"),
 ])  # fmt: skip
 def test_wrong_options_get_one_sentence(words, message, tmp_path, capsys, monkeypatch):
@@ -192,6 +207,27 @@ def test_wrong_options_get_one_sentence(words, message, tmp_path, capsys, monkey
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_is_told_from_pictures_by_its_columns(tmp_path):
+    numbers = "bytes,size\n" + "\n".join(f"{k},{k * k}" for k in range(9))
+    (tmp_path / "my_idx.csv").write_text(numbers)
+    table = read(tmp_path / "my_idx.csv")
+    assert (table.kind, table.rows.shape) == ("numbers", (9, 2))
+    pictures = pa.table({"image": [encoded(k) for k in range(5)], "label": list("aabbb"), "split": ["train", "train", "test", "extra", "val"]})
+    pq.write_table(pictures, tmp_path / "p.parquet")
+    table = read(tmp_path / "p.parquet")
+    assert (table.kind, len(table), table.labels.tolist()) == ("pictures", 5, list("aabbb"))
+
+
+def test_an_output_that_is_a_file_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    (tmp_path / "out").write_text("mine")
+    monkeypatch.setattr("sys.argv", ["sfumato", "reduce", str(write("npz", tmp_path)), "--output", str(tmp_path / "out"), "--codes", "2"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith("out is a file; give a folder\n")
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_a_set_needs_three_rows(tmp_path):

@@ -18,7 +18,6 @@ from sfumato import Autoencoder, image
 from sfumato.cli import app
 from sfumato.condition.matcher import Matcher
 from sfumato.errors import DataError, ModelError, OptionError
-from sfumato.hub.files import digest
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
 from sfumato.tasks.search import index, search
@@ -104,7 +103,6 @@ def test_other_weights_of_a_matcher_are_refused(tiny, tmp_path):
     finish(write_pictures(tmp_path / "in"), tmp_path / "ix", str(copy))
     torch.manual_seed(1)
     save_network(Matcher(load(str(copy)).matcher.config), copy / "matcher", torch.float32)
-    digest.cache_clear()
     with pytest.raises(ModelError, match="other weights"):
         search(tmp_path / "ix", "a red apple")
     shutil.rmtree(copy / "matcher")
@@ -141,8 +139,9 @@ def test_odd_items_are_listed_not_fatal(tmp_path):
     (source / "3" / "it's broken.png").write_bytes(b"no picture")
     Image.new("CMYK", (40, 9), (1, 2, 3, 4)).save(source / "3" / "odd.jpg")
     Image.new("1", (1, 1)).save(source / "3" / "one.png")
+    (source / "3" / "nowhere.png").symlink_to(tmp_path / "gone.png")
     last = finish(source, tmp_path / "ix", side=8)
-    assert [s.split(":")[0] for s in last.skipped] == ["3/it's broken.png"]
+    assert [s.split(":")[0] for s in last.skipped] == ["3/it's broken.png", "3/nowhere.png"]
     assert len(rows(tmp_path / "ix")) == 62
 
 
@@ -185,6 +184,13 @@ def test_wrong_input(tmp_path):
     finish(source, tmp_path / "ix", "lsa:3")
     with pytest.raises(OptionError, match="another --output"):
         finish(source, tmp_path / "ix", "pca:3")
+    with pytest.raises(OptionError, match="is the index of"):
+        finish(write_texts(tmp_path / "other"), tmp_path / "ix")
+    with pytest.raises(OptionError, match="lsa is their pca"):
+        finish(source, tmp_path / "new", "pca:2")
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(OptionError, match="is a file"):
+        finish(source, tmp_path / "file")
     with pytest.raises(OptionError, match="no word of"):
         search(tmp_path / "ix", "zebra")
     with pytest.raises(OptionError, match="filter"):
@@ -198,6 +204,11 @@ def test_wrong_input(tmp_path):
         finish(tmp_path / "empty", tmp_path / "other")
     pictures = write_pictures(tmp_path / "p")
     finish(pictures, tmp_path / "px", side=8)
+    for side, message in ((16, "brought to 8 pixels"), (0, "within 4 to 512")):
+        with pytest.raises(OptionError, match=message):
+            finish(pictures, tmp_path / "px", side=side)
+    result = CliRunner().invoke(app, ["search", str(tmp_path / "px"), str(pictures / "0/0.png"), "--output", str(tmp_path / "hit.txt")])
+    assert "are written as" in str(result.exception)
     with pytest.raises(OptionError, match="searched by example"):
         search(tmp_path / "px", "a red apple")
     with pytest.raises(OptionError, match="no index and not empty"):

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -23,10 +24,14 @@ from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.corruption.noise import DiffusionNoise
 from sfumato.errors import DataError, OptionError, TrainingError
+from sfumato.hub.config import SchedulerConfig
 from sfumato.hub.files import network_from
 from sfumato.hub.load import load
+from sfumato.hub.save import save_scheduler
 from sfumato.train import data
+from sfumato.train.checkpoint import State
 from sfumato.train.diffusion import FromPrior
+from sfumato.train.latents import Latents
 from sfumato.train.loop import TrainSettings, train
 from sfumato.train.run import train_autoencoder, train_diffusion, train_matcher, train_prior, train_text
 
@@ -161,6 +166,64 @@ def test_other_settings_are_refused(tmp_path):
         list(train(Line(), SETTINGS.model_copy(update={"rate": 1.0}), tmp_path))
 
 
+def test_another_run_is_refused(tmp_path):
+    list(train(Line(), SETTINGS, tmp_path, {"corruption": "noise:25", "data": "abc"}))
+    for about, sentence in (
+        ({"corruption": "gray", "data": "abc"}, "its corruption was noise:25, now it is gray"),
+        ({"data": "x"}, "from other files"),
+    ):
+        with pytest.raises(TrainingError, match=sentence):
+            list(train(Line(), SETTINGS, tmp_path, about))
+    wider = Line()
+    wider.module = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 1))
+    with pytest.raises(TrainingError, match="of shape"):
+        list(train(wider, SETTINGS, tmp_path))
+
+
+def test_an_interrupt_within_a_step_leaves_no_half_step_behind(tmp_path, monkeypatch):
+    whole = Line()
+    list(train(whole, SETTINGS, tmp_path / "a"))
+    update, calls = State.update_average, []
+
+    def interrupted(self, decay):
+        calls.append(1)
+        if len(calls) == 23:
+            raise KeyboardInterrupt
+        update(self, decay)
+
+    monkeypatch.setattr(State, "update_average", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(train(Line(), SETTINGS, tmp_path / "b"))
+    again = Line()
+    list(train(again, SETTINGS, tmp_path / "b"))
+    for a, b in zip(whole.module.parameters(), again.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_caches_are_not_taken_for_other_data(tmp_path, tiny):
+    for name, count in (("cat", 3), ("dog", 2)):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for k in range(count):
+            Image.new("RGB", (16, 16), (40 * k + 100 * (name == "dog"),) * 3).save(tmp_path / "in" / name / f"{name}{k}.png")
+
+    def found():
+        pictures = data.pack(tmp_path / "in", 16, tmp_path / "cache", captions=True)
+        model = load(str(tiny))
+        latents = Latents(pictures, model.space, model.text, tmp_path / "cache")
+        list(latents.prepare("key", states=True, ends=True))
+        ends = {t: model.text.ends([t])[0] for t in latents.texts}
+        assert all(torch.allclose(latents.ends([k])[0], ends[t], atol=0.01) for k, t in enumerate(latents.texts))
+        fresh = torch.cat([model.space.moments(latents.pixels(torch.tensor([k])))[0] for k in range(5)])
+        assert torch.allclose(latents.latents(torch.arange(5)), fresh * model.space.config.scaling_factor, atol=0.01)
+        return sorted((int(p[0, 0, 0]), c[0]) for p, c in zip(pictures.pixels, pictures.captions, strict=True))
+
+    assert found() == [(0, "cat"), (40, "cat"), (80, "cat"), (100, "dog"), (140, "dog")]
+    (tmp_path / "in/cat/cat0.png").rename(tmp_path / "in/dog/cat0.png")
+    assert found() == [(0, "dog"), (40, "cat"), (80, "cat"), (100, "dog"), (140, "dog")]
+    (tmp_path / "in/cat").rename(tmp_path / "in/kitten")
+    assert found() == [(0, "dog"), (40, "kitten"), (80, "kitten"), (100, "dog"), (140, "dog")]
+
+
 def test_nan_names_step_and_layer(tmp_path):
     job = Line()
     job.spoil_at = 9
@@ -247,6 +310,28 @@ def test_a_model_that_is_trained_on_keeps_its_parts(folder, tiny, tmp_path):
         with pytest.raises(OptionError, match=sentence):
             list(train_diffusion(folder, tmp_path / "o", *parts[:2], None, {}, parts[2]))
     assert not (tmp_path / "o").exists()
+
+
+def test_a_model_is_trained_on_at_another_size(folder, tiny, tmp_path):
+    settings = {"steps": 2, "batch": 2, "preview_every": 2}
+    (tmp_path / "p.json").write_text(json.dumps({"size": 32, "defaults": {"prior": 0.5}, "settings": settings}))
+    list(train_diffusion(folder, tmp_path / "m", None, None, tmp_path / "p.json", {"device": "cpu"}, str(tiny)))
+    assert load(str(tmp_path / "m")).size == (32, 32)
+
+
+@pytest.mark.parametrize("given", [
+    {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "_class_name": "EulerDiscreteScheduler"},
+    {"use_karras_sigmas": True, "_class_name": "DPMSolverMultistepScheduler"}, {"_class_name": "DDIMScheduler", "set_alpha_to_one": False},
+    {"_class_name": "UniPCMultistepScheduler"}, {"_class_name": "HeunDiscreteScheduler", "use_karras_sigmas": True},
+])  # fmt: skip
+def test_a_schedule_is_written_as_it_was_read(given, tmp_path):
+    config = SchedulerConfig.from_file({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", **given}, "here")
+    save_scheduler(config, tmp_path)
+    written = json.loads((tmp_path / "scheduler_config.json").read_text())
+    assert SchedulerConfig.from_file(written, "there") == config
+    kept = getattr(diffusers, given["_class_name"]).from_config(written).config
+    assert kept["timestep_spacing"] == config.timestep_spacing
+    assert config.timestep_spacing == given.get("timestep_spacing", "leading" if "DDIM" in given["_class_name"] else "linspace")
 
 
 def test_a_matcher_learns_which_text_belongs_to_which_picture(folder, tmp_path):

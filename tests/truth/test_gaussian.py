@@ -20,8 +20,7 @@ CONVERGENT = [n for n, e in SAMPLERS.items() if e.order]
 
 @pytest.mark.parametrize("name", CONVERGENT)
 def test_order(name):
-    # The multistep start-up error of LMS shows as its order of 2 only at many steps.
-    measured = bench.order(name, 1000 if name == "lms" else 200)
+    measured = bench.order(name)
     assert abs(measured - SAMPLERS[name].order) <= 0.2, f"{name}: measured {measured:.2f}"
 
 

@@ -22,6 +22,9 @@ def main() -> None:
     except SfumatoError as error:
         sys.stderr.write(f"sfumato: {error}\n")
         sys.exit(2)
+    except OSError as error:  # a full disk, a place that may not be written to
+        sys.stderr.write(f"sfumato: {error}\n")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("sfumato: interrupted\n")
         sys.exit(130)

@@ -19,9 +19,7 @@ Option = typer.Option
 
 def create(  # a command's signature is its help page: it is as long as its options
     prompt: Annotated[list[str] | None, typer.Argument(help="What the picture shows; several make several pictures.")] = None,
-    prompts: Annotated[
-        Path | None, Option(help="File of prompts: .txt (a line each), .jsonl or .csv (prompt, id, and any option of a picture).")
-    ] = None,
+    prompts: Annotated[Path | None, Option(help="File: .txt (a prompt a line), .jsonl or .csv (prompt, id, and any option of a picture).")] = None,
     output: Annotated[Path | None, Option(help="FILE.png (.jpg, .webp) or FOLDER/; pictures/ by default.")] = None,
     count: Annotated[int, Option(help="Pictures per prompt, of seeds S, S+1, ...")] = 1,
     seed: Annotated[int | None, Option(help="Same seed, same picture. Random if absent.")] = None,

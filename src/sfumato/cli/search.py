@@ -14,8 +14,8 @@ Option = typer.Option
 def index(
     data: Annotated[Path, typer.Argument(help="Folder of pictures or .txt files, .parquet or .tar.")],
     output: Annotated[Path, Option(help="Folder of the index; given again, it is brought up to date.")],
-    space: Annotated[str | None, Option(help="pca:30, autoencoder:30, lsa:128, or the folder of a saved estimator.")] = None,
-    side: Annotated[int, Option(help="Side in pixels that pictures are brought to.")] = 32,
+    space: Annotated[str | None, Option(help="pca:30, autoencoder:30, lsa:128, a saved estimator; or icons: pictures by words.")] = None,
+    side: Annotated[int | None, Option(help="Side in pixels that pictures are brought to; 32 by default.")] = None,
 ) -> None:
     """Index pictures or documents for search; encodes only what is new or changed."""
     from rich.console import Console
@@ -32,6 +32,8 @@ def index(
     for line in last.skipped[:10]:
         typer.echo(f"sfumato: left out: {line}", err=True)
     typer.echo(f"{last.total} items encoded, {last.removed} removed, {len(last.skipped)} left out: {output}")
+    if last.recall is not None:
+        typer.echo(f"search is approximate from {work.APPROXIMATE:,} items on: it finds {last.recall:.1%} of the true nearest", err=True)
 
 
 def search(
@@ -45,9 +47,12 @@ def search(
 ) -> None:
     """Find the items of an index that are nearest to words or to an example."""
     from sfumato.errors import OptionError
+    from sfumato.metadata import FORMATS
     from sfumato.runtime import atomic
     from sfumato.tasks import search as work
 
+    if output is not None and output.suffix.lower() not in FORMATS:
+        raise OptionError(f"{output}: pictures are written as {', '.join(FORMATS)}")
     if output is not None and output.exists() and not overwrite:
         raise OptionError(f"{output} exists; give another --output, or --overwrite")
     hits = work.search(folder, query, k, where)

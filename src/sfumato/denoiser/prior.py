@@ -46,3 +46,10 @@ class Prior(nn.Module):
             h = layer(F.gelu(h))
         out: Tensor = self.last(F.gelu(h)).unflatten(1, (self.config.channels, self.config.side, self.config.side))
         return out
+
+
+def fitted(estimate: Tensor, like: Tensor) -> Tensor:
+    """An estimate brought to as many positions as latents of another size have."""
+    if estimate.shape[-2:] == like.shape[-2:]:
+        return estimate
+    return F.interpolate(estimate, size=like.shape[-2:], mode="bilinear")

@@ -82,10 +82,12 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         params = {k: v for k, v in self.get_params().items() if not isinstance(v, np.random.RandomState)}
         names = self.feature_names_in_.tolist() if hasattr(self, "feature_names_in_") else None
         fitted = {"n_features_in_": self.n_features_in_, "feature_names_in_": names, "state": self._state()}
+        described = {"estimator": type(self).__name__, "params": params, "fitted": fitted}
+        text = json.dumps(described, indent=2, default=lambda v: v.item() if isinstance(v, np.generic) else list(v))  # numpy's numbers, tuples
         with atomic(folder / "weights.safetensors") as scratch:
             save_file(self._arrays(), scratch)
         with atomic(folder / "estimator.json") as scratch:
-            scratch.write_text(json.dumps({"estimator": type(self).__name__, "params": params, "fitted": fitted}, indent=2), "utf-8")
+            scratch.write_text(text, "utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

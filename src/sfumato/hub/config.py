@@ -22,7 +22,7 @@ IGNORED = frozenset(
     " lambda_min_clipped variance_type use_dynamic_shifting time_shift_type interpolation_type timestep_type"
     " sigma_min sigma_max disable_corrector solver_p predict_x0 original_inference_steps timestep_scaling rho".split()
 )
-SPACING_OF_CLASS = {"EulerDiscreteScheduler": "linspace", "DPMSolverMultistepScheduler": "linspace", "LMSDiscreteScheduler": "linspace"}
+LEADING = frozenset({"DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"})  # the other classes space by linspace
 
 
 class SchedulerConfig(Config):
@@ -49,7 +49,7 @@ class SchedulerConfig(Config):
         """Read diffusers' form, in which defaults depend on the class."""
         kind = str(data.get("_class_name", "DDIMScheduler"))
         known = {k: v for k, v in data.items() if k not in IGNORED}
-        known.setdefault("timestep_spacing", SPACING_OF_CLASS.get(kind, "leading"))
+        known.setdefault("timestep_spacing", "leading" if kind in LEADING else "linspace")
         try:
             known["sampler"] = sampler_name(kind)
         except ValueError as error:

@@ -54,13 +54,24 @@ def save_text(clip: CLIPText, tokenizer: CLIPTokenizer, folder: Path, dtype: tor
     tokenizer.save(folder / "tokenizer")
 
 
+CLASSES = {
+    "ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler", "dpm2": "KDPM2DiscreteScheduler", "lms": "LMSDiscreteScheduler", "unipc": "UniPCMultistepScheduler",
+    "lcm": "LCMScheduler",
+}  # fmt: skip
+
+
 def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
-    """Write the scheduler as DPM-Solver++(2M), which diffusers runs as we do."""
-    settings = config.model_dump(
-        include={"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing", "steps_offset"}
-    )
-    head = {"_class_name": "DPMSolverMultistepScheduler", "_diffusers_version": DIFFUSERS, "algorithm_type": "dpmsolver++", "solver_order": 2}
-    write_json(folder / "scheduler_config.json", {**head, **settings, "final_sigmas_type": "zero"})
+    """Write the scheduler under the name of diffusers' class for its sampler; DPM-Solver++(2M) for those that it has no class for."""
+    always = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing", "steps_offset"}
+    settings = {**config.model_dump(include=always), "final_sigmas_type": config.final_sigmas_type}
+    settings |= config.model_dump(exclude={*always, "sampler", "trained_betas"}, exclude_defaults=True)
+    head: dict[str, Any]
+    if config.sampler in CLASSES:
+        head = {"_class_name": CLASSES[config.sampler], "_diffusers_version": DIFFUSERS}
+    else:
+        head = {"_class_name": "DPMSolverMultistepScheduler", "_diffusers_version": DIFFUSERS, "algorithm_type": "dpmsolver++", "solver_order": 2}
+    write_json(folder / "scheduler_config.json", {**head, **settings})
 
 
 def save_index(folder: Path, defaults: Defaults) -> None:

@@ -23,6 +23,7 @@ from sfumato.condition.text import Tokens
 from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
 from sfumato.denoiser.guidance import guided
+from sfumato.denoiser.prior import fitted
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
@@ -233,7 +234,8 @@ class _Job:
             sigmas = config.own_schedule(table, steps, self.sampler)
         else:
             sigmas = SCHEDULES[self.options.schedule](table, steps)
-        return sigmas[-(self.steps + 1) :].unique_consecutive()
+        levels: Tensor = sigmas[-(self.steps + 1) :].unique_consecutive()
+        return levels
 
     def start(
         self, texts: Sequence[str], streams: Streams, sigmas: Tensor, condition: Condition, negative: Condition
@@ -264,8 +266,7 @@ class _Job:
             pixels = image.to_tensor(self.source).to(model.space.encoder.conv_in.weight)
             return model.space.encode(pixels).float().expand(len(like), -1, -1, -1)
         assert model.prior is not None
-        z = BOLD * model.prior(model.text.ends(texts).float())
-        return z if z.shape == like.shape else torch.nn.functional.interpolate(z, size=like.shape[-2:], mode="bilinear")
+        return fitted(BOLD * model.prior(model.text.ends(texts).float()), like)
 
     def planes(self, like: Tensor) -> Tensor | None:
         """What a model trained to fill (9 channels) sees besides: the mask, and the latents of the picture without it."""

@@ -9,6 +9,7 @@ before its color was taken out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from sfumato.corruption.color import Grayscale
 from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.denoiser.restorer import told
-from sfumato.errors import OptionError, unknown
+from sfumato.errors import OptionError, PictureError, unknown
 from sfumato.metrics import luminance, psnr, ssim
 from sfumato.runtime import generator
 from sfumato.tasks.colors import colorize
@@ -35,6 +36,7 @@ from sfumato.train.data import find
 
 Task = Literal["denoise", "enlarge", "dejpeg", "fill", "colorize"]
 ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps", "enlarge": "size"}
+WINDOW = 11  # of SSIM
 Method = Callable[["Damaged"], Tensor]
 """A damaged picture -> (1, C, H, W) with values 0 to 255."""
 
@@ -118,11 +120,18 @@ def damage(source: Path, task: Task, amount: float | str | None = None, *, gray:
     if task == "fill" and amount not in SHAPES:
         raise unknown("shape to fill", str(amount), SHAPES)
     number = float(amount) if task in ("denoise", "enlarge", "dejpeg") and amount is not None else 0.0
+    if task == "colorize" and gray:
+        raise OptionError("--colorize needs pictures in color: leave --gray out")
     if task == "denoise" and not 0 < number <= 255:
         raise OptionError(f"sigma {number:g} is not within 0 to 255")
     shrink, compress = Downscale(number) if task == "enlarge" else None, JPEG(int(number), int(number)) if task == "dejpeg" else None
     for sample in find(source):
-        picture = image.read(sample.read())
+        try:
+            picture = image.read(sample.read())
+        except PictureError as error:
+            raise PictureError(f"{sample.name} {str(error).removeprefix('picture ')}") from None
+        if min(picture.size) < WINDOW + 2 * math.ceil(number if task == "enlarge" else 0):
+            raise PictureError(f"{sample.name} has {picture.width}x{picture.height} pixels: too few to measure SSIM")
         clean = np.asarray(picture.convert("L") if gray else picture, np.float64)
         clean = clean if clean.ndim == 3 else clean[..., None]
         if shrink is not None:

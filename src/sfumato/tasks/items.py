@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from sfumato import image
-from sfumato.errors import DataError, PictureError
+from sfumato.errors import PictureError
 from sfumato.tasks.rows import LABELS, TEXTS
-from sfumato.train.data import Sample, find
+from sfumato.train.data import Sample, find, read_table
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
 
 
 def _file(source: Path, path: Path, sample: Sample) -> Item:
-    state = path.stat()
-    return Item(sample.name, f"{state.st_mtime_ns}:{state.st_size}", path.parent.name if path.parent != source else "", sample)
+    state = path.stat() if path.exists() else None  # a link may lead nowhere: it is listed when it is read
+    stamp = f"{state.st_mtime_ns}:{state.st_size}" if state else "missing"
+    return Item(sample.name, stamp, path.parent.name if path.parent != source else "", sample)
 
 
 def _digest(sample: Sample) -> str:
@@ -50,12 +51,7 @@ def _digest(sample: Sample) -> str:
 
 
 def _documents(path: Path) -> list[Item]:
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as parquet: {error}") from None
+    table = read_table(path)
     column = next((n for n in table.column_names if n.lower() in TEXTS), None)
     if column is None or any(n in table.column_names for n in ("image", "picture")):
         return []

@@ -31,8 +31,8 @@ td:first-child, th:first-child { text-align: left } .best { font-weight: 700 } .
 """
 
 
-def write(found: Comparison, folder: Path, source: str) -> Path:
-    """Write ``report.html``, ``report.json`` and the figures; returns the path of the page.
+def ready() -> None:
+    """Choose what figures are drawn with.
 
     Raises
     ------
@@ -46,6 +46,17 @@ def write(found: Comparison, folder: Path, source: str) -> Path:
         mpl.use("Agg")
     except ImportError:
         raise OptionError('a report needs matplotlib and bokeh: pip install "sfumato[reduce]"') from None
+
+
+def write(found: Comparison, folder: Path, source: str) -> Path:
+    """Write ``report.html``, ``report.json`` and the figures; returns the path of the page.
+
+    Raises
+    ------
+    OptionError
+        If the plotting libraries are not installed.
+    """
+    ready()
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"error": _curves(found, "error", "squared error of a test row")}
     if any(t.accuracy for t in found.trials):

@@ -9,6 +9,7 @@ import gzip
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,7 @@ from PIL import Image
 
 from sfumato import image
 from sfumato.errors import DataError, PictureError, unknown
-from sfumato.train.data import Sample, find
+from sfumato.train.data import PICTURE_COLUMNS, Sample, find
 
 Kind = Literal["pictures", "numbers", "documents"]
 LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person")
@@ -96,12 +97,12 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
         table = _folder(source, size)
     elif name.endswith((".npz", ".npy")):
         table = _numpy(source, label)
-    elif "idx" in name:
-        table = _idx(source)
     elif name.endswith((".csv", ".tsv", ".parquet")):
         table = _columns(source, size, label)
     elif name.endswith(".zip"):
         table = _zip(source, size)
+    elif "idx" in name:
+        table = _idx(source)
     else:
         raise DataError(f"{source} is of no kind that is known; give a folder, .zip, .npz, .npy, idx.gz, .csv or .parquet")
     return _usable(table, source)
@@ -137,7 +138,7 @@ def _zip(path: Path, size: int | None) -> Table:
         with zipfile.ZipFile(path) as archive:
             names = sorted(n for n in archive.namelist() if PurePosixPath(n).suffix.lower() in image.SUFFIXES)
             held = {n: archive.read(n) for n in names}  # into memory: nothing is unpacked, so a member's path cannot do harm
-    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError) as error:
         raise DataError(f"{path} cannot be read as a zip file: {error}") from None
     samples = [Sample(n, (), lambda n=n: held[n]) for n in names]  # type: ignore[misc]
     return _pictures(samples, [PurePosixPath(n).parent.name for n in names], size)
@@ -192,7 +193,7 @@ def _numpy(path: Path, label: str | None) -> Table:
         raise DataError(f"{path} cannot be read: {error}") from None
     lower = {k.lower(): k for k in arrays}
     main = next((lower[n] for n in ARRAYS if n in lower), max(arrays, key=lambda k: arrays[k].size, default=None))
-    if main is None or arrays[main].ndim < 2:
+    if main is None or not 2 <= arrays[main].ndim <= 4:
         raise DataError(f"{path} holds no rows; an array of shape (N, d), (N, H, W) or (N, H, W, C) is needed, found {sorted(arrays)}")
     if label and label not in arrays:
         raise unknown("array", label, arrays)
@@ -247,14 +248,15 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
             table = pyarrow.csv.read_csv(io.BytesIO(path.read_bytes()), parse_options=pyarrow.csv.ParseOptions(delimiter=separator))
     except Exception as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from None
-    table, names = _kept(table), table.column_names
+    names = table.column_names
     if label and label not in names:
         raise unknown("column", label, names)
     known = label or next((n for n in names if n.lower() in LABELS), None)
+    if any(n in PICTURE_COLUMNS and str(table.schema.field(n).type).startswith(("binary", "large_binary", "struct")) for n in names):
+        return _pictures(find(path), [_word(v) for v in table[known].to_pylist()] if known else [""] * table.num_rows, size)
+    table = _kept(table)
     given = table[known].to_pylist() if known else [""] * table.num_rows
     test = _test_rows(table)
-    if any(n in names for n in ("image", "picture", "jpg", "png", "webp", "bytes")):
-        return replace(_pictures(find(path), [_word(v) for v in given], size), test=None)
     text = next((n for n in names if n.lower() in TEXTS), None)
     if text:
         return Table("documents", texts=[t or "" for t in table[text].to_pylist()], labels=_labels(given), test=test)

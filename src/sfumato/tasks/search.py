@@ -71,15 +71,19 @@ class Hit:
 
 @dataclass(frozen=True)
 class Indexed:
-    """Progress: items encoded, of how many that are new or changed; at the end what left and what was skipped."""
+    """Progress: items encoded, of how many that are new or changed; at the end what left, what was skipped, and the recall.
+
+    The recall is that of the approximate index, None where search is exact.
+    """
 
     done: int
     total: int
     removed: int = 0
     skipped: tuple[str, ...] = ()
+    recall: float | None = None
 
 
-def index(source: Path, folder: Path, space: str | None = None, *, side: int = 32) -> Iterator[Indexed]:
+def index(source: Path, folder: Path, space: str | None = None, *, side: int | None = None) -> Iterator[Indexed]:
     """Index pictures or documents, or bring an index up to date.
 
     Parameters
@@ -92,8 +96,8 @@ def index(source: Path, folder: Path, space: str | None = None, *, side: int = 3
         ``pca:30``, ``autoencoder:30``, ``lsa:128``, fitted to the data; the folder of a saved estimator; or a
         text-to-image model with a matcher, as ``icons``, by which pictures are found by words. Kept from the first
         call; by default pca:30 for pictures and lsa:128 for documents.
-    side : int
-        Pixels that pictures are brought to.
+    side : int, optional
+        Pixels that pictures are brought to, 4 to 512; 32 by default.
 
     Raises
     ------
@@ -101,14 +105,22 @@ def index(source: Path, folder: Path, space: str | None = None, *, side: int = 3
     """
     if space is not None:
         _parse(space)
+    if side is not None and not 4 <= side <= 512:
+        raise OptionError(f"side {side} is not within 4 to 512 pixels")
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{folder} is a file; give a folder")
     kind, items = items_of(source)
     described = folder / "index.json"
     if described.exists():
         settings = _settings(folder)
         if (settings.kind, settings.space) != (kind, space or settings.space):
             raise OptionError(f"{folder} is an index of {settings.kind} in space {settings.space}; give another --output")
+        if settings.source != str(source.resolve()):
+            raise OptionError(f"{folder} is the index of {settings.source}; give another --output")
+        if kind == "pictures" and side not in (None, settings.side):
+            raise OptionError(f"{folder} holds pictures brought to {settings.side} pixels; give another --output for {side}")
     else:
-        settings = _fit(kind, items, source, folder, space, side)
+        settings = _fit(kind, items, source, folder, space, side or 32)
     model = _load(folder / "space")
     table = _table(folder, codes=model.n_components_)
     have = {r["name"]: r["stamp"] for r in table.search().select(["name", "stamp"]).limit(None).to_list()}
@@ -126,10 +138,11 @@ def index(source: Path, folder: Path, space: str | None = None, *, side: int = 3
     for start in range(0, len(gone), BATCH):
         table.delete("name IN (" + ", ".join(_quoted(n) for n in gone[start : start + BATCH]) + ")")
     if table.count_rows() >= APPROXIMATE and (fresh or gone or settings.recall is None):
-        _approximate(table, folder, settings)
+        settings = _approximate(table, folder, settings)
     with contextlib.suppress(Exception):  # tidying only: old versions and small files
         table.optimize()
-    yield Indexed(len(fresh), len(fresh), len(gone), tuple(f"{name}: {reason}" for name, reason in skipped.items()))
+    left_out = tuple(f"{name}: {reason}" for name, reason in skipped.items())
+    yield Indexed(len(fresh), len(fresh), len(gone), left_out, settings.recall)
 
 
 def search(folder: Path, query: str, k: int = 12, where: str | None = None) -> list[Hit]:
@@ -212,6 +225,8 @@ def _fit(kind: Literal["pictures", "documents"], items: list[Item], source: Path
             raise OptionError(f"{parsed} takes rows of {model.n_features_in_} values, these items have {rows.shape[1]}; see --side")
     else:
         name, codes = parsed
+        if kind == "documents" and name == "pca":
+            raise OptionError("documents are counts of words, mostly zero: lsa is their pca; give --space lsa:128")
         if len(good) < 3:
             raise DataError(
                 f"{source} has {len(good)} usable items; at least 3 are needed{'; first: ' + next(iter(skipped.values())) if skipped else ''}"
@@ -328,7 +343,7 @@ def _quoted(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
 
 
-def _approximate(table: Any, folder: Path, settings: Index) -> None:
+def _approximate(table: Any, folder: Path, settings: Index) -> Index:
     """Build an approximate index and measure how many of the true 12 nearest it finds, over 100 of the items."""
     from lancedb.index import IvfFlat
 
@@ -339,4 +354,6 @@ def _approximate(table: Any, folder: Path, settings: Index) -> None:
     for query in asked:
         last = nearest(table, query, 12)[-1]["_distance"]  # by distance, as equal codes have many names
         hits += sum(r["_distance"] <= last + 1e-6 for r in nearest(table, query, 12, exact=False))
-    _keep(settings.model_copy(update={"recall": hits / (12 * len(asked))}), folder)
+    measured = settings.model_copy(update={"recall": hits / (12 * len(asked))})
+    _keep(measured, folder)
+    return measured

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sfumato.train.loop import Progress
 
 
 class Board:
-    """Writes loss and rate every few steps; without tensorboard it does nothing."""
+    """Writes loss and rate every few steps; without tensorboard it does nothing, nor before the first step."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            self.writer = None
-        else:
-            self.writer = SummaryWriter(str(folder))
+        self.folder = folder
+        self.writer: Any = None
 
     def write(self, progress: Progress) -> None:
         """Add one point every ten steps."""
+        if self.writer is None:
+            with contextlib.suppress(ImportError):
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.writer = SummaryWriter(str(self.folder))
         if self.writer is not None and (progress.step % 10 == 0 or progress.step == progress.steps):
             self.writer.add_scalar("loss", progress.loss, progress.step)
             self.writer.add_scalar("samples per second", progress.rate, progress.step)

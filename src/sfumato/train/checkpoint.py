@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -87,20 +87,20 @@ class State:
         return out
 
 
-def save(state: State, folder: Path, settings: TrainSettings, step: int) -> None:
+def save(state: State, folder: Path, settings: TrainSettings, step: int, about: Mapping[str, Any]) -> None:
     """Write the checkpoint; the one before stays until this one is whole."""
     with atomic(folder / NAME) as scratch:
         tensors = {k: t.contiguous() for k, t in state.tensors().items()}
-        save_file(tensors, scratch, {"step": str(step), "settings": _key(settings)})
+        save_file(tensors, scratch, {"step": str(step), "settings": _key(settings), "about": _text(about)})
 
 
-def resume(state: State, folder: Path, settings: TrainSettings) -> int:
+def resume(state: State, folder: Path, settings: TrainSettings, about: Mapping[str, Any]) -> int:
     """Fill `state` from the folder's checkpoint and return its step; 0 if there is none.
 
     Raises
     ------
     TrainingError
-        If the checkpoint was made with other settings, or cannot be read.
+        If the checkpoint was made with other settings, from other data or of another network, or cannot be read.
     """
     path = folder / NAME
     if not path.exists():
@@ -110,6 +110,8 @@ def resume(state: State, folder: Path, settings: TrainSettings) -> int:
             notes = f.metadata() or {}
             if notes.get("settings") != _key(settings):
                 raise TrainingError(f"{path} was made with other settings; give those again, or another --output: {notes.get('settings')}")
+            if other := _other(json.loads(notes.get("about", "{}")), json.loads(_text(about))):
+                raise TrainingError(f"{path} belongs to another run: {other}; give another --output")
             _fill(state, {k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise TrainingError(f"{path} cannot be read ({error}); remove it to start anew") from None
@@ -119,12 +121,24 @@ def resume(state: State, folder: Path, settings: TrainSettings) -> int:
 def _fill(state: State, tensors: dict[str, Tensor]) -> None:
     parameters = [p for p in state.module.parameters() if p.requires_grad]
     for name, parameter, mean in zip(state.names, parameters, state.average, strict=True):
-        if f"weights.{name}" not in tensors:
-            raise TrainingError(f"the checkpoint has no {name}: it belongs to another network")
+        if tensors.get(f"weights.{name}", parameter.new_zeros(0)).shape != parameter.shape:
+            raise TrainingError(f"the checkpoint has no {name} of shape {tuple(parameter.shape)}: it belongs to another network")
         parameter.data.copy_(tensors[f"weights.{name}"])
         mean.copy_(tensors[f"average.{name}"])
         kept = {key: tensors.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
         state.optimizer.state[parameter] = {k: t.to(parameter.device) if k != "step" else t for k, t in kept.items() if t is not None}
+
+
+def _other(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two runs, in words; empty if nothing does."""
+    wrong = [k for k in then if k in now and then[k] != now[k]]
+    if wrong[:1] == ["data"]:
+        return "it was made from other files"
+    return f"its {wrong[0]} was {str(then[wrong[0]])[:80]}, now it is {str(now[wrong[0]])[:80]}" if wrong else ""
+
+
+def _text(about: Mapping[str, Any]) -> str:
+    return json.dumps(about, sort_keys=True, default=str)
 
 
 def _key(settings: TrainSettings) -> str:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from sfumato.corruption.base import parse
+from sfumato.corruption.resample import interpolate
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.space.autoencoder import Autoencoder
 from sfumato.train.loss import Measure, cross_entropy, denoising_loss, squared
-from sfumato.types import Condition
+from sfumato.types import Condition, Corrupted
 
 MEASURES: dict[str, Measure] = {"squared": squared, "cross_entropy": cross_entropy}
 SAMPLE = 5_000  # rows from which center, spread and mean code are taken
@@ -67,7 +68,12 @@ class CodesJob:
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean loss over the rows."""
-        return denoising_loss(self.denoiser, self.batch(rows), self.corruption, Condition(), generator=random, measure=self.measure)
+        return denoising_loss(self.denoiser, self.batch(rows), self.damage, Condition(), generator=random, measure=self.measure)
+
+    def damage(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
+        """Rows damaged; what became smaller is brought back to its size, as the network takes no other."""
+        out = self.corruption(x, generator=generator)
+        return out if out.y.shape == x.shape else Corrupted(interpolate(out.y, (x.shape[-2], x.shape[-1])), out.sigma)
 
     def preview(self, path: Path) -> None:
         """Nothing: the estimators train in memory, and `sfumato reduce` shows reconstructions."""

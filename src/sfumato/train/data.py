@@ -7,6 +7,7 @@ bytes that the training loop maps into memory. What cannot be read is skipped an
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import tarfile
 from collections.abc import Callable, Iterator
@@ -67,7 +68,7 @@ def find(source: Path) -> list[Sample]:
     elif source.suffix == ".tar":
         found = list(_tar(source))
     else:
-        raise DataError(f"{source} is no training set; give a folder of pictures, a .parquet or a .tar file")
+        raise DataError(f"{source} is no set of pictures; give a folder of pictures, a .parquet or a .tar file")
     if not found:
         raise DataError(f"{source} holds no pictures ({', '.join(sorted(image.SUFFIXES))})")
     return found
@@ -96,9 +97,9 @@ def _metadata(folder: Path) -> dict[str, tuple[str, ...]] | None:
     lines, rows = folder / "metadata.jsonl", folder / "metadata.csv"
     try:
         if lines.exists():
-            records = [json.loads(line) for line in lines.read_text("utf-8").splitlines() if line.strip()]
+            records = [json.loads(line) for line in lines.read_text("utf-8-sig").splitlines() if line.strip()]
         elif rows.exists():
-            with rows.open(newline="", encoding="utf-8") as f:
+            with rows.open(newline="", encoding="utf-8-sig") as f:
                 records = list(csv.DictReader(f))
         else:
             return None
@@ -178,12 +179,15 @@ class Pictures:
     weights : array, (N,)
     skipped : list of str
         One sentence for each picture that could not be read.
+    key : str
+        Names these pictures and captions: what is computed from others must not be taken for theirs.
     """
 
     pixels: NDArray[np.uint8]
     captions: list[tuple[str, ...]]
     weights: NDArray[np.float64]
     skipped: list[str]
+    key: str = ""
 
 
 def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
@@ -209,7 +213,7 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
     if captions and not any(s.captions for s in samples):
         raise DataError(f"{source} has no captions; add metadata.jsonl (file_name, text), a .txt beside each picture, or class folders")
     index = cache / "pictures.json"
-    key = {"source": str(source.resolve()), "changed": source.stat().st_mtime_ns, "size": size, "captions": captions, "found": len(samples)}
+    key = {"source": str(source.resolve()), "state": state(source, times=True), "size": size, "captions": captions}
     if not (index.exists() and json.loads(index.read_text("utf-8"))["key"] == key):
         _decode(samples, size, cache, key, captions=captions)
     record = json.loads(index.read_text("utf-8"))
@@ -217,7 +221,17 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
     if not kept:
         raise DataError(f"{source}: none of {len(samples)} pictures could be used; first: {record['skipped'][0]}")
     pixels = np.load(cache / "pictures.npy", mmap_mode="r")
-    return Pictures(pixels, [s.captions for s in kept], np.array([s.weight for s in kept]), record["skipped"])
+    named = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest()
+    return Pictures(pixels, [s.captions for s in kept], np.array([s.weight for s in kept]), record["skipped"], named)
+
+
+def state(source: Path, *, times: bool = False) -> str:
+    """A digest of what training data are on disk: names and sizes of files, with `times` also when each was changed."""
+    kinds = image.SUFFIXES | {".txt", ".csv", ".jsonl"}
+    files = sorted(p for p in source.rglob("*") if p.suffix.lower() in kinds and p.exists()) if source.is_dir() else [source]
+    found = [(p.relative_to(source).as_posix(), p.stat()) for p in files]
+    lines = [[name, about.st_size, about.st_mtime_ns if times else 0] for name, about in found]
+    return hashlib.blake2b(json.dumps(lines).encode(), digest_size=12).hexdigest()
 
 
 def _decode(samples: list[Sample], size: int, cache: Path, key: dict[str, Any], *, captions: bool) -> None:

@@ -15,7 +15,7 @@ from sfumato import image
 from sfumato.corruption.noise import DiffusionNoise, uniform
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
-from sfumato.denoiser.prior import Prior
+from sfumato.denoiser.prior import Prior, fitted
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.hub.config import SchedulerConfig
 from sfumato.runtime import Streams
@@ -96,7 +96,7 @@ class DiffusionJob:
         if self.prior is None:
             return denoising_loss(self.denoiser, z, corruption, condition, generator=random)
         with torch.no_grad():
-            estimate = self.prior.to(device)(self.data.ends(places).to(device)).float()
+            estimate = fitted(self.prior.to(device)(self.data.ends(places).to(device)).float(), z)
         return denoising_loss(self.denoiser, z, FromPrior(corruption, estimate, self.start), condition, generator=random)
 
     def preview(self, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,16 +66,17 @@ class Captions:
 
     def prepare(self, key: str, *, states: bool = False, ends: bool = False) -> Iterator[tuple[str, int, int]]:
         """Fill the cache, yielding (what, done, of how many). `key` names the encoders."""
+        said = hashlib.blake2b("\0".join(self.texts).encode(), digest_size=12).hexdigest()
         for wanted, name, make in ((states, "states", self._read), (ends, "ends", self._end)):
             if wanted:
-                yield from self._filled(name, key, len(self.texts), make)
+                yield from self._filled(name, f"{key} {said}", len(self.texts), make)
         if states:
             self._states = self._kept("states")
         if ends:
             self._ends = self._kept("ends")
 
     def _filled(self, name: str, key: str, count: int, make: Callable[[int, int], Tensor]) -> Iterator[tuple[str, int, int]]:
-        for done in cached(self.cache / f"{name}.npy", f"{key}{len(self.texts)}", (count, *make(0, 1).shape[1:]), make):
+        for done in cached(self.cache / f"{name}.npy", key, (count, *make(0, 1).shape[1:]), make):
             yield name, done, count
 
     def _kept(self, name: str) -> NDArray[np.float16]:
@@ -124,7 +126,7 @@ class Latents(Captions):
 
     def prepare(self, key: str, *, states: bool = False, ends: bool = False, own_scale: bool = False) -> Iterator[tuple[str, int, int]]:
         """Fill the cache; with `own_scale` the autoencoder's factor is set so that these latents have unit variance."""
-        yield from self._filled("latents", key, len(self.pictures.pixels), self._encode)
+        yield from self._filled("latents", f"{key} {self.pictures.key}", len(self.pictures.pixels), self._encode)
         self._latents = self._kept("latents")
         yield from super().prepare(key, states=states, ends=ends)
         if own_scale:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from pydantic import Field
@@ -85,9 +85,10 @@ class Progress:
     preview: Path | None = None
 
 
-def train(job: Job, settings: TrainSettings, folder: Path | None = None) -> Iterator[Progress]:
+def train(job: Job, settings: TrainSettings, folder: Path | None = None, about: Mapping[str, Any] | None = None) -> Iterator[Progress]:
     """Train until ``settings.steps``, going on from the checkpoint in `folder` if there is one; without one, in memory.
 
+    `about` says what else the run depends on (network, data, corruption): a checkpoint of another run is not gone on with.
     The averaged weights are in ``job.module`` when the generator is exhausted. To stop early, stop iterating: a
     checkpoint is written on the way out.
 
@@ -95,34 +96,36 @@ def train(job: Job, settings: TrainSettings, folder: Path | None = None) -> Iter
     ------
     TrainingError
         If the loss stops being a number, with the step and the first layer that gave one that is not; or if the
-        checkpoint belongs to other settings.
+        checkpoint belongs to another run.
     """
     keep_memory()
     device = choose_device(settings.device)
     job.module.to(device).train()
     state = checkpoint.State.start(job.module, settings.weight_decay)
-    step = checkpoint.resume(state, folder, settings) if folder else 0
-    saved = step
+    step = checkpoint.resume(state, folder, settings, about or {}) if folder else 0
+    saved, whole = step, True  # whole: not in the middle of a step
     if step >= settings.steps:
         state.use_average()
         return
     meter, places = _Meter(settings, step), job.weights.double().cumsum(0)
     try:
         while step < settings.steps:
-            loss = _advance(job, state, settings, step, device, places)
-            step += 1
+            loss = _gradient(job, settings, step, device, places)
+            whole = False
+            _apply(state, settings, step)
+            step, whole = step + 1, True
             preview = None
             if folder and (step % settings.preview_every == 0 or step == settings.steps):
                 preview = folder / "previews" / f"{step:07d}.png"
                 with state.averaged():
                     job.preview(preview)
             if folder and (step % settings.checkpoint_every == 0 or step == settings.steps):
-                checkpoint.save(state, folder, settings, step)
+                checkpoint.save(state, folder, settings, step, about or {})
                 saved = step
             yield meter.read(step, loss, preview)
     finally:
-        if folder and step > saved:
-            checkpoint.save(state, folder, settings, step)
+        if folder and whole and step > saved:
+            checkpoint.save(state, folder, settings, step, about or {})
     state.use_average()
 
 
@@ -140,7 +143,8 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
     return settings.rate * min(up, down)
 
 
-def _advance(job: Job, state: checkpoint.State, settings: TrainSettings, step: int, device: torch.device, places: Tensor) -> float:
+def _gradient(job: Job, settings: TrainSettings, step: int, device: torch.device, places: Tensor) -> float:
+    """Leave the gradient of a batch in the parameters; returns the loss."""
     draws = torch.rand(settings.batch, generator=generator(settings.seed, step, "rows"), dtype=torch.float64)
     rows = torch.searchsorted(places, draws * places[-1], right=True)  # each row has a stretch as long as its weight
     dtype = choose_dtype(settings.dtype, device)
@@ -154,12 +158,16 @@ def _advance(job: Job, state: checkpoint.State, settings: TrainSettings, step: i
     norm = nn.utils.clip_grad_norm_(job.module.parameters(), settings.clip)
     if not math.isfinite(float(norm)):
         raise TrainingError(f"step {step + 1}: {_blame(job.module, loss_now)}; lower the learning rate ({settings.rate:g})")
+    return float(loss.detach())
+
+
+def _apply(state: checkpoint.State, settings: TrainSettings, step: int) -> None:
+    """Take the step that the gradient asks for."""
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(settings, step)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.update_average(min(settings.average, (step + 1) / (step + 10)))
-    return float(loss.detach())
 
 
 def _blame(module: nn.Module, again: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,4 +102,10 @@ def _pair_files(source: Path) -> Iterator[tuple[str, bytes | Path, bytes | Path]
         raise DataError(f'{source} has a column "clean"; it needs one "dirty", too')
     for k, (clean, several) in enumerate(zip(table["clean"].to_pylist(), table[column].to_pylist(), strict=True)):
         for one in several if isinstance(several, list) else [several]:
-            yield f"row {k}", clean, one
+            yield f"row {k}", _cell(clean), _cell(one)
+
+
+def _cell(value: Any) -> bytes:
+    """The bytes of a picture file; none, which are no picture, if a cell holds something else."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    return data if isinstance(data, bytes) else b""

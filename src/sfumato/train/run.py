@@ -27,7 +27,7 @@ from sfumato.hub.load import Model, load, restorer_folder
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.train.autoencoder import AutoencoderJob
-from sfumato.train.data import pack
+from sfumato.train.data import pack, state
 from sfumato.train.diffusion import DiffusionJob
 from sfumato.train.latents import Captions, Latents
 from sfumato.train.loop import Progress, TrainSettings, train
@@ -65,6 +65,11 @@ def _plan(path: Path | None, given: Mapping[str, Any]) -> tuple[Plan, TrainSetti
     return plan, TrainSettings.read({**plan.settings, **given}, "training settings")
 
 
+def _about(plan: Plan, data: Path, network: Config, **more: Any) -> dict[str, Any]:
+    """What a run depends on besides its settings: a checkpoint in the folder must agree."""
+    return {"data": state(data), "network": network.model_dump(mode="json"), "size": plan.size, **more}
+
+
 def _skipped(skipped: list[str]) -> Iterator[str]:
     if skipped:
         shown = "\n  ".join(skipped[:10])
@@ -88,7 +93,7 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
     network.pop("with_projection")
     torch.manual_seed(settings.seed)
     job = TextJob(CLIPTextConfig.read(network, "network"), tokenizer, phrases)
-    yield from train(job, settings, output)
+    yield from train(job, settings, output, _about(plan, data, job.module.config, task="text"))
     plain = CLIPText(job.module.config.model_copy(update={"with_projection": False}))  # the projection served the teacher only
     plain.load_state_dict({k: v for k, v in job.module.state_dict().items() if not k.startswith("text_projection")})
     save_text(plain, tokenizer, output)
@@ -103,7 +108,7 @@ def train_autoencoder(data: Path, output: Path, config: Path | None, given: Mapp
     torch.manual_seed(settings.seed)
     network = {**_small_autoencoder(plan.size), **plan.network}
     job = AutoencoderJob(AutoencoderConfig.read(network, "network"), pictures)
-    yield from train(job, settings, output)
+    yield from train(job, settings, output, _about(plan, data, job.module.config, task="autoencoder"))
     save_network(job.module, output)
 
 
@@ -138,6 +143,8 @@ def train_diffusion(
     small = _small_unet(size // space.config.factor, space.config.latent_channels, encoder.clip.config.hidden_size)
     network = begun.network.config if begun else UNetConfig.read({**small, **plan.network}, "network")
     known = begun.defaults.model_dump(mode="json", exclude_defaults=True) if begun else {}
+    if begun and begun.size != (size, size):
+        known["size"] = [size, size]
     defaults = Defaults.read({**known, **plan.defaults}, "defaults")
     prior = begun.prior if begun and defaults.prior else None
     found = Latents(pictures, space, encoder, output / "cache")
@@ -145,7 +152,8 @@ def train_diffusion(
     job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, prior, defaults.prior or 1.0)
     if begun is not None:
         job.module.load_state_dict(begun.network.state_dict())
-    yield from train(job, settings, output)
+    about = {"scheduler": scheduler.model_dump(mode="json"), "shift": plan.shift, "start": start, "prior": defaults.prior if prior else None}
+    yield from train(job, settings, output, _about(plan, data, network, task="diffusion", **about))
     save_network(job.module, output / "unet")
     save_network(space, output / "vae")
     save_text(encoder.clip, encoder.tokenizer, output)
@@ -199,7 +207,7 @@ def train_prior(data: Path, output: Path, model: str, config: Path | None, given
     torch.manual_seed(settings.seed)
     shape = {"channels": space.config.latent_channels, "side": size // space.config.factor, "text_width": encoder.ends([""]).shape[1]}
     job = PriorJob(PriorConfig.read({**shape, **plan.network}, "network"), found)
-    yield from train(job, settings, output / "prior")
+    yield from train(job, settings, output / "prior", _about(plan, data, job.module.config, task="prior", model=fingerprint(space, encoder.clip)))
     save_network(job.module, output / "prior")
 
 
@@ -215,7 +223,8 @@ def train_matcher(data: Path, output: Path, text: Path, config: Path | None, giv
     found = Captions(pictures, encoder, output / "cache")
     yield from _prepared(found.prepare(fingerprint(encoder.clip), ends=True))
     job = MatchJob(MatcherConfig.read(network, "network"), found)
-    yield from train(job, settings, output / "matcher")
+    about = _about(plan, data, job.module.matcher.config, task="matcher", text=fingerprint(encoder.clip))
+    yield from train(job, settings, output / "matcher", about)
     save_network(job.module.matcher, output / "matcher")
 
 
@@ -260,7 +269,8 @@ def train_restorer(
         shared = {k: v for k, v in begun.state_dict().items() if v.shape == fresh.get(k)}
         job.module.load_state_dict(shared, strict=False)
         yield f"starts from {len(shared)} of the {len(fresh)} layers of {start}"
-    yield from train(job, settings, output)
+    asked = {"corruption": "pairs" if pairs else corruption, **plan.model_dump(include={"longest", "gray", "turned", "vivid"})}
+    yield from train(job, settings, output, _about(plan, data, network, task="restorer", start=start, **asked))
     save_network(job.module, output)
 
 
