@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,18 @@ def test_example_runs(path, tmp_path):
     out = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert out.returncode == 0, out.stderr
     assert out.stdout
+
+
+def test_training_keys_and_corruptions_are_told():
+    from sfumato.corruption.base import CORRUPTIONS, parse
+    from sfumato.hub.config import Defaults
+    from sfumato.train.loop import TrainSettings
+    from sfumato.train.run import Plan
+
+    text = (ROOT / "docs" / "train.md").read_text("utf-8")
+    keys = [*Plan.model_fields, *TrainSettings.model_fields, *Defaults.model_fields]
+    assert not [k for k in keys if f"`{k}`" not in text]
+    shown = [w for w in re.findall(r"`([a-z]+(?::[^`]*)?)`", text.split("## Corruptions")[1]) if w.split(":")[0] in CORRUPTIONS]
+    assert {w.split(":")[0] for w in shown} == set(CORRUPTIONS)
+    for word in shown:
+        assert "PICTURE" in word or parse(word)
