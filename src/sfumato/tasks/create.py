@@ -33,7 +33,8 @@ from sfumato.sampler.schedule import SCHEDULES
 from sfumato.tasks.options import CreateOptions
 from sfumato.types import Condition, Denoise, Step
 
-BOLD = 1.3  # the prior's estimate is a mean, paler than any of the pictures that it is the mean of
+# The prior's estimate is a mean, paler and more like any other picture than those that it is the mean of.
+GUIDED, BOLD = 1.5, 1.15  # how far it is led away from the estimate for no text; how much all of it is strengthened
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,8 @@ class _Job:
             pixels = image.to_tensor(self.source).to(model.space.encoder.conv_in.weight)
             return model.space.encode(pixels).float().expand(len(like), -1, -1, -1)
         assert model.prior is not None
-        return fitted(BOLD * model.prior(model.text.ends(texts).float()), like)
+        estimate, any_text = (model.prior(model.text.ends(t).float()) for t in (texts, [""]))
+        return fitted(BOLD * (any_text + GUIDED * (estimate - any_text)), like)
 
     def planes(self, like: Tensor) -> Tensor | None:
         """What a model trained to fill (9 channels) sees besides: the mask, and the latents of the picture without it."""
