@@ -63,6 +63,16 @@ def test_json_count_grid_and_names(run, tiny, tmp_path):
     assert not np.array_equal(pixels("f/one-3.png"), pixels("f/one-4.png"))
 
 
+def test_an_interrupt_says_so(run, tiny, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sfumato.tasks.create.Streams", interrupted)
+    code, _, err = run("create", "x", "--model", tiny, "--output", "x.png")
+    assert code == 130
+    assert err.strip().endswith("sfumato: interrupted")
+
+
 def test_no_two_pictures_share_a_file(run, tiny, tmp_path):
     same = "an apple that is as red as an apple can be on a late day in autumn"  # longer than a name
     words = ("--model", tiny, "--seed", 3, "--steps", 1, "--output", "f")
@@ -256,6 +266,7 @@ WRONG = {
     "no matcher": (("create", "x", "--model", "PLAIN", "--best-of", "4"), "no matcher/ that could choose the best of 4"),
     "foreign matcher": (("create", "x", "--model", "FOREIGN", "--best-of", "2"), "takes texts of 48 values, the model's text encoder gives 32"),
     "strength without from": (("create", "x", "--strength", "0.5"), "goes with --from"),
+    "beyond the largest seed": (("create", "x", "--model", "TINY", "--seed", str(2**63 - 1), "--count", "2", "--output", "c"), "largest seed"),
     "no picture": (("create", "x", "--count", "0"), "must be 1 or more"),
     "a suffix that is not written": (("create", "x", "--output", "x.gif"), "are written as"),
     "again without settings": (("create", "--again", "plain.png"), "carries no settings"),

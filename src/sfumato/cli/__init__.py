@@ -10,6 +10,7 @@ import typer
 from sfumato import __version__
 from sfumato.cli import create, evaluate, reduce, restore, search, train
 
+INTERRUPTED = 130  # 128 and the number of SIGINT, as typer exits at Ctrl-C
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -25,9 +26,10 @@ def main() -> None:
     except OSError as error:  # a full disk, a place that may not be written to
         sys.stderr.write(f"sfumato: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("sfumato: interrupted\n")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            sys.stderr.write("sfumato: interrupted\n")
+        raise
 
 
 def _version(wanted: bool) -> None:

@@ -175,6 +175,6 @@ def parse(text: str) -> Corruption:
             parts.append(build(words))
         except OptionError:
             raise
-        except (ValueError, IndexError, TypeError):
+        except (ValueError, IndexError, TypeError, OverflowError):
             raise OptionError(f'"{word.strip()}" cannot be read; write {usage}') from None
     return parts[0] if len(parts) == 1 else Compose(tuple(parts))

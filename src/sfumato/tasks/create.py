@@ -27,7 +27,7 @@ from sfumato.denoiser.prior import fitted
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
-from sfumato.runtime import Streams, derived, random_seed
+from sfumato.runtime import MAX_SEED, Streams, derived, random_seed
 from sfumato.sampler.registry import build
 from sfumato.sampler.schedule import SCHEDULES
 from sfumato.tasks.options import CreateOptions
@@ -121,6 +121,8 @@ def walk(prompts: str | Sequence[str], options: CreateOptions | None = None, mod
     job = _Job(model, options)
     job.check(texts)
     seed = random_seed() if options.seed is None else options.seed
+    if seed + options.count > MAX_SEED + 1:
+        raise OptionError(f"seed {seed} and {options.count} pictures go beyond the largest seed, {MAX_SEED}")
     rows = [(text, seed + k) for text in texts for k in range(options.count)]
     at_once, done = max(1, options.batch // len(job.tries)), 0
     for _, equal in groupby(rows, lambda row: job.chunks(row[0])):  # beside a longer text a shorter one would be filled up
