@@ -21,6 +21,8 @@ from sfumato.tasks.rows import read
 
 DEEP = {"layers": (1000, 500, 250), "shape": (1, 28, 28)}
 CONV = {"kind": "conv", "layers": (32, 64, 128), "shape": (1, 28, 28)}
+# Without these two the deep network learns the training digits by heart: 1.90 for those, 3.26 for the test digits after 20 minutes.
+GENERAL = {"corruption": "noise:0-64", "weight_decay": 0.1}
 NOISE = 96  # deviation for pixels of 0 to 255
 
 
@@ -66,9 +68,9 @@ def main():
             model = PCA(k).fit(train)
             judge(f"pca-{k}", model, time.perf_counter() - begun)
     if "deep" in arguments.only:
-        judge("deep-30", *timed(Autoencoder(30, random_state=0, **DEEP), train, arguments.minutes))
+        judge("deep-30", *timed(Autoencoder(30, random_state=0, **DEEP, **GENERAL), train, arguments.minutes))
     if "conv" in arguments.only:
-        judge("conv-30", *timed(Autoencoder(30, random_state=0, **CONV), train, arguments.minutes))
+        judge("conv-30", *timed(Autoencoder(30, random_state=0, **CONV, **GENERAL), train, arguments.minutes))
     if "map" in arguments.only:
         judge("deep-2", *timed(Autoencoder(2, random_state=0, **DEEP), train, arguments.minutes))
     if "denoise" in arguments.only:
