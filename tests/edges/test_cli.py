@@ -170,6 +170,14 @@ def test_again_with_something_new(run, tiny, tmp_path):
     assert metadata.read(tmp_path / "best.png")[0]["candidate"] == json.loads(fresh)["settings"]["candidate"]
 
 
+def test_again_of_a_picture_from_before_priors(run, tmp_path):
+    made = create("a red apple", CreateOptions(seed=9, steps=2, prior=1.0))[0]
+    old = {k: v for k, v in made.settings.items() if k not in ("prior", "candidate", "parts")}
+    metadata.save(made.picture, tmp_path / "old.png", old, "")
+    assert run("create", "--again", "old.png", "--output", "new.png")[0] == 0
+    assert np.array_equal(pixels("new.png"), np.asarray(made.picture)), "it began with noise alone, and so it does again"
+
+
 @pytest.mark.parametrize("part", ["vae", "prior", "source"])
 def test_again_needs_all_that_the_picture_was_made_from(part, run, tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "m")

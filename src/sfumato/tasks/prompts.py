@@ -104,7 +104,8 @@ def again(path: Path, given: Mapping[str, Any], wanted: Sequence[Prompt] = ()) -
     settings, _ = metadata.read(path)
     if settings is None or settings.get("task") != "create" or not isinstance(settings.get("prompt"), str):
         raise PictureError(f"{path} carries no settings of sfumato create; sfumato inspect shows what it carries")
-    known = {k: v for k, v in settings.items() if k in CreateOptions.model_fields and k != "batch"}
+    # pictures made before there were tries and priors have neither in their settings
+    known = {"candidate": 0, "prior": 1.0} | {k: v for k, v in settings.items() if k in CreateOptions.model_fields}
     chosen = {k: v for k, v in given.items() if v is not None and k != "count"}
     if "model" not in chosen:
         _same_weights(path, settings, load(str(known.get("model", "icons"))))
