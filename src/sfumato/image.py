@@ -21,6 +21,7 @@ from sfumato.errors import PictureError
 
 MAX_PIXELS = 200_000_000
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+ENDINGS = SUFFIXES | {".avif", ".heic", ".jp2", ".pdf", ".ppm", ".psd", ".svg", ".tga"}  # an output so named is meant as a file, not as a folder
 
 
 T = TypeVar("T")

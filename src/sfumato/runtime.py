@@ -107,6 +107,17 @@ class Streams:
         return self.normal(x.shape).to(x)
 
 
+def check_folder(path: Path) -> None:
+    """Refuse a place for a folder where a file is.
+
+    Raises
+    ------
+    OptionError
+    """
+    if path.exists() and not path.is_dir():
+        raise OptionError(f"{path} is a file; give a folder")
+
+
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A scratch path beside `path` that takes its place when the block ends well, and is removed when it does not."""

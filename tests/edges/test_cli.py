@@ -275,7 +275,7 @@ WRONG = {
     "foreign matcher": (("create", "x", "--model", "FOREIGN", "--best-of", "2"), "takes texts of 48 values, the model's text encoder gives 32"),
     "strength without from": (("create", "x", "--strength", "0.5"), "goes with --from"),
     "beyond the largest seed": (("create", "x", "--model", "TINY", "--seed", str(2**63 - 1), "--count", "2", "--output", "c"), "largest seed"),
-    "no picture": (("create", "x", "--count", "0"), "must be 1 or more"),
+    "no picture": (("create", "x", "--count", "0", "--output", "x.png"), "count=0 is not supported"),
     "a suffix that is not written": (("create", "x", "--output", "x.gif"), "are written as"),
     "again without settings": (("create", "--again", "plain.png"), "carries no settings"),
     "prompts missing": (("create", "--prompts", "none.txt"), "cannot be read as prompts"),

@@ -20,10 +20,7 @@ def main() -> None:
 
     try:
         app()
-    except SfumatoError as error:
-        sys.stderr.write(f"sfumato: {error}\n")
-        sys.exit(2)
-    except OSError as error:  # a full disk, a place that may not be written to
+    except (SfumatoError, OSError) as error:  # the latter: a full disk, a place that may not be written to
         sys.stderr.write(f"sfumato: {error}\n")
         sys.exit(2)
     except SystemExit as stop:

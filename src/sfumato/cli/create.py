@@ -55,15 +55,13 @@ def create(  # a command's signature is its help page: it is as long as its opti
         "negative_prompt": negative, "sampler": sampler, "schedule": schedule, "eta": eta, "prior": prior, "style": style, "size": _size(size),
         "model": model, "source": source, "strength": strength, "mask": mask, "device": device, "dtype": dtype, "batch": batch,
     }  # fmt: skip
-    if count < 1:
-        raise OptionError(f"count is {count}; it must be 1 or more")
     if again is not None:
         wanted, values = texts.again(again, values, texts.gather(prompt or [], prompts) if prompt or prompts else ())
     else:
         wanted = texts.gather(prompt or [], prompts)
     if strength is not None and not values["source"]:
         raise OptionError("--strength says how much of a picture is made anew: it goes with --from PICTURE")
-    saver = texts.Saver(output or Path("pictures"), overwrite=overwrite, single=len(wanted) * count == 1)
+    saver = texts.Saver(output or Path("pictures"), overwrite=overwrite, single=len(wanted) * count <= 1)
     saver.check(wanted, values, grid=grid)
     finished = []
     for item, made in _with_progress(wanted, values):

@@ -33,7 +33,7 @@ def reduce(
     as_json: Annotated[bool, Option("--json", help="The report's figures on stdout.")] = False,
 ) -> None:  # fmt: skip
     """Compare PCA (LSA for documents) with autoencoders at equal code lengths, and write a report."""
-    from sfumato.errors import OptionError
+    from sfumato.runtime import check_folder
     from sfumato.tasks.reduce import ReduceOptions
     from sfumato.tasks.report import ready
     from sfumato.tasks.rows import read
@@ -43,10 +43,7 @@ def reduce(
         "neighbours": neighbours, "outliers": outliers, "weighting": weighting, "seed": seed, "device": device,
     }  # fmt: skip
     options = ReduceOptions.build(values)
-    if output.exists() and not output.is_dir():
-        raise OptionError(f"{output} is a file; give a folder")
-    if size is not None and not 4 <= size <= 512:
-        raise OptionError(f"size {size} is not within 4 to 512 pixels")
+    check_folder(output)
     ready()
     table = read(data, size=size, label=label)
     for line in table.skipped[:10]:

@@ -136,7 +136,7 @@ def _write(made: Restored, path: Path, before: Photo) -> tuple[dict[str, Any], l
     from sfumato.tasks import photo
 
     report, notes = dict(made.report), [*before.notes]
-    if path.suffix.lower() in photo.LOSSY and report.pop("largest_change_elsewhere", None) is not None:
+    if photo.SUFFIXES[path.suffix.lower()] == "JPEG" and report.pop("largest_change_elsewhere", None) is not None:
         notes.append("JPEG changes the other pixels a little, too; written as .png they stay bit for bit")
     return report, [*notes, *photo.write(made.photo, path, json.dumps({"schema": SCHEMA, **report}))]
 
@@ -268,13 +268,14 @@ def _sources(pictures: list[Path]) -> list[Path]:
 
 def _target(source: Path, output: Path, *, many: bool) -> Path:
     from sfumato.errors import OptionError
+    from sfumato.image import ENDINGS
     from sfumato.tasks.photo import SUFFIXES
 
     if output.suffix.lower() in SUFFIXES:
         if many:
             raise OptionError(f"{output} is one file, but several pictures are given; give a folder")
         return output
-    if re.fullmatch(r"\.(gif|jp2|avif|heic|tga|ppm|psd|pdf|svg)", output.suffix.lower()):
+    if output.suffix.lower() in ENDINGS:
         raise OptionError(f"{output}: a picture's name ends in one of {', '.join(sorted(SUFFIXES))}")
     name = source.name if source.suffix.lower() in SUFFIXES else f"{source.stem}.png"
     return output / name

@@ -115,11 +115,10 @@ def _train(events: Iterator[Any], output: Path) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from sfumato.errors import OptionError
+    from sfumato.runtime import check_folder
     from sfumato.train.board import Board
 
-    if output.exists() and not output.is_dir():
-        raise OptionError(f"{output} is a file; give a folder")
+    check_folder(output)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
     with Progress(*columns, console=console) as bar, Board(output / "tensorboard") as board:

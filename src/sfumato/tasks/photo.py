@@ -25,7 +25,6 @@ from sfumato.runtime import atomic
 
 ORIENTATION = 0x0112  # EXIF 2.32, table 4
 SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-LOSSY = (".jpg", ".jpeg")
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 
 

@@ -18,7 +18,7 @@ from sfumato import image, metadata
 from sfumato.errors import OptionError, PictureError
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
-from sfumato.runtime import atomic
+from sfumato.runtime import atomic, check_folder
 from sfumato.sampler.registry import SAMPLERS
 from sfumato.tasks.create import Made, Moment, walk
 from sfumato.tasks.options import CreateOptions
@@ -150,7 +150,7 @@ class Saver:
     def __init__(self, output: Path, *, overwrite: bool, single: bool) -> None:
         self.output, self.overwrite = output, overwrite
         self.as_file = output.suffix.lower() in metadata.FORMATS
-        if output.suffix.lower() in (".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".pdf", ".svg"):
+        if output.suffix.lower() in image.ENDINGS and not self.as_file:
             raise OptionError(f"{output}: pictures are written as {', '.join(metadata.FORMATS)}")
         if self.as_file and not single:
             raise OptionError(f"{output} is one file, but several pictures are asked for; give a folder, as {output.with_suffix('')}/")
@@ -158,8 +158,7 @@ class Saver:
 
     def check(self, wanted: Sequence[Prompt], values: Mapping[str, Any], *, grid: bool = False) -> None:
         """Refuse before any work what cannot be written."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise OptionError(f"{self.folder} is a file; give a folder")
+        check_folder(self.folder)
         there = next(p for p in [self.folder, *self.folder.absolute().parents] if p.exists())
         if not os.access(there, os.W_OK):
             raise OptionError(f"{there} cannot be written to; choose another --output")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato import image
-from sfumato.errors import DataError, PictureError, unknown
+from sfumato.errors import DataError, OptionError, PictureError, unknown
 from sfumato.train.data import PICTURE_COLUMNS, Sample, find
 
 Kind = Literal["pictures", "numbers", "documents"]
@@ -90,6 +90,8 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
     DataError
         If there is nothing usable, with the reason.
     """
+    if size is not None and not 4 <= size <= 512:
+        raise OptionError(f"size {size} is not within 4 to 512 pixels")
     if not source.exists():
         raise DataError(f"{source} does not exist; give a folder, .zip, .npz, .npy, idx.gz, .csv or .parquet")
     name = source.name.lower()

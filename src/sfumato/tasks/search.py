@@ -22,7 +22,7 @@ from PIL import Image
 from sfumato import image
 from sfumato.errors import DataError, ModelError, OptionError, PictureError, unknown
 from sfumato.estimators import LSA, PCA, Autoencoder
-from sfumato.runtime import atomic
+from sfumato.runtime import atomic, check_folder
 from sfumato.tasks.items import Item, items_of
 from sfumato.tasks.matched import Matched, has_matcher
 from sfumato.tasks.terms import Terms
@@ -107,8 +107,7 @@ def index(source: Path, folder: Path, space: str | None = None, *, side: int | N
         _parse(space)
     if side is not None and not 4 <= side <= 512:
         raise OptionError(f"side {side} is not within 4 to 512 pixels")
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"{folder} is a file; give a folder")
+    check_folder(folder)
     kind, items = items_of(source)
     described = folder / "index.json"
     if described.exists():

@@ -130,10 +130,11 @@ def _parquet(path: Path) -> Iterator[Sample]:
     texts = table[caption].to_pylist() if caption else [None] * len(pictures)
     weights = table["weight"].to_pylist() if "weight" in table.column_names else [1.0] * len(pictures)
     for k, (text, weight) in enumerate(zip(texts, weights, strict=True)):
-        yield Sample(f"row {k}", _captions(text), lambda k=k: _cell(pictures[k].as_py()), float(weight))  # type: ignore[misc]
+        yield Sample(f"row {k}", _captions(text), lambda k=k: cell(pictures[k].as_py()), float(weight))  # type: ignore[misc]
 
 
-def _cell(value: Any) -> bytes:
+def cell(value: Any) -> bytes:
+    """The bytes of a picture file in a cell of a table: bytes, or a record that holds them."""
     data = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(data, bytes):
         raise PictureError("the cell holds no picture bytes")

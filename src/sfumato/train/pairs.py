@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from sfumato import image
 from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.errors import DataError, PictureError
-from sfumato.train.data import read_table
+from sfumato.train.data import cell, read_table
 from sfumato.train.restorer import RestorerJob
 from sfumato.types import Condition, Corrupted, Corruption
 
@@ -66,7 +66,7 @@ def read_pairs(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], li
     pairs, skipped = [], []
     for name, clean, dirty in _pair_files(source):
         try:
-            both = [image.read(part) for part in (clean, dirty)]
+            both = [image.read(part if isinstance(part, Path) else cell(part)) for part in (clean, dirty)]
         except PictureError as error:
             skipped.append(f"{name}: {error}")
             continue
@@ -88,8 +88,8 @@ def paired(source: Path) -> bool:
     return source.suffix == ".parquet" and source.exists() and "clean" in read_table(source).column_names
 
 
-def _pair_files(source: Path) -> Iterator[tuple[str, bytes | Path, bytes | Path]]:
-    """Name, clean picture and dirty picture of each pair."""
+def _pair_files(source: Path) -> Iterator[tuple[str, Any, Any]]:
+    """Name, clean picture and dirty picture of each pair: paths, or cells of a table."""
     if source.is_dir():
         dirty = {p.stem: p for p in (source / "dirty").iterdir() if p.suffix.lower() in image.SUFFIXES}
         for path in sorted(p for p in (source / "clean").iterdir() if p.suffix.lower() in image.SUFFIXES):
@@ -102,10 +102,4 @@ def _pair_files(source: Path) -> Iterator[tuple[str, bytes | Path, bytes | Path]
         raise DataError(f'{source} has a column "clean"; it needs one "dirty", too')
     for k, (clean, several) in enumerate(zip(table["clean"].to_pylist(), table[column].to_pylist(), strict=True)):
         for one in several if isinstance(several, list) else [several]:
-            yield f"row {k}", _cell(clean), _cell(one)
-
-
-def _cell(value: Any) -> bytes:
-    """The bytes of a picture file; none, which are no picture, if a cell holds something else."""
-    data = value.get("bytes") if isinstance(value, dict) else value
-    return data if isinstance(data, bytes) else b""
+            yield f"row {k}", clean, one
