@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,16 +15,19 @@ class Board:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.writer: Any = None
+
+    @functools.cached_property
+    def writer(self) -> Any:
+        """TensorBoard's writer, begun at the first point; None if it is not installed."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return None
+        return SummaryWriter(str(self.folder))
 
     def write(self, progress: Progress) -> None:
         """Add one point every ten steps."""
-        if self.writer is None:
-            with contextlib.suppress(ImportError):
-                from torch.utils.tensorboard import SummaryWriter
-
-                self.writer = SummaryWriter(str(self.folder))
-        if self.writer is not None and (progress.step % 10 == 0 or progress.step == progress.steps):
+        if (progress.step % 10 == 0 or progress.step == progress.steps) and self.writer is not None:
             self.writer.add_scalar("loss", progress.loss, progress.step)
             self.writer.add_scalar("samples per second", progress.rate, progress.step)
 
@@ -32,5 +35,5 @@ class Board:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.writer is not None:
+        if self.__dict__.get("writer") is not None:
             self.writer.close()
