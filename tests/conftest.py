@@ -45,8 +45,8 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
-def make_tiny(folder, defaults=None, **unet):
-    """Write a whole model folder of random weights."""
+def make_tiny(folder, defaults=None, *, pixels=False, **unet):
+    """Write a whole model folder of random weights, in latents or in pixels."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.train(TEXTS, 600, 16)
     text = CLIPTextConfig(
@@ -54,13 +54,14 @@ def make_tiny(folder, defaults=None, **unet):
         hidden_act="gelu", bos_token_id=tokenizer.begin, eos_token_id=tokenizer.end, pad_token_id=tokenizer.pad,
     )  # fmt: skip
     save_network(UNet(UNetConfig(**{**UNET, **unet})), folder / "unet", torch.float32)
-    save_network(AutoencoderKL(AutoencoderConfig(**VAE)), folder / "vae", torch.float32)
+    if not pixels:
+        save_network(AutoencoderKL(AutoencoderConfig(**VAE)), folder / "vae", torch.float32)
+        save_network(Prior(PriorConfig(text_width=32, width=16, channels=4, side=8)), folder / "prior", torch.float32)
     save_text(CLIPText(text), tokenizer, folder, torch.float32)
     schedule = SchedulerConfig(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing")
     save_scheduler(schedule, folder / "scheduler")
     save_network(Matcher(MatcherConfig(size=16, widths=(16,), blocks=(1,), text_width=32, width=8)), folder / "matcher", torch.float32)
-    save_network(Prior(PriorConfig(text_width=32, width=16, channels=4, side=8)), folder / "prior", torch.float32)
-    save_index(folder, defaults or Defaults(steps=4, guidance_scale=3.0))
+    save_index(folder, defaults or Defaults(steps=4, guidance_scale=3.0), pixels=pixels)
     return folder
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from tests.conftest import make_tiny
 
 from sfumato.cli import main
 from sfumato.corruption.color import LUMA
@@ -14,9 +15,10 @@ from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.errors import OptionError
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
+from sfumato.runtime import Streams
 from sfumato.tasks import hidden
 from sfumato.tasks.colors import tone
-from sfumato.tasks.diffuse import DiffusionOptions, diffuse
+from sfumato.tasks.diffuse import DiffusionOptions, _Job, diffuse
 from sfumato.tasks.engine import Trained
 from sfumato.tasks.photo import Photo, read
 from sfumato.tasks.restore import RestoreOptions, estimate_noise, noise_level, restore, walk
@@ -366,6 +368,21 @@ def test_a_diffusion_models_answer_fits_the_measurement(options):
     assert made.size == ((96, 64) if "enlarge" in options else (48, 32))
     assert answers.spread is None
     assert answers.each[0].report["largest_disagreement"] < 40, "only clipping to what a screen shows is in the way"
+
+
+@pytest.mark.parametrize("options", [{"colorize": True}, {"enlarge": 2}, {"fill_box": (5, 5, 9, 9)}], ids=str)
+def test_in_pixels_the_measurement_is_kept_at_every_step(options, tiny, tmp_path):
+    """A x = y to rounding whatever the model says; in latents, which are decoded and encoded, nearly so."""
+    photo, options = Photo(PHOTO[:32, :48]), RestoreOptions(**options)
+    off = {}
+    for folder in (tiny, make_tiny(tmp_path / "pixels", pixels=True, in_channels=3, out_channels=3)):
+        job = _Job(photo, options, DiffusionOptions(), load(str(folder)), hidden.find(photo, options, lambda x: x))
+        with torch.inference_mode():
+            x = job.start(Streams([3]), 1.0)
+            clean = job.decode(job.agreeing()(0.1 * x, torch.ones(1)))
+        off[folder.name] = float((job.operator.apply(clean) - job.y).abs().max())
+    assert off.pop("pixels") < 1e-5
+    assert off.popitem()[1] > 1e-2, "the check can see a difference"
 
 
 @pytest.mark.parametrize(("words", "message"), [

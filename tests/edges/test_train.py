@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -25,9 +26,12 @@ from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.corruption.noise import DiffusionNoise
 from sfumato.errors import DataError, OptionError, TrainingError
 from sfumato.hub.config import SchedulerConfig
+from sfumato.hub.describe import describe
 from sfumato.hub.files import network_from
 from sfumato.hub.load import load
 from sfumato.hub.save import save_scheduler
+from sfumato.tasks.create import create
+from sfumato.tasks.options import CreateOptions
 from sfumato.train import data
 from sfumato.train.checkpoint import State
 from sfumato.train.diffusion import FromPrior
@@ -257,9 +261,6 @@ def write_phrases(path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
     """Text encoder, autoencoder, diffusion, and a picture from the model that came out."""
-    from sfumato.tasks.create import create
-    from sfumato.tasks.options import CreateOptions
-
     write_plans(tmp_path)
     write_phrases(tmp_path / "phrases.parquet")
     list(train_text(tmp_path / "phrases.parquet", tmp_path / "t", tmp_path / "text.json", {}))
@@ -281,6 +282,28 @@ def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
     assert other.space.config.scaling_factor == one.space.config.scaling_factor
     assert other.defaults.steps == 3
     assert torch.equal(one.matcher.to_space.weight, other.matcher.to_space.weight)
+
+
+def test_diffusion_in_pixels(folder, tmp_path):
+    """No autoencoder: the same job on pictures as they are; the model learns colors from their names, opens, and can be trained on."""
+    network = {"block_out_channels": [16, 32], "norm_num_groups": 8, "attention_head_dim": 2, "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+               "up_block_types": ["CrossAttnUpBlock2D"] * 2}  # fmt: skip
+    settings = {"steps": 300, "batch": 12, "rate": 0.004, "warmup": 2, "average": 0.9, "preview_every": 300}
+    (tmp_path / "p.json").write_text(json.dumps({"network": network, "settings": settings, "size": 8, "defaults": {"steps": 4, "guidance_scale": 1}}))
+    list(train_diffusion(folder, tmp_path / "m", None, Path("icons"), tmp_path / "p.json", {}, pixels=True))
+    assert not (tmp_path / "m" / "vae").exists()
+    assert describe(str(tmp_path / "m"))["size"] == [8, 8]
+    model = load(str(tmp_path / "m"))
+    assert (model.size, model.unit) == ((8, 8), 2)
+    colors = torch.cat([image.to_tensor(Image.new("RGB", (8, 8), color)) for color in COLORS])
+    made = create([f"a {color} square" for color in COLORS], CreateOptions(seed=0), model)
+    distance = torch.cdist(torch.cat([image.to_tensor(m.picture) for m in made]).flatten(1), colors.flatten(1))
+    assert (distance.argmin(dim=1) == torch.arange(len(COLORS))).sum() >= 4
+    (tmp_path / "own.json").write_text(json.dumps({"settings": {"steps": 2, "batch": 4}, "size": 8}))
+    list(train_diffusion(folder, tmp_path / "on", None, None, tmp_path / "own.json", {}, str(tmp_path / "m")))
+    assert load(str(tmp_path / "on")).size == (8, 8)
+    with pytest.raises(OptionError, match="leave those out"):
+        list(train_diffusion(folder, tmp_path / "no", None, None, None, {}, str(tmp_path / "m"), pixels=True))
 
 
 def test_a_prior_learns_what_a_text_lets_expect(folder, tiny, tmp_path):
@@ -306,7 +329,7 @@ def test_training_from_the_prior_meets_what_a_walk_meets():
 
 
 def test_a_model_that_is_trained_on_keeps_its_parts(folder, tiny, tmp_path):
-    for parts, sentence in (((tmp_path, None, str(tiny)), "leave those out"), ((None, None, None), "give --autoencoder and --text")):
+    for parts, sentence in (((tmp_path, None, str(tiny)), "leave those out"), ((None, None, None), "give --autoencoder or --pixels")):
         with pytest.raises(OptionError, match=sentence):
             list(train_diffusion(folder, tmp_path / "o", *parts[:2], None, {}, parts[2]))
     assert not (tmp_path / "o").exists()

@@ -58,14 +58,15 @@ def train_autoencoder(
 def train_diffusion(
     data: Data, output: Output,
     autoencoder: Annotated[Path | None, Option(help="Folder written by train autoencoder.")] = None,
-    text: Annotated[Path | None, Option(help="Folder written by train text.")] = None,
-    start: Annotated[str | None, Option(help="Instead of these two a model to train on from: a bundled name, a folder or a checkpoint.")] = None,
+    pixels: Annotated[bool, Option("--pixels", help="Work on pixels themselves instead: slower, without an autoencoder's losses.")] = False,
+    text: Annotated[Path | None, Option(help="Folder written by train text, or the name of a bundled model.")] = None,
+    start: Annotated[str | None, Option(help="Instead of these a model to train on from: a bundled name, a folder or a checkpoint.")] = None,
     config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Train text-to-image diffusion on captioned pictures; writes a whole model folder."""
     from sfumato.train.run import train_diffusion as work
 
-    _train(work(data, output, autoencoder, text, config, _given(steps, batch, rate, seed, device), start), output)
+    _train(work(data, output, autoencoder, text, config, _given(steps, batch, rate, seed, device), start, pixels=pixels), output)
 
 
 @app.command("prior")
@@ -83,7 +84,7 @@ def train_prior(
 @app.command("matcher")
 def train_matcher(
     data: Data, output: Output,
-    text: Annotated[Path, Option(help="Folder written by train text, or of a model.")],
+    text: Annotated[Path, Option(help="Folder written by train text or of a model, or the name of a bundled one.")],
     config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Train what tells how well a picture matches a text: for create --best-of, and to search pictures by words."""

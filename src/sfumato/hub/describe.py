@@ -7,7 +7,7 @@ from typing import Any
 
 from sfumato.hub import single
 from sfumato.hub.config import Defaults
-from sfumato.hub.files import digest, read_json, weight_file
+from sfumato.hub.files import digest, in_pixels, read_json, weight_file
 from sfumato.hub.load import resolve, restorer_folder, restorers
 
 
@@ -31,10 +31,11 @@ def _file(name: str, path: Path) -> dict[str, Any]:
 def _folder(name: str, folder: Path) -> dict[str, Any]:
     own = folder / "sfumato.json"
     defaults = Defaults.read(read_json(own), str(own)) if own.exists() else Defaults()
-    unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
-    side = (unet.get("sample_size") or 64) * 2 ** (len(vae["block_out_channels"]) - 1)
+    index, unet = read_json(folder / "model_index.json"), read_json(folder / "unet" / "config.json")
+    halvings = 0 if in_pixels(index) else len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1
+    side = (unet.get("sample_size") or 64) * 2**halvings
     weights = [weight_file(p) for p in sorted(folder.iterdir()) if p.name.startswith(("unet", "vae", "text_encoder"))]
-    return _described(name, defaults, side, weights, read_json(folder / "model_index.json").get("_class_name"), weight_file(folder / "unet"))
+    return _described(name, defaults, side, weights, index.get("_class_name"), weight_file(folder / "unet"))
 
 
 def _restorer(name: str, folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,6 +103,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ModelError(f"{path} holds no JSON object")
     return data
+
+
+def in_pixels(index: Mapping[str, Any]) -> bool:
+    """Whether a model's index says that it has no autoencoder."""
+    return "vae" in index and list(index["vae"] or [None]) in ([None], [None, None])
 
 
 def fingerprint(*networks: nn.Module) -> str:

@@ -22,9 +22,10 @@ from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.errors import ModelError, unknown
 from sfumato.hub import single
 from sfumato.hub.config import Defaults, SchedulerConfig
-from sfumato.hub.files import PICKLES, digest, network_from, read_json, weight_file
+from sfumato.hub.files import PICKLES, digest, in_pixels, network_from, read_json, weight_file
 from sfumato.runtime import choose_device, choose_dtype
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
+from sfumato.space.pixels import Pixels
 
 M = TypeVar("M", Matcher, Prior)
 BUNDLED = Path(__file__).parents[1] / "pretrained"
@@ -42,7 +43,7 @@ class Model:
     weights : Path
         The file that holds the U-Net.
     denoiser : Denoiser
-    space : AutoencoderKL
+    space : AutoencoderKL or Pixels
     text : Encoder
     scheduler : SchedulerConfig
     defaults : Defaults
@@ -53,7 +54,7 @@ class Model:
     name: str
     weights: Path
     denoiser: Denoiser
-    space: AutoencoderKL
+    space: AutoencoderKL | Pixels
     text: Encoder
     scheduler: SchedulerConfig
     defaults: Defaults
@@ -95,6 +96,11 @@ class Model:
         """Width and height of a picture where the user gives none."""
         side = (self.network.config.sample_size or 64) * self.space.config.factor
         return self.defaults.size or (side, side)
+
+    @property
+    def unit(self) -> int:
+        """Sides of pictures must be multiples of this: the space's factor times the U-Net's halvings."""
+        return int(self.space.config.factor * 2 ** (len(self.network.config.block_out_channels) - 1))
 
     @property
     def sha256(self) -> str:
@@ -193,7 +199,7 @@ def _folder(folder: Path, name: str) -> single.Parts:
     if index.get("_class_name") not in PIPELINES:
         raise ModelError(f"{name} is a {index.get('_class_name')}; supported are {', '.join(sorted(PIPELINES))}")
     unet = network_from(UNet, UNetConfig, folder / "unet")
-    space = network_from(AutoencoderKL, AutoencoderConfig, folder / "vae")
+    space = Pixels() if in_pixels(index) else network_from(AutoencoderKL, AutoencoderConfig, folder / "vae")
     scheduler = SchedulerConfig.from_file(read_json(folder / "scheduler" / "scheduler_config.json"), f"{name}/scheduler")
     xl = "text_encoder_2" in index
     texts = [_text(folder, suffix, xl=xl) for suffix in (("", "_2") if xl else ("",))]

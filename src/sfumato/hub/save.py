@@ -74,12 +74,12 @@ def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
     write_json(folder / "scheduler_config.json", {**head, **settings})
 
 
-def save_index(folder: Path, defaults: Defaults) -> None:
-    """Write ``model_index.json`` and ``sfumato.json``; last, so that a folder with an index is whole."""
+def save_index(folder: Path, defaults: Defaults, *, pixels: bool = False) -> None:
+    """Write ``model_index.json`` and ``sfumato.json``; last, so that a folder with an index is whole. In pixels it has no ``vae/``."""
     write_json(folder / "sfumato.json", defaults.model_dump(mode="json", exclude_defaults=True))
     parts = {
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
+        "vae": [None, None] if pixels else ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],

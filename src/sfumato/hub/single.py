@@ -25,6 +25,7 @@ from sfumato.errors import ModelError
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import filled, read_weights
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
+from sfumato.space.pixels import Pixels
 
 C = TypeVar("C")
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -37,7 +38,7 @@ class Parts:
 
     weights: Path
     unet: UNet
-    space: AutoencoderKL
+    space: AutoencoderKL | Pixels
     texts: list[TextEncoder]
     scheduler: SchedulerConfig
     defaults: Defaults

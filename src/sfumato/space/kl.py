@@ -157,6 +157,8 @@ class AutoencoderKL(nn.Module):
     torch.Size([1, 3, 16, 16])
     """
 
+    deviation = 2.0  # of what noise of deviation 1 on a picture, of deviation 1/2, becomes in latents, of deviation 1
+
     def __init__(self, config: AutoencoderConfig, tile: int | None = 128) -> None:
         super().__init__()
         self.config, self.tile = config, tile
@@ -181,9 +183,10 @@ class AutoencoderKL(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] to scaled latents (B, c, H / f, W / f)."""
         f = self.config.factor
-        mean = tiled(lambda part: self.moments(part)[0], x, tile=self.tile and self.tile * f, ratio=1 / f)
+        mean = tiled(lambda part: self.moments(part)[0], x.to(self.encoder.conv_in.weight), tile=self.tile and self.tile * f, ratio=1 / f)
         return mean * self.config.scaling_factor
 
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents (B, c, h, w) to pictures (B, C, f h, f w), about [-1, 1]."""
-        return tiled(self.reconstruct, z / self.config.scaling_factor, tile=self.tile, ratio=self.config.factor)
+        z = z.to(self.encoder.conv_in.weight) / self.config.scaling_factor
+        return tiled(self.reconstruct, z, tile=self.tile, ratio=self.config.factor)

@@ -142,7 +142,7 @@ class _Job:
         self.tries = range(options.best_of) if options.candidate is None else [options.candidate]
         self.sampler = options.sampler or model.scheduler.sampler
         source = image.read(options.source) if options.source else None
-        self.size = options.size or (_nearest(source.size, self.unit) if source and options.size is None else model.size)
+        self.size = options.size or (_nearest(source.size, model.unit) if source and options.size is None else model.size)
         if options.mask and source is None:
             raise OptionError("--mask needs --from: the picture of which a part is made anew")
         self.source = image.crop_to(source, self.size) if source else None
@@ -151,14 +151,9 @@ class _Job:
         self.prior = 1.0 if source or wanted == 1 or model.prior is None else wanted
         self.strength = options.strength if source else self.prior
 
-    @property
-    def unit(self) -> int:
-        """Sides must be multiples of this: the autoencoder's factor times the U-Net's halvings."""
-        return int(self.model.space.config.factor * 2 ** (len(self.model.network.config.block_out_channels) - 1))
-
     def check(self, texts: Sequence[str]) -> None:
         """Refuse what this model cannot do, before any work."""
-        unit, styles = self.unit, self.model.defaults.styles
+        unit, styles = self.model.unit, self.model.defaults.styles
         if not texts or (self.model.defaults.needs_prompt and not all(t.strip() for t in texts)):
             raise OptionError("the prompt is empty; say what the picture shows")
         wrong = [n for n in self.size if n % unit or not unit <= n <= 4096]
@@ -204,7 +199,7 @@ class _Job:
             for step in sampler(denoise, x, sigmas):
                 x = step.x
                 yield Moment(step, len(sigmas) - 1, done, total)
-            return model.space.decode(x.to(model.network.conv_in.weight)), tokens
+            return model.space.decode(x), tokens
 
     def best(self, pixels: Tensor, texts: Sequence[str]) -> list[int]:
         """Of each picture's tries, the one that matches its text best."""
@@ -266,8 +261,7 @@ class _Job:
         """Latents to walk on from: the source's, or what the prior lets expect."""
         model = self.model
         if self.source is not None:
-            pixels = image.to_tensor(self.source).to(model.space.encoder.conv_in.weight)
-            return model.space.encode(pixels).float().expand(len(like), -1, -1, -1)
+            return model.space.encode(image.to_tensor(self.source).to(model.device)).float().expand(len(like), -1, -1, -1)
         assert model.prior is not None
         estimate, any_text = (model.prior(model.text.ends(t).float()) for t in (texts, [""]))
         return fitted(BOLD * (any_text + GUIDED * (estimate - any_text)), like)
@@ -278,10 +272,10 @@ class _Job:
         if model.network.config.in_channels != 2 * like.shape[1] + 1:
             return None
         hidden = self.hidden if self.hidden is not None else np.ones(self.size[::-1], bool)
-        pixels = image.to_tensor(self.source or Image.new("RGB", self.size))
+        pixels = image.to_tensor(self.source or Image.new("RGB", self.size)).to(model.device)
         gap = torch.from_numpy(hidden)[None, None].to(pixels)
         with torch.inference_mode():
-            seen = model.space.encode((pixels * (1 - gap)).to(model.space.encoder.conv_in.weight)).to(like)
+            seen = model.space.encode(pixels * (1 - gap)).to(like)
         small = 1 - _latent_known(hidden, model.space.config.factor).to(like)
         return torch.cat([small[None, None], seen], dim=1).expand(len(like), -1, -1, -1)
 

@@ -1,8 +1,8 @@
 """Restore with a diffusion model: at every step its clean picture is made to agree with what was measured.
 
-The model fills in what was not measured, guided by a text, and differently for each seed. A latent model's picture is
-decoded, made to agree, and encoded again; encoding loses a little, so the agreement is exact only in the end, where it is
-made on the picture itself.
+The model fills in what was not measured, guided by a text, and differently for each seed. In pixels the agreement is exact
+at every step. A latent model's picture is decoded, made to agree, and encoded again; encoding loses a little, so there the
+agreement is exact only in the end, where it is made on the picture itself.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ from sfumato.tasks import hidden
 from sfumato.tasks.photo import Photo
 from sfumato.tasks.restore import Restored, RestoreOptions, Window, noise_level
 from sfumato.types import Linear, Options
-
-LATENT_DEVIATION = 2.0  # deviation of noise in latents, of deviation 1, per deviation in pixels, of deviation about 1/2
 
 
 class DiffusionOptions(Options):
@@ -100,8 +98,7 @@ class _Job:
         self.gray = options.colorize or photo.values.shape[2] == 1
         factor, (wide, tall) = options.enlarge or 1.0, photo.size
         self.size = (round(tall * factor), round(wide * factor))
-        unit = model.space.config.factor * 2 ** (len(model.network.config.block_out_channels) - 1)
-        rows, columns = (_padded(n, factor, unit) for n in (tall, wide))
+        rows, columns = (_padded(n, factor, model.unit) for n in (tall, wide))
         self.full = (round(rows * factor), round(columns * factor))
         x = np.pad(photo.frame(), ((0, 0), (0, rows - tall), (0, columns - wide)), mode="symmetric")
         gone = np.pad(np.zeros((tall, wide), bool) if gaps is None else gaps, ((0, rows - tall), (0, columns - wide)), mode="symmetric")
@@ -140,8 +137,9 @@ class _Job:
         sigmas = model.scheduler.own_schedule(model.denoiser.times.sigmas, steps, model.scheduler.sampler)
         if self.linear:
             return sigmas
-        below = sigmas[sigmas < LATENT_DEVIATION * self.level]
-        return torch.cat([sigmas.new_tensor([LATENT_DEVIATION * self.level]), below]) if len(below) > 1 else sigmas[-2:]
+        level = model.space.deviation * self.level
+        below = sigmas[sigmas < level]
+        return torch.cat([sigmas.new_tensor([level]), below]) if len(below) > 1 else sigmas[-2:]
 
     def start(self, streams: Streams, top: float) -> Tensor:
         """Noise; or, if noise is all there is to undo, the photo itself."""
@@ -163,22 +161,22 @@ class _Job:
         denoise = guided(model.denoiser, condition, negative, scale if how.prompt else 1.0)
         if not self.linear:
             return denoise
-        picture = consistent(lambda z, sigma: self.decode(denoise(z, sigma)), self.operator, self.y)
+        picture = consistent(lambda z, sigma: self.decode(denoise(z, sigma)).clamp(-1, 1), self.operator, self.y)
 
         def agree(z: Tensor, sigma: Tensor) -> Tensor:
-            if float(sigma[0]) < LATENT_DEVIATION * self.level:
+            if float(sigma[0]) < model.space.deviation * self.level:
                 return denoise(z, sigma)
-            return self.encode(picture(z, sigma).clamp(-1, 1))
+            return self.encode(picture(z, sigma))
 
         return agree
 
     def encode(self, x: Tensor) -> Tensor:
         """Pictures to latents."""
-        return self.model.space.encode(x.to(self.model.space.encoder.conv_in.weight)).float()
+        return self.model.space.encode(x).float()
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents to pictures."""
-        return self.model.space.decode(z.to(self.model.space.encoder.conv_in.weight)).float()
+        return self.model.space.decode(z).float()
 
     def restored(self, made: Tensor, seed: int) -> Restored:
         """One answer as a photo, with what is known of it."""

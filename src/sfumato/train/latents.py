@@ -16,6 +16,7 @@ from sfumato import image
 from sfumato.condition.text import TextEncoder
 from sfumato.runtime import atomic
 from sfumato.space.kl import AutoencoderKL
+from sfumato.space.pixels import Pixels
 from sfumato.train.data import Pictures
 
 
@@ -111,33 +112,37 @@ class Captions:
 
 
 class Latents(Captions):
-    """The same behind an autoencoder, too.
+    """The same behind an autoencoder, too; in the space of pixels, the pictures themselves.
 
     Parameters
     ----------
     pictures, text, cache
         As of :class:`Captions`.
-    space : AutoencoderKL
+    space : AutoencoderKL or Pixels
     """
 
-    def __init__(self, pictures: Pictures, space: AutoencoderKL, text: TextEncoder, cache: Path) -> None:
+    def __init__(self, pictures: Pictures, space: AutoencoderKL | Pixels, text: TextEncoder, cache: Path) -> None:
         super().__init__(pictures, text, cache)
         self.space = space
 
     def prepare(self, key: str, *, states: bool = False, ends: bool = False, own_scale: bool = False) -> Iterator[tuple[str, int, int]]:
         """Fill the cache; with `own_scale` the autoencoder's factor is set so that these latents have unit variance."""
-        yield from self._filled("latents", f"{key} {self.pictures.key}", len(self.pictures.pixels), self._encode)
-        self._latents = self._kept("latents")
+        if isinstance(self.space, AutoencoderKL):
+            yield from self._filled("latents", f"{key} {self.pictures.key}", len(self.pictures.pixels), self._encode)
+            self._latents = self._kept("latents")
         yield from super().prepare(key, states=states, ends=ends)
-        if own_scale:
+        if own_scale and isinstance(self.space, AutoencoderKL):
             sample = torch.from_numpy(self._latents[:: max(1, len(self._latents) // 2000)].astype(np.float32))
             self.space.config = self.space.config.model_copy(update={"scaling_factor": 1 / float(sample.std())})
 
     @torch.no_grad()
     def _encode(self, start: int, end: int) -> Tensor:
+        assert isinstance(self.space, AutoencoderKL)
         mean, _ = self.space.moments(self.pixels(torch.arange(start, end)).to(self.space.encoder.conv_in.weight))
         return mean
 
     def latents(self, rows: Tensor) -> Tensor:
         """Scaled latents (B, C, h, w) of pictures."""
+        if isinstance(self.space, Pixels):
+            return self.pixels(rows)
         return torch.from_numpy(self._latents[rows.numpy()].astype(np.float32)) * self.space.config.scaling_factor

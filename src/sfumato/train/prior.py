@@ -42,5 +42,4 @@ class PriorJob:
         device = self.module.first.weight.device
         z = torch.cat([self.module(self.data.ends([self.data.choices[r][0] for r in rows]).to(device)), self.data.latents(rows).to(device)])
         path.parent.mkdir(parents=True, exist_ok=True)
-        space = self.data.space
-        image.sheet(image.to_pictures(space.decode(z.to(space.encoder.conv_in.weight))), columns=len(rows)).save(path)
+        image.sheet(image.to_pictures(self.data.space.decode(z)), columns=len(rows)).save(path)

@@ -23,9 +23,10 @@ from sfumato.denoiser.unet import UNetConfig
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import fingerprint, network_from, read_json
-from sfumato.hub.load import Model, load, restorer_folder
+from sfumato.hub.load import BUNDLED, Model, bundled, load, restorer_folder
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
+from sfumato.space.pixels import Pixels
 from sfumato.train.autoencoder import AutoencoderJob
 from sfumato.train.data import pack, state
 from sfumato.train.diffusion import DiffusionJob
@@ -126,21 +127,22 @@ def _small_autoencoder(size: int) -> dict[str, Any]:
 
 
 def train_diffusion(
-    data: Path, output: Path, autoencoder: Path | None, text: Path | None, config: Path | None, given: Mapping[str, Any], start: str | None = None
+    data: Path, output: Path, autoencoder: Path | None, text: Path | None, config: Path | None, given: Mapping[str, Any], start: str | None = None,
+    *, pixels: bool = False,
 ) -> Iterator[Event]:  # fmt: skip
-    """Train text-to-image diffusion; writes a whole model folder.
+    """Train text-to-image diffusion, in the latents of an autoencoder or in `pixels`; writes a whole model folder.
 
     With `start`, a bundled name or a model, its U-Net is trained on, with its own autoencoder and text encoder.
     """
     plan, settings = _plan(config, given)
-    begun, space, encoder = _grounds(autoencoder, text, plan, start)
+    begun, space, encoder = _grounds(autoencoder, text, plan, start, pixels=pixels)
     size = _size(plan, space, begun)
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
     yield from _skipped(pictures.skipped)
     scheduler = begun.scheduler if begun else SchedulerConfig.read({**STABLE_DIFFUSION, **plan.scheduler}, "scheduler")
     torch.manual_seed(settings.seed)
-    small = _small_unet(size // space.config.factor, space.config.latent_channels, encoder.clip.config.hidden_size)
+    small = _small_unet(size, space, encoder.clip.config.hidden_size)
     network = begun.network.config if begun else UNetConfig.read({**small, **plan.network}, "network")
     known = begun.defaults.model_dump(mode="json", exclude_defaults=True) if begun else {}
     if begun and begun.size != (size, size):
@@ -155,22 +157,26 @@ def train_diffusion(
     about = {"scheduler": scheduler.model_dump(mode="json"), "shift": plan.shift, "start": start, "prior": defaults.prior if prior else None}
     yield from train(job, settings, output, _about(plan, data, network, task="diffusion", **about))
     save_network(job.module, output / "unet")
-    save_network(space, output / "vae")
+    if isinstance(space, AutoencoderKL):
+        save_network(space, output / "vae")
     save_text(encoder.clip, encoder.tokenizer, output)
     save_scheduler(scheduler, output / "scheduler")
     for name, part in (("matcher", begun.matcher), ("prior", begun.prior)) if begun else ():
         if part is not None:
             save_network(part, output / name)
-    save_index(output, defaults)
+    save_index(output, defaults, pixels=isinstance(space, Pixels))
 
 
-def _grounds(autoencoder: Path | None, text: Path | None, plan: Plan, start: str | None) -> tuple[Model | None, AutoencoderKL, TextEncoder]:
-    """What a U-Net is trained on: the model to begin with, if there is one; the autoencoder; the text encoder."""
+def _grounds(
+    autoencoder: Path | None, text: Path | None, plan: Plan, start: str | None, *, pixels: bool
+) -> tuple[Model | None, AutoencoderKL | Pixels, TextEncoder]:  # fmt: skip
+    """What a U-Net is trained on: the model to begin with, if there is one; the space; the text encoder."""
     if start is None:
-        if autoencoder is None or text is None:
-            raise OptionError("give --autoencoder and --text, which train autoencoder and train text make; or --start, a model to train on")
-        return None, network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval(), _text(text)
-    if autoencoder or text or plan.network or plan.scheduler:
+        if (autoencoder is None) != pixels or text is None:
+            raise OptionError("give --autoencoder or --pixels, and --text (train autoencoder and text make them); or --start, a model to train on")
+        space = Pixels() if autoencoder is None else network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval()
+        return None, space, _text(text)
+    if autoencoder or pixels or text or plan.network or plan.scheduler:
         raise OptionError("a model that is trained on keeps its autoencoder, text encoder, network and scheduler; leave those out")
     begun, encoder = _begun(start)
     return begun, begun.space, encoder
@@ -186,7 +192,7 @@ def _begun(name: str) -> tuple[Model, TextEncoder]:
     return begun, begun.text
 
 
-def _size(plan: Plan, space: AutoencoderKL, begun: Model | None) -> int:
+def _size(plan: Plan, space: AutoencoderKL | Pixels, begun: Model | None) -> int:
     """Side of the pictures: the plan's, or where it names none that of the model."""
     size = begun.size[0] if begun and "size" not in plan.model_fields_set else plan.size
     if size % space.config.factor:
@@ -229,6 +235,7 @@ def train_matcher(data: Path, output: Path, text: Path, config: Path | None, giv
 
 
 def _text(folder: Path) -> TextEncoder:
+    folder = BUNDLED / folder if str(folder) in bundled() else folder
     clip = network_from(CLIPText, CLIPTextConfig, folder / "text_encoder").eval()
     return TextEncoder(clip, CLIPTokenizer.load(folder / "tokenizer"))
 
@@ -283,7 +290,18 @@ STABLE_DIFFUSION = {
 }
 
 
-def _small_unet(side: int, channels: int, text_width: int) -> dict[str, Any]:
-    kinds = {"down_block_types": ["CrossAttnDownBlock2D"] * 2, "up_block_types": ["CrossAttnUpBlock2D"] * 2}
-    sizes = {"sample_size": side, "in_channels": channels, "out_channels": channels, "cross_attention_dim": text_width}
-    return {**kinds, **sizes, "block_out_channels": [128, 256], "layers_per_block": 1, "attention_head_dim": 4}
+def _small_unet(size: int, space: AutoencoderKL | Pixels, text_width: int) -> dict[str, Any]:
+    """For pictures of 64 pixels: two levels of latents 8 wide, or four of pixels; the text is looked at where a side is 16 or less."""
+    channels, widths, plain = (3, [32, 64, 128, 256], 2) if isinstance(space, Pixels) else (space.config.latent_channels, [128, 256], 0)
+    looking = len(widths) - plain
+    return {
+        "down_block_types": ["DownBlock2D"] * plain + ["CrossAttnDownBlock2D"] * looking,
+        "up_block_types": ["CrossAttnUpBlock2D"] * looking + ["UpBlock2D"] * plain,
+        "sample_size": size // space.config.factor,
+        "in_channels": channels,
+        "out_channels": channels,
+        "cross_attention_dim": text_width,
+        "block_out_channels": widths,
+        "layers_per_block": 1,
+        "attention_head_dim": 4,
+    }
