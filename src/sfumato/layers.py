@@ -44,14 +44,16 @@ class Attention(nn.Module):
         Number of heads (which SD configs call ``attention_head_dim``).
     context_width : int, optional
         Channels of the context; `width` if absent.
-    bias, norm_groups
+    bias, norm_groups, eps
         Biases on q, k and v, and a group norm in front: the form used in the VAE.
     """
 
-    def __init__(self, width: int, heads: int, context_width: int | None = None, *, bias: bool = False, norm_groups: int | None = None) -> None:
+    def __init__(
+        self, width: int, heads: int, context_width: int | None = None, *, bias: bool = False, norm_groups: int | None = None, eps: float = 1e-6
+    ) -> None:  # fmt: skip
         super().__init__()
         self.heads = heads
-        self.group_norm = nn.GroupNorm(norm_groups, width, eps=1e-6) if norm_groups else None
+        self.group_norm = nn.GroupNorm(norm_groups, width, eps=eps) if norm_groups else None
         self.to_q = nn.Linear(width, width, bias=bias)
         self.to_k = nn.Linear(context_width or width, width, bias=bias)
         self.to_v = nn.Linear(context_width or width, width, bias=bias)
@@ -66,7 +68,7 @@ class Attention(nn.Module):
 
 
 class PictureAttention(Attention):
-    """Self-attention over the positions of a picture, normed in front and added behind: the form used in the VAE."""
+    """Self-attention over the positions of a picture, normed in front and added behind: the form used in the VAE, and where there is no text."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""

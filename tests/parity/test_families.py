@@ -10,9 +10,14 @@ from tests.conftest import TEXTS, UNET, VAE
 
 from sfumato import image
 from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.denoiser.unet import PlainUNetConfig, UNet
+from sfumato.errors import ModelError, OptionError
+from sfumato.hub.describe import describe
+from sfumato.hub.load import load
 from sfumato.runtime import Streams
 from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
+from sfumato.types import Condition
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "trailing"}
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -110,3 +115,57 @@ def test_inpainting(tmp_path):
     want = (theirs * 255).round().astype(int)
     assert abs(ours - want)[hidden > 0].max() <= 1
     assert np.array_equal(ours[hidden == 0], np.asarray(source).astype(int)[hidden == 0])
+
+
+PLAIN = {
+    "sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 8,
+}  # fmt: skip
+HO = {"attention_head_dim": None, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-6}  # as the models of 2020
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [{**PLAIN, **HO}, {**PLAIN, "attention_head_dim": 8}], ids=["2020", "heads"])
+def test_the_unet_without_text(config):
+    torch.manual_seed(0)
+    theirs = diffusers.UNet2DModel(**config).eval()
+    for name, weights in theirs.named_parameters():
+        if "to_q" in name:
+            weights.mul_(20)  # so that attention is not even, and the number of heads matters
+    ours = UNet(PlainUNetConfig.read(dict(theirs.config), "theirs").network()).eval()
+    ours.load_state_dict(theirs.state_dict())
+    x, times = torch.randn(2, 3, 16, 16), torch.tensor([10.0, 700.0])
+    want = theirs(x, times).sample
+    torch.testing.assert_close(ours(x, times, Condition()), want, atol=1e-5, rtol=0)
+    assert (ours(x, times.flip(0), Condition()) - want).abs().max() > 1e-3
+    other = {**config, "attention_head_dim": 16, "downsample_padding": 1 - config.get("downsample_padding", 1)}
+    wrong = UNet(PlainUNetConfig.read(other, "other").network()).eval()
+    wrong.load_state_dict(theirs.state_dict())
+    assert (wrong(x, times, Condition()) - want).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["folders", "flat"])
+def test_a_model_of_pixels_without_text(flat, tmp_path):
+    """Their DDIM is ours where it, too, takes the noise that belongs to the clipped estimate; the oldest folders are flat."""
+    torch.manual_seed(0)
+    pipe = diffusers.DDIMPipeline(unet=diffusers.UNet2DModel(**PLAIN), scheduler=diffusers.DDIMScheduler())
+    pipe.save_pretrained(str(tmp_path))
+    pipe.set_progress_bar_config(disable=True)
+    if flat:
+        for file in [*(tmp_path / "unet").iterdir(), *(tmp_path / "scheduler").iterdir()]:
+            file.rename(tmp_path / file.name)
+        (tmp_path / "unet").rmdir()
+        (tmp_path / "scheduler").rmdir()
+    made = create("", CreateOptions(model=str(tmp_path), seed=5, steps=5))[0].picture
+    generator = torch.Generator().manual_seed(5)
+    theirs = pipe(num_inference_steps=5, generator=generator, eta=0.0, use_clipped_model_output=True, output_type="np").images
+    want = image.to_bytes(torch.from_numpy(theirs).permute(0, 3, 1, 2) * 2 - 1).int()
+    assert (image.to_bytes(image.to_tensor(made)).int() - want).abs().max() <= 1
+    assert want.float().std() > 1
+    assert describe(str(tmp_path))["size"] == [16, 16]
+    with pytest.raises(OptionError, match="takes no text"):
+        create("a red apple", CreateOptions(model=str(tmp_path)))
+    with pytest.raises(ModelError, match="no autoencoder"):
+        odd = diffusers.DDIMPipeline(unet=diffusers.UNet2DModel(**{**PLAIN, "in_channels": 1, "out_channels": 1}), scheduler=pipe.scheduler)
+        odd.save_pretrained(str(tmp_path / "gray"))
+        load(str(tmp_path / "gray"))

@@ -189,6 +189,22 @@ def _weigh(states: Tensor, weights: Tensor) -> Tensor:
     return (scaled * (before / after)).to(states.dtype)
 
 
+class NoText(nn.Module):
+    """The encoder of a model that takes no text: whatever is said, nothing of it is seen."""
+
+    def ends(self, prompts: Sequence[str]) -> Tensor:
+        """Nothing, (B, 0)."""
+        return torch.zeros(len(prompts), 0)
+
+    def chunks(self, prompt: str) -> int:
+        """One, as for any prompt."""
+        return 1
+
+    def forward(self, prompts: Sequence[str], size: tuple[int, int]) -> tuple[Condition, list[Tokens]]:
+        """An empty condition, and every prompt cut whole."""
+        return Condition(), [Tokens([], [], prompt) for prompt in prompts]
+
+
 class PairEncoder(nn.Module):
     """The two text transformers of SD XL (Podell et al. 2023, arXiv:2307.01952, section 2.1): states side by side.
 

@@ -1,6 +1,7 @@
-"""The U-Net of Stable Diffusion 1, 2, inpaint, the x4 upscaler and XL, from one config.
+"""The U-Net of Stable Diffusion 1, 2, inpaint, the x4 upscaler and XL, and of diffusion without a text, from one config.
 
-Parameter names and config keys are diffusers' ``UNet2DConditionModel``, so its checkpoints load as they are.
+Parameter names and config keys are diffusers' ``UNet2DConditionModel``, so its checkpoints load as they are; those of
+``UNet2DModel`` by way of :class:`PlainUNetConfig`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.layers import Downsample, ResnetBlock, SpatialTransformer, TimestepEmbedding, Upsample, sinusoids
+from sfumato.layers import Downsample, PictureAttention, ResnetBlock, SpatialTransformer, TimestepEmbedding, Upsample, sinusoids
 from sfumato.types import Condition, Config
 
-DownType = Literal["CrossAttnDownBlock2D", "DownBlock2D"]
-UpType = Literal["CrossAttnUpBlock2D", "UpBlock2D"]
+DownType = Literal["CrossAttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"]
+UpType = Literal["CrossAttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]
 
 
 class UNetConfig(Config):
@@ -44,8 +45,8 @@ class UNetConfig(Config):
     upcast_attention: bool = False  # a remedy for float16 overflow: our attention accumulates in float32
 
     center_input_sample: Literal[False] = False
-    mid_block_type: Literal["UNetMidBlock2DCrossAttn"] = "UNetMidBlock2DCrossAttn"
-    downsample_padding: Literal[1] = 1
+    mid_block_type: Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"] = "UNetMidBlock2DCrossAttn"
+    downsample_padding: Literal[0, 1] = 1  # 0: one row and column at the far ends only
     mid_block_scale_factor: Literal[1] = 1
     dropout: Literal[0] = 0
     act_fn: Literal["silu"] = "silu"
@@ -86,15 +87,60 @@ class UNetConfig(Config):
         return many if isinstance(many, bool) else many[level]
 
 
+class PlainUNetConfig(Config):
+    """``unet/config.json`` of diffusers' ``UNet2DModel``: the U-Net of Ho et al. 2020 (arXiv:2006.11239), which sees no text."""
+
+    sample_size: int | None = None
+    in_channels: int = 3
+    out_channels: int = 3
+    down_block_types: tuple[Literal["AttnDownBlock2D", "DownBlock2D"], ...] = ("DownBlock2D",) + ("AttnDownBlock2D",) * 3
+    up_block_types: tuple[Literal["AttnUpBlock2D", "UpBlock2D"], ...] = ("AttnUpBlock2D",) * 3 + ("UpBlock2D",)
+    block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
+    layers_per_block: int = 2
+    attention_head_dim: int | None = 8  # channels of a head, here; None: one head
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    flip_sin_to_cos: bool = True
+    freq_shift: float = 0
+    downsample_padding: Literal[0, 1] = 1
+    num_train_timesteps: int | None = None  # of a learned time embedding, which is not supported
+
+    center_input_sample: Literal[False] = False
+    time_embedding_type: Literal["positional"] = "positional"
+    time_embedding_dim: None = None
+    mid_block_type: Literal["UNetMidBlock2D"] = "UNetMidBlock2D"
+    mid_block_scale_factor: Literal[1] = 1
+    downsample_type: Literal["conv"] = "conv"
+    upsample_type: Literal["conv"] = "conv"
+    dropout: float = 0.0  # in training only
+    act_fn: Literal["silu"] = "silu"
+    attn_norm_num_groups: None = None
+    resnet_time_scale_shift: Literal["default"] = "default"
+    add_attention: Literal[True] = True
+    class_embed_type: None = None
+    num_class_embeds: None = None
+
+    def network(self) -> UNetConfig:
+        """The same network as a :class:`UNetConfig`."""
+        shared = self.model_dump(include=UNetConfig.model_fields.keys() & type(self).model_fields.keys(), exclude={"dropout"})
+        heads = tuple(1 if self.attention_head_dim is None else width // self.attention_head_dim for width in self.block_out_channels)
+        return UNetConfig.model_validate({**shared, "attention_head_dim": heads})
+
+
 class _Block(nn.Module):
     """Resnets, each followed by attention if the level has any. The three kinds of level differ only in their ends."""
 
-    def __init__(self, config: UNetConfig, widths_in: list[int], level: int, *, attention: int) -> None:
+    def __init__(self, config: UNetConfig, widths_in: list[int], level: int, *, attention: int, text: bool = True) -> None:
         super().__init__()
         width = config.block_out_channels[level]
         time_width = config.block_out_channels[0] * 4
         self.resnets = nn.ModuleList(ResnetBlock(w, width, time_width, groups=config.norm_num_groups, eps=config.norm_eps) for w in widths_in)
-        if attention:
+        if attention and not text:
+            heads, groups = config.heads(level), config.norm_num_groups
+            self.attentions = nn.ModuleList(
+                PictureAttention(width, heads, bias=True, norm_groups=groups, eps=config.norm_eps) for _ in range(attention)
+            )
+        elif attention:
             self.attentions = nn.ModuleList(
                 SpatialTransformer(
                     width,
@@ -121,10 +167,11 @@ class _Block(nn.Module):
 class _Down(_Block):
     def __init__(self, config: UNetConfig, width_in: int, level: int) -> None:
         width, layers = config.block_out_channels[level], config.layers_per_block
-        attention = layers if config.down_block_types[level] == "CrossAttnDownBlock2D" else 0
-        super().__init__(config, [width_in] + [width] * (layers - 1), level, attention=attention)
+        kind = config.down_block_types[level]
+        attention = 0 if kind == "DownBlock2D" else layers
+        super().__init__(config, [width_in] + [width] * (layers - 1), level, attention=attention, text=kind == "CrossAttnDownBlock2D")
         last = level == len(config.block_out_channels) - 1
-        self.downsamplers = None if last else nn.ModuleList([Downsample(width)])
+        self.downsamplers = None if last else nn.ModuleList([Downsample(width, asymmetric=config.downsample_padding == 0)])
 
     def forward(self, x: Tensor, time: Tensor, tokens: Tensor | None) -> list[Tensor]:
         """Return the state after each layer; the last one goes on to the next level."""
@@ -142,7 +189,7 @@ class _Mid(_Block):
 
     def __init__(self, config: UNetConfig) -> None:
         level = len(config.block_out_channels) - 1
-        super().__init__(config, [config.block_out_channels[-1]] * 2, level, attention=1)
+        super().__init__(config, [config.block_out_channels[-1]] * 2, level, attention=1, text=config.mid_block_type == "UNetMidBlock2DCrossAttn")
 
     def forward(self, x: Tensor, time: Tensor, tokens: Tensor | None) -> Tensor:
         """Resnet, attention, resnet."""
@@ -156,7 +203,7 @@ class _Up(_Block):
         width, layers = config.block_out_channels[level], config.layers_per_block + 1
         kind = config.up_block_types[len(config.block_out_channels) - 1 - level]
         widths = [(width_in if i == 0 else width) + widths_skip[i] for i in range(layers)]
-        super().__init__(config, widths, level, attention=layers if kind == "CrossAttnUpBlock2D" else 0)
+        super().__init__(config, widths, level, attention=0 if kind == "UpBlock2D" else layers, text=kind == "CrossAttnUpBlock2D")
         self.upsamplers = None if level == 0 else nn.ModuleList([Upsample(width)])
 
     def forward(self, x: Tensor, skips: list[Tensor], time: Tensor, tokens: Tensor | None) -> Tensor:

@@ -7,13 +7,13 @@ from typing import Any
 
 from sfumato.hub import single
 from sfumato.hub.config import Defaults
-from sfumato.hub.files import digest, in_pixels, read_json, weight_file
+from sfumato.hub.files import digest, in_pixels, part, read_json, weight_file
 from sfumato.hub.load import resolve, restorer_folder, restorers
 
 
 def describe(name: str) -> dict[str, Any]:
     """A model's size, licence, styles and digest, from its files."""
-    if name in restorers() or (Path(name) / "config.json").exists():
+    if name in restorers() or ((Path(name) / "config.json").exists() and not (Path(name) / "model_index.json").exists()):
         return _restorer(name, restorer_folder(name))
     path = resolve(name)
     return _file(name, path) if path.is_file() else _folder(name, path)
@@ -31,11 +31,12 @@ def _file(name: str, path: Path) -> dict[str, Any]:
 def _folder(name: str, folder: Path) -> dict[str, Any]:
     own = folder / "sfumato.json"
     defaults = Defaults.read(read_json(own), str(own)) if own.exists() else Defaults()
-    index, unet = read_json(folder / "model_index.json"), read_json(folder / "unet" / "config.json")
+    index, unet = read_json(folder / "model_index.json"), read_json(part(folder, "unet") / "config.json")
     halvings = 0 if in_pixels(index) else len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1
     side = (unet.get("sample_size") or 64) * 2**halvings
-    weights = [weight_file(p) for p in sorted(folder.iterdir()) if p.name.startswith(("unet", "vae", "text_encoder"))]
-    return _described(name, defaults, side, weights, index.get("_class_name"), weight_file(folder / "unet"))
+    parts = {part(folder, name) for name in index if name.startswith(("unet", "vae", "text_encoder")) and any(index[name] or ())}
+    weights = [weight_file(p) for p in parts]
+    return _described(name, defaults, side, weights, index.get("_class_name"), weight_file(part(folder, "unet")))
 
 
 def _restorer(name: str, folder: Path) -> dict[str, Any]:

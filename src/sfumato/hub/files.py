@@ -106,8 +106,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def in_pixels(index: Mapping[str, Any]) -> bool:
-    """Whether a model's index says that it has no autoencoder."""
-    return "vae" in index and list(index["vae"] or [None]) in ([None], [None, None])
+    """Whether a model's index names no autoencoder."""
+    return not any(index.get("vae") or ())
+
+
+def part(folder: Path, name: str) -> Path:
+    """Where a part of a model is: in its own folder, or beside the index, as in the oldest models of one network."""
+    return folder / name if (folder / name).is_dir() else folder
 
 
 def fingerprint(*networks: nn.Module) -> str:

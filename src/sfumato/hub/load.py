@@ -14,22 +14,25 @@ import torch
 
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
-from sfumato.condition.text import Encoder, PairEncoder, TextEncoder
+from sfumato.condition.text import Encoder, NoText, PairEncoder, TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.denoiser import Denoiser
+from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.prior import Prior, PriorConfig
-from sfumato.denoiser.unet import UNet, UNetConfig
+from sfumato.denoiser.unet import PlainUNetConfig, UNet, UNetConfig
 from sfumato.errors import ModelError, unknown
 from sfumato.hub import single
 from sfumato.hub.config import Defaults, SchedulerConfig
-from sfumato.hub.files import PICKLES, digest, in_pixels, network_from, read_json, weight_file
+from sfumato.hub.files import PICKLES, digest, filled, in_pixels, network_from, part, read_json, read_weights, weight_file
 from sfumato.runtime import choose_device, choose_dtype
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
+from sfumato.types import Condition, Denoise
 
 M = TypeVar("M", Matcher, Prior)
 BUNDLED = Path(__file__).parents[1] / "pretrained"
 PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionXLPipeline", "StableDiffusionImg2ImgPipeline"})
+PLAIN = frozenset({"DDPMPipeline", "DDIMPipeline", "PNDMPipeline"})  # a U-Net on pixels, without a text
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,14 @@ class Model:
         network = self.denoiser.network
         assert isinstance(network, UNet)
         return network
+
+    def guided(self, condition: Condition, negative: Condition, scale: float, *, rescale: float = 0.0) -> Denoise:
+        """The denoiser under guidance (:func:`sfumato.denoiser.guidance.guided`).
+
+        In pixels its estimates are kept within [-1, 1]: the mean of pictures cannot leave it (``clip_sample`` in diffusers).
+        """
+        denoise = guided(self.denoiser, condition, negative, scale, rescale=rescale)
+        return denoise if isinstance(self.space, AutoencoderKL) else lambda x, sigma: denoise(x, sigma).clamp(-1, 1)
 
     @property
     def device(self) -> torch.device:
@@ -185,19 +196,29 @@ def load(name: str = "icons", device: str = "auto", dtype: str = "auto") -> Mode
     kind = choose_dtype(dtype, where)
     parts = single.read(path) if path.is_file() else _folder(path, name)
     unet, scheduler = parts.unet.to(where, kind), parts.scheduler
+    if isinstance(parts.space, Pixels) and unet.config.out_channels != 3:
+        raise ModelError(f"{name} has no autoencoder, but its U-Net makes {unet.config.out_channels} channels, not red, green and blue")
     # Half precision overflows in the decoder of Stable Diffusion: bfloat16 does not.
     space = parts.space.to(where, torch.float32 if kind == torch.float16 else kind)
     denoiser = Denoiser(unet, scheduler.kind, scheduler.times()).eval()
-    text = PairEncoder(parts.texts[0], parts.texts[1], zero_empty=parts.zero_empty) if len(parts.texts) == 2 else parts.texts[0]
-    text.to(where, kind)
+    text: Encoder
+    match parts.texts:
+        case []:
+            text = NoText()
+        case [one]:
+            text = one.to(where, kind)
+        case [one, two]:
+            text = PairEncoder(one, two, zero_empty=parts.zero_empty).to(where, kind)
     return Model(name, parts.weights, denoiser, space.eval(), text, scheduler, parts.defaults, path)
 
 
 def _folder(folder: Path, name: str) -> single.Parts:
     """The parts of a model in diffusers' layout."""
     index = read_json(folder / "model_index.json")
+    if index.get("_class_name") in PLAIN:
+        return _plain(folder, name)
     if index.get("_class_name") not in PIPELINES:
-        raise ModelError(f"{name} is a {index.get('_class_name')}; supported are {', '.join(sorted(PIPELINES))}")
+        raise ModelError(f"{name} is a {index.get('_class_name')}; supported are {', '.join(sorted(PIPELINES | PLAIN))}")
     unet = network_from(UNet, UNetConfig, folder / "unet")
     space = Pixels() if in_pixels(index) else network_from(AutoencoderKL, AutoencoderConfig, folder / "vae")
     scheduler = SchedulerConfig.from_file(read_json(folder / "scheduler" / "scheduler_config.json"), f"{name}/scheduler")
@@ -207,6 +228,15 @@ def _folder(folder: Path, name: str) -> single.Parts:
     defaults = Defaults.read(read_json(own), str(own)) if own.exists() else Defaults()
     zero_empty = bool(index.get("force_zeros_for_empty_prompt", False))
     return single.Parts(weight_file(folder / "unet"), unet, space, texts, scheduler, defaults, zero_empty)
+
+
+def _plain(folder: Path, name: str) -> single.Parts:
+    """The parts of a model of pixels alone."""
+    unet, scheduler = part(folder, "unet"), part(folder, "scheduler")
+    config = PlainUNetConfig.read(read_json(unet / "config.json"), str(unet / "config.json")).network()
+    network = filled(UNet, config, read_weights(weight_file(unet)), str(unet))
+    schedule = SchedulerConfig.from_file(read_json(scheduler / "scheduler_config.json"), f"{name}/scheduler")
+    return single.Parts(weight_file(unet), network, Pixels(), [], schedule, Defaults(guidance_scale=1.0))
 
 
 def _text(folder: Path, suffix: str, *, xl: bool) -> TextEncoder:

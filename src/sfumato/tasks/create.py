@@ -19,10 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato import __version__, image
-from sfumato.condition.text import Tokens
+from sfumato.condition.text import NoText, Tokens
 from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
-from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.prior import fitted
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.files import digest
@@ -156,6 +155,8 @@ class _Job:
         unit, styles = self.model.unit, self.model.defaults.styles
         if not texts or (self.model.defaults.needs_prompt and not all(t.strip() for t in texts)):
             raise OptionError("the prompt is empty; say what the picture shows")
+        if isinstance(self.model.text, NoText) and any(t.strip() for t in texts):
+            raise OptionError(f'{self.model.name} takes no text; give "" as the prompt')
         wrong = [n for n in self.size if n % unit or not unit <= n <= 4096]
         if wrong:
             near = "x".join(str(n) for n in _nearest(self.size, unit))
@@ -250,7 +251,7 @@ class _Job:
             x = z + top * noise
         planes = self.planes(noise)
         condition, negative = (Condition(c.tokens, c.vector, planes) for c in (condition, negative))
-        denoise = guided(model.denoiser, condition, negative, self.scale, rescale=self.options.guidance_rescale)
+        denoise = model.guided(condition, negative, self.scale, rescale=self.options.guidance_rescale)
         if self.hidden is not None and z is not None and planes is None:
             known = Mask(_latent_known(self.hidden, factor).to(model.device))
             denoise = consistent(denoise, known, known.apply(z))

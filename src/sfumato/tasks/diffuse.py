@@ -19,12 +19,12 @@ from pydantic import Field
 from torch import Tensor
 
 from sfumato import __version__
+from sfumato.condition.text import NoText
 from sfumato.corruption.base import Compose
 from sfumato.corruption.color import Grayscale
 from sfumato.corruption.mask import Mask
 from sfumato.corruption.resample import Downscale
 from sfumato.denoiser.consistency import consistent
-from sfumato.denoiser.guidance import guided
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model
 from sfumato.runtime import Streams, random_seed
@@ -82,6 +82,8 @@ def diffuse(
     """
     if options.dejpeg is not None or options.clean or options.hints or options.best:
         raise OptionError("--engine diffusion undoes what is linear; --dejpeg, --clean, --hint and --best go with --engine trained")
+    if how.prompt and isinstance(model.text, NoText):
+        raise OptionError(f"{model.name} takes no text; leave --prompt out")
     if model.network.config.in_channels != model.network.config.out_channels:
         raise OptionError(f"{model.name} takes more than a picture; give a text-to-image model")
     job = _Job(photo, options, how, model, hidden.find(photo, options, unscratch))
@@ -158,7 +160,7 @@ class _Job:
         size = (self.full[1], self.full[0])
         condition, negative = (model.text([text] * how.samples, size)[0] for text in (how.prompt, ""))
         scale = model.defaults.guidance_scale if how.guidance_scale is None else how.guidance_scale
-        denoise = guided(model.denoiser, condition, negative, scale if how.prompt else 1.0)
+        denoise = model.guided(condition, negative, scale if how.prompt else 1.0)
         if not self.linear:
             return denoise
         picture = consistent(lambda z, sigma: self.decode(denoise(z, sigma)).clamp(-1, 1), self.operator, self.y)
