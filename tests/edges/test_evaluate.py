@@ -2,6 +2,8 @@
 
 import io
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 from sfumato.cli import app
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.errors import OptionError, PictureError
-from sfumato.tasks.evaluate import SHAPES, damage, restore, score, trained
+from sfumato.tasks.evaluate import SHAPES, damage, lpips, restore, score, trained
 
 
 @pytest.fixture
@@ -98,6 +100,36 @@ def test_command(photos):
     assert {"name", "psnr", "ssim"} == set(json.loads(result.stdout.splitlines()[0]))
     result = CliRunner().invoke(app, ["evaluate", "restore", str(photos)])
     assert "give one of" in str(result.exception)
+
+
+def test_lpips_where_it_can_be_had(photos, tmp_path, monkeypatch):
+    """Package and weights are both needed, and nothing is fetched; gray pictures and all values in its frame of [-1, 1]."""
+    seen = []
+
+    class LPIPS(torch.nn.Module):
+        def __init__(self, net, verbose):
+            super().__init__()
+            seen.append(net)
+
+        def forward(self, a, b):
+            assert a.shape[1] == b.shape[1] == 3
+            assert max(a.abs().max(), b.abs().max()) <= 1
+            return (a - b).square().mean()[None, None, None, None]
+
+    monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=LPIPS))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    lpips.cache_clear()
+    assert lpips() is None, "no weights"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth").touch()
+    lpips.cache_clear()
+    for gray in (False, True):
+        found = next(restore(photos, "denoise", 25, method="input", gray=gray))
+        assert 0 < found.lpips < (2 * 25 / 255) ** 2, "values beyond the frame are clipped"
+    assert seen == ["alex"]
+    result = CliRunner().invoke(app, ["evaluate", "restore", str(photos), "--denoise", "25", "--method", "input"])
+    assert result.stdout.splitlines()[-1].split()[3] == "LPIPS"
+    lpips.cache_clear()
 
 
 @pytest.mark.parametrize(("task", "amount", "method", "message"), [

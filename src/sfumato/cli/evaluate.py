@@ -32,7 +32,7 @@ def restore(
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture.")] = False,
 ) -> None:
-    """Damage pictures, restore them, and print PSNR and SSIM."""
+    """Damage pictures, restore them, and print PSNR and SSIM; LPIPS, too, if it is installed with AlexNet's weights."""
     from sfumato.errors import OptionError
     from sfumato.tasks.engine import Trained
     from sfumato.tasks.evaluate import restore as work
@@ -42,9 +42,15 @@ def restore(
     if len(given) != 1:
         raise OptionError("give one of --denoise SIGMA, --enlarge FACTOR, --dejpeg QUALITY, --fill SHAPE and --colorize")
     task, amount = given[0]
+
+    def line(values: tuple[float, float, float | None], name: str) -> str:
+        return f"{values[0]:6.2f} dB  {values[1]:.4f}  " + ("" if values[2] is None else f"LPIPS {values[2]:.4f}  ") + name
+
     scores = []
     for score in work(data, task, amount, gray=gray, method=method, engine=Trained(model, device)):  # type: ignore[arg-type]
         scores.append(score)
-        typer.echo(json.dumps(score.__dict__) if as_json else f"{score.psnr:6.2f} dB  {score.ssim:.4f}  {score.name}")
-    means = [statistics.fmean(values) for values in zip(*((s.psnr, s.ssim) for s in scores), strict=True)]
-    typer.echo(f"{means[0]:6.2f} dB  {means[1]:.4f}  mean of {len(scores)}", err=as_json)
+        found = {k: v for k, v in score.__dict__.items() if v is not None}
+        typer.echo(json.dumps(found) if as_json else line((score.psnr, score.ssim, score.lpips), score.name))
+    far = [s.lpips for s in scores if s.lpips is not None]
+    means = statistics.fmean(s.psnr for s in scores), statistics.fmean(s.ssim for s in scores), statistics.fmean(far) if far else None
+    typer.echo(line(means, f"mean of {len(scores)}"), err=as_json)

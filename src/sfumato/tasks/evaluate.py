@@ -4,12 +4,14 @@ Denoising: Gaussian noise of a fixed seed is added to values of 0 to 255 and not
 pictures are cut to a multiple of the factor and shrunk by MATLAB's antialiased bicubic kernel to whole numbers; PSNR and SSIM
 of the luminance Y (BT.601), without a border as wide as the factor. JPEG: as Pillow writes it; PSNR over all channels. Filling:
 a part of a fixed shape and seed is hidden, the rest stays; PSNR over the whole picture. Coloring: PSNR against the picture
-before its color was taken out.
+before its color was taken out. LPIPS, where it can be had: of whole pictures in color, AlexNet's (version 0.1).
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +76,12 @@ class Damaged:
 
 @dataclass(frozen=True)
 class Score:
-    """Of one picture, in dB and -1 to 1; `name` is its file's."""
+    """Of one picture, in dB, -1 to 1, and 0 for alike; `name` is its file's, and LPIPS is None where it cannot be had."""
 
     name: str
     psnr: float
     ssim: float
+    lpips: float | None = None
 
 
 def restore(
@@ -174,13 +177,44 @@ def trained(damaged: Damaged, engine: Engine, *, best: bool = False) -> Tensor:
 def score(damaged: Damaged, made: Tensor) -> Score:
     """Compare by the conventions of the task."""
     out, clean, border = made[0].permute(1, 2, 0).numpy(), damaged.clean, 0
+    measure = lpips()
+    far = measure(out, clean) if measure else None
     if damaged.task == "enlarge":
         border = round(damaged.amount)
         gray = (clean == clean[..., :1]).all()  # a gray picture is its own luminance
         out, clean = ((x[..., 0] if gray else luminance(x)) for x in (out.clip(0, 255), clean))
     if damaged.task == "colorize" and out.shape[2] == 1:
         out = np.repeat(out, 3, axis=2)
-    return Score(damaged.name, psnr(out, clean, border), ssim(out, clean, border))
+    return Score(damaged.name, psnr(out, clean, border), ssim(out, clean, border), far)
+
+
+@functools.cache
+def lpips() -> Callable[[NDArray[np.float64], NDArray[np.float64]], float] | None:
+    """The distance of Zhang et al. 2018 (arXiv:1801.03924) between pictures (H, W, C) of 0 to 255; 0 for alike.
+
+    None unless the package ``lpips`` is installed and AlexNet's weights are where torch keeps what it fetched: nothing is
+    fetched here.
+    """
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    try:
+        from lpips import LPIPS
+    except (ImportError, RuntimeError):  # torchvision of another version than torch fails so
+        return None
+    if not weights.exists():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls torchvision by a way that is going out of use
+        network = LPIPS(net="alex", verbose=False)
+
+    def frame(x: NDArray[np.float64]) -> Tensor:
+        rgb = np.broadcast_to(x.clip(0, 255), (*x.shape[:2], 3))
+        return torch.from_numpy(rgb / 127.5 - 1).float().permute(2, 0, 1)[None]
+
+    @torch.no_grad()
+    def measure(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        return float(network(frame(a), frame(b)))
+
+    return measure
 
 
 def _pixels(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]:
