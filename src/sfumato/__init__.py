@@ -22,6 +22,7 @@ _HOME = {
     "Model": "hub.load",
     "PCA": "estimators",
     "Photo": "tasks.photo",
+    "ReduceOptions": "tasks.reduce",
     "RestoreOptions": "tasks.restore",
     "SfumatoError": "errors",
     "Step": "types",
@@ -32,6 +33,7 @@ _HOME = {
     "index": "tasks.search",
     "load": "hub.load",
     "parse": "corruption.base",
+    "reduce": "tasks.reduce",
     "restore": "tasks.restore",
     "search": "tasks.search",
     "walk": "tasks.create",
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from sfumato.tasks.create import walk as walk
     from sfumato.tasks.options import CreateOptions as CreateOptions
     from sfumato.tasks.photo import Photo as Photo
+    from sfumato.tasks.reduce import ReduceOptions as ReduceOptions
+    from sfumato.tasks.reduce import reduce as reduce
     from sfumato.tasks.restore import RestoreOptions as RestoreOptions
     from sfumato.tasks.restore import restore as restore
     from sfumato.tasks.search import index as index

@@ -87,6 +87,6 @@ def _compare(table: Any, options: Any, output: Path, data: Path, *, as_json: boo
             else:
                 console.print(f"{event.method}, {event.codes} codes: error {event.error:.4g}, {event.seconds:.1f} s", highlight=False)
     path = write(found, output, str(data))
-    for sentence in work.verdict(found):
+    for sentence in found.verdict():
         typer.echo(sentence, err=as_json)
     typer.echo(json.dumps(record(found, str(data))) if as_json else str(path))

@@ -1,6 +1,7 @@
 """Reduce: the same data through PCA and autoencoders at equal code lengths, compared honestly.
 
-:func:`compare` yields a :class:`Trial` after each fit; :mod:`sfumato.tasks.report` draws what they found.
+:func:`reduce` is the whole job; :func:`compare` yields a :class:`Trial` after each fit; :mod:`sfumato.tasks.report` draws
+what they found.
 """
 
 from __future__ import annotations
@@ -8,16 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from sklearn.utils import check_array
 
 from sfumato.errors import DataError, OptionError
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, squared_error
-from sfumato.tasks.rows import Table
+from sfumato.tasks.rows import Table, read
 from sfumato.tasks.terms import Terms, Weighting
 from sfumato.types import Options
 
@@ -102,6 +105,29 @@ class Comparison:
     trials: list[Trial] = field(default_factory=list)
     outliers: list[Outliers] = field(default_factory=list)
 
+    def verdict(self) -> list[str]:
+        """Plain sentences: who wins at which length, when the linear method is enough, what outliers do."""
+        lines = []
+        linear = _methods(self)[0]
+        for k in sorted({t.codes for t in self.trials}):
+            here = sorted((t for t in self.trials if t.codes == k), key=lambda t: t.error)
+            word = "code" if k == 1 else "codes"
+            best, base = here[0], next(t for t in here if t.method == linear)
+            if best.method == linear:
+                lines.append(f"At {k} {word} {linear} wins, with error {base.error:.4g}; the next is the {here[1].method} with {here[1].error:.4g}.")
+            elif best.error > 0.95 * base.error:
+                lines.append(f"At {k} {word} {linear} is enough: its error {base.error:.4g} is within 5 % of the {best.method}'s {best.error:.4g}.")
+            else:
+                less = 100 * (1 - best.error / base.error)
+                lines.append(
+                    f"At {k} {word} the {best.method} wins: error {best.error:.4g}, {less:.0f} % below {linear}'s {base.error:.4g}, "
+                    f"for {best.seconds:.1f} s of training against {base.seconds:.2f} s."
+                )
+        for o in self.outliers:
+            share, times = f"{self.options.outliers:.0%} of the training rows", o.spoilt / max(o.clean, 1e-12)
+            lines.append(f"With {share} replaced by noise, the error of {_article(o.method)} on clean rows is {times:.2f} times as large.")
+        return lines
+
 
 @dataclass(frozen=True)
 class Note:
@@ -110,6 +136,42 @@ class Note:
     text: str
     done: int
     total: int
+
+
+def reduce(data: str | Path | NDArray[Any] | Table, options: ReduceOptions | None = None) -> Comparison:
+    """Compare PCA (LSA for documents) with autoencoders at equal code lengths.
+
+    Parameters
+    ----------
+    data : path, array (N, d) or Table
+        What :func:`sfumato.tasks.rows.read` takes; or rows of numbers.
+    options : ReduceOptions, optional
+
+    Returns
+    -------
+    Comparison
+        ``trials``, ``outliers`` and ``verdict()``; :func:`sfumato.tasks.report.write` makes the page of it.
+
+    Raises
+    ------
+    DataError, OptionError
+        For data that cannot be used, and for more codes than values.
+
+    Examples
+    --------
+    >>> rows = np.random.default_rng(0).normal(size=(60, 4)) @ np.ones((4, 9))  # a line, in nine numbers
+    >>> found = reduce(rows, ReduceOptions(codes=(1,), epochs=1, outliers=0))
+    >>> found.verdict()[0][:20]
+    'At 1 code PCA wins, '
+    """
+    if isinstance(data, str | Path):
+        data = read(Path(data))
+    elif not isinstance(data, Table):
+        data = Table("numbers", check_array(data, dtype=np.float32))
+    found = start(data, options or ReduceOptions())
+    for _ in compare(found):
+        pass
+    return found
 
 
 def start(table: Table, options: ReduceOptions) -> Comparison:
@@ -238,29 +300,6 @@ def _with_outliers(found: Comparison, method: str, k: int) -> Outliers:
     clean = next(t.error for t in found.trials if (t.method, t.codes) == (method, k))
     model = _build(found, method, k).fit(dense)
     return Outliers(method, k, clean, squared_error(test, model.inverse_transform(model.transform(test))))
-
-
-def verdict(found: Comparison) -> list[str]:
-    """Plain sentences: who wins at which length, when the linear method is enough, what outliers do."""
-    lines = []
-    linear = _methods(found)[0]
-    for k in sorted({t.codes for t in found.trials}):
-        here = sorted((t for t in found.trials if t.codes == k), key=lambda t: t.error)
-        best, base = here[0], next(t for t in here if t.method == linear)
-        if best.method == linear:
-            lines.append(f"At {k} codes {linear} wins, with error {base.error:.4g}; the next is the {here[1].method} with {here[1].error:.4g}.")
-        elif best.error > 0.95 * base.error:
-            lines.append(f"At {k} codes {linear} is enough: its error {base.error:.4g} is within 5 % of the {best.method}'s {best.error:.4g}.")
-        else:
-            less = 100 * (1 - best.error / base.error)
-            lines.append(
-                f"At {k} codes the {best.method} wins: error {best.error:.4g}, {less:.0f} % below {linear}'s {base.error:.4g}, "
-                f"for {best.seconds:.1f} s of training against {base.seconds:.2f} s."
-            )
-    for o in found.outliers:
-        share, times = f"{found.options.outliers:.0%} of the training rows", o.spoilt / max(o.clean, 1e-12)
-        lines.append(f"With {share} replaced by noise, the error of {_article(o.method)} on clean rows is {times:.2f} times as large.")
-    return lines
 
 
 def _article(method: str) -> str:

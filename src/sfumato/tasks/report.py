@@ -17,7 +17,7 @@ from PIL import Image
 from sfumato import image
 from sfumato.errors import OptionError
 from sfumato.runtime import atomic
-from sfumato.tasks.reduce import RANKS, Comparison, Trial, verdict
+from sfumato.tasks.reduce import RANKS, Comparison, Trial
 
 COLORS = ("#3465a4", "#cc6633", "#4e9a06", "#75507b", "#c4a000", "#a40000", "#06989a", "#888a85", "#ad7fa8", "#8f5902")
 MARKED = 3000  # points on a map
@@ -95,7 +95,7 @@ def record(found: Comparison, source: str) -> dict[str, Any]:
         "options": found.options.model_dump(mode="json"),
         "trials": trials,
         "outliers": [o.__dict__ for o in found.outliers],
-        "verdict": verdict(found),
+        "verdict": found.verdict(),
         "skipped": found.table.skipped,
     }
 
@@ -199,7 +199,7 @@ def _page(found: Comparison, folder: Path, source: str, figures: list[str]) -> s
     parts = [
         f"<h1>{html.escape(Path(source).name)} in a few numbers</h1>",
         f'<p class="note">{found.train.shape[0]} rows to train on, {found.test.shape[0]} to test on, {found.train.shape[1]} values each.</p>',
-        "<h2>Verdict</h2><ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in verdict(found)) + "</ul>",
+        "<h2>Verdict</h2><ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in found.verdict()) + "</ul>",
         "<h2>Figures</h2>" + _table(found),
         f'<div class="maps">{"".join(_picture(folder / f"{name}.png", name) for name in figures if name != "map")}</div>',
         "<h2>Maps of the test rows</h2><p class='note'>Point at a mark to see the item; drag and scroll to move; click the legend to hide.</p>",
