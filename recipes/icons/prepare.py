@@ -1,5 +1,7 @@
 """Choose and weight the training rows: free licences only, several captions a row, emoji and drawings above interface icons.
 
+Four captions of a row say it in other words (words.py): synonyms, kinds, what it is a kind of, the definition.
+
     python recipes/icons/prepare.py ../shared/data/icons64_train.parquet build/icons
 
 Writes ``pictures.parquet`` (image, text = list of captions, weight, licence, author) and ``attribution.csv``.
@@ -10,12 +12,14 @@ from __future__ import annotations
 import collections
 import csv
 import math
+import random
 import re
 import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from words import Words, others
 
 FREE = ("MIT", "Apache-2.0", "CC0", "CC-BY-4.0")
 INTERFACE = ("streamline-", "icon-park", "marketeq", "glyphs-poly", "flat-color-icons", "fluent-color", "meteocons")
@@ -47,14 +51,35 @@ def captions(row: dict) -> list[str]:
     return texts
 
 
+def keywords(rows: list[dict]) -> dict[str, list[str]]:
+    """Each name with its longest list of keywords."""
+    out: dict[str, list[str]] = {}
+    for row in rows:
+        found = [k for k in row["keywords"] or [] if k != row["name"]]
+        out[row["name"]] = max(out.get(row["name"], []), found, key=len)
+    return out
+
+
+def reworded(row: dict, words: Words | None) -> list[str]:
+    """Four captions in other words, a different choice for each style."""
+    groups = [(words.same, 3.0), (words.kinds, 2.0), (words.above, 1.5), ([words.meaning], 1.5)] if words else []
+    groups = [(texts, weight) for texts, weight in groups if any(texts)]
+    if not groups:
+        return []
+    rng = random.Random(f"{row['name']} {row['style']}")
+    chosen = rng.choices([texts for texts, _ in groups], [weight for _, weight in groups], k=4)
+    return [f"{rng.choice(texts)}, {row['style_phrase']}" for texts in chosen]
+
+
 def main(source: str, target: str) -> None:
     """Write the two files."""
     rows = [r for r in pq.read_table(source).to_pylist() if is_free(r["licence"])]
+    words = others(keywords(rows))
     copies = collections.Counter(r["name"] for r in rows)
     table = pa.table(
         {
             "image": [r["image"] for r in rows],
-            "text": [captions(r) for r in rows],
+            "text": [captions(r) + reworded(r, words.get(r["name"])) for r in rows],
             # A name that many sets draw is seen often anyway: soften it by the fourth root.
             "weight": [weight(r["style"]) / math.sqrt(math.sqrt(copies[r["name"]])) for r in rows],
             "licence": [r["licence"] for r in rows],
