@@ -117,10 +117,10 @@ def to_pictures(x: Tensor) -> list[Image.Image]:
 
 
 def sheet(pictures: list[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
-    """Pictures of one size side by side on white; as square as they go if `columns` is not given."""
+    """Pictures side by side on white, in cells of the largest; as square as they go if `columns` is not given."""
     columns = columns or max(1, round(len(pictures) ** 0.5 + 0.49))
     rows = -(-len(pictures) // columns)
-    width, height = pictures[0].size
+    width, height = (max(p.size[axis] for p in pictures) for axis in (0, 1))
     out = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
     for k, picture in enumerate(pictures):
         out.paste(picture, (gap + k % columns * (width + gap), gap + k // columns * (height + gap)))

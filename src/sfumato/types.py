@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -167,7 +168,12 @@ class Config(BaseModel):
 
 
 class Options(Config):
-    """Base of what a user asks a verb for; library, command line and HTTP validate it here."""
+    """Base of what a user asks a verb for; library and command line validate it here. Paths may be given as such."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paths(cls, data: Any) -> Any:
+        return {k: str(v) if isinstance(v, Path) else v for k, v in data.items()} if isinstance(data, Mapping) else data
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Self:

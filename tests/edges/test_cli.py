@@ -13,11 +13,13 @@ from tests.conftest import make_tiny
 
 from sfumato import cli, image, metadata
 from sfumato.condition.matcher import Matcher, MatcherConfig
+from sfumato.errors import OptionError
 from sfumato.hub.config import Defaults
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
 from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.prompts import Prompt, Saver
 
 
 @pytest.fixture
@@ -170,6 +172,27 @@ def test_again_with_something_new(run, tiny, tmp_path):
     assert metadata.read(tmp_path / "best.png")[0]["candidate"] == json.loads(fresh)["settings"]["candidate"]
 
 
+def test_again_with_another_model_or_source(run, tiny, tmp_path):
+    words = ("--seed", 9, "--steps", 2)
+    assert run("create", "a red apple", *words, "--style", "noto", "--output", "icon.png")[0] == 0
+    assert run("create", "--again", "icon.png", "--model", tiny, "--output", "tiny.png")[0] == 0, "that model has no such style"
+    assert run("create", "a red apple", "--model", tiny, "--seed", 9, "--output", "fresh.png")[0] == 0
+    assert np.array_equal(pixels("tiny.png"), pixels("fresh.png"))
+    Image.new("RGB", (16, 16), "red").save("one.png")
+    Image.new("RGB", (16, 16), "blue").save("two.png")
+    assert run("create", "x", "--model", tiny, *words, "--from", "one.png", "--output", "from.png")[0] == 0
+    (tmp_path / "one.png").unlink()
+    assert run("create", "--again", "from.png", "--from", "two.png", "--output", "other.png")[0] == 0
+    code, _, err = run("create", "--again", "from.png", "--output", "no.png")
+    assert code == 2
+    assert "which is not there any more" in err
+
+
+def test_settings_name_the_model_that_was_used(tiny):
+    model = load(str(tiny))
+    assert create("x", CreateOptions(seed=1, steps=1), model)[0].settings["model"] == str(tiny)
+
+
 def test_again_of_a_picture_from_before_priors(run, tmp_path):
     made = create("a red apple", CreateOptions(seed=9, steps=2, prior=1.0))[0]
     old = {k: v for k, v in made.settings.items() if k not in ("prior", "candidate", "parts")}
@@ -199,12 +222,37 @@ def test_rows_have_options_of_their_own(run, tiny, tmp_path):
     (tmp_path / "P.CSV").write_text("prompt,steps,seed\none,2,4\ntwo,,5\n")
     lines = run("create", "--prompts", "P.CSV", "--model", tiny, "--steps", 3, "--output", "c", "--json")[1].splitlines()
     assert [(r["settings"]["steps"], r["seed"]) for r in map(json.loads, lines)] == [(2, 4), (3, 5)]
+    Image.new("RGB", (16, 16), "red").save("s.png")
+    rows = [{"prompt": "a\u2028b", "size": "32x24"}, {"prompt": "c", "source": "s.png"}]
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), "utf-8")
+    words = ("--model", tiny, "--steps", 2, "--strength", 0.4, "--output", "d", "--json", "--grid")
+    lines = run("create", "--prompts", "p.jsonl", *words)[1].splitlines()
+    assert [r["settings"]["size"] for r in map(json.loads, lines)] == [[32, 24], [16, 16]]
+    assert pixels("d/sheet.png").shape == (2 + 24 + 2, 2 * (2 + 32) + 2, 3), "cells of the largest"
+
+
+def test_what_a_row_cannot_have_is_said_before_any_work(run, tiny, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "one", "id": "one"}\n{"prompt": "two", "style": "bauhaus"}\n')
+    code, _, err = run("create", "--prompts", "p.jsonl", "--model", tiny, "--output", "c")
+    assert code == 2
+    assert "unknown style" in err
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_file_that_is_there_is_refused_before_any_work(tmp_path):
+    (tmp_path / "cat.png").write_bytes(b"precious")
+    for output, item in ((tmp_path / "cat.png", Prompt("x")), (tmp_path, Prompt("x", "cat"))):
+        with pytest.raises(OptionError, match="there already"):
+            Saver(output, overwrite=False, single=True).check([item], {"count": 1})  # no seed
+    with pytest.raises(OptionError, match="two pictures"):
+        Saver(tmp_path / "sheet.png", overwrite=True, single=True).check([Prompt("x")], {"count": 1}, grid=True)
 
 
 @pytest.mark.parametrize(("name", "text", "sentence"), [
     ("p.jsonl", '{"prompt": "a", "seed": "abc"}', "seed='abc'"), ("p.jsonl", '{"prompt": 5}', "needs a prompt"),
     ("p.jsonl", '{"prompt": "a", "seed": [1]}', "seed="), ("p.jsonl", '{"prompt": "a", "stepz": 3}', "stepz is no option"),
     ("p.csv", "prompt,seed\na,abc", "row 1: seed"), ("p.csv", "id,prompt\nx", "row 1: each row needs a prompt"), ("p.jsonl", "[1]", "needs a prompt"),
+    ("p.csv", "prompt,seed\na cat, a dog,3", "quotation marks"),
 ])  # fmt: skip
 def test_wrong_rows(name, text, sentence, run, tiny, tmp_path):
     (tmp_path / name).write_text(text)
@@ -236,6 +284,20 @@ def test_from_and_mask_keep_the_rest(run, tiny, tmp_path):
     assert not np.array_equal(made[hidden], before[hidden])
     near = run("create", "x", "--model", tiny, "--from", "s.png", "--strength", 0.1, "--seed", 1, "--output", "n.png", "--json")[1]
     assert len(json.loads(near)["settings"]["sigmas"]) == 5
+
+
+def test_a_mask_on_a_picture_of_any_size_keeps_the_rest(run, tiny, tmp_path):
+    before = np.random.default_rng(0).integers(0, 255, (13, 18, 3), dtype=np.uint8)
+    hidden = np.zeros((13, 18), bool)
+    hidden[9:, 14:] = True
+    Image.fromarray(before).save("s.png")
+    Image.fromarray(hidden.astype(np.uint8) * 255).save("m.png")
+    assert run("create", "x", "--model", tiny, "--from", "s.png", "--mask", "m.png", "--seed", 1, "--output", "o.png")[0] == 0
+    made = pixels("o.png")
+    assert np.array_equal(made[~hidden], before[~hidden].astype(int))
+    assert not np.array_equal(made[hidden], before[hidden].astype(int))
+    assert run("create", "--again", "o.png", "--output", "p.png")[0] == 0
+    assert (tmp_path / "o.png").read_bytes() == (tmp_path / "p.png").read_bytes()
 
 
 def test_inpainting_network(run, tmp_path):

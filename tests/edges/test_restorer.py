@@ -153,7 +153,7 @@ def test_pairs(kind, tmp_path):
     assert len(pairs) == (2 if kind == "folder" else 4)
     assert [s.split(":")[0] for s in skipped] == (["odd.png"] if kind == "folder" else [])
     torch.manual_seed(0)
-    job = PairJob(SMALL, pairs, 32)
+    job = PairJob(SMALL, pairs, (), 32)
     before = float(job.loss(torch.tensor([0, 1] * 8), torch.Generator().manual_seed(3)).detach())
     for _ in train(job, TrainSettings(steps=40, batch=16, rate=5e-3, warmup=5, average=0.9, dtype="float32"), tmp_path / "m"):
         pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,7 +33,7 @@ def create(  # a command's signature is its help page: it is as long as its opti
     prior: Annotated[float | None, Option(help="0 to 1: how much of the estimate from the text alone is made anew; 1 starts from noise.")] = None,
     style: Annotated[str | None, Option(help="A style of the model; see sfumato models.")] = None,
     size: Annotated[str | None, Option(help="WxH in pixels.")] = None,
-    model: Annotated[str | None, Option(help="A bundled name, a folder in diffusers' layout, or a .safetensors checkpoint.")] = None,
+    model: Annotated[str | None, Option(help="A bundled name; or Stable Diffusion 1, 2, XL: a folder in diffusers' layout, a .safetensors.")] = None,
     source: Annotated[str | None, Option("--from", help="A picture to start from.")] = None,
     strength: Annotated[float | None, Option(help="How much of --from is made anew, 0 to 1.")] = None,
     mask: Annotated[str | None, Option(help="White = make anew; the other pixels stay bit for bit.")] = None,
@@ -52,21 +51,21 @@ def create(  # a command's signature is its help page: it is as long as its opti
 
     values = {
         "count": count, "seed": seed, "best_of": best_of, "steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale,
-        "negative_prompt": negative, "sampler": sampler, "schedule": schedule, "eta": eta, "prior": prior, "style": style, "size": _size(size),
+        "negative_prompt": negative, "sampler": sampler, "schedule": schedule, "eta": eta, "prior": prior, "style": style, "size": size,
         "model": model, "source": source, "strength": strength, "mask": mask, "device": device, "dtype": dtype, "batch": batch,
     }  # fmt: skip
     if again is not None:
         wanted, values = texts.again(again, values, texts.gather(prompt or [], prompts) if prompt or prompts else ())
     else:
         wanted = texts.gather(prompt or [], prompts)
-    if strength is not None and not values["source"]:
+    if strength is not None and not values["source"] and not any("source" in dict(item.own) for item in wanted):
         raise OptionError("--strength says how much of a picture is made anew: it goes with --from PICTURE")
     saver = texts.Saver(output or Path("pictures"), overwrite=overwrite, single=len(wanted) * count <= 1)
     saver.check(wanted, values, grid=grid)
     finished = []
     for item, made in _with_progress(wanted, values):
         path = saver.save(item, made)
-        finished.append(made.picture)
+        finished += [made.picture] if grid else []
         line = {"path": str(path), "seed": made.seed, "seconds": round(made.seconds, 3), "settings": made.settings}
         typer.echo(json.dumps(line) if as_json else str(path))
         if made.cut:
@@ -93,17 +92,6 @@ def _with_progress(wanted: list[Prompt], values: dict[str, Any]) -> Iterator[tup
                 bar.update(line, total=max(done, batches * event.steps), completed=done)
             elif item is not None:
                 yield item, event
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    from sfumato.errors import OptionError
-
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)\s*[xX]\s*(\d+)", text)
-    if not match:
-        raise OptionError(f'size "{text}" cannot be read; write WIDTHxHEIGHT, as 64x64')
-    return int(match[1]), int(match[2])
 
 
 def models(as_json: Annotated[bool, Option("--json", help="As JSON.")] = False) -> None:

@@ -131,6 +131,16 @@ def walk(prompts: str | Sequence[str], options: CreateOptions | None = None, mod
             done += len(part[start : start + at_once])
 
 
+def check(prompts: Sequence[str], options: CreateOptions, model: Model) -> None:
+    """Refuse what a model cannot do, before any work.
+
+    Raises
+    ------
+    OptionError
+    """
+    _Job(model, options).check(prompts)
+
+
 class _Job:
     """One call: a model, options, and what follows from both."""
 
@@ -141,11 +151,16 @@ class _Job:
         self.tries = range(options.best_of) if options.candidate is None else [options.candidate]
         self.sampler = options.sampler or model.scheduler.sampler
         source = image.read(options.source) if options.source else None
-        self.size = options.size or (_nearest(source.size, model.unit) if source and options.size is None else model.size)
         if options.mask and source is None:
             raise OptionError("--mask needs --from: the picture of which a part is made anew")
+        hidden = _hidden(options.mask, source) if options.mask and source else None
+        self.shown = self.size = options.size or (_nearest(source.size, model.unit) if source else model.size)
+        if source and hidden and options.size in (None, source.size):  # no pixel that is kept may be scaled
+            self.shown = source.size
+            source, hidden = _filled_up(source, model.unit), _filled_up(hidden, model.unit)
+            self.size = source.size
         self.source = image.crop_to(source, self.size) if source else None
-        self.hidden = _hidden(options.mask, self.size, source) if options.mask else None
+        self.hidden = _white(image.crop_to(hidden, self.size), options.mask) if hidden else None
         wanted = options.prior or model.defaults.prior or 1.0
         self.prior = 1.0 if source or wanted == 1 or model.prior is None else wanted
         self.strength = options.strength if source else self.prior
@@ -281,10 +296,10 @@ class _Job:
         return torch.cat([small[None, None], seen], dim=1).expand(len(like), -1, -1, -1)
 
     def keep(self, made: Image.Image) -> Image.Image:
-        """Put the source's own pixels back wherever the mask is black."""
+        """Put the source's own pixels back wherever the mask is black, and cut off what was filled up."""
         if self.hidden is None or self.source is None:
             return made
-        return Image.fromarray(np.where(self.hidden[..., None], np.asarray(made), np.asarray(self.source)))
+        return Image.fromarray(np.where(self.hidden[..., None], np.asarray(made), np.asarray(self.source))).crop((0, 0, *self.shown))
 
     def settings(self, text: str, seed: int, sigmas: Tensor, candidate: int) -> dict[str, Any]:
         """All that it takes to make the picture again, for its metadata."""
@@ -292,6 +307,7 @@ class _Job:
         found = {
             "task": "create",
             "version": __version__,
+            "model": self.model.name,
             "prompt": text,
             "seed": seed,
             "candidate": candidate,
@@ -300,7 +316,7 @@ class _Job:
             "steps": self.steps,
             "guidance_scale": self.scale,
             "sampler": self.sampler,
-            "size": list(self.size),
+            "size": list(self.shown),
             "sigmas": [round(float(s), 6) for s in sigmas],
             "model_sha256": self.model.sha256,
             "parts": {k: v for k, v in self.model.parts.items() if k != "prior" or self.prior < 1},
@@ -314,15 +330,27 @@ def _nearest(size: tuple[int, int], unit: int) -> tuple[int, int]:
     return wide, tall
 
 
-def _hidden(path: str, size: tuple[int, int], source: Image.Image | None) -> np.ndarray:
-    """Where the mask picture is white, (H, W) bool, cut as the source is."""
+def _hidden(path: str, source: Image.Image) -> Image.Image:
+    """The mask of a picture, which has its size."""
     mask = image.read(Path(path)).convert("L")
-    if source is not None and mask.size != source.size:
+    if mask.size != source.size:
         raise OptionError(f"the mask has {mask.width}x{mask.height} pixels, the picture {source.width}x{source.height}: they must agree")
-    hidden = np.asarray(image.crop_to(mask, size)) >= 128
+    return mask
+
+
+def _white(mask: Image.Image, path: str | None) -> np.ndarray:
+    """Where a mask is white, (H, W) bool."""
+    hidden = np.asarray(mask) >= 128
     if not hidden.any():
         raise OptionError(f"{path} is black everywhere: paint white what is to be made anew")
     return hidden
+
+
+def _filled_up(picture: Image.Image, unit: int) -> Image.Image:
+    """Mirrored at its right and lower edge until both sides are multiples of `unit`."""
+    values = np.asarray(picture)
+    edges = [(0, -picture.height % unit), (0, -picture.width % unit), *[(0, 0)] * (values.ndim - 2)]
+    return Image.fromarray(np.pad(values, edges, mode="symmetric"))
 
 
 def _latent_known(hidden: np.ndarray, factor: int) -> Tensor:

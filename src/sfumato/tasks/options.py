@@ -1,9 +1,13 @@
-"""The options of `create`: one record for library, command line and HTTP, validated in one place."""
+"""The options of `create`: one record for library and command line, validated in one place."""
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from pydantic import Field, field_validator
 
+from sfumato.errors import OptionError
 from sfumato.sampler.registry import sampler_name, schedule_name
 from sfumato.types import Options
 
@@ -38,6 +42,15 @@ class CreateOptions(Options):
     device: str = "auto"
     dtype: str = "auto"
     batch: int = Field(8, ge=1)  # pictures made at once
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _size(cls, size: Any) -> Any:
+        if not isinstance(size, str):
+            return size
+        if not (match := re.fullmatch(r"(\d+)\s*[xX]\s*(\d+)", size)):
+            raise OptionError(f'size "{size}" cannot be read; write WIDTHxHEIGHT, as 64x64')
+        return int(match[1]), int(match[2])
 
     @field_validator("sampler")
     @classmethod

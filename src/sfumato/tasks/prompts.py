@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
 from sfumato.runtime import atomic, check_folder
 from sfumato.sampler.registry import SAMPLERS
-from sfumato.tasks.create import Made, Moment, walk
+from sfumato.tasks.create import Made, Moment, check, walk
 from sfumato.tasks.options import CreateOptions
 
 OF_A_ROW = frozenset(CreateOptions.model_fields) - {"model", "count", "candidate", "device", "dtype", "batch"}
@@ -60,9 +61,9 @@ def _read(path: Path) -> list[Prompt]:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{path} cannot be read as prompts: {error}") from None
-    lines, kind = [line for line in text.splitlines() if line.strip()], path.suffix.lower()
+    lines, kind = [line for line in text.split("\n") if line.strip()], path.suffix.lower()  # JSON may hold other ends of lines
     if kind == ".csv":
-        return [_record(row, f"{path}, row {k}") for k, row in enumerate(csv.DictReader(lines), 1)]
+        return [_record(row, f"{path}, row {k}") for k, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1)]
     if kind == ".jsonl" or (lines and lines[0].lstrip().startswith("{")):
         return [_record(_json(line), f"{path}, row {k}") for k, line in enumerate(lines, 1)]
     return [Prompt(line.strip()) for line in lines]
@@ -78,6 +79,8 @@ def _json(line: str) -> object:
 def _record(row: object, where: str) -> Prompt:
     """A row's prompt, id and options; `where` is for the sentence if it is wrong."""
     given = {k: v for k, v in row.items() if v not in (None, "")} if isinstance(row, dict) else {}
+    if None in given:
+        raise OptionError(f"{where}: more cells than columns; a prompt with a comma goes into quotation marks")
     text, name = given.pop("prompt", None), given.pop("id", None)
     if not isinstance(text, str):
         raise OptionError(f"{where}: each row needs a prompt, a text; optional are id, seed, negative_prompt and other options of create")
@@ -109,10 +112,8 @@ def again(path: Path, given: Mapping[str, Any], wanted: Sequence[Prompt] = ()) -
     chosen = {k: v for k, v in given.items() if v is not None and k != "count"}
     if "model" not in chosen:
         _same_weights(path, settings, load(str(known.get("model", "icons"))))
-    if chosen.keys() & {"model", "source"}:
-        known.pop("prior", None)  # as found for that model, and for a picture from noise
-    if chosen.keys() & {"model", "seed", "best_of"} or wanted:
-        known.pop("candidate", None)  # the best of those tries
+    _same_files(path, settings, {"source", "mask"} - chosen.keys())
+    known = {k: v for k, v in known.items() if k not in _outdone(chosen, given, wanted)}
     return list(wanted) or [Prompt(settings["prompt"])], {**given, **known, **chosen}
 
 
@@ -122,9 +123,27 @@ def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None
     wrong = [k for k, v in (settings.get("parts") or {}).items() if parts.get(k) != v]
     if settings.get("model_sha256") != model.sha256 or wrong:
         raise OptionError(f"{path} was made with other weights of model {model.name}: the same bytes cannot come out")
-    for kind in ("source", "mask"):
-        if settings.get(kind) and settings.get(f"{kind}_sha256") not in (None, digest(Path(settings[kind]))):
-            raise OptionError(f"{path} was made from another {settings[kind]}: the same bytes cannot come out")
+
+
+def _same_files(path: Path, settings: Mapping[str, Any], kinds: set[str]) -> None:
+    for kind in sorted(kinds):
+        file = settings.get(kind)
+        if file and not Path(file).is_file():
+            raise OptionError(f"{path} was made from {file}, which is not there any more")
+        if file and settings.get(f"{kind}_sha256") not in (None, digest(Path(file))):
+            raise OptionError(f"{path} was made from another {file}: the same bytes cannot come out")
+
+
+def _outdone(chosen: Mapping[str, Any], given: Mapping[str, Any], wanted: Sequence[Prompt]) -> set[str]:
+    """Settings that do not hold any more beside what is given anew."""
+    out: set[str] = set()
+    if "model" in chosen:  # found for the other model
+        out |= {"style", "size", "steps", "guidance_scale", "sampler", "prior"}
+    if "source" in chosen:
+        out.add("prior")
+    if chosen.keys() & {"model", "seed", "best_of"} or wanted or (given.get("count") or 1) > 1:
+        out.add("candidate")  # the best of the tries
+    return out
 
 
 def run(wanted: Sequence[Prompt], values: Mapping[str, Any]) -> Iterator[tuple[Prompt | None, Moment | Made]]:
@@ -134,8 +153,10 @@ def run(wanted: Sequence[Prompt], values: Mapping[str, Any]) -> Iterator[tuple[P
     groups: dict[tuple[tuple[str, Any], ...], list[Prompt]] = {}
     for item in wanted:
         groups.setdefault(item.own, []).append(item)
-    for own, items in groups.items():
-        chosen = CreateOptions.build({**values, **dict(own)}) if own else options
+    jobs = [(CreateOptions.build({**values, **dict(own)}), items) for own, items in groups.items()]
+    for chosen, items in jobs:
+        check([item.text for item in items], chosen, model)
+    for chosen, items in jobs:
         order = [item for item in items for _ in range(chosen.count)]
         done = 0
         for event in walk([item.text for item in items], chosen, model):
@@ -168,8 +189,9 @@ class Saver:
             self._free(path)
         for item in wanted:
             first: Any = dict(item.own).get("seed", seed)
-            for k in range(count if first is not None else 0):
-                path = self.path(item, int(first) + k, count)
+            unnamed = self.path(item, 0, count) == self.path(item, 1, count)  # a name without the seed is known without it
+            for one in range(unnamed) if first is None else range(int(first), int(first) + count):
+                path = self.path(item, one, count)
                 if path in planned:
                     raise OptionError(f"two pictures would be written to {path}; give the prompts ids, or another --output")
                 planned.add(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ class Indexed:
     recall: float | None = None
 
 
-def index(source: Path, folder: Path, space: str | None = None, *, side: int | None = None) -> Iterator[Indexed]:
+def index(source: Path | str, folder: Path | str, space: str | None = None, *, side: int | None = None) -> Iterator[Indexed]:
     """Index pictures or documents, or bring an index up to date.
 
     Parameters
@@ -103,6 +104,7 @@ def index(source: Path, folder: Path, space: str | None = None, *, side: int | N
     ------
     DataError, OptionError, ModelError
     """
+    source, folder = Path(source), Path(folder)
     if space is not None:
         _parse(space)
     if side is not None and not 4 <= side <= 512:
@@ -144,7 +146,7 @@ def index(source: Path, folder: Path, space: str | None = None, *, side: int | N
     yield Indexed(len(fresh), len(fresh), len(gone), left_out, settings.recall)
 
 
-def search(folder: Path, query: str, k: int = 12, where: str | None = None) -> list[Hit]:
+def search(folder: Path | str, query: str, k: int = 12, where: str | None = None) -> list[Hit]:
     """The `k` items nearest to a text, or to a picture or text file.
 
     Parameters
@@ -158,6 +160,7 @@ def search(folder: Path, query: str, k: int = 12, where: str | None = None) -> l
     """
     if k < 1:
         raise OptionError(f"k is {k}; it must be 1 or more")
+    folder = Path(folder)
     settings = _settings(folder)
     code = _query(settings, _load(folder / "space"), query)
     try:
@@ -177,9 +180,9 @@ def nearest(table: Any, code: NDArray[np.float32], k: int, where: str | None = N
     return rows
 
 
-def pictures(folder: Path, hits: list[Hit], side: int = 128) -> Image.Image:
+def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Image:
     """The pictures of results on one sheet, nearest first."""
-    settings = _settings(folder)
+    settings = _settings(Path(folder))
     if settings.kind != "pictures":
         raise OptionError("this index holds documents: there are no pictures to show")
     held = {i.name: i.sample for i in items_of(Path(settings.source))[1]}
@@ -319,8 +322,7 @@ def _encode(items: list[Item], settings: Index, model: Any, skipped: dict[str, s
 
 
 def _query(settings: Index, model: Any, query: str) -> NDArray[np.float32]:
-    path = Path(query)
-    is_file = len(query) < 4096 and "\n" not in query and path.is_file()
+    path, is_file = Path(query), os.path.isfile(query)  # noqa: PTH113 (a text too long for a name is no error here)
     if settings.kind == "pictures":
         if not is_file and isinstance(model, Matched):
             return model.words(query)

@@ -126,7 +126,7 @@ def _fill(state: State, tensors: dict[str, Tensor]) -> None:
         parameter.data.copy_(tensors[f"weights.{name}"])
         mean.copy_(tensors[f"average.{name}"])
         kept = {key: tensors.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-        state.optimizer.state[parameter] = {k: t.to(parameter.device) if k != "step" else t for k, t in kept.items() if t is not None}
+        state.optimizer.state[parameter] = {k: t.to(parameter.device) for k, t in kept.items() if t is not None}  # fused: the step, too
 
 
 def _other(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

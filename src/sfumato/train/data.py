@@ -97,7 +97,7 @@ def _metadata(folder: Path) -> dict[str, tuple[str, ...]] | None:
     lines, rows = folder / "metadata.jsonl", folder / "metadata.csv"
     try:
         if lines.exists():
-            records = [json.loads(line) for line in lines.read_text("utf-8-sig").splitlines() if line.strip()]
+            records = [json.loads(line) for line in lines.read_text("utf-8-sig").split("\n") if line.strip()]
         elif rows.exists():
             with rows.open(newline="", encoding="utf-8-sig") as f:
                 records = list(csv.DictReader(f))
@@ -221,7 +221,7 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
     kept = [samples[k] for k in record["kept"]]
     if not kept:
         raise DataError(f"{source}: none of {len(samples)} pictures could be used; first: {record['skipped'][0]}")
-    pixels = np.load(cache / "pictures.npy", mmap_mode="r")
+    pixels = np.load(cache / "pictures.npy", mmap_mode="r")[: len(kept)]
     named = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest()
     return Pictures(pixels, [s.captions for s in kept], np.array([s.weight for s in kept]), record["skipped"], named)
 

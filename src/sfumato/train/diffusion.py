@@ -101,6 +101,8 @@ class DiffusionJob:
 
     def preview(self, path: Path) -> None:
         """The same prompts and noise each time, 20 steps, guidance 3."""
+        if not self.prompts:
+            return
         device = self.module.conv_in.weight.device
         condition, negative = (self.data.text(p, (0, 0))[0].to(device) for p in (self.prompts, [""] * len(self.prompts)))
         table = self.denoiser.times.sigmas

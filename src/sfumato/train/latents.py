@@ -129,7 +129,7 @@ class Latents(Captions):
         """Fill the cache; with `own_scale` the autoencoder's factor is set so that these latents have unit variance."""
         if isinstance(self.space, AutoencoderKL):
             yield from self._filled("latents", f"{key} {self.pictures.key}", len(self.pictures.pixels), self._encode)
-            self._latents = self._kept("latents")
+            self._latents = self._kept("latents")[: len(self.pictures.pixels)]
         yield from super().prepare(key, states=states, ends=ends)
         if own_scale and isinstance(self.space, AutoencoderKL):
             sample = torch.from_numpy(self._latents[:: max(1, len(self._latents) // 2000)].astype(np.float32))

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from sfumato import image
-from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.errors import DataError, PictureError
 from sfumato.train.data import cell, read_table
 from sfumato.train.restorer import RestorerJob
@@ -41,12 +40,10 @@ class PairJob(RestorerJob):
 
     Parameters
     ----------
-    pairs : list of array, (6, H, W), uint8
-        RGB of the clean picture, then of the dirty one.
+    config, photos, corruptions, crop, gray, turned, measure
+        As of :class:`RestorerJob`, but that each photo is a pair (6, H, W), uint8: RGB of the clean picture, then of the dirty one.
+        There are no corruptions to choose from, and gray stays with the data.
     """
-
-    def __init__(self, config: RestorerConfig, pairs: list[NDArray[np.uint8]], crop: int) -> None:
-        super().__init__(config, pairs, (), crop)
 
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
         """Clean crops, and the same places of the dirty pictures."""

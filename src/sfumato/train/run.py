@@ -94,7 +94,7 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
     network.pop("with_projection")
     torch.manual_seed(settings.seed)
     job = TextJob(CLIPTextConfig.read(network, "network"), tokenizer, phrases)
-    yield from train(job, settings, output, _about(plan, data, job.module.config, task="text"))
+    yield from train(job, settings, output, _about(plan, data, job.module.config, task="text", vocabulary=plan.vocabulary))
     plain = CLIPText(job.module.config.model_copy(update={"with_projection": False}))  # the projection served the teacher only
     plain.load_state_dict({k: v for k, v in job.module.state_dict().items() if not k.startswith("text_projection")})
     save_text(plain, tokenizer, output)
@@ -150,11 +150,13 @@ def train_diffusion(
     defaults = Defaults.read({**known, **plan.defaults}, "defaults")
     prior = begun.prior if begun and defaults.prior else None
     found = Latents(pictures, space, encoder, output / "cache")
-    yield from _prepared(found.prepare(fingerprint(space, encoder.clip), states=True, ends=prior is not None, own_scale=begun is None))
+    encoders = fingerprint(space, encoder.clip)
+    yield from _prepared(found.prepare(encoders, states=True, ends=prior is not None, own_scale=begun is None))
     job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, prior, defaults.prior or 1.0)
     if begun is not None:
         job.module.load_state_dict(begun.network.state_dict())
-    about = {"scheduler": scheduler.model_dump(mode="json"), "shift": plan.shift, "start": start, "prior": defaults.prior if prior else None}
+    begin = {"start": start, "prior": defaults.prior if prior else None, "encoders": encoders}
+    about = {"scheduler": scheduler.model_dump(mode="json"), "shift": plan.shift, **begin}
     yield from train(job, settings, output, _about(plan, data, network, task="diffusion", **about))
     save_network(job.module, output / "unet")
     if isinstance(space, AutoencoderKL):
@@ -266,10 +268,10 @@ def train_restorer(
     photos, skipped = read_pairs(data, plan.size) if pairs else read_photos(data, plan.size, plan.longest)
     yield from _skipped(skipped)
     torch.manual_seed(settings.seed)
+    measure = vivid if plan.vivid else None
     if pairs:
-        job: RestorerJob = PairJob(network, photos, plan.size)
+        job: RestorerJob = PairJob(network, photos, (), plan.size, turned=plan.turned, measure=measure)
     else:
-        measure = vivid if plan.vivid else None
         job = RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray, plan.turned, measure)
     if begun is not None:
         fresh = {k: v.shape for k, v in job.module.state_dict().items()}
