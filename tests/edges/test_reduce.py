@@ -217,7 +217,21 @@ def test_a_table_is_told_from_pictures_by_its_columns(tmp_path):
     pictures = pa.table({"image": [encoded(k) for k in range(5)], "label": list("aabbb"), "split": ["train", "train", "test", "extra", "val"]})
     pq.write_table(pictures, tmp_path / "p.parquet")
     table = read(tmp_path / "p.parquet")
-    assert (table.kind, len(table), table.labels.tolist()) == ("pictures", 5, list("aabbb"))
+    assert (table.kind, table.labels.tolist(), table.test.tolist()) == ("pictures", list("aabb"), [False, False, True, True]), "as of any table"
+
+
+def test_arrays_of_pictures_as_people_save_them(tmp_path):
+    """Channels first or last; bytes, integers, 0 to 1, 0 to 16: the rows are the same pictures between 0 and 1."""
+    values = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
+    values[0, 0, 0] = 0, 255, 0
+    for name, array in (("last", values), ("first", values.transpose(0, 3, 1, 2)), ("int", values.astype(int)), ("unit", values / 255)):
+        np.save(tmp_path / f"{name}.npy", array)
+        table = read(tmp_path / f"{name}.npy")
+        assert table.shape == (3, 6, 7)
+        assert np.allclose(table.rows, values.transpose(0, 3, 1, 2).reshape(5, -1) / 255, atol=1e-6)
+    np.save(tmp_path / "odd.npy", np.zeros((5, 6, 7, 2)))
+    with pytest.raises(DataError, match="1, 3 or 4 channels"):
+        read(tmp_path / "odd.npy")
 
 
 def test_an_output_that_is_a_file_is_refused_before_any_work(tmp_path, capsys, monkeypatch):

@@ -65,6 +65,7 @@ def test_documents_by_words_and_by_example(tmp_path):
     for query in ("sweet cherry", str(source / "fruit" / "0.txt")):
         assert {h.label for h in search(tmp_path / "ix", query, 5)} == {"fruit"}
     assert {h.label for h in search(tmp_path / "ix", "sweet cherry", 5, "label = 'sea'")} == {"sea"}
+    assert search(str(tmp_path / "ix"), "sweet cherry " * 400, 1)[0].label == "fruit", "a passage is no file name"
     best = search(tmp_path / "ix", str(source / "fruit" / "0.txt"), 1)[0]
     assert best.similarity == pytest.approx(1, abs=1e-4)
 

@@ -24,6 +24,15 @@ def test_order(name):
     assert abs(measured - SAMPLERS[name].order) <= 0.2, f"{name}: measured {measured:.2f}"
 
 
+def test_eta_holds_in_every_spelling():
+    x, walks = torch.ones(1, 1, 2, 2, dtype=torch.float64), []
+    for name, eta in (("ddim", 1.0), ("DDIM", 1.0), ("ddim", 0.0)):
+        sampler = build(name, lambda like: torch.full_like(like, 0.5), eta)
+        walks.append(list(sampler(bench.denoise, x, torch.tensor([5.0, 2.0, 1.0])))[-1].x)
+    assert torch.equal(walks[0], walks[1])
+    assert not torch.equal(walks[0], walks[2])
+
+
 def test_a_broken_sampler_loses_its_order(monkeypatch):
     """The check can fail: Heun without its correction is Euler."""
     from sfumato.sampler import ode

@@ -93,19 +93,18 @@ def restore(
             try:
                 before = photo.read(source)
                 answers, spread = _answers(work(before), advance)
+                for k, made in enumerate(answers, 1):
+                    path = target if len(answers) == 1 else _numbered(target, k)
+                    report, notes = _write(made, path, before)
+                    if compare:
+                        photo.write(photo.side_by_side(before, made.photo), path.with_name(f"{path.stem}-compare.png"))
+                    _tell(source, path, report, notes, as_json=as_json)
+                if spread is not None:
+                    photo.write(spread, target.with_name(f"{target.stem}-spread.png"))
             except SfumatoError as error:
                 if len(jobs) == 1:
                     raise
                 failed.append(str(error) if str(source) in str(error) else f"{source}: {error}")
-                continue
-            for k, made in enumerate(answers, 1):
-                path = target if len(answers) == 1 else _numbered(target, k)
-                report, notes = _write(made, path, before)
-                if compare:
-                    photo.write(photo.side_by_side(before, made.photo), path.with_name(f"{path.stem}-compare.png"))
-                _tell(source, path, report, notes, as_json=as_json)
-            if spread is not None:
-                photo.write(spread, target.with_name(f"{target.stem}-spread.png"))
     for sentence in failed:
         typer.echo(f"sfumato: left out: {sentence}", err=True)
     if len(failed) == len(waiting):

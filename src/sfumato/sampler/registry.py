@@ -132,12 +132,13 @@ def _lookup(what: str, name: str, known: object, aliases: dict[str, str]) -> str
 
 def build(name: str, noise: Callable[[Tensor], Tensor], eta: float | None = None) -> Sampler:
     """A sampler ready to walk, with its noise source and eta bound where it has them."""
-    entry = SAMPLERS[sampler_name(name)]
+    own = sampler_name(name)
+    entry = SAMPLERS[own]
 
     def sampler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
         if not entry.stochastic:
             return entry.run(denoise, x, sigmas)
-        if eta is not None and name in WITH_ETA:
+        if eta is not None and own in WITH_ETA:
             return entry.run(denoise, x, sigmas, noise=noise, eta=eta)
         return entry.run(denoise, x, sigmas, noise=noise)
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sfumato import image
 from sfumato.errors import PictureError
-from sfumato.tasks.rows import LABELS, TEXTS
+from sfumato.tasks.rows import LABELS, TEXTS, has_pictures
 from sfumato.train.data import Sample, find, read_table
 
 
@@ -30,7 +30,7 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
         if texts and not any(p.suffix.lower() in image.SUFFIXES for p in source.rglob("*")):
             return "documents", [_file(source, p, Sample(p.relative_to(source).as_posix(), (), p.read_bytes)) for p in texts]
         return "pictures", [_file(source, source / s.name, s) for s in find(source)]
-    if source.suffix == ".parquet":
+    if source.suffix.lower() == ".parquet":
         documents = _documents(source)
         if documents:
             return "documents", documents
@@ -53,7 +53,7 @@ def _digest(sample: Sample) -> str:
 def _documents(path: Path) -> list[Item]:
     table = read_table(path)
     column = next((n for n in table.column_names if n.lower() in TEXTS), None)
-    if column is None or any(n in table.column_names for n in ("image", "picture")):
+    if column is None or has_pictures(table):
         return []
     known = next((n for n in table.column_names if n.lower() in LABELS), None)
     labels = [str(v or "") for v in table[known].to_pylist()] if known else [""] * table.num_rows

@@ -146,14 +146,14 @@ def _zip(path: Path, size: int | None) -> Table:
     return _pictures(samples, [PurePosixPath(n).parent.name for n in names], size)
 
 
-def _pictures(samples: list[Sample], labels: list[str], size: int | None) -> Table:
+def _pictures(samples: list[Sample], labels: list[str], size: int | None, test: NDArray[np.bool_] | None = None) -> Table:
     """Decode all; grey if every picture is, of one size if they differ."""
     kept: list[Image.Image] = []
-    names, skipped = [], []
-    for sample, label in zip(samples, labels, strict=True):
+    places, skipped = [], []
+    for k, sample in enumerate(samples):
         try:
             kept.append(image.read(sample.read()))
-            names.append(label)
+            places.append(k)
         except (PictureError, OSError) as error:
             skipped.append(f"{sample.name}: {error}")
     if not kept:
@@ -164,7 +164,8 @@ def _pictures(samples: list[Sample], labels: list[str], size: int | None) -> Tab
     pixels = np.stack([np.asarray(image.crop_to(p, target), dtype=np.float32) / 255 for p in kept])
     if np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2]):
         pixels = pixels[..., :1]
-    return _stack(pixels, _labels(names), skipped)
+    table = _stack(pixels, _labels([labels[k] for k in places]), skipped)
+    return table if test is None else replace(table, test=test[places])
 
 
 def _stack(pixels: NDArray[Any], labels: NDArray[np.str_] | None, skipped: list[str] | None = None) -> Table:
@@ -204,8 +205,22 @@ def _numpy(path: Path, label: str | None) -> Table:
     values = arrays[main]
     if values.ndim == 2:
         return Table("numbers", _float(values, path), labels=labels)
-    pixels = _float(values, path) / (255 if values.dtype == np.uint8 else 1)
-    return _stack(pixels if pixels.ndim == 4 else pixels[..., None], labels)
+    if values.ndim == 3:
+        values = values[..., None]
+    if values.shape[-1] not in (1, 3, 4):  # channels first, as PyTorch has them
+        if values.shape[1] not in (1, 3, 4):
+            raise DataError(f"{path} holds pictures of shape {values.shape[1:]}; 1, 3 or 4 channels are needed, last or first")
+        values = np.moveaxis(values, 1, -1)
+    return _stack(_unit(_float(values, path), 255.0 if values.dtype == np.uint8 else None), labels)
+
+
+def _unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float32]:
+    """Brightness from 0 to `top`, or to the brightest where that is above 1, as 0 to 1; negative values count from the darkest."""
+    finite = values[np.isfinite(values)]
+    low = min(0.0, float(finite.min(initial=0)))
+    high = top or max(1.0, float(finite.max(initial=0)))
+    out: NDArray[np.float32] = (values - np.float32(low)) / np.float32(high - low)
+    return out
 
 
 def _float(values: NDArray[Any], path: Path) -> NDArray[np.float32]:
@@ -226,12 +241,12 @@ def _idx(path: Path) -> Table:
 
 def _idx_array(path: Path) -> NDArray[np.uint8]:
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        raw = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
         if raw[:3] != b"\0\0\x08":
             raise ValueError("it does not begin as an idx file of bytes does")
         shape = np.frombuffer(raw, ">i4", raw[3], 4)
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise DataError(f"{path} cannot be read as an idx file: {error}") from None
 
 
@@ -243,10 +258,10 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     except ImportError:
         raise DataError('reading tables needs pyarrow: pip install "sfumato[reduce]"') from None
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             table = pyarrow.parquet.read_table(path)
         else:
-            separator = "\t" if path.suffix == ".tsv" else ","
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
             table = pyarrow.csv.read_csv(io.BytesIO(path.read_bytes()), parse_options=pyarrow.csv.ParseOptions(delimiter=separator))
     except Exception as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from None
@@ -254,11 +269,13 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     if label and label not in names:
         raise unknown("column", label, names)
     known = label or next((n for n in names if n.lower() in LABELS), None)
-    if any(n in PICTURE_COLUMNS and str(table.schema.field(n).type).startswith(("binary", "large_binary", "struct")) for n in names):
-        return _pictures(find(path), [_word(v) for v in table[known].to_pylist()] if known else [""] * table.num_rows, size)
-    table = _kept(table)
+    kept = _kept(table)
+    table = table.filter(kept.tolist())
     given = table[known].to_pylist() if known else [""] * table.num_rows
     test = _test_rows(table)
+    if has_pictures(table):
+        samples = [sample for sample, keep in zip(find(path), kept, strict=True) if keep]
+        return _pictures(samples, [_word(v) for v in given], size, test)
     text = next((n for n in names if n.lower() in TEXTS), None)
     if text:
         return Table("documents", texts=[t or "" for t in table[text].to_pylist()], labels=_labels(given), test=test)
@@ -270,12 +287,18 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out)
 
 
-def _kept(table: Any) -> Any:
-    """Without the rows whose column "split" says neither train nor test, where some do."""
+def has_pictures(table: Any) -> bool:
+    """Whether a parquet table has a column of picture files."""
+    kinds = "binary", "large_binary", "struct"
+    return any(n in PICTURE_COLUMNS and str(table.schema.field(n).type).startswith(kinds) for n in table.column_names)
+
+
+def _kept(table: Any) -> NDArray[np.bool_]:
+    """All rows but those whose column "split" says neither train nor test, where some do."""
     if "split" not in table.column_names:
-        return table
+        return np.ones(table.num_rows, np.bool_)
     named = np.isin([str(s) for s in table["split"].to_pylist()], ["train", "test", "val"])
-    return table.filter(named.tolist()) if named.any() else table
+    return named if named.any() else ~named
 
 
 def _test_rows(table: Any) -> NDArray[np.bool_] | None:

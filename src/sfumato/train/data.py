@@ -63,9 +63,9 @@ def find(source: Path) -> list[Sample]:
         raise DataError(f"{source} does not exist; give a folder of pictures, a .parquet or a .tar file")
     if source.is_dir():
         found = list(_folder(source))
-    elif source.suffix == ".parquet":
+    elif source.suffix.lower() == ".parquet":
         found = list(_parquet(source))
-    elif source.suffix == ".tar":
+    elif source.suffix.lower() == ".tar":
         found = list(_tar(source))
     else:
         raise DataError(f"{source} is no set of pictures; give a folder of pictures, a .parquet or a .tar file")

@@ -82,7 +82,7 @@ def paired(source: Path) -> bool:
     """Whether a training set holds pairs."""
     if source.is_dir():
         return (source / "clean").is_dir() and (source / "dirty").is_dir()
-    return source.suffix == ".parquet" and source.exists() and "clean" in read_table(source).column_names
+    return source.suffix.lower() == ".parquet" and source.exists() and "clean" in read_table(source).column_names
 
 
 def _pair_files(source: Path) -> Iterator[tuple[str, Any, Any]]:

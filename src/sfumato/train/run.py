@@ -15,7 +15,7 @@ from pydantic import Field
 
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import MatcherConfig
-from sfumato.condition.text import TextEncoder
+from sfumato.condition.text import NoText, TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.prior import PriorConfig
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
@@ -188,7 +188,8 @@ def _begun(name: str) -> tuple[Model, TextEncoder]:
     """A model to train on from, or a part for."""
     begun = load(name, "cpu", "float32")
     if not isinstance(begun.text, TextEncoder):
-        raise OptionError(f"{name} has two text encoders; models like Stable Diffusion XL cannot be trained on")
+        what = "no text encoder" if isinstance(begun.text, NoText) else "two text encoders, as Stable Diffusion XL"
+        raise OptionError(f"{name} has {what}; such models cannot be trained on")
     if begun.network.config.in_channels != begun.space.config.latent_channels:
         raise OptionError(f"{name} sees more than latents (it fills or enlarges); such models cannot be trained on")
     return begun, begun.text
