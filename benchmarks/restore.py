@@ -27,7 +27,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from sfumato.corruption.resample import interpolate
-from sfumato.metrics import colourfulness
+from sfumato.metrics import colorfulness
 from sfumato.tasks import hidden
 from sfumato.tasks import photo as files
 from sfumato.tasks.engine import Trained
@@ -126,11 +126,11 @@ def compare(task: str, source: Path, amounts: list[float | str | None], gray: bo
                 seconds[name].append(time.perf_counter() - start)
                 each[name].append(score(damaged, made).psnr)
                 if task == "colorize":
-                    color[name].append(colourfulness(made[0].permute(1, 2, 0).numpy()))
+                    color[name].append(colorfulness(made[0].permute(1, 2, 0).numpy()))
         for name in methods:
             scores[name].append(statistics.fmean(each[name]))
             if task == "colorize":
-                print(f"{name}: colourfulness {statistics.fmean(color[name]):.1f}")
+                print(f"{name}: colorfulness {statistics.fmean(color[name]):.1f}")
     print(f"{task}{' gray' if gray else ''}, {source.name}: PSNR in dB at {', '.join(str(a) for a in amounts)}")
     for name in methods:
         print(f"{name:24s}" + "".join(f"{s:8.2f}" for s in scores[name]) + f"   {statistics.median(seconds[name]):8.3f} s a picture")

@@ -82,7 +82,7 @@ def crop_to(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def to_tensor(pictures: Image.Image | Iterable[Image.Image]) -> Tensor:
-    """RGB or grey pictures of one size to (B, C, H, W) in [-1, 1].
+    """RGB or gray pictures of one size to (B, C, H, W) in [-1, 1].
 
     Examples
     --------

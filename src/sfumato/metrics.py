@@ -111,8 +111,8 @@ def luminance(rgb: NDArray[Any]) -> NDArray[np.float64]:
     return out
 
 
-def colourfulness(rgb: NDArray[Any]) -> float:
-    """How colourful a picture (H, W, 3) with values 0 to 255 looks; 0 is grey, a vivid photo about 60 (Hasler & Suesstrunk 2003, equation 8)."""
+def colorfulness(rgb: NDArray[Any]) -> float:
+    """How colorful a picture (H, W, 3) with values 0 to 255 looks; 0 is gray, a vivid photo about 60 (Hasler & Suesstrunk 2003, equation 8)."""
     red, green, blue = np.moveaxis(np.asarray(rgb, np.float64), -1, 0)
     one, two = red - green, (red + green) / 2 - blue
     return float(math.hypot(one.std(), two.std()) + 0.3 * math.hypot(one.mean(), two.mean()))

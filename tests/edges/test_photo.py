@@ -13,14 +13,14 @@ from sfumato.tasks.photo import Photo, read, write
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (9, 14, 3), np.uint8)
-GREY16 = RNG.integers(0, 65536, (9, 14), np.uint16)
+GRAY16 = RNG.integers(0, 65536, (9, 14), np.uint16)
 
 
 def made(mode):
     """A picture of a mode."""
     picture = Image.fromarray(RGB)
     if mode == "I;16":
-        return Image.fromarray(GREY16)
+        return Image.fromarray(GRAY16)
     if mode == "F":
         return Image.fromarray(RGB[..., 0].astype(np.float32) * 3)
     if mode in ("RGBA", "LA"):
@@ -55,7 +55,7 @@ def test_modes(mode, suffix, channels, bits, clear, noted, tmp_path):
 
 
 def test_kept_pixels_are_bitwise_the_same(tmp_path):
-    for pixels in (RGB, GREY16[..., None]):
+    for pixels in (RGB, GRAY16[..., None]):
         photo = Photo(pixels)
         keep = RNG.random((9, 14)) < 0.5
         noisy = photo.stored(photo.frame() + 0.3 * RNG.normal(size=photo.frame().shape))
@@ -92,7 +92,7 @@ def test_extreme_shapes(size, tmp_path):
 def test_formats_that_cannot_keep_all_say_so(tmp_path):
     clear = Photo(RGB, alpha=RGB[..., 0])
     assert "transparency" in write(clear, tmp_path / "a.jpg")[0]
-    assert "16 bits" in write(Photo(GREY16[..., None]), tmp_path / "b.jpg")[0]
+    assert "16 bits" in write(Photo(GRAY16[..., None]), tmp_path / "b.jpg")[0]
     assert write(clear, tmp_path / "a.webp") == []
     assert (read(tmp_path / "a.webp").values == RGB).all()
 

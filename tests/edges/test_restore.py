@@ -44,10 +44,10 @@ def repairer(folder):
 
 
 def pictures(kind):
-    return {"RGB": PHOTO, "grey": PHOTO[..., :1], "16 bits": PHOTO[..., :1].astype(np.uint16) * 257 + 3}[kind]
+    return {"RGB": PHOTO, "gray": PHOTO[..., :1], "16 bits": PHOTO[..., :1].astype(np.uint16) * 257 + 3}[kind]
 
 
-@pytest.mark.parametrize("kind", ["RGB", "grey", "16 bits"])
+@pytest.mark.parametrize("kind", ["RGB", "gray", "16 bits"])
 def test_filling_changes_nothing_else(kind, repairer):
     photo = Photo(pictures(kind))
     made = restore(photo, RestoreOptions(fill_box=(10, 20, 30, 15)), repairer)
@@ -96,12 +96,12 @@ def test_a_single_pixel_is_in_one_tone(repairer):
     assert made[0, 0, 0] > made[0, 0, 2]
 
 
-@pytest.mark.parametrize("kind", ["RGB", "grey"])
+@pytest.mark.parametrize("kind", ["RGB", "gray"])
 def test_colorizing_keeps_luminance(kind, repairer):
     photo = Photo(pictures(kind))
     made = restore(photo, RestoreOptions(colorize=True), repairer)
     assert made.photo.values.shape == PHOTO.shape
-    before = photo.values[..., 0] if kind == "grey" else photo.values @ np.array(LUMA)
+    before = photo.values[..., 0] if kind == "gray" else photo.values @ np.array(LUMA)
     assert np.abs(made.photo.values @ np.array(LUMA) - before).max() <= 1
     assert made.report["largest_change_of_luminance"] <= 1
     assert np.ptp(made.photo.values.astype(int), axis=2).mean() > 1, "there is color"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from sfumato.metrics import colourfulness, knn_accuracy, luminance, mean_average_precision, precision_at, psnr, ssim
+from sfumato.metrics import colorfulness, knn_accuracy, luminance, mean_average_precision, precision_at, psnr, ssim
 
 RNG = np.random.default_rng(0)
 CODES, LABELS = RNG.normal(size=(700, 5)), RNG.integers(0, 4, 700)
@@ -60,8 +60,8 @@ def test_psnr_of_noise_is_analytic():
 
 
 def test_colors():
-    assert colourfulness(np.full((4, 4, 3), 80)) == 0
+    assert colorfulness(np.full((4, 4, 3), 80)) == 0
     red = np.zeros((4, 4, 3))
     red[..., 0] = 255
-    assert colourfulness(red) == pytest.approx(0.3 * np.hypot(255, 127.5))
+    assert colorfulness(red) == pytest.approx(0.3 * np.hypot(255, 127.5))
     assert luminance(red)[0, 0] == pytest.approx(16 + 65.481)

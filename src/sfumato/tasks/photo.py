@@ -35,7 +35,7 @@ class Photo:
     Attributes
     ----------
     values : array, (H, W, 1 or 3), uint8 or uint16
-        Grey or RGB, as stored.
+        Gray or RGB, as stored.
     alpha : array, (H, W), uint8, optional
         Transparency.
     profile : bytes, optional
@@ -171,14 +171,14 @@ def _converted(opened: Image.Image) -> Photo:
         span = max(1.0, float(np.nan_to_num(values).max(initial=1.0)))
         return Photo((np.nan_to_num(values).clip(0, span) * (255 / span)).round().astype(np.uint8)[..., None], notes=tuple(notes))
     clear = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
-    grey = picture.mode in ("L", "LA", "La", "1")
+    gray = picture.mode in ("L", "LA", "La", "1")
     if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         notes.append(f"{picture.mode} was converted to RGB")
         profile = None  # it described the other color space
     elif picture.mode in ("P", "PA", "1"):
         notes.append("a palette was converted to RGB" if picture.mode != "1" else "1 bit was converted to 8")
     alpha = np.asarray(picture.convert("RGBA").getchannel("A")) if clear else None
-    values = np.asarray(picture.convert("LA").getchannel(0) if grey and clear else picture.convert("L" if grey else "RGB"))
+    values = np.asarray(picture.convert("LA").getchannel(0) if gray and clear else picture.convert("L" if gray else "RGB"))
     return Photo(values if values.ndim == 3 else values[..., None], alpha, profile, notes=tuple(notes))
 
 

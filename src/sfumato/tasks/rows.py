@@ -147,7 +147,7 @@ def _zip(path: Path, size: int | None) -> Table:
 
 
 def _pictures(samples: list[Sample], labels: list[str], size: int | None, test: NDArray[np.bool_] | None = None) -> Table:
-    """Decode all; grey if every picture is, of one size if they differ."""
+    """Decode all; gray if every picture is, of one size if they differ."""
     kept: list[Image.Image] = []
     places, skipped = [], []
     for k, sample in enumerate(samples):

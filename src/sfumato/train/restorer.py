@@ -73,7 +73,7 @@ class Measured:
     corruption: Corruption
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Corrupt; enlarge what is small, spread grey over three channels, empty what is hidden."""
+        """Corrupt; enlarge what is small, spread gray over three channels, empty what is hidden."""
         out = self.corruption(x, generator=generator)
         y = out.y if out.y.shape[-2:] == x.shape[-2:] else interpolate(out.y, (x.shape[-2], x.shape[-1]))
         return Corrupted(y.expand(-1, 3, -1, -1) * self.planes(x)[:, :1], out.sigma)
