@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from sfumato.hub.load import Model
     from sfumato.tasks.create import Made
     from sfumato.tasks.prompts import Prompt
 
@@ -54,8 +55,9 @@ def create(  # a command's signature is its help page: it is as long as its opti
         "negative_prompt": negative, "sampler": sampler, "schedule": schedule, "eta": eta, "prior": prior, "style": style, "size": size,
         "model": model, "source": source, "strength": strength, "mask": mask, "device": device, "dtype": dtype, "batch": batch,
     }  # fmt: skip
+    opened = None
     if again is not None:
-        wanted, values = texts.again(again, values, texts.gather(prompt or [], prompts) if prompt or prompts else ())
+        wanted, values, opened = texts.again(again, values, texts.gather(prompt or [], prompts) if prompt or prompts else ())
     else:
         wanted = texts.gather(prompt or [], prompts)
     if strength is not None and not values["source"] and not any("source" in dict(item.own) for item in wanted):
@@ -63,7 +65,7 @@ def create(  # a command's signature is its help page: it is as long as its opti
     saver = texts.Saver(output or Path("pictures"), overwrite=overwrite, single=len(wanted) * count <= 1)
     saver.check(wanted, values, grid=grid)
     finished = []
-    for item, made in _with_progress(wanted, values):
+    for item, made in _with_progress(wanted, values, opened):
         path = saver.save(item, made)
         finished += [made.picture] if grid else []
         line = {"path": str(path), "seed": made.seed, "seconds": round(made.seconds, 3), "settings": made.settings}
@@ -74,7 +76,7 @@ def create(  # a command's signature is its help page: it is as long as its opti
         typer.echo(str(saver.sheet(finished)), err=as_json)
 
 
-def _with_progress(wanted: list[Prompt], values: dict[str, Any]) -> Iterator[tuple[Prompt, Made]]:
+def _with_progress(wanted: list[Prompt], values: dict[str, Any], model: Model | None) -> Iterator[tuple[Prompt, Made]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -85,7 +87,7 @@ def _with_progress(wanted: list[Prompt], values: dict[str, Any]) -> Iterator[tup
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         line = bar.add_task("steps")
-        for item, event in run(wanted, values):
+        for item, event in run(wanted, values, model):
             if isinstance(event, Moment):
                 batches = -(-event.total // max(1, event.step.x.shape[0]))
                 done = event.done // max(1, event.step.x.shape[0]) * event.steps + event.step.index + 1

@@ -102,19 +102,26 @@ def _safe(text: str) -> str:
     return re.sub(r"[^\w\-]+", "-", text).strip("-")[:60] or "picture"
 
 
-def again(path: Path, given: Mapping[str, Any], wanted: Sequence[Prompt] = ()) -> tuple[list[Prompt], dict[str, Any]]:
-    """The prompt and options that a picture was made with; what is given anew, options and prompts, wins."""
+def again(path: Path, given: Mapping[str, Any], wanted: Sequence[Prompt] = ()) -> tuple[list[Prompt], dict[str, Any], Model]:
+    """The prompt, options and model that a picture was made with; what is given anew, options and prompts, wins."""
     settings, _ = metadata.read(path)
     if settings is None or settings.get("task") != "create" or not isinstance(settings.get("prompt"), str):
         raise PictureError(f"{path} carries no settings of sfumato create; sfumato inspect shows what it carries")
     # pictures made before there were tries and priors have neither in their settings
     known = {"candidate": 0, "prior": 1.0} | {k: v for k, v in settings.items() if k in CreateOptions.model_fields}
     chosen = {k: v for k, v in given.items() if v is not None and k != "count"}
-    if "model" not in chosen:
-        _same_weights(path, settings, load(str(known.get("model", "icons"))))
     _same_files(path, settings, {"source", "mask"} - chosen.keys())
     known = {k: v for k, v in known.items() if k not in _outdone(chosen, given, wanted)}
-    return list(wanted) or [Prompt(settings["prompt"])], {**given, **known, **chosen}
+    values = {**given, **known, **chosen}
+    model = _opened(values)
+    if "model" not in chosen:
+        _same_weights(path, settings, model)
+    return list(wanted) or [Prompt(settings["prompt"])], values, model
+
+
+def _opened(values: Mapping[str, Any]) -> Model:
+    options = CreateOptions.build(values)
+    return load(options.model, options.device, options.dtype)
 
 
 def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None:
@@ -146,10 +153,9 @@ def _outdone(chosen: Mapping[str, Any], given: Mapping[str, Any], wanted: Sequen
     return out
 
 
-def run(wanted: Sequence[Prompt], values: Mapping[str, Any]) -> Iterator[tuple[Prompt | None, Moment | Made]]:
+def run(wanted: Sequence[Prompt], values: Mapping[str, Any], model: Model | None = None) -> Iterator[tuple[Prompt | None, Moment | Made]]:
     """Make all pictures, prompts of equal options together; yields each event with the prompt it belongs to."""
-    options = CreateOptions.build(values)
-    model = load(options.model, options.device, options.dtype)
+    model = model or _opened(values)
     groups: dict[tuple[tuple[str, Any], ...], list[Prompt]] = {}
     for item in wanted:
         groups.setdefault(item.own, []).append(item)
