@@ -95,8 +95,9 @@ def test_size_of_what_is_shipped():
     assert (ICONS / "attribution.csv").exists(), "attributions"
 
 
-def test_free_licences_only():
+def test_free_licences_only(monkeypatch):
     path = Path(__file__).parents[2] / "recipes" / "icons" / "prepare.py"
+    monkeypatch.syspath_prepend(path.parent)
     spec = importlib.util.spec_from_file_location("prepare", path)
     prepare = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(prepare)
