@@ -30,12 +30,13 @@ FORMS = ("a {}", "the {}", "a photo of a {}", "a picture of a {}", "a drawing of
 
 def wordnet(part: str) -> tuple[list[str], list[str]]:
     """Words and phrases of a part of speech, and the definitions of its meanings."""
-    words = [line.split(" ")[0].replace("_", " ") for line in _lines(f"index.{part}")]
-    glosses = [line.split("|", 1)[1].split(";")[0].strip() for line in _lines(f"data.{part}")]
+    words = [line.split(" ")[0].replace("_", " ") for line in lines(f"index.{part}")]
+    glosses = [line.split("|", 1)[1].split(";")[0].strip() for line in lines(f"data.{part}")]
     return words, glosses
 
 
-def _lines(name: str) -> list[str]:
+def lines(name: str) -> list[str]:
+    """The lines of one of WordNet's files."""
     text = (WORDNET / name).read_text("latin-1")
     return [line for line in text.splitlines() if not line.startswith("  ")]  # the licence is set in by two spaces
 
@@ -43,7 +44,7 @@ def _lines(name: str) -> list[str]:
 def counts() -> dict[str, float]:
     """How often each word was tagged in the texts that WordNet's makers read."""
     out: dict[str, float] = {}
-    for line in _lines("cntlist.rev"):
+    for line in lines("cntlist.rev"):
         key, _, count = line.split(" ")
         word = key.split("%")[0].replace("_", " ")
         out[word] = out.get(word, 0.0) + float(count)

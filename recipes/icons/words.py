@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from teach import _lines, counts, embed
+from teach import counts, embed, lines
 
 SENSES, KINDS, GENERAL = 5, 12, 40  # senses looked at; kinds kept; with more kinds below it, a word says too little
 SEEN_NEAR, NEAR, LIKE = 0.15, 0.3, 0.6  # least cosine of a sense that can be drawn, of another, and of a name with a word swapped
@@ -44,7 +44,7 @@ class Sense:
 def senses(part: str) -> dict[str, Sense]:
     """All synsets of a part of speech, by their place in the file (wndb(5WN))."""
     out = {}
-    for line in _lines(f"data.{part}"):
+    for line in lines(f"data.{part}"):
         left, _, gloss = line.partition("|")
         place, file, _, count, *rest = left.split()
         size = 2 * int(count, 16)
@@ -61,7 +61,7 @@ def senses(part: str) -> dict[str, Sense]:
 def index(part: str) -> dict[str, list[str]]:
     """The places of each word's synsets, the most frequent first."""
     out = {}
-    for line in _lines(f"index.{part}"):
+    for line in lines(f"index.{part}"):
         word, _, _, pointers, *rest = line.split()
         places = rest[int(pointers) + 2 :]
         out[word.replace("_", " ")] = places

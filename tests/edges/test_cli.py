@@ -188,6 +188,10 @@ def test_again_with_another_model_or_source(run, tiny, tmp_path):
     assert "which is not there any more" in err
 
 
+def test_options_take_paths(tmp_path):
+    assert CreateOptions(source=tmp_path / "a.png").source == str(tmp_path / "a.png")
+
+
 def test_settings_name_the_model_that_was_used(tiny):
     model = load(str(tiny))
     assert create("x", CreateOptions(seed=1, steps=1), model)[0].settings["model"] == str(tiny)

@@ -273,7 +273,10 @@ def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
     list(train_matcher(folder, tmp_path / "m", tmp_path / "m", tmp_path / "match.json", {}))
     best = create("a red square", CreateOptions(model=str(tmp_path / "m"), seed=0, steps=3, best_of=3))
     assert best[0].settings["best_of"] == 3
-    own = {"settings": {"steps": 2, "batch": 4}, "size": 16, "defaults": {"steps": 3}}
+    list(train_text(tmp_path / "phrases.parquet", tmp_path / "t2", tmp_path / "text.json", {"seed": 5}))
+    with pytest.raises(TrainingError, match="its encoders was"):
+        list(train_diffusion(folder, tmp_path / "m", tmp_path / "v", tmp_path / "t2", tmp_path / "unet.json", {}))
+    own = {"settings": {"steps": 2, "batch": 4, "preview_every": 2}, "size": 16, "defaults": {"steps": 3}, "previews": []}
     (tmp_path / "own.json").write_text(json.dumps(own))
     list(train_diffusion(folder, tmp_path / "on", None, None, tmp_path / "own.json", {"rate": 1e-9}, str(tmp_path / "m")))
     one, other = load(str(tmp_path / "m")), load(str(tmp_path / "on"))
