@@ -130,7 +130,7 @@ class Line:
 
     def __init__(self, rows=50):
         torch.manual_seed(0)
-        self.module = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.module = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
         self.weights = torch.ones(rows)
         self.spoil_at = None
 
@@ -150,15 +150,17 @@ class Line:
 SETTINGS = TrainSettings(steps=60, batch=8, rate=1e-2, warmup=5, checkpoint_every=7, preview_every=1000, dtype="float32", device="cpu")
 
 
-def test_training_learns_and_stopping_resumes_bitwise(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_learns_and_stopping_resumes_bitwise(tmp_path, optimizer):
     whole, halves = Line(), Line()
-    losses = [p.loss for p in train(whole, SETTINGS, tmp_path / "a")]
+    settings = SETTINGS.model_copy(update={"optimizer": optimizer})
+    losses = [p.loss for p in train(whole, settings, tmp_path / "a")]
     assert losses[-1] < losses[0] * 0.75  # a moving average: it lags
-    for progress in train(halves, SETTINGS, tmp_path / "b"):
+    for progress in train(halves, settings, tmp_path / "b"):
         if progress.step == 23:
             break
     again = Line()
-    resumed = [p.step for p in train(again, SETTINGS, tmp_path / "b")]
+    resumed = [p.step for p in train(again, settings, tmp_path / "b")]
     assert resumed[0] == 24
     for a, b in zip(whole.module.parameters(), again.module.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -179,7 +181,7 @@ def test_another_run_is_refused(tmp_path):
         with pytest.raises(TrainingError, match=sentence):
             list(train(Line(), SETTINGS, tmp_path, about))
     wider = Line()
-    wider.module = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 1))
+    wider.module = nn.Sequential(nn.Linear(4, 33), nn.Tanh(), nn.Linear(33, 32), nn.Tanh(), nn.Linear(32, 1))
     with pytest.raises(TrainingError, match="of shape"):
         list(train(wider, SETTINGS, tmp_path))
 

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sfumato.errors import TrainingError
-from sfumato.runtime import atomic
+from sfumato.runtime import atomic, choose_dtype
+from sfumato.train.muon import Muon, hidden
 
 if TYPE_CHECKING:
     from sfumato.train.loop import TrainSettings
@@ -23,26 +24,40 @@ if TYPE_CHECKING:
 NAME = "checkpoint.safetensors"
 # Settings that may differ between a run and its resumption without changing what is computed.
 FREE = frozenset({"device", "checkpoint_every", "preview_every"})
+REMEMBERED: dict[type, tuple[str, ...]] = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
 
 
 @dataclass
 class State:
-    """Weights, their moving average, and the optimizer's two moments."""
+    """Weights, their moving average, and what the optimizers remember."""
 
     module: nn.Module
     average: list[Tensor]
-    optimizer: torch.optim.AdamW
+    optimizers: list[torch.optim.Optimizer]
 
     @classmethod
-    def start(cls, module: nn.Module, weight_decay: float) -> State:
+    def start(cls, module: nn.Module, settings: TrainSettings) -> State:
         """A fresh state; decay holds for matrices and kernels, not for biases and norms."""
         trained = [p for p in module.parameters() if p.requires_grad]
+        decay, ours = settings.weight_decay, hidden(module) if settings.optimizer == "muon" else []
+        rest = [p for p in trained if not any(p is q for q in ours)]
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": decay},
+            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.99), fused=True)
-        return cls(module, [p.detach().clone() for p in trained], optimizer)
+        groups = [g for g in groups if g["params"]]
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)] if groups else []
+        if ours:
+            optimizers.append(Muon(ours, decay, dtype=choose_dtype(settings.dtype, ours[0].device)))
+        return cls(module, [p.detach().clone() for p in trained], optimizers)
+
+    def step(self, rate: float) -> None:
+        """Take the step that the gradients ask for, at a learning rate."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     @property
     def names(self) -> list[str]:
@@ -82,8 +97,8 @@ class State:
         for name, parameter, mean in zip(self.names, parameters, self.average, strict=True):
             out[f"weights.{name}"] = parameter.data
             out[f"average.{name}"] = mean
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                out[f"{key}.{name}"] = value
+            for optimizer in self.optimizers:
+                out |= {f"{key}.{name}": value for key, value in optimizer.state.get(parameter, {}).items()}
         return out
 
 
@@ -125,8 +140,10 @@ def _fill(state: State, tensors: dict[str, Tensor]) -> None:
             raise TrainingError(f"the checkpoint has no {name} of shape {tuple(parameter.shape)}: it belongs to another network")
         parameter.data.copy_(tensors[f"weights.{name}"])
         mean.copy_(tensors[f"average.{name}"])
-        kept = {key: tensors.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-        state.optimizer.state[parameter] = {k: t.to(parameter.device) for k, t in kept.items() if t is not None}  # fused: the step, too
+        for optimizer, keys in ((o, REMEMBERED[type(o)]) for o in state.optimizers):
+            kept = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}
+            if kept:
+                optimizer.state[parameter] = {k: t.to(parameter.device) for k, t in kept.items()}  # fused: the step, too
 
 
 def _other(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -28,7 +28,8 @@ class TrainSettings(Config):
 
     steps: int = Field(20_000, ge=1)
     batch: int = Field(64, ge=1)
-    rate: float = Field(1e-3, gt=0)  # learning rate of AdamW
+    rate: float = Field(1e-3, gt=0)  # learning rate
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon learns more a step where most weights are kernels and matrices
     warmup: int = Field(200, ge=0)  # steps of linear rise
     cooldown: float = Field(0.2, ge=0, le=1)  # share of the steps in which the rate falls to zero
     weight_decay: float = Field(0.01, ge=0)
@@ -101,7 +102,7 @@ def train(job: Job, settings: TrainSettings, folder: Path | None = None, about: 
     keep_memory()
     device = choose_device(settings.device)
     job.module.to(device).train()
-    state = checkpoint.State.start(job.module, settings.weight_decay)
+    state = checkpoint.State.start(job.module, settings)
     step = checkpoint.resume(state, folder, settings, about or {}) if folder else 0
     saved, whole = step, True  # whole: not in the middle of a step
     if step >= settings.steps:
@@ -163,10 +164,7 @@ def _gradient(job: Job, settings: TrainSettings, step: int, device: torch.device
 
 def _apply(state: checkpoint.State, settings: TrainSettings, step: int) -> None:
     """Take the step that the gradient asks for."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(settings, step)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+    state.step(learning_rate(settings, step))
     state.update_average(min(settings.average, (step + 1) / (step + 10)))
 
 

@@ -1,0 +1,99 @@
+"""Muon: steps of equal length in all directions of a weight matrix.
+
+The gradient of a layer has a few strong directions and many weak ones; AdamW, which scales each weight by itself, keeps that.
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) steps along the nearest matrix whose directions are all
+as strong. torch.optim.Muon takes matrices only; nearly all weights of the networks here are kernels of convolutions,
+which are matrices (C_out, C_in k k) as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ITERATIONS, CURVE = 5, (3.4445, -4.7750, 2.0315)  # of Newton and Schulz; the quintic of the post
+LEAST = 32  # a matrix narrower than this has few directions: what goes into a network, and what comes out
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """The nearest matrices with singular values of (nearly) 1: U V' of each U S V'.
+
+    Parameters
+    ----------
+    matrices : Tensor, (N, m, n), of any scale
+
+    Returns
+    -------
+    Tensor, (N, m, n)
+        Singular values are within 0.5 to 1.3, but for those that were below about 1e-3 of the largest.
+
+    Examples
+    --------
+    >>> x = orthogonal(torch.diag(torch.tensor([3.0, 0.5, 0.2]))[None])
+    >>> bool(((x[0].diagonal() > 0.5) & (x[0].diagonal() < 1.3)).all())
+    True
+    """
+    wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
+    x: Tensor = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    a, b, c = CURVE
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if matrices.shape[-2] <= matrices.shape[-1] else x.mT
+
+
+def hidden(module: nn.Module) -> list[Tensor]:
+    """The weights that Muon is for: matrices and kernels between features, not embeddings, first or last layers, norms or biases."""
+    layers = (m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d))
+    return [m.weight for m in layers if m.weight.requires_grad and min(len(m.weight), m.weight[0].numel()) >= LEAST]
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, made orthogonal, as long as a step of AdamW: the same learning rates serve both.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        Matrices (m, n), or kernels (m, ...), which are taken as matrices.
+    weight_decay : float
+    momentum : float
+    dtype : torch.dtype
+        The iterations are computed in.
+
+    References
+    ----------
+    Liu et al. 2025, arXiv:2502.16982, section 2.2: a factor 0.2 sqrt(max(m, n)) gives the root mean square of AdamW's steps.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Tensor], weight_decay: float = 0.0, momentum: float = 0.95, dtype: torch.dtype = torch.bfloat16
+    ) -> None:  # fmt: skip
+        super().__init__(parameters, {"lr": 1e-3, "weight_decay": weight_decay, "momentum": momentum})
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Take one step; matrices of one shape are made orthogonal together."""
+        for group in self.param_groups:
+            shaped: dict[tuple[int, ...], list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    shaped.setdefault(tuple(parameter.shape), []).append(parameter)
+            for shape, parameters in shaped.items():
+                updates = orthogonal(torch.stack([self._ahead(p, group["momentum"]).flatten(1).to(self.dtype) for p in parameters]))
+                scale = 0.2 * math.sqrt(max(updates.shape[-2:])) * group["lr"]
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update.reshape(shape).to(parameter.dtype), alpha=-scale)
+
+    def _ahead(self, parameter: Tensor, momentum: float) -> Tensor:
+        """The gradient with momentum, as Nesterov takes it."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        mean: Tensor = state.setdefault("momentum", torch.zeros_like(parameter))
+        mean.lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(mean, momentum)
