@@ -1,55 +1,21 @@
-"""Work on a large picture in overlapping tiles, blended where they overlap."""
+"""Work on a large picture window by window, with the result of working on the whole."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sfumato.layers import ResnetBlock
+
+MARGIN = 2  # positions around a window of one layer: a kernel of 3 sees one, and halving needs an even number
 
 
-def tiled(f: Callable[[Tensor], Tensor], x: Tensor, *, tile: int | None, ratio: float) -> Tensor:
-    """Apply a picture-to-picture network tile by tile.
-
-    Neighbouring tiles overlap by half. Each output pixel is a weighted mean of the tiles that hold it; the weight
-    is zero in a tile's outer eighth (where the network sees a false border) and then rises linearly to the middle,
-    so there is no seam.
-
-    Parameters
-    ----------
-    f : callable
-        (B, C, t, t) -> (B, C', t ratio, t ratio).
-    x : Tensor, (B, C, H, W)
-    tile : int, optional
-        Side of a tile in `x`; if None, or if `x` is no larger, `f` runs once.
-    ratio : float
-        Output pixels per input pixel.
-
-    Returns
-    -------
-    Tensor, (B, C', H ratio, W ratio)
-    """
-    height, width = x.shape[-2:]
-    if tile is None or max(height, width) <= tile:
-        return f(x)
-    out = total = None
-    for top, tall in _spans(height, tile):
-        for left, wide in _spans(width, tile):
-            part = f(x[..., top : top + tall, left : left + wide])
-            y0, x0 = round(top * ratio), round(left * ratio)
-            weight = _ramp(part.shape[-2], y0 == 0, top + tall == height)[:, None] * _ramp(part.shape[-1], x0 == 0, left + wide == width)
-            weight = weight.to(part)
-            if out is None or total is None:
-                size = (round(height * ratio), round(width * ratio))
-                out, total = part.new_zeros(*part.shape[:2], *size), part.new_zeros(size)
-            rows, columns = slice(y0, y0 + part.shape[-2]), slice(x0, x0 + part.shape[-1])
-            out[..., rows, columns] += part * weight
-            total[rows, columns] += weight
-    assert out is not None and total is not None
-    return out / total
-
-
-def windowed(f: Callable[[slice, slice], Tensor], size: tuple[int, int], *, tile: int, margin: int) -> Iterator[tuple[slice, slice, Tensor]]:
+def windowed(
+    f: Callable[[slice, slice], Tensor], size: tuple[int, int], *, tile: int, margin: int, ratio: float = 1
+) -> Iterator[tuple[slice, slice, Tensor]]:
     """Apply a local network window by window, in bounded memory.
 
     Equal to one window of the whole size where an output depends on input within `margin` only.
@@ -57,11 +23,13 @@ def windowed(f: Callable[[slice, slice], Tensor], size: tuple[int, int], *, tile
     Parameters
     ----------
     f : callable
-        (rows, columns) -> (B, C, tall, wide): the network's result for that window.
+        (rows, columns) -> (B, C, ratio tall, ratio wide): the network's result for that window.
     size : (int, int)
         Height and width of the picture.
     tile, margin : int
         Pixels of a window that are kept, and around it. Both are multiples of what the network divides sides by.
+    ratio : float
+        Output pixels per input pixel.
 
     Yields
     ------
@@ -75,24 +43,70 @@ def windowed(f: Callable[[slice, slice], Tensor], size: tuple[int, int], *, tile
             bottom, right = min(height, top + tile), min(width, left + tile)
             y, x = max(0, top - margin), max(0, left - margin)
             part = f(slice(y, min(height, bottom + margin)), slice(x, min(width, right + margin)))
-            yield slice(top, bottom), slice(left, right), part[..., top - y : bottom - y, left - x : right - x]
+            rows, columns = (slice(int(a * ratio), int(b * ratio)) for a, b in ((top, bottom), (left, right)))
+            above, before = int(y * ratio), int(x * ratio)
+            yield rows, columns, part[..., rows.start - above : rows.stop - above, columns.start - before : columns.stop - before]
 
 
-def _spans(size: int, tile: int) -> Iterator[tuple[int, int]]:
-    """Starts and lengths of tiles that overlap by half; the last one ends at the border."""
-    if size <= tile:
-        yield 0, size
-        return
-    step = tile // 2
-    for start in range(0, size - tile, step):
-        yield start, tile
-    yield size - tile, tile
+def layer(f: nn.Module | Callable[[Tensor], Tensor], x: Tensor, tile: int | None, ratio: float = 1) -> Tensor:
+    """One layer of kernels up to 3x3, on all of (B, C, H, W) at once or, if that is larger than `tile`, window by window."""
+    if tile is None or fits(x, tile):
+        out: Tensor = f(x)
+        return out
+    return _assembled(lambda rows, columns: f(x[..., rows, columns]), x, tile, ratio)
 
 
-def _ramp(size: int, first: bool, last: bool) -> Tensor:
-    """Weights along one side: 1 at a picture's own border, else 0 in the outer eighth and rising behind it."""
-    distance = torch.arange(size, dtype=torch.float32) + 0.5
-    margin, rise = size / 8, size * 3 / 8
-    left = torch.ones(size) if first else ((distance - margin) / rise).clamp(0, 1)
-    right = torch.ones(size) if last else ((size - distance - margin) / rise).clamp(0, 1)
-    return torch.minimum(left, right).clamp_min(1e-6)
+def resnet(block: ResnetBlock, x: Tensor, tile: int | None) -> Tensor:
+    """A residual block without a time, layer by layer; its norms see the whole picture, as they would without windows.
+
+    In windows, the result takes the place of `x` where it has the same shape: nothing else needs it, and it is large.
+    """
+    if tile is None or fits(x, tile):
+        out: Tensor = block(x)
+        return out
+    h = layer(_normed(block.norm1, block.conv1, x), x, tile)
+    second = _normed(block.norm2, block.conv2, h)
+
+    def rest(rows: slice, columns: slice) -> Tensor:
+        here = x[..., rows, columns]
+        return second(h[..., rows, columns]) + (here if block.conv_shortcut is None else block.conv_shortcut(here))
+
+    return _assembled(rest, x, tile, out=x if block.conv_shortcut is None else None)
+
+
+def head(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, tile: int | None) -> Tensor:
+    """Norm, SiLU and convolution: the end of both halves of the autoencoder."""
+    if tile is None or fits(x, tile):
+        out: Tensor = conv(F.silu(norm(x)))
+        return out
+    return layer(_normed(norm, conv, x), x, tile)
+
+
+def fits(x: Tensor, tile: int) -> bool:
+    """Whether a layer takes (B, C, H, W) in one piece."""
+    return max(x.shape[-2:]) <= tile
+
+
+def _normed(norm: nn.GroupNorm, conv: nn.Conv2d, whole: Tensor) -> Callable[[Tensor], Tensor]:
+    """``conv(silu(norm(part)))`` for parts of a picture, with the norm's statistics those of the whole."""
+    variance, mean = torch.var_mean(whole.reshape(len(whole), norm.num_groups, -1).float(), dim=-1, correction=0)
+    each = whole.shape[1] // norm.num_groups
+    scale = norm.weight * (variance + norm.eps).rsqrt().repeat_interleave(each, 1)
+    shift = norm.bias - mean.repeat_interleave(each, 1) * scale
+
+    def apply(part: Tensor) -> Tensor:
+        out: Tensor = conv(F.silu((part.float() * scale[..., None, None] + shift[..., None, None]).to(part.dtype)))
+        return out
+
+    return apply
+
+
+def _assembled(f: Callable[[slice, slice], Tensor], like: Tensor, tile: int, ratio: float = 1, out: Tensor | None = None) -> Tensor:
+    """A layer's result for a picture of the size of `like`, put together from windows."""
+    height, width = like.shape[-2:]
+    for rows, columns, part in windowed(f, (height, width), tile=tile, margin=MARGIN, ratio=ratio):
+        if out is None:
+            out = part.new_empty(*part.shape[:2], int(height * ratio), int(width * ratio))
+        out[..., rows, columns] = part
+    assert out is not None
+    return out
