@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from sfumato.types import Condition, Config
 
 PLANES = ("known", "color", "detail", "quality")  # 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
-TILE, MARGIN = 768, 96  # pixels of a window, and around it: more than the network of default size sees, so windows change nothing
+TILE, MARGIN = 768, 112  # pixels of a window, and around it: more than the network of default size sees, so windows change nothing
+REACH = 3  # halvings over which hidden pixels are interpolated
 
 
 def told(known: Tensor, color: float = 1.0, detail: float = 1.0, quality: float = 1.0) -> Tensor:
@@ -46,6 +47,33 @@ class RestorerConfig(Config):
     widths: tuple[int, ...] = (64, 128, 176)  # of the features at 1/2, 1/4, 1/8 of the size
     blocks: int = 2  # residual blocks on each scale, on the way down and on the way up
     normed: bool = False  # group norms, for what is guessed from the meaning of a picture rather than from its pixels
+    fills: bool = False  # makes hidden pixels alone, from what interpolates known ones near them; known pixels stay as they are
+
+
+def interpolated(x: Tensor, known: Tensor, levels: int = REACH) -> Tensor:
+    """Hidden pixels from known ones: shrunk over what is known until it closes, and grown again (pull-push, Gortler et al. 1996).
+
+    Parameters
+    ----------
+    x : Tensor, (B, C, H, W)
+        Sides are multiples of ``2**levels``.
+    known : Tensor, (B, 1, H, W), in [0, 1]
+    levels : int
+        Halvings: a pixel further than about ``2**levels`` from any known one becomes 0.
+
+    Examples
+    --------
+    >>> x = torch.ones(1, 1, 8, 8)
+    >>> known = torch.zeros(1, 1, 8, 8); known[..., 3, 3] = 1
+    >>> interpolated(x, known).mean().item()
+    1.0
+    """
+    x = x * known
+    if levels == 0:
+        return x
+    weight = F.avg_pool2d(known, 2)
+    coarse = interpolated(F.avg_pool2d(x, 2) / weight.clamp_min(1e-6), (4 * weight).clamp_max(1), levels - 1)
+    return x + (1 - known) * F.interpolate(coarse, scale_factor=2, mode="bilinear")
 
 
 class _Residual(nn.Module):
@@ -106,16 +134,19 @@ class Restorer(nn.Module):
     @property
     def multiple(self) -> int:
         """Sides are filled up to a multiple of this."""
-        return int(2 ** len(self.config.widths))
+        return int(2 ** max(len(self.config.widths), REACH * self.config.fills))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
         """(B, C, H, W), sigma (B,), planes (B, 4, H, W) or none where all is known -> (B, C, H, W)."""
         size = x.shape[-2:]
         planes = x.new_ones(len(x), len(PLANES), *size) if condition.planes is None else condition.planes.to(x)
         noise = c_noise.to(x)[:, None, None, None].expand(-1, 1, *size)
-        joined = torch.cat([x, noise, planes], dim=1)
         short = [-n % self.multiple for n in size]
-        h = self.head(F.pixel_unshuffle(F.pad(joined, (0, short[1], 0, short[0]), mode="replicate"), 2))
+        joined = F.pad(torch.cat([x, noise, planes], dim=1), (0, short[1], 0, short[0]), mode="replicate")
+        if self.config.fills:
+            begun = interpolated(joined[:, : x.shape[1]], joined[:, x.shape[1] + 1 : x.shape[1] + 2])
+            x, joined = begun[..., : size[0], : size[1]], torch.cat([begun, joined[:, x.shape[1] :]], dim=1)
+        h = self.head(F.pixel_unshuffle(joined, 2))
         skips = []
         for k, stage in enumerate(self.down):
             h = stage(h)
@@ -125,4 +156,4 @@ class Restorer(nn.Module):
         for k in reversed(range(len(self.up))):
             h = self.up[k](self.grow[k](h) + skips[k])
         change: Tensor = F.pixel_shuffle(self.tail(h), 2)[..., : size[0], : size[1]]
-        return x + change
+        return x + (1 - planes[:, :1]) * change if self.config.fills else x + change
