@@ -141,8 +141,8 @@ class AutoencoderKL(nn.Module):
     ----------
     config : AutoencoderConfig
     tile : int, optional
-        A layer whose features have a longer side is worked on in windows of this side, which makes no difference to
-        the result and takes a half to a third of the memory; None never does that.
+        A layer whose features have a longer side is worked on in windows of this side, which takes less memory and
+        makes no difference to the result; None never does that. A multiple of 4.
 
     Examples
     --------
@@ -157,7 +157,7 @@ class AutoencoderKL(nn.Module):
 
     deviation = 2.0  # of what noise of deviation 1 on a picture, of deviation 1/2, becomes in latents, of deviation 1
 
-    def __init__(self, config: AutoencoderConfig, tile: int | None = 512) -> None:
+    def __init__(self, config: AutoencoderConfig, tile: int | None = 256) -> None:
         super().__init__()
         self.config, self.tile = config, tile
         c = config.latent_channels

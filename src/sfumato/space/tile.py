@@ -50,7 +50,7 @@ def windowed(
 
 def layer(f: nn.Module | Callable[[Tensor], Tensor], x: Tensor, tile: int | None, ratio: float = 1) -> Tensor:
     """One layer of kernels up to 3x3, on all of (B, C, H, W) at once or, if that is larger than `tile`, window by window."""
-    if tile is None or fits(x, tile):
+    if tile is None or fits(x, tile, ratio):
         out: Tensor = f(x)
         return out
     return _assembled(lambda rows, columns: f(x[..., rows, columns]), x, tile, ratio)
@@ -82,9 +82,9 @@ def head(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, tile: int | None) -> Te
     return layer(_normed(norm, conv, x), x, tile)
 
 
-def fits(x: Tensor, tile: int) -> bool:
-    """Whether a layer takes (B, C, H, W) in one piece."""
-    return max(x.shape[-2:]) <= tile
+def fits(x: Tensor, tile: int, ratio: float = 1) -> bool:
+    """Whether a layer takes (B, C, H, W) in one piece: its result, too, is no larger than a window."""
+    return max(x.shape[-2:]) * max(1, ratio) <= tile
 
 
 def _normed(norm: nn.GroupNorm, conv: nn.Conv2d, whole: Tensor) -> Callable[[Tensor], Tensor]:
@@ -104,6 +104,7 @@ def _normed(norm: nn.GroupNorm, conv: nn.Conv2d, whole: Tensor) -> Callable[[Ten
 def _assembled(f: Callable[[slice, slice], Tensor], like: Tensor, tile: int, ratio: float = 1, out: Tensor | None = None) -> Tensor:
     """A layer's result for a picture of the size of `like`, put together from windows."""
     height, width = like.shape[-2:]
+    tile = int(tile / max(1, ratio))
     for rows, columns, part in windowed(f, (height, width), tile=tile, margin=MARGIN, ratio=ratio):
         if out is None:
             out = part.new_empty(*part.shape[:2], int(height * ratio), int(width * ratio))
