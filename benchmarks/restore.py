@@ -8,7 +8,7 @@
     python benchmarks/restore.py find CBSD68/
     python benchmarks/restore.py speed photo.jpg [--megapixels 48]
 
-Peers take part if they are installed: pip install bm3d opencv-python-headless scikit-image
+Peers take part if they are installed, unless --alone is given: pip install bm3d opencv-python-headless scikit-image
 Published figures are printed beside the measured ones: KAIR, DPIR and SwinIR's tables.
 """
 
@@ -105,13 +105,15 @@ def peers(task: str) -> dict[str, Method]:
     return found
 
 
-def compare(task: str, source: Path, amounts: list[float | str | None], gray: bool, pictures: int | None, model: Path | None) -> None:
+def compare(
+    task: str, source: Path, amounts: list[float | str | None], gray: bool, pictures: int | None, model: Path | None, *, alone: bool
+) -> None:  # fmt: skip
     """One row per method: mean PSNR at each amount, and seconds per picture."""
     engine = Trained(model)
     methods: dict[str, Method] = {"sfumato": lambda d: trained(d, engine)}
     if task != "colorize":
         methods["sfumato --best"] = lambda d: trained(d, engine, best=True)
-    methods |= peers(task)
+    methods |= {} if alone else peers(task)
     scores: dict[str, list[float]] = {name: [] for name in methods}
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for amount in amounts:
@@ -193,6 +195,7 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", default=list(SHAPES))
     parser.add_argument("--pictures", type=int)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--alone", action="store_true", help="leave the peers out")
     parser.add_argument("--megapixels", type=float, default=1.0)
     given = parser.parse_args()
     if given.task == "speed":
@@ -203,7 +206,7 @@ def main() -> None:
         amounts = {
             "denoise": given.sigma, "enlarge": given.factor, "dejpeg": given.quality, "fill": given.shape, "colorize": [None]
         }[given.task]  # fmt: skip
-        compare(given.task, given.source, amounts, given.gray, given.pictures, given.model)
+        compare(given.task, given.source, amounts, given.gray, given.pictures, given.model, alone=given.alone)
 
 
 if __name__ == "__main__":
