@@ -7,6 +7,7 @@ rotated by a tag or of an odd mode.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -39,7 +40,27 @@ def read(source: Path | str | bytes) -> Image.Image:
     PictureError
         If it is missing, no picture, cut short, or larger than 200 megapixels.
     """
-    return opened(source, lambda picture: _to_rgb(ImageOps.exif_transpose(picture)))
+    return opened(source, lambda picture: _to_rgb(upright(picture)))
+
+
+def read_mask(source: Path | str | bytes) -> Image.Image:
+    """Read a mask from a picture of any mode: what is white in it, gray (mode L); transparent is black.
+
+    Raises
+    ------
+    PictureError
+        As :func:`read`.
+    """
+    return opened(source, lambda picture: _to_rgb(upright(picture), "black").convert("L"))
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF says; as it is stored, where that cannot be read."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except (struct.error, TypeError, KeyError, AttributeError, ValueError, SyntaxError, OverflowError, ZeroDivisionError):
+        picture.load()  # what is wrong with the picture itself is said by this
+        return picture
 
 
 def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
@@ -63,14 +84,14 @@ def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
         raise PictureError(f"{name} cannot be read as a picture: {error}") from None
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def _to_rgb(picture: Image.Image, ground: str = "white") -> Image.Image:
     if picture.mode in ("I", "I;16", "I;16B", "F"):  # 16 bits a channel, which PIL's own conversion would clip
         values = np.asarray(picture, dtype=np.float64)
         top = 65535.0 if values.max(initial=0) > 255 else 255.0
         picture = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         clear = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, ground), clear).convert("RGB")
     return picture.convert("RGB")
 
 

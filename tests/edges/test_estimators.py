@@ -185,3 +185,22 @@ def test_codes_have_mean_zero(kind):
     y = space(torch.from_numpy(x).unflatten(1, (1, 8, 8)), None, None)
     space.recenter(torch.randn(50, 1, 8, 8))
     torch.testing.assert_close(space(torch.from_numpy(x).unflatten(1, (1, 8, 8)), None, None), y, atol=1e-4, rtol=0)
+
+
+def test_rows_that_are_all_alike():
+    model = Autoencoder(1, layers=(4,), epochs=1, random_state=0).fit(np.full((20, 4), 2e4, np.float32))
+    assert np.isfinite(model.transform(np.full((2, 4), 2e4, np.float32))).all()
+
+
+@pytest.mark.parametrize("estimator", [PCA(12), LSA(12), PCA(12, solver="randomized")])
+def test_fewer_rows_than_codes(estimator):
+    with pytest.raises(ValueError, match=r"n_components=12 must be between 1 and min\(n_samples, n_features\)=10"):
+        estimator.fit(np.random.default_rng(0).random((10, 100)))
+
+
+def test_a_model_of_another_machine_is_read_here(tmp_path):
+    model = Autoencoder(1, layers=(4,), epochs=1, random_state=0).fit(np.random.default_rng(0).random((20, 4)))
+    model.device = "cuda"  # as if fitted there
+    model.save(tmp_path)
+    if not torch.cuda.is_available():
+        assert next(Autoencoder.load(tmp_path).space_.parameters()).device.type == "cpu"

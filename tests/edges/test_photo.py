@@ -6,8 +6,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from sfumato import image
 from sfumato.errors import PictureError
 from sfumato.tasks.photo import Photo, read, write
 
@@ -158,3 +159,24 @@ def test_a_gray_profile_does_not_go_with_colors():
     gray = Photo(RGB[..., :1], profile=b"gray")
     assert gray.with_values(RGB[..., :1]).profile == b"gray"
     assert gray.with_values(RGB).profile is None
+
+
+def test_damaged_exif_does_not_cost_the_picture(tmp_path):
+    """An orientation to turn by, beside a resolution that is text: Pillow fails in writing the tags of the turned picture."""
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
+    path = saved(Image.fromarray(RGB), tmp_path / "a.jpg", quality=95, exif=exif)
+    with pytest.raises((struct.error, TypeError)):
+        ImageOps.exif_transpose(Image.open(path))
+    assert image.read(path).size == (14, 9)
+    assert read(path).values.shape == (9, 14, 3)
+
+
+def test_what_is_transparent_in_a_mask_is_black(tmp_path):
+    strokes = np.zeros((9, 14, 4), np.uint8)
+    strokes[2:4, 3:6] = 255
+    for mode in ("RGBA", "LA"):
+        mask = image.read_mask(saved(Image.fromarray(strokes).convert(mode), tmp_path / "m.png"))
+        assert (np.asarray(mask) >= 128).sum() == 6, mode
+    assert (np.asarray(image.read_mask(saved(Image.fromarray(strokes[..., 0]).convert("1"), tmp_path / "m.png"))) >= 128).sum() == 6
+    assert (np.asarray(image.read(tmp_path / "m.png")) >= 128).any()

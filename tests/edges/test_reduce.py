@@ -248,3 +248,22 @@ def test_a_set_needs_three_rows(tmp_path):
     (tmp_path / "a.txt").write_text("only one")
     with pytest.raises(DataError, match="at least 3"):
         read(tmp_path)
+
+
+def test_a_table_without_names_of_columns(tmp_path):
+    (tmp_path / "a.csv").write_text("\n".join(",".join(str(v) for v in row) for row in np.eye(5)))
+    assert read(tmp_path / "a.csv").rows.shape == (5, 5), "the first line is a row, too"
+    (tmp_path / "b.csv").write_text("a,a,b\n" + "1,2,3\n" * 5)
+    with pytest.raises(DataError, match="several columns named a"):
+        read(tmp_path / "b.csv")
+
+
+def test_one_hot_labels_and_documents_in_a_zip(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=PIXELS, y_train=np.eye(10)[LABELS])
+    assert (read(tmp_path / "a.npz").labels == LABELS.astype(str)).all()
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for k, text in enumerate(documents()[0][:8]):
+            archive.writestr(f"{'ab'[k % 2]}/{k}.txt", text)
+    table = read(tmp_path / "d.zip")
+    assert (table.kind, len(table)) == ("documents", 8)
+    assert sorted(set(table.labels.tolist())) == ["a", "b"]

@@ -404,3 +404,30 @@ def test_wrong_engines(words, message, tmp_path, capsys, monkeypatch):
     assert code == 2
     assert message in err.strip().splitlines()[-1]
     assert not (tmp_path / "b.png").exists()
+
+
+@pytest.mark.parametrize("kind", ["RGB", "gray"])
+def test_filling_and_coloring_keep_the_luminance_of_all_else(kind, repairer):
+    photo = Photo(pictures(kind))
+    made = restore(photo, RestoreOptions(fill_box=(10, 20, 30, 15), colorize=True), repairer)
+    inside = np.zeros(PHOTO.shape[:2], bool)
+    inside[20:35, 10:40] = True
+    before, after = (np.atleast_3d(p.values).astype(float) @ (np.array(LUMA) if p.values.shape[2] == 3 else np.ones(1)) for p in (photo, made.photo))
+    assert np.abs(after - before)[~inside].max() <= 1.01
+    assert np.abs(after - before)[inside].max() > 5
+    assert made.report["largest_change_of_luminance"] <= 1.01
+    assert "largest_change_elsewhere" not in made.report
+
+
+def test_a_comparison_does_not_replace_what_is_there(folder, tmp_path, capsys, monkeypatch):
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a-compare.png").write_bytes(b"mine")
+    (tmp_path / "notes").write_bytes(b"")
+    for output, sentence in (("out", "a-compare.png is there already"), ("notes", "notes is a file; give a folder")):
+        words = [tmp_path / "a.png", "--denoise", "10", "--model", folder, "--output", tmp_path / output, "--compare"]
+        code, _, err = run(capsys, monkeypatch, *words)
+        assert code == 2
+        assert sentence in err
+    assert (tmp_path / "out/a-compare.png").read_bytes() == b"mine"
+    assert not (tmp_path / "out/a.png").exists()

@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +21,7 @@ from sfumato.condition.matcher import Matcher
 from sfumato.errors import DataError, ModelError, OptionError
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
+from sfumato.tasks.items import items_of
 from sfumato.tasks.search import index, search
 
 pytest.importorskip("lancedb")
@@ -228,3 +230,12 @@ def test_a_large_index_is_approximate_and_says_how_well(tmp_path, monkeypatch):
     assert 0.2 < recall <= 1
     near, true = (search(folder, "sweet cherry pear", 12) for folder in (tmp_path / "ix", tmp_path / "exact"))
     assert {h.label for h in near} == {h.label for h in true} == {"fruit"}
+
+
+def test_a_changed_label_is_a_change(tmp_path):
+    texts = ["apple pear fruit", "engine wheel car", "sweet orchard pear", "motor road wheel"]
+    stamps = []
+    for labels in (["a", "b", "a", "b"], ["a", "b", "a", "c"]):
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "t.parquet")
+        stamps.append([item.stamp for item in items_of(tmp_path / "t.parquet")[1]])
+    assert [a == b for a, b in zip(*stamps, strict=True)] == [True, True, True, False]

@@ -77,7 +77,7 @@ def test_sampler(name):
     else:
         want = walk_theirs(make(), noise, 20)
         made = list(run(toy, noise * (1 + top**2) ** 0.5, sigmas))[-1].x
-    torch.testing.assert_close(made, want.double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(made, want.double(), atol=1e-5, rtol=0)
     assert (list(run(toy, noise * top, sigmas[::2]))[-1].x - want).abs().max() > 1e-3  # other steps, other picture
 
 
@@ -95,14 +95,14 @@ def test_stochastic_sampler(name):
     else:  # their noise is float32 here
         want = walk_theirs(diffusers.DPMSolverMultistepScheduler(**settings, algorithm_type="sde-dpmsolver++"), start, 20, theirs)
         made = sde.dpmpp_2m_sde(toy, start * (1 + top**2) ** 0.5, sigmas, noise=lambda x: torch.randn(x.shape, generator=ours).double())
-    torch.testing.assert_close(list(made)[-1].x, want.double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(list(made)[-1].x, want.double(), atol=1e-5, rtol=0)
 
 
 def test_lms():
     start = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     sigmas = schedule.trailing(TABLE, 20)
     want = walk_theirs(diffusers.LMSDiscreteScheduler(**BETAS, timestep_spacing="trailing"), start * float(sigmas[0]), 20)
-    torch.testing.assert_close(list(ode.lms(toy, start * float(sigmas[0]), sigmas))[-1].x, want.double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(list(ode.lms(toy, start * float(sigmas[0]), sigmas))[-1].x, want.double(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__")
@@ -119,7 +119,7 @@ def test_dpm2():
         sigma = ((x.flatten()[place] / scaled.flatten()[place]) ** 2 - 1).sqrt()
         x = theirs.step((x - toy(x, sigma.expand(2))) / sigma, t, x).prev_sample
     made = list(ode.dpm2(toy, start * float(sigmas[0]), sigmas))[-1].x
-    torch.testing.assert_close(made, x.double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(made, x.double(), atol=1e-5, rtol=0)
 
 
 def test_lcm():
@@ -149,7 +149,7 @@ def test_ddim_eta_is_euler_ancestral():
         x = theirs.step(eps, t, x, eta=1.0, variance_noise=draws[k]).prev_sample
     queue = iter(draws)
     made = list(sde.euler_ancestral(toy, noise * float((1 + sigmas[0] ** 2).sqrt()), sigmas, noise=lambda _: next(queue)))[-1].x
-    torch.testing.assert_close(made, x, atol=1e-4, rtol=0)
+    torch.testing.assert_close(made, x, atol=1e-5, rtol=0)
 
 
 def test_config_of_stable_diffusion_1():

@@ -83,6 +83,7 @@ def restore(
     waiting = [(source, target) for source, target in jobs if overwrite or not _done(target, samples or 1)]
     if not waiting:
         raise OptionError(f"{jobs[0][1]} is there already; give --overwrite to replace it")
+    _free(waiting, overwrite=overwrite, compare=compare, samples=samples or 1)
     work = _engine(engine, options, model, device, {"prompt": prompt, "samples": samples, "seed": seed, "steps": steps})
     if fill is not None:
         image.read(Path(fill))  # a mask that cannot be read is no picture to leave out
@@ -97,10 +98,10 @@ def restore(
                     path = target if len(answers) == 1 else _numbered(target, k)
                     report, notes = _write(made, path, before)
                     if compare:
-                        photo.write(photo.side_by_side(before, made.photo), path.with_name(f"{path.stem}-compare.png"))
+                        photo.write(photo.side_by_side(before, made.photo), _beside(path, "compare"))
                     _tell(source, path, report, notes, as_json=as_json)
                 if spread is not None:
-                    photo.write(spread, target.with_name(f"{target.stem}-spread.png"))
+                    photo.write(spread, _beside(target, "spread"))
             except SfumatoError as error:
                 if len(jobs) == 1:
                     raise
@@ -114,14 +115,37 @@ def restore(
 def _jobs(pictures: list[Path], output: Path) -> list[tuple[Path, Path]]:
     """Each picture, and the file that it is restored to."""
     from sfumato.errors import OptionError
+    from sfumato.runtime import check_folder
+    from sfumato.tasks.photo import SUFFIXES
 
     sources = _sources(pictures)
+    check_folder(output.parent if output.suffix.lower() in SUFFIXES else output)
     jobs = [(source, _target(source, output, many=len(sources) > 1 or pictures[0].is_dir())) for source in sources]
     owner: dict[Path, Path] = {}
     for source, target in jobs:
         if owner.setdefault(target, source) != source:
             raise OptionError(f"{owner[target]} and {source} would both be written to {target}; restore them into two folders")
     return jobs
+
+
+def _beside(path: Path, what: str) -> Path:
+    """The file of another picture about one: its comparison, or where its answers differ."""
+    return path.with_name(f"{path.stem}-{what}.png")
+
+
+def _free(waiting: list[tuple[Path, Path]], *, overwrite: bool, compare: bool, samples: int) -> None:
+    """Refuse before any work to replace what is there, or to write two pictures to one file."""
+    from sfumato.errors import OptionError
+
+    planned: set[Path] = {target for _, target in waiting}
+    for _, target in waiting:
+        answers = [target] if samples == 1 else [_numbered(target, k) for k in range(1, samples + 1)]
+        for path in [_beside(p, "compare") for p in answers if compare] + [_beside(target, "spread")] * (samples > 1):
+            if path in planned:
+                raise OptionError(f"two pictures would be written to {path}; restore them into two folders")
+            if path.exists() and not overwrite:
+                raise OptionError(f"{path} is there already; give --overwrite to replace it")
+            planned.add(path)
 
 
 def _done(target: Path, samples: int) -> bool:

@@ -59,7 +59,7 @@ def train_diffusion(
     data: Data, output: Output,
     autoencoder: Annotated[Path | None, Option(help="Folder written by train autoencoder.")] = None,
     pixels: Annotated[bool, Option("--pixels", help="Work on pixels themselves instead: slower, without an autoencoder's losses.")] = False,
-    text: Annotated[Path | None, Option(help="Folder written by train text, or the name of a bundled model.")] = None,
+    text: Annotated[Path | None, Option(help="Folder written by train text, or the name of a bundled model; icons by default.")] = None,
     start: Annotated[str | None, Option(help="Instead of these a model to train on from: a bundled name, a folder or a checkpoint.")] = None,
     config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
 ) -> None:  # fmt: skip

@@ -136,7 +136,11 @@ def _jpeg(words: Sequence[str]) -> Corruption:
 
 def _down(words: Sequence[str]) -> Corruption:
     low, high = _range(words)
-    return Downscale(low, words[1] if len(words) > 1 else "bicubic") if low == high else RandomDownscale(low, high)
+    if low == high:
+        return Downscale(low, words[1] if len(words) > 1 else "bicubic")
+    if len(words) > 1:
+        raise OptionError(f"a range of factors is shrunk by the bicubic kernel alone: down:{words[0]}")
+    return RandomDownscale(low, high)
 
 
 CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
@@ -150,6 +154,9 @@ CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
     "scratches": (lambda words: Scratches(float(words[0])), "scratches:0.05, about the share of the picture that is covered at most"),
     "jpeg": (_jpeg, "jpeg:30 or jpeg:10-95, the quality"),
 }
+
+
+MOST = {"none": 0, "gray": 0, "mask": 2, "down": 2}  # words behind a name; one elsewhere
 
 
 def parse(text: str) -> Corruption:
@@ -172,6 +179,8 @@ def parse(text: str) -> Corruption:
             raise unknown("corruption", name, CORRUPTIONS)
         build, usage = CORRUPTIONS[name]
         try:
+            if len(words) > MOST.get(name, 1) and words[:1] != ["file"]:
+                raise ValueError
             parts.append(build(words))
         except OptionError:
             raise

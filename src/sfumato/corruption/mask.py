@@ -137,5 +137,5 @@ class PictureMask:
 
     def draw(self, x: Tensor, generator: Generator | None = None) -> Linear:
         """The linear operator for pictures of this size."""
-        picture = image.read(Path(self.path)).convert("L").resize((x.shape[-1], x.shape[-2]), Image.Resampling.NEAREST)
+        picture = image.read_mask(Path(self.path)).resize((x.shape[-1], x.shape[-2]), Image.Resampling.NEAREST)
         return Mask(torch.from_numpy((np.asarray(picture) < 128).astype(np.float32)).to(x.device))

@@ -41,22 +41,22 @@ class Denoiser(nn.Module):
         self.kind, self.times, self.sigma_data = kind, times or Times.from_betas(), sigma_data
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        """The four numbers at noise levels (B,), in float64 (float32 on a device without it)."""
-        exact = sigma if sigma.device.type == "mps" else sigma.double()
+        """The four numbers at noise levels (B,), in float64; computed on the CPU for a device without it."""
+        exact = (sigma.cpu() if sigma.device.type == "mps" else sigma).double()
         return PRECONDITIONS[self.kind](exact, self.times.to_time, self.sigma_data)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """(B, C, h, w), (B,), condition -> (B, C, h, w) estimate of the clean picture, of the dtype of `x`."""
         c = self.coefficients(sigma)
-        skip, out, scale = (k.to(x.dtype)[:, None, None, None] for k in (c.c_skip, c.c_out, c.c_in))
+        skip, out, scale = (k.to(x.dtype).to(x.device)[:, None, None, None] for k in (c.c_skip, c.c_out, c.c_in))
         dtype = next(self.parameters(), x).dtype  # a network without parameters works as its input is
-        raw = self.network((scale * x).to(dtype), c.c_noise.float(), condition.to(dtype=dtype)).to(x.dtype)
+        raw = self.network((scale * x).to(dtype), c.c_noise.float().to(x.device), condition.to(dtype=dtype)).to(x.dtype)
         # A network may predict the variance, too (Nichol & Dhariwal 2021): only the mean is used.
         return skip * x[:, : raw.shape[1]] + out * raw
 
     def weight(self, sigma: Tensor) -> Tensor:
         """Loss weight (B,) that makes ``weight |D - x0|^2`` the network's own squared error: ``1 / c_out^2``."""
-        return (1 / self.coefficients(sigma).c_out.square().clamp_min(1e-12)).float()
+        return (1 / self.coefficients(sigma).c_out.square().clamp_min(1e-12)).float().to(sigma.device)
 
 
 def prediction(kind: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from sfumato.errors import OptionError
 from sfumato.estimators.base import Reducer, Rows, dense
 from sfumato.runtime import choose_device
 from sfumato.space.autoencoder import Autoencoder as AutoencoderSpace
@@ -110,7 +111,7 @@ class Autoencoder(Reducer):
             present = rows.nnz if scipy.sparse.issparse(rows) else np.count_nonzero(rows)
             if self.shape is None and self.loss == "squared" and low == 0 and present < math.prod(rows.shape) / 2:
                 low = -high  # counts: zero is the middle of the frame, which is what a mask leaves, so a masked word is an absent one
-            self.range_ = low, max(high, low + 1e-12)
+            self.range_ = low, max(high, low + max(1e-12, 1e-6 * abs(low)))
             self.space_ = self._build(rows.shape[1], seed)
             self.n_steps_ = 0
         job = CodesJob(
@@ -192,5 +193,9 @@ class Autoencoder(Reducer):
         else:
             space = DeepAutoencoder(DeepConfig.read(state["config"], source))
         space.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})
-        self.space_, self.n_steps_ = space.eval().to(choose_device(self.device)), state["steps"]
+        try:
+            device = choose_device(self.device)
+        except OptionError:  # fitted on a machine that had another
+            device = choose_device("auto")
+        self.space_, self.n_steps_ = space.eval().to(device), state["steps"]
         self.range_ = state["range"][0], state["range"][1]

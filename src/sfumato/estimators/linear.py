@@ -35,8 +35,9 @@ class _Linear(Reducer):
             self.n_samples_seen_ = int(rows.shape[0])
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             self.__dict__.pop("_moments", None)
-            self._space = randomized(rows, self._count(), seed, center=self.centered)
+            self._space = randomized(rows, self._enough(rows), seed, center=self.centered)
             return self
+        self._enough(rows)
         self._moments = Moments(rows.shape[1], center=self.centered)
         return self._add(rows)
 
@@ -56,6 +57,13 @@ class _Linear(Reducer):
         self.n_samples_seen_ = self._moments.count
         self._count()
         return self
+
+    def _enough(self, rows: Rows) -> int:
+        """How many components are wanted of all the rows there will be."""
+        most = min(rows.shape)
+        if self.n_components is not None and self.n_components > most:
+            raise ValueError(f"n_components={self.n_components} must be between 1 and min(n_samples, n_features)={most}")
+        return most if self.n_components is None else int(self.n_components)
 
     def _count(self) -> int:
         most = min(self.n_features_in_, self.n_samples_seen_)

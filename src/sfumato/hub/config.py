@@ -17,11 +17,13 @@ from sfumato.types import Config
 
 # Keys that tune a sampler we choose ourselves, or a remedy for pixels that latent models do not use.
 IGNORED = frozenset(
-    "clip_sample clip_sample_range thresholding dynamic_thresholding_ratio sample_max_value skip_prk_steps"
-    " lower_order_final euler_at_final solver_type solver_order algorithm_type use_lu_lambdas use_flow_sigmas flow_shift"
+    "clip_sample clip_sample_range dynamic_thresholding_ratio sample_max_value skip_prk_steps"
+    " lower_order_final euler_at_final solver_type use_lu_lambdas flow_shift"
     " lambda_min_clipped variance_type use_dynamic_shifting time_shift_type interpolation_type timestep_type"
     " sigma_min sigma_max disable_corrector solver_p predict_x0 original_inference_steps timestep_scaling rho".split()
 )
+# Keys that are taken in one form only, as another would walk another way than we do.
+ONLY: dict[str, Any] = {"thresholding": False, "use_flow_sigmas": False, "solver_order": 2, "algorithm_type": "dpmsolver++"}
 LEADING = frozenset({"DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"})  # the other classes space by linspace
 
 
@@ -48,10 +50,14 @@ class SchedulerConfig(Config):
     def from_file(cls, data: Mapping[str, Any], source: str) -> SchedulerConfig:
         """Read diffusers' form, in which defaults depend on the class."""
         kind = str(data.get("_class_name", "DDIMScheduler"))
-        known = {k: v for k, v in data.items() if k not in IGNORED}
+        stochastic = data.get("algorithm_type") == "sde-dpmsolver++"
+        wrong = [k for k, form in ONLY.items() if data.get(k, form) != form and not (stochastic and k == "algorithm_type")]
+        if wrong:
+            raise ConfigError(f"{source}: {wrong[0]} is {data[wrong[0]]!r}; only {ONLY[wrong[0]]!r} is supported")
+        known = {k: v for k, v in data.items() if k not in IGNORED and k not in ONLY}
         known.setdefault("timestep_spacing", "leading" if kind in LEADING else "linspace")
         try:
-            known["sampler"] = sampler_name(kind)
+            known["sampler"] = "dpmpp_2m_sde" if stochastic else sampler_name(kind)
         except ValueError as error:
             raise ConfigError(f"{source}: {error}") from None
         return cls.read(known, source)

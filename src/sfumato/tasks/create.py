@@ -332,7 +332,7 @@ def _nearest(size: tuple[int, int], unit: int) -> tuple[int, int]:
 
 def _hidden(path: str, source: Image.Image) -> Image.Image:
     """The mask of a picture, which has its size."""
-    mask = image.read(Path(path)).convert("L")
+    mask = image.read_mask(Path(path))
     if mask.size != source.size:
         raise OptionError(f"the mask has {mask.width}x{mask.height} pixels, the picture {source.width}x{source.height}: they must agree")
     return mask

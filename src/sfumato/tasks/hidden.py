@@ -58,7 +58,7 @@ def _parts(photo: Photo, options: RestoreOptions, unscratch: Callable[[Tensor], 
 
 
 def _mask(photo: Photo, path: str) -> NDArray[np.bool_]:
-    mask = image.read(Path(path)).convert("L")
+    mask = image.read_mask(Path(path))
     if mask.size != photo.size:
         raise OptionError(f"the mask has {mask.width}x{mask.height} pixels, the picture {photo.size[0]}x{photo.size[1]}: they must agree")
     return np.asarray(mask) >= 128

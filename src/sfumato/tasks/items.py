@@ -34,7 +34,7 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
         documents = _documents(source)
         if documents:
             return "documents", documents
-    return "pictures", [Item(s.name, _digest(s), (*s.captions, "")[0], s) for s in find(source)]
+    return "pictures", [_held(s, (*s.captions, "")[0]) for s in find(source)]
 
 
 def _file(source: Path, path: Path, sample: Sample) -> Item:
@@ -43,11 +43,13 @@ def _file(source: Path, path: Path, sample: Sample) -> Item:
     return Item(sample.name, stamp, path.parent.name if path.parent != source else "", sample)
 
 
-def _digest(sample: Sample) -> str:
+def _held(sample: Sample, label: str) -> Item:
+    """What is in one file with others changes with its content or its label."""
     try:
-        return hashlib.blake2b(sample.read(), digest_size=12).hexdigest()
+        stamp = hashlib.blake2b(sample.read() + b"\0" + label.encode(), digest_size=12).hexdigest()
     except (PictureError, OSError) as error:
-        return str(error)
+        stamp = str(error)
+    return Item(sample.name, stamp, label, sample)
 
 
 def _documents(path: Path) -> list[Item]:
@@ -61,5 +63,5 @@ def _documents(path: Path) -> list[Item]:
     for k, (text, label) in enumerate(zip(table[column].to_pylist(), labels, strict=True)):
         raw = (text or "").encode()
         sample = Sample(f"row {k}", (), lambda raw=raw: raw)  # type: ignore[misc]
-        out.append(Item(sample.name, _digest(sample), label, sample))
+        out.append(_held(sample, label))
     return out

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, PngImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
 
 from sfumato import image
@@ -160,7 +160,7 @@ def _converted(opened: Image.Image) -> Photo:
         notes.append(f"only the first of {frames} frames was taken")
     profile = opened.info.get("icc_profile")
     turned = opened.getexif().get(ORIENTATION, 1) != 1
-    picture = ImageOps.exif_transpose(opened) if turned else opened
+    picture = image.upright(opened) if turned else opened
     if turned:
         notes.append("turned upright as its EXIF orientation says")
     if picture.mode in SIXTEEN:

@@ -196,7 +196,7 @@ class Saver:
         for item in wanted:
             first: Any = dict(item.own).get("seed", seed)
             unnamed = self.path(item, 0, count) == self.path(item, 1, count)  # a name without the seed is known without it
-            for one in range(unnamed) if first is None else range(int(first), int(first) + count):
+            for one in range(unnamed) if first is None else range(_whole(first), _whole(first) + count):
                 path = self.path(item, one, count)
                 if path in planned:
                     raise OptionError(f"two pictures would be written to {path}; give the prompts ids, or another --output")
@@ -231,3 +231,8 @@ class Saver:
         with atomic(self._sheet) as scratch:
             image.sheet(pictures).save(scratch, "PNG")
         return self._sheet
+
+
+def _whole(seed: Any) -> int:
+    """A seed as tables write it, "5.0" too."""
+    return int(seed) if not isinstance(seed, str) or seed.strip().lstrip("-").isdigit() else int(float(seed))

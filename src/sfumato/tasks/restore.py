@@ -207,13 +207,13 @@ class _Job:
 
     @property
     def only_fills(self) -> bool:
-        """Whether all known pixels stay as they are."""
-        return self.options.only == "gaps" and not self.options.colorize
+        """Whether all known pixels stay as they are, but for color where that is asked for."""
+        return self.options.only == "gaps"
 
     def window(self, rows: slice, columns: slice) -> Tensor:
         """The restored picture (1, channels, h, w) in a window of the result."""
         if self.only_fills and self.hidden is not None and not self.hidden[rows, columns].any():
-            return torch.from_numpy(self.photo.frame(rows, columns))[None]  # as it is
+            return self._measured(rows, columns)[0].expand(-1, self.channels, -1, -1)  # as it is
         y, known = self._seen(rows, columns)
         planes = told(known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100)
         made = answer(self.engine, y.expand(-1, 3, -1, -1) * known, planes, self.level, self.options.only, best=self.options.best)
@@ -243,7 +243,10 @@ class _Job:
         """Stored values of a window, where nothing but hidden parts was asked for the file's own values elsewhere."""
         if not self.only_fills or self.hidden is None:
             return made
-        return np.where(self.hidden[rows, columns, None], made, self.photo.values[rows, columns])
+        own = self.photo.values[rows, columns]
+        if self.options.colorize:
+            own = luminance(own).round().astype(own.dtype)[..., None]
+        return np.where(self.hidden[rows, columns, None], made, own)
 
     def report(self, made: Photo) -> dict[str, Any]:
         """What was done, in numbers."""
@@ -256,10 +259,10 @@ class _Job:
             out["quality"] = self.quality
         if self.hidden is not None:
             out["made_anew"] = round(float(self.hidden.mean()), 6)
-        if self.only_fills and self.hidden is not None:
+        if self.only_fills and self.hidden is not None and not options.colorize:
             out["largest_change_elsewhere"] = _largest(made.values, self.photo.values, ~self.hidden)
-        if options.colorize and not options.structural:
-            out["largest_change_of_luminance"] = round(_change_of_luminance(made, self.photo) * 255 / made.top, 3)
+        if options.colorize and (self.only_fills or not options.structural):
+            out["largest_change_of_luminance"] = round(_change_of_luminance(made, self.photo, self.hidden) * 255 / made.top, 3)
         if options.enlarge is not None and options.denoise is None:
             out["shrunk_difference"] = round(_shrunk_difference(made, self.photo, options.enlarge), 3)
         return out
@@ -333,8 +336,11 @@ def _largest(made: NDArray[Any], before: NDArray[Any], where: NDArray[np.bool_])
     return int(max(rows, default=0))
 
 
-def _change_of_luminance(made: Photo, before: Photo) -> float:
-    return float(max(np.abs(luminance(a) - luminance(b)).max() for a, b in zip(made.values, before.values, strict=True)))
+def _change_of_luminance(made: Photo, before: Photo, hidden: NDArray[np.bool_] | None) -> float:
+    """Largest change of luminance where nothing was hidden, row by row to save memory."""
+    known = np.ones(before.values.shape[:2], bool) if hidden is None else ~hidden
+    rows = (np.abs(luminance(a) - luminance(b))[w].max(initial=0) for a, b, w in zip(made.values, before.values, known, strict=True))
+    return float(max(rows, default=0))
 
 
 def _shrunk_difference(made: Photo, before: Photo, factor: float) -> float:

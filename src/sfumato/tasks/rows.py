@@ -24,7 +24,7 @@ from sfumato.errors import DataError, OptionError, PictureError, unknown
 from sfumato.train.data import PICTURE_COLUMNS, Sample, find
 
 Kind = Literal["pictures", "numbers", "documents"]
-LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person")
+LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person", "y_train")
 TEXTS = ("text", "body", "document", "content")
 ARRAYS = ("images", "pictures", "x", "data", "x_train", "arr_0")
 SIDE = 32  # of a picture, in pixels, where the pictures differ in size and the user gives none
@@ -138,10 +138,15 @@ def _folder(folder: Path, size: int | None) -> Table:
 def _zip(path: Path, size: int | None) -> Table:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if PurePosixPath(n).suffix.lower() in image.SUFFIXES)
-            held = {n: archive.read(n) for n in names}  # into memory: nothing is unpacked, so a member's path cannot do harm
+            endings = {n: PurePosixPath(n).suffix.lower() for n in sorted(archive.namelist())}
+            names = [n for n, ending in endings.items() if ending in image.SUFFIXES]
+            texts = [n for n, ending in endings.items() if ending == ".txt"] if not names else []
+            held = {n: archive.read(n) for n in names or texts}  # into memory: nothing is unpacked, so a member's path cannot do harm
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError) as error:
         raise DataError(f"{path} cannot be read as a zip file: {error}") from None
+    if texts:
+        labels = _labels(PurePosixPath(n).parent.name for n in texts)
+        return Table("documents", texts=[held[n].decode("utf-8", "replace") for n in texts], labels=labels)
     samples = [Sample(n, (), lambda n=n: held[n]) for n in names]  # type: ignore[misc]
     return _pictures(samples, [PurePosixPath(n).parent.name for n in names], size)
 
@@ -201,7 +206,7 @@ def _numpy(path: Path, label: str | None) -> Table:
     if label and label not in arrays:
         raise unknown("array", label, arrays)
     known = label or next((lower[n] for n in LABELS if n in lower), None)
-    labels = _labels(arrays[known]) if known and len(arrays[known]) == len(arrays[main]) else None
+    labels = _labels(_classes(arrays[known])) if known and arrays[known].shape[:1] == arrays[main].shape[:1] else None
     values = arrays[main]
     if values.ndim == 2:
         return Table("numbers", _float(values, path), labels=labels)
@@ -212,6 +217,12 @@ def _numpy(path: Path, label: str | None) -> Table:
             raise DataError(f"{path} holds pictures of shape {values.shape[1:]}; 1, 3 or 4 channels are needed, last or first")
         values = np.moveaxis(values, 1, -1)
     return _stack(_unit(_float(values, path), 255.0 if values.dtype == np.uint8 else None), labels)
+
+
+def _classes(labels: NDArray[Any]) -> NDArray[Any]:
+    """One label a row; rows of zeros and a single one (one-hot) say which by its place."""
+    one_hot = labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "fiub" and bool(((labels != 0).sum(axis=1) == 1).all())
+    return labels.argmax(axis=1) if one_hot else labels
 
 
 def _unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float32]:
@@ -262,10 +273,14 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
             table = pyarrow.parquet.read_table(path)
         else:
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
-            table = pyarrow.csv.read_csv(io.BytesIO(path.read_bytes()), parse_options=pyarrow.csv.ParseOptions(delimiter=separator))
+            content = path.read_bytes()
+            named = pyarrow.csv.ReadOptions(autogenerate_column_names=_all_numbers(content, separator))
+            table = pyarrow.csv.read_csv(io.BytesIO(content), named, parse_options=pyarrow.csv.ParseOptions(delimiter=separator))
     except Exception as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from None
     names = table.column_names
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise DataError(f"{path} has several columns named {', '.join(twice[:5])}")
     if label and label not in names:
         raise unknown("column", label, names)
     known = label or next((n for n in names if n.lower() in LABELS), None)
@@ -285,6 +300,15 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     rows = np.stack([np.array([math.nan if v is None else float(v) for v in table[n].to_pylist()], np.float32) for n in numeric], axis=1)
     left_out = [f"column {n}: no numbers" for n in names if n not in numeric and n != known]
     return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out)
+
+
+def _all_numbers(content: bytes, separator: str) -> bool:
+    """Whether the first line of a table is a row of it, rather than the columns' names."""
+    words = content.split(b"\n", 1)[0].decode("utf-8", "replace").strip().split(separator)
+    try:
+        return len([float(w.strip().strip('"')) for w in words]) > 0
+    except ValueError:
+        return False
 
 
 def has_pictures(table: Any) -> bool:

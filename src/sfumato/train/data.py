@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -130,7 +131,18 @@ def _parquet(path: Path) -> Iterator[Sample]:
     texts = table[caption].to_pylist() if caption else [None] * len(pictures)
     weights = table["weight"].to_pylist() if "weight" in table.column_names else [1.0] * len(pictures)
     for k, (text, weight) in enumerate(zip(texts, weights, strict=True)):
-        yield Sample(f"row {k}", _captions(text), lambda k=k: cell(pictures[k].as_py()), float(weight))  # type: ignore[misc]
+        yield Sample(f"row {k}", _captions(text), lambda k=k: cell(pictures[k].as_py()), _weight(weight, path, k))  # type: ignore[misc]
+
+
+def _weight(value: Any, path: Path, row: int) -> float:
+    """How often a row is drawn; 1 where the cell is empty."""
+    try:
+        weight = 1.0 if value is None else float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise DataError(f"{path}: the weight {value!r} of row {row} is no number from 0 on")
+    return weight
 
 
 def cell(value: Any) -> bytes:

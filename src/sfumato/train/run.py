@@ -174,10 +174,10 @@ def _grounds(
 ) -> tuple[Model | None, AutoencoderKL | Pixels, TextEncoder]:  # fmt: skip
     """What a U-Net is trained on: the model to begin with, if there is one; the space; the text encoder."""
     if start is None:
-        if (autoencoder is None) != pixels or text is None:
-            raise OptionError("give --autoencoder or --pixels, and --text (train autoencoder and text make them); or --start, a model to train on")
+        if (autoencoder is None) != pixels:
+            raise OptionError("give --autoencoder (train autoencoder makes one) or --pixels; or --start, a model to train on")
         space = Pixels() if autoencoder is None else network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval()
-        return None, space, _text(text)
+        return None, space, _text(text or Path("icons"))
     if autoencoder or pixels or text or plan.network or plan.scheduler:
         raise OptionError("a model that is trained on keeps its autoencoder, text encoder, network and scheduler; leave those out")
     begun, encoder = _begun(start)
