@@ -315,7 +315,9 @@ def test_inpainting_network(run, tmp_path):
 def test_long_prompt_says_what_was_cut(run, tiny):
     code, _, err = run("create", " ".join(["apple"] * 400), "--model", tiny, "--output", "a.png")
     assert code == 0
-    assert "was not seen by the model" in err
+    assert "the end of the prompt was not seen by the model" in err
+    err = run("create", "apple", "--negative", " ".join(["pear"] * 400), "--model", tiny, "--output", "b.png")[2]
+    assert "the end of the negative prompt was not seen by the model" in err
 
 
 WRONG = {

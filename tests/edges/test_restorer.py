@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sfumato.cli import app
 from sfumato.corruption.base import draw, parse
-from sfumato.denoiser.restorer import MARGIN, Restorer, RestorerConfig, interpolated, told
+from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, Restorer, RestorerConfig, interpolated, told
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import network_from
 from sfumato.train.loop import TrainSettings, train
@@ -179,14 +179,14 @@ def test_wrong_pairs(tmp_path):
 @pytest.mark.parametrize("fills", [False, True])
 def test_windows_overlap_by_more_than_the_network_sees(fills):
     net = Restorer(RestorerConfig(fills=fills))
-    known = (torch.rand(1, 1, 256, 256, generator=torch.Generator().manual_seed(0)) > 0.8).float()
-    for place in (128, 135):
+    known = (torch.rand(1, 1, 448, 448, generator=torch.Generator().manual_seed(0)) > 0.8).float()
+    for place in (224, 231):
         known[..., place, place] = 0
-        x = torch.rand(1, 3, 256, 256, requires_grad=True)
+        x = torch.rand(1, 3, 448, 448, requires_grad=True)
         net(x, torch.zeros(1), Condition(planes=told(known)))[0, :, place, place].sum().backward()
         seen = x.grad.abs().sum(dim=(0, 1)).nonzero()
-        assert (seen - place).abs().max() < MARGIN
-        assert (seen - place).abs().max() > MARGIN / 2, "a wider margin costs time"
+        assert (seen - place).abs().max() < (FILLS_MARGIN if fills else MARGIN)
+        assert (seen - place).abs().max() > (FILLS_MARGIN if fills else MARGIN) / 2, "a wider margin costs time"
 
 
 def test_what_fills_leaves_known_pixels_and_begins_with_their_interpolation():
@@ -200,10 +200,10 @@ def test_what_fills_leaves_known_pixels_and_begins_with_their_interpolation():
     assert not torch.equal(plain * known, x * known), "a network for all damage may change known pixels"
     with torch.no_grad():
         net.tail.weight.zero_()
-    ramp = torch.linspace(-1, 1, 48)[None, None, None].expand(1, 3, 40, 48)
-    known = (torch.rand(1, 1, 40, 48, generator=torch.Generator().manual_seed(0)) > 0.8).float()
+    ramp = torch.linspace(-1, 1, 64)[None, None, None].expand(1, 3, 32, 64)
+    known = (torch.rand(1, 1, 32, 64, generator=torch.Generator().manual_seed(0)) > 0.8).float()
     begun = net(ramp * known, torch.zeros(1), Condition(planes=told(known)))
     assert torch.equal(begun, interpolated(ramp * known, known))
     assert (begun - ramp).abs().mean() < 0.03 < (ramp * known - ramp).abs().mean() / 10
-    nothing = torch.zeros(1, 1, 8, 8)
-    assert torch.equal(interpolated(torch.ones(1, 3, 8, 8), nothing), torch.zeros(1, 3, 8, 8)), "no known pixel: no number that is none"
+    nothing = torch.zeros(1, 1, 32, 32)
+    assert torch.equal(interpolated(torch.ones(1, 3, 32, 32), nothing), torch.zeros(1, 3, 32, 32)), "no known pixel: no number that is none"

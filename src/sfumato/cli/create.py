@@ -70,8 +70,9 @@ def create(  # a command's signature is its help page: it is as long as its opti
         finished += [made.picture] if grid else []
         line = {"path": str(path), "seed": made.seed, "seconds": round(made.seconds, 3), "settings": made.settings}
         typer.echo(json.dumps(line) if as_json else str(path))
-        if made.cut:
-            typer.echo(f'sfumato: the end of the prompt was not seen by the model: "{made.cut}"', err=True)
+        for what, cut in (("prompt", made.cut), ("negative prompt", made.negative_cut)):
+            if cut:
+                typer.echo(f'sfumato: the end of the {what} was not seen by the model: "{cut}"', err=True)
     if grid:
         typer.echo(str(saver.sheet(finished)), err=as_json)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from sfumato.types import Condition, Config
 
 PLANES = ("known", "color", "detail", "quality")  # 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
-TILE, MARGIN = 768, 112  # pixels of a window, and around it: more than the network of default size sees, so windows change nothing
-REACH = 3  # halvings over which hidden pixels are interpolated
+TILE, MARGIN = 768, 96  # pixels of a window, and around it: more than the network of default size sees, so windows change nothing
+REACH, FILLS_MARGIN = 5, 192  # halvings over which hidden pixels are interpolated, and the margin for a network that begins so
 
 
 def told(known: Tensor, color: float = 1.0, detail: float = 1.0, quality: float = 1.0) -> Tensor:
@@ -65,7 +65,7 @@ def interpolated(x: Tensor, known: Tensor, levels: int = REACH) -> Tensor:
     --------
     >>> x = torch.ones(1, 1, 8, 8)
     >>> known = torch.zeros(1, 1, 8, 8); known[..., 3, 3] = 1
-    >>> interpolated(x, known).mean().item()
+    >>> interpolated(x, known, 3).mean().item()
     1.0
     """
     x = x * known

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato import __version__, image
-from sfumato.condition.text import NoText, Tokens
+from sfumato.condition.text import NoText
 from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
 from sfumato.denoiser.prior import fitted
@@ -52,6 +52,8 @@ class Made:
         All that it takes to make it again.
     cut : str
         The end of the prompt that the model did not see; usually empty.
+    negative_cut : str
+        The same of the negative prompt.
     """
 
     picture: Image.Image
@@ -60,6 +62,7 @@ class Made:
     seconds: float
     settings: dict[str, Any]
     cut: str = ""
+    negative_cut: str = ""
     count: int = 1  # pictures that were asked for per prompt
 
 
@@ -192,22 +195,24 @@ class _Job:
         wanted = [(self.styled(text), derived(seed, k)) for text, seed in rows for k in self.tries]
         parts, cut, sigmas = [], [], self.sigmas()
         for start in range(0, len(wanted), at_once):
-            pixels, tokens = yield from self.walk(wanted[start : start + at_once], sigmas, done, total)
+            pixels, unseen = yield from self.walk(wanted[start : start + at_once], sigmas, done, total)
             parts.append(pixels)
-            cut += [t.cut for t in tokens]
+            cut += unseen
         pixels = torch.cat(parts)
         kept = self.best(pixels, [text for text, _ in wanted])
         pictures = [self.keep(p) for p in image.to_pictures(pixels[[k * tries + best for k, best in enumerate(kept)]])]
         seconds = (time.perf_counter() - begun) / len(rows)
         for k, ((text, seed), picture, best) in enumerate(zip(rows, pictures, kept, strict=True)):
             settings = self.settings(text, seed, sigmas, self.tries[best])
-            yield Made(picture, text, seed, seconds, settings, cut[k * tries], self.options.count)
+            yield Made(picture, text, seed, seconds, settings, *cut[k * tries], self.options.count)
 
-    def walk(self, wanted: Sequence[tuple[str, int]], sigmas: Tensor, done: int, total: int) -> Generator[Moment, None, tuple[Tensor, list[Tokens]]]:
-        """From noise to pixels (B, 3, H, W) at once: each try from its own random stream."""
+    def walk(
+        self, wanted: Sequence[tuple[str, int]], sigmas: Tensor, done: int, total: int
+    ) -> Generator[Moment, None, tuple[Tensor, list[tuple[str, str]]]]:
+        """From noise to pixels (B, 3, H, W) at once, each try from its own random stream; and what was cut of the two prompts."""
         model, texts = self.model, [text for text, _ in wanted]
         condition, tokens = model.text(texts, self.size)
-        negative = model.text([self.options.negative_prompt] * len(texts), self.size)[0]
+        negative, others = model.text([self.options.negative_prompt] * len(texts), self.size)
         streams = Streams([seed for _, seed in wanted])
         x, denoise = self.start(texts, streams, sigmas, condition, negative)
         sampler = build(self.sampler, streams.like, self.options.eta)
@@ -215,7 +220,7 @@ class _Job:
             for step in sampler(denoise, x, sigmas):
                 x = step.x
                 yield Moment(step, len(sigmas) - 1, done, total)
-            return model.space.decode(x), tokens
+            return model.space.decode(x), [(a.cut, b.cut) for a, b in zip(tokens, others, strict=True)]
 
     def best(self, pixels: Tensor, texts: Sequence[str]) -> list[int]:
         """Of each picture's tries, the one that matches its text best."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from sfumato import __version__
 from sfumato.corruption.color import Grayscale
 from sfumato.corruption.resample import Downscale, magnify
-from sfumato.denoiser.restorer import MARGIN, TILE, told
+from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, TILE, told
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks import hidden
@@ -174,7 +174,7 @@ def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Wind
     made = photo
     if options.structural:
         out: NDArray[Any] = np.empty((*job.size, job.channels), photo.values.dtype)
-        for done, (rows, columns, part) in enumerate(windowed(job.window, job.size, tile=TILE, margin=MARGIN), 1):
+        for done, (rows, columns, part) in enumerate(windowed(job.window, job.size, tile=TILE, margin=job.margin), 1):
             out[rows, columns] = job.kept(photo.stored(part[0].numpy()), rows, columns)
             yield Window(done, job.windows)
         made = photo.with_values(out)
@@ -204,6 +204,11 @@ class _Job:
     def windows(self) -> int:
         """How many there are."""
         return -(-self.size[0] // TILE) * -(-self.size[1] // TILE)
+
+    @property
+    def margin(self) -> int:
+        """Pixels around a window that the network is shown."""
+        return FILLS_MARGIN if self.only_fills else MARGIN
 
     @property
     def only_fills(self) -> bool:
