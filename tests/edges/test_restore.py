@@ -431,3 +431,10 @@ def test_a_comparison_does_not_replace_what_is_there(folder, tmp_path, capsys, m
         assert sentence in err
     assert (tmp_path / "out/a-compare.png").read_bytes() == b"mine"
     assert not (tmp_path / "out/a.png").exists()
+
+
+def test_diffusion_refuses_what_is_too_large_for_memory():
+    photo = Photo(np.zeros((1200, 1000, 3), np.uint8))
+    walked = diffuse(photo, RestoreOptions(enlarge=2), DiffusionOptions(), load("icons"), lambda x: x)
+    with pytest.raises(OptionError, match="4.8 megapixels are too many at once"):
+        next(walked)

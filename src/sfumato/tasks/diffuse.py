@@ -34,6 +34,8 @@ from sfumato.tasks.photo import Photo
 from sfumato.tasks.restore import Restored, RestoreOptions, Window, noise_level
 from sfumato.types import Linear, Options
 
+LARGEST = 4_000_000  # pixels of a result: all of it is walked at once, as text and layout concern the whole
+
 
 class DiffusionOptions(Options):
     """How a diffusion model answers."""
@@ -86,6 +88,11 @@ def diffuse(
         raise OptionError(f"{model.name} takes no text; leave --prompt out")
     if model.network.config.in_channels != model.network.config.out_channels:
         raise OptionError(f"{model.name} takes more than a picture; give a text-to-image model")
+    pixels = math.prod(photo.size) * (options.enlarge or 1) ** 2
+    if pixels > LARGEST:
+        raise OptionError(
+            f"{pixels / 1e6:.1f} megapixels are too many at once: the diffusion engine takes up to {LARGEST / 1e6:g}; --engine trained takes any size"
+        )
     job = _Job(photo, options, how, model, hidden.find(photo, options, unscratch))
     with torch.inference_mode():
         yield from job.run()

@@ -20,7 +20,7 @@ from sfumato.runtime import atomic
 from sfumato.tasks.reduce import RANKS, Comparison, Trial
 
 COLORS = ("#3465a4", "#cc6633", "#4e9a06", "#75507b", "#c4a000", "#a40000", "#06989a", "#888a85", "#ad7fa8", "#8f5902")
-MARKED = 3000  # points on a map
+MARKED, NAMED = 3000, 24  # points on a map; labels that a legend has room for
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }
 h1, h2 { font-weight: 600 } h2 { margin-top: 2.2rem } img { max-width: 100% } figure { margin: 1rem 0 } .maps img { width: 33rem }
@@ -158,8 +158,13 @@ def _marked(found: Comparison) -> NDArray[np.int64]:
 
 
 def _palette(found: Comparison) -> dict[str, str]:
+    """A color for each label: ten that are told apart well, or as many as there are along the rainbow."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
     names = [] if found.test_labels is None else sorted(set(found.test_labels.tolist()))
-    return {name: COLORS[k % len(COLORS)] for k, name in enumerate(names)}
+    many = [to_hex(colormaps["turbo"](0.05 + 0.9 * k / max(1, len(names) - 1))) for k in range(len(names))]
+    return dict(zip(names, many if len(names) > len(COLORS) else COLORS, strict=False))
 
 
 def _static_maps(found: Comparison) -> Any:
@@ -175,7 +180,7 @@ def _static_maps(found: Comparison) -> Any:
             mine = chosen[found.test_labels[chosen] == name]  # type: ignore[index]
             axes.scatter(trial.test[mine, 0], trial.test[mine, 1], s=4, color=color, label=name)
         axes.set(title=f"{trial.method}, 2 codes", xticks=[], yticks=[])
-    if 0 < len(palette) <= 12:
+    if 0 < len(palette) <= NAMED:
         figure.axes[-1].legend(markerscale=3, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -222,12 +227,17 @@ def _table(found: Comparison) -> str:
     labelled = any(t.accuracy for t in found.trials)
     if labelled:
         columns += ["1-NN accuracy", f"{neighbours}-NN accuracy"]
+    ranked = any(t.average_precision is not None for t in found.trials)
+    if ranked:
+        columns.append("mean average precision")
     best = {k: min((t for t in found.trials if t.codes == k), key=lambda t: t.error) for k in {t.codes for t in found.trials}}
     lines = []
     for t in found.trials:
         cells = [t.method, t.codes, f"{t.error:.4g}", f"{t.seconds:.2f}", f"{t.parameters:,}", 4 * t.codes, f"{size / (4 * t.codes):.1f} : 1"]
         if labelled:
             cells += [f"{t.accuracy[1]:.3f}", f"{t.accuracy[neighbours]:.3f}"]
+        if ranked:
+            cells.append("" if t.average_precision is None else f"{t.average_precision:.3f}")
         inner = "".join(f"<td>{cell}</td>" for cell in cells)
         lines.append(f"<tr class='best'>{inner}</tr>" if best[t.codes] is t else f"<tr>{inner}</tr>")
     head = "".join(f"<th>{c}</th>" for c in columns)
@@ -250,13 +260,14 @@ def _live_map(found: Comparison, trial: Trial) -> Any:
         mine = np.flatnonzero(labels[chosen] == name)
         x, y = trial.test[chosen[mine]].T
         data = ColumnDataSource({"x": x, "y": y, "item": [items[k] for k in mine], "label": [html.escape(str(name))] * len(mine)})
-        legend: dict[str, Any] = {"legend_label": str(name)} if name and len(palette) <= 12 else {}
+        legend: dict[str, Any] = {"legend_label": str(name)} if name and len(palette) <= NAMED else {}
         plot.scatter("x", "y", source=data, size=5, alpha=0.7, color=palette.get(name, COLORS[0]), **legend)
     plot.add_tools(HoverTool(tooltips="<div style='max-width:20rem'>@item{safe}<div>@label{safe}</div></div>"))
     if plot.legend:
         plot.add_layout(plot.legend[0], "right")
         plot.legend.click_policy = "hide"
-        plot.legend.label_text_font_size = "8pt"
+        plot.legend.label_text_font_size, plot.legend.spacing = "8pt", 0
+        plot.legend.label_height = plot.legend.glyph_height = 15
     return plot
 
 
