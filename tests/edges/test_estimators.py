@@ -156,7 +156,7 @@ def test_a_file_with_an_unknown_key_is_refused(plain, tmp_path):
 
 
 @pytest.mark.parametrize(("model", "message"), [
-    (PCA(65), "between 1 and n_features"), (PCA(solver="magic"), "solver"), (small(shape=(1, 7, 7)), "49 values"), (small(epochs=0), "epochs"),
+    (PCA(65), "between 1 and min"), (PCA(solver="magic"), "solver"), (small(shape=(1, 7, 7)), "49 values"), (small(epochs=0), "epochs"),
     (small(kind="round"), "kind"), (small(corruption="nosie:3"), 'did you mean "noise"'),
 ], ids=str)  # fmt: skip
 def test_wrong_parameters(model, message):

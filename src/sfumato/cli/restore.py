@@ -83,7 +83,7 @@ def restore(
     waiting = [(source, target) for source, target in jobs if overwrite or not _done(target, samples or 1)]
     if not waiting:
         raise OptionError(f"{jobs[0][1]} is there already; give --overwrite to replace it")
-    _free(waiting, overwrite=overwrite, compare=compare, samples=samples or 1)
+    _free(waiting, replace=overwrite or len(jobs) > 1, compare=compare, samples=samples or 1)  # a folder's run that goes on makes its own anew
     work = _engine(engine, options, model, device, {"prompt": prompt, "samples": samples, "seed": seed, "steps": steps})
     if fill is not None:
         image.read(Path(fill))  # a mask that cannot be read is no picture to leave out
@@ -133,7 +133,7 @@ def _beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}-{what}.png")
 
 
-def _free(waiting: list[tuple[Path, Path]], *, overwrite: bool, compare: bool, samples: int) -> None:
+def _free(waiting: list[tuple[Path, Path]], *, replace: bool, compare: bool, samples: int) -> None:
     """Refuse before any work to replace what is there, or to write two pictures to one file."""
     from sfumato.errors import OptionError
 
@@ -143,7 +143,7 @@ def _free(waiting: list[tuple[Path, Path]], *, overwrite: bool, compare: bool, s
         for path in [_beside(p, "compare") for p in answers if compare] + [_beside(target, "spread")] * (samples > 1):
             if path in planned:
                 raise OptionError(f"two pictures would be written to {path}; restore them into two folders")
-            if path.exists() and not overwrite:
+            if path.exists() and not replace:
                 raise OptionError(f"{path} is there already; give --overwrite to replace it")
             planned.add(path)
 
