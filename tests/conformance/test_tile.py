@@ -45,3 +45,15 @@ def test_an_autoencoder_in_windows(size):
     assert (space.decode(z) - y).abs().max() < 1e-4 < 1 / 255
     alone = torch.cat([space.decode(part) for part in z.chunk(2, -1)], -1)
     assert (alone - y).abs().max() > 2 / 255
+
+
+def test_gradients_in_windows_are_those_of_the_whole():
+    """A window's result takes the place of features that are not needed again; a gradient needs them."""
+    space, z, found = autoencoder(), torch.randn(1, 4, 12, 18), []
+    for tile in (16, None):
+        space.tile = tile
+        leaf = z.clone().requires_grad_()
+        space.decode(leaf).square().mean().backward()
+        found.append(leaf.grad)
+    assert found[1].abs().max() > 1e-5
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-3)

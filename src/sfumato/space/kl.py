@@ -166,22 +166,22 @@ class AutoencoderKL(nn.Module):
         self.quant_conv = nn.Conv2d(2 * c, 2 * c, 1) if config.use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(c, c, 1) if config.use_post_quant_conv else None
 
-    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, x: Tensor, tile: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log variance (clamped to [-30, 20]) of the unscaled latents, (B, c, h, w) each."""
-        h = self.encoder(x, self.tile)
+        h = self.encoder(x, tile)
         h = h if self.quant_conv is None else self.quant_conv(h)
         mean, log_variance = h.chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 20.0)
 
-    def reconstruct(self, z: Tensor) -> Tensor:
+    def reconstruct(self, z: Tensor, tile: int | None = None) -> Tensor:
         """Pictures (B, C, H, W) from unscaled latents (B, c, h, w)."""
-        out: Tensor = self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z), self.tile)
+        out: Tensor = self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z), tile)
         return out
 
     def encode(self, x: Tensor) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] to scaled latents (B, c, H / f, W / f)."""
-        return self.moments(x.to(self.encoder.conv_in.weight))[0] * self.config.scaling_factor
+        return self.moments(x.to(self.encoder.conv_in.weight), self.tile)[0] * self.config.scaling_factor
 
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents (B, c, h, w) to pictures (B, C, f h, f w), about [-1, 1]."""
-        return self.reconstruct(z.to(self.encoder.conv_in.weight) / self.config.scaling_factor)
+        return self.reconstruct(z.to(self.encoder.conv_in.weight) / self.config.scaling_factor, self.tile)

@@ -59,7 +59,7 @@ def layer(f: nn.Module | Callable[[Tensor], Tensor], x: Tensor, tile: int | None
 def resnet(block: ResnetBlock, x: Tensor, tile: int | None) -> Tensor:
     """A residual block without a time, layer by layer; its norms see the whole picture, as they would without windows.
 
-    In windows, the result takes the place of `x` where it has the same shape: nothing else needs it, and it is large.
+    In windows, the result takes the place of `x` where it has the same shape, unless a gradient needs it: it is large.
     """
     if tile is None or fits(x, tile):
         out: Tensor = block(x)
@@ -71,7 +71,7 @@ def resnet(block: ResnetBlock, x: Tensor, tile: int | None) -> Tensor:
         here = x[..., rows, columns]
         return second(h[..., rows, columns]) + (here if block.conv_shortcut is None else block.conv_shortcut(here))
 
-    return _assembled(rest, x, tile, out=x if block.conv_shortcut is None else None)
+    return _assembled(rest, x, tile, out=x if block.conv_shortcut is None and not x.requires_grad else None)
 
 
 def head(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, tile: int | None) -> Tensor:
