@@ -286,6 +286,7 @@ def test_from_and_mask_keep_the_rest(run, tiny, tmp_path):
     made, before, hidden = pixels("o.png"), np.asarray(source).astype(int), mask > 0
     assert np.array_equal(made[~hidden], before[~hidden]), "pixels outside the mask are bitwise the input's"
     assert not np.array_equal(made[hidden], before[hidden])
+    assert "JPEG changes" in run("create", "x", "--model", tiny, "--from", "s.png", "--mask", "m.png", "--output", "o.jpg")[2]
     near = run("create", "x", "--model", tiny, "--from", "s.png", "--strength", 0.1, "--seed", 1, "--output", "n.png", "--json")[1]
     assert len(json.loads(near)["settings"]["sigmas"]) == 5
 
