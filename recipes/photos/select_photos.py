@@ -1,15 +1,17 @@
 """Take the photographs whose licence lets the weights be shipped, and set some aside to look at while training.
 
-    python recipes/photos/select_photos.py photos_train_open.parquet work photos64.parquet
+    python recipes/photos/select_photos.py photos_train_open.parquet work photos64.parquet [endless-sky/]
 
 writes ``work/train.parquet``, ``work/val.parquet``, ``work/attribution.csv`` and ``work/color.parquet``: the photos in color
-and the many small ones of photos64, which show more kinds of things than the large ones do.
+and the many small ones of photos64, which show more kinds of things than the large ones do. ``endless-sky`` is the content
+of Debian's package endless-sky-high-dpi, whose landscapes join the large photos.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -22,11 +24,21 @@ from PIL import Image
 FREE = ("CC0", "CC-BY-2", "CC-BY-4", "MIT", "Apache-2.0", "public domain")
 ASIDE = 12
 COLUMNS = ["id", "image", "source", "licence"]
+# the landscapes of endless-sky that its copyright file doesn't give into the public domain (CC-BY-SA)
+SHARE_ALIKE = re.compile(r"^(bwerner|myrabella|dmottl|mfield|lava5)|-(sfiera|striker|harro|iridium|spfld)")
 
 
 def free(table: pa.Table) -> pa.Table:
     """The rows whose licence lets what is learnt from them be shipped."""
     return table.filter(pa.array([str(v).startswith(FREE) for v in table["licence"].to_pylist()]))
+
+
+def landscapes(package: Path) -> pa.Table:
+    """The photographs of Debian's endless-sky-high-dpi that are in the public domain (morgue-file, Unsplash before 2017, NASA, USGS)."""
+    files = [f for f in sorted(package.rglob("images/land/*.jpg")) if not SHARE_ALIKE.search(f.name)]
+    source = "Debian endless-sky-high-dpi"
+    rows = [{"id": f"endless-sky/{f.name}", "image": f.read_bytes(), "source": source, "licence": "public domain"} for f in files]
+    return pa.Table.from_pylist(rows)
 
 
 def colored(data: bytes) -> bool:
@@ -35,25 +47,28 @@ def colored(data: bytes) -> bool:
     return float(np.ptp(values, axis=2).mean()) > 6
 
 
-def main(source: Path, folder: Path, small: Path) -> None:
-    """Split the free rows of a parquet file with columns image, licence, source and id."""
+def main(source: Path, folder: Path, small: Path, package: Path | None = None) -> None:
+    """Split the free rows of a parquet file with columns image, licence, source and id, and add the landscapes."""
     table = free(pq.read_table(source))
     order = np.random.default_rng(0).permutation(len(table))
     folder.mkdir(parents=True, exist_ok=True)
-    train = table.take(np.sort(order[ASIDE:]))
+    val, train = table.take(np.sort(order[:ASIDE])), table.take(np.sort(order[ASIDE:]))
+    if package is not None:
+        train = pa.concat_tables([train.select(COLUMNS), landscapes(package)], promote_options="permissive")
     pq.write_table(train, folder / "train.parquet")
     more = free(pq.read_table(small)).filter(pc.field("split") == "train")
     both = pa.concat_tables([train.select(COLUMNS), more.select(COLUMNS)], promote_options="permissive")
     both = both.filter(pa.array([colored(data) for data in both["image"].to_pylist()]))
     pq.write_table(both, folder / "color.parquet")
-    pq.write_table(table.take(np.sort(order[:ASIDE])), folder / "val.parquet")
+    pq.write_table(val, folder / "val.parquet")
     with (folder / "attribution.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = ("id", "source", "licence")
         writer.writerow(names)
-        writer.writerows(zip(*(table[n].to_pylist() for n in names), strict=True))
-    print(f"{len(table)} photographs, {ASIDE} of them set aside; {len(both)} in color, large and small")
+        for part in (train, val):
+            writer.writerows(zip(*(part[n].to_pylist() for n in names), strict=True))
+    print(f"{len(train) + len(val)} photographs, {ASIDE} of them set aside; {len(both)} in color, large and small")
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    main(*map(Path, sys.argv[1:5]))
