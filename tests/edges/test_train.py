@@ -37,7 +37,7 @@ from sfumato.train.checkpoint import State
 from sfumato.train.diffusion import FromPrior
 from sfumato.train.latents import Latents
 from sfumato.train.loop import TrainSettings, train
-from sfumato.train.run import train_autoencoder, train_diffusion, train_matcher, train_prior, train_text
+from sfumato.train.run import _text, train_autoencoder, train_diffusion, train_matcher, train_prior, train_text
 
 COLORS = ("red", "green", "blue", "gold", "black", "white")
 
@@ -258,6 +258,32 @@ def write_phrases(path):
     vectors = np.random.default_rng(0).normal(size=(len(texts), 24)).astype(np.float16)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 24)
     pq.write_table(pa.table({"text": texts, "weight": [1.0] * len(texts), "embedding": column}), path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_text_encoder_learns_words_and_keeps_its_captions(tiny, tmp_path):
+    """A word goes where the teacher puts it, beside a caption; the captions stay."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    captions, said = ["red", "green"], ["crimson", "lime"]
+    texts = captions + said
+    vectors = np.eye(8, dtype=np.float16)[[0, 1, 0, 1]]
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 8)
+    pq.write_table(pa.table({"text": texts, "weight": [1.0] * 4, "embedding": column, "kept": [True, True, False, False]}), tmp_path / "p.parquet")
+    (tmp_path / "near.json").write_text(json.dumps({"settings": {"steps": 150, "batch": 16, "rate": 0.002, "warmup": 5, "cooldown": 0.5}}))
+    list(train_text(tmp_path / "p.parquet", tmp_path / "t", tmp_path / "near.json", {}, Path(tiny)))
+
+    def nearest(encoder):
+        ends = torch.nn.functional.normalize(encoder.ends(texts), dim=1)
+        ends = ends - ends.mean(dim=0)
+        return ends, (ends[2:] @ ends[:2].T).argmax(dim=1).tolist()
+
+    before, after = load(str(tiny)).text, _text(tmp_path / "t")
+    ends, near = nearest(after)
+    assert near == [0, 1]
+    moved = 1 - torch.nn.functional.cosine_similarity(before.ends(texts), after.ends(texts))
+    assert moved[:2].max() < 0.05 < moved[2:].min(), "captions stay, the others move"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -22,19 +22,14 @@ Rate = Annotated[float | None, Option(help="Learning rate.")]
 
 @app.command("text")
 def train_text(
-    data: Data,
-    output: Output,
-    config: ConfigFile = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    rate: Rate = None,
-    seed: Seed = None,
-    device: Device = None,
-) -> None:
+    data: Data, output: Output,
+    start: Annotated[Path | None, Option(help="A text encoder to teach more words: a folder, or a bundled model's name.")] = None,
+    config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
+) -> None:  # fmt: skip
     """Learn a tokenizer and distil a text encoder from phrases with a teacher's embeddings (.parquet)."""
     from sfumato.train.run import train_text as work
 
-    _train(work(data, output, config, _given(steps, batch, rate, seed, device)), output)
+    _train(work(data, output, config, _given(steps, batch, rate, seed, device), start), output)
 
 
 @app.command("autoencoder")

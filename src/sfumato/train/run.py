@@ -78,10 +78,18 @@ def _skipped(skipped: list[str]) -> Iterator[str]:
         yield f"skipped {len(skipped)} pictures:\n  {shown}{more}"
 
 
-def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
-    """Distil a text encoder; writes ``text_encoder/`` and ``tokenizer/``."""
+def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str, Any], start: Path | None = None) -> Iterator[Event]:
+    """Distil a text encoder; writes ``text_encoder/`` and ``tokenizer/``.
+
+    With `start`, a bundled name or a folder, that one learns more words: its states of the texts marked as kept stay.
+    """
     plan, settings = _plan(config, given)
     phrases = Phrases.read(data)
+    begun = _text(start) if start else None
+    if begun is not None:
+        if plan.network or begun.clip.config.with_projection:
+            raise OptionError("a text encoder that is trained on keeps its network, which has no projection; leave network out")
+        begun.tokenizer.save(output / "tokenizer")
     length = int(plan.network.get("max_position_embeddings", 32))
     if not (output / "tokenizer" / "vocab.json").exists():
         yield f"learning {plan.vocabulary} tokens from {len(phrases.texts)} phrases"
@@ -92,9 +100,13 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
     shape = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4, "hidden_act": "gelu"}
     network = {**shape, "max_position_embeddings": length, **plan.network, **marks, **size, "architectures": ["CLIPTextModelWithProjection"]}
     network.pop("with_projection")
+    read = CLIPTextConfig.read(network, "network")
+    if begun is not None:
+        read = begun.clip.config.model_copy(update={"projection_dim": phrases.embeddings.shape[1], "with_projection": True})
     torch.manual_seed(settings.seed)
-    job = TextJob(CLIPTextConfig.read(network, "network"), tokenizer, phrases)
-    yield from train(job, settings, output, _about(plan, data, job.module.config, task="text", vocabulary=plan.vocabulary))
+    job = TextJob(read, tokenizer, phrases, begun.clip if begun else None)
+    about = {"start": fingerprint(begun.clip)} if begun else {}
+    yield from train(job, settings, output, _about(plan, data, job.module.config, task="text", vocabulary=plan.vocabulary, **about))
     plain = CLIPText(job.module.config.model_copy(update={"with_projection": False}))  # the projection served the teacher only
     plain.load_state_dict({k: v for k, v in job.module.state_dict().items() if not k.startswith("text_projection")})
     save_text(plain, tokenizer, output)

@@ -3,6 +3,9 @@
 The student sees token ids; its projected state at the end of the text must point where the teacher's embedding of the
 text points. As attention is causal, the state at a phrase's last word in a longer text is the phrase's own state, so
 that word, too, carries a meaning that the teacher knows: that is what lets words beyond the captions work.
+
+A text encoder that a U-Net was trained with can learn more words without that U-Net: where it begins from, it keeps the states of
+the texts marked as kept, the captions, while the other texts move to where the teacher puts them among those.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from sfumato.condition.tokenizer import SUFFIX, CLIPTokenizer
 from sfumato.errors import DataError
 
 LONGEST = 16  # tokens; longer texts cost most of the time and teach least about words
+KEEPING = 10.0  # how much the states of kept texts count against the teacher
+FITTED = 20_000  # phrases that a projection to the teacher is fitted on
 
 
 @dataclass(frozen=True)
@@ -32,26 +37,32 @@ class Phrases:
     texts : list of str, N
     weights : array, (N,)
     embeddings : array, (N, E), of length 1
+    kept : array, (N,), bool
+        Texts whose states shall stay those of the encoder that is trained on.
     """
 
     texts: list[str]
     weights: NDArray[np.float64]
     embeddings: NDArray[np.float16]
+    kept: NDArray[np.bool_]
 
     @classmethod
     def read(cls, path: Path) -> Phrases:
-        """Read a parquet file with the columns text, weight and embedding."""
+        """Read a parquet file with the columns text, weight, embedding and, where some shall be, kept."""
         try:
             import pyarrow.parquet as pq
 
-            table = pq.read_table(path, columns=["text", "weight", "embedding"]).combine_chunks()
+            columns = ["text", "weight", "embedding"]
+            columns += ["kept"] * ("kept" in pq.read_schema(path).names)
+            table = pq.read_table(path, columns=columns).combine_chunks()
         except ImportError:
             raise DataError('reading parquet needs pyarrow: pip install "sfumato[train]"') from None
         except Exception as error:
             raise DataError(f"{path}: a parquet file with text, weight and embedding is needed: {error}") from None
         flat = np.concatenate([c.values.to_numpy(zero_copy_only=False) for c in table["embedding"].chunks])
         embeddings = flat.reshape(table.num_rows, -1).astype(np.float16)
-        return cls(table["text"].to_pylist(), table["weight"].to_numpy().astype(np.float64), embeddings)
+        kept = table["kept"].to_numpy().astype(bool) if "kept" in table.column_names else np.zeros(table.num_rows, bool)
+        return cls(table["text"].to_pylist(), table["weight"].to_numpy().astype(np.float64), embeddings, kept)
 
 
 def pad(rows: list[list[int]], tokenizer: CLIPTokenizer) -> Tensor:
@@ -64,17 +75,40 @@ def pad(rows: list[list[int]], tokenizer: CLIPTokenizer) -> Tensor:
 
 
 class TextJob:
-    """Cosine distance to the teacher, at the end of the text and at its last word."""
+    """Cosine distance to the teacher, at the end of the text and at its last word; to the states before, at every token of kept texts.
 
-    def __init__(self, config: CLIPTextConfig, tokenizer: CLIPTokenizer, phrases: Phrases) -> None:
+    Parameters
+    ----------
+    config : CLIPTextConfig
+        With a projection to the teacher.
+    tokenizer : CLIPTokenizer
+    phrases : Phrases
+    start : CLIPText, optional
+        The encoder to train on.
+    """
+
+    def __init__(self, config: CLIPTextConfig, tokenizer: CLIPTokenizer, phrases: Phrases, start: CLIPText | None = None) -> None:
         self.module = CLIPText(config)
-        self.tokenizer = tokenizer
-        self.embeddings = torch.from_numpy(phrases.embeddings)
+        self.tokenizer, self.start = tokenizer, start
+        self.embeddings, self.kept = torch.from_numpy(phrases.embeddings), torch.from_numpy(phrases.kept)
         rows = [e.ids for e in tokenizer.tokenizer.encode_batch(phrases.texts, add_special_tokens=False)]
         self.ids = pad(rows, tokenizer)
         short = torch.tensor([len(ids) <= LONGEST for ids in rows])
         self.weights = torch.from_numpy(phrases.weights) * short
-        self._start_from_teacher(phrases)
+        if start is None:
+            self._start_from_teacher(phrases)
+        else:
+            self._start_from(start)
+
+    @torch.no_grad()
+    def _start_from(self, start: CLIPText) -> None:
+        """Begin with an encoder's weights, and the projection that brings the states of kept texts nearest to the teacher's embeddings."""
+        self.module.text_model.load_state_dict(start.text_model.state_dict())
+        rows = (self.weights * self.kept if self.kept.any() else self.weights).nonzero()[:, 0]
+        rows = rows[torch.randperm(len(rows), generator=Generator().manual_seed(0))[:FITTED]]
+        states = torch.cat([start(self.ids[part]).pooled for part in rows.split(512)])
+        assert self.module.text_projection is not None
+        self.module.text_projection.weight.copy_(torch.linalg.lstsq(states, self.embeddings[rows].float()).solution.T)
 
     @torch.no_grad()
     def _start_from_teacher(self, phrases: Phrases) -> None:
@@ -98,19 +132,27 @@ class TextJob:
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean distance over the texts."""
-        ids = self.ids[rows]
+        device = self.module.text_model.final_layer_norm.weight.device
+        ids, kept = self.ids[rows], self.kept[rows].to(device)
         ends = (ids == self.tokenizer.end).int().argmax(dim=1)
-        ids = ids[:, : int(ends.max()) + 1]  # what stands behind the longest text is padding
-        states = self.module(ids.to(self.module.text_model.final_layer_norm.weight.device))
+        ids = ids[:, : int(ends.max()) + 1].to(device)  # what stands behind the longest text is padding
+        states = self.module(ids)
         target = self.embeddings[rows].to(states.last).float()
         last_word = states.last[torch.arange(len(ids)), (ends - 1).clamp_min(1)]
         assert self.module.text_projection is not None
         word = self.module.text_projection(last_word)
-        return _distance(states.pooled, target) + 0.5 * _distance(word, target)
+        taught = _distance(states.pooled, target) + 0.5 * _distance(word, target)
+        if self.start is None:
+            return taught.mean()
+        with torch.no_grad():
+            before = self.start.to(device)(ids).last
+        there = (torch.arange(ids.shape[1]) <= ends[:, None]).to(device)
+        moved = (_distance(states.last, before) * there).sum(dim=1) / there.sum(dim=1)
+        return torch.where(kept, KEEPING * moved, taught).mean()
 
     def preview(self, path: Path) -> None:
         """Nothing to look at."""
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    return 1 - F.cosine_similarity(a.float(), b, dim=-1).mean()
+    return 1 - F.cosine_similarity(a.float(), b.float(), dim=-1)

@@ -1,0 +1,60 @@
+"""Teach the text transformer of a model more words: those whose meaning is near what the pictures show.
+
+    python recipes/icons/near.py build/icons/pictures.parquet build/icons/near.parquet
+    sfumato train text build/icons/near.parquet --start icons --output build/icons/near --config recipes/icons/near.json
+
+Words and short definitions of WordNet are embedded by the teacher (teach.py); those near some picture's name are written, with and
+without styles and colors. The captions themselves are written as ``kept``: what they say to the U-Net shall not change.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from teach import COLORS, FORMS, SIZES, embed, wordnet
+from words import senses
+
+NEAR = 0.5  # least cosine of a word or a definition to a name
+OWN = 6  # the first captions of a picture (prepare.py) are its own; what follows is in other words
+STYLED = 4  # styles that each word is written with
+
+
+def candidates() -> list[str]:
+    """Nouns and adjectives of WordNet in small letters, and the definitions of what can be drawn."""
+    words = {w for part in ("noun", "adj") for w in wordnet(part)[0] if re.fullmatch(r"[a-z][a-z' -]{2,24}", w) and w.count(" ") < 3}
+    return sorted(words | {s.meaning for s in senses("noun").values() if s.seen and len(s.meaning) > 6})
+
+
+def forms(word: str, styles: list[str], rng: random.Random) -> list[str]:
+    """A word by itself, asked for, colored, and in some styles."""
+    said = [word, rng.choice(FORMS).format(word), f"a {rng.choice(COLORS)} {word}", f"a {rng.choice(SIZES)} {word}"]
+    return said + [f"{rng.choice((word, word, word, f'a {word}'))}, {style}" for style in rng.sample(styles, STYLED)]
+
+
+def main(source: str, target: str) -> None:
+    """Write text, weight, embedding and kept."""
+    rng, rows = random.Random(0), pq.read_table(source, columns=["text"]).to_pylist()
+    names = sorted({row["text"][3] for row in rows})
+    styles = sorted({row["text"][0].rsplit(", ", 1)[1] for row in rows if ", " in row["text"][0]})
+    kept = sorted({text for row in rows for text in row["text"][:OWN]})
+    told = {text for row in rows for text in row["text"][OWN:]}
+    found = candidates()
+    vectors, known = (embed(texts).astype(np.float32) for texts in (found, names))
+    near = np.concatenate([(vectors[k : k + 4096] @ known.T).max(axis=1) for k in range(0, len(found), 4096)])
+    chosen = [word for word, n in zip(found, near, strict=True) if n >= NEAR]
+    said = sorted((told | {text for word in chosen for text in forms(word, styles, rng)}) - set(kept))
+    print(f"{len(found)} words and definitions, {len(chosen)} of them near a name")
+    texts = kept + said
+    column = pa.FixedSizeListArray.from_arrays(pa.array(embed(texts).reshape(-1)), known.shape[1])
+    weights = np.concatenate([np.full(len(kept), len(said) / len(kept) / 3), np.ones(len(said))])  # a fourth of each batch is kept
+    pq.write_table(pa.table({"text": texts, "weight": weights, "embedding": column, "kept": np.arange(len(texts)) < len(kept)}), target)
+    print(f"{len(kept)} captions, {len(said)} phrases -> {target}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
