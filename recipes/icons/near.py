@@ -4,11 +4,13 @@
     sfumato train text build/icons/near.parquet --start icons --output build/icons/near --config recipes/icons/near.json
 
 Words and short definitions of WordNet are embedded by the teacher (teach.py); those near some picture's name are written, with and
-without styles and colors. The captions themselves are written as ``kept``: what they say to the U-Net shall not change.
+without styles and colors. Words that people use count, too, if they are less near: CLIP's vocabulary holds them whole. The
+captions themselves are written as ``kept``: what they say to the U-Net shall not change.
 """
 
 from __future__ import annotations
 
+import gzip
 import random
 import re
 import sys
@@ -19,9 +21,18 @@ import pyarrow.parquet as pq
 from teach import COLORS, FORMS, SIZES, embed, wordnet
 from words import senses
 
-NEAR = 0.5  # least cosine of a word or a definition to a name
+from sfumato.condition.tokenizer import SUFFIX
+from sfumato.hub.load import BUNDLED
+
+NEAR, COMMON = 0.65, 0.45  # least cosine to a name of any text, and of a word in CLIP's vocabulary
 OWN = 6  # the first captions of a picture (prepare.py) are its own; what follows is in other words
-STYLED = 4  # styles that each word is written with
+STYLED = 3  # styles that a common word is written with; others with one
+
+
+def common() -> set[str]:
+    """The words that CLIP's byte pair encoding makes one token of."""
+    lines = gzip.decompress((BUNDLED / "clip" / "merges.txt.gz").read_bytes()).decode().splitlines()
+    return {line.replace(" ", "").removesuffix(SUFFIX) for line in lines if line.endswith(SUFFIX)}
 
 
 def candidates() -> list[str]:
@@ -31,9 +42,9 @@ def candidates() -> list[str]:
 
 
 def forms(word: str, styles: list[str], rng: random.Random) -> list[str]:
-    """A word by itself, asked for, colored, and in some styles."""
-    said = [word, rng.choice(FORMS).format(word), f"a {rng.choice(COLORS)} {word}", f"a {rng.choice(SIZES)} {word}"]
-    return said + [f"{rng.choice((word, word, word, f'a {word}'))}, {style}" for style in rng.sample(styles, STYLED)]
+    """A word by itself and in some styles; asked for and colored."""
+    said = [word] + [f"{rng.choice((word, word, word, f'a {word}'))}, {style}" for style in styles]
+    return said + [rng.choice(FORMS).format(word), f"a {rng.choice(COLORS)} {word}", f"a {rng.choice(SIZES)} {word}"][: len(styles)]
 
 
 def main(source: str, target: str) -> None:
@@ -46,8 +57,10 @@ def main(source: str, target: str) -> None:
     found = candidates()
     vectors, known = (embed(texts).astype(np.float32) for texts in (found, names))
     near = np.concatenate([(vectors[k : k + 4096] @ known.T).max(axis=1) for k in range(0, len(found), 4096)])
-    chosen = [word for word, n in zip(found, near, strict=True) if n >= NEAR]
-    said = sorted((told | {text for word in chosen for text in forms(word, styles, rng)}) - set(kept))
+    used = common()
+    chosen = {word: 1 for word, n in zip(found, near, strict=True) if n >= NEAR and used.issuperset(re.findall(r"[a-z]+", word))}
+    chosen |= {word: STYLED for word, n in zip(found, near, strict=True) if n >= COMMON and word in used}
+    said = sorted((told | {text for word, n in chosen.items() for text in forms(word, rng.sample(styles, n), rng)}) - set(kept))
     print(f"{len(found)} words and definitions, {len(chosen)} of them near a name")
     texts = kept + said
     column = pa.FixedSizeListArray.from_arrays(pa.array(embed(texts).reshape(-1)), known.shape[1])
