@@ -1,6 +1,6 @@
 """Copy a trained model into the package, with its styles and attributions; training leftovers stay behind.
 
-python recipes/icons/bundle.py build/icons/model src/sfumato/pretrained/icons
+python recipes/icons/bundle.py build/icons/more src/sfumato/pretrained/icons
 """
 
 from __future__ import annotations

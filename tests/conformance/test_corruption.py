@@ -117,7 +117,7 @@ def test_bicubic_is_matlabs():
     ("bad", "word"),
     [("nose:25", "noise"), ("noise:x", "noise:25"), ("mask:2", "between 0 and 1"), ("mask:blob", "unknown mask"), ("down:9", "1.5 and 8"),
      ("jpeg:0", "1 to 100"), ("jpeg:inf", "jpeg:30"), ("blur:-1", "between"), ("down", "down:2"), ("salt:7", "share"), ("scratches:2", "share"),
-     ("down:2:lanczos", "kernel")],
+     ("down:2:lanczos", "kernel"), ("noise:25 | gray", "alternatives")],
 )  # fmt: skip
 def test_bad_spelling(bad, word):
     with pytest.raises(OptionError, match=word):

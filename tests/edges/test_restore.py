@@ -256,6 +256,10 @@ def test_a_folder_with_a_broken_file_and_a_second_run(folder, tmp_path, capsys, 
     with Image.open(tmp_path / "out/a.png") as made, Image.open(tmp_path / "out/a-compare.png") as both:
         assert json.loads(made.text["sfumato"])["sigma"] == 25
         assert both.size == (224, 80)
+    (tmp_path / "in/c.png").unlink()
+    code, out, err = run(capsys, monkeypatch, *words)
+    assert (code, out) == (0, ""), "a script that repeats the command has not failed"
+    assert "nothing to do: all 2 pictures are there" in err
     code, _, err = run(capsys, monkeypatch, tmp_path / "in", "--output", tmp_path / "new", "--model", folder, "--fill", "none.png")
     assert code == 2, "a wrong option is no picture to leave out"
     assert err.strip().splitlines() == ["sfumato: none.png does not exist"]

@@ -232,6 +232,15 @@ def test_a_large_index_is_approximate_and_says_how_well(tmp_path, monkeypatch):
     assert {h.label for h in near} == {h.label for h in true} == {"fruit"}
 
 
+def test_rows_of_a_csv_are_documents(tmp_path):
+    (tmp_path / "t.csv").write_text('text,label\n"apple, pear",fruit\n"engine\nwheel",car\n')
+    kind, items = items_of(tmp_path / "t.csv")
+    assert (kind, [(i.label, i.sample.read()) for i in items]) == ("documents", [("fruit", b"apple, pear"), ("car", b"engine\nwheel")])
+    (tmp_path / "n.csv").write_text("1,2\n3,4\n")
+    with pytest.raises(DataError, match="no set of pictures"):
+        items_of(tmp_path / "n.csv")
+
+
 def test_a_changed_label_is_a_change(tmp_path):
     texts = ["apple pear fruit", "engine wheel car", "sweet orchard pear", "motor road wheel"]
     stamps = []

@@ -81,8 +81,11 @@ def restore(
         raise OptionError("--clean goes with --model: a folder written by sfumato train restorer")
     jobs = _jobs(pictures, output)
     waiting = [(source, target) for source, target in jobs if overwrite or not _done(target, samples or 1)]
-    if not waiting:
+    if not waiting and len(jobs) == 1:
         raise OptionError(f"{jobs[0][1]} is there already; give --overwrite to replace it")
+    if not waiting:
+        typer.echo(f"sfumato: nothing to do: all {len(jobs)} pictures are there already; --overwrite makes them anew", err=True)
+        return
     _free(waiting, replace=overwrite or len(jobs) > 1, compare=compare, samples=samples or 1)  # a folder's run that goes on makes its own anew
     work = _engine(engine, options, model, device, {"prompt": prompt, "samples": samples, "seed": seed, "steps": steps})
     if fill is not None:

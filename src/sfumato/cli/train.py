@@ -15,14 +15,14 @@ Device = Annotated[str | None, Option(help="auto, cpu, cuda or mps.")]
 Data = Annotated[Path, typer.Argument(help="Folder of pictures, .parquet or WebDataset .tar.")]
 Output = Annotated[Path, Option(help="Folder of the model; holds checkpoints and previews, too.")]
 ConfigFile = Annotated[Path | None, Option(help="JSON of the network's config and of training settings.")]
-Steps = Annotated[int | None, Option(help="Training steps.")]
+Steps = Annotated[int | None, Option(help="Training steps; docs/train.md has what is usual.")]
 Batch = Annotated[int | None, Option(help="Samples per step.")]
 Rate = Annotated[float | None, Option(help="Learning rate.")]
 
 
 @app.command("text")
 def train_text(
-    data: Data, output: Output,
+    data: Annotated[Path, typer.Argument(help="A .parquet with the columns text, weight and embedding.")], output: Output,
     start: Annotated[Path | None, Option(help="A text encoder to teach more words: a folder, or a bundled model's name.")] = None,
     config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
 ) -> None:  # fmt: skip

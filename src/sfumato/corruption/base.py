@@ -172,6 +172,8 @@ def parse(text: str) -> Corruption:
     >>> str(parse("mask:0.5+noise:25"))
     'mask:0.5+noise:25'
     """
+    if "|" in text:
+        raise OptionError(f'"{text}" has alternatives; those are for train restorer, here one corruption is meant')
     parts = []
     for word in text.split("+"):
         name, *words = word.strip().split(":")

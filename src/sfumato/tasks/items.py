@@ -30,7 +30,7 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
         if texts and not any(p.suffix.lower() in image.SUFFIXES for p in source.rglob("*")):
             return "documents", [_file(source, p, Sample(p.relative_to(source).as_posix(), (), p.read_bytes)) for p in texts]
         return "pictures", [_file(source, source / s.name, s) for s in find(source)]
-    if source.suffix.lower() == ".parquet":
+    if source.suffix.lower() in (".parquet", ".csv") and source.is_file():
         documents = _documents(source)
         if documents:
             return "documents", documents

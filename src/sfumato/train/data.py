@@ -110,15 +110,17 @@ def _metadata(folder: Path) -> dict[str, tuple[str, ...]] | None:
 
 
 def read_table(path: Path) -> Any:
-    """A parquet file as a pyarrow table."""
+    """A parquet or CSV file as a pyarrow table."""
+    kind = path.suffix.lower().removeprefix(".")
     try:
-        import pyarrow.parquet as pq
+        from pyarrow import csv
+        from pyarrow import parquet as pq
     except ImportError:
-        raise DataError('reading parquet needs pyarrow: pip install "sfumato[train]"') from None
+        raise DataError(f'reading {kind} needs pyarrow: pip install "sfumato[train]"') from None
     try:
-        return pq.read_table(path)
+        return csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True)) if kind == "csv" else pq.read_table(path)
     except Exception as error:
-        raise DataError(f"{path} cannot be read as parquet: {error}") from None
+        raise DataError(f"{path} cannot be read as {kind}: {error}") from None
 
 
 def _parquet(path: Path) -> Iterator[Sample]:

@@ -61,9 +61,17 @@ class Plan(Config):
     previews: list[str] = ["a red apple", "a dog", "a house", "a car", "a tree", "a smiling face", "a fish", "a star"]
 
 
-def _plan(path: Path | None, given: Mapping[str, Any]) -> tuple[Plan, TrainSettings]:
+# Steps and batch where nobody says any: minutes of two CPU cores, but for a U-Net from the beginning, which takes hours.
+USUAL = {
+    "text": (3000, 256), "autoencoder": (8000, 16), "diffusion": (12_000, 64), "diffusion from a model": (2000, 64),
+    "prior": (1500, 256), "matcher": (1500, 256), "restorer": (4000, 8),
+}  # fmt: skip
+
+
+def _plan(task: str, path: Path | None, given: Mapping[str, Any]) -> tuple[Plan, TrainSettings]:
     plan = Plan.read(read_json(path), str(path)) if path else Plan()
-    return plan, TrainSettings.read({**plan.settings, **given}, "training settings")
+    usual = dict(zip(("steps", "batch"), USUAL[task], strict=True))
+    return plan, TrainSettings.read({**usual, **plan.settings, **given}, "training settings")
 
 
 def _about(plan: Plan, data: Path, network: Config, **more: Any) -> dict[str, Any]:
@@ -83,7 +91,7 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
 
     With `start`, a bundled name or a folder, that one learns more words: its states of the texts marked as kept stay.
     """
-    plan, settings = _plan(config, given)
+    plan, settings = _plan("text", config, given)
     phrases = Phrases.read(data)
     begun = _text(start) if start else None
     if begun is not None:
@@ -114,7 +122,7 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
 
 def train_autoencoder(data: Path, output: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
     """Train the first stage; writes its config and weights."""
-    plan, settings = _plan(config, given)
+    plan, settings = _plan("autoencoder", config, given)
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=False)
     yield from _skipped(pictures.skipped)
@@ -146,7 +154,7 @@ def train_diffusion(
 
     With `start`, a bundled name or a model, its U-Net is trained on, with its own autoencoder and text encoder.
     """
-    plan, settings = _plan(config, given)
+    plan, settings = _plan("diffusion from a model" if start else "diffusion", config, given)
     begun, space, encoder = _grounds(autoencoder, text, plan, start, pixels=pixels)
     size = _size(plan, space, begun)
     yield f"reading {data}"
@@ -217,7 +225,7 @@ def _size(plan: Plan, space: AutoencoderKL | Pixels, begun: Model | None) -> int
 
 def train_prior(data: Path, output: Path, model: str, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
     """Train what begins a walk with an estimate from the text; writes ``prior/``, and into a model's folder makes it a part of it."""
-    plan, settings = _plan(config, given)
+    plan, settings = _plan("prior", config, given)
     begun, encoder = _begun(model)
     space, size = begun.space, _size(plan, begun.space, begun)
     yield f"reading {data}"
@@ -234,7 +242,7 @@ def train_prior(data: Path, output: Path, model: str, config: Path | None, given
 
 def train_matcher(data: Path, output: Path, text: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
     """Train what tells how well a picture matches a text; writes ``matcher/``, and into a model's folder makes it a part of it."""
-    plan, settings = _plan(config, given)
+    plan, settings = _plan("matcher", config, given)
     encoder = _text(text)
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=True)
@@ -270,7 +278,7 @@ def train_restorer(
     With `start`, a restorer's folder or the name of a bundled one, its network is trained on; if the plan names a network of
     another size, that one starts from the layers that both have.
     """
-    plan, settings = _plan(config, given)
+    plan, settings = _plan("restorer", config, given)
     begun = network_from(Restorer, RestorerConfig, restorer_folder(start)) if start else None
     network = begun.config if begun and not plan.network else RestorerConfig.read(plan.network, "network")
     corruption = corruption or plan.corruption
