@@ -26,6 +26,7 @@ from sfumato.hub.load import BUNDLED
 
 NEAR, COMMON = 0.65, 0.45  # least cosine to a name of any text, and of a word in CLIP's vocabulary
 OWN = 6  # the first captions of a picture (prepare.py) are its own; what follows is in other words
+BARE = 3.0  # how often a word by itself is drawn, against 1 for other texts
 STYLED = 3  # styles that a common word is written with; others with one
 
 
@@ -64,7 +65,8 @@ def main(source: str, target: str) -> None:
     print(f"{len(found)} words and definitions, {len(chosen)} of them near a name")
     texts = kept + said
     column = pa.FixedSizeListArray.from_arrays(pa.array(embed(texts).reshape(-1)), known.shape[1])
-    weights = np.concatenate([np.full(len(kept), len(said) / len(kept) / 3), np.ones(len(said))])  # a fourth of each batch is kept
+    weights = np.array([0.0] * len(kept) + [BARE if text in chosen else 1.0 for text in said])
+    weights[: len(kept)] = weights.sum() / len(kept) / 4  # a fifth of each batch is kept
     pq.write_table(pa.table({"text": texts, "weight": weights, "embedding": column, "kept": np.arange(len(texts)) < len(kept)}), target)
     print(f"{len(kept)} captions, {len(said)} phrases -> {target}")
 

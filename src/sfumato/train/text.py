@@ -24,6 +24,7 @@ from sfumato.condition.tokenizer import SUFFIX, CLIPTokenizer
 from sfumato.errors import DataError
 
 LONGEST = 16  # tokens; longer texts cost most of the time and teach least about words
+PARTS = 4  # of a batch, by length
 KEEPING = 10.0  # how much the states of kept texts count against the teacher
 FITTED = 20_000  # phrases that a projection to the teacher is fitted on
 
@@ -131,10 +132,18 @@ class TextJob:
         model.embeddings.position_embedding.weight.normal_(0, 0.01)
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean distance over the texts."""
+        """Mean distance over the texts, those of like length together: what is filled up costs time."""
+        order = rows[self._ends(self.ids[rows]).argsort(stable=True)]
+        return torch.cat([self.distances(part) for part in order.split(max(1, len(rows) // PARTS))]).mean()
+
+    def _ends(self, ids: Tensor) -> Tensor:
+        return (ids == self.tokenizer.end).int().argmax(dim=1)
+
+    def distances(self, rows: Tensor) -> Tensor:
+        """The distance of each text to what it shall be near: (B,), kept texts last."""
         device = self.module.text_model.final_layer_norm.weight.device
         ids, kept = self.ids[rows], self.kept[rows].to(device)
-        ends = (ids == self.tokenizer.end).int().argmax(dim=1)
+        ends = self._ends(ids)
         ids = ids[:, : int(ends.max()) + 1].to(device)  # what stands behind the longest text is padding
         states = self.module(ids)
         target = self.embeddings[rows].to(states.last).float()
@@ -142,13 +151,13 @@ class TextJob:
         assert self.module.text_projection is not None
         word = self.module.text_projection(last_word)
         taught = _distance(states.pooled, target) + 0.5 * _distance(word, target)
-        if self.start is None:
-            return taught.mean()
+        if self.start is None or not kept.any():
+            return taught
         with torch.no_grad():
-            before = self.start.to(device)(ids).last
-        there = (torch.arange(ids.shape[1]) <= ends[:, None]).to(device)
-        moved = (_distance(states.last, before) * there).sum(dim=1) / there.sum(dim=1)
-        return torch.where(kept, KEEPING * moved, taught).mean()
+            before = self.start.to(device)(ids[kept]).last
+        there = (torch.arange(ids.shape[1]) <= ends[:, None]).to(device)[kept]
+        moved = (_distance(states.last[kept], before) * there).sum(dim=1) / there.sum(dim=1)
+        return torch.cat([taught[~kept], KEEPING * moved])
 
     def preview(self, path: Path) -> None:
         """Nothing to look at."""
