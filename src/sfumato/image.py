@@ -23,7 +23,8 @@ from sfumato.errors import PictureError
 MAX_PIXELS = 200_000_000
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 ENDINGS = SUFFIXES | {".avif", ".heic", ".jp2", ".pdf", ".ppm", ".psd", ".svg", ".tga"}  # an output so named is meant as a file, not as a folder
-
+# what Pillow raises besides OSError, where tags, tables or offsets of a file are damaged
+DAMAGED = (TypeError, KeyError, IndexError, ValueError, OverflowError, ZeroDivisionError, SyntaxError, struct.error)
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ def upright(picture: Image.Image) -> Image.Image:
     """A picture turned as its EXIF says; as it is stored, where that cannot be read."""
     try:
         return ImageOps.exif_transpose(picture)
-    except (struct.error, TypeError, KeyError, AttributeError, ValueError, SyntaxError, OverflowError, ZeroDivisionError):
+    except (AttributeError, *DAMAGED):
         picture.load()  # what is wrong with the picture itself is said by this
         return picture
 
@@ -80,7 +81,7 @@ def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
                 return use(picture)
     except FileNotFoundError:
         raise PictureError(f"{name} does not exist") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+    except (OSError, EOFError, Image.DecompressionBombError, *DAMAGED) as error:
         raise PictureError(f"{name} cannot be read as a picture: {error}") from None
 
 

@@ -161,6 +161,28 @@ def test_a_gray_profile_does_not_go_with_colors():
     assert gray.with_values(RGB).profile is None
 
 
+def test_a_jpeg_may_number_its_tables_as_it_likes(tmp_path):
+    Image.new("L", (16, 16), 90).save(tmp_path / "a.jpg", quality=80)
+    data = bytearray((tmp_path / "a.jpg").read_bytes())
+    data[data.index(b"\xff\xdb") + 4] = 2  # of the quantization table
+    data[data.index(b"\xff\xc0") + 12] = 2  # of the component that uses it
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert read(tmp_path / "a.jpg").quality == 80
+
+
+def test_a_damaged_second_page_is_one_sentence(tmp_path):
+    page = Image.new("RGB", (8, 8))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    first = int.from_bytes(data[4:8], "little")
+    after = first + 2 + 12 * int.from_bytes(data[first : first + 2], "little")
+    second = int.from_bytes(data[after : after + 4], "little")
+    data[second : second + 2] = b"\0\0"  # a page without its size
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(PictureError, match=r"a\.tif cannot be read"):
+        read(tmp_path / "a.tif")
+
+
 def test_damaged_exif_does_not_cost_the_picture(tmp_path):
     """An orientation to turn by, beside a resolution that is text: Pillow fails in writing the tags of the turned picture."""
     entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0")

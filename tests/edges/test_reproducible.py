@@ -24,6 +24,16 @@ def test_batch_equals_singles(tiny):
     assert abs(together[0] - together[1]).max() > 5, "other seeds give other pictures"
 
 
+def test_a_walk_leaves_its_callers_gradients_alone(tiny):
+    steps = walk("a red apple", CreateOptions(model=str(tiny), seed=1))
+    next(steps)
+    assert not torch.is_inference_mode_enabled()
+    assert not next(steps).step.x.requires_grad
+    weight = torch.ones(3, requires_grad=True)
+    weight.sum().backward()
+    assert weight.grad is not None
+
+
 def test_noise_bits():
     many, one = Streams([1, 2, 3]), Streams([3])
     assert torch.equal(many.normal((3, 4, 8, 8))[2], one.normal((1, 4, 8, 8))[0])

@@ -437,6 +437,15 @@ def test_a_comparison_does_not_replace_what_is_there(folder, tmp_path, capsys, m
     assert not (tmp_path / "out/a.png").exists()
 
 
+def test_diffusion_walks_from_the_noise_that_it_is_told():
+    model = load("icons")
+    tops = [
+        float(_Job(Photo(PHOTO[:32, :48]), RestoreOptions(denoise=s), DiffusionOptions(), model, None).sigmas()[0]) for s in (0.5, 5.0, 15.0, 60.0)
+    ]
+    least = float(model.denoiser.times.sigmas[0])
+    assert tops == pytest.approx([max(least, 2 * s / 127.5) for s in (0.5, 5.0, 15.0, 60.0)], rel=1e-3)
+
+
 def test_diffusion_refuses_what_is_too_large_for_memory():
     photo = Photo(np.zeros((1200, 1000, 3), np.uint8))
     walked = diffuse(photo, RestoreOptions(enlarge=2), DiffusionOptions(), load("icons"), lambda x: x)

@@ -150,16 +150,36 @@ class Line:
 SETTINGS = TrainSettings(steps=60, batch=8, rate=1e-2, warmup=5, checkpoint_every=7, preview_every=1000, dtype="float32", device="cpu")
 
 
+class Kernels(Line):
+    """The same with convolutions whose weights lie in memory channels last, as a restorer's."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        layers = (
+            nn.Unflatten(1, (4, 1, 1)),
+            nn.Conv2d(4, 48, 3, padding=1),
+            nn.Tanh(),
+            nn.Conv2d(48, 40, 3, padding=1),
+            nn.Flatten(),
+            nn.Linear(40, 1),
+        )
+        self.module = nn.Sequential(*layers)
+        for p in self.module.parameters():
+            p.data = p.data.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p.data
+
+
+@pytest.mark.parametrize("kind", [Line, Kernels])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_training_learns_and_stopping_resumes_bitwise(tmp_path, optimizer):
-    whole, halves = Line(), Line()
+def test_training_learns_and_stopping_resumes_bitwise(tmp_path, optimizer, kind):
+    whole, halves = kind(), kind()
     settings = SETTINGS.model_copy(update={"optimizer": optimizer})
     losses = [p.loss for p in train(whole, settings, tmp_path / "a")]
     assert losses[-1] < losses[0] * 0.75  # a moving average: it lags
     for progress in train(halves, settings, tmp_path / "b"):
         if progress.step == 23:
             break
-    again = Line()
+    again = kind()
     resumed = [p.step for p in train(again, settings, tmp_path / "b")]
     assert resumed[0] == 24
     for a, b in zip(whole.module.parameters(), again.module.parameters(), strict=True):

@@ -57,7 +57,7 @@ def trailing(table: Tensor, steps: int) -> Tensor:
 
 def leading(table: Tensor, steps: int, offset: int = 1) -> Tensor:
     """Whole times counted up from `offset`, as Stable Diffusion's own configs ask for; never the very last."""
-    times = np.arange(steps) * (len(table) // steps)
+    times = np.arange(min(steps, len(table))) * (len(table) // min(steps, len(table)))
     return at_times(table, torch.from_numpy(times[::-1].copy() + offset))
 
 

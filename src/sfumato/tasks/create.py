@@ -206,6 +206,7 @@ class _Job:
             settings = self.settings(text, seed, sigmas, self.tries[best])
             yield Made(picture, text, seed, seconds, settings, *cut[k * tries], self.options.count)
 
+    @torch.inference_mode()  # of a generator: while it works, not while others do between its steps
     def walk(
         self, wanted: Sequence[tuple[str, int]], sigmas: Tensor, done: int, total: int
     ) -> Generator[Moment, None, tuple[Tensor, list[tuple[str, str]]]]:
@@ -216,11 +217,10 @@ class _Job:
         streams = Streams([seed for _, seed in wanted])
         x, denoise = self.start(texts, streams, sigmas, condition, negative)
         sampler = build(self.sampler, streams.like, self.options.eta)
-        with torch.inference_mode():
-            for step in sampler(denoise, x, sigmas):
-                x = step.x
-                yield Moment(step, len(sigmas) - 1, done, total)
-            return model.space.decode(x), [(a.cut, b.cut) for a, b in zip(tokens, others, strict=True)]
+        for step in sampler(denoise, x, sigmas):
+            x = step.x
+            yield Moment(step, len(sigmas) - 1, done, total)
+        return model.space.decode(x), [(a.cut, b.cut) for a, b in zip(tokens, others, strict=True)]
 
     def best(self, pixels: Tensor, texts: Sequence[str]) -> list[int]:
         """Of each picture's tries, the one that matches its text best."""

@@ -94,8 +94,7 @@ def diffuse(
             f"{pixels / 1e6:.1f} megapixels are too many at once: the diffusion engine takes up to {LARGEST / 1e6:g}; --engine trained takes any size"
         )
     job = _Job(photo, options, how, model, hidden.find(photo, options, unscratch))
-    with torch.inference_mode():
-        yield from job.run()
+    yield from job.run()
 
 
 class _Job:
@@ -121,6 +120,7 @@ class _Job:
         self.y = known.apply(y)
         self.linear = bool(parts)
 
+    @torch.inference_mode()  # of a generator: while it works, not while others do between its steps
     def run(self) -> Iterator[Window | Answers]:
         """Sample, and bring the samples into the photo's form."""
         model, how = self.model, self.how
@@ -143,12 +143,12 @@ class _Job:
         """The noise levels to walk: all, or those below that of the photo if noise is all there is to undo."""
         model = self.model
         steps = self.how.steps or model.defaults.steps
-        sigmas = model.scheduler.own_schedule(model.denoiser.times.sigmas, steps, model.scheduler.sampler)
+        table = model.denoiser.times.sigmas
+        sigmas: Tensor = model.scheduler.own_schedule(table, steps, model.scheduler.sampler).unique_consecutive()
         if self.linear:
             return sigmas
-        level = model.space.deviation * self.level
-        below = sigmas[sigmas < level]
-        return torch.cat([sigmas.new_tensor([level]), below]) if len(below) > 1 else sigmas[-2:]
+        level = max(model.space.deviation * self.level, float(table[0]))
+        return torch.cat([sigmas.new_tensor([level]), sigmas[sigmas < level]])
 
     def start(self, streams: Streams, top: float) -> Tensor:
         """Noise; or, if noise is all there is to undo, the photo itself."""

@@ -104,7 +104,7 @@ def read(source: Path | str | bytes) -> Photo:
 
 
 def _photo(opened: Image.Image) -> Photo:
-    quality = _quality(opened.quantization[0]) if isinstance(opened, JpegImageFile) and opened.quantization else None
+    quality = _quality(next(iter(opened.quantization.values()))) if isinstance(opened, JpegImageFile) and opened.quantization else None
     deep = ";16" in str(getattr(opened, "tile", ""))  # how the file stores a pixel; known before it is loaded
     opened.load()
     converted = _converted(opened)

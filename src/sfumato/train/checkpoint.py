@@ -143,7 +143,12 @@ def _fill(state: State, tensors: dict[str, Tensor]) -> None:
         for optimizer, keys in ((o, REMEMBERED[type(o)]) for o in state.optimizers):
             kept = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}
             if kept:
-                optimizer.state[parameter] = {k: t.to(parameter.device) for k, t in kept.items()}  # fused: the step, too
+                optimizer.state[parameter] = {k: _laid_out(t, parameter) for k, t in kept.items()}  # fused: the step, too
+
+
+def _laid_out(kept: Tensor, parameter: Tensor) -> Tensor:
+    """As the parameter lies in memory, channels last or not: fused optimizers go through both in that order."""
+    return torch.empty_like(parameter).copy_(kept) if kept.shape == parameter.shape else kept.to(parameter.device)
 
 
 def _other(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
