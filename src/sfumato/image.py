@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -85,10 +86,18 @@ def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
         raise PictureError(f"{name} cannot be read as a picture: {error}") from None
 
 
+def brightest(mode: str, values: NDArray[np.float64]) -> float:
+    """The value of white: of 16 bits; of 8, if that is all that mode I was used for; of numbers, 1 or the largest."""
+    largest = float(values.max(initial=0))
+    if mode == "F":
+        return max(1.0, largest)
+    return 255.0 if mode == "I" and largest <= 255 else 65535.0
+
+
 def _to_rgb(picture: Image.Image, ground: str = "white") -> Image.Image:
     if picture.mode in ("I", "I;16", "I;16B", "F"):  # 16 bits a channel, which PIL's own conversion would clip
-        values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+        top = brightest(picture.mode, values)
         picture = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         clear = picture.convert("RGBA")

@@ -77,6 +77,8 @@ def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: st
                 picture.save(scratch, kind, exif=exif, **extra)
     except OSError as error:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}") from None
+    except ValueError as error:
+        raise PictureError(f"{path}: the settings do not fit into a {kind} ({error}); write a .png") from None
 
 
 def read(path: Path) -> tuple[dict[str, Any] | None, str | None]:

@@ -7,11 +7,13 @@ import ctypes
 import hashlib
 import os
 import secrets
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Generator, Tensor
 
 from sfumato.errors import OptionError, unknown
@@ -121,18 +123,30 @@ def check_folder(path: Path) -> None:
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A scratch path beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    path = Path(os.path.realpath(path))  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    scratch = Path(name)
+    scratch = path.with_name(f".sfumato-{secrets.token_hex(8)}{path.suffix}")
     try:
+        scratch.open("xb").close()
         yield scratch
         with scratch.open("rb") as f:
             os.fsync(f.fileno())
-        scratch.chmod(0o644)
+        if path.exists():
+            scratch.chmod(path.stat().st_mode & 0o777)
         scratch.replace(path)
+    except SafetensorError as error:  # as of a full disk
+        raise OSError(f"{path} cannot be written: {error}") from None
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def array_file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A new ``.npy`` file as an array to write to; its place on the disk is taken at once, so that a full one is an error, not a crash."""
+    out: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, path.stat().st_size))
+    return out
 
 
 def keep_memory() -> bool:

@@ -347,6 +347,7 @@ WRONG = {
     "no picture": (("create", "x", "--count", "0", "--output", "x.png"), "count=0 is not supported"),
     "a suffix that is not written": (("create", "x", "--output", "x.gif"), "are written as"),
     "again without settings": (("create", "--again", "plain.png"), "carries no settings"),
+    "an open quote": (("create", "--prompts", "open.csv"), "cannot be read as prompts: field larger"),
     "prompts missing": (("create", "--prompts", "none.txt"), "cannot be read as prompts"),
 }
 
@@ -356,6 +357,7 @@ def test_wrong_input(run, tiny, tmp_path, case):
     (tmp_path / "empty").mkdir()
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x04")
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    (tmp_path / "open.csv").write_text('prompt,id\n"a,1\n' + "b,2\n" * 40_000)
     shutil.copytree(tiny, tmp_path / "plain", ignore=shutil.ignore_patterns("matcher", "prior"))
     shutil.copytree(tiny, tmp_path / "foreign")
     save_network(Matcher(MatcherConfig(widths=(16,), blocks=(1,), text_width=48)), tmp_path / "foreign" / "matcher", torch.float32)
@@ -370,6 +372,12 @@ def test_wrong_input(run, tiny, tmp_path, case):
     assert err.count("\n") == 1, "one sentence"
     assert out == ""
     assert sorted(tmp_path.rglob("*")) == before, "nothing written"
+
+
+def test_half_a_surrogate_and_settings_that_do_not_fit(run, tiny):
+    assert run("create", "a \ud83d b", "--model", tiny, "--seed", 1, "--output", "a.png")[0] == 0
+    code, _, err = run("create", "a " * 40_000, "--model", tiny, "--seed", 1, "--output", "a.jpg")
+    assert (code, "do not fit into a JPEG" in err) == (2, True), err
 
 
 def test_existing_output_stays_unless_told(run, tiny, tmp_path):

@@ -1,9 +1,12 @@
 """Pictures of every kind that people have, and files that are none."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from sfumato import image
 from sfumato.errors import PictureError
@@ -65,3 +68,33 @@ def test_atomic_leaves_nothing_behind(tmp_path):
         raise RuntimeError
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_atomic_keeps_links_and_rights_and_takes_long_names(tmp_path):
+    target, link = tmp_path / "x.txt", tmp_path / "link.txt"
+    target.write_text("old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    with atomic(link) as scratch:
+        scratch.write_text("new")
+    assert link.is_symlink()
+    assert (target.read_text(), target.stat().st_mode & 0o777) == ("new", 0o600)
+    before = os.umask(0o077)
+    try:
+        with atomic(tmp_path / f"{'x' * 246}.txt") as scratch:
+            scratch.write_text("private")
+    finally:
+        os.umask(before)
+    assert (tmp_path / f"{'x' * 246}.txt").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_is_an_oserror(tmp_path):
+    with pytest.raises(OSError, match=r"x cannot be written: .*full"), atomic(tmp_path / "x"):
+        raise SafetensorError("the disk is full")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("values", [np.linspace(0, 1, 16, dtype=np.float32), np.linspace(0, 900, 16, dtype=np.float32)])
+def test_numbers_are_as_bright_as_their_largest(tmp_path, values):
+    Image.fromarray(values[None]).save(tmp_path / "a.tif")
+    assert np.asarray(image.read(tmp_path / "a.tif"))[0, :, 0].tolist() == list(range(0, 256, 17))

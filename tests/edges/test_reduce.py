@@ -41,6 +41,15 @@ def documents():
     return [" ".join(rng.choice(WORDS[k].split(), 12)) for k in kinds], [f"topic {k}" for k in kinds]
 
 
+def test_idx_files_that_do_not_go_together(tmp_path):
+    idx(tmp_path / "train-images-idx3-ubyte.gz", PIXELS[:10])
+    idx(tmp_path / "train-labels-idx1-ubyte.gz", LABELS[:9])
+    with pytest.raises(DataError, match="10 pictures, the files of labels beside it 9"):
+        read(tmp_path / "train-images-idx3-ubyte.gz")
+    with pytest.raises(DataError, match="holds no pictures"):
+        read(tmp_path / "train-labels-idx1-ubyte.gz")
+
+
 def write(kind, folder):
     """A data set of each kind; returns its path."""
     if kind == "npz":
@@ -50,7 +59,7 @@ def write(kind, folder):
         np.save(folder / "d.npy", DIGITS.data[:120].astype(np.float32))
         return folder / "d.npy"
     if kind == "csv":
-        rows = [",".join([f"{v:g}" for v in row] + [str(label)]) for row, label in zip(DIGITS.data[:120, 20:40], LABELS, strict=True)]
+        rows = [",".join([f"{v:g}" for v in row] + [f"{label} $$$$"]) for row, label in zip(DIGITS.data[:120, 20:40], LABELS, strict=True)]
         (folder / "d.csv").write_text("\n".join([",".join([f"p{k}" for k in range(20)] + ["label"]), *rows]))
         return folder / "d.csv"
     if kind == "parquet of texts":

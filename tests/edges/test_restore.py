@@ -316,7 +316,7 @@ def test_no_claim_about_pixels_that_jpeg_changes(folder, tmp_path, capsys, monke
 
 
 def test_what_a_shrunk_gray_result_differs_by_is_told(repairer):
-    for values in (PHOTO, PHOTO[..., :1], np.repeat(PHOTO[..., :1], 3, axis=2)):
+    for values in (PHOTO, PHOTO[..., :1], np.repeat(PHOTO[..., :1], 3, axis=2), PHOTO[:1, :2]):
         report = restore(Photo(values), RestoreOptions(enlarge=2.0), repairer).report
         assert report["shrunk_difference"] > 0
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.corruption.noise import DiffusionNoise
-from sfumato.errors import DataError, OptionError, TrainingError
+from sfumato.errors import DataError, OptionError, SfumatoError, TrainingError
 from sfumato.hub.config import SchedulerConfig
 from sfumato.hub.describe import describe
 from sfumato.hub.files import network_from
@@ -108,6 +109,22 @@ def test_other_layouts(tmp_path):
     assert not (tmp_path.parent / "evil").exists()
 
 
+def test_links_and_dots_and_names_that_are_no_utf8(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.png").write_bytes(encoded("red"))
+    place = tmp_path / "data"
+    place.mkdir()
+    (place / "linked").symlink_to(tmp_path / "elsewhere")
+    (place / "round").symlink_to(place)
+    (place / os.fsdecode(b"caf\xe9.png")).write_bytes(encoded("red"))
+    assert [s.name for s in data.find(place)] == ["caf\\xe9.png", "linked/a.png"]
+    with tarfile.open(tmp_path / "w.tar", "w") as tar:
+        member = tarfile.TarInfo("photo.v1.png")
+        member.size = len(encoded("red"))
+        tar.addfile(member, io.BytesIO(encoded("red")))
+    assert [s.name for s in data.find(tmp_path / "w.tar")] == ["photo.v1"]
+
+
 def test_what_cannot_be_used(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -184,6 +201,13 @@ def test_training_learns_and_stopping_resumes_bitwise(tmp_path, optimizer, kind)
     assert resumed[0] == 24
     for a, b in zip(whole.module.parameters(), again.module.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_nothing_to_draw_is_one_sentence():
+    job = Line()
+    job.weights = torch.zeros(5)
+    with pytest.raises(TrainingError, match="all weights are 0"):
+        next(train(job, SETTINGS))
 
 
 def test_other_settings_are_refused(tmp_path):
@@ -278,6 +302,35 @@ def write_phrases(path):
     vectors = np.random.default_rng(0).normal(size=(len(texts), 24)).astype(np.float16)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 24)
     pq.write_table(pa.table({"text": texts, "weight": [1.0] * len(texts), "embedding": column}), path)
+
+
+def test_what_a_run_cannot_begin_with(folder, tmp_path):
+    for size, work, sentence in (
+        ({"size": 28}, lambda plan: train_autoencoder(folder, tmp_path / "o", plan, {}), "multiple of the autoencoder's factor 8"),
+        ({"size": 28}, lambda plan: train_diffusion(folder, tmp_path / "o", None, None, plan, {}, pixels=True), "multiple of 8"),
+        ({}, lambda plan: train_autoencoder(folder, folder / "model", plan, {}), "lies in"),
+        ({"vocabulary": 200}, lambda plan: train_text(folder, tmp_path / "o", plan, {}), "vocabulary=200"),
+    ):
+        (tmp_path / "p.json").write_text(json.dumps(size))
+        with pytest.raises(SfumatoError, match=sentence):
+            list(work(tmp_path / "p.json"))
+    assert not (folder / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"weight": [1.0, None]}, "none of them empty"), ({"text": ["a", None]}, "none of them empty"), ({"weight": [1.0, -2.0]}, "from 0 on"),
+     ({"text": ["red square " * 20] * 2}, "at most 16 tokens"), ({"weight": [0.0, 0.0]}, "none of the 2 texts has a weight")],
+)  # fmt: skip
+def test_phrases_that_teach_nothing(tmp_path, change, sentence):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(8, np.float16)), 4)
+    pq.write_table(pa.table({"text": ["a", "b"], "weight": [1.0, 1.0], "embedding": column} | change), tmp_path / "p.parquet")
+    write_plans(tmp_path)
+    with pytest.raises(DataError, match=sentence):
+        list(train_text(tmp_path / "p.parquet", tmp_path / "t", tmp_path / "text.json", {}))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

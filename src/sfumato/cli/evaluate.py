@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Annotated
@@ -49,7 +50,7 @@ def restore(
     scores = []
     for score in work(data, task, amount, gray=gray, method=method, engine=Trained(model, device)):  # type: ignore[arg-type]
         scores.append(score)
-        found = {k: v for k, v in score.__dict__.items() if v is not None}
+        found = {k: None if v == math.inf else v for k, v in score.__dict__.items() if v is not None}  # JSON knows no infinity
         typer.echo(json.dumps(found) if as_json else line((score.psnr, score.ssim, score.lpips), score.name))
     far = [s.lpips for s in scores if s.lpips is not None]
     means = statistics.fmean(s.psnr for s in scores), statistics.fmean(s.ssim for s in scores), statistics.fmean(far) if far else None

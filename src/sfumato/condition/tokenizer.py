@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from sfumato.errors import ModelError
+from sfumato.runtime import atomic
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 SUFFIX = "</w>"
@@ -155,12 +156,9 @@ class CLIPTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the three files that :meth:`load` and transformers' ``CLIPTokenizer`` read."""
-        folder.mkdir(parents=True, exist_ok=True)
         model = json.loads(self.tokenizer.to_str())["model"]
         vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
         merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-        (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), "utf-8")
-        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
         settings = {
             "tokenizer_class": "CLIPTokenizer",
             "model_max_length": self.length,
@@ -170,6 +168,13 @@ class CLIPTokenizer:
             "pad_token": self.pad_token,
             "do_lower_case": True,
         }
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), "utf-8")
         marks = {k: v for k, v in settings.items() if k.endswith("_token")}
-        (folder / "special_tokens_map.json").write_text(json.dumps(marks, indent=2), "utf-8")
+        held = {
+            "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",
+            "tokenizer_config.json": json.dumps(settings, indent=2),
+            "special_tokens_map.json": json.dumps(marks, indent=2),
+            "vocab.json": json.dumps(vocab, ensure_ascii=False),  # last: where it is, all are
+        }
+        for name, text in held.items():
+            with atomic(folder / name) as scratch:
+                scratch.write_text(text, "utf-8")

@@ -57,7 +57,7 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             codes = codes.astype(np.float64)
         if codes.ndim != 2 or codes.shape[1] != self._n_features_out:
             raise ValueError(f"codes of shape {codes.shape} were given; {self._n_features_out} columns are expected")
-        return np.concatenate([self._decode(codes[k : k + BATCH]) for k in range(0, len(codes), BATCH)])
+        return np.concatenate([self._decode(codes[k : k + BATCH]) for k in range(0, max(1, len(codes)), BATCH)])
 
     def score(self, X: Rows, y: Any = None) -> float:  # noqa: N803
         """Negative squared reconstruction error of a row, summed over its values; mean over the rows. 0 is perfect."""

@@ -118,7 +118,8 @@ def create(prompts: str | Sequence[str], options: CreateOptions | None = None, m
 def walk(prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None) -> Iterator[Moment | Made]:
     """Make pictures and yield every sampler step on the way; to cancel, stop iterating."""
     options = options or CreateOptions()
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    given = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts = [text.encode("utf-8", "replace").decode() for text in given]  # half of a surrogate pair is no text
     model = model or load(options.model, options.device, options.dtype)
     job = _Job(model, options)
     job.check(texts)

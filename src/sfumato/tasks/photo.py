@@ -168,7 +168,7 @@ def _converted(opened: Image.Image) -> Photo:
     if picture.mode == "F":
         notes.append("floating-point values were brought to 8 bits")
         values = np.asarray(picture, np.float64)
-        span = max(1.0, float(np.nan_to_num(values).max(initial=1.0)))
+        span = image.brightest("F", np.nan_to_num(values))
         return Photo((np.nan_to_num(values).clip(0, span) * (255 / span)).round().astype(np.uint8)[..., None], notes=tuple(notes))
     clear = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
     gray = picture.mode in ("L", "LA", "La", "1")

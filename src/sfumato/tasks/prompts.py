@@ -63,7 +63,11 @@ def _read(path: Path) -> list[Prompt]:
         raise OptionError(f"{path} cannot be read as prompts: {error}") from None
     lines, kind = [line for line in text.split("\n") if line.strip()], path.suffix.lower()  # JSON may hold other ends of lines
     if kind == ".csv":
-        return [_record(row, f"{path}, row {k}") for k, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1)]
+        try:
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:  # a quotation mark that is not closed
+            raise OptionError(f"{path} cannot be read as prompts: {error}") from None
+        return [_record(row, f"{path}, row {k}") for k, row in enumerate(rows, 1)]
     if kind == ".jsonl" or (lines and lines[0].lstrip().startswith("{")):
         return [_record(_json(line), f"{path}, row {k}") for k, line in enumerate(lines, 1)]
     return [Prompt(line.strip()) for line in lines]
@@ -127,7 +131,8 @@ def _opened(values: Mapping[str, Any]) -> Model:
 def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None:
     """Refuse to make a picture again from what is not there any more."""
     parts = model.parts
-    wrong = [k for k, v in (settings.get("parts") or {}).items() if parts.get(k) != v]
+    then = settings.get("parts") or {}
+    wrong = [k for k, v in then.items() if parts.get(k) != v] if isinstance(then, dict) else ["parts"]
     if settings.get("model_sha256") != model.sha256 or wrong:
         raise OptionError(f"{path} was made with other weights of model {model.name}: the same bytes cannot come out")
 
@@ -135,6 +140,8 @@ def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None
 def _same_files(path: Path, settings: Mapping[str, Any], kinds: set[str]) -> None:
     for kind in sorted(kinds):
         file = settings.get(kind)
+        if file and not isinstance(file, str):
+            raise PictureError(f"{path}: its settings are damaged: {kind} is {file!r:.60}")
         if file and not Path(file).is_file():
             raise OptionError(f"{path} was made from {file}, which is not there any more")
         if file and settings.get(f"{kind}_sha256") not in (None, digest(Path(file))):

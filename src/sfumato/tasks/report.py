@@ -44,6 +44,7 @@ def ready() -> None:
         import matplotlib as mpl
 
         mpl.use("Agg")
+        mpl.rcParams["text.parse_math"] = False  # a label may hold dollars
     except ImportError:
         raise OptionError('a report needs matplotlib and bokeh: pip install "sfumato[reduce]"') from None
 
@@ -58,6 +59,8 @@ def write(found: Comparison, folder: Path, source: str) -> Path:
     """
     ready()
     folder.mkdir(parents=True, exist_ok=True)
+    with atomic(folder / "report.json") as scratch:
+        scratch.write_text(json.dumps(record(found, source), indent=2), "utf-8")
     figures = {"error": _curves(found, "error", "squared error of a test row")}
     if any(t.accuracy for t in found.trials):
         figures["accuracy"] = _curves(found, "accuracy", "accuracy of the nearest neighbour")
@@ -71,8 +74,6 @@ def write(found: Comparison, folder: Path, source: str) -> Path:
     if found.table.shape is not None:
         with atomic(folder / "reconstructions.png") as scratch:
             reconstructions(found).save(scratch, format="PNG")
-    with atomic(folder / "report.json") as scratch:
-        scratch.write_text(json.dumps(record(found, source), indent=2), "utf-8")
     with atomic(folder / "report.html") as scratch:
         scratch.write_text(_page(found, folder, source, list(figures)), "utf-8")
     return folder / "report.html"

@@ -355,7 +355,7 @@ def _shrunk_difference(made: Photo, before: Photo, factor: float) -> float:
     """
     tall, wide = (min(n, SAMPLE // 2) for n in before.values.shape[:2])
     large = torch.from_numpy(made.frame(slice(0, round(tall * factor)), slice(0, round(wide * factor))))[None]
-    small = Downscale(factor).apply(large)[..., : tall - 4 or None, : wide - 4 or None]
+    small = Downscale(factor).apply(large)[..., : tall - 4 if tall > 4 else None, : wide - 4 if wide > 4 else None]
     same = torch.from_numpy(before.frame(slice(0, small.shape[-2]), slice(0, small.shape[-1])))[None]
     if made.gray or before.gray:
         small, same = (Grayscale().apply(x) if x.shape[1] == 3 else x for x in (small, same))

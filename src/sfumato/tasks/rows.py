@@ -244,9 +244,13 @@ def _idx(path: Path) -> Table:
     """The files of MNIST; a test set beside them is marked as such."""
     parts = [path, *([p] if (p := path.with_name(path.name.replace("train", "t10k"))).exists() and p != path else [])]
     pixels = [_idx_array(p) for p in parts]
+    if wrong := [p for p, values in zip(parts, pixels, strict=True) if values.ndim != 3]:
+        raise DataError(f"{wrong[0]} holds no pictures (labels?); give the file of images")
     beside = [p.with_name(p.name.replace("images-idx3", "labels-idx1").replace("images", "labels")) for p in parts]
     labels = _labels(np.concatenate([_idx_array(p) for p in beside])) if all(b.exists() and b not in parts for b in beside) else None
     test = np.repeat([False, True], [len(p) for p in pixels]) if len(parts) == 2 else None
+    if labels is not None and len(labels) != sum(map(len, pixels)):
+        raise DataError(f"{path} has {sum(map(len, pixels))} pictures, the files of labels beside it {len(labels)} labels")
     return replace(_stack(np.concatenate(pixels)[..., None] / np.float32(255), labels), test=test)
 
 

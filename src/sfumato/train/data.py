@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from sfumato import image
 from sfumato.errors import DataError, PictureError
-from sfumato.runtime import atomic
+from sfumato.runtime import array_file, atomic
 
 PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "webp", "bytes")
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "label")
@@ -75,6 +76,20 @@ def find(source: Path) -> list[Sample]:
     return found
 
 
+def files(folder: Path) -> list[Path]:
+    """All files in a folder and those in it, links to folders followed, in order."""
+    seen: set[str] = set()
+    found: list[Path] = []
+    for place, inner, names in os.walk(folder, followlinks=True):
+        here = os.path.realpath(place)
+        if here in seen:
+            inner.clear()
+        else:
+            found += [Path(place) / name for name in names]
+        seen.add(here)
+    return sorted(found)
+
+
 def _captions(value: Any) -> tuple[str, ...]:
     many = value if isinstance(value, list | tuple) else [value]
     return tuple(str(v).strip() for v in many if v is not None and str(v).strip())
@@ -82,8 +97,8 @@ def _captions(value: Any) -> tuple[str, ...]:
 
 def _folder(folder: Path) -> Iterator[Sample]:
     table = _metadata(folder)
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in image.SUFFIXES):
-        name = path.relative_to(folder).as_posix()
+    for path in (p for p in files(folder) if p.suffix.lower() in image.SUFFIXES):
+        name = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
         side = path.with_suffix(".txt")
         if table is not None:
             captions = table.get(name, ())
@@ -105,7 +120,7 @@ def _metadata(folder: Path) -> dict[str, tuple[str, ...]] | None:
         else:
             return None
         return {r["file_name"]: _captions(r.get("text")) for r in records}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise DataError(f"{folder}: its metadata needs the columns file_name and text in every row ({error!r})") from None
 
 
@@ -163,7 +178,7 @@ def _tar(path: Path) -> Iterator[Sample]:
                 handle = tar.extractfile(member) if member.isfile() else None
                 if handle is not None:  # read into memory: nothing is unpacked, so a member's path cannot do harm
                     place, slash, name = member.name.rpartition("/")
-                    stem, _, suffix = name.partition(".")
+                    stem, _, suffix = name.rpartition(".")
                     groups.setdefault(place + slash + stem, {})[f".{suffix.lower()}"] = handle.read()
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read as a tar file: {error}") from None
@@ -243,8 +258,8 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
 def state(source: Path, *, times: bool = False) -> str:
     """A digest of what training data are on disk: names and sizes of files, with `times` also when each was changed."""
     kinds = image.SUFFIXES | {".txt", ".csv", ".jsonl"}
-    files = sorted(p for p in source.rglob("*") if p.suffix.lower() in kinds and p.exists()) if source.is_dir() else [source]
-    found = [(p.relative_to(source).as_posix(), p.stat()) for p in files]
+    there = [p for p in files(source) if p.suffix.lower() in kinds and p.exists()] if source.is_dir() else [source]
+    found = [(p.relative_to(source).as_posix(), p.stat()) for p in there]
     lines = [[name, about.st_size, about.st_mtime_ns if times else 0] for name, about in found]
     return hashlib.blake2b(json.dumps(lines).encode(), digest_size=12).hexdigest()
 
@@ -252,8 +267,9 @@ def state(source: Path, *, times: bool = False) -> str:
 def _decode(samples: list[Sample], size: int, cache: Path, key: dict[str, Any], *, captions: bool) -> None:
     kept: list[int] = []
     skipped: list[str] = []
+    (cache / "pictures.json").unlink(missing_ok=True)  # it must not vouch for other pictures, whenever this ends
     with atomic(cache / "pictures.npy") as scratch:
-        out = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=(len(samples), 3, size, size))
+        out = array_file(scratch, np.uint8, (len(samples), 3, size, size))
         for k, sample in enumerate(samples):
             if captions and not sample.captions:
                 skipped.append(f"{sample.name}: no caption")

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from sfumato import image
 from sfumato.condition.text import TextEncoder
-from sfumato.runtime import atomic
+from sfumato.runtime import array_file, atomic
 from sfumato.space.kl import AutoencoderKL
 from sfumato.space.pixels import Pixels
 from sfumato.train.data import Pictures
@@ -25,8 +25,9 @@ def cached(path: Path, key: str, shape: tuple[int, ...], rows: Callable[[int, in
     note = path.with_suffix(".json")
     if path.exists() and note.exists() and json.loads(note.read_text("utf-8")) == {"key": key}:
         return
+    note.unlink(missing_ok=True)  # it must not vouch for another array, whenever this ends
     with atomic(path) as scratch:
-        out = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.float16, shape=shape)
+        out = array_file(scratch, np.float16, shape)
         for start in range(0, shape[0], batch):
             end = min(start + batch, shape[0])
             out[start:end] = rows(start, end).float().cpu().numpy()

@@ -96,7 +96,7 @@ def train(job: Job, settings: TrainSettings, folder: Path | None = None, about: 
     Raises
     ------
     TrainingError
-        If the loss stops being a number, with the step and the first layer that gave one that is not; or if the
+        If nothing has a weight; if the loss stops being a number, with the step and the first layer that gave one that is not; or if the
         checkpoint belongs to another run.
     """
     keep_memory()
@@ -109,6 +109,8 @@ def train(job: Job, settings: TrainSettings, folder: Path | None = None, about: 
         state.use_average()
         return
     meter, places = _Meter(settings, step), job.weights.double().cumsum(0)
+    if not len(places) or not places[-1] > 0:
+        raise TrainingError("all weights are 0: nothing would ever be drawn")
     try:
         while step < settings.steps:
             loss = _gradient(job, settings, step, device, places)

@@ -49,7 +49,7 @@ class Plan(Config):
     network: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     size: int = 64  # side of the pictures in pixels
-    vocabulary: int = 8192  # tokens of a new tokenizer
+    vocabulary: int = Field(8192, ge=516)  # tokens of a new tokenizer
     scheduler: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     corruption: str = ""  # what a restorer shall undo, alternatives between bars
@@ -68,7 +68,9 @@ USUAL = {
 }  # fmt: skip
 
 
-def _plan(task: str, path: Path | None, given: Mapping[str, Any]) -> tuple[Plan, TrainSettings]:
+def _plan(task: str, data: Path, output: Path, path: Path | None, given: Mapping[str, Any]) -> tuple[Plan, TrainSettings]:
+    if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
+        raise OptionError(f"{output} lies in {data}, where its previews would become pictures to train on; give another --output")
     plan = Plan.read(read_json(path), str(path)) if path else Plan()
     usual = dict(zip(("steps", "batch"), USUAL[task], strict=True))
     return plan, TrainSettings.read({**usual, **plan.settings, **given}, "training settings")
@@ -91,7 +93,7 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
 
     With `start`, a bundled name or a folder, that one learns more words: its states of the texts marked as kept stay.
     """
-    plan, settings = _plan("text", config, given)
+    plan, settings = _plan("text", data, output, config, given)
     phrases = Phrases.read(data)
     begun = _text(start) if start else None
     if begun is not None:
@@ -122,13 +124,15 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
 
 def train_autoencoder(data: Path, output: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
     """Train the first stage; writes its config and weights."""
-    plan, settings = _plan("autoencoder", config, given)
+    plan, settings = _plan("autoencoder", data, output, config, given)
+    network = AutoencoderConfig.read({**_small_autoencoder(plan.size), **plan.network}, "network")
+    if plan.size % network.factor:
+        raise DataError(f"size {plan.size} is not a multiple of the autoencoder's factor {network.factor}")
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=False)
     yield from _skipped(pictures.skipped)
     torch.manual_seed(settings.seed)
-    network = {**_small_autoencoder(plan.size), **plan.network}
-    job = AutoencoderJob(AutoencoderConfig.read(network, "network"), pictures)
+    job = AutoencoderJob(network, pictures)
     yield from train(job, settings, output, _about(plan, data, job.module.config, task="autoencoder"))
     save_network(job.module, output)
 
@@ -154,16 +158,19 @@ def train_diffusion(
 
     With `start`, a bundled name or a model, its U-Net is trained on, with its own autoencoder and text encoder.
     """
-    plan, settings = _plan("diffusion from a model" if start else "diffusion", config, given)
+    plan, settings = _plan("diffusion from a model" if start else "diffusion", data, output, config, given)
     begun, space, encoder = _grounds(autoencoder, text, plan, start, pixels=pixels)
     size = _size(plan, space, begun)
+    small = _small_unet(size, space, encoder.clip.config.hidden_size)
+    network = begun.network.config if begun else UNetConfig.read({**small, **plan.network}, "network")
+    unit = space.config.factor * 2 ** (len(network.block_out_channels) - 1)
+    if size % unit:
+        raise DataError(f"size {size} is not a multiple of {unit}, the space's factor times the U-Net's halvings")
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
     yield from _skipped(pictures.skipped)
     scheduler = begun.scheduler if begun else SchedulerConfig.read({**STABLE_DIFFUSION, **plan.scheduler}, "scheduler")
     torch.manual_seed(settings.seed)
-    small = _small_unet(size, space, encoder.clip.config.hidden_size)
-    network = begun.network.config if begun else UNetConfig.read({**small, **plan.network}, "network")
     known = begun.defaults.model_dump(mode="json", exclude_defaults=True) if begun else {}
     if begun and begun.size != (size, size):
         known["size"] = [size, size]
@@ -225,7 +232,7 @@ def _size(plan: Plan, space: AutoencoderKL | Pixels, begun: Model | None) -> int
 
 def train_prior(data: Path, output: Path, model: str, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
     """Train what begins a walk with an estimate from the text; writes ``prior/``, and into a model's folder makes it a part of it."""
-    plan, settings = _plan("prior", config, given)
+    plan, settings = _plan("prior", data, output, config, given)
     begun, encoder = _begun(model)
     space, size = begun.space, _size(plan, begun.space, begun)
     yield f"reading {data}"
@@ -242,7 +249,7 @@ def train_prior(data: Path, output: Path, model: str, config: Path | None, given
 
 def train_matcher(data: Path, output: Path, text: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
     """Train what tells how well a picture matches a text; writes ``matcher/``, and into a model's folder makes it a part of it."""
-    plan, settings = _plan("matcher", config, given)
+    plan, settings = _plan("matcher", data, output, config, given)
     encoder = _text(text)
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=True)
@@ -278,7 +285,7 @@ def train_restorer(
     With `start`, a restorer's folder or the name of a bundled one, its network is trained on; if the plan names a network of
     another size, that one starts from the layers that both have.
     """
-    plan, settings = _plan("restorer", config, given)
+    plan, settings = _plan("restorer", data, output, config, given)
     begun = network_from(Restorer, RestorerConfig, restorer_folder(start)) if start else None
     network = begun.config if begun and not plan.network else RestorerConfig.read(plan.network, "network")
     corruption = corruption or plan.corruption

@@ -60,10 +60,17 @@ class Phrases:
             raise DataError('reading parquet needs pyarrow: pip install "sfumato[train]"') from None
         except Exception as error:
             raise DataError(f"{path}: a parquet file with text, weight and embedding is needed: {error}") from None
-        flat = np.concatenate([c.values.to_numpy(zero_copy_only=False) for c in table["embedding"].chunks])
+        if not table.num_rows or any(table[name].null_count for name in table.column_names):
+            raise DataError(f"{path}: a row needs a text, a weight and an embedding, none of them empty")
+        weights = table["weight"].to_numpy().astype(np.float64)
+        if not (np.isfinite(weights).all() and weights.min() >= 0):
+            raise DataError(f"{path}: weights are numbers from 0 on")
+        flat = np.concatenate([c.flatten().to_numpy(zero_copy_only=False) for c in table["embedding"].chunks])
+        if len(flat) % table.num_rows:
+            raise DataError(f"{path}: embeddings of one length are needed")
         embeddings = flat.reshape(table.num_rows, -1).astype(np.float16)
         kept = table["kept"].to_numpy().astype(bool) if "kept" in table.column_names else np.zeros(table.num_rows, bool)
-        return cls(table["text"].to_pylist(), table["weight"].to_numpy().astype(np.float64), embeddings, kept)
+        return cls(table["text"].to_pylist(), weights, embeddings, kept)
 
 
 def pad(rows: list[list[int]], tokenizer: CLIPTokenizer) -> Tensor:
@@ -96,6 +103,8 @@ class TextJob:
         self.ids = pad(rows, tokenizer)
         short = torch.tensor([len(ids) <= LONGEST for ids in rows])
         self.weights = torch.from_numpy(phrases.weights) * short
+        if not self.weights.any():
+            raise DataError(f"none of the {len(rows)} texts has a weight and at most {LONGEST} tokens")
         if start is None:
             self._start_from_teacher(phrases)
         else:
