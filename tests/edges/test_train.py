@@ -38,7 +38,7 @@ from sfumato.train.checkpoint import State
 from sfumato.train.diffusion import FromPrior
 from sfumato.train.latents import Latents
 from sfumato.train.loop import TrainSettings, train
-from sfumato.train.run import _text, train_autoencoder, train_diffusion, train_matcher, train_prior, train_text
+from sfumato.train.run import text_encoder, train_autoencoder, train_diffusion, train_matcher, train_prior, train_text
 
 COLORS = ("red", "green", "blue", "gold", "black", "white")
 
@@ -352,7 +352,7 @@ def test_a_text_encoder_learns_words_and_keeps_its_captions(tiny, tmp_path):
         ends = ends - ends.mean(dim=0)
         return ends, (ends[2:] @ ends[:2].T).argmax(dim=1).tolist()
 
-    before, after = load(str(tiny)).text, _text(tmp_path / "t")
+    before, after = load(str(tiny)).text, text_encoder(tmp_path / "t")
     ends, near = nearest(after)
     assert near == [0, 1]
     moved = 1 - torch.nn.functional.cosine_similarity(before.ends(texts), after.ends(texts))

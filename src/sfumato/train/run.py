@@ -95,7 +95,7 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
     """
     plan, settings = _plan("text", data, output, config, given)
     phrases = Phrases.read(data)
-    begun = _text(start) if start else None
+    begun = text_encoder(start) if start else None
     if begun is not None:
         if plan.network or begun.clip.config.with_projection:
             raise OptionError("a text encoder that is trained on keeps its network, which has no projection; leave network out")
@@ -204,7 +204,7 @@ def _grounds(
         if (autoencoder is None) != pixels:
             raise OptionError("give --autoencoder (train autoencoder makes one) or --pixels; or --start, a model to train on")
         space = Pixels() if autoencoder is None else network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval()
-        return None, space, _text(text or Path("icons"))
+        return None, space, text_encoder(text or Path("icons"))
     if autoencoder or pixels or text or plan.network or plan.scheduler:
         raise OptionError("a model that is trained on keeps its autoencoder, text encoder, network and scheduler; leave those out")
     begun, encoder = _begun(start)
@@ -250,7 +250,7 @@ def train_prior(data: Path, output: Path, model: str, config: Path | None, given
 def train_matcher(data: Path, output: Path, text: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
     """Train what tells how well a picture matches a text; writes ``matcher/``, and into a model's folder makes it a part of it."""
     plan, settings = _plan("matcher", data, output, config, given)
-    encoder = _text(text)
+    encoder = text_encoder(text)
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=True)
     yield from _skipped(pictures.skipped)
@@ -264,7 +264,8 @@ def train_matcher(data: Path, output: Path, text: Path, config: Path | None, giv
     save_network(job.module.matcher, output / "matcher")
 
 
-def _text(folder: Path) -> TextEncoder:
+def text_encoder(folder: Path) -> TextEncoder:
+    """The text encoder of a folder that ``train text`` wrote, of a model, or of a bundled one's name."""
     folder = BUNDLED / folder if str(folder) in bundled() else folder
     clip = network_from(CLIPText, CLIPTextConfig, folder / "text_encoder").eval()
     return TextEncoder(clip, CLIPTokenizer.load(folder / "tokenizer"))
