@@ -56,10 +56,11 @@ def search(
     if output is not None and output.exists() and not overwrite:
         raise OptionError(f"{output} exists; give another --output, or --overwrite")
     hits = work.search(folder, query, k, where)
+    if output is not None:  # before the lines: who reads some of them and stops has the sheet
+        with atomic(output) as scratch:
+            work.pictures(folder, hits).save(scratch)
     for hit in hits:
         row = f"{hit.similarity:.3f}  {hit.name}" + (f"  [{hit.label}]" if hit.label else "") + (f"  {hit.text[:80]}" if hit.text else "")
         typer.echo(json.dumps(hit.__dict__, ensure_ascii=False) if as_json else row)
     if output is not None:
-        with atomic(output) as scratch:
-            work.pictures(folder, hits).save(scratch)
         typer.echo(str(output), err=as_json)
