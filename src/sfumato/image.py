@@ -24,6 +24,7 @@ from sfumato.errors import PictureError
 MAX_PIXELS = 200_000_000
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 ENDINGS = SUFFIXES | {".avif", ".heic", ".jp2", ".pdf", ".ppm", ".psd", ".svg", ".tga"}  # an output so named is meant as a file, not as a folder
+JPEG_TOUCHES = "JPEG changes the other pixels a little, too; written as .png they stay bit for bit"
 # what Pillow raises besides OSError, where tags, tables or offsets of a file are damaged
 DAMAGED = (TypeError, KeyError, IndexError, ValueError, OverflowError, ZeroDivisionError, SyntaxError, struct.error)
 

@@ -306,7 +306,7 @@ def write_phrases(path):
 
 def test_what_a_run_cannot_begin_with(folder, tmp_path):
     for size, work, sentence in (
-        ({"size": 28}, lambda plan: train_autoencoder(folder, tmp_path / "o", plan, {}), "multiple of the autoencoder's factor 8"),
+        ({"size": 28}, lambda plan: train_autoencoder(folder, tmp_path / "o", plan, {}), "multiple of 8, the autoencoder's factor"),
         ({"size": 28}, lambda plan: train_diffusion(folder, tmp_path / "o", None, None, plan, {}, pixels=True), "multiple of 8"),
         ({}, lambda plan: train_autoencoder(folder, folder / "model", plan, {}), "lies in"),
         ({"vocabulary": 200}, lambda plan: train_text(folder, tmp_path / "o", plan, {}), "vocabulary=200"),

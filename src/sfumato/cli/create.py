@@ -48,6 +48,8 @@ def create(  # a command's signature is its help page: it is as long as its opti
 ) -> None:
     """Make pictures from texts."""
     from sfumato.errors import OptionError
+    from sfumato.image import JPEG_TOUCHES
+    from sfumato.metadata import FORMATS
     from sfumato.tasks import prompts as texts
 
     values = {
@@ -73,8 +75,8 @@ def create(  # a command's signature is its help page: it is as long as its opti
         for what, cut in (("prompt", made.cut), ("negative prompt", made.negative_cut)):
             if cut:
                 typer.echo(f'sfumato: the end of the {what} was not seen by the model: "{cut}"', err=True)
-        if made.settings.get("mask") and path.suffix.lower() in (".jpg", ".jpeg"):
-            typer.echo(f"sfumato: {path}: JPEG changes the other pixels a little, too; written as .png they stay bit for bit", err=True)
+        if made.settings.get("mask") and FORMATS[path.suffix.lower()] == "JPEG":
+            typer.echo(f"sfumato: {path}: {JPEG_TOUCHES}", err=True)
     if grid:
         typer.echo(str(saver.sheet(finished)), err=as_json)
 

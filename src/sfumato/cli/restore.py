@@ -158,12 +158,13 @@ def _done(target: Path, samples: int) -> bool:
 
 def _write(made: Restored, path: Path, before: Photo) -> tuple[dict[str, Any], list[str]]:
     """Write a restored photo; returns its report and all notes, with no claim about pixels that the format does not keep."""
+    from sfumato import image
     from sfumato.metadata import SCHEMA
     from sfumato.tasks import photo
 
     report, notes = dict(made.report), [*before.notes]
     if photo.SUFFIXES[path.suffix.lower()] == "JPEG" and report.pop("largest_change_elsewhere", None) is not None:
-        notes.append("JPEG changes the other pixels a little, too; written as .png they stay bit for bit")
+        notes.append(image.JPEG_TOUCHES)
     return report, [*notes, *photo.write(made.photo, path, json.dumps({"schema": SCHEMA, **report}))]
 
 

@@ -72,6 +72,11 @@ class UNetConfig(Config):
     cross_attention_norm: None = None
     addition_embed_type_num_heads: int = 64
 
+    @property
+    def unit(self) -> int:
+        """Sides of latents are multiples of this: each level but the last halves them."""
+        return int(2 ** (len(self.block_out_channels) - 1))
+
     def heads(self, level: int) -> int:
         """Attention heads at a level (0 = finest)."""
         return self.attention_head_dim if isinstance(self.attention_head_dim, int) else self.attention_head_dim[level]

@@ -111,7 +111,7 @@ class Model:
     @property
     def unit(self) -> int:
         """Sides of pictures must be multiples of this: the space's factor times the U-Net's halvings."""
-        return int(self.space.config.factor * 2 ** (len(self.network.config.block_out_channels) - 1))
+        return self.space.config.factor * self.network.config.unit
 
     @property
     def sha256(self) -> str:

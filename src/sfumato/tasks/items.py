@@ -10,7 +10,7 @@ from typing import Literal
 from sfumato import image
 from sfumato.errors import PictureError
 from sfumato.tasks.rows import LABELS, TEXTS, has_pictures
-from sfumato.train.data import Sample, find, read_table
+from sfumato.train.data import Sample, files, find, read_table
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,11 @@ class Item:
 def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]]:
     """What is in a source, without reading what takes long."""
     if source.is_dir():
-        texts = sorted(p for p in source.rglob("*.txt") if p.is_file())
-        if texts and not any(p.suffix.lower() in image.SUFFIXES for p in source.rglob("*")):
-            return "documents", [_file(source, p, Sample(p.relative_to(source).as_posix(), (), p.read_bytes)) for p in texts]
-        return "pictures", [_file(source, source / s.name, s) for s in find(source)]
+        there = files(source)
+        texts = [p for p in there if p.suffix.lower() == ".txt"]
+        if texts and not any(p.suffix.lower() in image.SUFFIXES for p in there):
+            return "documents", [_file(source, p, Sample.of(p, source)) for p in texts]
+        return "pictures", [_file(source, s.path or source / s.name, s) for s in find(source)]
     if source.suffix.lower() in (".parquet", ".csv") and source.is_file():
         documents = _documents(source)
         if documents:

@@ -6,7 +6,6 @@ What cannot be read is skipped and listed, never fatal; a set with nothing usabl
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import zipfile
 import zlib
@@ -21,7 +20,7 @@ from PIL import Image
 
 from sfumato import image
 from sfumato.errors import DataError, OptionError, PictureError, unknown
-from sfumato.train.data import PICTURE_COLUMNS, Sample, find
+from sfumato.train.data import PICTURE_COLUMNS, Sample, files, find, read_table
 
 Kind = Literal["pictures", "numbers", "documents"]
 LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person", "y_train")
@@ -126,8 +125,9 @@ def _folder(folder: Path, size: int | None) -> Table:
     idx = sorted(p for p in folder.iterdir() if "images" in p.name and "idx3" in p.name)
     if idx:
         return _idx(next((p for p in idx if "train" in p.name), idx[0]))
-    texts = sorted(p for p in folder.rglob("*.txt") if p.is_file())
-    pictures = any(p.suffix.lower() in image.SUFFIXES for p in folder.rglob("*"))
+    there = files(folder)
+    texts = [p for p in there if p.suffix.lower() == ".txt"]
+    pictures = any(p.suffix.lower() in image.SUFFIXES for p in there)
     if texts and not pictures:
         labels = [p.parent.name if p.parent != folder else "" for p in texts]
         return Table("documents", texts=[p.read_text("utf-8", errors="replace") for p in texts], labels=_labels(labels))
@@ -267,21 +267,7 @@ def _idx_array(path: Path) -> NDArray[np.uint8]:
 
 def _columns(path: Path, size: int | None, label: str | None) -> Table:
     """A parquet file of pictures, texts or numbers, or a csv file of texts or numbers."""
-    try:
-        import pyarrow.csv
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError('reading tables needs pyarrow: pip install "sfumato[reduce]"') from None
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pyarrow.parquet.read_table(path)
-        else:
-            separator = "\t" if path.suffix.lower() == ".tsv" else ","
-            content = path.read_bytes()
-            named = pyarrow.csv.ReadOptions(autogenerate_column_names=_all_numbers(content, separator))
-            table = pyarrow.csv.read_csv(io.BytesIO(content), named, parse_options=pyarrow.csv.ParseOptions(delimiter=separator))
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as a table: {error}") from None
+    table = read_table(path)
     names = table.column_names
     if twice := sorted({n for n in names if names.count(n) > 1}):
         raise DataError(f"{path} has several columns named {', '.join(twice[:5])}")
@@ -304,15 +290,6 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     rows = np.stack([np.array([math.nan if v is None else float(v) for v in table[n].to_pylist()], np.float32) for n in numeric], axis=1)
     left_out = [f"column {n}: no numbers" for n in names if n not in numeric and n != known]
     return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out)
-
-
-def _all_numbers(content: bytes, separator: str) -> bool:
-    """Whether the first line of a table is a row of it, rather than the columns' names."""
-    words = content.split(b"\n", 1)[0].decode("utf-8", "replace").strip().split(separator)
-    try:
-        return len([float(w.strip().strip('"')) for w in words]) > 0
-    except ValueError:
-        return False
 
 
 def has_pictures(table: Any) -> bool:

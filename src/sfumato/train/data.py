@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -42,12 +43,21 @@ class Sample:
         Returns the picture file's bytes.
     weight : float
         How often it is drawn, against 1.
+    path : Path, optional
+        Its file, where it has one of its own.
     """
 
     name: str
     captions: tuple[str, ...]
     read: Callable[[], bytes]
     weight: float = 1.0
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, path: Path, folder: Path, captions: tuple[str, ...] = ()) -> Sample:
+        """A file in a folder; bytes of its name that are no UTF-8 are spelled out."""
+        name = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+        return cls(name, captions, path.read_bytes, path=path)
 
 
 def find(source: Path) -> list[Sample]:
@@ -98,7 +108,7 @@ def _captions(value: Any) -> tuple[str, ...]:
 def _folder(folder: Path) -> Iterator[Sample]:
     table = _metadata(folder)
     for path in (p for p in files(folder) if p.suffix.lower() in image.SUFFIXES):
-        name = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+        name = path.relative_to(folder).as_posix()
         side = path.with_suffix(".txt")
         if table is not None:
             captions = table.get(name, ())
@@ -106,7 +116,7 @@ def _folder(folder: Path) -> Iterator[Sample]:
             captions = _captions(side.read_text("utf-8", errors="replace"))
         else:
             captions = _captions(path.parent.name.replace("_", " ")) if path.parent != folder else ()
-        yield Sample(name, captions, path.read_bytes)
+        yield Sample.of(path, folder, captions)
 
 
 def _metadata(folder: Path) -> dict[str, tuple[str, ...]] | None:
@@ -125,17 +135,30 @@ def _metadata(folder: Path) -> dict[str, tuple[str, ...]] | None:
 
 
 def read_table(path: Path) -> Any:
-    """A parquet or CSV file as a pyarrow table."""
-    kind = path.suffix.lower().removeprefix(".")
+    """A .parquet, .csv or .tsv file as a pyarrow table; the columns of a table whose first line is numbers are f0, f1, ..."""
     try:
-        from pyarrow import csv
-        from pyarrow import parquet as pq
+        import pyarrow.csv
+        import pyarrow.parquet
     except ImportError:
-        raise DataError(f'reading {kind} needs pyarrow: pip install "sfumato[train]"') from None
+        raise DataError('reading tables needs pyarrow: pip install "sfumato[reduce]"') from None
     try:
-        return csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True)) if kind == "csv" else pq.read_table(path)
+        if path.suffix.lower() == ".parquet":
+            return pyarrow.parquet.read_table(path)
+        separator, content = "\t" if path.suffix.lower() == ".tsv" else ",", path.read_bytes()
+        named = pyarrow.csv.ReadOptions(autogenerate_column_names=_all_numbers(content, separator))
+        lines = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+        return pyarrow.csv.read_csv(io.BytesIO(content), named, parse_options=lines)
     except Exception as error:
-        raise DataError(f"{path} cannot be read as {kind}: {error}") from None
+        raise DataError(f"{path} cannot be read as a table: {error}") from None
+
+
+def _all_numbers(content: bytes, separator: str) -> bool:
+    """Whether the first line of a table is a row of it, rather than the columns' names."""
+    words = content.split(b"\n", 1)[0].decode("utf-8", "replace").strip().split(separator)
+    try:
+        return len([float(w.strip().strip('"')) for w in words]) > 0
+    except ValueError:
+        return False
 
 
 def _parquet(path: Path) -> Iterator[Sample]:

@@ -110,11 +110,9 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
     shape = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4, "hidden_act": "gelu"}
     network = {**shape, "max_position_embeddings": length, **plan.network, **marks, **size, "architectures": ["CLIPTextModelWithProjection"]}
     network.pop("with_projection")
-    read = CLIPTextConfig.read(network, "network")
-    if begun is not None:
-        read = begun.clip.config.model_copy(update={"projection_dim": phrases.embeddings.shape[1], "with_projection": True})
+    known = begun.clip.config.model_copy(update=size) if begun else CLIPTextConfig.read(network, "network")
     torch.manual_seed(settings.seed)
-    job = TextJob(read, tokenizer, phrases, begun.clip if begun else None)
+    job = TextJob(known, tokenizer, phrases, begun.clip if begun else None)
     about = {"start": fingerprint(begun.clip)} if begun else {}
     yield from train(job, settings, output, _about(plan, data, job.module.config, task="text", vocabulary=plan.vocabulary, **about))
     plain = CLIPText(job.module.config.model_copy(update={"with_projection": False}))  # the projection served the teacher only
@@ -126,8 +124,7 @@ def train_autoencoder(data: Path, output: Path, config: Path | None, given: Mapp
     """Train the first stage; writes its config and weights."""
     plan, settings = _plan("autoencoder", data, output, config, given)
     network = AutoencoderConfig.read({**_small_autoencoder(plan.size), **plan.network}, "network")
-    if plan.size % network.factor:
-        raise DataError(f"size {plan.size} is not a multiple of the autoencoder's factor {network.factor}")
+    _check_size(plan.size, network.factor, "the autoencoder's factor")
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=False)
     yield from _skipped(pictures.skipped)
@@ -160,12 +157,10 @@ def train_diffusion(
     """
     plan, settings = _plan("diffusion from a model" if start else "diffusion", data, output, config, given)
     begun, space, encoder = _grounds(autoencoder, text, plan, start, pixels=pixels)
-    size = _size(plan, space, begun)
+    size = _size(plan, begun)
     small = _small_unet(size, space, encoder.clip.config.hidden_size)
     network = begun.network.config if begun else UNetConfig.read({**small, **plan.network}, "network")
-    unit = space.config.factor * 2 ** (len(network.block_out_channels) - 1)
-    if size % unit:
-        raise DataError(f"size {size} is not a multiple of {unit}, the space's factor times the U-Net's halvings")
+    _check_size(size, space.config.factor * network.unit, "the space's factor times the U-Net's halvings")
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
     yield from _skipped(pictures.skipped)
@@ -222,19 +217,22 @@ def _begun(name: str) -> tuple[Model, TextEncoder]:
     return begun, begun.text
 
 
-def _size(plan: Plan, space: AutoencoderKL | Pixels, begun: Model | None) -> int:
+def _size(plan: Plan, begun: Model | None) -> int:
     """Side of the pictures: the plan's, or where it names none that of the model."""
-    size = begun.size[0] if begun and "size" not in plan.model_fields_set else plan.size
-    if size % space.config.factor:
-        raise DataError(f"size {size} is not a multiple of the autoencoder's factor {space.config.factor}")
-    return size
+    return begun.size[0] if begun and "size" not in plan.model_fields_set else plan.size
+
+
+def _check_size(size: int, unit: int, what: str) -> None:
+    if size % unit:
+        raise DataError(f"size {size} is not a multiple of {unit}, {what}")
 
 
 def train_prior(data: Path, output: Path, model: str, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
     """Train what begins a walk with an estimate from the text; writes ``prior/``, and into a model's folder makes it a part of it."""
     plan, settings = _plan("prior", data, output, config, given)
     begun, encoder = _begun(model)
-    space, size = begun.space, _size(plan, begun.space, begun)
+    space, size = begun.space, _size(plan, begun)
+    _check_size(size, begun.unit, "the space's factor times the U-Net's halvings")
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
     yield from _skipped(pictures.skipped)
