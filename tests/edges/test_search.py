@@ -241,6 +241,20 @@ def test_rows_of_a_csv_are_documents(tmp_path):
         items_of(tmp_path / "n.csv")
 
 
+def test_linked_folders_and_names_that_are_no_utf8_are_indexed(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a.txt").write_text("apple pear")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "linked").symlink_to(tmp_path / "far")
+    assert [(i.name, i.label) for i in items_of(tmp_path / "texts")[1]] == [("linked/a.txt", "linked")]
+    odd = tmp_path / "pictures" / os.fsdecode(b"caf\xe9.png")
+    odd.parent.mkdir()
+    Image.new("RGB", (8, 8)).save(odd)
+    (item,) = items_of(odd.parent)[1]
+    assert item.name == "caf\\xe9.png"
+    assert item.stamp != "missing", "a change of the file is seen"
+
+
 def test_a_changed_label_is_a_change(tmp_path):
     texts = ["apple pear fruit", "engine wheel car", "sweet orchard pear", "motor road wheel"]
     stamps = []
