@@ -47,9 +47,11 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """(B, C, h, w), (B,), condition -> (B, C, h, w) estimate of the clean picture, of the dtype of `x`."""
+        dtype = next(self.parameters(), x).dtype  # a network without parameters works as its input is
+        if self.kind == "direct":  # 0 x + 1 F(1 x): the network alone
+            return self.network(x.to(dtype), sigma.float().to(x.device), condition.to(dtype=dtype)).to(x.dtype)
         c = self.coefficients(sigma)
         skip, out, scale = (k.to(x.dtype).to(x.device)[:, None, None, None] for k in (c.c_skip, c.c_out, c.c_in))
-        dtype = next(self.parameters(), x).dtype  # a network without parameters works as its input is
         raw = self.network((scale * x).to(dtype), c.c_noise.float().to(x.device), condition.to(dtype=dtype)).to(x.dtype)
         # A network may predict the variance, too (Nichol & Dhariwal 2021): only the mean is used.
         return skip * x[:, : raw.shape[1]] + out * raw

@@ -115,8 +115,9 @@ class Autoencoder(Reducer):
             self.space_ = self._build(rows.shape[1], seed)
             self.n_steps_ = 0
         job = CodesJob(
-            self.space_, lambda chosen: self._framed(rows[chosen]).astype(np.float32), rows.shape[0], loss=self.loss, corruption=self.corruption
-        )
+            self.space_, lambda chosen: self._framed(rows[chosen]).astype(np.float32, copy=False), rows.shape[0],
+            loss=self.loss, corruption=self.corruption,
+        )  # fmt: skip
         self.space_.float()
         if fresh:
             job.settle()
@@ -156,7 +157,10 @@ class Autoencoder(Reducer):
     def _framed(self, rows: Rows) -> NDArray[Any]:
         """Rows in the frame [-1, 1]."""
         low, high = self.range_
-        return np.ascontiguousarray((dense(rows) - low) * (2 / (high - low)) - 1)
+        out: NDArray[Any] = np.subtract(dense(rows), low, order="C")
+        out *= 2 / (high - low)
+        out -= 1
+        return out
 
     @torch.no_grad()
     def _encode(self, rows: Rows) -> NDArray[Any]:

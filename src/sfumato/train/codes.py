@@ -18,7 +18,7 @@ from sfumato.train.loss import Measure, cross_entropy, denoising_loss, squared
 from sfumato.types import Condition, Corrupted
 
 MEASURES: dict[str, Measure] = {"squared": squared, "cross_entropy": cross_entropy}
-SAMPLE = 5_000  # rows from which center, spread and mean code are taken
+SAMPLE = 1_000  # rows from which center, spread and mean code are taken
 
 
 class CodesJob:

@@ -158,9 +158,12 @@ def _gradient(job: Job, settings: TrainSettings, step: int, device: torch.device
 
     loss = loss_now()
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(job.module.parameters(), settings.clip)
+    gradients = [p.grad for p in job.module.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
     if not math.isfinite(float(norm)):
         raise TrainingError(f"step {step + 1}: {_blame(job.module, loss_now)}; lower the learning rate ({settings.rate:g})")
+    if norm > settings.clip:
+        nn.utils.clip_grads_with_norm_(job.module.parameters(), settings.clip, norm)
     return float(loss.detach())
 
 

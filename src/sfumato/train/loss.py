@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from sfumato.denoiser.denoiser import Denoiser
@@ -15,8 +16,8 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 def squared(estimate: Tensor, x: Tensor) -> Tensor:
-    """Squared error of each value."""
-    return (estimate - x).square()
+    """Squared error of each value; what is gray is compared with every channel."""
+    return F.mse_loss(estimate, x.expand_as(estimate), reduction="none")
 
 
 def cross_entropy(estimate: Tensor, x: Tensor) -> Tensor:
