@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -143,6 +144,10 @@ def test_best_of_keeps_the_try_that_matches_best_and_names_it(run, tiny, tmp_pat
     assert np.array_equal(np.asarray(create("a red apple", CreateOptions(seed=9, steps=3), model)[0].picture), np.asarray(tries[0]))
     assert run("create", "--again", "best.png", "--output", "again.png")[0] == 0
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "best.png").read_bytes()
+    usual = replace(model, defaults=model.defaults.model_copy(update={"best_of": 4}))
+    made = create("a red apple", CreateOptions(seed=9, steps=3), usual)[0]
+    assert (made.settings["best_of"], made.settings["candidate"]) == (4, chosen), "the model's own number"
+    assert create("a red apple", CreateOptions(seed=9, steps=3, best_of=1), usual)[0].settings["candidate"] == 0
 
 
 def test_a_walk_from_the_prior_is_shorter_and_the_same_again(run, tiny, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sfumato.runtime import Streams
-from sfumato.tasks.create import create, walk
+from sfumato.tasks.create import Made, Moment, create, walk
 from sfumato.tasks.options import CreateOptions
 
 
@@ -32,6 +32,15 @@ def test_a_walk_leaves_its_callers_gradients_alone(tiny):
     weight = torch.ones(3, requires_grad=True)
     weight.sum().backward()
     assert weight.grad is not None
+
+
+def test_progress_counts_what_is_walked(tiny):
+    """Four pictures of three tries each, two walked at once: two batches a picture."""
+    events = list(walk(["a", "b"], CreateOptions(model=str(tiny), seed=1, count=2, best_of=3, batch=2, steps=2)))
+    moments = [e for e in events if isinstance(e, Moment)]
+    assert [(m.done, m.step.index) for m in moments] == [(walked, step) for walked in range(8) for step in range(2)]
+    assert {m.total for m in moments} == {8}
+    assert sum(isinstance(e, Made) for e in events) == 4
 
 
 def test_noise_bits():

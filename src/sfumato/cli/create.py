@@ -23,7 +23,7 @@ def create(  # a command's signature is its help page: it is as long as its opti
     output: Annotated[Path | None, Option(help="FILE.png (.jpg, .webp) or FOLDER/; pictures/ by default.")] = None,
     count: Annotated[int, Option(help="Pictures per prompt, of seeds S, S+1, ...")] = 1,
     seed: Annotated[int | None, Option(help="Same seed, same picture. Random if absent.")] = None,
-    best_of: Annotated[int | None, Option(help="Tries per picture; the one that matches its text best is kept.")] = None,
+    best_of: Annotated[int | None, Option(help="Tries per picture, of which the best match is kept; the model's own number by default.")] = None,
     steps: Annotated[int | None, Option(help="Sampler steps; the model's own number by default.")] = None,
     guidance_scale: Annotated[float | None, Option(help="How closely to follow the text; 1 is off.")] = None,
     guidance_rescale: Annotated[float | None, Option(help="0 to 1: pull back the contrast that guidance adds.")] = None,
@@ -94,9 +94,7 @@ def _with_progress(wanted: list[Prompt], values: dict[str, Any], model: Model | 
         line = bar.add_task("steps")
         for item, event in run(wanted, values, model):
             if isinstance(event, Moment):
-                batches = -(-event.total // max(1, event.step.x.shape[0]))
-                done = event.done // max(1, event.step.x.shape[0]) * event.steps + event.step.index + 1
-                bar.update(line, total=max(done, batches * event.steps), completed=done)
+                bar.update(line, total=event.total * event.steps, completed=event.done * event.steps + event.step.index + 1)
             elif item is not None:
                 yield item, event
 

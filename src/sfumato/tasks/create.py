@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class Moment:
     steps : int
         Steps of this batch.
     done, total : int
-        Pictures finished before this batch, and in all.
+        Batches walked before this one, and in all; the tries of a picture may be several.
     """
 
     step: Step
@@ -127,12 +127,13 @@ def walk(prompts: str | Sequence[str], options: CreateOptions | None = None, mod
     if seed + options.count > MAX_SEED + 1:
         raise OptionError(f"seed {seed} and {options.count} pictures go beyond the largest seed, {MAX_SEED}")
     rows = [(text, seed + k) for text in texts for k in range(options.count)]
-    at_once, done = max(1, options.batch // len(job.tries)), 0
+    at_once, parts = max(1, options.batch // len(job.tries)), []
     for _, equal in groupby(rows, lambda row: job.chunks(row[0])):  # beside a longer text a shorter one would be filled up
         part = list(equal)
-        for start in range(0, len(part), at_once):
-            yield from job.batch(part[start : start + at_once], done, len(rows))
-            done += len(part[start : start + at_once])
+        parts += [part[start : start + at_once] for start in range(0, len(part), at_once)]
+    walks = [0, *accumulate(-(-len(part) * len(job.tries) // options.batch) for part in parts)]
+    for part, done in zip(parts, walks, strict=False):
+        yield from job.batch(part, done, walks[-1])
 
 
 def check(prompts: Sequence[str], options: CreateOptions, model: Model) -> None:
@@ -152,7 +153,8 @@ class _Job:
         self.model, self.options = model, options
         self.steps = options.steps or model.defaults.steps
         self.scale = model.defaults.guidance_scale if options.guidance_scale is None else options.guidance_scale
-        self.tries = range(options.best_of) if options.candidate is None else [options.candidate]
+        self.best_of = options.best_of or model.defaults.best_of
+        self.tries = range(self.best_of) if options.candidate is None else [options.candidate]
         self.sampler = options.sampler or model.scheduler.sampler
         source = image.read(options.source) if options.source else None
         if options.mask and source is None:
@@ -196,7 +198,7 @@ class _Job:
         wanted = [(self.styled(text), derived(seed, k)) for text, seed in rows for k in self.tries]
         parts, cut, sigmas = [], [], self.sigmas()
         for start in range(0, len(wanted), at_once):
-            pixels, unseen = yield from self.walk(wanted[start : start + at_once], sigmas, done, total)
+            pixels, unseen = yield from self.walk(wanted[start : start + at_once], sigmas, done + start // at_once, total)
             parts.append(pixels)
             cut += unseen
         pixels = torch.cat(parts)
@@ -316,6 +318,7 @@ class _Job:
             "model": self.model.name,
             "prompt": text,
             "seed": seed,
+            "best_of": self.best_of,
             "candidate": candidate,
             "prior": self.prior,
             "style": self.style(text),

@@ -24,7 +24,7 @@ class CreateOptions(Options):
     model: str = "icons"
     count: int = Field(1, ge=1)  # pictures per prompt, of seeds seed, seed + 1, ...
     seed: int | None = Field(None, ge=0, lt=2**63)
-    best_of: int = Field(1, ge=1, le=64)  # tries per picture, of which the one that matches its text best is kept
+    best_of: int | None = Field(None, ge=1, le=64)  # tries per picture, of which the one that matches its text best is kept
     candidate: int | None = Field(None, ge=0, lt=64)  # make this try alone, as a picture's settings name the one that was kept
     steps: int | None = Field(None, ge=1, le=1000)
     guidance_scale: float | None = Field(None, ge=0, le=100)

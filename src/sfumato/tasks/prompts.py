@@ -152,7 +152,7 @@ def _outdone(chosen: Mapping[str, Any], given: Mapping[str, Any], wanted: Sequen
     """Settings that do not hold any more beside what is given anew."""
     out: set[str] = set()
     if "model" in chosen:  # found for the other model
-        out |= {"style", "size", "steps", "guidance_scale", "sampler", "prior"}
+        out |= {"style", "size", "steps", "guidance_scale", "sampler", "prior", "best_of"}
     if "source" in chosen:
         out.add("prior")
     if chosen.keys() & {"model", "seed", "best_of"} or wanted or (given.get("count") or 1) > 1:
