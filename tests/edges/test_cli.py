@@ -350,6 +350,7 @@ WRONG = {
     "strength without from": (("create", "x", "--strength", "0.5"), "goes with --from"),
     "beyond the largest seed": (("create", "x", "--model", "TINY", "--seed", str(2**63 - 1), "--count", "2", "--output", "c"), "largest seed"),
     "no picture": (("create", "x", "--count", "0", "--output", "x.png"), "count=0 is not supported"),
+    "too many": (("create", "x", "--count", "3000000000", "--output", "x"), "count=3000000000 is not supported"),
     "a suffix that is not written": (("create", "x", "--output", "x.gif"), "are written as"),
     "again without settings": (("create", "--again", "plain.png"), "carries no settings"),
     "an open quote": (("create", "--prompts", "open.csv"), "cannot be read as prompts: field larger"),
@@ -380,7 +381,9 @@ def test_wrong_input(run, tiny, tmp_path, case):
 
 
 def test_half_a_surrogate_and_settings_that_do_not_fit(run, tiny):
-    assert run("create", "a \ud83d b", "--model", tiny, "--seed", 1, "--output", "a.png")[0] == 0
+    assert run("create", "a \ud83d b", "--negative", "\ud83d", "--model", tiny, "--seed", 1, "--output", "a.png")[0] == 0
+    settings = metadata.read("a.png")[0]
+    assert (settings["prompt"], settings["negative_prompt"]) == ("a ? b", "?")
     code, _, err = run("create", "a " * 40_000, "--model", tiny, "--seed", 1, "--output", "a.jpg")
     assert (code, "do not fit into a JPEG" in err) == (2, True), err
 

@@ -29,7 +29,7 @@ from sfumato.hub.load import Model, load
 from sfumato.runtime import MAX_SEED, Streams, derived, random_seed
 from sfumato.sampler.registry import build
 from sfumato.sampler.schedule import SCHEDULES
-from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.options import CreateOptions, legible
 from sfumato.types import Condition, Denoise, Step
 
 # The prior's estimate is a mean, paler and more like any other picture than those that it is the mean of.
@@ -119,7 +119,7 @@ def walk(prompts: str | Sequence[str], options: CreateOptions | None = None, mod
     """Make pictures and yield every sampler step on the way; to cancel, stop iterating."""
     options = options or CreateOptions()
     given = [prompts] if isinstance(prompts, str) else list(prompts)
-    texts = [text.encode("utf-8", "replace").decode() for text in given]  # half of a surrogate pair is no text
+    texts = [legible(text) for text in given]
     model = model or load(options.model, options.device, options.dtype)
     job = _Job(model, options)
     job.check(texts)

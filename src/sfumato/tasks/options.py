@@ -12,6 +12,17 @@ from sfumato.sampler.registry import sampler_name, schedule_name
 from sfumato.types import Options
 
 
+def legible(text: str) -> str:
+    """The text without halves of surrogate pairs, which neither tokenizers nor files can hold.
+
+    Examples
+    --------
+    >>> legible("a \\ud800 cat")
+    'a ? cat'
+    """
+    return text.encode("utf-8", "replace").decode()
+
+
 class CreateOptions(Options):
     """How to make pictures. What is None is the model's own default.
 
@@ -22,7 +33,7 @@ class CreateOptions(Options):
     """
 
     model: str = "icons"
-    count: int = Field(1, ge=1)  # pictures per prompt, of seeds seed, seed + 1, ...
+    count: int = Field(1, ge=1, le=100_000)  # pictures per prompt, of seeds seed, seed + 1, ...
     seed: int | None = Field(None, ge=0, lt=2**63)
     best_of: int | None = Field(None, ge=1, le=64)  # tries per picture, of which the one that matches its text best is kept
     candidate: int | None = Field(None, ge=0, lt=64)  # make this try alone, as a picture's settings name the one that was kept
@@ -51,6 +62,11 @@ class CreateOptions(Options):
         if not (match := re.fullmatch(r"(\d+)\s*[xX]\s*(\d+)", size)):
             raise OptionError(f'size "{size}" cannot be read; write WIDTHxHEIGHT, as 64x64')
         return int(match[1]), int(match[2])
+
+    @field_validator("negative_prompt")
+    @classmethod
+    def _negative(cls, text: str) -> str:
+        return legible(text)
 
     @field_validator("sampler")
     @classmethod
