@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tests.conftest import VAE
 from torch import nn
 
 from sfumato import image
@@ -25,20 +26,24 @@ from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.corruption.noise import DiffusionNoise
+from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.errors import DataError, OptionError, SfumatoError, TrainingError
 from sfumato.hub.config import SchedulerConfig
 from sfumato.hub.describe import describe
 from sfumato.hub.files import network_from
 from sfumato.hub.load import load
 from sfumato.hub.save import save_scheduler
+from sfumato.space.kl import AutoencoderConfig
 from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
 from sfumato.train import data
+from sfumato.train.autoencoder import AutoencoderJob
 from sfumato.train.checkpoint import State
 from sfumato.train.diffusion import FromPrior
 from sfumato.train.latents import Latents
 from sfumato.train.loop import TrainSettings, train
-from sfumato.train.run import text_encoder, train_autoencoder, train_diffusion, train_matcher, train_prior, train_text
+from sfumato.train.restorer import RestorerJob, read_photos
+from sfumato.train.run import text_encoder, train_autoencoder, train_diffusion, train_matcher, train_prior, train_restorer, train_text
 
 COLORS = ("red", "green", "blue", "gold", "black", "white")
 
@@ -304,12 +309,28 @@ def write_phrases(path):
     pq.write_table(pa.table({"text": texts, "weight": [1.0] * len(texts), "embedding": column}), path)
 
 
+def test_what_weighs_nothing_is_never_drawn(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pictures = [encoded("red"), encoded("blue")]
+    pq.write_table(pa.table({"image": pictures, "weight": [0.0, 2.0]}), tmp_path / "w.parquet")
+    job = AutoencoderJob(AutoencoderConfig(**VAE), data.pack(tmp_path / "w.parquet", 16, tmp_path / "cache", captions=False))
+    assert job.weights.tolist() == [0.0, 2.0]
+    photos, _, often = read_photos(tmp_path / "w.parquet", 8)
+    weights = RestorerJob(RestorerConfig(widths=(8, 8)), photos, ["noise:25"], 8, often=often).weights
+    assert [bool(w) for w in weights] == [p[0].mean() < 128 for p in photos]  # the blue ones
+
+
 def test_what_a_run_cannot_begin_with(folder, tmp_path):
     for size, work, sentence in (
         ({"size": 28}, lambda plan: train_autoencoder(folder, tmp_path / "o", plan, {}), "multiple of 8, the autoencoder's factor"),
         ({"size": 28}, lambda plan: train_diffusion(folder, tmp_path / "o", None, None, plan, {}, pixels=True), "multiple of 8"),
         ({}, lambda plan: train_autoencoder(folder, folder / "model", plan, {}), "lies in"),
         ({"vocabulary": 200}, lambda plan: train_text(folder, tmp_path / "o", plan, {}), "vocabulary=200"),
+        ({"size": 0}, lambda plan: train_autoencoder(folder, tmp_path / "o", plan, {}), "size=0"),
+        ({"network": {"norm_num_groups": 7}}, lambda plan: train_autoencoder(folder, tmp_path / "o", plan, {}), "make no network"),
+        ({"network": {"widths": []}}, lambda plan: train_restorer(folder, tmp_path / "o", "noise:5", plan, {}), "make no network"),
     ):
         (tmp_path / "p.json").write_text(json.dumps(size))
         with pytest.raises(SfumatoError, match=sentence):
@@ -331,6 +352,25 @@ def test_phrases_that_teach_nothing(tmp_path, change, sentence):
     write_plans(tmp_path)
     with pytest.raises(DataError, match=sentence):
         list(train_text(tmp_path / "p.parquet", tmp_path / "t", tmp_path / "text.json", {}))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_bundled_text_encoder_is_trained_on(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = pa.FixedSizeListArray.from_arrays(pa.array(np.eye(8, dtype=np.float16).reshape(-1)), 8)
+    table = {"text": list("abcdefgh"), "weight": [1.0] * 8, "embedding": column, "kept": [True] * 4 + [False] * 4}
+    pq.write_table(pa.table(table), tmp_path / "p.parquet")
+    settings = {"steps": 2, "batch": 4}
+    for place in ("t", "again"):
+        first = train_text(tmp_path / "p.parquet", tmp_path / place, None, settings, Path("icons"))
+        next(first)
+        first.close()
+    list(train_text(tmp_path / "p.parquet", tmp_path / "t", None, settings, Path("icons")))
+    assert text_encoder(tmp_path / "t").ends(["a"]).shape == text_encoder(Path("icons")).ends(["a"]).shape
+    with pytest.raises(TrainingError, match="another run"):  # begun with another encoder's words, gone on with without
+        list(train_text(tmp_path / "p.parquet", tmp_path / "again", None, settings))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -449,7 +489,8 @@ def test_a_model_is_trained_on_at_another_size(folder, tiny, tmp_path):
 @pytest.mark.parametrize("given", [
     {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "_class_name": "EulerDiscreteScheduler"},
     {"use_karras_sigmas": True, "_class_name": "DPMSolverMultistepScheduler"}, {"_class_name": "DDIMScheduler", "set_alpha_to_one": False},
-    {"_class_name": "UniPCMultistepScheduler"}, {"_class_name": "HeunDiscreteScheduler", "use_karras_sigmas": True},
+    {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, {"_class_name": "UniPCMultistepScheduler"},
+    {"_class_name": "HeunDiscreteScheduler", "use_karras_sigmas": True},
 ])  # fmt: skip
 def test_a_schedule_is_written_as_it_was_read(given, tmp_path):
     config = SchedulerConfig.from_file({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", **given}, "here")

@@ -144,6 +144,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, clip: CLIPText, tokenizer: CLIPTokenizer, *, skip: int = 0, normed: bool = True) -> None:
         super().__init__()
+        tokenizer.length = min(tokenizer.length, clip.config.max_position_embeddings)  # where its file names no length, it is 1e30
         self.clip, self.tokenizer, self.skip, self.normed = clip, tokenizer, skip, normed
 
     @torch.no_grad()

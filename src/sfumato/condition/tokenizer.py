@@ -85,10 +85,6 @@ class CLIPTokenizer:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def pieces(self, ids: Iterable[int]) -> list[str]:
-        """Readable pieces of ids, with the end-of-word mark as it is stored."""
-        return [self.tokenizer.id_to_token(i) or "" for i in ids]
-
     def text(self, ids: Iterable[int]) -> str:
         """The text that ids stand for.
 

@@ -30,10 +30,24 @@ def network_from(kind: type[M], config: Any, folder: Path) -> M:
 
 def filled(kind: Callable[[C], M], settings: C, weights: dict[str, Tensor], source: str) -> M:
     """Build a network without drawing random weights, and put these in place."""
-    with torch.device("meta"):
-        network = kind(settings)
+    network = outline(kind, settings, source)
     fill(network, weights, source)
     return network.requires_grad_(False)
+
+
+def outline(kind: Callable[[C], M], settings: C, source: str) -> M:
+    """A network without weights, on the meta device.
+
+    Raises
+    ------
+    ModelError
+        If the numbers of its config do not go together.
+    """
+    try:
+        with torch.device("meta"):
+            return kind(settings)
+    except (ValueError, TypeError, IndexError, ZeroDivisionError, RuntimeError) as error:
+        raise ModelError(f"{source}: its numbers make no network: {error}") from None
 
 
 def fill(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:

@@ -25,7 +25,7 @@ class AutoencoderJob:
     def __init__(self, config: AutoencoderConfig, pictures: Pictures, kl_weight: float = KL_WEIGHT) -> None:
         self.module = AutoencoderKL(config)
         self.pixels, self.kl_weight = pictures.pixels, kl_weight
-        self.weights = torch.ones(len(pictures.pixels))
+        self.weights = torch.from_numpy(pictures.weights)
 
     def batch(self, rows: Tensor) -> Tensor:
         """Pictures (B, 3, S, S) in [-1, 1] on the module's device."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sfumato.train.loop import TrainSettings
 
 NAME = "checkpoint.safetensors"
-# Settings that may differ between a run and its resumption without changing what is computed.
+# Settings that may differ between a run and its resumption; another device rounds otherwise.
 FREE = frozenset({"device", "checkpoint_every", "preview_every"})
 REMEMBERED: dict[type, tuple[str, ...]] = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
 

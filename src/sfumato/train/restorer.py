@@ -29,8 +29,8 @@ from sfumato.types import Condition, Corrupted, Corruption
 SCALES = (1.0, 0.67, 0.45)
 
 
-def read_photos(source: Path, smallest: int, longest: int | None = None) -> tuple[list[NDArray[np.uint8]], list[str]]:
-    """All photographs (3, H, W) whose sides are at least `smallest`, and a sentence for each that was left out.
+def read_photos(source: Path, smallest: int, longest: int | None = None) -> tuple[list[NDArray[np.uint8]], list[str], list[float]]:
+    """All photographs (3, H, W) whose sides are at least `smallest`, a sentence for each that was left out, and how often each is drawn.
 
     Each comes in several sizes: shrunk, a photo has finer detail, and the marks of its own compression and noise are gone.
     Before that, a photo is shrunk so that no side is longer than `longest`.
@@ -40,7 +40,7 @@ def read_photos(source: Path, smallest: int, longest: int | None = None) -> tupl
     DataError
         If none is left.
     """
-    photos, skipped = [], []
+    photos, skipped, often = [], [], []
     for sample in find(source):
         try:
             picture = image.read(sample.read())
@@ -55,9 +55,10 @@ def read_photos(source: Path, smallest: int, longest: int | None = None) -> tupl
         for size in ((round(picture.width * s), round(picture.height * s)) for s in SCALES):
             if min(size) >= smallest:
                 photos.append(np.ascontiguousarray(np.asarray(picture.resize(size, Image.Resampling.LANCZOS)).transpose(2, 0, 1)))
+                often.append(sample.weight)
     if not photos:
         raise DataError(f"{source} has no photograph to train on; first: {skipped[0]}")
-    return photos, skipped
+    return photos, skipped, often
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,13 @@ class RestorerJob:
         Turn crops by right angles, too; not where up and down say something, as they do about colors.
     measure : callable, optional
         The mean of this error counts, instead of the mean logarithm of the squared error.
+    often : sequence of float, optional
+        How often each photo is drawn, against others of its size; large photos have more to show and are drawn more.
     """
 
     def __init__(
         self, config: RestorerConfig, photos: list[NDArray[np.uint8]], corruptions: Sequence[str], crop: int, gray: float = 0.25,
-        turned: bool = True, measure: Measure | None = None,
+        turned: bool = True, measure: Measure | None = None, often: Sequence[float] | None = None,
     ) -> None:  # fmt: skip
         self.module = Restorer(config).channels_last()
         self.denoiser = Denoiser(self.module, "direct")
@@ -124,6 +127,8 @@ class RestorerJob:
         self.measure = measure
         self.corruptions = [parse(c.strip()) for c in corruptions]
         self.weights = torch.tensor([float(p.shape[1] * p.shape[2]) for p in photos]) ** 0.25
+        if often is not None:
+            self.weights = self.weights * torch.tensor(often)
 
     def batch(self, rows: Tensor, random: Generator) -> Tensor:
         """Random crops, mirrored and, if so wished, turned at random: (B, 3, crop, crop) in [-1, 1]."""

@@ -14,15 +14,15 @@ import torch
 from pydantic import Field
 
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
-from sfumato.condition.matcher import MatcherConfig
+from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import NoText, TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
-from sfumato.denoiser.prior import PriorConfig
+from sfumato.denoiser.prior import Prior, PriorConfig
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
-from sfumato.denoiser.unet import UNetConfig
+from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.config import Defaults, SchedulerConfig
-from sfumato.hub.files import fingerprint, network_from, read_json
+from sfumato.hub.files import fingerprint, network_from, outline, read_json
 from sfumato.hub.load import BUNDLED, Model, bundled, load, restorer_folder
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
@@ -48,13 +48,13 @@ class Plan(Config):
 
     network: dict[str, Any] = {}
     settings: dict[str, Any] = {}
-    size: int = 64  # side of the pictures in pixels
+    size: int = Field(64, ge=8)  # side of the pictures in pixels
     vocabulary: int = Field(8192, ge=516)  # tokens of a new tokenizer
     scheduler: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     corruption: str = ""  # what a restorer shall undo, alternatives between bars
-    longest: int | None = None  # side that photos are shrunk to before a restorer is trained on them
-    gray: float = 0.25  # share of a restorer's batches that are gray pictures
+    longest: int | None = Field(None, ge=8)  # side that photos are shrunk to before a restorer is trained on them
+    gray: float = Field(0.25, ge=0, le=1)  # share of a restorer's batches that are gray pictures
     turned: bool = True  # whether a restorer's crops are turned by right angles
     vivid: bool = False  # whether a restorer's error counts more where there is color
     shift: float = Field(1.0, gt=0)  # above 1 trains text to image more at high noise, where the text decides
@@ -106,15 +106,16 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
         CLIPTokenizer.train(phrases.texts, plan.vocabulary, length).save(output / "tokenizer")
     tokenizer = CLIPTokenizer.load(output / "tokenizer")
     marks = {"bos_token_id": tokenizer.begin, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.pad}
-    size = {"vocab_size": tokenizer.end + 1, "projection_dim": phrases.embeddings.shape[1], "with_projection": True}
+    taught = {"projection_dim": phrases.embeddings.shape[1], "with_projection": True}
     shape = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4, "hidden_act": "gelu"}
-    network = {**shape, "max_position_embeddings": length, **plan.network, **marks, **size, "architectures": ["CLIPTextModelWithProjection"]}
-    network.pop("with_projection")
-    known = begun.clip.config.model_copy(update=size) if begun else CLIPTextConfig.read(network, "network")
+    network = {**shape, "max_position_embeddings": length, **plan.network, **marks, "vocab_size": tokenizer.end + 1}
+    fresh = CLIPTextConfig.read({**network, "architectures": ["CLIPTextModel"]}, "network")
+    known = (begun.clip.config if begun else fresh).model_copy(update=taught)
+    outline(CLIPText, known, "network")
     torch.manual_seed(settings.seed)
     job = TextJob(known, tokenizer, phrases, begun.clip if begun else None)
-    about = {"start": fingerprint(begun.clip)} if begun else {}
-    yield from train(job, settings, output, _about(plan, data, job.module.config, task="text", vocabulary=plan.vocabulary, **about))
+    about = {"vocabulary": plan.vocabulary, "start": fingerprint(begun.clip) if begun else None}
+    yield from train(job, settings, output, _about(plan, data, job.module.config, task="text", **about))
     plain = CLIPText(job.module.config.model_copy(update={"with_projection": False}))  # the projection served the teacher only
     plain.load_state_dict({k: v for k, v in job.module.state_dict().items() if not k.startswith("text_projection")})
     save_text(plain, tokenizer, output)
@@ -124,6 +125,7 @@ def train_autoencoder(data: Path, output: Path, config: Path | None, given: Mapp
     """Train the first stage; writes its config and weights."""
     plan, settings = _plan("autoencoder", data, output, config, given)
     network = AutoencoderConfig.read({**_small_autoencoder(plan.size), **plan.network}, "network")
+    outline(AutoencoderKL, network, "network")
     _check_size(plan.size, network.factor, "the autoencoder's factor")
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=False)
@@ -160,6 +162,7 @@ def train_diffusion(
     size = _size(plan, begun)
     small = _small_unet(size, space, encoder.clip.config.hidden_size)
     network = begun.network.config if begun else UNetConfig.read({**small, **plan.network}, "network")
+    outline(UNet, network, "network")
     _check_size(size, space.config.factor * network.unit, "the space's factor times the U-Net's halvings")
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
@@ -240,7 +243,9 @@ def train_prior(data: Path, output: Path, model: str, config: Path | None, given
     yield from _prepared(found.prepare(fingerprint(space, encoder.clip), ends=True))
     torch.manual_seed(settings.seed)
     shape = {"channels": space.config.latent_channels, "side": size // space.config.factor, "text_width": encoder.ends([""]).shape[1]}
-    job = PriorJob(PriorConfig.read({**shape, **plan.network}, "network"), found)
+    network = PriorConfig.read({**shape, **plan.network}, "network")
+    outline(Prior, network, "network")
+    job = PriorJob(network, found)
     yield from train(job, settings, output / "prior", _about(plan, data, job.module.config, task="prior", model=fingerprint(space, encoder.clip)))
     save_network(job.module, output / "prior")
 
@@ -253,10 +258,11 @@ def train_matcher(data: Path, output: Path, text: Path, config: Path | None, giv
     pictures = pack(data, plan.size, output / "cache", captions=True)
     yield from _skipped(pictures.skipped)
     torch.manual_seed(settings.seed)
-    network = {"size": plan.size, "text_width": encoder.ends([""]).shape[1], **plan.network}
+    network = MatcherConfig.read({"size": plan.size, "text_width": encoder.ends([""]).shape[1], **plan.network}, "network")
+    outline(Matcher, network, "network")
     found = Captions(pictures, encoder, output / "cache")
     yield from _prepared(found.prepare(fingerprint(encoder.clip), ends=True))
-    job = MatchJob(MatcherConfig.read(network, "network"), found)
+    job = MatchJob(network, found)
     about = _about(plan, data, job.module.matcher.config, task="matcher", text=fingerprint(encoder.clip))
     yield from train(job, settings, output / "matcher", about)
     save_network(job.module.matcher, output / "matcher")
@@ -288,18 +294,21 @@ def train_restorer(
     begun = network_from(Restorer, RestorerConfig, restorer_folder(start)) if start else None
     network = begun.config if begun and not plan.network else RestorerConfig.read(plan.network, "network")
     corruption = corruption or plan.corruption
+    outline(Restorer, network, "network")
     pairs = paired(data)
     if not corruption and not pairs:
         raise OptionError("say what it shall undo: --corruption 'noise:0-50 | mask:strokes', or give pairs in clean/ and dirty/")
+    if corruption and pairs:
+        raise OptionError(f"{data} holds pairs, whose corruption is what happened to them; leave {corruption} out")
     yield f"reading {data}"
-    photos, skipped = read_pairs(data, plan.size) if pairs else read_photos(data, plan.size, plan.longest)
+    photos, skipped, *often = read_pairs(data, plan.size) if pairs else read_photos(data, plan.size, plan.longest)
     yield from _skipped(skipped)
     torch.manual_seed(settings.seed)
     measure = vivid if plan.vivid else None
     if pairs:
         job: RestorerJob = PairJob(network, photos, (), plan.size, turned=plan.turned, measure=measure)
     else:
-        job = RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray, plan.turned, measure)
+        job = RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray, plan.turned, measure, *often)
     if begun is not None:
         fresh = {k: v.shape for k, v in job.module.state_dict().items()}
         shared = {k: v for k, v in begun.state_dict().items() if v.shape == fresh.get(k)}
