@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from sfumato.errors import PictureError
+from sfumato.errors import OptionError, PictureError
 
 MAX_PIXELS = 200_000_000
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 ENDINGS = SUFFIXES | {".avif", ".heic", ".jp2", ".pdf", ".ppm", ".psd", ".svg", ".tga"}  # an output so named is meant as a file, not as a folder
+WHITE = 128  # of 0 to 255, from which on a mask is white
 JPEG_TOUCHES = "JPEG changes the other pixels a little, too; written as .png they stay bit for bit"
 # what Pillow raises besides OSError, where tags, tables or offsets of a file are damaged
 DAMAGED = (TypeError, KeyError, IndexError, ValueError, OverflowError, ZeroDivisionError, SyntaxError, struct.error)
@@ -46,15 +47,30 @@ def read(source: Path | str | bytes) -> Image.Image:
     return opened(source, lambda picture: _to_rgb(upright(picture)))
 
 
-def read_mask(source: Path | str | bytes) -> Image.Image:
+def read_mask(source: Path | str | bytes, size: tuple[int, int] | None = None) -> Image.Image:
     """Read a mask from a picture of any mode: what is white in it, gray (mode L); transparent is black.
 
     Raises
     ------
     PictureError
         As :func:`read`.
+    OptionError
+        If it has not the (width, height) that it should have.
     """
-    return opened(source, lambda picture: _to_rgb(upright(picture), "black").convert("L"))
+    mask = opened(source, lambda picture: _to_rgb(upright(picture), "black").convert("L"))
+    if size not in (None, mask.size):
+        raise OptionError(f"the mask has {mask.width}x{mask.height} pixels, the picture {size[0]}x{size[1]}: they must agree")
+    return mask
+
+
+def white(mask: Image.Image) -> NDArray[np.bool_]:
+    """Where a mask is white, (H, W)."""
+    return np.asarray(mask) >= WHITE
+
+
+def nothing_white(name: str) -> str:
+    """What to say of a mask that asks for nothing."""
+    return f"{name} is black everywhere: paint white what is to be made anew"
 
 
 def upright(picture: Image.Image) -> Image.Image:

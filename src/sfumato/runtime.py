@@ -42,7 +42,7 @@ def choose_device(name: str = "auto") -> torch.device:
     except RuntimeError:
         raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"]) from None
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, False):
+    if not there.get(device.type, False) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise OptionError(f'device "{name}" is not available on this machine; use --device cpu')
     return device
 

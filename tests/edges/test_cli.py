@@ -150,6 +150,16 @@ def test_best_of_keeps_the_try_that_matches_best_and_names_it(run, tiny, tmp_pat
     assert create("a red apple", CreateOptions(seed=9, steps=3, best_of=1), usual)[0].settings["candidate"] == 0
 
 
+@pytest.mark.parametrize("schedule", ["uniform", "leading", "trailing", "simple", "beta"])
+def test_strength_says_where_a_walk_begins(tiny, tmp_path, schedule):
+    """However many steps are asked for: at a tenth of the times, not at as many levels as the schedule has."""
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "s.png")
+    made = create("x", CreateOptions(model=str(tiny), source=str(tmp_path / "s.png"), strength=0.1, steps=300, schedule=schedule, seed=1))[0]
+    more = create("x", CreateOptions(model=str(tiny), source=str(tmp_path / "s.png"), strength=0.1, steps=90, schedule=schedule, seed=1))[0]
+    assert made.settings["sigmas"][0] < 1.3 * more.settings["sigmas"][0]
+    assert len(made.settings["sigmas"]) > 60
+
+
 def test_a_walk_from_the_prior_is_shorter_and_the_same_again(run, tiny, tmp_path):
     words = ("create", "a red apple", "--model", tiny, "--seed", 9, "--steps", 4)
     assert run(*words, "--prior", 0.5, "--output", "near.png")[0] == 0
@@ -353,6 +363,11 @@ WRONG = {
     "too many": (("create", "x", "--count", "3000000000", "--output", "x"), "count=3000000000 is not supported"),
     "a suffix that is not written": (("create", "x", "--output", "x.gif"), "are written as"),
     "again without settings": (("create", "--again", "plain.png"), "carries no settings"),
+    "eta where there is none": (("create", "x", "--model", "TINY", "--eta", "0.5"), "--eta is for samplers that take one"),
+    "negative without guidance": (("create", "x", "--model", "TINY", "--negative", "y", "--guidance-scale", "1"), "needs guidance"),
+    "more channels": (("create", "x", "--model", "PICTURES"), "sees 8 channels, more than latents of 4 and a mask"),
+    "no such groups": (("create", "x", "--model", "GROUPS"), "its numbers make no network"),
+    "damaged tags": (("inspect", "tags.tif"), "cannot be read as a picture"),
     "an open quote": (("create", "--prompts", "open.csv"), "cannot be read as prompts: field larger"),
     "prompts missing": (("create", "--prompts", "none.txt"), "cannot be read as prompts"),
 }
@@ -367,9 +382,17 @@ def test_wrong_input(run, tiny, tmp_path, case):
     shutil.copytree(tiny, tmp_path / "plain", ignore=shutil.ignore_patterns("matcher", "prior"))
     shutil.copytree(tiny, tmp_path / "foreign")
     save_network(Matcher(MatcherConfig(widths=(16,), blocks=(1,), text_width=48)), tmp_path / "foreign" / "matcher", torch.float32)
+    make_tiny(tmp_path / "pictures", in_channels=8)
+    shutil.copytree(tiny, tmp_path / "groups")
+    config = tmp_path / "groups" / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"norm_num_groups": 7}))
+    Image.new("L", (4, 4)).save(tmp_path / "tags.tif")
+    damaged = bytearray((tmp_path / "tags.tif").read_bytes())
+    damaged[damaged.index(b"\x06\x01\x03\x00") + 2] = 2  # the photometric interpretation as text
+    (tmp_path / "tags.tif").write_bytes(damaged)
     before = sorted(tmp_path.rglob("*"))
     words, sentence = WRONG[case]
-    places = {"TINY": tiny} | {name.upper(): tmp_path / name for name in ("empty", "plain", "foreign")}
+    places = {"TINY": tiny} | {name.upper(): tmp_path / name for name in ("empty", "plain", "foreign", "pictures", "groups")}
     words = [str(places.get(w, w)) for w in words]
     code, out, err = run(*words)
     assert code == 2, err
@@ -378,6 +401,15 @@ def test_wrong_input(run, tiny, tmp_path, case):
     assert err.count("\n") == 1, "one sentence"
     assert out == ""
     assert sorted(tmp_path.rglob("*")) == before, "nothing written"
+
+
+def test_out_of_memory_is_one_sentence(run, tiny, monkeypatch):
+    def greedy(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr("sfumato.tasks.prompts.walk", greedy)
+    code, _, err = run("create", "x", "--model", tiny, "--output", "a.png")
+    assert (code, err.count("\n"), "not enough memory" in err) == (2, 1, True)
 
 
 def test_half_a_surrogate_and_settings_that_do_not_fit(run, tiny):

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import torch
 
+from sfumato.hub.load import load
 from sfumato.runtime import Streams
 from sfumato.tasks.create import Made, Moment, create, walk
 from sfumato.tasks.options import CreateOptions
@@ -67,7 +68,12 @@ def test_one_thread_or_two(tiny, tmp_path):
 
 
 def test_cancel_is_to_stop_iterating(tiny):
-    events = walk("x", CreateOptions(model=str(tiny), seed=1, steps=50))
+    model = load(str(tiny))
+    evaluations = []
+    model.network.register_forward_hook(lambda *_: evaluations.append(1))
+    events = walk("x", CreateOptions(seed=1, steps=50), model)
     first = next(events)
     assert (first.step.index, first.steps) == (0, 50)
     events.close()
+    assert len(evaluations) <= 2, "the other 48 steps are not walked"
+    assert list(events) == []

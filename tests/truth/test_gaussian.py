@@ -65,6 +65,16 @@ def test_schedule(name, steps):
     assert float(sigmas[0]) <= float(table[-1]) * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("steps", [300, 1000, 2500])
+def test_more_steps_than_levels(name, steps):
+    """No level twice: a step of no length would divide by zero."""
+    sigmas = SCHEDULES[name](Times.from_betas().sigmas, steps)
+    assert 200 < len(sigmas) <= steps + 1
+    assert (sigmas.diff() < 0).all()
+    assert float(sigmas[-1]) == 0
+
+
 @pytest.mark.parametrize(
     ("spelling", "ours"),
     [("DPM++ 2M", "dpmpp_2m"), ("DPM++ 2M SDE", "dpmpp_2m_sde"), ("DPM++ SDE", "dpmpp_sde"), ("DPM++ 2S a", "dpmpp_2s_ancestral"),

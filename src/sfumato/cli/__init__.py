@@ -23,6 +23,11 @@ def main() -> None:
     except (SfumatoError, OSError) as error:  # the latter: a full disk, a place that may not be written to
         sys.stderr.write(f"sfumato: {error}\n")
         sys.exit(2)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise  # torch's words for an accelerator and for a CPU
+        sys.stderr.write("sfumato: there is not enough memory for this; try a smaller --size or --batch\n")
+        sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             sys.stderr.write("sfumato: interrupted\n")

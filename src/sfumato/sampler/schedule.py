@@ -1,7 +1,7 @@
 """Schedules: which noise levels a sampler visits.
 
 A schedule takes the model's own levels, `table` (T,) rising, and a number of steps, and returns (steps + 1,) falling
-levels of which the last is where to stop (0).
+levels of which the last is where to stop (0); fewer, where it has not so many of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def at_times(table: Tensor, times: Tensor) -> Tensor:
 
 
 def _end(sigmas: Tensor, last: float = 0.0) -> Tensor:
-    return torch.cat([sigmas.double(), sigmas.new_full((1,), last, dtype=torch.float64)])
+    """Each level once, which is fewer than asked for where the table has no more, and the one where to stop."""
+    return torch.cat([sigmas.double().unique_consecutive(), sigmas.new_full((1,), last, dtype=torch.float64)])
 
 
 def uniform(table: Tensor, steps: int) -> Tensor:

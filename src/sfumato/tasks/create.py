@@ -27,7 +27,7 @@ from sfumato.errors import OptionError, unknown
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
 from sfumato.runtime import MAX_SEED, Streams, derived, random_seed
-from sfumato.sampler.registry import build
+from sfumato.sampler.registry import WITH_ETA, build
 from sfumato.sampler.schedule import SCHEDULES
 from sfumato.tasks.options import CreateOptions, legible
 from sfumato.types import Condition, Denoise, Step
@@ -159,14 +159,16 @@ class _Job:
         source = image.read(options.source) if options.source else None
         if options.mask and source is None:
             raise OptionError("--mask needs --from: the picture of which a part is made anew")
-        hidden = _hidden(options.mask, source) if options.mask and source else None
+        hidden = image.read_mask(options.mask, source.size) if options.mask and source else None
         self.shown = self.size = options.size or (_nearest(source.size, model.unit) if source else model.size)
         if source and hidden and options.size in (None, source.size):  # no pixel that is kept may be scaled
             self.shown = source.size
             source, hidden = _filled_up(source, model.unit), _filled_up(hidden, model.unit)
             self.size = source.size
         self.source = image.crop_to(source, self.size) if source else None
-        self.hidden = _white(image.crop_to(hidden, self.size), options.mask) if hidden else None
+        self.hidden = image.white(image.crop_to(hidden, self.size)) if hidden else None
+        if self.hidden is not None and not self.hidden.any():
+            raise OptionError(image.nothing_white(str(options.mask)))
         wanted = options.prior or model.defaults.prior or 1.0
         self.prior = 1.0 if source or wanted == 1 or model.prior is None else wanted
         self.strength = options.strength if source else self.prior
@@ -184,6 +186,13 @@ class _Job:
             raise OptionError(f"size {self.size[0]}x{self.size[1]}: both sides must be multiples of {unit} up to 4096; try {near}")
         if self.options.style and self.options.style not in styles:
             raise unknown("style", self.options.style, styles)
+        channels = self.model.network.config.in_channels, self.model.space.config.latent_channels
+        if channels[0] not in (channels[1], 2 * channels[1] + 1):
+            raise OptionError(f"{self.model.name} sees {channels[0]} channels, more than latents of {channels[1]} and a mask: what else is not known")
+        if self.options.eta is not None and self.sampler not in WITH_ETA:
+            raise OptionError(f"--eta is for samplers that take one ({', '.join(sorted(WITH_ETA))}); {self.sampler} does not")
+        if self.options.negative_prompt and self.scale == 1:
+            raise OptionError("a negative prompt needs guidance to turn away from it: --guidance-scale is 1, which is none")
         if self.options.prior not in (None, 1) and self.source is not None:
             raise OptionError("--prior and --from both say what to begin with; give one of them")
         if self.options.prior not in (None, 1) and self.model.prior is None:
@@ -256,7 +265,8 @@ class _Job:
             sigmas = config.own_schedule(table, steps, self.sampler)
         else:
             sigmas = SCHEDULES[self.options.schedule](table, steps)
-        levels: Tensor = sigmas[-(self.steps + 1) :].unique_consecutive()
+        kept = min(self.steps, max(1, round(self.strength * (len(sigmas) - 1))))  # a schedule may have fewer levels than steps
+        levels: Tensor = sigmas[-(kept + 1) :]
         return levels
 
     def start(
@@ -337,22 +347,6 @@ class _Job:
 def _nearest(size: tuple[int, int], unit: int) -> tuple[int, int]:
     wide, tall = (min(4096 // unit * unit, max(unit, round(n / unit) * unit)) for n in size)
     return wide, tall
-
-
-def _hidden(path: str, source: Image.Image) -> Image.Image:
-    """The mask of a picture, which has its size."""
-    mask = image.read_mask(Path(path))
-    if mask.size != source.size:
-        raise OptionError(f"the mask has {mask.width}x{mask.height} pixels, the picture {source.width}x{source.height}: they must agree")
-    return mask
-
-
-def _white(mask: Image.Image, path: str | None) -> np.ndarray:
-    """Where a mask is white, (H, W) bool."""
-    hidden = np.asarray(mask) >= 128
-    if not hidden.any():
-        raise OptionError(f"{path} is black everywhere: paint white what is to be made anew")
-    return hidden
 
 
 def _filled_up(picture: Image.Image, unit: int) -> Image.Image:

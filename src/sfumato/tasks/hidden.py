@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,20 +47,13 @@ def find(photo: Photo, options: RestoreOptions, unscratch: Callable[[Tensor], Te
 def _parts(photo: Photo, options: RestoreOptions, unscratch: Callable[[Tensor], Tensor]) -> Iterator[tuple[NDArray[np.bool_], str]]:
     """Each mask that is asked for, and what to say if it is empty."""
     if options.fill is not None:
-        yield _mask(photo, options.fill), f"{options.fill} is black everywhere: paint white what is to be made anew"
+        yield image.white(image.read_mask(options.fill, photo.size)), image.nothing_white(options.fill)
     if options.fill_box is not None:
         yield _box(photo, options.fill_box), ""
     if options.fill_color is not None:
         yield painted(photo, options.fill_color), f"no pixel has the color {options.fill_color}"
     if options.fill_scratches:
         yield scratches(photo, unscratch), "no scratches were found; paint them white in a picture and give it as --fill"
-
-
-def _mask(photo: Photo, path: str) -> NDArray[np.bool_]:
-    mask = image.read_mask(Path(path))
-    if mask.size != photo.size:
-        raise OptionError(f"the mask has {mask.width}x{mask.height} pixels, the picture {photo.size[0]}x{photo.size[1]}: they must agree")
-    return np.asarray(mask) >= 128
 
 
 def _box(photo: Photo, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
