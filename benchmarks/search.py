@@ -26,7 +26,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from sfumato.tasks.search import index
-list(index(Path(sys.argv[1]), Path(sys.argv[2]), "lsa:10"))
+index(Path(sys.argv[1]), Path(sys.argv[2]), "lsa:10")
 """
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from sfumato.errors import PictureError
+from sfumato.image import opened
 from sfumato.runtime import atomic
 
 SCHEMA = 1
@@ -89,20 +90,18 @@ def read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     PictureError
         If the file is no readable picture.
     """
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            text, ours = picture.info.get("parameters"), picture.info.get("sfumato")
-            exif = picture.getexif()
-            comment = exif.get_ifd(EXIF_POINTER).get(USER_COMMENT)
-            ours = ours or exif.get(DESCRIPTION)
-    except FileNotFoundError:
-        raise PictureError(f"{path} does not exist") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{path} cannot be read as a picture: {error}") from None
+    text, ours, comment = opened(path, _held)
     if text is None and isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
         text = comment[8:].decode("utf-16-be", errors="replace")
     return _settings(ours), text
+
+
+def _held(picture: Image.Image) -> tuple[str | None, object, object]:
+    """The two texts of a PNG, and the EXIF comment that may stand for the first."""
+    picture.load()
+    exif = picture.getexif()
+    ours = picture.info.get("sfumato") or exif.get(DESCRIPTION)
+    return picture.info.get("parameters"), ours, exif.get_ifd(EXIF_POINTER).get(USER_COMMENT)
 
 
 def _settings(text: object) -> dict[str, Any] | None:

@@ -27,7 +27,8 @@ class Corrupted:
     y : Tensor, (B, C', H', W')
         The measurement.
     sigma : Tensor, (B,)
-        Standard deviation of the Gaussian noise in `y`, drawn per picture; 0 where there is none.
+        Standard deviation of the Gaussian noise that was added, drawn per picture; 0 where there was none. What comes after it
+        in a composition (less size, blur) may weaken it.
     """
 
     y: Tensor
@@ -68,7 +69,7 @@ class Space(Protocol):
         ...
 
     def decode(self, z: Tensor) -> Tensor:
-        """Codes (B, *code) to pictures (B, C, H, W)."""
+        """Codes (B, *code) to pictures (B, C, H, W); of a space of tables, to rows (B, d)."""
         ...
 
 

@@ -122,3 +122,11 @@ def test_bicubic_is_matlabs():
 def test_bad_spelling(bad, word):
     with pytest.raises(OptionError, match=word):
         parse(bad)
+
+
+@pytest.mark.parametrize("spelling", ["down:7.9-8", "down:3-3.01", "down:1.5-8"])
+def test_a_random_factor_stays_in_its_range(spelling):
+    low, high = (float(n) for n in spelling[5:].split("-"))
+    for seed in range(20):
+        factor = parse(spelling).draw(torch.zeros(1, 1, 10, 10), torch.Generator().manual_seed(seed)).factor
+        assert low - 1e-9 <= factor <= high + 1e-9

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -76,7 +77,9 @@ def test_loading_a_model_does_not_import_torchs_compiler():
 @pytest.mark.parametrize("name", [n for n in sfumato.__all__ if n != "__version__"])
 def test_public_names_are_there_and_documented(name):
     thing = getattr(sfumato, name)
-    assert thing.__doc__, f"sfumato.{name} has no docstring"
+    written = inspect.cleandoc(thing.__doc__ or "")
+    assert len(written.splitlines()[0]) > 10, f"sfumato.{name} has no docstring"
+    assert not written.startswith(f"{name}("), f"sfumato.{name} has the signature alone, as a dataclass without a docstring"
 
 
 def test_unknown_public_name():

@@ -51,7 +51,7 @@ def write_pictures(folder, count=60):
 
 
 def finish(*args, **kwargs):
-    return list(index(*args, **kwargs))[-1]
+    return index(*args, **kwargs)
 
 
 def rows(folder):
@@ -153,7 +153,7 @@ import sys
 from pathlib import Path
 import sfumato.tasks.search as work
 work.BATCH = 2
-list(work.index(Path(sys.argv[1]), Path(sys.argv[2]), "lsa:3"))
+work.index(Path(sys.argv[1]), Path(sys.argv[2]), "lsa:3")
 """
 
 

@@ -56,7 +56,12 @@ def test_style_is_added(icons):
     assert made.settings["style"] == "noto"
     assert create("a rocket", CreateOptions(seed=1), icons)[0].settings["style"] == "fluent-flat", "what was added is written down"
     assert create("a rocket, Noto emoji", CreateOptions(seed=1), icons)[0].settings["style"] is None
-    assert np.asarray(made.picture).astype(int).mean() != np.asarray(other.picture).astype(int).mean()
+    assert saturation(made.picture) > saturation(other.picture) + 20, "an emoji has more color than a sketch"
+
+
+def saturation(picture):
+    values = np.asarray(picture).astype(int)
+    return (values.max(2) - values.min(2)).mean()
 
 
 def drawings():

@@ -23,7 +23,7 @@ def index(
 
     from sfumato.tasks import search as work
 
-    events = work.index(data, output, space, side=side)
+    events = work.indexing(data, output, space, side=side)
     last = next(events)
     console = Console(stderr=True)
     many = -(-last.total // work.BATCH) + 1

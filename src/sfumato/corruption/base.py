@@ -36,7 +36,7 @@ class Compose:
         return "+".join(map(str, self.parts)) or "none"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Apply all; the noise levels add in squares."""
+        """Apply all; the noise levels add in squares, as they were added."""
         y, variance = x, torch.zeros(len(x), device=x.device)
         for part in self.parts:
             out = part(y, generator=generator)

@@ -104,11 +104,12 @@ class RandomDownscale:
         return self.draw(x, generator)(x)
 
     def draw(self, x: Tensor, generator: Generator | None = None) -> Downscale:
-        """The operator of one draw; its factor is such that the width shrinks to whole pixels."""
+        """The operator of one draw; its factor is such that the width shrinks to whole pixels, if one in the range is."""
         wide = int(x.shape[-1])
         factor = self.low + (self.high - self.low) * float(uniform(1, x, generator))
-        small = min(max(round(wide / factor), math.ceil(wide / self.high)), math.floor(wide / self.low))
-        return Downscale(wide / small if small else factor).draw(x)
+        least, most = math.ceil(wide / self.high), math.floor(wide / self.low)
+        small = min(max(round(wide / factor), least), most)
+        return Downscale(wide / small if least <= most else factor).draw(x)
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from sfumato.denoiser.precondition import PRECONDITIONS, Coefficients, Times
@@ -73,8 +72,3 @@ def prediction(kind: str) -> str:
     if kind not in names:
         raise unknown("prediction_type", kind, names)
     return names[kind]
-
-
-def constant(value: float, like: Tensor) -> Tensor:
-    """A noise level (B,) for every picture of a batch."""
-    return torch.full((len(like),), value, dtype=torch.float64 if like.device.type != "mps" else torch.float32, device=like.device)

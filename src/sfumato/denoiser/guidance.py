@@ -54,7 +54,7 @@ def guided(
 
 def _rescaled(denoiser: Denoiser, x: Tensor, sigma: Tensor, out: Tensor, positive: Tensor, share: float) -> Tensor:
     c = denoiser.coefficients(sigma)
-    skip, scale = (k.to(x.dtype)[:, None, None, None] for k in (c.c_skip, c.c_out))
+    skip, scale = (k.to(x.dtype).to(x.device)[:, None, None, None] for k in (c.c_skip, c.c_out))
     raw, plain = ((d - skip * x) / scale for d in (out, positive))
     deviation = [t.flatten(1).std(1)[:, None, None, None] for t in (raw, plain)]
     pulled = raw * (deviation[1] / deviation[0])

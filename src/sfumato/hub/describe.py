@@ -9,6 +9,7 @@ from sfumato.hub import single
 from sfumato.hub.config import Defaults
 from sfumato.hub.files import digest, in_pixels, part, read_json, weight_file
 from sfumato.hub.load import resolve, restorer_folder, restorers
+from sfumato.space.kl import AutoencoderConfig
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def _folder(name: str, folder: Path) -> dict[str, Any]:
     own = folder / "sfumato.json"
     defaults = Defaults.read(read_json(own), str(own)) if own.exists() else Defaults()
     index, unet = read_json(folder / "model_index.json"), read_json(part(folder, "unet") / "config.json")
-    halvings = 0 if in_pixels(index) else len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1
-    side = (unet.get("sample_size") or 64) * 2**halvings
+    vae = folder / "vae" / "config.json"
+    side = (unet.get("sample_size") or 64) * (1 if in_pixels(index) else AutoencoderConfig.read(read_json(vae), str(vae)).factor)
     parts = {part(folder, name) for name in index if name.startswith(("unet", "vae", "text_encoder")) and any(index[name] or ())}
     weights = [weight_file(p) for p in parts]
     return _described(name, defaults, side, weights, index.get("_class_name"), weight_file(part(folder, "unet")))

@@ -62,7 +62,7 @@ CLASSES = {
 
 
 def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
-    """Write the scheduler under the name of diffusers' class for its sampler; DPM-Solver++(2M) for those that it has no class for."""
+    """Write the scheduler under the name of diffusers' class for its sampler; DPM-Solver++(2M) for those that have none there."""
     always = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing", "steps_offset"}
     settings = {**config.model_dump(include=always), "final_sigmas_type": config.final_sigmas_type}
     settings |= config.model_dump(exclude={*always, "sampler", "trained_betas"}, exclude_defaults=True)
@@ -70,7 +70,8 @@ def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
     if config.sampler in CLASSES:
         head = {"_class_name": CLASSES[config.sampler], "_diffusers_version": DIFFUSERS}
     else:
-        head = {"_class_name": "DPMSolverMultistepScheduler", "_diffusers_version": DIFFUSERS, "algorithm_type": "dpmsolver++", "solver_order": 2}
+        kind = "sde-dpmsolver++" if config.sampler == "dpmpp_2m_sde" else "dpmsolver++"
+        head = {"_class_name": "DPMSolverMultistepScheduler", "_diffusers_version": DIFFUSERS, "algorithm_type": kind, "solver_order": 2}
     write_json(folder / "scheduler_config.json", {**head, **settings})
 
 

@@ -118,7 +118,7 @@ def _stack(widths: list[int]) -> list[nn.Module]:
 
 
 def _start(layers: nn.Sequential) -> None:
-    """Weights that keep the variance through half-linear units (He et al. 2015); the last layer starts small."""
+    """Weights that keep the variance through half-linear units (He et al. 2015); the last one, which nothing rectifies, keeps it by itself."""
     weighted = [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
     for layer in weighted:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if layer is weighted[-1] else "relu")

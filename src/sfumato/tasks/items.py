@@ -1,4 +1,4 @@
-"""What can be indexed in a folder, a parquet or a tar file: pictures or documents, listed without reading what takes long."""
+"""What can be indexed in a folder, a parquet or a tar file: pictures or documents. In a folder they are known by size and time, else by content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Item:
 
 
 def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]]:
-    """What is in a source, without reading what takes long."""
+    """What is in a source; nothing is decoded."""
     if source.is_dir():
         there = files(source)
         texts = [p for p in there if p.suffix.lower() == ".txt"]

@@ -84,8 +84,14 @@ class Indexed:
     recall: float | None = None
 
 
-def index(source: Path | str, folder: Path | str, space: str | None = None, *, side: int | None = None) -> Iterator[Indexed]:
-    """Index pictures or documents, or bring an index up to date.
+def index(source: Path | str, folder: Path | str, space: str | None = None, *, side: int | None = None) -> Indexed:
+    """Index pictures or documents, or bring an index up to date; returns what came of it. See :func:`indexing`."""
+    *_, last = indexing(source, folder, space, side=side)
+    return last
+
+
+def indexing(source: Path | str, folder: Path | str, space: str | None = None, *, side: int | None = None) -> Iterator[Indexed]:
+    """Index pictures or documents, or bring an index up to date, and yield the progress; what is encoded stays if it is stopped.
 
     Parameters
     ----------
