@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 
 demo: $(VENV)/installed
 	@echo "== making pictures from twelve prompts, the best of four tries each (demo/)"
-	@$(BIN)/sfumato create --prompts examples/prompts.txt --output demo --seed 7 --best-of 4 --grid --overwrite
+	@$(BIN)/sfumato create --prompts examples/prompts.txt --output demo --seed 7 --grid --overwrite
 	@echo "== done: look at demo/sheet.png"
 
 test: $(VENV)/installed-dev lint

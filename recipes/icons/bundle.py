@@ -44,7 +44,8 @@ def main(source: str, target: str) -> None:
     shutil.copy(Path(source) / "model_index.json", folder)
     shutil.copy(Path(source).parent / "attribution.csv", folder)
     defaults = {
-        "steps": 12,
+        "steps": 6,
+        "best_of": 4,
         "guidance_scale": 4.0,
         "prior": 0.65,
         "needs_prompt": True,

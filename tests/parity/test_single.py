@@ -102,11 +102,11 @@ def test_the_same_picture_from_a_file_and_from_a_folder(checkpoint):
 def test_what_a_file_predicts(checkpoint):
     family, _ = single.identify(checkpoint[1])
     two = single.FAMILIES[1024]
-    assert single.prediction(family, {}, set()) == "epsilon"
-    assert single.prediction(family, {}, {"v_pred"}) == "v_prediction"
-    assert single.prediction(two, {}, set()) == "v_prediction"
-    assert single.prediction(two, {"modelspec.prediction_type": "epsilon"}, set()) == "epsilon"
-    assert single.prediction(replace(two, unet=two.unet.model_copy(update={"in_channels": 9})), {}, set()) == "epsilon"
+    assert single.prediction_type(family, {}, set()) == "epsilon"
+    assert single.prediction_type(family, {}, {"v_pred"}) == "v_prediction"
+    assert single.prediction_type(two, {}, set()) == "v_prediction"
+    assert single.prediction_type(two, {"modelspec.prediction_type": "epsilon"}, set()) == "epsilon"
+    assert single.prediction_type(replace(two, unet=two.unet.model_copy(update={"in_channels": 9})), {}, set()) == "epsilon"
 
 
 def test_a_file_that_is_no_checkpoint(checkpoint, tmp_path):

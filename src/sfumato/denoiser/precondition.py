@@ -68,15 +68,8 @@ class Times:
             alphas[-1] = 2.0**-24  # not quite zero: a level must stay finite in the sigma frame
         return cls(((1 - alphas) / alphas).sqrt())
 
-    def to_sigma(self, times: Tensor) -> Tensor:
-        """Noise levels at (fractional) times, interpolated in log sigma."""
-        times = times.to(torch.float64).clamp(0, len(self.sigmas) - 1)
-        low = times.floor().long().clamp_max(len(self.sigmas) - 2)
-        logs = self.sigmas.log().to(times.device)
-        return (logs[low] + (times - low) * (logs[low + 1] - logs[low])).exp()
-
     def to_time(self, sigmas: Tensor) -> Tensor:
-        """Times of noise levels: the inverse of :meth:`to_sigma`, clamped to the table."""
+        """Fractional times of noise levels, interpolated in log sigma and clamped to the table."""
         logs = self.sigmas.log().to(sigmas.device)
         log = sigmas.to(torch.float64).clamp_min(1e-20).log()
         high = torch.searchsorted(logs, log.contiguous()).clamp(1, len(logs) - 1)

@@ -121,7 +121,7 @@ def read(path: Path) -> Parts:
         texts.append(TextEncoder(clip.eval(), tokenizer, skip=int(xl), normed=not xl))
     scheduler = SchedulerConfig(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False,
-        prediction_type=prediction(family, notes, set(weights)), rescale_betas_zero_snr="ztsnr" in weights,
+        prediction_type=prediction_type(family, notes, set(weights)), rescale_betas_zero_snr="ztsnr" in weights,
     )  # fmt: skip
     return Parts(path, unet, space, texts, scheduler, Defaults(guidance_scale=family.guidance), zero_empty=xl)
 
@@ -144,7 +144,7 @@ def identify(path: Path) -> tuple[Family, dict[str, str]]:
     return replace(family, unet=family.unet.model_copy(update={"in_channels": channels})), notes
 
 
-def prediction(family: Family, notes: dict[str, str], names: set[str]) -> str:
+def prediction_type(family: Family, notes: dict[str, str], names: set[str]) -> str:
     """What the U-Net predicts: the header's word, else a mark among the weights, else the family's habit.
 
     The two kinds of SD 2 cannot be told apart by their weights: "768" predicts v, "base" and inpainting predict eps.

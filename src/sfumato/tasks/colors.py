@@ -41,7 +41,7 @@ def colorize(photo: Photo, hints: tuple[tuple[int, int, str], ...], scale: float
     small = (max(1, round(wide * shrink)), max(1, round(tall * shrink)))
     copy = Image.fromarray((luminance(photo.values) * (255 / photo.top)).round().astype(np.uint8))
     small_gray = np.asarray(copy.resize(small, Image.Resampling.BOX), np.float32) / 127.5 - 1
-    slope, offset = guided(small_gray, STRENGTH * chroma_of(torch.from_numpy(small_gray.copy())[None, None])[0].numpy())
+    slope, offset = guided_filter(small_gray, STRENGTH * chroma_of(torch.from_numpy(small_gray.copy())[None, None])[0].numpy())
 
     def guess(rows: slice) -> tuple[Tensor, Tensor]:
         """Chroma (1, 3, h, W) and luminance (1, 1, h, W) of some rows."""
@@ -128,7 +128,7 @@ class _Hints:
         return out
 
 
-def guided(gray: NDArray[Any], chroma: NDArray[Any], radius: int = 4, smooth: float = 1e-3) -> tuple[NDArray[Any], NDArray[Any]]:
+def guided_filter(gray: NDArray[Any], chroma: NDArray[Any], radius: int = 4, smooth: float = 1e-3) -> tuple[NDArray[Any], NDArray[Any]]:
     """Chroma (3, h, w) as a local linear function of luminance (h, w), so that it can be laid over a larger copy
     without running over edges: the guided filter (He et al. 2013, equations 5, 6 and 8).
 
