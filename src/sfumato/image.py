@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from sfumato.errors import OptionError, PictureError
@@ -100,7 +100,8 @@ def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
     except FileNotFoundError:
         raise PictureError(f"{name} does not exist") from None
     except (OSError, EOFError, Image.DecompressionBombError, *DAMAGED) as error:
-        raise PictureError(f"{name} cannot be read as a picture: {error}") from None
+        why = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise PictureError(f"{name} cannot be read as a picture: {why}") from None
 
 
 def brightest(mode: str, values: NDArray[np.float64]) -> float:

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from sfumato.errors import PictureError
 from sfumato.image import opened
-from sfumato.runtime import atomic
+from sfumato.runtime import atomic, legible
 
 SCHEMA = 1
 DESCRIPTION, EXIF_POINTER, USER_COMMENT = 0x010E, 0x8769, 0x9286  # EXIF 2.32, tables 4 and 7
@@ -67,13 +67,14 @@ def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: st
         with atomic(path) as scratch:
             if kind == "PNG":
                 info = PngImagePlugin.PngInfo()
-                info.add_itxt("parameters", text)
-                info.add_itxt("sfumato", json.dumps(ours, ensure_ascii=False))
+                info.add_itxt("parameters", legible(text))
+                whole = json.dumps(ours, ensure_ascii=False)
+                info.add_itxt("sfumato", whole if legible(whole) == whole else json.dumps(ours))  # a file's name may be no UTF-8
                 picture.save(scratch, kind, pnginfo=info)
             else:
                 exif = Image.Exif()
                 exif[DESCRIPTION] = json.dumps(ours)  # in ASCII, as EXIF asks
-                exif.get_ifd(EXIF_POINTER)[USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
+                exif.get_ifd(EXIF_POINTER)[USER_COMMENT] = b"UNICODE\0" + legible(text).encode("utf-16-be")
                 extra = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0}
                 picture.save(scratch, kind, exif=exif, **extra)
     except OSError as error:

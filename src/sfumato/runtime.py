@@ -22,6 +22,17 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 MAX_SEED = 2**63 - 1
 
 
+def legible(text: str) -> str:
+    """The text without halves of surrogate pairs, which neither tokenizers nor files can hold.
+
+    Examples
+    --------
+    >>> legible("a \\ud800 cat")
+    'a ? cat'
+    """
+    return text.encode("utf-8", "replace").decode()
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """The named device, or the best there is.
 

@@ -176,6 +176,13 @@ class Options(Config):
     def _paths(cls, data: Any) -> Any:
         return {k: str(v) if isinstance(v, Path) else v for k, v in data.items()} if isinstance(data, Mapping) else data
 
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            cause = (error.errors()[0].get("ctx") or {}).get("error")
+            raise OptionError(str(cause) if isinstance(cause, OptionError) else explain(error)) from None
+
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Self:
         """Validate values from an edge; what is None is left to its default.
@@ -185,11 +192,7 @@ class Options(Config):
         OptionError
             With one sentence that names the option.
         """
-        try:
-            return cls.model_validate({k: v for k, v in values.items() if v is not None})
-        except ValidationError as error:
-            cause = (error.errors()[0].get("ctx") or {}).get("error")
-            raise OptionError(str(cause) if isinstance(cause, OptionError) else explain(error)) from None
+        return cls(**{k: v for k, v in values.items() if v is not None})
 
 
 def explain(error: ValidationError) -> str:

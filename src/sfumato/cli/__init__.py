@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -18,6 +19,9 @@ def main() -> None:
     """Run the command line; a known error becomes one sentence and exit code 2."""
     from sfumato.errors import SfumatoError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console may not have the letters of a prompt or a name
     try:
         app()
     except (SfumatoError, OSError) as error:  # the latter: a full disk, a place that may not be written to

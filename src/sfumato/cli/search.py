@@ -31,7 +31,7 @@ def index(
         last = event
     for line in last.skipped[:10]:
         typer.echo(f"sfumato: left out: {line}", err=True)
-    typer.echo(f"{last.total} items encoded, {last.removed} removed, {len(last.skipped)} left out: {output}")
+    typer.echo(f"{last.total - len(last.skipped)} items encoded, {last.removed} removed, {len(last.skipped)} left out: {output}")
     if last.recall is not None:
         typer.echo(f"search is approximate from {work.APPROXIMATE:,} items on: it finds {last.recall:.1%} of the true nearest", err=True)
 

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from sfumato.errors import ModelError
-from sfumato.runtime import atomic
+from sfumato.runtime import atomic, legible
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 SUFFIX = "</w>"
@@ -82,7 +82,7 @@ class CLIPTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text of any length."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(legible(text), add_special_tokens=False).ids
         return ids
 
     def text(self, ids: Iterable[int]) -> str:

@@ -24,6 +24,7 @@ class Denoiser(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> class Zero(nn.Module):
     ...     def forward(self, x, c_noise, condition):
     ...         return torch.zeros_like(x)

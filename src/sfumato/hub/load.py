@@ -173,12 +173,12 @@ def resolve(name: str) -> Path:
     raise unknown("model", name, bundled())
 
 
-def load(name: str = "icons", device: str = "auto", dtype: str = "auto") -> Model:
+def load(name: str | Path = "icons", device: str = "auto", dtype: str = "auto") -> Model:
     """Open a model by bundled name, folder or file.
 
     Parameters
     ----------
-    name : str
+    name : str or Path
     device : str
         ``auto``, ``cpu``, ``cuda``, ``mps``.
     dtype : str
@@ -191,6 +191,7 @@ def load(name: str = "icons", device: str = "auto", dtype: str = "auto") -> Mode
     ConfigError
         If a config asks for what is not supported, by key.
     """
+    name = str(name)
     path = resolve(name)
     where = choose_device(device)
     kind = choose_dtype(dtype, where)

@@ -26,10 +26,10 @@ from sfumato.denoiser.prior import fitted
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
-from sfumato.runtime import MAX_SEED, Streams, derived, random_seed
+from sfumato.runtime import MAX_SEED, Streams, derived, legible, random_seed
 from sfumato.sampler.registry import WITH_ETA, build
 from sfumato.sampler.schedule import SCHEDULES
-from sfumato.tasks.options import CreateOptions, legible
+from sfumato.tasks.options import CreateOptions
 from sfumato.types import Condition, Denoise, Step
 
 # The prior's estimate is a mean, paler and more like any other picture than those that it is the mean of.

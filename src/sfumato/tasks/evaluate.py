@@ -226,6 +226,8 @@ def _boxes(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]
     """Squares of 32 pixels, six of them or as many as there is room for."""
     hidden = np.zeros(size, bool)
     cells = [(y, x) for y in range(16, size[0] - 48, 64) for x in range(16, size[1] - 48, 64)]
+    if not cells:
+        raise OptionError(f"a picture of {size[1]}x{size[0]} pixels has no room for boxes of 32x32; 65x65 are needed")
     for k in rng.permutation(len(cells))[:6]:
         y, x = cells[k] + rng.integers(-12, 13, 2)
         hidden[y : y + 32, x : x + 32] = True

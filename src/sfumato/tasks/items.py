@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sfumato import image
 from sfumato.errors import PictureError
-from sfumato.tasks.rows import LABELS, TEXTS, has_pictures
+from sfumato.tasks.rows import LABELS, TEXTS, has_pictures, once, word
 from sfumato.train.data import Sample, files, find, read_table
 
 
@@ -35,7 +35,9 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
         documents = _documents(source)
         if documents:
             return "documents", documents
-    return "pictures", [_held(s, (*s.captions, "")[0]) for s in find(source)]
+    samples = find(source)
+    labels = _labels(read_table(source)) if source.suffix.lower() == ".parquet" else None
+    return "pictures", [_held(s, label) for s, label in zip(samples, labels or [(*s.captions, "")[0] for s in samples], strict=True)]
 
 
 def _file(source: Path, path: Path, sample: Sample) -> Item:
@@ -53,16 +55,21 @@ def _held(sample: Sample, label: str) -> Item:
     return Item(sample.name, stamp, label, sample)
 
 
+def _labels(table: Any) -> list[str] | None:
+    """The column of labels of a table, as text; None if it has none."""
+    known = next((n for n in table.column_names if n.lower() in LABELS), None)
+    return [word(v) for v in table[known].to_pylist()] if known else None
+
+
 def _documents(path: Path) -> list[Item]:
-    table = read_table(path)
+    table = once(read_table(path), path)
     column = next((n for n in table.column_names if n.lower() in TEXTS), None)
     if column is None or has_pictures(table):
         return []
-    known = next((n for n in table.column_names if n.lower() in LABELS), None)
-    labels = [str(v or "") for v in table[known].to_pylist()] if known else [""] * table.num_rows
+    labels = _labels(table) or [""] * table.num_rows
     out = []
     for k, (text, label) in enumerate(zip(table[column].to_pylist(), labels, strict=True)):
-        raw = (text or "").encode()
+        raw = ("" if text is None else str(text)).encode()
         sample = Sample(f"row {k}", (), lambda raw=raw: raw)  # type: ignore[misc]
         out.append(_held(sample, label))
     return out

@@ -8,19 +8,9 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from sfumato.errors import OptionError
+from sfumato.runtime import legible
 from sfumato.sampler.registry import sampler_name, schedule_name
 from sfumato.types import Options
-
-
-def legible(text: str) -> str:
-    """The text without halves of surrogate pairs, which neither tokenizers nor files can hold.
-
-    Examples
-    --------
-    >>> legible("a \\ud800 cat")
-    'a ? cat'
-    """
-    return text.encode("utf-8", "replace").decode()
 
 
 class CreateOptions(Options):

@@ -58,6 +58,11 @@ class Photo:
     dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values)
+        if values.dtype not in (np.uint8, np.uint16) or values.ndim != 3 or values.shape[2] not in (1, 3) or not values.size:
+            raise PictureError(f"a photo is an array (H, W, 1 or 3) of uint8 or uint16; {values.shape} of {values.dtype} was given")
+
     @property
     def top(self) -> int:
         """The value of white: 255 or 65535."""

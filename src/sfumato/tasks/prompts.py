@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,12 +46,14 @@ def gather(words: Sequence[str], path: Path | None) -> list[Prompt]:
     found = [Prompt(w) for w in words] + (_read(path) if path else [])
     if not found:
         raise OptionError("no prompt given; say what the picture shows, or give --prompts FILE")
-    seen: Counter[tuple[str, Any]] = Counter()
+    taken: set[tuple[str, Any]] = set()
     out = []
     for item in found:  # names that differ in signs or capitals only would be one file
-        key = item.stem.casefold(), None if item.name else dict(item.own).get("seed")
-        seen[key] += 1
-        out.append(replace(item, twin=seen[key]))
+        seed = None if item.name else dict(item.own).get("seed")
+        while (item.stem.casefold(), seed) in taken:
+            item = replace(item, twin=item.twin + 1)
+        taken.add((item.stem.casefold(), seed))
+        out.append(item)
     return out
 
 
@@ -68,6 +69,11 @@ def _read(path: Path) -> list[Prompt]:
         except csv.Error as error:  # a quotation mark that is not closed
             raise OptionError(f"{path} cannot be read as prompts: {error}") from None
         return [_record(row, f"{path}, row {k}") for k, row in enumerate(rows, 1)]
+    if kind == ".json" and lines and lines[0].lstrip().startswith("["):
+        listed = _json(text)
+        if not isinstance(listed, list):
+            raise OptionError(f"{path} cannot be read as a JSON list of prompts")
+        return [Prompt(row) if isinstance(row, str) else _record(row, f"{path}, row {k}") for k, row in enumerate(listed, 1)]
     if kind == ".jsonl" or (lines and lines[0].lstrip().startswith("{")):
         return [_record(_json(line), f"{path}, row {k}") for k, line in enumerate(lines, 1)]
     return [Prompt(line.strip()) for line in lines]
@@ -103,7 +109,7 @@ def _fixed(value: Any) -> Any:
 
 def _safe(text: str) -> str:
     """A file name without path tricks."""
-    return re.sub(r"[^\w\-]+", "-", text).strip("-")[:60] or "picture"
+    return re.sub(r"[^\w\-]+", "-", text).strip("-")[:60].encode()[:200].decode(errors="ignore") or "picture"
 
 
 def again(path: Path, given: Mapping[str, Any], wanted: Sequence[Prompt] = ()) -> tuple[list[Prompt], dict[str, Any], Model]:

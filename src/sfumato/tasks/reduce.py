@@ -40,7 +40,7 @@ class ReduceOptions(Options):
     outliers: float = Field(0.05, ge=0, lt=1)  # share of training rows replaced in the experiment; 0 leaves it out
     weighting: Weighting = "tf-idf"  # of documents
     test_share: float = Field(0.2, gt=0, lt=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     device: str = "auto"
 
 

@@ -24,6 +24,7 @@ from sfumato.train.data import PICTURE_COLUMNS, Sample, files, find, read_table
 
 Kind = Literal["pictures", "numbers", "documents"]
 LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person", "y_train")
+NUMBERS = ("int", "uint", "halffloat", "float", "double", "decimal", "bool")  # how the names of pyarrow's types begin
 TEXTS = ("text", "body", "document", "content")
 ARRAYS = ("images", "pictures", "x", "data", "x_train", "arr_0")
 SIDE = 32  # of a picture, in pixels, where the pictures differ in size and the user gives none
@@ -182,11 +183,12 @@ def _stack(pixels: NDArray[Any], labels: NDArray[np.str_] | None, skipped: list[
 
 def _labels(values: Iterable[Any]) -> NDArray[np.str_] | None:
     """Labels as text; None if there are none, or only one."""
-    found = np.array([_word(v) for v in values], dtype=np.str_)
+    found = np.array([word(v) for v in values], dtype=np.str_)
     return found if len(set(found.tolist()) - {""}) > 1 else None
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
+    """A label as text; empty where there is none."""
     if isinstance(value, list | tuple | np.ndarray):
         value = value[0] if len(value) else ""
     return "" if value is None or value != value else str(value)
@@ -267,10 +269,8 @@ def _idx_array(path: Path) -> NDArray[np.uint8]:
 
 def _columns(path: Path, size: int | None, label: str | None) -> Table:
     """A parquet file of pictures, texts or numbers, or a csv file of texts or numbers."""
-    table = read_table(path)
+    table = once(read_table(path), path)
     names = table.column_names
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise DataError(f"{path} has several columns named {', '.join(twice[:5])}")
     if label and label not in names:
         raise unknown("column", label, names)
     known = label or next((n for n in names if n.lower() in LABELS), None)
@@ -280,16 +280,31 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     test = _test_rows(table)
     if has_pictures(table):
         samples = [sample for sample, keep in zip(find(path), kept, strict=True) if keep]
-        return _pictures(samples, [_word(v) for v in given], size, test)
+        return _pictures(samples, [word(v) for v in given], size, test)
     text = next((n for n in names if n.lower() in TEXTS), None)
-    if text:
-        return Table("documents", texts=[t or "" for t in table[text].to_pylist()], labels=_labels(given), test=test)
-    numeric = [n for n in names if n != known and str(table.schema.field(n).type).startswith(("int", "uint", "float", "double", "bool"))]
+    if text and (n := str(table.schema.field(text).type)) and not n.startswith(NUMBERS):
+        return Table("documents", texts=["" if t is None else str(t) for t in table[text].to_pylist()], labels=_labels(given), test=test)
+    numeric = [n for n in names if n != known and str(table.schema.field(n).type).startswith(NUMBERS)]
     if not numeric:
         raise DataError(f"{path} has no column of numbers, text ({', '.join(TEXTS)}) or pictures; found {', '.join(names)}")
     rows = np.stack([np.array([math.nan if v is None else float(v) for v in table[n].to_pylist()], np.float32) for n in numeric], axis=1)
     left_out = [f"column {n}: no numbers" for n in names if n not in numeric and n != known]
     return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out)
+
+
+def once(table: Any, path: Path) -> Any:
+    """A table whose columns have different names, and that has rows.
+
+    Raises
+    ------
+    DataError
+    """
+    names = table.column_names
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise DataError(f"{path} has several columns named {', '.join(twice[:5])}")
+    if not table.num_rows:
+        raise DataError(f"{path} has no rows")
+    return table
 
 
 def has_pictures(table: Any) -> bool:

@@ -191,8 +191,13 @@ def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Imag
     settings = _settings(Path(folder))
     if settings.kind != "pictures":
         raise OptionError("this index holds documents: there are no pictures to show")
+    if not hits:
+        raise DataError("nothing was found: there are no pictures to show")
     held = {i.name: i.sample for i in items_of(Path(settings.source))[1]}
-    found = [image.crop_to(image.read(held[h.name].read()), (side, side)) for h in hits if h.name in held]
+    found = []
+    for sample in (held[h.name] for h in hits if h.name in held):
+        with contextlib.suppress(PictureError, OSError):  # it was changed since
+            found.append(image.crop_to(image.read(sample.read()), (side, side)))
     if not found:
         raise DataError(f"none of the pictures found is still in {settings.source}")
     return image.sheet(found)

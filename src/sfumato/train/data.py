@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from sfumato import image
 from sfumato.errors import DataError, PictureError
-from sfumato.runtime import array_file, atomic
+from sfumato.runtime import array_file, atomic, legible
 
 PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "webp", "bytes")
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "label")
@@ -102,7 +102,7 @@ def files(folder: Path) -> list[Path]:
 
 def _captions(value: Any) -> tuple[str, ...]:
     many = value if isinstance(value, list | tuple) else [value]
-    return tuple(str(v).strip() for v in many if v is not None and str(v).strip())
+    return tuple(legible(str(v)).strip() for v in many if v is not None and str(v).strip())
 
 
 def _folder(folder: Path) -> Iterator[Sample]:
@@ -145,9 +145,12 @@ def read_table(path: Path) -> Any:
         if path.suffix.lower() == ".parquet":
             return pyarrow.parquet.read_table(path)
         separator, content = "\t" if path.suffix.lower() == ".tsv" else ",", path.read_bytes()
-        named = pyarrow.csv.ReadOptions(autogenerate_column_names=_all_numbers(content, separator))
+        # one thread: those of pyarrow end a process that leaves early, with torch loaded, by SIGABRT
+        named = pyarrow.csv.ReadOptions(autogenerate_column_names=_all_numbers(content, separator), use_threads=False)
         lines = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-        return pyarrow.csv.read_csv(io.BytesIO(content), named, parse_options=lines)
+        table = pyarrow.csv.read_csv(io.BytesIO(content), named, parse_options=lines)
+        table.column_names  # noqa: B018 (decoded here: they may be no UTF-8)
+        return table
     except Exception as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from None
 

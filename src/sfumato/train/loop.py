@@ -35,7 +35,7 @@ class TrainSettings(Config):
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
     average: float = Field(0.999, ge=0, lt=1)  # decay of the moving average of the weights
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     device: str = "auto"
     dtype: str = "bfloat16"  # of mixed precision; float32 turns it off
     checkpoint_every: int = Field(500, ge=1)
@@ -113,8 +113,8 @@ def train(job: Job, settings: TrainSettings, folder: Path | None = None, about: 
         raise TrainingError("all weights are 0: nothing would ever be drawn")
     try:
         while step < settings.steps:
-            loss = _gradient(job, settings, step, device, places)
             whole = False
+            loss = _gradient(job, settings, step, device, places)
             _apply(state, settings, step)
             step, whole = step + 1, True
             preview = None
