@@ -403,6 +403,14 @@ def test_wrong_input(run, tiny, tmp_path, case):
     assert sorted(tmp_path.rglob("*")) == before, "nothing written"
 
 
+def test_no_two_prompts_share_a_file(run, tiny, tmp_path):
+    assert run("create", "a cat", "a cat", "a cat 2", "--model", tiny, "--steps", 1, "--seed", 1, "--output", "cats")[0] == 0
+    assert len(list((tmp_path / "cats").glob("*.png"))) == 3
+    (tmp_path / "p.json").write_text('["one", {"prompt": "two", "id": "second"}]')
+    assert run("create", "--prompts", "p.json", "--model", tiny, "--steps", 1, "--seed", 1, "--output", "listed")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "listed").iterdir()) == ["one-1.png", "second.png"]
+
+
 def test_out_of_memory_is_one_sentence(run, tiny, monkeypatch):
     def greedy(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")

@@ -202,3 +202,9 @@ def test_what_is_transparent_in_a_mask_is_black(tmp_path):
         assert (np.asarray(mask) >= 128).sum() == 6, mode
     assert (np.asarray(image.read_mask(saved(Image.fromarray(strokes[..., 0]).convert("1"), tmp_path / "m.png"))) >= 128).sum() == 6
     assert (np.asarray(image.read(tmp_path / "m.png")) >= 128).any()
+
+
+@pytest.mark.parametrize("values", [np.random.rand(4, 4, 3), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)])
+def test_what_is_no_photo(values):
+    with pytest.raises(PictureError, match="a photo is an array"):
+        Photo(values)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from sfumato.cli import app, main
 from sfumato.errors import DataError
+from sfumato.tasks.items import items_of
 from sfumato.tasks.rows import read
 
 pa = pytest.importorskip("pyarrow")
@@ -287,3 +288,12 @@ def test_one_hot_labels_and_documents_in_a_zip(tmp_path):
     table = read(tmp_path / "d.zip")
     assert (table.kind, len(table)) == ("documents", 8)
     assert sorted(set(table.labels.tolist())) == ["a", "b"]
+
+
+def test_labels_of_zero_and_texts_of_numbers(tmp_path):
+    (tmp_path / "d.csv").write_text("text,label\n" + "".join(f"{n},{n % 2}\n" for n in range(8)))
+    kind, items = items_of(tmp_path / "d.csv")
+    assert (kind, [i.label for i in items]) == ("documents", [str(n % 2) for n in range(8)])
+    (tmp_path / "e.csv").write_text("text,label\n")
+    with pytest.raises(DataError, match="has no rows"):
+        read(tmp_path / "e.csv")

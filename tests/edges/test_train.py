@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tests.conftest import VAE
 from torch import nn
@@ -38,7 +39,7 @@ from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
 from sfumato.train import data
 from sfumato.train.autoencoder import AutoencoderJob
-from sfumato.train.checkpoint import State
+from sfumato.train.checkpoint import NAME, State
 from sfumato.train.diffusion import FromPrior
 from sfumato.train.latents import Latents
 from sfumato.train.loop import TrainSettings, train
@@ -279,11 +280,18 @@ def test_caches_are_not_taken_for_other_data(tmp_path, tiny):
     assert found() == [(0, "dog"), (40, "kitten"), (80, "kitten"), (100, "dog"), (140, "dog")]
 
 
+def test_options_are_checked_where_they_are_made():
+    with pytest.raises(OptionError, match="steps=0"):
+        CreateOptions(steps=0)
+
+
 def test_nan_names_step_and_layer(tmp_path):
     job = Line()
     job.spoil_at = 9
     with pytest.raises(TrainingError, match=r"step 10: the output of layer 0 is not finite"):
         list(train(job, SETTINGS, tmp_path))
+    with safe_open(tmp_path / NAME, "pt") as kept:
+        assert kept.metadata()["step"] == "7", "what failed is not written over what was whole"
 
 
 def write_plans(place):
