@@ -451,3 +451,12 @@ def test_diffusion_refuses_what_is_too_large_for_memory():
     walked = diffuse(photo, RestoreOptions(enlarge=2), DiffusionOptions(), load("icons"), lambda x: x)
     with pytest.raises(OptionError, match="4.8 megapixels are too many at once"):
         next(walked)
+
+
+def test_a_picture_is_never_replaced_by_what_is_made_of_it(capsys, monkeypatch, tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(PHOTO[:16, :16]).save(tmp_path / name)
+    before = (tmp_path / "a.png").read_bytes()
+    code, _, err = run(capsys, monkeypatch, tmp_path, "--denoise", 5, "--output", tmp_path, "--overwrite")
+    assert (code, "give another --output" in err) == (2, True)
+    assert (tmp_path / "a.png").read_bytes() == before

@@ -126,6 +126,8 @@ def _jobs(pictures: list[Path], output: Path) -> list[tuple[Path, Path]]:
     jobs = [(source, _target(source, output, many=len(sources) > 1 or pictures[0].is_dir())) for source in sources]
     owner: dict[Path, Path] = {}
     for source, target in jobs:
+        if target.exists() and target.samefile(source):
+            raise OptionError(f"{source} would be replaced by what is made of it; give another --output")
         if owner.setdefault(target, source) != source:
             raise OptionError(f"{owner[target]} and {source} would both be written to {target}; restore them into two folders")
     return jobs
