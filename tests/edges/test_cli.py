@@ -403,6 +403,11 @@ def test_wrong_input(run, tiny, tmp_path, case):
     assert sorted(tmp_path.rglob("*")) == before, "nothing written"
 
 
+def test_options_are_checked_where_they_are_made():
+    with pytest.raises(OptionError, match="steps=0"):
+        CreateOptions(steps=0)
+
+
 def test_no_two_prompts_share_a_file(run, tiny, tmp_path):
     assert run("create", "a cat", "a cat", "a cat 2", "--model", tiny, "--steps", 1, "--seed", 1, "--output", "cats")[0] == 0
     assert len(list((tmp_path / "cats").glob("*.png"))) == 3

@@ -50,10 +50,6 @@ def write_pictures(folder, count=60):
     return folder
 
 
-def finish(*args, **kwargs):
-    return index(*args, **kwargs)
-
-
 def rows(folder):
     import lancedb
 
@@ -63,7 +59,7 @@ def rows(folder):
 
 def test_documents_by_words_and_by_example(tmp_path):
     source = write_texts(tmp_path / "in")
-    finish(source, tmp_path / "ix", "lsa:3")
+    index(source, tmp_path / "ix", "lsa:3")
     for query in ("sweet cherry", str(source / "fruit" / "0.txt")):
         assert {h.label for h in search(tmp_path / "ix", query, 5)} == {"fruit"}
     assert {h.label for h in search(tmp_path / "ix", "sweet cherry", 5, "label = 'sea'")} == {"sea"}
@@ -75,7 +71,7 @@ def test_documents_by_words_and_by_example(tmp_path):
 @pytest.mark.parametrize("space", ["pca:12", "autoencoder:12"])
 def test_pictures_by_example(space, tmp_path):
     source = write_pictures(tmp_path / "in")
-    finish(source, tmp_path / "ix", space, side=8)
+    index(source, tmp_path / "ix", space, side=8)
     hits = search(tmp_path / "ix", str(source / "3" / "3.png"), 4)
     assert hits[0].name == "3/3.png"
     assert hits == sorted(hits, key=lambda h: -h.similarity)
@@ -88,7 +84,7 @@ def test_pictures_by_example(space, tmp_path):
 def test_pictures_by_words(tiny, tmp_path):
     """A model's matcher as the space: the nearest by words are those whose scores are highest."""
     source = write_pictures(tmp_path / "in")
-    finish(source, tmp_path / "ix", str(tiny))
+    index(source, tmp_path / "ix", str(tiny))
     model = load(str(tiny))
     hits = search(tmp_path / "ix", "a red apple", 60)
     shown = torch.cat([image.to_tensor(image.read(source / h.name).resize((16, 16), Image.Resampling.LANCZOS)) for h in hits])
@@ -97,13 +93,13 @@ def test_pictures_by_words(tiny, tmp_path):
     assert [h.similarity for h in hits] == pytest.approx(scores, abs=0.02)
     assert search(tmp_path / "ix", str(source / "3" / "3.png"), 1)[0].name == "3/3.png"
     with pytest.raises(OptionError, match="space of pictures"):
-        finish(write_texts(tmp_path / "texts"), tmp_path / "other", str(tiny))
+        index(write_texts(tmp_path / "texts"), tmp_path / "other", str(tiny))
     assert not (tmp_path / "other").exists()
 
 
 def test_other_weights_of_a_matcher_are_refused(tiny, tmp_path):
     copy = shutil.copytree(tiny, tmp_path / "model")
-    finish(write_pictures(tmp_path / "in"), tmp_path / "ix", str(copy))
+    index(write_pictures(tmp_path / "in"), tmp_path / "ix", str(copy))
     torch.manual_seed(1)
     save_network(Matcher(load(str(copy)).matcher.config), copy / "matcher", torch.float32)
     with pytest.raises(ModelError, match="other weights"):
@@ -117,20 +113,20 @@ def test_a_saved_estimator_is_a_space(tmp_path):
     source = write_pictures(tmp_path / "in")
     model = Autoencoder(4, layers=(16,), epochs=2, random_state=0).fit(np.random.default_rng(0).random((50, 192), np.float32))
     model.save(tmp_path / "m")
-    finish(source, tmp_path / "ix", str(tmp_path / "m"), side=8)
+    index(source, tmp_path / "ix", str(tmp_path / "m"), side=8)
     assert len(rows(tmp_path / "ix")[0][2]) == 4
     with pytest.raises(OptionError, match="192 values"):
-        finish(source, tmp_path / "other", str(tmp_path / "m"), side=9)
+        index(source, tmp_path / "other", str(tmp_path / "m"), side=9)
 
 
 def test_only_what_changed_is_encoded(tmp_path):
     source = write_texts(tmp_path / "in")
-    assert finish(source, tmp_path / "ix", "lsa:3").total == 36
-    assert finish(source, tmp_path / "ix").total == 0
+    assert index(source, tmp_path / "ix", "lsa:3").total == 36
+    assert index(source, tmp_path / "ix").total == 0
     (source / "sea" / "new.txt").write_text("ship and fish and wave")
     (source / "sea" / "0.txt").write_text("apple juice, sweet apple juice")
     (source / "road" / "0.txt").unlink()
-    last = finish(source, tmp_path / "ix")
+    last = index(source, tmp_path / "ix")
     assert (last.total, last.removed) == (2, 1)
     names = [r[0] for r in rows(tmp_path / "ix")]
     assert len(names) == len(set(names)) == 36
@@ -143,7 +139,7 @@ def test_odd_items_are_listed_not_fatal(tmp_path):
     Image.new("CMYK", (40, 9), (1, 2, 3, 4)).save(source / "3" / "odd.jpg")
     Image.new("1", (1, 1)).save(source / "3" / "one.png")
     (source / "3" / "nowhere.png").symlink_to(tmp_path / "gone.png")
-    last = finish(source, tmp_path / "ix", side=8)
+    last = index(source, tmp_path / "ix", side=8)
     assert [s.split(":")[0] for s in last.skipped] == ["3/it's broken.png", "3/nowhere.png"]
     assert len(rows(tmp_path / "ix")) == 62
 
@@ -159,7 +155,7 @@ work.index(Path(sys.argv[1]), Path(sys.argv[2]), "lsa:3")
 
 def test_killed_at_random_points_then_finished(tmp_path):
     source = write_texts(tmp_path / "in", each=30)
-    finish(source, tmp_path / "whole", "lsa:3")
+    index(source, tmp_path / "whole", "lsa:3")
     rng = np.random.default_rng(0)
     killed = 0
     for _ in range(6):
@@ -174,7 +170,7 @@ def test_killed_at_random_points_then_finished(tmp_path):
         run.send_signal(signal.SIGKILL)
         run.wait()
     assert killed >= 2
-    finish(source, tmp_path / "ix", "lsa:3")
+    index(source, tmp_path / "ix", "lsa:3")
     assert rows(tmp_path / "ix") == rows(tmp_path / "whole")
 
 
@@ -182,18 +178,18 @@ def test_wrong_input(tmp_path):
     source = write_texts(tmp_path / "in")
     for space, message in (("lsa", "number of codes"), ("umap:3", "unknown space"), ("lsa:0", "number of codes")):
         with pytest.raises(OptionError, match=message):
-            finish(source, tmp_path / "ix", space)
+            index(source, tmp_path / "ix", space)
     assert not (tmp_path / "ix").exists()
-    finish(source, tmp_path / "ix", "lsa:3")
+    index(source, tmp_path / "ix", "lsa:3")
     with pytest.raises(OptionError, match="another --output"):
-        finish(source, tmp_path / "ix", "pca:3")
+        index(source, tmp_path / "ix", "pca:3")
     with pytest.raises(OptionError, match="is the index of"):
-        finish(write_texts(tmp_path / "other"), tmp_path / "ix")
+        index(write_texts(tmp_path / "other"), tmp_path / "ix")
     with pytest.raises(OptionError, match="lsa is their pca"):
-        finish(source, tmp_path / "new", "pca:2")
+        index(source, tmp_path / "new", "pca:2")
     (tmp_path / "file").write_text("here")
     with pytest.raises(OptionError, match="is a file"):
-        finish(source, tmp_path / "file")
+        index(source, tmp_path / "file")
     with pytest.raises(OptionError, match="no word of"):
         search(tmp_path / "ix", "zebra")
     with pytest.raises(OptionError, match="filter"):
@@ -204,27 +200,27 @@ def test_wrong_input(tmp_path):
         search(tmp_path, "apple")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no pictures"):
-        finish(tmp_path / "empty", tmp_path / "other")
+        index(tmp_path / "empty", tmp_path / "other")
     pictures = write_pictures(tmp_path / "p")
-    finish(pictures, tmp_path / "px", side=8)
+    index(pictures, tmp_path / "px", side=8)
     for side, message in ((16, "brought to 8 pixels"), (0, "within 4 to 512")):
         with pytest.raises(OptionError, match=message):
-            finish(pictures, tmp_path / "px", side=side)
+            index(pictures, tmp_path / "px", side=side)
     result = CliRunner().invoke(app, ["search", str(tmp_path / "px"), str(pictures / "0/0.png"), "--output", str(tmp_path / "hit.txt")])
     assert "are written as" in str(result.exception)
     with pytest.raises(OptionError, match="searched by example"):
         search(tmp_path / "px", "a red apple")
     with pytest.raises(OptionError, match="no index and not empty"):
-        finish(pictures, tmp_path / "in")
+        index(pictures, tmp_path / "in")
 
 
 def test_a_large_index_is_approximate_and_says_how_well(tmp_path, monkeypatch):
     import sfumato.tasks.search as work
 
     source = write_texts(tmp_path / "in", each=400)
-    finish(source, tmp_path / "exact", "lsa:3")
+    index(source, tmp_path / "exact", "lsa:3")
     monkeypatch.setattr(work, "APPROXIMATE", 1000)
-    finish(source, tmp_path / "ix", "lsa:3")
+    index(source, tmp_path / "ix", "lsa:3")
     assert work._settings(tmp_path / "exact").recall is None
     recall = work._settings(tmp_path / "ix").recall
     assert 0.2 < recall <= 1

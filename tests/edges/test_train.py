@@ -256,6 +256,20 @@ def test_an_interrupt_within_a_step_leaves_no_half_step_behind(tmp_path, monkeyp
         assert torch.equal(a, b)
 
 
+def test_an_interrupt_while_a_step_is_computed_loses_none_before_it(tmp_path):
+    class Stopped(Line):
+        def loss(self, rows, random):
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls == 13:
+                raise KeyboardInterrupt
+            return super().loss(rows, random)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(train(Stopped(), SETTINGS, tmp_path))
+    with safe_open(tmp_path / NAME, "pt") as kept:
+        assert kept.metadata()["step"] == "12"
+
+
 def test_caches_are_not_taken_for_other_data(tmp_path, tiny):
     for name, count in (("cat", 3), ("dog", 2)):
         (tmp_path / "in" / name).mkdir(parents=True)
@@ -278,11 +292,6 @@ def test_caches_are_not_taken_for_other_data(tmp_path, tiny):
     assert found() == [(0, "dog"), (40, "cat"), (80, "cat"), (100, "dog"), (140, "dog")]
     (tmp_path / "in/cat").rename(tmp_path / "in/kitten")
     assert found() == [(0, "dog"), (40, "kitten"), (80, "kitten"), (100, "dog"), (140, "dog")]
-
-
-def test_options_are_checked_where_they_are_made():
-    with pytest.raises(OptionError, match="steps=0"):
-        CreateOptions(steps=0)
 
 
 def test_nan_names_step_and_layer(tmp_path):

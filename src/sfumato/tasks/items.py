@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sfumato import image
 from sfumato.errors import PictureError
-from sfumato.tasks.rows import LABELS, TEXTS, has_pictures, once, word
+from sfumato.tasks.rows import LABELS, TEXTS, has_pictures, word
 from sfumato.train.data import Sample, files, find, read_table
 
 
@@ -31,12 +31,13 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
         if texts and not any(p.suffix.lower() in image.SUFFIXES for p in there):
             return "documents", [_file(source, p, Sample.of(p, source)) for p in texts]
         return "pictures", [_file(source, s.path or source / s.name, s) for s in find(source)]
+    labels = None
     if source.suffix.lower() in (".parquet", ".csv") and source.is_file():
-        documents = _documents(source)
-        if documents:
+        table = read_table(source)
+        labels = _labels(table)
+        if documents := _documents(table, labels):
             return "documents", documents
     samples = find(source)
-    labels = _labels(read_table(source)) if source.suffix.lower() == ".parquet" else None
     return "pictures", [_held(s, label) for s, label in zip(samples, labels or [(*s.captions, "")[0] for s in samples], strict=True)]
 
 
@@ -61,14 +62,12 @@ def _labels(table: Any) -> list[str] | None:
     return [word(v) for v in table[known].to_pylist()] if known else None
 
 
-def _documents(path: Path) -> list[Item]:
-    table = once(read_table(path), path)
+def _documents(table: Any, labels: list[str] | None) -> list[Item]:
     column = next((n for n in table.column_names if n.lower() in TEXTS), None)
     if column is None or has_pictures(table):
         return []
-    labels = _labels(table) or [""] * table.num_rows
     out = []
-    for k, (text, label) in enumerate(zip(table[column].to_pylist(), labels, strict=True)):
+    for k, (text, label) in enumerate(zip(table[column].to_pylist(), labels or [""] * table.num_rows, strict=True)):
         raw = ("" if text is None else str(text)).encode()
         sample = Sample(f"row {k}", (), lambda raw=raw: raw)  # type: ignore[misc]
         out.append(_held(sample, label))

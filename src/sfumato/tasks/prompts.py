@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,17 +43,19 @@ class Prompt:
 
 
 def gather(words: Sequence[str], path: Path | None) -> list[Prompt]:
-    """Prompts of the command line and of a file (.txt, .jsonl, .csv); a row may have an id and options of its own."""
+    """Prompts of the command line and of a file (.txt, .jsonl, .json, .csv); a row may have an id and options of its own."""
     found = [Prompt(w) for w in words] + (_read(path) if path else [])
     if not found:
         raise OptionError("no prompt given; say what the picture shows, or give --prompts FILE")
-    taken: set[tuple[str, Any]] = set()
+    twins: Counter[tuple[str, Any]] = Counter()  # the names that are taken, twins' own ones, too, and the last twin of each
     out = []
     for item in found:  # names that differ in signs or capitals only would be one file
         seed = None if item.name else dict(item.own).get("seed")
-        while (item.stem.casefold(), seed) in taken:
-            item = replace(item, twin=item.twin + 1)
-        taken.add((item.stem.casefold(), seed))
+        plain = item.stem.casefold(), seed
+        while (item.stem.casefold(), seed) in twins:
+            twins[plain] += 1
+            item = replace(item, twin=twins[plain])
+        twins[item.stem.casefold(), seed] = 1
         out.append(item)
     return out
 

@@ -269,7 +269,7 @@ def _idx_array(path: Path) -> NDArray[np.uint8]:
 
 def _columns(path: Path, size: int | None, label: str | None) -> Table:
     """A parquet file of pictures, texts or numbers, or a csv file of texts or numbers."""
-    table = once(read_table(path), path)
+    table = read_table(path)
     names = table.column_names
     if label and label not in names:
         raise unknown("column", label, names)
@@ -281,30 +281,15 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     if has_pictures(table):
         samples = [sample for sample, keep in zip(find(path), kept, strict=True) if keep]
         return _pictures(samples, [word(v) for v in given], size, test)
-    text = next((n for n in names if n.lower() in TEXTS), None)
-    if text and (n := str(table.schema.field(text).type)) and not n.startswith(NUMBERS):
-        return Table("documents", texts=["" if t is None else str(t) for t in table[text].to_pylist()], labels=_labels(given), test=test)
     numeric = [n for n in names if n != known and str(table.schema.field(n).type).startswith(NUMBERS)]
+    text = next((n for n in names if n.lower() in TEXTS and n not in numeric), None)
+    if text:
+        return Table("documents", texts=["" if t is None else str(t) for t in table[text].to_pylist()], labels=_labels(given), test=test)
     if not numeric:
         raise DataError(f"{path} has no column of numbers, text ({', '.join(TEXTS)}) or pictures; found {', '.join(names)}")
     rows = np.stack([np.array([math.nan if v is None else float(v) for v in table[n].to_pylist()], np.float32) for n in numeric], axis=1)
     left_out = [f"column {n}: no numbers" for n in names if n not in numeric and n != known]
     return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out)
-
-
-def once(table: Any, path: Path) -> Any:
-    """A table whose columns have different names, and that has rows.
-
-    Raises
-    ------
-    DataError
-    """
-    names = table.column_names
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise DataError(f"{path} has several columns named {', '.join(twice[:5])}")
-    if not table.num_rows:
-        raise DataError(f"{path} has no rows")
-    return table
 
 
 def has_pictures(table: Any) -> bool:

@@ -85,13 +85,7 @@ class Indexed:
 
 
 def index(source: Path | str, folder: Path | str, space: str | None = None, *, side: int | None = None) -> Indexed:
-    """Index pictures or documents, or bring an index up to date; returns what came of it. See :func:`indexing`."""
-    *_, last = indexing(source, folder, space, side=side)
-    return last
-
-
-def indexing(source: Path | str, folder: Path | str, space: str | None = None, *, side: int | None = None) -> Iterator[Indexed]:
-    """Index pictures or documents, or bring an index up to date, and yield the progress; what is encoded stays if it is stopped.
+    """Index pictures or documents, or bring an index up to date.
 
     Parameters
     ----------
@@ -106,10 +100,21 @@ def indexing(source: Path | str, folder: Path | str, space: str | None = None, *
     side : int, optional
         Pixels that pictures are brought to, 4 to 512; 32 by default.
 
+    Returns
+    -------
+    Indexed
+        What came of it.
+
     Raises
     ------
     DataError, OptionError, ModelError
     """
+    *_, last = indexing(source, folder, space, side=side)
+    return last
+
+
+def indexing(source: Path | str, folder: Path | str, space: str | None = None, *, side: int | None = None) -> Iterator[Indexed]:
+    """:func:`index`, with its progress; what is encoded stays if it is stopped."""
     source, folder = Path(source), Path(folder)
     if space is not None:
         _parse(space)

@@ -18,7 +18,7 @@ from sfumato.train.loss import Measure, cross_entropy, denoising_loss, squared
 from sfumato.types import Condition, Corrupted
 
 MEASURES: dict[str, Measure] = {"squared": squared, "cross_entropy": cross_entropy}
-SAMPLE = 1_000  # rows from which center, spread and mean code are taken
+SETTLE, RECENTER = 5_000, 1_000  # rows from which center and spread are taken, once, and the mean code, after each fit
 
 
 class CodesJob:
@@ -52,14 +52,14 @@ class CodesJob:
 
     def settle(self) -> None:
         """Let the space take center and spread from a sample of the rows, evenly spaced."""
-        self.module.settle(self._sample())
+        self.module.settle(self._sample(SETTLE))
 
     def recenter(self) -> None:
         """Let the mean code of such a sample be the origin of the codes."""
-        self.module.recenter(self._sample())
+        self.module.recenter(self._sample(RECENTER))
 
-    def _sample(self) -> Tensor:
-        return self.batch(torch.arange(0, self.count, max(1, self.count // SAMPLE)))
+    def _sample(self, most: int) -> Tensor:
+        return self.batch(torch.arange(0, self.count, max(1, self.count // most)))
 
     def batch(self, rows: Tensor) -> Tensor:
         """Rows as pictures (B, C, H, W) on the module's device."""

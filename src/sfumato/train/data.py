@@ -135,7 +135,13 @@ def _metadata(folder: Path) -> dict[str, tuple[str, ...]] | None:
 
 
 def read_table(path: Path) -> Any:
-    """A .parquet, .csv or .tsv file as a pyarrow table; the columns of a table whose first line is numbers are f0, f1, ..."""
+    """A .parquet, .csv or .tsv file as a pyarrow table; the columns of a table whose first line is numbers are f0, f1, ...
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, has no rows, or several columns of one name.
+    """
     try:
         import pyarrow.csv
         import pyarrow.parquet
@@ -143,16 +149,21 @@ def read_table(path: Path) -> Any:
         raise DataError('reading tables needs pyarrow: pip install "sfumato[reduce]"') from None
     try:
         if path.suffix.lower() == ".parquet":
-            return pyarrow.parquet.read_table(path)
-        separator, content = "\t" if path.suffix.lower() == ".tsv" else ",", path.read_bytes()
-        # one thread: those of pyarrow end a process that leaves early, with torch loaded, by SIGABRT
-        named = pyarrow.csv.ReadOptions(autogenerate_column_names=_all_numbers(content, separator), use_threads=False)
-        lines = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-        table = pyarrow.csv.read_csv(io.BytesIO(content), named, parse_options=lines)
-        table.column_names  # noqa: B018 (decoded here: they may be no UTF-8)
-        return table
+            table = pyarrow.parquet.read_table(path)
+        else:
+            separator, content = "\t" if path.suffix.lower() == ".tsv" else ",", path.read_bytes()
+            # one thread: those of pyarrow end a process that leaves early, with torch loaded, by SIGABRT
+            named = pyarrow.csv.ReadOptions(autogenerate_column_names=_all_numbers(content, separator), use_threads=False)
+            lines = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+            table = pyarrow.csv.read_csv(io.BytesIO(content), named, parse_options=lines)
+        names = table.column_names
     except Exception as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from None
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise DataError(f"{path} has several columns named {', '.join(twice[:5])}")
+    if not table.num_rows:
+        raise DataError(f"{path} has no rows")
+    return table
 
 
 def _all_numbers(content: bytes, separator: str) -> bool:

@@ -113,8 +113,8 @@ def train(job: Job, settings: TrainSettings, folder: Path | None = None, about: 
         raise TrainingError("all weights are 0: nothing would ever be drawn")
     try:
         while step < settings.steps:
-            whole = False
             loss = _gradient(job, settings, step, device, places)
+            whole = False
             _apply(state, settings, step)
             step, whole = step + 1, True
             preview = None
@@ -126,6 +126,9 @@ def train(job: Job, settings: TrainSettings, folder: Path | None = None, about: 
                 checkpoint.save(state, folder, settings, step, about or {})
                 saved = step
             yield meter.read(step, loss, preview)
+    except TrainingError:  # from these weights it would fail again: the checkpoint before them stays
+        whole = False
+        raise
     finally:
         if folder and whole and step > saved:
             checkpoint.save(state, folder, settings, step, about or {})

@@ -6,12 +6,13 @@ command line gives wins. The same command again resumes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
@@ -41,6 +42,7 @@ from sfumato.train.text import Phrases, TextJob
 from sfumato.types import Config
 
 Event = Progress | str
+C = TypeVar("C", bound=Config)
 
 
 class Plan(Config):
@@ -81,6 +83,13 @@ def _about(plan: Plan, data: Path, network: Config, **more: Any) -> dict[str, An
     return {"data": state(data), "network": network.model_dump(mode="json"), "size": plan.size, **more}
 
 
+def _network(kind: Callable[[C], nn.Module], config: type[C], values: Mapping[str, Any]) -> C:
+    """A network's config, refused if its numbers make no network: before the data are read."""
+    found = config.read(values, "network")
+    outline(kind, found, "network")
+    return found
+
+
 def _skipped(skipped: list[str]) -> Iterator[str]:
     if skipped:
         shown = "\n  ".join(skipped[:10])
@@ -109,9 +118,8 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
     taught = {"projection_dim": phrases.embeddings.shape[1], "with_projection": True}
     shape = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4, "hidden_act": "gelu"}
     network = {**shape, "max_position_embeddings": length, **plan.network, **marks, "vocab_size": tokenizer.end + 1}
-    fresh = CLIPTextConfig.read({**network, "architectures": ["CLIPTextModel"]}, "network")
+    fresh = _network(CLIPText, CLIPTextConfig, {**network, "architectures": ["CLIPTextModel"]})
     known = (begun.clip.config if begun else fresh).model_copy(update=taught)
-    outline(CLIPText, known, "network")
     torch.manual_seed(settings.seed)
     job = TextJob(known, tokenizer, phrases, begun.clip if begun else None)
     about = {"vocabulary": plan.vocabulary, "start": fingerprint(begun.clip) if begun else None}
@@ -124,8 +132,7 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
 def train_autoencoder(data: Path, output: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
     """Train the first stage; writes its config and weights."""
     plan, settings = _plan("autoencoder", data, output, config, given)
-    network = AutoencoderConfig.read({**_small_autoencoder(plan.size), **plan.network}, "network")
-    outline(AutoencoderKL, network, "network")
+    network = _network(AutoencoderKL, AutoencoderConfig, {**_small_autoencoder(plan.size), **plan.network})
     _check_size(plan.size, network.factor, "the autoencoder's factor")
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=False)
@@ -161,8 +168,7 @@ def train_diffusion(
     begun, space, encoder = _grounds(autoencoder, text, plan, start, pixels=pixels)
     size = _size(plan, begun)
     small = _small_unet(size, space, encoder.clip.config.hidden_size)
-    network = begun.network.config if begun else UNetConfig.read({**small, **plan.network}, "network")
-    outline(UNet, network, "network")
+    network = begun.network.config if begun else _network(UNet, UNetConfig, {**small, **plan.network})
     _check_size(size, space.config.factor * network.unit, "the space's factor times the U-Net's halvings")
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
@@ -243,9 +249,7 @@ def train_prior(data: Path, output: Path, model: str, config: Path | None, given
     yield from _prepared(found.prepare(fingerprint(space, encoder.clip), ends=True))
     torch.manual_seed(settings.seed)
     shape = {"channels": space.config.latent_channels, "side": size // space.config.factor, "text_width": encoder.ends([""]).shape[1]}
-    network = PriorConfig.read({**shape, **plan.network}, "network")
-    outline(Prior, network, "network")
-    job = PriorJob(network, found)
+    job = PriorJob(_network(Prior, PriorConfig, {**shape, **plan.network}), found)
     yield from train(job, settings, output / "prior", _about(plan, data, job.module.config, task="prior", model=fingerprint(space, encoder.clip)))
     save_network(job.module, output / "prior")
 
@@ -258,8 +262,7 @@ def train_matcher(data: Path, output: Path, text: Path, config: Path | None, giv
     pictures = pack(data, plan.size, output / "cache", captions=True)
     yield from _skipped(pictures.skipped)
     torch.manual_seed(settings.seed)
-    network = MatcherConfig.read({"size": plan.size, "text_width": encoder.ends([""]).shape[1], **plan.network}, "network")
-    outline(Matcher, network, "network")
+    network = _network(Matcher, MatcherConfig, {"size": plan.size, "text_width": encoder.ends([""]).shape[1], **plan.network})
     found = Captions(pictures, encoder, output / "cache")
     yield from _prepared(found.prepare(fingerprint(encoder.clip), ends=True))
     job = MatchJob(network, found)
@@ -292,23 +295,23 @@ def train_restorer(
     """
     plan, settings = _plan("restorer", data, output, config, given)
     begun = network_from(Restorer, RestorerConfig, restorer_folder(start)) if start else None
-    network = begun.config if begun and not plan.network else RestorerConfig.read(plan.network, "network")
+    network = begun.config if begun and not plan.network else _network(Restorer, RestorerConfig, plan.network)
     corruption = corruption or plan.corruption
-    outline(Restorer, network, "network")
     pairs = paired(data)
     if not corruption and not pairs:
         raise OptionError("say what it shall undo: --corruption 'noise:0-50 | mask:strokes', or give pairs in clean/ and dirty/")
     if corruption and pairs:
         raise OptionError(f"{data} holds pairs, whose corruption is what happened to them; leave {corruption} out")
     yield f"reading {data}"
-    photos, skipped, *often = read_pairs(data, plan.size) if pairs else read_photos(data, plan.size, plan.longest)
-    yield from _skipped(skipped)
     torch.manual_seed(settings.seed)
     measure = vivid if plan.vivid else None
     if pairs:
+        photos, skipped = read_pairs(data, plan.size)
         job: RestorerJob = PairJob(network, photos, (), plan.size, turned=plan.turned, measure=measure)
     else:
-        job = RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray, plan.turned, measure, *often)
+        photos, skipped, often = read_photos(data, plan.size, plan.longest)
+        job = RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray, plan.turned, measure, often)
+    yield from _skipped(skipped)
     if begun is not None:
         fresh = {k: v.shape for k, v in job.module.state_dict().items()}
         shared = {k: v for k, v in begun.state_dict().items() if v.shape == fresh.get(k)}
