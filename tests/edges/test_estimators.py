@@ -182,9 +182,9 @@ def test_codes_have_mean_zero(kind):
     assert np.abs(codes.mean(axis=0)).max() < 1e-4 * codes.std()
     space = model.space_
     x = model._framed(rows[:9])
-    y = space(torch.from_numpy(x).unflatten(1, (1, 8, 8)), None, None)
+    y = space(x.unflatten(1, (1, 8, 8)), None, None)
     space.recenter(torch.randn(50, 1, 8, 8))
-    torch.testing.assert_close(space(torch.from_numpy(x).unflatten(1, (1, 8, 8)), None, None), y, atol=1e-4, rtol=0)
+    torch.testing.assert_close(space(x.unflatten(1, (1, 8, 8)), None, None), y, atol=1e-4, rtol=0)
 
 
 def test_rows_that_are_all_alike():

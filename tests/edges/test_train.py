@@ -193,10 +193,10 @@ class Kernels(Line):
 
 
 @pytest.mark.parametrize("kind", [Line, Kernels])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_training_learns_and_stopping_resumes_bitwise(tmp_path, optimizer, kind):
+@pytest.mark.parametrize(("optimizer", "average"), [("adamw", 0.999), ("muon", 0.999), ("adamw", 0)])
+def test_training_learns_and_stopping_resumes_bitwise(tmp_path, optimizer, average, kind):
     whole, halves = kind(), kind()
-    settings = SETTINGS.model_copy(update={"optimizer": optimizer})
+    settings = SETTINGS.model_copy(update={"optimizer": optimizer, "average": average})
     losses = [p.loss for p in train(whole, settings, tmp_path / "a")]
     assert losses[-1] < losses[0] * 0.75  # a moving average: it lags
     for progress in train(halves, settings, tmp_path / "b"):

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
 
 from sfumato.errors import OptionError
 from sfumato.estimators.base import Reducer, Rows, dense
@@ -119,7 +120,7 @@ class Autoencoder(Reducer):
             self.space_ = self._build(rows.shape[1], seed)
             self.n_steps_ = 0
         job = CodesJob(
-            self.space_, lambda chosen: self._framed(rows[chosen]).astype(np.float32, copy=False), rows.shape[0],
+            self.space_, lambda chosen: self._framed(rows[chosen]).float(), rows.shape[0],
             loss=self.loss, corruption=self.corruption,
         )  # fmt: skip
         self.space_.float()
@@ -128,9 +129,9 @@ class Autoencoder(Reducer):
         count = rows.shape[0]
         batch = min(count, max(16, min(256, count // 50)) if self.batch_size == "auto" else int(self.batch_size))
         steps = epochs * math.ceil(count / batch)
-        settings = TrainSettings(
+        settings = TrainSettings(  # a rate that falls to zero for so long makes an average of the weights needless
             steps=steps, batch=batch, rate=self.learning_rate, warmup=min(100, steps // 10), cooldown=0.6, weight_decay=self.weight_decay,
-            average=min(0.999, max(0.0, 1 - 30 / steps)), seed=seed + self.n_steps_, device=self.device, dtype=self.dtype,
+            average=0, seed=seed + self.n_steps_, device=self.device, dtype=self.dtype,
         )  # fmt: skip
         for progress in train(job, settings):
             if self.verbose and (progress.step % max(1, steps // epochs) == 0 or progress.step == steps):
@@ -158,17 +159,14 @@ class Autoencoder(Reducer):
         """Codes per row."""
         return self.space_.config.codes
 
-    def _framed(self, rows: Rows) -> NDArray[Any]:
-        """Rows in the frame [-1, 1]."""
+    def _framed(self, rows: Rows) -> Tensor:
+        """Rows in the frame [-1, 1]; by torch, which does it on all cores."""
         low, high = self.range_
-        out: NDArray[Any] = np.subtract(dense(rows), low, order="C")
-        out *= 2 / (high - low)
-        out -= 1
-        return out
+        return torch.from_numpy(np.require(dense(rows), requirements=["C", "W"])).sub(low).mul_(2 / (high - low)).sub_(1)
 
     @torch.no_grad()
     def _encode(self, rows: Rows) -> NDArray[Any]:
-        x = torch.from_numpy(self._framed(rows))
+        x = self._framed(rows)
         space = self._space_in(x.dtype)
         codes: NDArray[Any] = space.encode(x.unflatten(1, space.config.shape).to(space.center.device)).cpu().numpy()
         return codes

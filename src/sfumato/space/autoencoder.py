@@ -85,7 +85,7 @@ class Autoencoder(nn.Module):
         y: Tensor = self.decoder(z).unflatten(1, self.config.shape) if isinstance(self.decoder[-1], nn.Linear) else self.decoder(z)
         if self.config.output == "sigmoid":  # log-odds are counted from those of the mean picture
             return 2 * torch.sigmoid(((self.center + 1) / 2).clamp(1e-3, 1 - 1e-3).logit() + y) - 1
-        return self.center + self.spread * y
+        return torch.addcmul(self.center, self.spread, y)
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
         """There and back: a network of the row ``direct``, whose input may be corrupted."""

@@ -32,7 +32,7 @@ class State:
     """Weights, their moving average, and what the optimizers remember."""
 
     module: nn.Module
-    average: list[Tensor]
+    average: list[Tensor]  # empty: the weights stand for it
     optimizers: list[torch.optim.Optimizer]
 
     @classmethod
@@ -49,7 +49,7 @@ class State:
         optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)] if groups else []
         if ours:
             optimizers.append(Muon(ours, decay, dtype=choose_dtype(settings.dtype, ours[0].device)))
-        return cls(module, [p.detach().clone() for p in trained], optimizers)
+        return cls(module, [p.detach().clone() for p in trained] if settings.average else [], optimizers)
 
     def step(self, rate: float) -> None:
         """Take the step that the gradients ask for, at a learning rate."""
@@ -71,11 +71,13 @@ class State:
 
     def update_average(self, decay: float) -> None:
         """Move the average towards the weights."""
-        torch._foreach_lerp_(self.average, self.trained, 1 - decay)
+        if self.average:
+            torch._foreach_lerp_(self.average, self.trained, 1 - decay)
 
     def use_average(self) -> None:
         """Copy the average into the module, for good."""
-        torch._foreach_copy_(self.trained, self.average)
+        if self.average:
+            torch._foreach_copy_(self.trained, self.average)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -92,11 +94,10 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it by name."""
-        out: dict[str, Tensor] = {}
+        out = {f"average.{name}": mean for name, mean in zip(self.names, self.average, strict=False)}
         parameters = [p for p in self.module.parameters() if p.requires_grad]
-        for name, parameter, mean in zip(self.names, parameters, self.average, strict=True):
+        for name, parameter in zip(self.names, parameters, strict=True):
             out[f"weights.{name}"] = parameter.data
-            out[f"average.{name}"] = mean
             for optimizer in self.optimizers:
                 out |= {f"{key}.{name}": value for key, value in optimizer.state.get(parameter, {}).items()}
         return out
@@ -135,15 +136,16 @@ def resume(state: State, folder: Path, settings: TrainSettings, about: Mapping[s
 
 def _fill(state: State, tensors: dict[str, Tensor]) -> None:
     parameters = [p for p in state.module.parameters() if p.requires_grad]
-    for name, parameter, mean in zip(state.names, parameters, state.average, strict=True):
+    for name, parameter in zip(state.names, parameters, strict=True):
         if tensors.get(f"weights.{name}", parameter.new_zeros(0)).shape != parameter.shape:
             raise TrainingError(f"the checkpoint has no {name} of shape {tuple(parameter.shape)}: it belongs to another network")
         parameter.data.copy_(tensors[f"weights.{name}"])
-        mean.copy_(tensors[f"average.{name}"])
         for optimizer, keys in ((o, REMEMBERED[type(o)]) for o in state.optimizers):
             kept = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}
             if kept:
                 optimizer.state[parameter] = {k: _laid_out(t, parameter) for k, t in kept.items()}  # fused: the step, too
+    for name, mean in zip(state.names, state.average, strict=False):
+        mean.copy_(tensors[f"average.{name}"])
 
 
 def _laid_out(kept: Tensor, parameter: Tensor) -> Tensor:

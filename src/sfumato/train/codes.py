@@ -28,7 +28,7 @@ class CodesJob:
     ----------
     space : Autoencoder
     rows : callable
-        ``rows(indices)`` gives float rows (B, d) of the data in [-1, 1].
+        ``rows(indices)`` gives float32 rows (B, d) of the data in [-1, 1].
     count : int
         How many rows there are.
     loss : {"squared", "cross_entropy"}
@@ -39,7 +39,7 @@ class CodesJob:
     def __init__(
         self,
         space: Autoencoder,
-        rows: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+        rows: Callable[[NDArray[np.int64]], Tensor],
         count: int,
         *,
         loss: str = "squared",
@@ -63,8 +63,7 @@ class CodesJob:
 
     def batch(self, rows: Tensor) -> Tensor:
         """Rows as pictures (B, C, H, W) on the module's device."""
-        found = torch.from_numpy(self.rows(rows.numpy()))
-        return found.reshape(-1, *self.module.config.shape).to(self.module.center.device)
+        return self.rows(rows.numpy()).reshape(-1, *self.module.config.shape).to(self.module.center.device)
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean loss over the rows."""

@@ -34,7 +34,7 @@ class TrainSettings(Config):
     cooldown: float = Field(0.2, ge=0, le=1)  # share of the steps in which the rate falls to zero
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)  # largest norm of the gradient
-    average: float = Field(0.999, ge=0, lt=1)  # decay of the moving average of the weights
+    average: float = Field(0.999, ge=0, lt=1)  # decay of the moving average of the weights; 0: none
     seed: int = Field(0, ge=0, lt=2**63)
     device: str = "auto"
     dtype: str = "bfloat16"  # of mixed precision; float32 turns it off

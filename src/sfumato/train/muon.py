@@ -42,7 +42,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     a, b, c = CURVE
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)  # a x + (b g + c g g) x
     return x if matrices.shape[-2] <= matrices.shape[-1] else x.mT
 
 
