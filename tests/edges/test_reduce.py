@@ -274,6 +274,16 @@ def test_a_set_needs_three_rows(tmp_path):
 def test_a_table_without_names_of_columns(tmp_path):
     (tmp_path / "a.csv").write_text("\n".join(",".join(str(v) for v in row) for row in np.eye(5)))
     assert read(tmp_path / "a.csv").rows.shape == (5, 5), "the first line is a row, too"
+    (tmp_path / "iris.csv").write_text("".join(f"5.{k},3.5,{name}\n" for k, name in enumerate(["setosa", "virginica"] * 3)))
+    flowers = read(tmp_path / "iris.csv", label="f2")
+    assert flowers.rows.shape == (6, 2), "it is, beside a label as well"
+    assert flowers.labels.tolist() == ["setosa", "virginica"] * 3
+
+
+def test_labels_of_another_number_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.eye(6), kind=np.arange(4))
+    with pytest.raises(DataError, match="has 6 rows in x, but 4 values in kind"):
+        read(tmp_path / "a.npz", label="kind")
     (tmp_path / "b.csv").write_text("a,a,b\n" + "1,2,3\n" * 5)
     with pytest.raises(DataError, match="several columns named a"):
         read(tmp_path / "b.csv")

@@ -1,6 +1,7 @@
 """sfumato restore: what is not asked for stays, whatever the network says; wrong input gets one sentence."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,9 +280,44 @@ def test_one_picture_that_fits_not_stops_no_other(folder, tmp_path, capsys, monk
     assert out.startswith(str(tmp_path / "out/b.jpg"))
     assert "left out" in err
     assert "a.png" in err
+    code, out, err = run(capsys, monkeypatch, tmp_path / "in", *words)
+    assert (code, out) == (0, ""), "the same command again is as successful as before"
+    assert "left out" in err
+    (tmp_path / "in/b.jpg").unlink()
     code, _, err = run(capsys, monkeypatch, tmp_path / "in", *words)
     assert code == 2, "nothing could be restored"
     assert "none of the 1 pictures" in err
+
+
+def test_a_folder_with_folders_and_comparisons_that_are_missing(folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "in/trip/day").mkdir(parents=True)
+    for name in ("a.png", "trip/a.png", "trip/day/b.bmp"):
+        Image.fromarray(PHOTO).save(tmp_path / "in" / name)
+    words = [tmp_path / "in", "--output", tmp_path / "in/new", "--model", folder, "--denoise", "25"]
+    made = {"a.png", "trip/a.png", "trip/day/b.bmp"}
+    for more, expected in (([], made), ([], set()), (["--compare"], made), (["--compare"], set())):
+        code, out, _ = run(capsys, monkeypatch, *words, *more)
+        assert code == 0
+        assert {str(Path(line.split(" (")[0]).relative_to(tmp_path / "in/new")) for line in out.splitlines()} == expected
+    assert (tmp_path / "in/new/trip/day/b-compare.png").exists()
+
+
+def test_a_single_picture_is_not_replaced_for_its_comparison(folder, tmp_path, capsys, monkeypatch):
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    words = [tmp_path / "a.png", "--denoise", "10", "--model", folder, "--output", tmp_path / "b.png"]
+    assert run(capsys, monkeypatch, *words)[0] == 0
+    for more in ([], ["--compare"]):
+        code, _, err = run(capsys, monkeypatch, *words, *more)
+        assert code == 2
+        assert "b.png is there already; give --overwrite" in err
+
+
+def test_the_report_names_the_network_that_was_asked(tmp_path):
+    said = {
+        o: restore(Photo(PHOTO[:32, :32]), RestoreOptions.build({o: v})).report["model_sha256"] for o, v in (("colorize", True), ("denoise", 25.0))
+    }
+    expected = {"colorize": "tints", "denoise": "noise"}
+    assert said == {o: Trained().sha256(part) for o, part in expected.items()}
 
 
 def test_answers_are_not_mistaken_for_pictures(folder, tmp_path, capsys, monkeypatch):

@@ -208,6 +208,8 @@ def test_wrong_input(tmp_path):
             index(pictures, tmp_path / "px", side=side)
     result = CliRunner().invoke(app, ["search", str(tmp_path / "px"), str(pictures / "0/0.png"), "--output", str(tmp_path / "hit.txt")])
     assert "are written as" in str(result.exception)
+    with pytest.raises(OptionError, match="does not exist"):
+        search(tmp_path / "px", str(pictures / "0/none.png"))
     with pytest.raises(OptionError, match="searched by example"):
         search(tmp_path / "px", "a red apple")
     with pytest.raises(OptionError, match="no index and not empty"):

@@ -41,7 +41,7 @@ def _valued(word: str) -> bool:
 
 
 def restore(
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures and of folders.")],
     output: Annotated[Path, Option(help="FILE for one picture, else FOLDER/ (names are kept).")],
     denoise: Annotated[str | None, Option(metavar="[auto|SIGMA]", help="Deviation of the noise for values of 0 to 255; auto measures it.")] = None,
     dejpeg: Annotated[str | None, Option(metavar="[auto|QUALITY]", help="Remove the marks of JPEG; auto takes the quality from the file.")] = None,
@@ -79,14 +79,12 @@ def restore(
     options = RestoreOptions.build(values)
     if clean and model is None:
         raise OptionError("--clean goes with --model: a folder written by sfumato train restorer")
-    jobs = _jobs(pictures, output)
-    waiting = [(source, target) for source, target in jobs if overwrite or not _done(target, samples or 1)]
-    if not waiting and len(jobs) == 1:
-        raise OptionError(f"{jobs[0][1]} is there already; give --overwrite to replace it")
-    if not waiting:
+    jobs, many = _jobs(pictures, output)
+    waiting = [(source, target) for source, target in jobs if overwrite or not all(p.exists() for p in _outputs(target, samples or 1, compare))]
+    if not waiting and many:
         typer.echo(f"sfumato: nothing to do: all {len(jobs)} pictures are there already; --overwrite makes them anew", err=True)
         return
-    _free(waiting, replace=overwrite or len(jobs) > 1, compare=compare, samples=samples or 1)  # a folder's run that goes on makes its own anew
+    _free(waiting or jobs, replace=overwrite or many, compare=compare, samples=samples or 1)  # a folder's run that goes on makes its own anew
     work = _engine(engine, options, model, device, {"prompt": prompt, "samples": samples, "seed": seed, "steps": steps})
     if fill is not None:
         image.read(Path(fill))  # a mask that cannot be read is no picture to leave out
@@ -106,31 +104,32 @@ def restore(
                 if spread is not None:
                     photo.write(spread, _beside(target, "spread"))
             except SfumatoError as error:
-                if len(jobs) == 1:
+                if not many:
                     raise
                 failed.append(str(error) if str(source) in str(error) else f"{source}: {error}")
     for sentence in failed:
         typer.echo(f"sfumato: left out: {sentence}", err=True)
-    if len(failed) == len(waiting):
+    if len(failed) == len(jobs):
         raise OptionError(f"none of the {len(failed)} pictures could be restored")
 
 
-def _jobs(pictures: list[Path], output: Path) -> list[tuple[Path, Path]]:
-    """Each picture, and the file that it is restored to."""
+def _jobs(pictures: list[Path], output: Path) -> tuple[list[tuple[Path, Path]], bool]:
+    """Each picture and the file that it is restored to; and whether there are, or may be, many."""
     from sfumato.errors import OptionError
     from sfumato.runtime import check_folder
     from sfumato.tasks.photo import SUFFIXES
 
-    sources = _sources(pictures)
+    sources = _sources(pictures, output)
+    many = len(sources) > 1 or pictures[0].is_dir()
     check_folder(output.parent if output.suffix.lower() in SUFFIXES else output)
-    jobs = [(source, _target(source, output, many=len(sources) > 1 or pictures[0].is_dir())) for source in sources]
+    jobs = [(source, _target(source, name, output, many=many)) for source, name in sources.items()]
     owner: dict[Path, Path] = {}
     for source, target in jobs:
         if target.exists() and target.samefile(source):
             raise OptionError(f"{source} would be replaced by what is made of it; give another --output")
         if owner.setdefault(target, source) != source:
             raise OptionError(f"{owner[target]} and {source} would both be written to {target}; restore them into two folders")
-    return jobs
+    return jobs, many
 
 
 def _beside(path: Path, what: str) -> Path:
@@ -138,24 +137,24 @@ def _beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}-{what}.png")
 
 
+def _outputs(target: Path, samples: int, compare: bool) -> list[Path]:
+    """All files that are made of one picture."""
+    answers = [target] if samples == 1 else [_numbered(target, k) for k in range(1, samples + 1)]
+    return answers + [_beside(p, "compare") for p in answers if compare] + [_beside(target, "spread")] * (samples > 1)
+
+
 def _free(waiting: list[tuple[Path, Path]], *, replace: bool, compare: bool, samples: int) -> None:
     """Refuse before any work to replace what is there, or to write two pictures to one file."""
     from sfumato.errors import OptionError
 
-    planned: set[Path] = {target for _, target in waiting}
+    planned: set[Path] = set()
     for _, target in waiting:
-        answers = [target] if samples == 1 else [_numbered(target, k) for k in range(1, samples + 1)]
-        for path in [_beside(p, "compare") for p in answers if compare] + [_beside(target, "spread")] * (samples > 1):
+        for path in _outputs(target, samples, compare):
             if path in planned:
                 raise OptionError(f"two pictures would be written to {path}; restore them into two folders")
             if path.exists() and not replace:
                 raise OptionError(f"{path} is there already; give --overwrite to replace it")
             planned.add(path)
-
-
-def _done(target: Path, samples: int) -> bool:
-    """Whether the picture, or each of its answers, is there."""
-    return target.exists() if samples == 1 else all(_numbered(target, k).exists() for k in range(1, samples + 1))
 
 
 def _write(made: Restored, path: Path, before: Photo) -> tuple[dict[str, Any], list[str]]:
@@ -273,29 +272,32 @@ def _hint(text: str) -> tuple[int, int, str]:
     return int(match[1]), int(match[2]), match[3]
 
 
-def _sources(pictures: list[Path]) -> list[Path]:
-    """The pictures named, those of a folder, and those that a pattern with * or ? finds."""
+def _sources(pictures: list[Path], output: Path) -> dict[Path, Path]:
+    """The pictures named, those of a folder, and those that a pattern with * or ? finds; each with its name below the output."""
     from glob import glob, has_magic
 
     from sfumato.errors import PictureError
     from sfumato.image import SUFFIXES
+    from sfumato.train.data import files
 
-    out: list[Path] = []
+    out: dict[Path, Path] = {}
     for path in pictures:
         if path.is_dir():
-            out += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            inside = (p for p in files(path) if p.suffix.lower() in SUFFIXES)
+            out |= {p: p.relative_to(path) for p in inside if not (output != path and p.is_relative_to(output))}  # what was made before is no source
         elif path.exists():
-            out.append(path)
+            out[path] = Path(path.name)
         elif not (has_magic(str(path)) and (found := sorted(glob(str(path), recursive=True)))):  # noqa: PTH207 (absolute patterns, too)
             raise PictureError(f"{path} does not exist")
         else:
-            out += map(Path, found)
+            out |= {Path(p): Path(Path(p).name) for p in found}
     if not out:
         raise PictureError(f"{pictures[0]} holds no pictures")
-    return list(dict.fromkeys(out))
+    return out
 
 
-def _target(source: Path, output: Path, *, many: bool) -> Path:
+def _target(source: Path, name: Path, output: Path, *, many: bool) -> Path:
+    """The file that a picture is restored to."""
     from sfumato.errors import OptionError
     from sfumato.image import ENDINGS
     from sfumato.tasks.photo import SUFFIXES
@@ -306,5 +308,4 @@ def _target(source: Path, output: Path, *, many: bool) -> Path:
         return output
     if output.suffix.lower() in ENDINGS:
         raise OptionError(f"{output}: a picture's name ends in one of {', '.join(sorted(SUFFIXES))}")
-    name = source.name if source.suffix.lower() in SUFFIXES else f"{source.stem}.png"
-    return output / name
+    return output / (name if source.suffix.lower() in SUFFIXES else name.with_suffix(".png"))

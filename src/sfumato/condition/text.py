@@ -147,21 +147,28 @@ class TextEncoder(nn.Module):
         tokenizer.length = min(tokenizer.length, clip.config.max_position_embeddings)  # where its file names no length, it is 1e30
         self.clip, self.tokenizer, self.skip, self.normed = clip, tokenizer, skip, normed
 
-    @torch.no_grad()
     def states(self, tokens: Sequence[Tokens], chunks: int) -> tuple[Tensor, Tensor]:
         """Text states (B, chunks * length, D), weighted, and the pooled state (B, P) of the first chunk."""
         made = [_ids(self.tokenizer, t, chunks, self.tokenizer.pad) for t in tokens]
-        device = self.clip.text_model.final_layer_norm.weight.device
-        ids = torch.cat([i for i, _ in made]).to(device)
-        weights = torch.cat([w for _, w in made]).to(device)
-        out = self.clip(ids)
-        states = _weigh(self._pick(out), weights)
+        out = self._run(torch.cat([i for i, _ in made]))
+        states = _weigh(self._pick(out), torch.cat([w for _, w in made]).to(out.last.device))
         pooled = out.pooled.unflatten(0, (len(tokens), chunks))[:, 0]
         return states.unflatten(0, (len(tokens), chunks)).flatten(1, 2), pooled
 
     def ends(self, prompts: Sequence[str]) -> Tensor:
-        """The pooled state (B, P) of each text: of its first chunk, where it is longer."""
-        return self.states([tokenize(self.tokenizer, p) for p in prompts], 1)[1]
+        """The pooled state (B, P) of each text: of its first chunk, where it is longer.
+
+        A token sees none behind it, so what fills up the chunk is left out.
+        """
+        tokens = [tokenize(self.tokenizer, p) for p in prompts]
+        ids = torch.cat([_ids(self.tokenizer, t, 1, self.tokenizer.pad)[0] for t in tokens])
+        longest = 2 + max((len(chunk) for t in tokens for chunk in t.chunks[:1]), default=0)
+        return self._run(ids[:, :longest]).pooled
+
+    @torch.no_grad()
+    def _run(self, ids: Tensor) -> TextStates:
+        out: TextStates = self.clip(ids.to(self.clip.text_model.final_layer_norm.weight.device))
+        return out
 
     def chunks(self, prompt: str) -> int:
         """How many chunks of tokens a prompt takes."""

@@ -31,9 +31,9 @@ class Trained:
         self.own, self.device = None if folder is None else restorer_folder(folder), choose_device(device)
         self.read: dict[Path, Denoiser] = {}
 
-    def sha256(self, only: Only = None) -> str:
-        """Digest of the weights that repair."""
-        return digest(weight_file(self._folder(only or "photos")))
+    def sha256(self, part: str) -> str:
+        """Digest of the weights that undo a part."""
+        return digest(weight_file(self._folder(part)))
 
     def _folder(self, name: str) -> Path:
         return self.own or restorer_folder(name)

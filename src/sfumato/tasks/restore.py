@@ -91,8 +91,8 @@ class RestoreOptions(Options):
 class Engine(Protocol):
     """What makes anew what was lost."""
 
-    def sha256(self, only: Only = None) -> str:
-        """Digest of its weights."""
+    def sha256(self, part: str) -> str:
+        """Digest of the weights that undo a part: "noise", "gaps" or "size" alone, "tints" (color), "photos" (all others)."""
         ...
 
     def repair(self, y: Tensor, planes: Tensor, sigma: float, only: Only = None) -> Tensor:
@@ -257,7 +257,8 @@ class _Job:
         """What was done, in numbers."""
         options = self.options
         asked = options.model_dump(mode="json", exclude_defaults=True)
-        out: dict[str, Any] = {"task": "restore", "version": __version__, "model_sha256": self.engine.sha256(options.only), **asked}
+        part = (options.only or "photos") if options.structural else "tints"
+        out: dict[str, Any] = {"task": "restore", "version": __version__, "model_sha256": self.engine.sha256(part), **asked}
         if options.denoise is not None:
             out["sigma"] = round(self.level * 127.5, 2)
         if options.dejpeg is not None:

@@ -207,6 +207,8 @@ def _numpy(path: Path, label: str | None) -> Table:
         raise DataError(f"{path} holds no rows; an array of shape (N, d), (N, H, W) or (N, H, W, C) is needed, found {sorted(arrays)}")
     if label and label not in arrays:
         raise unknown("array", label, arrays)
+    if label and arrays[label].shape[:1] != arrays[main].shape[:1]:
+        raise DataError(f"{path} has {len(arrays[main])} rows in {main}, but {arrays[label].size} values in {label}")
     known = label or next((lower[n] for n in LABELS if n in lower), None)
     labels = _labels(_classes(arrays[known])) if known and arrays[known].shape[:1] == arrays[main].shape[:1] else None
     values = arrays[main]

@@ -339,6 +339,8 @@ def _encode(items: list[Item], settings: Index, model: Any, skipped: dict[str, s
 
 def _query(settings: Index, model: Any, query: str) -> NDArray[np.float32]:
     path, is_file = Path(query), os.path.isfile(query)  # noqa: PTH113 (a text too long for a name is no error here)
+    if not is_file and path.suffix.lower() in image.SUFFIXES | {".txt"}:
+        raise OptionError(f"{query} does not exist")
     if settings.kind == "pictures":
         if not is_file and isinstance(model, Matched):
             return model.words(query)

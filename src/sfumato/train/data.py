@@ -6,6 +6,7 @@ bytes that the training loop maps into memory. What cannot be read is skipped an
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -15,6 +16,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +137,7 @@ def _metadata(folder: Path) -> dict[str, tuple[str, ...]] | None:
 
 
 def read_table(path: Path) -> Any:
-    """A .parquet, .csv or .tsv file as a pyarrow table; the columns of a table whose first line is numbers are f0, f1, ...
+    """A .parquet, .csv or .tsv file as a pyarrow table; the columns of a table without names are f0, f1, ...
 
     Raises
     ------
@@ -153,7 +155,7 @@ def read_table(path: Path) -> Any:
         else:
             separator, content = "\t" if path.suffix.lower() == ".tsv" else ",", path.read_bytes()
             # one thread: those of pyarrow end a process that leaves early, with torch loaded, by SIGABRT
-            named = pyarrow.csv.ReadOptions(autogenerate_column_names=_all_numbers(content, separator), use_threads=False)
+            named = pyarrow.csv.ReadOptions(autogenerate_column_names=_headless(content, separator), use_threads=False)
             lines = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
             table = pyarrow.csv.read_csv(io.BytesIO(content), named, parse_options=lines)
         names = table.column_names
@@ -166,13 +168,24 @@ def read_table(path: Path) -> Any:
     return table
 
 
-def _all_numbers(content: bytes, separator: str) -> bool:
-    """Whether the first line of a table is a row of it, rather than the columns' names."""
-    words = content.split(b"\n", 1)[0].decode("utf-8", "replace").strip().split(separator)
-    try:
-        return len([float(w.strip().strip('"')) for w in words]) > 0
-    except ValueError:
-        return False
+def _headless(content: bytes, separator: str) -> bool:
+    """Whether the first line of a table is a row of it, rather than the columns' names.
+
+    Names may be numbers, too, but such as count up: 0, 1, 2, ..., or 2019, 2020 beside words.
+
+    Examples
+    --------
+    >>> [_headless(line, ",") for line in (b"a,b,label", b"region,2019,2020", b"0,1,2", b"5.1,3.5,1.4,setosa", b"0.5,0.7")]
+    [False, False, False, True, True]
+    """
+    words = [w.strip().strip('"') for w in content.split(b"\n", 1)[0].decode("utf-8", "replace").split(separator)]
+    numbers = []
+    for word in words:
+        with contextlib.suppress(ValueError):
+            numbers.append(float(word))
+    steps = {b - a for a, b in pairwise(numbers)}
+    counted = all(n.is_integer() for n in numbers) and (len(steps) == 1 and min(steps) > 0 or not steps)
+    return bool(numbers) and not (counted and (len(numbers) < len(words) or len(numbers) > 2))
 
 
 def _parquet(path: Path) -> Iterator[Sample]:
