@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sfumato.errors import OptionError, PictureError
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 178_000_000  # Pillow refuses what is a little larger
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 ENDINGS = SUFFIXES | {".avif", ".heic", ".jp2", ".pdf", ".ppm", ".psd", ".svg", ".tga"}  # an output so named is meant as a file, not as a folder
 WHITE = 128  # of 0 to 255, from which on a mask is white
@@ -42,7 +42,7 @@ def read(source: Path | str | bytes) -> Image.Image:
     Raises
     ------
     PictureError
-        If it is missing, no picture, cut short, or larger than 200 megapixels.
+        If it is missing, no picture, cut short, or larger than 178 megapixels.
     """
     return opened(source, lambda picture: _to_rgb(upright(picture)))
 
@@ -95,7 +95,7 @@ def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
             warnings.simplefilter("ignore")  # Pillow warns of bombs and odd tags: the size is checked below
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
-                    raise PictureError(f"{name} has {picture.width}x{picture.height} pixels; at most {MAX_PIXELS} are read")
+                    raise PictureError(f"{name} has {picture.width}x{picture.height} pixels; at most {MAX_PIXELS:,} are read")
                 return use(picture)
     except FileNotFoundError:
         raise PictureError(f"{name} does not exist") from None

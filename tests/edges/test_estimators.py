@@ -204,3 +204,9 @@ def test_a_model_of_another_machine_is_read_here(tmp_path):
     model.save(tmp_path)
     if not torch.cuda.is_available():
         assert next(Autoencoder.load(tmp_path).space_.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8.0), (-1, -8, 8)])
+def test_a_shape_that_is_none(shape):
+    with pytest.raises(ValueError, match=r"is not \(channels, height, width\)"):
+        Autoencoder(1, shape=shape, epochs=1).fit(np.zeros((20, 64), np.float32))

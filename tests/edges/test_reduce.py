@@ -12,8 +12,9 @@ from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from sfumato.cli import app, main
-from sfumato.errors import DataError
+from sfumato.errors import DataError, OptionError
 from sfumato.tasks.items import items_of
+from sfumato.tasks.reduce import ReduceOptions
 from sfumato.tasks.rows import read
 
 pa = pytest.importorskip("pyarrow")
@@ -307,3 +308,8 @@ def test_labels_of_zero_and_texts_of_numbers(tmp_path):
     (tmp_path / "e.csv").write_text("text,label\n")
     with pytest.raises(DataError, match="has no rows"):
         read(tmp_path / "e.csv")
+
+
+def test_no_code_length_is_no_comparison():
+    with pytest.raises(OptionError, match="codes"):
+        ReduceOptions(codes=())

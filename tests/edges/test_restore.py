@@ -496,3 +496,8 @@ def test_a_picture_is_never_replaced_by_what_is_made_of_it(capsys, monkeypatch, 
     code, _, err = run(capsys, monkeypatch, tmp_path, "--denoise", 5, "--output", tmp_path, "--overwrite")
     assert (code, "give another --output" in err) == (2, True)
     assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_clean_needs_a_network_of_ones_own():
+    with pytest.raises(OptionError, match="engine=Trained"):
+        restore(Photo(PHOTO), RestoreOptions(clean=True))

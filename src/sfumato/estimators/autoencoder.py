@@ -143,6 +143,8 @@ class Autoencoder(Reducer):
 
     def _build(self, columns: int, seed: int) -> AutoencoderSpace:
         shape = (1, 1, columns) if self.shape is None else tuple(self.shape)
+        if len(shape) != 3 or not all(isinstance(n, Integral) and n > 0 for n in shape):
+            raise ValueError(f"shape {shape} is not (channels, height, width)")
         if math.prod(shape) != columns:
             raise ValueError(f"shape {shape} has {math.prod(shape)} values, the rows have {columns}")
         output = "sigmoid" if self.loss == "cross_entropy" else "linear"

@@ -103,7 +103,7 @@ def read(source: Path | str | bytes) -> Photo:
     Raises
     ------
     PictureError
-        If it is missing, no picture, cut short, or larger than 200 megapixels.
+        If it is missing, no picture, cut short, or larger than 178 megapixels.
     """
     return image.opened(source, _photo)
 

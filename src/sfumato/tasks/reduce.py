@@ -31,7 +31,7 @@ SHOWN = 12  # pictures in a row of reconstructions
 class ReduceOptions(Options):
     """What to compare."""
 
-    codes: tuple[int, ...] = (2, 10, 30)
+    codes: tuple[int, ...] = Field((2, 10, 30), min_length=1)
     corruption: str | None = None  # of the autoencoders' input; documents: mask:0.5, half of the words hidden; others: none
     loss: Literal["squared", "cross_entropy"] = "squared"
     epochs: int | None = Field(None, ge=1)  # by default so many that small sets see enough steps

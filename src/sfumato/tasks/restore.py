@@ -148,7 +148,7 @@ def restore(photo: Photo | Path | str, options: RestoreOptions, engine: Engine |
     Raises
     ------
     OptionError
-        For a mask that does not fit or hides nothing or all, and for a hint outside of the picture.
+        For a mask that does not fit or hides nothing or all, for a hint outside of the picture, and for `clean` without an engine.
     PictureError
         If the file cannot be read.
 
@@ -162,6 +162,8 @@ def restore(photo: Photo | Path | str, options: RestoreOptions, engine: Engine |
     if engine is None:
         from sfumato.tasks.engine import Trained
 
+        if options.clean:
+            raise OptionError("clean undoes what a network of one's own was trained on: give engine=Trained(folder)")
         engine = Trained()
     *_, last = walk(photo if isinstance(photo, Photo) else read(photo), options, engine)
     assert isinstance(last, Restored)
