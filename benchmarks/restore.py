@@ -6,6 +6,7 @@
     python benchmarks/restore.py dejpeg CBSD68/ [--quality 10 20 40]
     python benchmarks/restore.py colorize CBSD68/
     python benchmarks/restore.py find CBSD68/
+    python benchmarks/restore.py together CBSD68/ [--pictures 20]
     python benchmarks/restore.py speed photo.jpg [--megapixels 48]
 
 Peers take part if they are installed, unless --alone is given: pip install bm3d opencv-python-headless scikit-image
@@ -19,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +28,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from sfumato.corruption.resample import interpolate
-from sfumato.metrics import colorfulness
+from sfumato.corruption.resample import Downscale, interpolate
+from sfumato.metrics import colorfulness, psnr
 from sfumato.tasks import hidden
 from sfumato.tasks import photo as files
 from sfumato.tasks.engine import Trained
@@ -154,6 +156,33 @@ def find(source: Path, pictures: int | None) -> None:
     print(f"find, {source.name}, {len(shares)} pictures: {hit:.0%} of the scratched pixels found, {false:.1%} of those away from them taken for some")
 
 
+def together(source: Path, pictures: int | None) -> None:
+    """Several kinds of damage: undone in turn by the network for each, as restore does it, and all together by the one for all, `photos`."""
+    in_turn, at_once = Trained(), Trained("photos")
+    box = {"fill_box": (40, 40, 16, 16)}
+    kinds: dict[str, tuple[float, float, dict[str, Any]]] = {  # factor, deviation of the noise, options
+        "box, noise of 15": (1, 15, box), "noise of 5, half the size": (2, 5, {}), "noise of 15, half the size": (2, 15, {}),
+        "box, half the size": (2, 0, box), "box, noise of 15, half the size": (2, 15, box),
+    }  # fmt: skip
+    scores: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
+    for path in sorted(source.iterdir())[:pictures]:
+        clean = files.read(path).values[:256, :256]
+        for name, (factor, sigma, extra) in kinds.items():
+            values = files.Photo(clean).frame()
+            if factor > 1:
+                values = Downscale(factor).apply(torch.from_numpy(values)[None])[0].numpy()
+            values = (values.transpose(1, 2, 0) + 1) * 127.5
+            values = (values + np.random.default_rng(0).normal(0, sigma, values.shape)).round().clip(0, 255).astype(np.uint8)
+            if extra:
+                values[40:56, 40:56] = 255
+            options = RestoreOptions.build({"denoise": sigma or None, "enlarge": factor if factor > 1 else None, **extra})
+            made = [restore(Photo(values), options, engine).photo.values for engine in (in_turn, at_once)]
+            scores[name].append(tuple(psnr(m, clean) for m in made))  # type: ignore[arg-type]
+    print(f"several kinds of damage, {source.name}, crops of 256x256: PSNR in dB, in turn and at once")
+    for name, each in scores.items():
+        print(f"{name:34s}" + "".join(f"{s:8.2f}" for s in np.mean(each, axis=0)))
+
+
 def speed(source: Path, model: Path | None, megapixels: float) -> None:
     """A color photo, repeated to fill so many pixels, sigma 25: seconds of ours and, up to one megapixel, of bm3d; our peak memory."""
     import resource
@@ -186,7 +215,7 @@ def speed(source: Path, model: Path | None, megapixels: float) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["denoise", "enlarge", "dejpeg", "fill", "colorize", "find", "speed"])
+    parser.add_argument("task", choices=["denoise", "enlarge", "dejpeg", "fill", "colorize", "find", "together", "speed"])
     parser.add_argument("source", type=Path)
     parser.add_argument("--gray", action="store_true")
     parser.add_argument("--sigma", type=float, nargs="+", default=[15.0, 25.0, 50.0])
@@ -200,6 +229,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.task == "speed":
         speed(given.source, given.model, given.megapixels)
+    elif given.task == "together":
+        together(given.source, given.pictures)
     elif given.task == "find":
         find(given.source, given.pictures)
     else:

@@ -501,3 +501,26 @@ def test_a_picture_is_never_replaced_by_what_is_made_of_it(capsys, monkeypatch, 
 def test_clean_needs_a_network_of_ones_own():
     with pytest.raises(OptionError, match="engine=Trained"):
         restore(Photo(PHOTO), RestoreOptions(clean=True))
+
+
+def test_several_things_are_undone_in_turn_by_the_network_for_each():
+    options = {"fill_box": (4, 4, 8, 8), "denoise": 20.0, "enlarge": 2.0}
+    photo, events = Photo(PHOTO[:40, :56]), list(walk(Photo(PHOTO[:40, :56]), RestoreOptions.build(options), Trained()))
+    by_hand = photo
+    for name, value in options.items():
+        by_hand = restore(by_hand, RestoreOptions.build({name: value})).photo
+    last = events[-1]
+    assert np.array_equal(last.photo.values, by_hand.values)
+    assert [(e.done, e.total) for e in events[:-1]] == [(1, 3), (2, 3), (3, 3)]
+    assert last.report["model_sha256"] == {part: Trained().sha256(part) for part in ("gaps", "noise", "size")}
+    assert last.report["sigma"] == 20
+    assert not {"largest_change_elsewhere", "shrunk_difference"} & last.report.keys(), "they hold of one stage alone"
+
+
+def test_a_network_of_ones_own_undoes_all_together(repairer):
+    asked = []
+    repair = repairer.repair
+    repairer.repair = lambda *given: asked.append(given[3]) or repair(*given)
+    made = restore(Photo(PHOTO[:40, :56]), RestoreOptions(denoise=20.0, enlarge=2.0), repairer)
+    assert asked == [None]
+    assert made.report["model_sha256"] == repairer.sha256("photos")

@@ -17,8 +17,8 @@ from sfumato.types import Condition
 
 
 class Trained:
-    """The restorers: ``photos`` for all kinds of damage together, ``noise``, ``gaps`` and ``size`` where that is all there is,
-    ``tints`` for color, and ``scratches`` to find them. Each is read when it is first needed.
+    """The restorers: ``noise``, ``gaps`` and ``size`` for these, ``photos`` for JPEG (and noise under it), ``tints`` for color, and
+    ``scratches`` to find them. Each is read when it is first needed.
 
     Parameters
     ----------
@@ -30,6 +30,11 @@ class Trained:
     def __init__(self, folder: Path | str | None = None, device: str = "auto") -> None:
         self.own, self.device = None if folder is None else restorer_folder(folder), choose_device(device)
         self.read: dict[Path, Denoiser] = {}
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether there is a network for each kind of damage."""
+        return self.own is None
 
     def sha256(self, part: str) -> str:
         """Digest of the weights that undo a part."""

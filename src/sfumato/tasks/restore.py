@@ -1,8 +1,9 @@
 """Restore: what is known of a damaged photograph in, the whole photograph out.
 
-All that is asked for is undone together: the network is told the noise level, which pixels are known, how much larger the
-result shall be and how hard it was compressed. What was measured and is not to change stays as it is in the file. The
-work goes window by window, so memory does not grow with the picture.
+What is missing is filled first, then noise and the marks of JPEG are undone, then the picture is enlarged, each by the network that
+is best at it; a network of one's own undoes all together, in one run. A network is told the noise level, which pixels are known,
+how much larger the result shall be and how hard it was compressed. What was measured and is not to change stays as it is in
+the file. The work goes window by window, so memory does not grow with the picture.
 """
 
 from __future__ import annotations
@@ -77,6 +78,13 @@ class RestoreOptions(Options):
         chosen = [name for name, wanted in asked.items() if wanted]
         return chosen[0] if len(chosen) == 1 and not self.clean and self.dejpeg is None else None
 
+    def in_turn(self) -> list[RestoreOptions]:
+        """The same, one after the other: what is missing, noise and JPEG, size. Color is asked for in each, so that all work on gray."""
+        kinds = ("fill", "fill_box", "fill_color", "fill_scratches"), ("denoise", "dejpeg"), ("enlarge",)
+        nothing = {name: type(self).model_fields[name].default for kind in kinds for name in kind}
+        asked = [kind for kind in kinds if any(getattr(self, name) for name in kind)]
+        return [self.model_copy(update={name: none for name, none in nothing.items() if name not in kind}) for kind in asked]
+
     @property
     def fills(self) -> bool:
         """Whether a part is made anew."""
@@ -90,6 +98,11 @@ class RestoreOptions(Options):
 
 class Engine(Protocol):
     """What makes anew what was lost."""
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether it has a network for each kind of damage; else one undoes all together."""
+        ...
 
     def sha256(self, part: str) -> str:
         """Digest of the weights that undo a part: "noise", "gaps" or "size" alone, "tints" (color), "photos" (all others)."""
@@ -172,50 +185,79 @@ def restore(photo: Photo | Path | str, options: RestoreOptions, engine: Engine |
 
 def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Window | Restored]:
     """Undo what is asked for, and yield after each window; the last event is the result."""
-    job = _Job(photo, options, engine)
-    made = photo
-    if options.structural:
+    _check_hints(photo, options)
+    level = noise_level(photo, options)  # measured before anything is filled, which has none
+    stages = options.in_turn() if engine.in_turn and not options.clean else [options] if options.structural else []
+    total, done = sum(_windows(_size(photo, stage)) for stage in stages), 0
+    made, said, job = photo, dict[str, Any](), None
+    for stage in stages:
+        job = _Job(made, stage, engine, level)
         out: NDArray[Any] = np.empty((*job.size, job.channels), photo.values.dtype)
-        for done, (rows, columns, part) in enumerate(windowed(job.window, job.size, tile=TILE, margin=job.margin), 1):
-            out[rows, columns] = job.kept(photo.stored(part[0].numpy()), rows, columns)
-            yield Window(done, job.windows)
-        made = photo.with_values(out)
+        for rows, columns, part in windowed(job.window, job.size, tile=TILE, margin=job.margin):
+            out[rows, columns] = job.kept(made.stored(part[0].numpy()), rows, columns)
+            done += 1
+            yield Window(done, total)
+        made = made.with_values(out)
+        said |= job.said(made)
     if options.colorize:
         made = colorize(made, options.hints, options.enlarge or 1.0, engine.colors)
-    yield Restored(made, job.report(made))
+    yield Restored(made, _report(photo, made, options, stages, engine, said, job.hidden if job else None))
+
+
+def _check_hints(photo: Photo, options: RestoreOptions) -> None:
+    wide, tall = photo.size
+    for x, y, _ in options.hints:
+        if not (0 <= x < wide and 0 <= y < tall):
+            raise OptionError(f"the hint at {x},{y} does not lie within the picture of {wide}x{tall} pixels")
+
+
+def _size(photo: Photo, options: RestoreOptions) -> tuple[int, int]:
+    """Height and width of the result."""
+    wide, tall = photo.size
+    return round(tall * (options.enlarge or 1)), round(wide * (options.enlarge or 1))
+
+
+def _windows(size: tuple[int, int]) -> int:
+    """How many there are."""
+    return -(-size[0] // TILE) * -(-size[1] // TILE)
+
+
+def _report(
+    photo: Photo, made: Photo, options: RestoreOptions, stages: list[RestoreOptions], engine: Engine, said: dict[str, Any],
+    hidden: NDArray[np.bool_] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What was done, in numbers; what holds of one stage alone is said where it is all there is."""
+    parts: list[str] = [stage.only or "photos" for stage in stages]
+    weights = {part: engine.sha256(part) for part in parts or ["tints"]}
+    asked = options.model_dump(mode="json", exclude_defaults=True)
+    out: dict[str, Any] = {
+        "task": "restore",
+        "version": __version__,
+        "model_sha256": weights if len(weights) > 1 else next(iter(weights.values())),
+        **asked,
+    }
+    if options.only != "gaps" or options.colorize:
+        said.pop("largest_change_elsewhere", None)
+    if options.denoise is not None:
+        said.pop("shrunk_difference", None)
+    if options.colorize and (options.only == "gaps" or not options.structural):
+        said["largest_change_of_luminance"] = round(_change_of_luminance(made, photo, hidden) * 255 / made.top, 3)
+    return out | said
 
 
 class _Job:
     """One photo, what is known about it, and what makes the rest anew."""
 
-    def __init__(self, photo: Photo, options: RestoreOptions, engine: Engine) -> None:
+    def __init__(self, photo: Photo, options: RestoreOptions, engine: Engine, level: float) -> None:
         self.photo, self.options, self.engine = photo, options, engine
         self.hidden = hidden.find(photo, options, engine.unscratch)
-        self.level = noise_level(photo, options)
-        self.quality = _quality(photo, options)
-        wide, tall = photo.size
-        self.size = (round(tall * (options.enlarge or 1)), round(wide * (options.enlarge or 1)))
+        self.level = level if options.denoise is not None else 0.0
+        self.quality, self.size = _quality(photo, options), _size(photo, options)
         self.tone = None if options.colorize else tone(photo, self.hidden)  # a sepia print is restored in gray and keeps its tone
         self.gray = options.colorize or photo.gray or self.tone is not None
         self.channels = 1 if options.colorize else photo.values.shape[2]
-        for x, y, _ in options.hints:
-            if not (0 <= x < wide and 0 <= y < tall):
-                raise OptionError(f"the hint at {x},{y} does not lie within the picture of {wide}x{tall} pixels")
-
-    @property
-    def windows(self) -> int:
-        """How many there are."""
-        return -(-self.size[0] // TILE) * -(-self.size[1] // TILE)
-
-    @property
-    def margin(self) -> int:
-        """Pixels around a window that the network is shown."""
-        return FILLS_MARGIN if self.only_fills else MARGIN
-
-    @property
-    def only_fills(self) -> bool:
-        """Whether all known pixels stay as they are, but for color where that is asked for."""
-        return self.options.only == "gaps"
+        self.only_fills = options.only == "gaps"  # all known pixels stay as they are, but for color where that is asked for
+        self.margin = FILLS_MARGIN if self.only_fills else MARGIN  # pixels around a window that the network is shown
 
     def window(self, rows: slice, columns: slice) -> Tensor:
         """The restored picture (1, channels, h, w) in a window of the result."""
@@ -255,12 +297,9 @@ class _Job:
             own = luminance(own).round().astype(own.dtype)[..., None]
         return np.where(self.hidden[rows, columns, None], made, own)
 
-    def report(self, made: Photo) -> dict[str, Any]:
-        """What was done, in numbers."""
-        options = self.options
-        asked = options.model_dump(mode="json", exclude_defaults=True)
-        part = (options.only or "photos") if options.structural else "tints"
-        out: dict[str, Any] = {"task": "restore", "version": __version__, "model_sha256": self.engine.sha256(part), **asked}
+    def said(self, made: Photo) -> dict[str, Any]:
+        """What was measured on the way."""
+        options, out = self.options, dict[str, Any]()
         if options.denoise is not None:
             out["sigma"] = round(self.level * 127.5, 2)
         if options.dejpeg is not None:
@@ -269,9 +308,7 @@ class _Job:
             out["made_anew"] = round(float(self.hidden.mean()), 6)
         if self.only_fills and self.hidden is not None and not options.colorize:
             out["largest_change_elsewhere"] = _largest(made.values, self.photo.values, ~self.hidden)
-        if options.colorize and (self.only_fills or not options.structural):
-            out["largest_change_of_luminance"] = round(_change_of_luminance(made, self.photo, self.hidden) * 255 / made.top, 3)
-        if options.enlarge is not None and options.denoise is None:
+        if options.enlarge is not None:
             out["shrunk_difference"] = round(_shrunk_difference(made, self.photo, options.enlarge), 3)
         return out
 
