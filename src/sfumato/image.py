@@ -6,12 +6,14 @@ rotated by a tag or of an odd mode.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import struct
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -73,6 +75,13 @@ def nothing_white(name: str) -> str:
     return f"{name} is black everywhere: paint white what is to be made anew"
 
 
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """What Pillow reads by itself; PostScript it would hand to Ghostscript, whatever the file is named."""
+    Image.init()
+    return tuple(name for name in Image.ID if name != "EPS")
+
+
 def upright(picture: Image.Image) -> Image.Image:
     """A picture turned as its EXIF says; as it is stored, where that cannot be read."""
     try:
@@ -93,7 +102,7 @@ def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of bombs and odd tags: the size is checked below
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise PictureError(f"{name} has {picture.width}x{picture.height} pixels; at most {MAX_PIXELS:,} are read")
                 return use(picture)
@@ -102,6 +111,25 @@ def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
     except (OSError, EOFError, Image.DecompressionBombError, *DAMAGED) as error:
         why = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
         raise PictureError(f"{name} cannot be read as a picture: {why}") from None
+
+
+@contextlib.contextmanager
+def unbounded() -> Iterator[None]:
+    """Pillow opens files of any size in this block: for files of our own, which are no bombs."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def eight_bits(mode: str, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Values of mode F, I or I;16 brought to 0 to 255; what is no number is black, what is infinite white."""
+    numbers = values.astype(np.float64)
+    top = brightest(mode, np.where(np.isfinite(numbers), numbers, 0))
+    out: NDArray[np.uint8] = (np.nan_to_num(numbers).clip(0, top) * (255 / top)).round().astype(np.uint8)
+    return out
 
 
 def brightest(mode: str, values: NDArray[np.float64]) -> float:
@@ -114,9 +142,7 @@ def brightest(mode: str, values: NDArray[np.float64]) -> float:
 
 def _to_rgb(picture: Image.Image, ground: str = "white") -> Image.Image:
     if picture.mode in ("I", "I;16", "I;16B", "F"):  # 16 bits a channel, which PIL's own conversion would clip
-        values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
-        top = brightest(picture.mode, values)
-        picture = Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
+        picture = Image.fromarray(eight_bits(picture.mode, np.asarray(picture)))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         clear = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", clear.size, ground), clear).convert("RGB")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from sfumato import image
 from sfumato.errors import PictureError
 from sfumato.runtime import atomic
+from sfumato.tasks import photo
 
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16", "HSV"]
 
@@ -53,6 +54,23 @@ def test_what_is_no_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(image, "MAX_PIXELS", 100)
     with pytest.raises(PictureError, match="64x64"):
         image.read(tmp_path / "a.png")
+
+
+def test_postscript_is_not_run_whatever_it_is_named(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(PictureError, match="its format is not known"):
+        image.read(tmp_path / "a.png")
+
+
+def test_one_infinite_value_is_one_white_pixel(tmp_path):
+    values = np.full((8, 8), 0.5, np.float32)
+    values[0, 0] = np.inf
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    for found in (np.asarray(image.read(tmp_path / "a.tif"))[..., 0], photo.read(tmp_path / "a.tif").values[..., 0]):
+        assert (found[0, 0], found[4, 4]) == (255, 128)
 
 
 def test_bytes_round_trip():

@@ -153,6 +153,16 @@ def test_date_camera_and_resolution_stay(tmp_path):
             assert 0x0112 not in found, "it is upright now"
             assert name == "b.webp" or [round(float(n)) for n in back.info["dpi"]] == [300, 300]
     assert write(photo, tmp_path / "b.bmp") == ["BMP does not take the EXIF data"]
+    tiff = read(saved(Image.fromarray(RGB), tmp_path / "a.tif", tiffinfo={0x010F: "Leica", 0x0132: "1999:12:31 23:59:59"}))
+    write(tiff, tmp_path / "c.png")
+    with Image.open(tmp_path / "c.png") as back:
+        assert dict(back.getexif()) == {0x010F: "Leica", 0x0132: "1999:12:31 23:59:59"}, "of a TIFF's tags what says of the picture"
+
+
+def test_a_result_may_be_larger_than_what_is_read_from_strangers(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    assert write(Photo(RGB), tmp_path / "a.png") == []
+    assert Image.MAX_IMAGE_PIXELS == 20
 
 
 def test_a_gray_profile_does_not_go_with_colors():

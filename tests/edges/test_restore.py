@@ -524,3 +524,12 @@ def test_a_network_of_ones_own_undoes_all_together(repairer):
     made = restore(Photo(PHOTO[:40, :56]), RestoreOptions(denoise=20.0, enlarge=2.0), repairer)
     assert asked == [None]
     assert made.report["model_sha256"] == repairer.sha256("photos")
+
+
+@pytest.mark.parametrize("width", [1000, 2100])
+def test_a_thin_line_in_color_makes_a_gray_picture_no_print_in_one_tone(width):
+    values = np.repeat(np.repeat(np.linspace(40, 220, width).astype(np.uint8)[None, :, None], 64, axis=0), 3, axis=2)
+    values[31:33] = 220, 20, 20
+    assert tone(Photo(values)) is None
+    made = restore(Photo(values), RestoreOptions(denoise=5.0)).photo.values
+    assert made[31, 500, 0] > 150 > made[31, 500, 1]

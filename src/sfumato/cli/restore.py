@@ -94,6 +94,10 @@ def restore(
             advance(source.name)
             try:
                 before = photo.read(source)
+                if compare and samples is None and target.exists() and not overwrite:  # done, but for its comparison
+                    photo.write(photo.side_by_side(before, photo.read(target)), _beside(target, "compare"))
+                    typer.echo(json.dumps({"path": str(target), "notes": []}) if as_json else str(target))
+                    continue
                 answers, spread = _answers(work(before), advance)
                 for k, made in enumerate(answers, 1):
                     path = target if len(answers) == 1 else _numbered(target, k)
@@ -283,8 +287,9 @@ def _sources(pictures: list[Path], output: Path) -> dict[Path, Path]:
     out: dict[Path, Path] = {}
     for path in pictures:
         if path.is_dir():
+            made = output.resolve()  # what was made before is no source
             inside = (p for p in files(path) if p.suffix.lower() in SUFFIXES)
-            out |= {p: p.relative_to(path) for p in inside if not (output != path and p.is_relative_to(output))}  # what was made before is no source
+            out |= {p: p.relative_to(path) for p in inside if made == path.resolve() or not p.resolve().is_relative_to(made)}
         elif path.exists():
             out[path] = Path(path.name)
         elif not (has_magic(str(path)) and (found := sorted(glob(str(path), recursive=True)))):  # noqa: PTH207 (absolute patterns, too)

@@ -39,8 +39,10 @@ def colorize(photo: Photo, hints: tuple[tuple[int, int, str], ...], scale: float
     wide, tall = photo.size
     shrink = min(1.0, SIDE / max(wide, tall))
     small = (max(1, round(wide * shrink)), max(1, round(tall * shrink)))
-    copy = Image.fromarray((luminance(photo.values) * (255 / photo.top)).round().astype(np.uint8))
-    small_gray = np.asarray(copy.resize(small, Image.Resampling.BOX), np.float32) / 127.5 - 1
+    copy = np.empty((tall, wide), np.uint8)
+    for top in range(0, tall, ROWS):
+        copy[top : top + ROWS] = (luminance(photo.values[top : top + ROWS]) * (255 / photo.top)).round()
+    small_gray = np.asarray(Image.fromarray(copy).resize(small, Image.Resampling.BOX), np.float32) / 127.5 - 1
     slope, offset = guided_filter(small_gray, STRENGTH * chroma_of(torch.from_numpy(small_gray.copy())[None, None])[0].numpy())
 
     def guess(rows: slice) -> tuple[Tensor, Tensor]:
@@ -67,8 +69,10 @@ def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None
     if photo.gray:
         return None
     step = -(-max(photo.size) // 1024)
-    values = photo.values[::step, ::step] * np.float32(255 / photo.top)
-    known = np.ones(values.shape[:2]) if hidden is None else (~hidden[::step, ::step]).astype(np.float64)
+    small = Image.fromarray(photo.values if photo.top == 255 else (photo.values >> 8).astype(np.uint8))
+    values = np.asarray(small.reduce(step), np.float32)  # means: a thin line is seen, too
+    covered = np.zeros(values.shape[:2], bool) if hidden is None else np.asarray(Image.fromarray(hidden.view(np.uint8) * 255).reduce(step)) > 0
+    known = (~covered).astype(np.float64)
     gray = luminance(values)
     chroma, level = (values - gray[..., None]) * known[..., None], gray.round().astype(int)
     count = np.bincount(level.ravel(), known.ravel(), 256)

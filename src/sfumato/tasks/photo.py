@@ -24,6 +24,7 @@ from sfumato.metadata import DESCRIPTION
 from sfumato.runtime import atomic
 
 ORIENTATION = 0x0112  # EXIF 2.32, table 4
+DESCRIPTIVE = frozenset({0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298})  # title, maker, model, software, date, artist, copyright
 SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 
@@ -124,7 +125,11 @@ def _said_of(opened: Image.Image) -> tuple[bytes | None, list[str]]:
     exif.pop(ORIENTATION, None)
     if str(exif.get(DESCRIPTION, "")).startswith('{"schema"'):
         return None, []  # the settings of create, whose picture this is no longer
-    if opened.format == "TIFF" or not exif:  # a TIFF's tags say how it is stored
+    if opened.format == "TIFF":  # most of its tags say how it is stored; those that say of what it is a picture are taken along
+        kept = Image.Exif()
+        kept.update({tag: value for tag, value in exif.items() if tag in DESCRIPTIVE})
+        exif = kept
+    if not exif:
         return None, []
     try:
         return exif.tobytes(), []
@@ -173,8 +178,7 @@ def _converted(opened: Image.Image) -> Photo:
     if picture.mode == "F":
         notes.append("floating-point values were brought to 8 bits")
         values = np.asarray(picture, np.float64)
-        span = image.brightest("F", np.nan_to_num(values))
-        return Photo((np.nan_to_num(values).clip(0, span) * (255 / span)).round().astype(np.uint8)[..., None], notes=tuple(notes))
+        return Photo(image.eight_bits("F", values)[..., None], notes=tuple(notes))
     clear = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
     gray = picture.mode in ("L", "LA", "La", "1")
     if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
@@ -248,7 +252,7 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
 
 def _hold(picture: Image.Image, path: Path) -> None:
     """Read a file back: what is in it must be what was to be written, value by value."""
-    with Image.open(path) as written:
+    with image.unbounded(), Image.open(path) as written:
         written.load()
         same = written if written.mode == picture.mode or picture.mode.startswith("I") else written.convert(picture.mode)
         if not np.array_equal(np.asarray(same), np.asarray(picture)):
@@ -259,7 +263,7 @@ def side_by_side(before: Photo, after: Photo) -> Photo:
     """Both at the size of the second, in 8 bits."""
     sides = []
     for photo in (before, after):
-        values = (photo.values / (photo.top / 255)).round().astype(np.uint8)
+        values = photo.values if photo.top == 255 else (photo.values / np.float32(257)).round().astype(np.uint8)
         picture = Image.fromarray(values if values.shape[2] == 3 else values[..., 0]).convert("RGB")
         sides.append(np.asarray(picture.resize(after.size, Image.Resampling.NEAREST)))
     return Photo(np.concatenate([sides[0], np.full((sides[0].shape[0], 4, 3), 255, np.uint8), sides[1]], axis=1))

@@ -337,6 +337,7 @@ def noise_level(photo: Photo, options: RestoreOptions) -> float:
     wide, tall = photo.size
     top, left = max(0, tall - SAMPLE) // 2, max(0, wide - SAMPLE) // 2
     x = photo.frame(slice(top, top + SAMPLE), slice(left, left + SAMPLE))
+    x = x[:1] if photo.gray else x  # three equal channels are one measurement
     level = estimate_noise(x)
     if photo.quality is not None and min(x.shape[-2:]) > 1:
         # JPEG takes the finest noise out of flat parts; at half the size it is still there, half as strong.
