@@ -41,15 +41,22 @@ def precision_at(codes: NDArray[Any], labels: NDArray[Any], counts: list[int]) -
 
     The protocol of Hinton & Salakhutdinov 2006, figure 4A.
     """
-    most = [k for k in counts if k < len(codes)]
+    most, labels = [k for k in counts if k < len(codes)], _numbered(labels)
+    if not most:
+        return {}
     near = NearestNeighbors(n_neighbors=max(most), metric="cosine", algorithm="brute").fit(codes).kneighbors(return_distance=False)
     same = labels[near] == labels[:, None]
     return {k: float(same[:, :k].mean()) for k in most}
 
 
+def _numbered(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Labels as numbers: text, gathered for each neighbour, would take many times the memory."""
+    return np.unique(labels, return_inverse=True)[1]
+
+
 def mean_average_precision(codes: NDArray[Any], labels: NDArray[Any]) -> float:
     """Mean over queries of the precision at each relevant place of the whole ranking by cosine (each query leaves itself out)."""
-    total, queries = 0.0, 0
+    total, queries, labels = 0.0, 0, _numbered(labels)
     unit = normalize(codes.astype(np.float32))
     for start in range(0, len(unit), CHUNK):
         near = unit[start : start + CHUNK] @ unit.T

@@ -210,3 +210,22 @@ def test_a_model_of_another_machine_is_read_here(tmp_path):
 def test_a_shape_that_is_none(shape):
     with pytest.raises(ValueError, match=r"is not \(channels, height, width\)"):
         Autoencoder(1, shape=shape, epochs=1).fit(np.zeros((20, 64), np.float32))
+
+
+def test_codes_of_values_far_from_zero_keep_their_digits():
+    """As of a barometer in Pa: small differences of large numbers."""
+    rng = np.random.default_rng(0)
+    small = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 200)) + 0.01 * rng.normal(size=(500, 200))
+    rows = (1e5 + small).astype(np.float32)
+    model = PCA(2).fit(rows)
+    exact = (rows.astype(np.float64) - model.mean_) @ model.components_.T
+    assert np.abs(model.transform(rows) - exact).max() < 0.01
+    assert -model.score(rows) == pytest.approx(np.square(rows - model.mean_ - exact @ model.components_).sum(axis=1).mean(), rel=0.1)
+
+
+def test_first_rows_that_are_unlike_the_rest_do_not_spoil_the_variances():
+    rows = np.concatenate([np.random.default_rng(1).normal(size=(4096, 3)), 1e4 + np.random.default_rng(0).normal(size=(20_000, 3))]).astype(
+        np.float32
+    )
+    expected = np.linalg.eigvalsh(np.cov(rows.astype(np.float64).T))[::-1]
+    np.testing.assert_allclose(PCA(3).fit(rows).explained_variance_, expected, rtol=1e-3)

@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
+from sfumato import image
 from sfumato.cli import app, main
 from sfumato.errors import DataError, OptionError
 from sfumato.tasks.items import items_of
@@ -313,3 +314,28 @@ def test_labels_of_zero_and_texts_of_numbers(tmp_path):
 def test_no_code_length_is_no_comparison():
     with pytest.raises(OptionError, match="codes"):
         ReduceOptions(codes=())
+
+
+def test_a_report_does_not_become_data(tmp_path, capsys, monkeypatch):
+    write("npz", tmp_path)
+    monkeypatch.setattr("sys.argv", ["sfumato", "reduce", str(tmp_path), "--output", str(tmp_path / "report"), "--codes", "2"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "give another --output" in capsys.readouterr().err
+
+
+def test_an_unknown_corruption_is_refused_before_any_work():
+    with pytest.raises(OptionError, match="nois"):
+        ReduceOptions(corruption="nois:25")
+
+
+def test_large_pictures_are_as_small_ones_of_them(tmp_path):
+    for k in range(4):
+        noise = np.random.default_rng(k).integers(0, 255, (90, 120, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{k}.png")
+    Image.fromarray(noise[:20, :20]).save(tmp_path / "small.png")
+    table = read(tmp_path)
+    assert table.shape == (3, 32, 32)
+    expected = np.asarray(image.crop_to(Image.fromarray(noise), (32, 32)), np.float32) / 255
+    assert np.array_equal(table.rows[3], expected.transpose(2, 0, 1).ravel())

@@ -22,6 +22,7 @@ from sfumato.errors import DataError, ModelError, OptionError
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
 from sfumato.tasks.items import items_of
+from sfumato.tasks.rows import read
 from sfumato.tasks.search import index, search
 
 pytest.importorskip("lancedb")
@@ -117,6 +118,9 @@ def test_a_saved_estimator_is_a_space(tmp_path):
     assert len(rows(tmp_path / "ix")[0][2]) == 4
     with pytest.raises(OptionError, match="192 values"):
         index(source, tmp_path / "other", str(tmp_path / "m"), side=9)
+    index(write_texts(tmp_path / "texts"), tmp_path / "words", "lsa:3")
+    with pytest.raises(OptionError, match="words of other documents"):
+        index(tmp_path / "texts", tmp_path / "again", str(tmp_path / "words/space"))
 
 
 def test_only_what_changed_is_encoded(tmp_path):
@@ -260,3 +264,14 @@ def test_a_changed_label_is_a_change(tmp_path):
         pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "t.parquet")
         stamps.append([item.stamp for item in items_of(tmp_path / "t.parquet")[1]])
     assert [a == b for a, b in zip(*stamps, strict=True)] == [True, True, True, False]
+
+
+def test_a_text_that_cannot_be_read_is_listed(tmp_path):
+    source = write_texts(tmp_path / "in")
+    (source / "gone.txt").symlink_to("nowhere.txt")
+    made = index(source, tmp_path / "ix", "lsa:3")
+    assert [line.split(":")[0] for line in made.skipped] == ["gone.txt"]
+    assert len(rows(tmp_path / "ix")) == 36
+    table = read(source)
+    assert len(table) == 36
+    assert table.skipped[0].startswith("gone.txt: ")

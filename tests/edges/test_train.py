@@ -414,6 +414,10 @@ def test_a_text_encoder_learns_words_and_keeps_its_captions(tiny, tmp_path):
     assert near == [0, 1]
     moved = 1 - torch.nn.functional.cosine_similarity(before.ends(texts), after.ends(texts))
     assert moved[:2].max() < 0.05 < moved[2:].min(), "captions stay, the others move"
+    finished = {p: p.read_bytes() for p in (tmp_path / "t").rglob("*") if p.is_file()}
+    with pytest.raises(TrainingError, match="another run|other settings"):
+        list(train_text(tmp_path / "p.parquet", tmp_path / "t", None, {"steps": 3}, Path("icons")))
+    assert {p: p.read_bytes() for p in (tmp_path / "t").rglob("*") if p.is_file()} == finished, "a run that is refused changes nothing"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -33,6 +33,7 @@ def reduce(
     as_json: Annotated[bool, Option("--json", help="The report's figures on stdout.")] = False,
 ) -> None:  # fmt: skip
     """Compare PCA (LSA for documents) with autoencoders at equal code lengths, and write a report."""
+    from sfumato.errors import OptionError
     from sfumato.runtime import check_folder
     from sfumato.tasks.reduce import ReduceOptions
     from sfumato.tasks.report import ready
@@ -44,6 +45,8 @@ def reduce(
     }  # fmt: skip
     options = ReduceOptions.build(values)
     check_folder(output)
+    if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
+        raise OptionError(f"{output} lies in {data}, where the report's pictures would become data; give another --output")
     ready()
     table = read(data, size=size, label=label)
     for line in table.skipped[:10]:

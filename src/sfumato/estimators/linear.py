@@ -105,9 +105,9 @@ class _Linear(Reducer):
         return self.space_.variances / max(self.space_.total, np.finfo(float).tiny)
 
     def _encode(self, rows: Rows) -> NDArray[Any]:
-        components = self.components_.astype(rows.dtype)
-        codes: NDArray[Any] = np.asarray(rows @ components.T)
-        return codes - (self.mean_ @ self.components_.T).astype(rows.dtype) if self.centered else codes
+        centered = rows - self.mean_.astype(rows.dtype) if self.centered else rows  # first: the difference of large codes loses digits
+        codes: NDArray[Any] = np.asarray(centered @ self.components_.astype(rows.dtype).T)
+        return codes
 
     def _decode(self, codes: NDArray[Any]) -> NDArray[Any]:
         rows: NDArray[Any] = codes @ self.components_.astype(codes.dtype) + self.mean_.astype(codes.dtype)

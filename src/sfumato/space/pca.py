@@ -97,7 +97,9 @@ class Moments:
         """Take more rows (N, d) into account: one pass, chunk by chunk."""
         self._solved = None
         if self.center and self.count == 0:
-            self.pilot = np.asarray(rows[:NEAR].mean(axis=0, dtype=np.float64))
+            self.pilot = np.asarray(
+                rows[:: -(-rows.shape[0] // NEAR)].mean(axis=0, dtype=np.float64)
+            )  # from all over: the first may be unlike the rest
         workers = max(1, min(torch.get_num_threads(), -(-rows.shape[0] // CHUNK), SQUARES // self.gram.size))
         alone = 1 if workers > 1 else None  # threads that each own a core are faster than products that share the cores
         with _pools().limit(limits=alone, user_api="blas"), ThreadPoolExecutor(workers) as pool:
@@ -107,16 +109,28 @@ class Moments:
         self.count += rows.shape[0]
 
     def _sums(self, rows: Rows, first: int, workers: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Sums of products (d, d) and of values (d,) over every `workers`-th chunk."""
-        gram, total, pilot = np.zeros_like(self.gram), np.zeros_like(self.sum), self.pilot.astype(rows.dtype)
+        """Sums of products (d, d) and of values (d,) over every `workers`-th chunk.
+
+        A chunk's products are of its values less their own mean; what that leaves out is added in float64 (Chan, Golub & LeVeque 1983).
+        """
+        gram, total = np.zeros_like(self.gram), np.zeros_like(self.sum)
         scratch = np.empty((min(CHUNK, rows.shape[0]), rows.shape[1]), rows.dtype) if self.center else None  # one for all chunks
+        shifts, halves = [], []
         for start in range(first * CHUNK, rows.shape[0], workers * CHUNK):
             chunk = rows[start : start + CHUNK]
             if scratch is not None:
-                chunk = np.subtract(chunk, pilot, out=scratch[: len(chunk)])
-                total += np.ones(len(chunk), rows.dtype) @ chunk
+                ones = np.ones(len(chunk), rows.dtype)
+                near = ones @ chunk / rows.dtype.type(len(chunk))
+                chunk = np.subtract(chunk, near, out=scratch[: len(chunk)])
+                left, shift = (ones @ chunk).astype(np.float64), near - self.pilot
+                total += left + len(chunk) * shift
+                shifts.append(shift)
+                halves.append(left + len(chunk) / 2 * shift)
             product = chunk.T @ chunk
             gram += product.toarray() if hasattr(product, "toarray") else product
+        if shifts:
+            across = np.stack(halves).T @ np.stack(shifts)
+            gram += across + across.T
         return gram, total
 
     def solve(self, k: int) -> LinearSpace:

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from sklearn.utils import check_array
 
+from sfumato.corruption.base import parse
 from sfumato.errors import DataError, OptionError
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, squared_error
@@ -42,6 +43,13 @@ class ReduceOptions(Options):
     test_share: float = Field(0.2, gt=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**32)
     device: str = "auto"
+
+    @field_validator("corruption")
+    @classmethod
+    def _known(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse(text)
+        return text
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,14 @@ def _folder(folder: Path, size: int | None) -> Table:
     texts = [p for p in there if p.suffix.lower() == ".txt"]
     pictures = any(p.suffix.lower() in image.SUFFIXES for p in there)
     if texts and not pictures:
-        labels = [p.parent.name if p.parent != folder else "" for p in texts]
-        return Table("documents", texts=[p.read_text("utf-8", errors="replace") for p in texts], labels=_labels(labels))
+        held, labels, skipped = [], [], []
+        for path in texts:
+            try:
+                held.append(path.read_text("utf-8", errors="replace"))
+                labels.append(path.parent.name if path.parent != folder else "")
+            except OSError as error:
+                skipped.append(f"{path.relative_to(folder)}: {error.strerror}")
+        return Table("documents", texts=held, labels=_labels(labels), skipped=skipped)
     samples = find(folder)
     return _pictures(samples, [PurePosixPath(s.name).parent.name for s in samples], size)
 
@@ -155,16 +161,18 @@ def _zip(path: Path, size: int | None) -> Table:
 def _pictures(samples: list[Sample], labels: list[str], size: int | None, test: NDArray[np.bool_] | None = None) -> Table:
     """Decode all; gray if every picture is, of one size if they differ."""
     kept: list[Image.Image] = []
-    places, skipped = [], []
+    places, skipped, sizes = [], [], set()
     for k, sample in enumerate(samples):
         try:
-            kept.append(image.read(sample.read()))
+            picture = image.read(sample.read())
+            sizes.add(picture.size)
+            large = math.prod(picture.size) > 64 * 64  # one such, and all are made small: it need not be kept whole
+            kept.append(image.crop_to(picture, (size, size) if size else (SIDE, SIDE) if large else picture.size))
             places.append(k)
         except (PictureError, OSError) as error:
             skipped.append(f"{sample.name}: {error}")
     if not kept:
         return Table("pictures", skipped=skipped)
-    sizes = {p.size for p in kept}
     same = len(sizes) == 1 and math.prod(next(iter(sizes))) <= 64 * 64
     target = (size, size) if size else next(iter(sizes)) if same else (SIDE, SIDE)
     pixels = np.stack([np.asarray(image.crop_to(p, target), dtype=np.float32) / 255 for p in kept])
@@ -289,7 +297,7 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
         return Table("documents", texts=["" if t is None else str(t) for t in table[text].to_pylist()], labels=_labels(given), test=test)
     if not numeric:
         raise DataError(f"{path} has no column of numbers, text ({', '.join(TEXTS)}) or pictures; found {', '.join(names)}")
-    rows = np.stack([np.array([math.nan if v is None else float(v) for v in table[n].to_pylist()], np.float32) for n in numeric], axis=1)
+    rows = np.stack([table[n].cast("float32", safe=False).to_numpy() for n in numeric], axis=1)
     left_out = [f"column {n}: no numbers" for n in names if n not in numeric and n != known]
     return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out)
 
@@ -314,4 +322,4 @@ def _test_rows(table: Any) -> NDArray[np.bool_] | None:
         return None
     split = np.array([str(s) for s in table["split"].to_pylist()])
     marked = np.isin(split, ["test", "val"])
-    return marked if 0 < marked.sum() < len(marked) else None
+    return marked if 1 < marked.sum() < len(marked) else None

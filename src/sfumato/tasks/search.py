@@ -27,13 +27,13 @@ from sfumato.runtime import atomic, check_folder
 from sfumato.tasks.items import Item, items_of
 from sfumato.tasks.matched import Matched, has_matcher
 from sfumato.tasks.terms import Terms
-from sfumato.train.data import Sample
+from sfumato.train.data import Sample, find
 from sfumato.types import Config
 
 KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
 TABLE = "items"
 BATCH = 512  # items that are encoded and written at once
-FITTED = 20_000  # items that a space is fitted to, at most
+FITTED, FITTED_BYTES = 20_000, 2**30  # items that a space is fitted to, and what pictures of them may take, at most
 APPROXIMATE = 500_000  # items from which on an approximate index is built
 SHOWN = 160  # letters of a document that are kept for display
 
@@ -198,7 +198,7 @@ def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Imag
         raise OptionError("this index holds documents: there are no pictures to show")
     if not hits:
         raise DataError("nothing was found: there are no pictures to show")
-    held = {i.name: i.sample for i in items_of(Path(settings.source))[1]}
+    held = {s.name: s for s in find(Path(settings.source))}
     found = []
     for sample in (held[h.name] for h in hits if h.name in held):
         with contextlib.suppress(PictureError, OSError):  # it was changed since
@@ -224,18 +224,26 @@ def _fit(kind: Literal["pictures", "documents"], items: list[Item], source: Path
     if folder.exists() and any(folder.iterdir()) and not (folder / "space").exists():
         raise OptionError(f"{folder} is no index and not empty; give another --output")
     chosen = space or ("pca:30" if kind == "pictures" else "lsa:128")
-    sample = items[:: max(1, len(items) // FITTED)]
+    most = FITTED if kind == "documents" else max(3, min(FITTED, FITTED_BYTES // (12 * side * side)))
+    sample = items[:: -(-len(items) // most)]
     parsed = _parse(chosen)
     model: Any = None
     if isinstance(parsed, Path):
         model = Matched.open(chosen) if has_matcher(chosen) else _load(parsed)
+        sample = sample[:8]  # nothing is fitted: they show whether the rows are as the space takes them
+    if kind == "documents" and isinstance(model, (PCA, LSA, Autoencoder)):
+        raise OptionError(f"{chosen} was fitted to the words of other documents, and these have others; give --space lsa:128")
     if isinstance(model, Matched):
         side = model.side
         if kind == "documents":
             raise OptionError(f"{chosen} is a space of pictures, and {source} holds documents")
     settings = Index(kind=kind, source=str(source.resolve()), space=chosen, side=side)
     if kind == "documents":
-        terms = Terms.fit([_text(i) for i in sample])
+        texts = []
+        for item in sample:
+            with contextlib.suppress(PictureError, OSError):  # it is listed when it is encoded
+                texts.append(_text(item))
+        terms = Terms.fit(texts)
         settings = settings.model_copy(update={"terms": list(terms.words), "weights": list(terms.weights)})
     rows, good, skipped = _rows(sample, settings)
     if isinstance(parsed, Path):

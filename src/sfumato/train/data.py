@@ -171,11 +171,11 @@ def read_table(path: Path) -> Any:
 def _headless(content: bytes, separator: str) -> bool:
     """Whether the first line of a table is a row of it, rather than the columns' names.
 
-    Names may be numbers, too, but such as count up: 0, 1, 2, ..., or 2019, 2020 beside words.
+    Names may be numbers, too, but such as count up: 0, 1, 2, ..., or 2010, 2015, 2019 beside words.
 
     Examples
     --------
-    >>> [_headless(line, ",") for line in (b"a,b,label", b"region,2019,2020", b"0,1,2", b"5.1,3.5,1.4,setosa", b"0.5,0.7")]
+    >>> [_headless(line, ",") for line in (b"a,inf,label", b"region,2010,2015,2019", b"0,1,2", b"5.1,3.5,1.4,setosa", b"0.5,0.7")]
     [False, False, False, True, True]
     """
     words = [w.strip().strip('"') for w in content.split(b"\n", 1)[0].decode("utf-8", "replace").split(separator)]
@@ -183,9 +183,11 @@ def _headless(content: bytes, separator: str) -> bool:
     for word in words:
         with contextlib.suppress(ValueError):
             numbers.append(float(word))
+    numbers = [n for n in numbers if math.isfinite(n)]  # "inf" and "nan" are words
     steps = {b - a for a, b in pairwise(numbers)}
-    counted = all(n.is_integer() for n in numbers) and (len(steps) == 1 and min(steps) > 0 or not steps)
-    return bool(numbers) and not (counted and (len(numbers) < len(words) or len(numbers) > 2))
+    rising = all(n.is_integer() for n in numbers) and min(steps, default=1) > 0
+    named = rising and (len(numbers) < len(words) or (len(numbers) > 2 and len(steps) == 1))
+    return bool(numbers) and not named
 
 
 def _parquet(path: Path) -> Iterator[Sample]:
@@ -294,7 +296,7 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
         raise DataError(f"{source} has no captions; add metadata.jsonl (file_name, text), a .txt beside each picture, or class folders")
     index = cache / "pictures.json"
     key = {"source": str(source.resolve()), "state": state(source, times=True), "size": size, "captions": captions}
-    if not (index.exists() and json.loads(index.read_text("utf-8"))["key"] == key):
+    if not (index.exists() and (cache / "pictures.npy").exists() and json.loads(index.read_text("utf-8"))["key"] == key):
         _decode(samples, size, cache, key, captions=captions)
     record = json.loads(index.read_text("utf-8"))
     kept = [samples[k] for k in record["kept"]]

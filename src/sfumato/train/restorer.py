@@ -27,9 +27,10 @@ from sfumato.train.loss import Measure, denoising_loss, squared
 from sfumato.types import Condition, Corrupted, Corruption
 
 SCALES = (1.0, 0.67, 0.45)
+LONGEST = 1500  # side of a photo, in pixels: all are held in memory
 
 
-def read_photos(source: Path, smallest: int, longest: int | None = None) -> tuple[list[NDArray[np.uint8]], list[str], list[float]]:
+def read_photos(source: Path, smallest: int, longest: int = LONGEST) -> tuple[list[NDArray[np.uint8]], list[str], list[float]]:
     """All photographs (3, H, W) whose sides are at least `smallest`, a sentence for each that was left out, and how often each is drawn.
 
     Each comes in several sizes: shrunk, a photo has finer detail, and the marks of its own compression and noise are gone.
@@ -44,8 +45,7 @@ def read_photos(source: Path, smallest: int, longest: int | None = None) -> tupl
     for sample in find(source):
         try:
             picture = image.read(sample.read())
-            if longest is not None:
-                picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+            picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
         except (PictureError, OSError) as error:
             skipped.append(f"{sample.name}: {error}")
             continue

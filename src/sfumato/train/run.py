@@ -37,7 +37,7 @@ from sfumato.train.loss import vivid
 from sfumato.train.match import MatchJob
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.prior import PriorJob
-from sfumato.train.restorer import RestorerJob, read_photos
+from sfumato.train.restorer import LONGEST, RestorerJob, read_photos
 from sfumato.train.text import Phrases, TextJob
 from sfumato.types import Config
 
@@ -55,7 +55,7 @@ class Plan(Config):
     scheduler: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     corruption: str = ""  # what a restorer shall undo, alternatives between bars
-    longest: int | None = Field(None, ge=8)  # side that photos are shrunk to before a restorer is trained on them
+    longest: int = Field(LONGEST, ge=8)  # side that photos are shrunk to before a restorer is trained on them
     gray: float = Field(0.25, ge=0, le=1)  # share of a restorer's batches that are gray pictures
     turned: bool = True  # whether a restorer's crops are turned by right angles
     vivid: bool = False  # whether a restorer's error counts more where there is color
@@ -105,15 +105,13 @@ def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str
     plan, settings = _plan("text", data, output, config, given)
     phrases = Phrases.read(data)
     begun = text_encoder(start) if start else None
-    if begun is not None:
-        if plan.network or begun.clip.config.with_projection:
-            raise OptionError("a text encoder that is trained on keeps its network, which has no projection; leave network out")
-        begun.tokenizer.save(output / "tokenizer")
+    if begun is not None and (plan.network or begun.clip.config.with_projection):
+        raise OptionError("a text encoder that is trained on keeps its network, which has no projection; leave network out")
     length = int(plan.network.get("max_position_embeddings", 32))
-    if not (output / "tokenizer" / "vocab.json").exists():
+    if begun is None and not (output / "tokenizer" / "vocab.json").exists():
         yield f"learning {plan.vocabulary} tokens from {len(phrases.texts)} phrases"
         CLIPTokenizer.train(phrases.texts, plan.vocabulary, length).save(output / "tokenizer")
-    tokenizer = CLIPTokenizer.load(output / "tokenizer")
+    tokenizer = begun.tokenizer if begun else CLIPTokenizer.load(output / "tokenizer")
     marks = {"bos_token_id": tokenizer.begin, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.pad}
     taught = {"projection_dim": phrases.embeddings.shape[1], "with_projection": True}
     shape = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4, "hidden_act": "gelu"}

@@ -62,11 +62,15 @@ class Phrases:
             raise DataError(f"{path}: a parquet file with text, weight and embedding is needed: {error}") from None
         if not table.num_rows or any(table[name].null_count for name in table.column_names):
             raise DataError(f"{path}: a row needs a text, a weight and an embedding, none of them empty")
-        weights = table["weight"].to_numpy().astype(np.float64)
+        try:
+            weights = table["weight"].to_numpy().astype(np.float64)
+            lengths = {len(e) for e in table["embedding"]}
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}: weights are numbers, embeddings lists of numbers: {error}") from None
         if not (np.isfinite(weights).all() and weights.min() >= 0):
             raise DataError(f"{path}: weights are numbers from 0 on")
         flat = np.concatenate([c.flatten().to_numpy(zero_copy_only=False) for c in table["embedding"].chunks])
-        if len(flat) % table.num_rows:
+        if len(lengths) != 1:
             raise DataError(f"{path}: embeddings of one length are needed")
         embeddings = flat.reshape(table.num_rows, -1).astype(np.float16)
         kept = table["kept"].to_numpy().astype(bool) if "kept" in table.column_names else np.zeros(table.num_rows, bool)
