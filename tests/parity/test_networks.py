@@ -1,5 +1,7 @@
 """Our networks against diffusers and transformers, on tiny random weights."""
 
+import json
+
 import diffusers
 import pytest
 import torch
@@ -9,7 +11,7 @@ from tests.conftest import TINY
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.unet import UNet, UNetConfig
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, ModelError
 from sfumato.layers import sinusoids
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.types import Condition
@@ -150,3 +152,26 @@ def test_config_names_what_it_refuses():
         UNetConfig.read({"time_embedding_type": "fourier"}, "unet/config.json")
     with pytest.raises(ConfigError, match=r"brand_new=1 is not a known key"):
         UNetConfig.read({"brand_new": 1}, "unet/config.json")
+
+
+def test_tokens_learnt_later_and_the_older_place_of_the_pad_token(tmp_path):
+    """As textual inversion adds them, and as Stable Diffusion 2 names its pad token; saved and read back, too."""
+    CLIPTokenizer.train(["a red apple", "a photo of a cat toy!"] * 20, 600).save(tmp_path / "a")
+    last = len(json.loads((tmp_path / "a/vocab.json").read_text()))
+    (tmp_path / "a/added_tokens.json").write_text(json.dumps({"<cat-toy>": last}))
+    theirs, ours = transformers.CLIPTokenizer.from_pretrained(str(tmp_path / "a")), CLIPTokenizer.load(tmp_path / "a")
+    text = "a photo of a <cat-toy>, red"
+    assert ours.encode(text) == theirs(text, add_special_tokens=False).input_ids
+    assert last in ours.encode(text)
+    ours.save(tmp_path / "b")
+    assert CLIPTokenizer.load(tmp_path / "b").encode(text) == ours.encode(text)
+    (tmp_path / "a/special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
+    assert CLIPTokenizer.load(tmp_path / "a").pad == 0
+    for wrong in ({"model_max_length": None}, {"model_max_length": "x"}, {"model_max_length": 2}):
+        (tmp_path / "a/tokenizer_config.json").write_text(json.dumps(wrong))
+        with pytest.raises(ModelError, match="holds no CLIP tokenizer"):
+            CLIPTokenizer.load(tmp_path / "a")
+
+
+def test_the_config_that_stable_diffusion_xl_came_with(tmp_path):
+    assert UNetConfig.read({"upcast_attention": None}, "unet").upcast_attention is None

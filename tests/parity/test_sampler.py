@@ -1,5 +1,7 @@
 """Schedules, samplers and the whole pipeline against diffusers."""
 
+import json
+
 import diffusers
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from sfumato.hub.config import SchedulerConfig
 from sfumato.hub.load import load
 from sfumato.runtime import Streams
 from sfumato.sampler import ode, schedule, sde
+from sfumato.sampler.registry import SAMPLERS
 from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
 
@@ -185,3 +188,37 @@ def test_pipeline_makes_the_same_picture(tiny, scheduler):
     ours, theirs = same_picture(tiny, scheduler)
     assert (ours - theirs).abs().max() <= 1
     assert ours.float().std() > 1, "a flat picture would agree with anything"
+
+
+FLAGS = [None, "karras", "exponential", "beta"]
+CLASSES = ["EulerDiscreteScheduler", "LMSDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_checkpoint_walks_through_the_levels_of_its_class(name, spacing, flag):
+    flags = {} if flag is None else {f"use_{flag}_sigmas": True}
+    theirs = getattr(diffusers, name)(**BETAS, timestep_spacing=spacing, steps_offset=1, **flags)
+    theirs.set_timesteps(10)
+    ours = SchedulerConfig.from_file({**theirs.config, "_class_name": name}, "x").own_schedule(TABLE, 10, "dpmpp_2m")
+    rounded = 2e-2 if flag and name in CLASSES[2:] else 1e-4  # these two round shaped levels to whole times
+    torch.testing.assert_close(ours.float(), theirs.sigmas.float(), rtol=rounded, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 8])
+def test_lcm_takes_the_times_it_was_distilled_from(steps):
+    theirs = diffusers.LCMScheduler(**BETAS)
+    theirs.set_timesteps(steps)
+    ours = SchedulerConfig.from_file({**theirs.config, "_class_name": "LCMScheduler"}, "x").own_schedule(TABLE, steps, "lcm")
+    torch.testing.assert_close(ours[:-1], TABLE[theirs.timesteps].double())
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # diffusers' KDPM2
+@pytest.mark.parametrize("name", [*CLASSES, "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler", "LCMScheduler", "DPMSolverSinglestepScheduler"])  # fmt: skip
+def test_what_a_class_writes_by_default_is_read(name, tmp_path):
+    getattr(diffusers, name)().save_pretrained(tmp_path)
+    config = SchedulerConfig.from_file(json.loads((tmp_path / "scheduler_config.json").read_text()), "x")
+    assert not SAMPLERS[config.sampler].stochastic or name in ("DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler")
+    assert torch.isfinite(config.own_schedule(TABLE, 7, config.sampler)).all()

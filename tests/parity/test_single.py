@@ -102,11 +102,13 @@ def test_the_same_picture_from_a_file_and_from_a_folder(checkpoint):
 def test_what_a_file_predicts(checkpoint):
     family, _ = single.identify(checkpoint[1])
     two = single.FAMILIES[1024]
-    assert single.prediction_type(family, {}, set()) == "epsilon"
-    assert single.prediction_type(family, {}, {"v_pred"}) == "v_prediction"
-    assert single.prediction_type(two, {}, set()) == "v_prediction"
-    assert single.prediction_type(two, {"modelspec.prediction_type": "epsilon"}, set()) == "epsilon"
-    assert single.prediction_type(replace(two, unet=two.unet.model_copy(update={"in_channels": 9})), {}, set()) == "epsilon"
+    assert single.prediction_type(family, {}, {}) == "epsilon"
+    assert single.prediction_type(family, {}, {"v_pred": torch.zeros(())}) == "v_prediction"
+    for spread, told in ((0.05, "epsilon"), (0.2, "v_prediction")):
+        bias = spread * torch.tensor([-1.0, 1.0])
+        assert single.prediction_type(two, {}, {single.TELLING: bias}) == told
+    assert single.prediction_type(two, {"modelspec.prediction_type": "epsilon"}, {}) == "epsilon"
+    assert single.prediction_type(replace(two, unet=two.unet.model_copy(update={"in_channels": 9})), {}, {}) == "epsilon"
 
 
 def test_a_file_that_is_no_checkpoint(checkpoint, tmp_path):
@@ -116,6 +118,13 @@ def test_a_file_that_is_no_checkpoint(checkpoint, tmp_path):
         save_file({k: v for k, v in weights.items() if k != change}, tmp_path / "less.safetensors")
         with pytest.raises(ModelError, match=word):
             single.read(tmp_path / "less.safetensors")
+    for extra, word in (("edm_mean", "frame of noise"), (single.UNET + "label_emb.0.0.weight", "of another kind")):
+        save_file({**weights, extra: torch.zeros(1)}, tmp_path / "more.safetensors")
+        with pytest.raises(ModelError, match=word):
+            single.read(tmp_path / "more.safetensors")
+    save_file({**weights, single.SHAPES["width"]: torch.zeros(3)}, tmp_path / "flat.safetensors")
+    with pytest.raises(ModelError, match="no family that is known"):
+        single.read(tmp_path / "flat.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ModelError, match="cut short"):
         single.identify(tmp_path / "cut.safetensors")

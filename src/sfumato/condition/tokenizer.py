@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,29 @@ def _read_bpe(folder: Path) -> models.BPE:
         return models.BPE.from_file(*files, unk_token=END, end_of_word_suffix=SUFFIX)
     learnt = json.loads(whole.read_text("utf-8"))["model"]
     return models.BPE(learnt["vocab"], _merges(learnt), unk_token=END, end_of_word_suffix=SUFFIX)
+
+
+def _added(folder: Path) -> dict[int, str]:
+    """Tokens that were learnt later, as by textual inversion, by id."""
+    found: dict[int, str] = {}
+    for name in ("added_tokens.json", "tokenizer.json"):
+        if (folder / name).exists():
+            held = json.loads((folder / name).read_text("utf-8"))
+            if name == "added_tokens.json":
+                found |= {int(id_): str(token) for token, id_ in held.items()}
+            else:
+                found |= {int(t["id"]): str(t["content"]) for t in held.get("added_tokens", [])}
+    return {id_: token for id_, token in found.items() if token not in (BEGIN, END)}
+
+
+def _pad(folder: Path, settings: Mapping[str, Any]) -> str:
+    """The token that fills up; where the config has no table of added tokens, special_tokens_map.json says so before it."""
+    older = folder / "special_tokens_map.json"
+    said = settings.get("pad_token")
+    if older.exists() and "added_tokens_decoder" not in settings:
+        said = json.loads(older.read_text("utf-8")).get("pad_token") or said
+    said = said["content"] if isinstance(said, dict) else said
+    return END if said is None else str(said)
 
 
 def _byte_letters() -> list[str]:
@@ -106,11 +129,19 @@ class CLIPTokenizer:
             model = _read_bpe(folder)
             config = folder / "tokenizer_config.json"
             settings = json.loads(config.read_text("utf-8")) if config.exists() else {}
+            pad = _pad(folder, settings)
+            length = int(settings.get("model_max_length", 77))
+            tokenizer = _set_up(model)
+            for id_, token in sorted(_added(folder).items()):
+                if tokenizer.token_to_id(token) is None:
+                    tokenizer.add_tokens([AddedToken(token, normalized=True)])
+                if tokenizer.token_to_id(token) != id_:
+                    raise ModelError(f"its added token {token} has id {id_}, which does not follow the others")
+            if length < 3:
+                raise ModelError(f"model_max_length is {length}")
         except Exception as error:
             raise ModelError(f"{folder} holds no CLIP tokenizer (vocab.json, merges.txt): {error}") from None
-        pad = settings.get("pad_token", END)
-        pad = pad["content"] if isinstance(pad, dict) else pad
-        return cls(_set_up(model), int(settings.get("model_max_length", 77)), pad)
+        return cls(tokenizer, length, pad)
 
     @classmethod
     def original(cls, pad: str | None = None) -> CLIPTokenizer:
@@ -165,7 +196,9 @@ class CLIPTokenizer:
             "do_lower_case": True,
         }
         marks = {k: v for k, v in settings.items() if k.endswith("_token")}
+        added = {t.content: id_ for id_, t in self.tokenizer.get_added_tokens_decoder().items() if t.content not in vocab}
         held = {
+            **({"added_tokens.json": json.dumps(added, ensure_ascii=False)} if added else {}),
             "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",
             "tokenizer_config.json": json.dumps(settings, indent=2),
             "special_tokens_map.json": json.dumps(marks, indent=2),

@@ -42,7 +42,7 @@ class UNetConfig(Config):
     addition_embed_type: Literal["text_time"] | None = None
     addition_time_embed_dim: int | None = None
     projection_class_embeddings_input_dim: int | None = None
-    upcast_attention: bool = False  # a remedy for float16 overflow: our attention accumulates in float32
+    upcast_attention: bool | None = False  # a remedy for float16 overflow: our attention accumulates in float32
 
     center_input_sample: Literal[False] = False
     mid_block_type: Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"] = "UNetMidBlock2DCrossAttn"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from sfumato.denoiser.denoiser import prediction
 from sfumato.denoiser.precondition import Times
 from sfumato.errors import ConfigError
 from sfumato.sampler.registry import sampler_name
-from sfumato.sampler.schedule import spaced
+from sfumato.sampler.schedule import Rule, shaped, spaced
 from sfumato.types import Config
 
 # Keys that tune a sampler we choose ourselves, or a remedy for pixels that latent models do not use.
@@ -20,19 +21,25 @@ IGNORED = frozenset(
     "clip_sample clip_sample_range dynamic_thresholding_ratio sample_max_value skip_prk_steps"
     " lower_order_final euler_at_final solver_type use_lu_lambdas flow_shift"
     " lambda_min_clipped variance_type use_dynamic_shifting time_shift_type interpolation_type timestep_type"
-    " sigma_min sigma_max disable_corrector solver_p predict_x0 original_inference_steps timestep_scaling rho".split()
+    " sigma_min sigma_max disable_corrector solver_p predict_x0 timestep_scaling rho".split()
 )
 # Keys that are taken in one form only, as another would walk another way than we do.
-ONLY: dict[str, Any] = {"thresholding": False, "use_flow_sigmas": False, "solver_order": 2, "algorithm_type": "dpmsolver++"}
+ONLY: dict[str, Any] = {"thresholding": False, "use_flow_sigmas": False, "solver_order": 2, "algorithm_type": "dpmsolver++", "shift_terminal": None}
 LEADING = frozenset({"DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"})  # the other classes space by linspace
+RULES: dict[str, Rule] = {
+    "DPMSolverMultistepScheduler": "solver",
+    "DPMSolverSinglestepScheduler": "solver",
+    "UniPCMultistepScheduler": "solver",
+    "LCMScheduler": "lcm",
+}
 
 
 class SchedulerConfig(Config):
     """``scheduler/scheduler_config.json``: the training process, and how the checkpoint likes its steps spaced."""
 
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.0001
-    beta_end: float = 0.02
+    num_train_timesteps: int = Field(1000, ge=2)
+    beta_start: float = Field(0.0001, gt=0, lt=1)
+    beta_end: float = Field(0.02, gt=0, lt=1)
     beta_schedule: str = "linear"
     trained_betas: None = None
     prediction_type: str = "epsilon"
@@ -44,7 +51,9 @@ class SchedulerConfig(Config):
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False
     use_beta_sigmas: bool = False
+    original_inference_steps: int = Field(50, ge=1)  # of LCMScheduler: the steps that its network was distilled from
     sampler: str = "dpmpp_2m"  # ours: from the class name
+    rule: Rule = "all"  # ours: from the class name; classes understand "linspace" and "leading" in different ways
 
     @classmethod
     def from_file(cls, data: Mapping[str, Any], source: str) -> SchedulerConfig:
@@ -56,6 +65,7 @@ class SchedulerConfig(Config):
             raise ConfigError(f"{source}: {wrong[0]} is {data[wrong[0]]!r}; only {ONLY[wrong[0]]!r} is supported")
         known = {k: v for k, v in data.items() if k not in IGNORED and k not in ONLY}
         known.setdefault("timestep_spacing", "leading" if kind in LEADING else "linspace")
+        known["rule"] = RULES.get(kind, "all")
         try:
             known["sampler"] = "dpmpp_2m_sde" if stochastic else sampler_name(kind)
         except ValueError as error:
@@ -76,9 +86,12 @@ class SchedulerConfig(Config):
 
         The walk ends at zero, except that DDIM and DDPM follow ``set_alpha_to_one`` and all follow ``final_sigmas_type``.
         """
-        name = next((n for n in ("karras", "exponential", "beta") if getattr(self, f"use_{n}_sigmas")), self.timestep_spacing)
+        levels = spaced(table, steps, self.timestep_spacing, self.steps_offset, self.rule, self.original_inference_steps)
+        shape = next((n for n in ("karras", "exponential", "beta") if getattr(self, f"use_{n}_sigmas")), None)
+        if shape is not None:
+            levels = shaped(table if self.rule == "solver" else levels[:-1].flip(0), steps, shape)
         stop_early = self.final_sigmas_type == "sigma_min" or (not self.set_alpha_to_one and sampler in ("ddim", "ddpm"))
-        return spaced(table, steps, name, offset=self.steps_offset, last=float(table[0]) if stop_early else 0.0)
+        return torch.cat([levels[:-1], levels.new_full((1,), float(table[0]) if stop_early else 0.0)])
 
 
 class Defaults(Config):

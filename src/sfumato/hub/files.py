@@ -22,16 +22,16 @@ M = TypeVar("M", bound=nn.Module)
 C = TypeVar("C")
 
 
-def network_from(kind: type[M], config: Any, folder: Path) -> M:
+def network_from(kind: type[M], config: Any, folder: Path, dtype: torch.dtype = torch.float32) -> M:
     """Build a network from a folder's config and fill it with its weights."""
     settings = config.read(read_json(folder / "config.json"), str(folder / "config.json"))
-    return filled(kind, settings, read_weights(weight_file(folder)), str(folder))
+    return filled(kind, settings, read_weights(weight_file(folder)), str(folder), dtype)
 
 
-def filled(kind: Callable[[C], M], settings: C, weights: dict[str, Tensor], source: str) -> M:
-    """Build a network without drawing random weights, and put these in place."""
+def filled(kind: Callable[[C], M], settings: C, weights: dict[str, Tensor], source: str, dtype: torch.dtype = torch.float32) -> M:
+    """Build a network without drawing random weights, and put these in place; `weights` is emptied, so that none is held twice."""
     network = outline(kind, settings, source)
-    fill(network, weights, source)
+    fill(network, weights, source, dtype)
     return network.requires_grad_(False)
 
 
@@ -50,9 +50,14 @@ def outline(kind: Callable[[C], M], settings: C, source: str) -> M:
         raise ModelError(f"{source}: its numbers make no network: {error}") from None
 
 
-def fill(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+def decoded_in(dtype: torch.dtype) -> torch.dtype:
+    """What an autoencoder is computed in: half precision overflows in the decoder of Stable Diffusion, bfloat16 does not."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def fill(network: nn.Module, weights: dict[str, Tensor], source: str, dtype: torch.dtype) -> None:
     """Put weights in place by name; names and shapes must agree exactly."""
-    weights = {_modern(k): v.float() for k, v in weights.items() if not k.endswith("position_ids")}
+    weights = {_modern(k): weights.pop(k).to(dtype) for k in list(weights) if not k.endswith("position_ids")}
     if "text_model.final_layer_norm.weight" in network.state_dict() and "final_layer_norm.weight" in weights:
         weights = {k if k.startswith("text_projection") else f"text_model.{k}": v for k, v in weights.items()}
     want = {k: v.shape for k, v in network.state_dict().items()}
@@ -93,6 +98,8 @@ def weight_file(folder: Path) -> Path:
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
+    if shards := sorted(folder.glob("*.safetensors.index.json")):
+        raise ModelError(f'{folder} holds its weights in several files ({shards[0].name}), which are not read; save it with max_shard_size="100GB"')
     pickles = [p.name for p in folder.glob("*") if p.suffix in PICKLES]
     hint = f"; {pickles[0]} is a pickle and is not read" if pickles else ""
     raise ModelError(f"{folder} holds no safetensors weights{hint}")
@@ -112,7 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(data, dict):
         raise ModelError(f"{path} holds no JSON object")

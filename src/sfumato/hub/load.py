@@ -23,7 +23,7 @@ from sfumato.denoiser.unet import PlainUNetConfig, UNet, UNetConfig
 from sfumato.errors import ModelError, unknown
 from sfumato.hub import single
 from sfumato.hub.config import Defaults, SchedulerConfig
-from sfumato.hub.files import PICKLES, digest, filled, in_pixels, network_from, part, read_json, read_weights, weight_file
+from sfumato.hub.files import PICKLES, decoded_in, digest, filled, in_pixels, network_from, part, read_json, read_weights, weight_file
 from sfumato.runtime import choose_device, choose_dtype
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
@@ -31,7 +31,7 @@ from sfumato.types import Condition, Denoise
 
 M = TypeVar("M", Matcher, Prior)
 BUNDLED = Path(__file__).parents[1] / "pretrained"
-PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionXLPipeline", "StableDiffusionImg2ImgPipeline"})
+PIPELINES = frozenset(f"StableDiffusion{kind}Pipeline" for kind in ("", "Img2Img", "Inpaint", "XL", "XLImg2Img", "XLInpaint"))
 PLAIN = frozenset({"DDPMPipeline", "DDIMPipeline", "PNDMPipeline"})  # a U-Net on pixels, without a text
 
 
@@ -195,12 +195,11 @@ def load(name: str | Path = "icons", device: str = "auto", dtype: str = "auto") 
     path = resolve(name)
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
-    parts = single.read(path) if path.is_file() else _folder(path, name)
+    parts = single.read(path, kind) if path.is_file() else _folder(path, name, kind)
     unet, scheduler = parts.unet.to(where, kind), parts.scheduler
     if isinstance(parts.space, Pixels) and unet.config.out_channels != 3:
         raise ModelError(f"{name} has no autoencoder, but its U-Net makes {unet.config.out_channels} channels, not red, green and blue")
-    # Half precision overflows in the decoder of Stable Diffusion: bfloat16 does not.
-    space = parts.space.to(where, torch.float32 if kind == torch.float16 else kind)
+    space = parts.space.to(where, decoded_in(kind))
     denoiser = Denoiser(unet, scheduler.kind, scheduler.times()).eval()
     text: Encoder
     match parts.texts:
@@ -213,33 +212,34 @@ def load(name: str | Path = "icons", device: str = "auto", dtype: str = "auto") 
     return Model(name, parts.weights, denoiser, space.eval(), text, scheduler, parts.defaults, path)
 
 
-def _folder(folder: Path, name: str) -> single.Parts:
+def _folder(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
     """The parts of a model in diffusers' layout."""
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") in PLAIN:
-        return _plain(folder, name)
+        return _plain(folder, name, dtype)
     if index.get("_class_name") not in PIPELINES:
         raise ModelError(f"{name} is a {index.get('_class_name')}; supported are {', '.join(sorted(PIPELINES | PLAIN))}")
-    unet = network_from(UNet, UNetConfig, folder / "unet")
-    space = Pixels() if in_pixels(index) else network_from(AutoencoderKL, AutoencoderConfig, folder / "vae")
+    unet = network_from(UNet, UNetConfig, folder / "unet", dtype)
+    space = Pixels() if in_pixels(index) else network_from(AutoencoderKL, AutoencoderConfig, folder / "vae", decoded_in(dtype))
     scheduler = SchedulerConfig.from_file(read_json(folder / "scheduler" / "scheduler_config.json"), f"{name}/scheduler")
     xl = "text_encoder_2" in index
-    texts = [_text(folder, suffix, xl=xl) for suffix in (("", "_2") if xl else ("",))]
+    texts = [_text(folder, suffix, dtype, xl=xl) for suffix in (("", "_2") if xl else ("",))]
     own = folder / "sfumato.json"
-    defaults = Defaults.read(read_json(own), str(own)) if own.exists() else Defaults()
+    usual = Defaults(guidance_scale=5.0) if xl else Defaults()
+    defaults = Defaults.read(read_json(own), str(own)) if own.exists() else usual
     zero_empty = bool(index.get("force_zeros_for_empty_prompt", False))
     return single.Parts(weight_file(folder / "unet"), unet, space, texts, scheduler, defaults, zero_empty)
 
 
-def _plain(folder: Path, name: str) -> single.Parts:
+def _plain(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
     """The parts of a model of pixels alone."""
     unet, scheduler = part(folder, "unet"), part(folder, "scheduler")
     config = PlainUNetConfig.read(read_json(unet / "config.json"), str(unet / "config.json")).network()
-    network = filled(UNet, config, read_weights(weight_file(unet)), str(unet))
+    network = filled(UNet, config, read_weights(weight_file(unet)), str(unet), dtype)
     schedule = SchedulerConfig.from_file(read_json(scheduler / "scheduler_config.json"), f"{name}/scheduler")
     return single.Parts(weight_file(unet), network, Pixels(), [], schedule, Defaults(guidance_scale=1.0))
 
 
-def _text(folder: Path, suffix: str, *, xl: bool) -> TextEncoder:
-    clip = network_from(CLIPText, CLIPTextConfig, folder / f"text_encoder{suffix}")
+def _text(folder: Path, suffix: str, dtype: torch.dtype, *, xl: bool) -> TextEncoder:
+    clip = network_from(CLIPText, CLIPTextConfig, folder / f"text_encoder{suffix}", dtype)
     return TextEncoder(clip.eval(), CLIPTokenizer.load(folder / f"tokenizer{suffix}"), skip=int(xl), normed=not xl)

@@ -8,7 +8,7 @@ the file (the config, CLIP's vocabulary) follows from the family, which the shap
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -23,12 +23,14 @@ from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.errors import ModelError
 from sfumato.hub.config import Defaults, SchedulerConfig
-from sfumato.hub.files import filled, read_weights
+from sfumato.hub.files import decoded_in, filled, read_weights
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
 
 C = TypeVar("C")
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
+TELLING = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+ODD = frozenset({"edm_mean", "edm_std", "edm_vpred.sigma_max"})  # marks of Playground 2.5 and of CosXL
 SHAPES = {"width": f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", "channels": f"{UNET}input_blocks.0.0.weight"}
 
 
@@ -99,8 +101,8 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def read(path: Path) -> Parts:
-    """Open a checkpoint.
+def read(path: Path, dtype: torch.dtype = torch.float32) -> Parts:
+    """Open a checkpoint, its weights in `dtype`.
 
     Raises
     ------
@@ -110,18 +112,23 @@ def read(path: Path) -> Parts:
     family, notes = identify(path)
     weights = read_weights(path)
     name = str(path)
-    unet = filled(UNet, family.unet, {k: _get(weights, UNET + theirs, name) for k, theirs in _names(UNet, family.unet, unet_name)}, name)
+    if odd := sorted(ODD & weights.keys()):
+        raise ModelError(f"{path} was trained in another frame of noise ({odd[0]}), which is not supported")
+    predicted = prediction_type(family, notes, weights)
+    unet = filled(UNet, family.unet, _take(weights, UNET, _names(UNet, family.unet, unet_name), name), name, dtype)
+    if unknown := sorted(k for k in weights if k.startswith(UNET)):
+        raise ModelError(f"{path} has weight {unknown[0]} ({len(unknown)} such), which no U-Net of {family.name} has: it is of another kind")
     vae = family.vae
-    space = filled(AutoencoderKL, vae, {k: _get(weights, VAE + theirs, name) for k, theirs in _names(AutoencoderKL, vae, vae_name)}, name)
+    space = filled(AutoencoderKL, vae, _take(weights, VAE, _names(AutoencoderKL, vae, vae_name), name), name, decoded_in(dtype))
     xl = len(family.texts) == 2
     texts = []
     for part in family.texts:
-        clip = filled(CLIPText, part.config, clip_weights(weights, part, name), name)
+        clip = filled(CLIPText, part.config, clip_weights(weights, part, name), name, dtype)
         tokenizer = CLIPTokenizer.original(pad="!" if part.config.pad_token_id == 0 else None)
         texts.append(TextEncoder(clip.eval(), tokenizer, skip=int(xl), normed=not xl))
     scheduler = SchedulerConfig(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False,
-        prediction_type=prediction_type(family, notes, set(weights)), rescale_betas_zero_snr="ztsnr" in weights,
+        prediction_type=predicted, rescale_betas_zero_snr="ztsnr" in weights,
     )  # fmt: skip
     return Parts(path, unet, space, texts, scheduler, Defaults(guidance_scale=family.guidance), zero_empty=xl)
 
@@ -134,7 +141,7 @@ def identify(path: Path) -> tuple[Family, dict[str, str]]:
             missing = [name for name in SHAPES.values() if name not in have]
             if missing:
                 raise ModelError(f"{path} holds no whole Stable Diffusion 1, 2 or XL checkpoint: it lacks {missing[0]}")
-            shapes = {k: f.get_slice(name).get_shape() for k, name in SHAPES.items()}
+            shapes = {k: [*f.get_slice(name).get_shape(), 0, 0] for k, name in SHAPES.items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read as safetensors ({error}); it may be cut short") from None
     width, channels = shapes["width"][1], shapes["channels"][1]
@@ -144,23 +151,35 @@ def identify(path: Path) -> tuple[Family, dict[str, str]]:
     return replace(family, unet=family.unet.model_copy(update={"in_channels": channels})), notes
 
 
-def prediction_type(family: Family, notes: dict[str, str], names: set[str]) -> str:
+def prediction_type(family: Family, notes: Mapping[str, str], weights: Mapping[str, Tensor]) -> str:
     """What the U-Net predicts: the header's word, else a mark among the weights, else the family's habit.
 
-    The two kinds of SD 2 cannot be told apart by their weights: "768" predicts v, "base" and inpainting predict eps.
+    Of SD 2, "768" predicts v, "base" and inpainting predict eps. Nothing says so but one bias near the end, whose values lie
+    wider apart in those that predict v (ComfyUI tells them apart so).
     """
     told = notes.get("modelspec.prediction_type")
     if told:
         return "v_prediction" if told.startswith("v") else "epsilon"
-    if "v_pred" in names:
+    if "v_pred" in weights:
         return "v_prediction"
-    return "epsilon" if family.unet.in_channels != 4 else family.prediction
+    if family.unet.in_channels != 4:
+        return "epsilon"
+    telling = weights.get(TELLING) if family.prediction == "v_prediction" else None
+    return family.prediction if telling is None or float(telling.float().std(correction=0)) > 0.09 else "epsilon"
 
 
 def _get(weights: dict[str, Tensor], name: str, source: str) -> Tensor:
     if name not in weights:
         raise ModelError(f"{source} lacks weight {name}")
     return weights[name]
+
+
+def _take(weights: dict[str, Tensor], part: str, names: list[tuple[str, str]], source: str) -> dict[str, Tensor]:
+    """The weights of a part under our names, out of the file's: what is not wanted in two forms takes no memory twice."""
+    found = {ours: _get(weights, part + theirs, source) for ours, theirs in names}
+    for _, theirs in names:
+        del weights[part + theirs]
+    return found
 
 
 def _names(kind: Callable[[C], nn.Module], config: C, translate: Callable[[str, C], str]) -> list[tuple[str, str]]:

@@ -75,7 +75,7 @@ ALIASES: dict[str, str] = {
     "dpmsolversde": "dpmpp_sde",
     "dpmppsde": "dpmpp_sde",
     "dpmpp2sa": "dpmpp_2s_ancestral",
-    "dpmsolversinglestep": "dpmpp_2s_ancestral",
+    "dpmsolversinglestep": "dpmpp_2m",  # the nearest: deterministic, one call of the network a step, second order
     "unipcmultistep": "unipc",
     "uni_pc": "unipc",
 }

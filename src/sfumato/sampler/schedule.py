@@ -6,12 +6,16 @@ levels of which the last is where to stop (0); fewer, where it has not so many o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+Rule = Literal["all", "solver", "lcm"]
 Schedule = Callable[[Tensor, int], Tensor]
 
 
@@ -76,11 +80,15 @@ def exponential(table: Tensor, steps: int) -> Tensor:
 
 def beta(table: Tensor, steps: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
     """Times at even quantiles of a beta distribution: denser at both ends (Lee et al. 2024, arXiv:2407.12173)."""
+    times = np.round(_quantiles(1 - np.linspace(0, 1, steps, endpoint=False), alpha, beta) * (len(table) - 1))
+    return at_times(table, torch.from_numpy(times))
+
+
+def _quantiles(shares: NDArray[np.float64], alpha: float = 0.6, beta: float = 0.6) -> NDArray[np.float64]:
     from scipy.stats import beta as distribution
 
-    quantiles = 1 - np.linspace(0, 1, steps, endpoint=False)
-    times = np.round(distribution.ppf(quantiles, alpha, beta) * (len(table) - 1))
-    return at_times(table, torch.from_numpy(times))
+    found: NDArray[np.float64] = distribution.ppf(shares, alpha, beta)
+    return found
 
 
 SCHEDULES: dict[str, Schedule] = {
@@ -95,8 +103,37 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-def spaced(table: Tensor, steps: int, name: str, *, offset: int = 0, last: float = 0.0) -> Tensor:
-    """A schedule as a checkpoint's config names it, with its offset and its last level."""
-    names: dict[str, Schedule] = {"linspace": linspace, "trailing": trailing, "leading": lambda t, n: leading(t, n, offset)}
-    sigmas = (names.get(name) or SCHEDULES[name])(table, steps)
-    return _end(sigmas[:-1], last)
+def spaced(table: Tensor, steps: int, name: str, offset: int = 0, rule: Rule = "all", distilled: int = 50) -> Tensor:
+    """A schedule as a checkpoint's config names it: diffusers' "linspace", "trailing" or "leading", by the rule of a class.
+
+    Parameters
+    ----------
+    offset : int
+        Of "leading".
+    rule : {"all", "solver", "lcm"}
+        Solvers of several steps take one time more and leave the least out; LCM takes even parts of the times that
+        its network was distilled from, `distilled` of them.
+    """
+    count = len(table)
+    if rule == "lcm":
+        known = (np.arange(1, min(distilled, count) + 1) * (count // min(distilled, count)) - 1)[::-1]
+        times = known[np.floor(np.linspace(0, len(known), steps, endpoint=False)).astype(int)]
+    elif rule == "solver" and name != "trailing":
+        most = min(steps, count - 1) + 1
+        even = np.linspace(0, count - 1, most).round() if name == "linspace" else np.arange(most) * (count // most) + offset
+        times = even[:0:-1]
+    else:
+        own: dict[str, Schedule] = {"linspace": linspace, "trailing": trailing, "leading": functools.partial(leading, offset=offset)}
+        return own[name](table, steps)
+    return at_times(table, torch.from_numpy(times.copy()))
+
+
+def shaped(levels: Tensor, steps: int, name: str) -> Tensor:
+    """Levels between the ends of rising ones, as a checkpoint's ``use_karras_sigmas``, ``..exponential..`` or ``..beta..`` asks.
+
+    There the quantiles of the beta distribution are levels themselves, not times as in :func:`beta`.
+    """
+    if name != "beta":
+        return SCHEDULES[name](levels, steps)
+    quantiles = torch.from_numpy(_quantiles(1 - np.linspace(0, 1, steps)))
+    return _end(levels[0] + quantiles * (levels[-1] - levels[0]))
