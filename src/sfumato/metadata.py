@@ -18,6 +18,12 @@ from sfumato.runtime import atomic, legible
 
 SCHEMA = 1
 DESCRIPTION, EXIF_POINTER, USER_COMMENT = 0x010E, 0x8769, 0x9286  # EXIF 2.32, tables 4 and 7
+SCHEDULE_TYPES = {
+    "auto": "Automatic",
+    "sgm_uniform": "SGM Uniform",
+    "leading": "DDIM",
+    "uniform": "Normal",
+}  # A1111's labels, where not ours capitalized
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -31,14 +37,14 @@ def parameters(settings: Mapping[str, Any], label: str) -> str:
     a cat
     Steps: 5, Sampler: Euler, Schedule type: Karras, CFG scale: 4, Seed: 1, Size: 64x64, Model hash: ababababab, Model: icons, Version: sfumato 0.1
     """
-    lines = [settings["prompt"]]
+    lines = [settings.get("styled", settings["prompt"])]  # what the model was told: another viewer knows no styles
     if settings.get("negative_prompt"):
         lines.append(f"Negative prompt: {settings['negative_prompt']}")
     width, height = settings["size"]
     pairs = {
         "Steps": settings["steps"],
         "Sampler": label,
-        "Schedule type": str(settings["schedule"]).replace("auto", "automatic").capitalize(),
+        "Schedule type": SCHEDULE_TYPES.get(settings["schedule"], str(settings["schedule"]).capitalize()),
         "CFG scale": f"{settings['guidance_scale']:g}",
         "Seed": settings["seed"],
         "Size": f"{width}x{height}",
@@ -47,7 +53,7 @@ def parameters(settings: Mapping[str, Any], label: str) -> str:
         "Denoising strength": settings.get("strength") if settings.get("source") else None,
         "Version": f"sfumato {settings['version']}",
     }
-    quoted = {k: json.dumps(v) if isinstance(v, str) and "," in v else v for k, v in pairs.items() if v is not None}
+    quoted = {k: json.dumps(v) if isinstance(v, str) and set(v) & set(",:\n") else v for k, v in pairs.items() if v is not None}
     return "\n".join([*lines, ", ".join(f"{k}: {v}" for k, v in quoted.items())])
 
 
@@ -108,6 +114,6 @@ def _held(picture: Image.Image) -> tuple[str | None, object, object]:
 def _settings(text: object) -> dict[str, Any] | None:
     try:
         data = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) and "schema" in data else None

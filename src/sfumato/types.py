@@ -195,13 +195,18 @@ class Options(Config):
         return cls(**{k: v for k, v in values.items() if v is not None})
 
 
+def _short(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= 80 else f"{said[:77]}..."
+
+
 def explain(error: ValidationError) -> str:
     """Turn a validation error into one sentence that names each key, its value and what is accepted."""
     parts = []
     for item in error.errors():
         key = ".".join(str(p) for p in item["loc"]) or "value"
         if item["type"] == "extra_forbidden":
-            parts.append(f"{key}={item['input']!r} is not a known key")
+            parts.append(f"{key}={_short(item['input'])} is not a known key")
         else:
-            parts.append(f"{key}={item['input']!r} is not supported ({item['msg'].lower()})")
+            parts.append(f"{key}={_short(item['input'])} is not supported ({item['msg'].lower()})")
     return "; ".join(parts)

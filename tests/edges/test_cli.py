@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 from tests.conftest import make_tiny
 
@@ -16,7 +17,7 @@ from sfumato import cli, image, metadata
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.errors import OptionError
 from sfumato.hub.config import Defaults
-from sfumato.hub.load import load
+from sfumato.hub.load import BUNDLED, load
 from sfumato.hub.save import save_network
 from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
@@ -237,6 +238,66 @@ def test_again_needs_all_that_the_picture_was_made_from(part, run, tiny, tmp_pat
     assert "the same bytes cannot come out" in err
 
 
+def test_again_needs_the_scheduler_and_the_words_of_the_style_of_then(run, tmp_path):
+    shutil.copytree(BUNDLED / "icons", tmp_path / "m")
+    words = ("create", "a red apple", "--model", "m", "--seed", 9, "--steps", 2, "--best-of", 1, "--output", "one.png")
+    assert run(*words)[0] == 0
+    settings, parameters = metadata.read(tmp_path / "one.png")
+    assert settings["styled"] == parameters.splitlines()[0] == "a red apple, Fluent flat emoji", "what other viewers can repeat"
+    own, scheduler = tmp_path / "m/sfumato.json", tmp_path / "m/scheduler/scheduler_config.json"
+    kept = own.read_text(), scheduler.read_text()
+    own.write_text(kept[0].replace("Fluent flat emoji", "oil painting"))
+    code, _, err = run("create", "--again", "one.png", "--output", "two.png")
+    assert code == 2
+    assert 'the style is "oil painting" now' in err
+    own.write_text(kept[0])
+    scheduler.write_text(kept[1].replace("trailing", "leading"))
+    assert "the same bytes cannot come out" in run("create", "--again", "one.png", "--output", "two.png")[2]
+
+
+def test_again_from_another_folder_and_with_a_sampler_without_eta(run, tiny, tmp_path, monkeypatch):
+    Image.new("RGB", (16, 16), "red").save("s.png")
+    words = ("--model", tiny, "--steps", 2, "--seed", 1)
+    assert run("create", "x", *words, "--from", "s.png", "--output", "one.png")[0] == 0
+    assert run("create", "x", *words, "--sampler", "ddim", "--eta", 0.5, "--output", "eta.png")[0] == 0
+    assert run("create", "--again", "eta.png", "--sampler", "euler", "--output", "euler.png")[0] == 0
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    assert run("create", "--again", "../one.png", "--output", "two.png")[0] == 0
+    assert (tmp_path / "sub/two.png").exists()
+
+
+def test_deep_json_and_prompts_that_begin_with_a_bracket(run, tiny, tmp_path):
+    deep = "[" * 100_000
+    (tmp_path / "deep.jsonl").write_text(deep)
+    code, _, err = run("create", "--prompts", "deep.jsonl", "--model", tiny, "--output", "c")
+    assert (code, len(err.splitlines())) == (2, 1)
+    info = PngInfo()
+    info.add_text("sfumato", deep)
+    Image.new("RGB", (8, 8)).save(tmp_path / "deep.png", pnginfo=info)
+    assert metadata.read(tmp_path / "deep.png")[0] is None
+    (tmp_path / "p.txt").write_text("{{masterpiece}}, a red apple\n")
+    assert run("create", "--prompts", "p.txt", "--model", tiny, "--steps", 1, "--output", "c")[0] == 0
+
+
+def test_options_of_rows_that_would_be_ignored(run, tiny, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "x", "strength": 0.3}')
+    code, _, err = run("create", "--prompts", "p.jsonl", "--model", tiny, "--output", "c")
+    assert code == 2
+    assert "goes with --from" in err
+    (tmp_path / "p.jsonl").write_text('{"prompt": "x", "negative_prompt": ""}')
+    assert run("create", "--prompts", "p.jsonl", "--model", tiny, "--steps", 1, "--negative", "y", "--output", "d")[0] == 0
+    (made,) = (tmp_path / "d").iterdir()
+    assert metadata.read(made)[0]["negative_prompt"] == "", "a row undoes what is said for all"
+
+
+@pytest.mark.parametrize(("option", "value"), [("--prior", "1e-300"), ("--strength", "1e-300")])
+def test_the_least_share_of_a_walk(option, value, run, tiny, tmp_path):
+    Image.new("RGB", (16, 16), "red").save("s.png")
+    more = ("--from", "s.png") if option == "--strength" else ()
+    assert run("create", "x", "--model", tiny, "--steps", 2, option, value, *more, "--output", "o.png")[0] == 0
+
+
 def test_rows_have_options_of_their_own(run, tiny, tmp_path):
     (tmp_path / "P.CSV").write_text("prompt,steps,seed\none,2,4\ntwo,,5\n")
     lines = run("create", "--prompts", "P.CSV", "--model", tiny, "--steps", 3, "--output", "c", "--json")[1].splitlines()
@@ -337,6 +398,8 @@ def test_long_prompt_says_what_was_cut(run, tiny):
 
 
 WRONG = {
+    "a rescale without guidance": (["create", "x", "--model", "TINY", "--guidance-scale", "1", "--guidance-rescale", "0.7"], "pulls guidance back"),
+    "three million pictures": (["create", "x", "--seed", "1", "--count", "3000000"], "less than or equal to 100000"),
     "no prompt": (("create",), "no prompt given"),
     "unknown sampler": (("create", "x", "--model", "TINY", "--sampler", "eulr"), 'did you mean "euler"'),
     "unknown schedule": (("create", "x", "--model", "TINY", "--schedule", "karas"), 'did you mean "karras"'),

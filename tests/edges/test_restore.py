@@ -21,8 +21,9 @@ from sfumato.tasks import hidden
 from sfumato.tasks.colors import tone
 from sfumato.tasks.diffuse import DiffusionOptions, _Job, diffuse
 from sfumato.tasks.engine import Trained
+from sfumato.tasks.measure import estimate_noise, noise_level
 from sfumato.tasks.photo import Photo, read
-from sfumato.tasks.restore import RestoreOptions, estimate_noise, noise_level, restore, walk
+from sfumato.tasks.restore import RestoreOptions, restore, walk
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][100:180, 200:310])
 

@@ -192,6 +192,7 @@ def test_pipeline_makes_the_same_picture(tiny, scheduler):
 
 FLAGS = [None, "karras", "exponential", "beta"]
 CLASSES = ["EulerDiscreteScheduler", "LMSDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
+STOCHASTIC = ["DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"]
 
 
 @pytest.mark.parametrize("flag", FLAGS)
@@ -215,10 +216,10 @@ def test_lcm_takes_the_times_it_was_distilled_from(steps):
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # diffusers' KDPM2
-@pytest.mark.parametrize("name", [*CLASSES, "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler",
-    "KDPM2DiscreteScheduler", "LCMScheduler", "DPMSolverSinglestepScheduler"])  # fmt: skip
+@pytest.mark.parametrize("name", [*CLASSES, *STOCHASTIC, "PNDMScheduler", "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler", "DPMSolverSinglestepScheduler"])  # fmt: skip
 def test_what_a_class_writes_by_default_is_read(name, tmp_path):
     getattr(diffusers, name)().save_pretrained(tmp_path)
     config = SchedulerConfig.from_file(json.loads((tmp_path / "scheduler_config.json").read_text()), "x")
-    assert not SAMPLERS[config.sampler].stochastic or name in ("DDIMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler")
+    assert not SAMPLERS[config.sampler].stochastic or name in STOCHASTIC
     assert torch.isfinite(config.own_schedule(TABLE, 7, config.sampler)).all()

@@ -51,6 +51,7 @@ def create(  # a command's signature is its help page: it is as long as its opti
     from sfumato.image import JPEG_TOUCHES
     from sfumato.metadata import FORMATS
     from sfumato.tasks import prompts as texts
+    from sfumato.tasks.options import CreateOptions
 
     values = {
         "count": count, "seed": seed, "best_of": best_of, "steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale,
@@ -63,7 +64,8 @@ def create(  # a command's signature is its help page: it is as long as its opti
     else:
         wanted = texts.gather(prompt or [], prompts)
     if strength is not None and not values["source"] and not any("source" in dict(item.own) for item in wanted):
-        raise OptionError("--strength says how much of a picture is made anew: it goes with --from PICTURE")
+        raise OptionError(texts.NO_SOURCE)
+    CreateOptions.build({k: v for k, v in values.items() if v is not None})  # before pictures are counted
     saver = texts.Saver(output or Path("pictures"), overwrite=overwrite, single=len(wanted) * count <= 1)
     saver.check(wanted, values, grid=grid)
     finished = []

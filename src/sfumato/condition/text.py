@@ -32,32 +32,36 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
     --------
     >>> weighted("a (red:1.5) apple")
     [('a ', 1.0), ('red', 1.5), (' apple', 1.0)]
+    >>> weighted("16:9) photo, a [red apple")
+    [('16:9) photo, a ', 1.0), ('red apple', 0.909091)]
     >>> weighted(r"a ((red)) \\(x\\)")
     [('a ', 1.0), ('red', 1.21), (' (x)', 1.0)]
     """
     parts: list[list[str | float]] = []
     opened: list[tuple[str, int]] = []  # which bracket, and at which part it opened
 
-    def close(kind: str, factor: float) -> None:
+    def close(kind: str, factor: float, text: str) -> None:
         if opened and opened[-1][0] == kind:
             _, start = opened.pop()
             for part in parts[start:]:
                 part[1] = round(float(part[1]) * factor, 6)
         else:
-            parts.append([")" if kind == "(" else "]", 1.0])
+            parts.append([text, 1.0])  # of no bracket that was opened: it is itself
 
     for match in PIECE.finditer(prompt):
         text = match[0]
         if text in "([":
             opened.append((text, len(parts)))
         elif match[1] is not None:
-            close("(", float(match[1]))
+            close("(", float(match[1]), text)
         elif text == ")":
-            close("(", BRACKET)
+            close("(", BRACKET, text)
         elif text == "]":
-            close("[", 1 / BRACKET)
+            close("[", 1 / BRACKET, text)
         else:
             parts.append([text[1:] if len(text) == 2 and text[0] == "\\" else text, 1.0])
+    for kind, _ in opened[::-1]:  # what was not closed reaches to the end
+        close(kind, BRACKET if kind == "(" else 1 / BRACKET, "")
     merged: list[tuple[str, float]] = []
     for text, weight in ((str(t), float(w)) for t, w in parts):
         if merged and merged[-1][1] == weight:

@@ -151,6 +151,14 @@ def digest(path: Path) -> str:
     return _digest(path, state.st_mtime_ns, state.st_size)
 
 
+def digest_of_texts(folder: Path) -> str:
+    """SHA-256 of the small files of a folder, its JSON and lists of words."""
+    sum_ = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".txt")):
+        sum_.update(path.name.encode() + b"\0" + path.read_bytes())
+    return sum_.hexdigest()
+
+
 @functools.lru_cache(maxsize=32)
 def _digest(path: Path, _changed: int, _size: int) -> str:
     with path.open("rb") as f:

@@ -23,7 +23,19 @@ from sfumato.denoiser.unet import PlainUNetConfig, UNet, UNetConfig
 from sfumato.errors import ModelError, unknown
 from sfumato.hub import single
 from sfumato.hub.config import Defaults, SchedulerConfig
-from sfumato.hub.files import PICKLES, decoded_in, digest, filled, in_pixels, network_from, part, read_json, read_weights, weight_file
+from sfumato.hub.files import (
+    PICKLES,
+    decoded_in,
+    digest,
+    digest_of_texts,
+    filled,
+    in_pixels,
+    network_from,
+    part,
+    read_json,
+    read_weights,
+    weight_file,
+)
 from sfumato.runtime import choose_device, choose_dtype
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
@@ -121,8 +133,12 @@ class Model:
     @property
     def parts(self) -> dict[str, str]:
         """The beginnings of the digests of the other files that a picture depends on, by part."""
-        there = [self.path / name for name in ("vae", "text_encoder", "text_encoder_2", "prior")] if self.path.is_dir() else []
-        return {folder.name: digest(weight_file(folder))[:16] for folder in there if folder.is_dir()}
+        if not self.path.is_dir():
+            return {}
+        networks = [self.path / name for name in ("vae", "text_encoder", "text_encoder_2", "prior")]
+        texts = [self.path / name for name in ("scheduler", "tokenizer", "tokenizer_2")]
+        found = {folder.name: digest(weight_file(folder)) for folder in networks if folder.is_dir()}
+        return {name: sha[:16] for name, sha in (found | {folder.name: digest_of_texts(folder) for folder in texts if folder.is_dir()}).items()}
 
 
 def bundled() -> list[str]:

@@ -193,6 +193,8 @@ class _Job:
             raise OptionError(f"--eta is for samplers that take one ({', '.join(sorted(WITH_ETA))}); {self.sampler} does not")
         if self.options.negative_prompt and self.scale == 1:
             raise OptionError("a negative prompt needs guidance to turn away from it: --guidance-scale is 1, which is none")
+        if self.options.guidance_rescale and self.scale == 1:
+            raise OptionError("--guidance-rescale pulls guidance back: --guidance-scale is 1, which is none")
         if self.options.prior not in (None, 1) and self.source is not None:
             raise OptionError("--prior and --from both say what to begin with; give one of them")
         if self.options.prior not in (None, 1) and self.model.prior is None:
@@ -260,7 +262,7 @@ class _Job:
     def sigmas(self) -> Tensor:
         """The noise levels to walk; with a source picture only the lower ones, by strength. So many as the table has, at most."""
         table, config = self.model.denoiser.times.sigmas, self.model.scheduler
-        steps = max(self.steps, math.ceil(self.steps / self.strength))
+        steps = max(self.steps, math.ceil(min(len(table), self.steps / self.strength)))
         if self.options.schedule == "auto":
             sigmas = config.own_schedule(table, steps, self.sampler)
         else:
@@ -327,6 +329,7 @@ class _Job:
             "version": __version__,
             "model": self.model.name,
             "prompt": text,
+            "styled": self.styled(text),
             "seed": seed,
             "best_of": self.best_of,
             "candidate": candidate,

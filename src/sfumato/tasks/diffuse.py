@@ -30,8 +30,9 @@ from sfumato.hub.load import Model
 from sfumato.runtime import Streams, random_seed
 from sfumato.sampler.registry import build
 from sfumato.tasks import hidden
+from sfumato.tasks.measure import noise_level
 from sfumato.tasks.photo import Photo
-from sfumato.tasks.restore import Restored, RestoreOptions, Window, noise_level
+from sfumato.tasks.restore import Restored, RestoreOptions, Window
 from sfumato.types import Linear, Options
 
 LARGEST = 4_000_000  # pixels of a result: all of it is walked at once, as text and layout concern the whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sfumato.errors import OptionError
 from sfumato.runtime import legible
@@ -20,6 +20,8 @@ class CreateOptions(Options):
     --------
     >>> CreateOptions(sampler="DPM++ 2M").sampler
     'dpmpp_2m'
+    >>> CreateOptions(sampler="DPM++ 2M Karras").schedule
+    'karras'
     """
 
     model: str = "icons"
@@ -43,6 +45,15 @@ class CreateOptions(Options):
     device: str = "auto"
     dtype: str = "auto"
     batch: int = Field(8, ge=1)  # pictures made at once
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_together(cls, data: Any) -> Any:
+        """A sampler and its schedule in one name, as "DPM++ 2M Karras"."""
+        known = isinstance(data, dict) and re.fullmatch(r"(.+?)[ _](karras|exponential)", str(data.get("sampler")).strip(), re.IGNORECASE)
+        if known and data.get("schedule", "auto") == "auto":
+            return {**data, "sampler": known[1], "schedule": known[2]}
+        return data
 
     @field_validator("size", mode="before")
     @classmethod

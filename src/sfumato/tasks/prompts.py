@@ -24,6 +24,7 @@ from sfumato.sampler.registry import SAMPLERS
 from sfumato.tasks.create import Made, Moment, check, walk
 from sfumato.tasks.options import CreateOptions
 
+NO_SOURCE = "--strength says how much of a picture is made anew: it goes with --from PICTURE"
 OF_A_ROW = frozenset(CreateOptions.model_fields) - {"model", "count", "candidate", "device", "dtype", "batch"}
 
 
@@ -71,13 +72,14 @@ def _read(path: Path) -> list[Prompt]:
             rows = list(csv.DictReader(io.StringIO(text, newline="")))
         except csv.Error as error:  # a quotation mark that is not closed
             raise OptionError(f"{path} cannot be read as prompts: {error}") from None
+        rows = [{name: cell for name, cell in row.items() if cell not in (None, "")} for row in rows]  # an empty cell says nothing
         return [_record(row, f"{path}, row {k}") for k, row in enumerate(rows, 1)]
     if kind == ".json" and lines and lines[0].lstrip().startswith("["):
         listed = _json(text)
         if not isinstance(listed, list):
             raise OptionError(f"{path} cannot be read as a JSON list of prompts")
         return [Prompt(row) if isinstance(row, str) else _record(row, f"{path}, row {k}") for k, row in enumerate(listed, 1)]
-    if kind == ".jsonl" or (lines and lines[0].lstrip().startswith("{")):
+    if kind == ".jsonl" or (kind != ".txt" and lines and lines[0].lstrip().startswith("{")):
         return [_record(_json(line), f"{path}, row {k}") for k, line in enumerate(lines, 1)]
     return [Prompt(line.strip()) for line in lines]
 
@@ -85,13 +87,13 @@ def _read(path: Path) -> list[Prompt]:
 def _json(line: str) -> object:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
 def _record(row: object, where: str) -> Prompt:
     """A row's prompt, id and options; `where` is for the sentence if it is wrong."""
-    given = {k: v for k, v in row.items() if v not in (None, "")} if isinstance(row, dict) else {}
+    given = {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else {}
     if None in given:
         raise OptionError(f"{where}: more cells than columns; a prompt with a comma goes into quotation marks")
     text, name = given.pop("prompt", None), given.pop("id", None)
@@ -123,12 +125,17 @@ def again(path: Path, given: Mapping[str, Any], wanted: Sequence[Prompt] = ()) -
     # pictures made before there were tries and priors have neither in their settings
     known = {"candidate": 0, "prior": 1.0} | {k: v for k, v in settings.items() if k in CreateOptions.model_fields}
     chosen = {k: v for k, v in given.items() if v is not None and k != "count"}
+    for kind in ("source", "mask", "model"):  # the paths of then, or beside the picture
+        if isinstance(file := known.get(kind), str) and not Path(file).exists() and (path.parent / file).exists():
+            settings[kind] = known[kind] = str(path.parent / file)
     _same_files(path, settings, {"source", "mask"} - chosen.keys())
     known = {k: v for k, v in known.items() if k not in _outdone(chosen, given, wanted)}
     values = {**given, **known, **chosen}
     model = _opened(values)
     if "model" not in chosen:
         _same_weights(path, settings, model)
+    if not wanted and not chosen.keys() & {"model", "style"}:
+        _same_words(path, settings, model)
     return list(wanted) or [Prompt(settings["prompt"])], values, model
 
 
@@ -146,6 +153,14 @@ def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None
         raise OptionError(f"{path} was made with other weights of model {model.name}: the same bytes cannot come out")
 
 
+def _same_words(path: Path, settings: Mapping[str, Any], model: Model) -> None:
+    """Refuse a style that is put in other words by now."""
+    words = model.defaults.styles.get(settings.get("style") or "")
+    styled = f"{settings['prompt']}, {words}" if words else settings["prompt"]
+    if settings.get("styled", styled) != styled:
+        raise OptionError(f'{path} was made from "{settings["styled"]}", the style is "{words}" now: the same bytes cannot come out')
+
+
 def _same_files(path: Path, settings: Mapping[str, Any], kinds: set[str]) -> None:
     for kind in sorted(kinds):
         file = settings.get(kind)
@@ -160,6 +175,8 @@ def _same_files(path: Path, settings: Mapping[str, Any], kinds: set[str]) -> Non
 def _outdone(chosen: Mapping[str, Any], given: Mapping[str, Any], wanted: Sequence[Prompt]) -> set[str]:
     """Settings that do not hold any more beside what is given anew."""
     out: set[str] = set()
+    if chosen.keys() & {"model", "sampler"}:
+        out.add("eta")
     if "model" in chosen:  # found for the other model
         out |= {"style", "size", "steps", "guidance_scale", "sampler", "prior", "best_of"}
     if "source" in chosen:
@@ -177,6 +194,8 @@ def run(wanted: Sequence[Prompt], values: Mapping[str, Any], model: Model | None
         groups.setdefault(item.own, []).append(item)
     jobs = [(CreateOptions.build({**values, **dict(own)}), items) for own, items in groups.items()]
     for chosen, items in jobs:
+        if chosen.source is None and any("strength" in dict(item.own) for item in items):
+            raise OptionError(NO_SOURCE)
         check([item.text for item in items], chosen, model)
     for chosen, items in jobs:
         order = [item for item in items for _ in range(chosen.count)]
