@@ -12,7 +12,7 @@ from tests.conftest import make_tiny
 
 from sfumato.cli import main
 from sfumato.corruption.color import LUMA
-from sfumato.denoiser.restorer import Restorer, RestorerConfig
+from sfumato.denoiser.restorer import TILE, Restorer, RestorerConfig
 from sfumato.errors import OptionError
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
@@ -534,3 +534,12 @@ def test_a_thin_line_in_color_makes_a_gray_picture_no_print_in_one_tone(width):
     assert tone(Photo(values)) is None
     made = restore(Photo(values), RestoreOptions(denoise=5.0)).photo.values
     assert made[31, 500, 0] > 150 > made[31, 500, 1]
+
+
+def test_a_scratch_goes_on_from_window_to_window():
+    wide = 2 * TILE + 100
+    values = np.full((24, wide, 1), 128, np.uint8)
+    values[12, 20:-20], values[12, 40:60] = 148, 198  # weak, but for a part at its beginning
+    found = hidden.scratches(Photo(values), lambda x: torch.where(x > 0.01, torch.zeros_like(x), x))
+    assert found[12, 20:-20].all()
+    assert found.any(axis=0).sum() == wide - 38, "and no farther"

@@ -102,12 +102,13 @@ def scratches(photo: Photo, repair: Callable[[Tensor], Tensor]) -> NDArray[np.bo
     repair : callable
         Picture (1, 3, h, w) in [-1, 1] -> the same without scratches.
     """
-    found = np.zeros(photo.values.shape[:2], bool)
+    sure, maybe = (np.zeros(photo.values.shape[:2], bool) for _ in range(2))
 
     def change(rows: slice, columns: slice) -> Tensor:
         x = torch.from_numpy(photo.frame(rows, columns))[None].expand(-1, 3, -1, -1)
         return (repair(x) - x).abs().amax(dim=1, keepdim=True)
 
     for rows, columns, part in windowed(change, (photo.size[1], photo.size[0]), tile=TILE, margin=MARGIN):
-        found[rows, columns] = ndimage.binary_propagation(part[0, 0].numpy() > SURE, mask=part[0, 0].numpy() > MAYBE)
+        sure[rows, columns], maybe[rows, columns] = part[0, 0].numpy() > SURE, part[0, 0].numpy() > MAYBE
+    found: NDArray[np.bool_] = ndimage.binary_propagation(sure, mask=maybe)  # of the whole picture: a scratch knows no windows
     return ndimage.binary_dilation(found, structure=np.ones((3, 3), bool)) if found.any() else found

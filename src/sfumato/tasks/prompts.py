@@ -102,14 +102,11 @@ def _record(row: object, where: str) -> Prompt:
     if unknown := given.keys() - OF_A_ROW:
         raise OptionError(f"{where}: {min(map(str, unknown))} is no option of a picture; known are {', '.join(sorted(OF_A_ROW))}")
     try:
-        CreateOptions.build(given)
+        chosen = CreateOptions.build(given)
     except OptionError as error:
         raise OptionError(f"{where}: {error}") from None
-    return Prompt(text, None if name is None else _safe(str(name)), tuple((k, _fixed(v)) for k, v in given.items()))
-
-
-def _fixed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    own = tuple((k, getattr(chosen, k)) for k in sorted(chosen.model_fields_set))
+    return Prompt(text, None if name is None else _safe(str(name)), own)
 
 
 def _safe(text: str) -> str:
@@ -231,7 +228,7 @@ class Saver:
         for item in wanted:
             first: Any = dict(item.own).get("seed", seed)
             unnamed = self.path(item, 0, count) == self.path(item, 1, count)  # a name without the seed is known without it
-            for one in range(unnamed) if first is None else range(_whole(first), _whole(first) + count):
+            for one in range(unnamed) if first is None else range(int(first), int(first) + count):
                 path = self.path(item, one, count)
                 if path in planned:
                     raise OptionError(f"two pictures would be written to {path}; give the prompts ids, or another --output")
@@ -266,8 +263,3 @@ class Saver:
         with atomic(self._sheet) as scratch:
             image.sheet(pictures).save(scratch, "PNG")
         return self._sheet
-
-
-def _whole(seed: Any) -> int:
-    """A seed as tables write it, "5.0" too."""
-    return int(seed) if not isinstance(seed, str) or seed.strip().lstrip("-").isdigit() else int(float(seed))
