@@ -12,6 +12,7 @@ from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.errors import ConfigError, ModelError
+from sfumato.hub.config import SchedulerConfig
 from sfumato.layers import sinusoids
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.types import Condition
@@ -173,5 +174,47 @@ def test_tokens_learnt_later_and_the_older_place_of_the_pad_token(tmp_path):
             CLIPTokenizer.load(tmp_path / "a")
 
 
-def test_the_config_that_stable_diffusion_xl_came_with(tmp_path):
-    assert UNetConfig.read({"upcast_attention": None}, "unet").upcast_attention is None
+XL = {
+    "_class_name": "UNet2DConditionModel", "act_fn": "silu", "addition_embed_type": "text_time", "addition_embed_type_num_heads": 64,
+    "addition_time_embed_dim": 256, "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280], "center_input_sample": False,
+    "class_embed_type": None, "class_embeddings_concat": False, "conv_in_kernel": 3, "conv_out_kernel": 3, "cross_attention_dim": 2048,
+    "cross_attention_norm": None, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"], "downsample_padding": 1,
+    "dual_cross_attention": False, "encoder_hid_dim": None, "encoder_hid_dim_type": None, "flip_sin_to_cos": True, "freq_shift": 0, "in_channels": 4,
+    "layers_per_block": 2, "mid_block_only_cross_attention": None, "mid_block_scale_factor": 1, "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "norm_eps": 1e-05, "norm_num_groups": 32, "num_attention_heads": None, "num_class_embeds": None, "only_cross_attention": False,
+    "out_channels": 4, "projection_class_embeddings_input_dim": 2816, "resnet_out_scale_factor": 1.0, "resnet_skip_time_act": False,
+    "resnet_time_scale_shift": "default", "sample_size": 128, "time_cond_proj_dim": None, "time_embedding_act_fn": None,
+    "time_embedding_dim": None, "time_embedding_type": "positional", "timestep_post_act": None, "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "upcast_attention": None, "use_linear_projection": True,
+}  # fmt: skip
+AVERAGED = {"decay": 0.9999, "inv_gamma": 1.0, "min_decay": 0.0, "optimization_step": 37000, "power": 0.6667, "update_after_step": 0}
+
+
+def test_configs_as_they_were_released():
+    """Stable Diffusion XL and its inpainting network, whose notes of averaging are no part of the network."""
+    assert UNetConfig.read(XL, "unet").transformer_layers_per_block == (1, 2, 10)
+    assert UNetConfig.read({**XL, **AVERAGED, "use_ema_warmup": False, "in_channels": 9}, "unet").in_channels == 9
+    texts = {
+        "architectures": ["CLIPTextModelWithProjection"], "attention_dropout": 0.0, "bos_token_id": 0, "dropout": 0.0, "eos_token_id": 2,
+        "hidden_act": "gelu", "hidden_size": 1280, "initializer_factor": 1.0, "initializer_range": 0.02, "intermediate_size": 5120,
+        "layer_norm_eps": 1e-05, "max_position_embeddings": 77, "model_type": "clip_text_model", "num_attention_heads": 20,
+        "num_hidden_layers": 32, "pad_token_id": 1, "projection_dim": 1280, "torch_dtype": "float16", "transformers_version": "4.32.0.dev0",
+        "vocab_size": 49408,
+    }  # fmt: skip
+    assert CLIPTextConfig.read(texts, "text").with_projection
+    levels = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4, "block_out_channels": [128, 256, 512, 512]}
+    vae = {"act_fn": "silu", "force_upcast": True, "in_channels": 3, "latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 32}
+    assert (
+        AutoencoderConfig.read({**vae, **levels, "out_channels": 3, "sample_size": 1024, "scaling_factor": 0.13025}, "vae").scaling_factor == 0.13025
+    )
+    shared = {"beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False, "num_train_timesteps": 1000}
+    shared |= {"set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None}
+    euler = {
+        "interpolation_type": "linear",
+        "prediction_type": "epsilon",
+        "sample_max_value": 1.0,
+        "timestep_spacing": "leading",
+        "use_karras_sigmas": False,
+    }
+    assert SchedulerConfig.from_file({**shared, **euler, "_class_name": "EulerDiscreteScheduler"}, "x").sampler == "euler"
+    assert SchedulerConfig.from_file({**shared, "_class_name": "PNDMScheduler"}, "x").sampler == "lms"

@@ -6,15 +6,18 @@ Parameter names and config keys are diffusers' ``UNet2DConditionModel``, so its 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from sfumato.layers import Downsample, PictureAttention, ResnetBlock, SpatialTransformer, TimestepEmbedding, Upsample, sinusoids
 from sfumato.types import Condition, Config
 
+AVERAGING = frozenset("decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split())
 DownType = Literal["CrossAttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"]
 UpType = Literal["CrossAttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]
 
@@ -71,6 +74,12 @@ class UNetConfig(Config):
     mid_block_only_cross_attention: Literal[False] | None = None
     cross_attention_norm: None = None
     addition_embed_type_num_heads: int = 64
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        """Without the notes of how weights were averaged, which some released configs (SD XL inpainting) hold."""
+        return {k: v for k, v in data.items() if k not in AVERAGING} if isinstance(data, Mapping) else data
 
     @property
     def unit(self) -> int:
