@@ -183,12 +183,13 @@ def restore(photo: Photo | Path | str, options: RestoreOptions, engine: Engine |
 def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Window | Restored]:
     """Undo what is asked for, and yield after each window; the last event is the result."""
     _check_hints(photo, options)
-    level = noise_level(photo, options)  # measured before anything is filled, which has none
+    level, jpeg = noise_level(photo, options), quality(photo, options)  # as it is: what is filled has no noise
     stages = options.in_turn() if engine.in_turn and not options.clean else [options] if options.structural else []
     total, done = sum(_windows(_size(photo, stage)) for stage in stages), 0
-    made, said, job = photo, dict[str, Any](), None
+    made, job = photo, None
+    said: dict[str, Any] = {}
     for stage in stages:
-        job = _Job(made, stage, engine, level)
+        job = _Job(made, stage, engine, level, jpeg)
         out: NDArray[Any] = np.empty((*job.size, job.channels), photo.values.dtype)
         for rows, columns, part in windowed(job.window, job.size, tile=TILE, margin=job.margin):
             out[rows, columns] = job.kept(made.stored(part[0].numpy()), rows, columns)
@@ -245,11 +246,11 @@ def _report(
 class _Job:
     """One photo, what is known about it, and what makes the rest anew."""
 
-    def __init__(self, photo: Photo, options: RestoreOptions, engine: Engine, level: float) -> None:
+    def __init__(self, photo: Photo, options: RestoreOptions, engine: Engine, level: float, jpeg: int) -> None:
         self.photo, self.options, self.engine = photo, options, engine
         self.hidden = hidden.find(photo, options, engine.unscratch)
         self.level = level if options.denoise is not None else 0.0
-        self.quality, self.size = quality(photo, options), _size(photo, options)
+        self.quality, self.size = jpeg if options.dejpeg is not None else 100, _size(photo, options)
         self.tone = None if options.colorize else tone(photo, self.hidden)  # a sepia print is restored in gray and keeps its tone
         self.gray = options.colorize or photo.gray or self.tone is not None
         self.channels = 1 if options.colorize else photo.values.shape[2]
@@ -296,7 +297,8 @@ class _Job:
 
     def said(self, made: Photo) -> dict[str, Any]:
         """What was measured on the way."""
-        options, out = self.options, dict[str, Any]()
+        options = self.options
+        out: dict[str, Any] = {}
         if options.denoise is not None:
             out["sigma"] = round(self.level * 127.5, 2)
         if options.dejpeg is not None:
