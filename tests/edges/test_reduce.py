@@ -339,3 +339,13 @@ def test_large_pictures_are_as_small_ones_of_them(tmp_path):
     assert table.shape == (3, 32, 32)
     expected = np.asarray(image.crop_to(Image.fromarray(noise), (32, 32)), np.float32) / 255
     assert np.array_equal(table.rows[3], expected.transpose(2, 0, 1).ravel())
+
+
+def test_the_column_of_pictures_is_the_one_of_bytes(tmp_path):
+    held = []
+    for k in range(4):
+        stream = io.BytesIO()
+        Image.new("L", (8, 8), 60 * k).save(stream, "PNG")
+        held.append(stream.getvalue())
+    pq.write_table(pa.table({"image": [f"{k}.png" for k in range(4)], "bytes": held}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet").rows.shape == (4, 64)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from sfumato import image
 from sfumato.errors import PictureError
-from sfumato.tasks.rows import LABELS, TEXTS, has_pictures, word
-from sfumato.train.data import Sample, files, find, read_table
+from sfumato.tasks.rows import LABELS, TEXTS, word
+from sfumato.train.data import Sample, files, find, picture_column, read_table
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _labels(table: Any) -> list[str] | None:
 
 def _documents(table: Any, labels: list[str] | None) -> list[Item]:
     column = next((n for n in table.column_names if n.lower() in TEXTS), None)
-    if column is None or has_pictures(table):
+    if column is None or picture_column(table):
         return []
     out = []
     for k, (text, label) in enumerate(zip(table[column].to_pylist(), labels or [""] * table.num_rows, strict=True)):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from sfumato import image
 from sfumato.errors import DataError, OptionError, PictureError, unknown
-from sfumato.train.data import PICTURE_COLUMNS, Sample, files, find, read_table
+from sfumato.train.data import Sample, files, find, picture_column, read_table
 
 Kind = Literal["pictures", "numbers", "documents"]
 LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person", "y_train")
@@ -288,7 +288,7 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     table = table.filter(kept.tolist())
     given = table[known].to_pylist() if known else [""] * table.num_rows
     test = _test_rows(table)
-    if has_pictures(table):
+    if picture_column(table):
         samples = [sample for sample, keep in zip(find(path), kept, strict=True) if keep]
         return _pictures(samples, [word(v) for v in given], size, test)
     numeric = [n for n in names if n != known and str(table.schema.field(n).type).startswith(NUMBERS)]
@@ -300,12 +300,6 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     rows = np.stack([table[n].cast("float32", safe=False).to_numpy() for n in numeric], axis=1)
     left_out = [f"column {n}: no numbers" for n in names if n not in numeric and n != known]
     return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out)
-
-
-def has_pictures(table: Any) -> bool:
-    """Whether a parquet table has a column of picture files."""
-    kinds = "binary", "large_binary", "struct"
-    return any(n in PICTURE_COLUMNS and str(table.schema.field(n).type).startswith(kinds) for n in table.column_names)
 
 
 def _kept(table: Any) -> NDArray[np.bool_]:

@@ -190,9 +190,15 @@ def _headless(content: bytes, separator: str) -> bool:
     return bool(numbers) and not named
 
 
+def picture_column(table: Any) -> str | None:
+    """The column of a table that holds picture files, if one does: of bytes, and named as such columns are."""
+    kinds = "binary", "large_binary", "struct"
+    return next((c for c in PICTURE_COLUMNS if c in table.column_names and str(table.schema.field(c).type).startswith(kinds)), None)
+
+
 def _parquet(path: Path) -> Iterator[Sample]:
     table = read_table(path)
-    picture = next((c for c in PICTURE_COLUMNS if c in table.column_names), None)
+    picture = picture_column(table)
     if picture is None:
         raise DataError(f"{path} has no picture column; one of {', '.join(PICTURE_COLUMNS)} is expected, found {', '.join(table.column_names)}")
     caption = next((c for c in CAPTION_COLUMNS if c in table.column_names), None)
