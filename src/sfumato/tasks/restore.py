@@ -225,8 +225,8 @@ def _report(
     hidden: NDArray[np.bool_] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """What was done, in numbers; what holds of one stage alone is said where it is all there is."""
-    parts: list[str] = [stage.only or "photos" for stage in stages]
-    weights = {part: engine.sha256(part) for part in parts or ["tints"]}
+    parts = [*(stage.only or "photos" for stage in stages), *(["tints"] if options.colorize else [])]
+    weights = {part: engine.sha256(part) for part in parts}
     asked = options.model_dump(mode="json", exclude_defaults=True)
     out: dict[str, Any] = {
         "task": "restore",
