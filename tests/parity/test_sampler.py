@@ -1,6 +1,7 @@
 """Schedules, samplers and the whole pipeline against diffusers."""
 
 import json
+import shutil
 
 import diffusers
 import numpy as np
@@ -223,3 +224,16 @@ def test_what_a_class_writes_by_default_is_read(name, tmp_path):
     config = SchedulerConfig.from_file(json.loads((tmp_path / "scheduler_config.json").read_text()), "x")
     assert not SAMPLERS[config.sampler].stochastic or name in STOCHASTIC
     assert torch.isfinite(config.own_schedule(TABLE, 7, config.sampler)).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("spacing", ["linspace", "leading"])
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
+def test_a_folder_walks_as_its_scheduler_does(name, spacing, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "m")
+    predicted = json.loads((tiny / "scheduler/scheduler_config.json").read_text())["prediction_type"]
+    getattr(diffusers, name)(**BETAS, timestep_spacing=spacing, prediction_type=predicted).save_pretrained(tmp_path / "m/scheduler")
+    index = json.loads((tiny / "model_index.json").read_text())
+    (tmp_path / "m/model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", name]}))
+    ours, theirs = same_picture(tmp_path / "m")
+    assert (ours - theirs).abs().max() <= 1
