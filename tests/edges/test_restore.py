@@ -543,3 +543,9 @@ def test_a_scratch_goes_on_from_window_to_window():
     found = hidden.scratches(Photo(values), lambda x: torch.where(x > 0.01, torch.zeros_like(x), x))
     assert found[12, 20:-20].all()
     assert found.any(axis=0).sum() == wide - 38, "and no farther"
+
+
+def test_a_white_sky_does_not_hide_the_noise():
+    values = np.full((128, 128, 1), 120.0) + np.random.default_rng(0).normal(0, 12, (128, 128, 1))
+    values[:40] = 255
+    assert 10 < 127.5 * estimate_noise(Photo(values.clip(0, 255).round().astype(np.uint8)).frame()) < 14

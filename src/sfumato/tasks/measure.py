@@ -15,6 +15,7 @@ from sfumato.tasks.photo import Photo
 if TYPE_CHECKING:
     from sfumato.tasks.restore import RestoreOptions
 
+CLIPPED = 0.98  # of the frame [-1, 1]: values so near its ends are those that noise was cut off from
 SAMPLE = 2048  # side of the part in which noise is measured
 
 
@@ -61,6 +62,14 @@ def estimate_noise(x: NDArray[Any]) -> float:
     down, across = (n // block for n in squares.shape)
     if down * across < 4:
         return float(np.sqrt(squares.mean()))
-    means = squares[: down * block, : across * block].reshape(down, block, across, block).mean(axis=(1, 3))
+
+    def blocks(values: NDArray[Any]) -> NDArray[Any]:
+        found: NDArray[Any] = values[: down * block, : across * block].reshape(down, block, across, block).mean(axis=(1, 3))
+        return found
+
+    clipped = (np.abs(even[..., ::2, ::2]) > CLIPPED).all(axis=0)  # a white sky shows no noise, whatever the picture has
+    means = blocks(squares)
+    telling = means[blocks(clipped) < 0.25]
+    means = telling if telling.size >= 4 else means
     by_chance = 1 - 1.28 * math.sqrt(2 / (block**2 * len(x)))  # the tenth percentile of a mean of squares, to first order
     return float(np.sqrt(np.quantile(means, 0.1) / by_chance))
