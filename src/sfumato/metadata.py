@@ -18,12 +18,8 @@ from sfumato.runtime import atomic, legible
 
 SCHEMA = 1
 DESCRIPTION, EXIF_POINTER, USER_COMMENT = 0x010E, 0x8769, 0x9286  # EXIF 2.32, tables 4 and 7
-SCHEDULE_TYPES = {
-    "auto": "Automatic",
-    "sgm_uniform": "SGM Uniform",
-    "leading": "DDIM",
-    "uniform": "Normal",
-}  # A1111's labels, where not ours capitalized
+# A1111's labels, where they are not our names capitalized
+SCHEDULE_TYPES = {"auto": "Automatic", "sgm_uniform": "SGM Uniform", "leading": "DDIM", "uniform": "Normal"}
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 

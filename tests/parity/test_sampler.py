@@ -1,5 +1,6 @@
 """Schedules, samplers and the whole pipeline against diffusers."""
 
+import inspect
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from sfumato import image
 from sfumato.denoiser.precondition import Times
 from sfumato.hub.config import SchedulerConfig
 from sfumato.hub.load import load
+from sfumato.hub.save import save_scheduler
 from sfumato.runtime import Streams
 from sfumato.sampler import ode, schedule, sde
 from sfumato.sampler.registry import SAMPLERS
@@ -224,6 +226,11 @@ def test_what_a_class_writes_by_default_is_read(name, tmp_path):
     config = SchedulerConfig.from_file(json.loads((tmp_path / "scheduler_config.json").read_text()), "x")
     assert not SAMPLERS[config.sampler].stochastic or name in STOCHASTIC
     assert torch.isfinite(config.own_schedule(TABLE, 7, config.sampler)).all()
+    save_scheduler(config, tmp_path / "again")
+    written = json.loads((tmp_path / "again/scheduler_config.json").read_text())
+    assert SchedulerConfig.from_file(written, "x") == config
+    known = inspect.signature(getattr(diffusers, written["_class_name"])).parameters
+    assert {k for k in written if not k.startswith("_")} <= known.keys() | {"set_alpha_to_one"}, "no key of ours, but how a walk by DDIM ends"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -65,7 +65,7 @@ def create(  # a command's signature is its help page: it is as long as its opti
         wanted = texts.gather(prompt or [], prompts)
     if strength is not None and not values["source"] and not any("source" in dict(item.own) for item in wanted):
         raise OptionError(texts.NO_SOURCE)
-    CreateOptions.build({k: v for k, v in values.items() if v is not None})  # before pictures are counted
+    CreateOptions.build(values)  # before pictures are counted
     saver = texts.Saver(output or Path("pictures"), overwrite=overwrite, single=len(wanted) * count <= 1)
     saver.check(wanted, values, grid=grid)
     finished = []

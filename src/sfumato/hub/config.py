@@ -26,12 +26,7 @@ IGNORED = frozenset(
 # Keys that are taken in one form only, as another would walk another way than we do.
 ONLY: dict[str, Any] = {"thresholding": False, "use_flow_sigmas": False, "solver_order": 2, "algorithm_type": "dpmsolver++", "shift_terminal": None}
 LEADING = frozenset({"DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"})  # the other classes space by linspace
-RULES: dict[str, Rule] = {
-    "DPMSolverMultistepScheduler": "solver",
-    "DPMSolverSinglestepScheduler": "solver",
-    "UniPCMultistepScheduler": "solver",
-    "LCMScheduler": "lcm",
-}
+RULES: dict[str, Rule] = {"dpmpp_2m": "solver", "dpmpp_2m_sde": "solver", "unipc": "solver", "lcm": "lcm"}  # of the classes of these samplers
 
 
 class SchedulerConfig(Config):
@@ -53,7 +48,6 @@ class SchedulerConfig(Config):
     use_beta_sigmas: bool = False
     original_inference_steps: int = Field(50, ge=1)  # of LCMScheduler: the steps that its network was distilled from
     sampler: str = "dpmpp_2m"  # ours: from the class name
-    rule: Rule = "all"  # ours: from the class name; classes understand "linspace" and "leading" in different ways
 
     @classmethod
     def from_file(cls, data: Mapping[str, Any], source: str) -> SchedulerConfig:
@@ -65,7 +59,6 @@ class SchedulerConfig(Config):
             raise ConfigError(f"{source}: {wrong[0]} is {data[wrong[0]]!r}; only {ONLY[wrong[0]]!r} is supported")
         known = {k: v for k, v in data.items() if k not in IGNORED and k not in ONLY}
         known.setdefault("timestep_spacing", "leading" if kind in LEADING else "linspace")
-        known["rule"] = RULES.get(kind, "all")
         try:
             known["sampler"] = "dpmpp_2m_sde" if stochastic else sampler_name(kind)
         except ValueError as error:
@@ -80,6 +73,11 @@ class SchedulerConfig(Config):
     def times(self) -> Times:
         """The discrete times that the network was trained on."""
         return Times.from_betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps, zero_snr=self.rescale_betas_zero_snr)
+
+    @property
+    def rule(self) -> Rule:
+        """How the sampler's class understands "linspace" and "leading"."""
+        return RULES.get(self.sampler, "all")
 
     def own_schedule(self, table: Tensor, steps: int, sampler: str) -> Tensor:
         """Noise levels (steps + 1,) spaced as the checkpoint asks.

@@ -135,10 +135,9 @@ class Model:
         """The beginnings of the digests of the other files that a picture depends on, by part."""
         if not self.path.is_dir():
             return {}
-        networks = [self.path / name for name in ("vae", "text_encoder", "text_encoder_2", "prior")]
-        texts = [self.path / name for name in ("scheduler", "tokenizer", "tokenizer_2")]
-        found = {folder.name: digest(weight_file(folder)) for folder in networks if folder.is_dir()}
-        return {name: sha[:16] for name, sha in (found | {folder.name: digest_of_texts(folder) for folder in texts if folder.is_dir()}).items()}
+        networks, texts = ("vae", "text_encoder", "text_encoder_2", "prior"), ("scheduler", "tokenizer", "tokenizer_2")
+        there = {name: self.path / name for name in (*networks, *texts) if (self.path / name).is_dir()}
+        return {name: (digest(weight_file(folder)) if name in networks else digest_of_texts(folder))[:16] for name, folder in there.items()}
 
 
 def bundled() -> list[str]:
@@ -212,19 +211,19 @@ def load(name: str | Path = "icons", device: str = "auto", dtype: str = "auto") 
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
     parts = single.read(path, kind) if path.is_file() else _folder(path, name, kind)
-    unet, scheduler = parts.unet.to(where, kind), parts.scheduler
+    unet, scheduler = parts.unet.to(where), parts.scheduler
     if isinstance(parts.space, Pixels) and unet.config.out_channels != 3:
         raise ModelError(f"{name} has no autoencoder, but its U-Net makes {unet.config.out_channels} channels, not red, green and blue")
-    space = parts.space.to(where, decoded_in(kind))
+    space = parts.space.to(where)
     denoiser = Denoiser(unet, scheduler.kind, scheduler.times()).eval()
     text: Encoder
     match parts.texts:
         case []:
             text = NoText()
         case [one]:
-            text = one.to(where, kind)
+            text = one.to(where)
         case [one, two]:
-            text = PairEncoder(one, two, zero_empty=parts.zero_empty).to(where, kind)
+            text = PairEncoder(one, two, zero_empty=parts.zero_empty).to(where)
     return Model(name, parts.weights, denoiser, space.eval(), text, scheduler, parts.defaults, path)
 
 

@@ -64,8 +64,7 @@ CLASSES = {
 def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
     """Write the scheduler under the name of diffusers' class for its sampler; DPM-Solver++(2M) for those that have none there."""
     always = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing", "steps_offset"}
-    settings = {**config.model_dump(include=always), "final_sigmas_type": config.final_sigmas_type}
-    settings |= config.model_dump(exclude={*always, "sampler", "trained_betas"}, exclude_defaults=True)
+    settings = config.model_dump(include=always) | config.model_dump(exclude={*always, "sampler", "trained_betas"}, exclude_defaults=True)
     head: dict[str, Any]
     if config.sampler in CLASSES:
         head = {"_class_name": CLASSES[config.sampler], "_diffusers_version": DIFFUSERS}
