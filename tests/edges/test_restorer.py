@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from sfumato.cli import app
 from sfumato.corruption.base import draw, parse
-from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, Restorer, RestorerConfig, interpolated, told
+from sfumato.denoiser.denoiser import Denoiser
+from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, VIEWS, Restorer, RestorerConfig, interpolated, told, viewed
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import network_from
 from sfumato.train.loop import TrainSettings, train
 from sfumato.train.loss import squared, vivid
 from sfumato.train.pairs import PairJob, paired, read_pairs
-from sfumato.train.restorer import Measured, RestorerJob, read_photos
+from sfumato.train.restorer import TAUGHT, Measured, RestorerJob, read_photos
 from sfumato.types import Condition
 
 PHOTOS = [np.ascontiguousarray(p[::2, ::2].transpose(2, 0, 1)) for p in load_sample_images().images]
@@ -93,6 +94,49 @@ def test_a_vivid_error_wants_a_color_rather_than_the_gray_mean():
     assert best[vivid] == 72, "red counts 0.42 + 0.1, gray 0.1"
 
 
+def test_the_mean_of_all_views_turns_with_the_picture():
+    net = Restorer(SMALL)
+    torch.nn.init.normal_(net.tail.weight, std=0.1)
+    x = torch.rand(1, 3, 16, 24)
+
+    def answer(y):
+        return net(y, torch.zeros(1), Condition())
+
+    def whole(y):
+        return viewed(answer, VIEWS, y)
+
+    turned = x.rot90(1, (-2, -1))
+    torch.testing.assert_close(whole(turned), whole(x).rot90(1, (-2, -1)), atol=1e-5, rtol=0)
+    assert (answer(turned) - answer(x).rot90(1, (-2, -1))).abs().max() > 1e-3, "one view alone doesn't"
+    torch.testing.assert_close(viewed(answer, VIEWS[:1], x), answer(x))
+
+
+@pytest.mark.parametrize("job", ["photos", "pairs"])
+def test_a_teacher_stands_for_a_part_of_the_clean_picture(job):
+    class Blank(torch.nn.Module):
+        def forward(self, x, c_noise, condition):
+            assert condition.planes.shape[-2:] == x.shape[-2:]
+            return torch.full_like(x, 0.25)
+
+    teacher, rows = Denoiser(Blank(), "direct"), torch.tensor([0, 1])
+    pairs = [np.concatenate([p, p // 2]) for p in PHOTOS]
+    taught = PairJob(SMALL, pairs, (), 32, teacher=teacher) if job == "pairs" else RestorerJob(SMALL, PHOTOS, ["noise:25"], 32, 0.0, teacher=teacher)
+    torch.nn.init.zeros_(taught.module.tail.weight)  # the network answers with what it sees
+    x, corruption, _ = taught.drawn(rows, random := torch.Generator().manual_seed(0))
+    y = corruption(x, generator=random).y
+    wanted = (y - TAUGHT * 0.25 - (1 - TAUGHT) * x).square().mean(dim=(1, 2, 3)).log().mean()
+    loss = taught.loss(rows, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loss, wanted)
+
+
+def test_each_scale_may_have_its_own_blocks():
+    net = Restorer(RestorerConfig(widths=(8, 12, 16), blocks=(3, 2, 1)))
+    assert [len(stage) for stage in net.down] == [3, 2, 1]
+    assert [len(stage) for stage in net.up] == [3, 2]
+    with pytest.raises(ValueError, match="blocks are given for 2 scales"):
+        Restorer(RestorerConfig(widths=(8, 12, 16), blocks=(3, 2)))
+
+
 def test_command(tmp_path):
     (tmp_path / "in").mkdir()
     for k, photo in enumerate(PHOTOS):
@@ -119,6 +163,16 @@ def test_command(tmp_path):
     assert result.exit_code == 0, result.output
     one = network_from(Restorer, RestorerConfig, tmp_path / "one").state_dict()
     torch.testing.assert_close(one, {k: v for k, v in net.state_dict().items() if k in one})  # a smaller one takes what it has
+    words[4] = str(tmp_path / "taught")
+    (tmp_path / "other.json").write_text(json.dumps({**plan, "network": {"widths": [8, 12], "blocks": [2, 1]}, "teacher": str(tmp_path / "m")}))
+    result = CliRunner().invoke(app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")])
+    assert result.exit_code == 0, result.output
+    assert network_from(Restorer, RestorerConfig, tmp_path / "taught").config.blocks == (2, 1)
+    words[4] = str(tmp_path / "none")
+    for wrong, said in ({"teacher": "nobody"}, "nobody is no restorer"), ({"network": {"widths": [8, 12], "blocks": [2]}}, "blocks are given for 1 scales, widths for 2"):
+        (tmp_path / "other.json").write_text(json.dumps({**plan, **wrong}))
+        result = CliRunner().invoke(app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")])
+        assert said in str(result.exception)
     with Image.open(tmp_path / "m/previews/0000002.png") as preview:
         assert preview.height > 6 * 24
 

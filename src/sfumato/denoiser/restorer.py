@@ -7,6 +7,8 @@ that what it does scales with its input. On a CPU such convolutions run in bfloa
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from sfumato.types import Condition, Config
 
 PLANES = ("known", "color", "detail", "quality")  # 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
 TILE, MARGIN = 768, 96  # pixels of a window, and around it: more than the network of default size sees, so windows change nothing
+VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]  # the eight ways to lay a square; the first is as it is
 REACH, FILLS_MARGIN = 5, 192  # halvings over which hidden pixels are interpolated, and the margin for a network that begins so
 
 
@@ -40,12 +43,41 @@ def told(known: Tensor, color: float = 1.0, detail: float = 1.0, quality: float 
     return torch.cat([known, *(torch.full_like(known, value) for value in (color, detail, quality))], dim=1)
 
 
+def viewed(answer: Callable[..., Tensor], views: Sequence[tuple[int, bool]], *pictures: Tensor) -> Tensor:
+    """The mean of answers to pictures turned and mirrored, brought back: what is wrong with them differs from view to view.
+
+    Parameters
+    ----------
+    answer : callable
+        From pictures (B, C, h, w) or (B, C, w, h), as many as are given, to one of that size.
+    views : sequence of (int, bool)
+        Quarter turns, and whether it is mirrored before; some of `VIEWS`.
+    pictures : Tensor, (B, C, h, w)
+
+    References
+    ----------
+    Enhanced prediction: Timofte et al. 2016, arXiv:1511.02228.
+
+    Examples
+    --------
+    >>> x = torch.arange(6.0).view(1, 1, 2, 3)
+    >>> torch.equal(viewed(torch.square, VIEWS, x), x.square())
+    True
+    """
+    answers = []
+    for turns, mirrored in views:
+        seen = (torch.rot90(x.flip(-1) if mirrored else x, turns, (-2, -1)).contiguous() for x in pictures)
+        back = torch.rot90(answer(*seen), -turns, (-2, -1))
+        answers.append(back.flip(-1) if mirrored else back)
+    return sum(answers[1:], answers[0]) / len(answers)
+
+
 class RestorerConfig(Config):
     """``config.json`` of a restorer."""
 
     channels: int = 3
     widths: tuple[int, ...] = (64, 128, 176)  # of the features at 1/2, 1/4, 1/8 of the size
-    blocks: int = 2  # residual blocks on each scale, on the way down and on the way up
+    blocks: int | tuple[int, ...] = 2  # residual blocks on each scale, on the way down and on the way up; one number for all, or one each
     normed: bool = False  # group norms, for what is guessed from the meaning of a picture rather than from its pixels
     fills: bool = False  # makes hidden pixels alone, from what interpolates known ones near them; known pixels stay as they are
 
@@ -111,12 +143,16 @@ class Restorer(nn.Module):
     def __init__(self, config: RestorerConfig) -> None:
         super().__init__()
         self.config = config
-        widths, many = config.widths, config.blocks
+        widths = config.widths
+        blocks = (config.blocks,) * len(widths) if isinstance(config.blocks, int) else config.blocks
+        if len(blocks) != len(widths):
+            raise ValueError(f"blocks are given for {len(blocks)} scales, widths for {len(widths)}")
+        stages = list(zip(widths, blocks, strict=True))
         self.head = _conv(4 * (config.channels + 1 + len(PLANES)), widths[0])
-        self.down = nn.ModuleList(nn.Sequential(*(_Residual(w, config.normed) for _ in range(many))) for w in widths)
+        self.down = nn.ModuleList(nn.Sequential(*(_Residual(w, config.normed) for _ in range(many))) for w, many in stages)
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in zip(widths, widths[1:], strict=False))
         self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2, bias=False) for a, b in zip(widths, widths[1:], strict=False))
-        self.up = nn.ModuleList(nn.Sequential(*(_Residual(w, config.normed) for _ in range(many))) for w in widths[:-1])
+        self.up = nn.ModuleList(nn.Sequential(*(_Residual(w, config.normed) for _ in range(many))) for w, many in stages[:-1])
         self.tail = _conv(widths[0], 4 * config.channels)
         with torch.no_grad():  # residual branches and the last layer start small: the network starts as the identity
             for module in self.modules():

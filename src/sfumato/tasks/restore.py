@@ -22,7 +22,7 @@ from torch import Tensor
 from sfumato import __version__
 from sfumato.corruption.color import Grayscale
 from sfumato.corruption.resample import Downscale, magnify
-from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, TILE, told
+from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, TILE, VIEWS, told, viewed
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks import hidden
@@ -315,16 +315,9 @@ class _Job:
 def answer(engine: Engine, y: Tensor, planes: Tensor, sigma: float, only: Only, *, best: bool = False) -> Tensor:
     """What an engine makes of a window (1, 3, h, w).
 
-    With `best`, the mean of what it makes of the window turned and mirrored in all eight ways, brought back: what it gets
-    wrong differs from view to view (enhanced prediction; Timofte et al. 2016, arXiv:1511.02228).
+    With `best`, the mean of what it makes of the window turned and mirrored in all eight ways.
     """
-    made = torch.zeros_like(y)
-    views = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)] if best else [(0, False)]
-    for turns, mirrored in views:
-        seen, told_of = (torch.rot90(x.flip(-1) if mirrored else x, turns, (-2, -1)).contiguous() for x in (y, planes))
-        back = torch.rot90(engine.repair(seen, told_of, sigma, only), -turns, (-2, -1))
-        made += back.flip(-1) if mirrored else back
-    return made / len(views)
+    return viewed(lambda seen, told_of: engine.repair(seen, told_of, sigma, only), VIEWS if best else VIEWS[:1], y, planes)
 
 
 def _largest(made: NDArray[Any], before: NDArray[Any], where: NDArray[np.bool_]) -> int:

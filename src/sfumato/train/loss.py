@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from sfumato.denoiser.denoiser import Denoiser
-from sfumato.types import Condition, Corruption
+from sfumato.types import Condition, Corrupted, Corruption
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(estimate, clean), both (B, C, h, w) -> error of each value, of the same shape."""
@@ -45,6 +45,7 @@ def denoising_loss(
     generator: Generator | None = None,
     measure: Measure = squared,
     logarithmic: bool = False,
+    teach: Callable[[Tensor, Corrupted], Tensor] | None = None,
 ) -> Tensor:
     """``weight(sigma) |D(y, sigma) - x|^2``, y the corrupted x; the mean over pictures and values.
 
@@ -61,6 +62,8 @@ def denoising_loss(
     logarithmic : bool
         Take the mean over pictures of the error's logarithm: a picture that lost much and one that lost little count
         alike, and what is made best is the mean PSNR (Chen et al. 2022, arXiv:2204.04676).
+    teach : callable, optional
+        From x and the corrupted x to what stands for x in the comparison.
 
     Returns
     -------
@@ -72,7 +75,8 @@ def denoising_loss(
     """
     with torch.autocast(x.device.type, enabled=False):  # what is measured is exact, whatever the network computes in
         corrupted = corruption(x, generator=generator)
-    error = measure(denoiser(corrupted.y, corrupted.sigma, condition).float(), x.float()).mean(dim=(1, 2, 3))
+    target = x if teach is None else teach(x, corrupted)
+    error = measure(denoiser(corrupted.y, corrupted.sigma, condition).float(), target.float()).mean(dim=(1, 2, 3))
     error = denoiser.weight(corrupted.sigma) * error
     out: Tensor = ((error + 1e-8).log() if logarithmic else error).mean()
     return out

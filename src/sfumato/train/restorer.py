@@ -20,13 +20,14 @@ from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.mask import Mask
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.denoiser.denoiser import Denoiser
-from sfumato.denoiser.restorer import Restorer, RestorerConfig, told
+from sfumato.denoiser.restorer import VIEWS, Restorer, RestorerConfig, told, viewed
 from sfumato.errors import DataError, PictureError
 from sfumato.train.data import find
 from sfumato.train.loss import Measure, denoising_loss, squared
 from sfumato.types import Condition, Corrupted, Corruption
 
 SCALES = (1.0, 0.67, 0.45)
+TAUGHT, LOOKS = 0.7, 2  # how much a teacher's answer counts against the clean picture, and of how many of the eight views it is the mean
 LONGEST = 1500  # side of a photo, in pixels: all are held in memory
 
 
@@ -115,16 +116,20 @@ class RestorerJob:
         The mean of this error counts, instead of the mean logarithm of the squared error.
     often : sequence of float, optional
         How often each photo is drawn, against others of its size; large photos have more to show and are drawn more.
+    teacher : Denoiser, optional
+        A trained restorer, of which the new one learns what it answers to all views of a picture in the mean. Such an answer
+        says what can be known, where the clean picture also has what nobody could guess, so less is to be averaged away
+        (Hinton et al. 2015, arXiv:1503.02531; with a network of its own kind as the teacher: Furlanello et al. 2018, arXiv:1805.04770).
     """
 
     def __init__(
         self, config: RestorerConfig, photos: list[NDArray[np.uint8]], corruptions: Sequence[str], crop: int, gray: float = 0.25,
-        turned: bool = True, measure: Measure | None = None, often: Sequence[float] | None = None,
+        turned: bool = True, measure: Measure | None = None, often: Sequence[float] | None = None, teacher: Denoiser | None = None,
     ) -> None:  # fmt: skip
         self.module = Restorer(config).channels_last()
         self.denoiser = Denoiser(self.module, "direct")
         self.photos, self.crop, self.gray, self.turned = photos, crop, gray, turned
-        self.measure = measure
+        self.measure, self.teacher = measure, teacher
         self.corruptions = [parse(c.strip()) for c in corruptions]
         self.weights = torch.tensor([float(p.shape[1] * p.shape[2]) for p in photos]) ** 0.25
         if often is not None:
@@ -155,7 +160,19 @@ class RestorerJob:
         """Mean logarithm of the restored crops' squared error, or the mean of another."""
         x, corruption, condition = self.drawn(rows, random)
         measure, logarithmic = self.measure or squared, self.measure is None
-        return denoising_loss(self.denoiser, x, corruption, condition, generator=random, measure=measure, logarithmic=logarithmic)
+        teach = None if self.teacher is None else lambda x, seen: self.taught(x, seen, condition, random)
+        return denoising_loss(
+            self.denoiser, x, corruption, condition, generator=random, measure=measure, logarithmic=logarithmic, teach=teach
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def taught(self, x: Tensor, seen: Corrupted, condition: Condition, random: Generator) -> Tensor:
+        """What the network shall answer, where it has a teacher: partly the teacher's own answer, partly the clean crops."""
+        assert self.teacher is not None
+        teacher, planes = self.teacher.to(x.device), told(torch.ones_like(seen.y[:, :1])) if condition.planes is None else condition.planes
+        views = [VIEWS[k] for k in torch.randperm(len(VIEWS), generator=random)[:LOOKS].tolist()]
+        answer = viewed(lambda y, told_of: teacher(y, seen.sigma, Condition(planes=told_of)), views, seen.y, planes)
+        return TAUGHT * answer + (1 - TAUGHT) * x
 
     def preview(self, path: Path) -> None:
         """In turns originals, what the network sees, and what it makes of it."""

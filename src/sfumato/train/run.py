@@ -18,6 +18,7 @@ from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import NoText, TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.prior import Prior, PriorConfig
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.denoiser.unet import UNet, UNetConfig
@@ -59,6 +60,7 @@ class Plan(Config):
     gray: float = Field(0.25, ge=0, le=1)  # share of a restorer's batches that are gray pictures
     turned: bool = True  # whether a restorer's crops are turned by right angles
     vivid: bool = False  # whether a restorer's error counts more where there is color
+    teacher: str = ""  # restorer whose answers, the mean of several views, a restorer learns besides the pictures
     shift: float = Field(1.0, gt=0)  # above 1 trains text to image more at high noise, where the text decides
     previews: list[str] = ["a red apple", "a dog", "a house", "a car", "a tree", "a smiling face", "a fish", "a star"]
 
@@ -283,18 +285,23 @@ def _prepared(steps: Iterator[tuple[str, int, int]]) -> Iterator[Event]:
             yield (last := note)
 
 
+def _restorer(name: str | Path) -> Restorer:
+    return network_from(Restorer, RestorerConfig, restorer_folder(name)).channels_last()
+
+
 def train_restorer(
     data: Path, output: Path, corruption: str | None, config: Path | None, given: Mapping[str, Any], start: Path | None = None
 ) -> Iterator[Event]:
     """Train a restorer for corruptions separated by bars, or on pairs; writes its config and weights.
 
     With `start`, a restorer's folder or the name of a bundled one, its network is trained on; if the plan names a network of
-    another size, that one starts from the layers that both have.
+    another size, that one starts from the layers that both have. If it names a teacher, its answers are learnt from, too.
     """
     plan, settings = _plan("restorer", data, output, config, given)
-    begun = network_from(Restorer, RestorerConfig, restorer_folder(start)) if start else None
+    begun = _restorer(start) if start else None
     network = begun.config if begun and not plan.network else _network(Restorer, RestorerConfig, plan.network)
     corruption = corruption or plan.corruption
+    teacher = Denoiser(_restorer(plan.teacher).eval(), "direct") if plan.teacher else None
     pairs = paired(data)
     if not corruption and not pairs:
         raise OptionError("say what it shall undo: --corruption 'noise:0-50 | mask:strokes', or give pairs in clean/ and dirty/")
@@ -305,10 +312,10 @@ def train_restorer(
     measure = vivid if plan.vivid else None
     if pairs:
         photos, skipped = read_pairs(data, plan.size)
-        job: RestorerJob = PairJob(network, photos, (), plan.size, turned=plan.turned, measure=measure)
+        job: RestorerJob = PairJob(network, photos, (), plan.size, turned=plan.turned, measure=measure, teacher=teacher)
     else:
         photos, skipped, often = read_photos(data, plan.size, plan.longest)
-        job = RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray, plan.turned, measure, often)
+        job = RestorerJob(network, photos, corruption.split("|"), plan.size, plan.gray, plan.turned, measure, often, teacher)
     yield from _skipped(skipped)
     if begun is not None:
         fresh = {k: v.shape for k, v in job.module.state_dict().items()}
@@ -316,6 +323,8 @@ def train_restorer(
         job.module.load_state_dict(shared, strict=False)
         yield f"starts from {len(shared)} of the {len(fresh)} layers of {start}"
     asked = {"corruption": "pairs" if pairs else corruption, **plan.model_dump(include={"longest", "gray", "turned", "vivid"})}
+    if teacher is not None:
+        asked["teacher"] = fingerprint(teacher)
     yield from train(job, settings, output, _about(plan, data, network, task="restorer", start=start, **asked))
     save_network(job.module, output)
 
