@@ -68,7 +68,6 @@ def restore(
     """Repair photographs: everything that is asked for at once, and nothing else is touched."""
     from sfumato import image
     from sfumato.errors import OptionError, SfumatoError
-    from sfumato.tasks import photo
     from sfumato.tasks.restore import RestoreOptions
 
     values = {
@@ -80,11 +79,14 @@ def restore(
     if clean and model is None:
         raise OptionError("--clean goes with --model: a folder written by sfumato train restorer")
     jobs, many = _jobs(pictures, output)
-    waiting = [(source, target) for source, target in jobs if overwrite or not all(p.exists() for p in _outputs(target, samples or 1, compare))]
+    outputs = _outputs(jobs, samples or 1, compare)
+    waiting = [(source, target) for source, target in jobs if overwrite or not all(p.exists() for p in outputs[source])]
     if not waiting and many:
         typer.echo(f"sfumato: nothing to do: all {len(jobs)} pictures are there already; --overwrite makes them anew", err=True)
         return
-    _free(waiting or jobs, replace=overwrite or many, compare=compare, samples=samples or 1)  # a folder's run that goes on makes its own anew
+    there = [p for source, _ in waiting or jobs for p in outputs[source] if p.exists()]
+    if there and not (overwrite or many):  # a folder's run that goes on makes its own anew
+        raise OptionError(f"{there[0]} is there already; give --overwrite to replace it")
     work = _engine(engine, options, model, device, {"prompt": prompt, "samples": samples, "seed": seed, "steps": steps})
     if fill is not None:
         image.read(Path(fill))  # a mask that cannot be read is no picture to leave out
@@ -93,20 +95,9 @@ def restore(
         for source, target in waiting:
             advance(source.name)
             try:
-                before = photo.read(source)
-                if compare and samples is None and target.exists() and not overwrite:  # done, but for its comparison
-                    photo.write(photo.side_by_side(before, photo.read(target)), _beside(target, "compare"))
-                    typer.echo(json.dumps({"path": str(target), "notes": []}) if as_json else str(target))
-                    continue
-                answers, spread = _answers(work(before), advance)
-                for k, made in enumerate(answers, 1):
-                    path = target if len(answers) == 1 else _numbered(target, k)
-                    report, notes = _write(made, path, before)
-                    if compare:
-                        photo.write(photo.side_by_side(before, made.photo), _beside(path, "compare"))
+                done = compare and samples is None and target.exists() and not overwrite  # but for its comparison
+                for path, report, notes in _compared(source, target) if done else _restored(source, target, work, advance, compare=compare):
                     _tell(source, path, report, notes, as_json=as_json)
-                if spread is not None:
-                    photo.write(spread, _beside(target, "spread"))
             except SfumatoError as error:
                 if not many:
                     raise
@@ -127,12 +118,9 @@ def _jobs(pictures: list[Path], output: Path) -> tuple[list[tuple[Path, Path]], 
     many = len(sources) > 1 or pictures[0].is_dir()
     check_folder(output.parent if output.suffix.lower() in SUFFIXES else output)
     jobs = [(source, _target(source, name, output, many=many)) for source, name in sources.items()]
-    owner: dict[Path, Path] = {}
     for source, target in jobs:
         if target.exists() and target.samefile(source):
             raise OptionError(f"{source} would be replaced by what is made of it; give another --output")
-        if owner.setdefault(target, source) != source:
-            raise OptionError(f"{owner[target]} and {source} would both be written to {target}; restore them into two folders")
     return jobs, many
 
 
@@ -141,24 +129,46 @@ def _beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}-{what}.png")
 
 
-def _outputs(target: Path, samples: int, compare: bool) -> list[Path]:
-    """All files that are made of one picture."""
-    answers = [target] if samples == 1 else [_numbered(target, k) for k in range(1, samples + 1)]
-    return answers + [_beside(p, "compare") for p in answers if compare] + [_beside(target, "spread")] * (samples > 1)
-
-
-def _free(waiting: list[tuple[Path, Path]], *, replace: bool, compare: bool, samples: int) -> None:
-    """Refuse before any work to replace what is there, or to write two pictures to one file."""
+def _outputs(jobs: list[tuple[Path, Path]], samples: int, compare: bool) -> dict[Path, list[Path]]:
+    """All files that are made of each picture; no two pictures may share one."""
     from sfumato.errors import OptionError
 
-    planned: set[Path] = set()
-    for _, target in waiting:
-        for path in _outputs(target, samples, compare):
-            if path in planned:
-                raise OptionError(f"two pictures would be written to {path}; restore them into two folders")
-            if path.exists() and not replace:
-                raise OptionError(f"{path} is there already; give --overwrite to replace it")
-            planned.add(path)
+    out: dict[Path, list[Path]] = {}
+    owner: dict[Path, Path] = {}
+    for source, target in jobs:
+        answers = [target] if samples == 1 else [_numbered(target, k) for k in range(1, samples + 1)]
+        out[source] = answers + [_beside(p, "compare") for p in answers if compare] + [_beside(target, "spread")] * (samples > 1)
+        for path in out[source]:
+            if owner.setdefault(path, source) != source:
+                raise OptionError(f"{owner[path]} and {source} would both be written to {path}; restore them into two folders")
+    return out
+
+
+Made = Iterator[tuple[Path, dict[str, Any], list[str]]]  # files written, what was measured on the way, and notes
+
+
+def _restored(source: Path, target: Path, work: Callable[[Photo], Iterator[Any]], advance: Callable[..., None], *, compare: bool) -> Made:
+    """Restore a picture, and write what is made of it."""
+    from sfumato.tasks import photo
+
+    before = photo.read(source)
+    answers, spread = _answers(work(before), advance)
+    for k, made in enumerate(answers, 1):
+        path = target if len(answers) == 1 else _numbered(target, k)
+        report, notes = _write(made, path, before)
+        if compare:
+            photo.write(photo.side_by_side(before, made.photo), _beside(path, "compare"))
+        yield path, report, notes
+    if spread is not None:
+        photo.write(spread, _beside(target, "spread"))
+
+
+def _compared(source: Path, target: Path) -> Made:
+    """Write the comparison of a picture that was restored before."""
+    from sfumato.tasks import photo
+
+    photo.write(photo.side_by_side(photo.read(source), photo.read(target)), _beside(target, "compare"))
+    yield target, {}, []
 
 
 def _write(made: Restored, path: Path, before: Photo) -> tuple[dict[str, Any], list[str]]:
