@@ -170,7 +170,8 @@ def test_command(tmp_path):
     assert result.exit_code == 0, result.output
     assert network_from(Restorer, RestorerConfig, tmp_path / "taught").config.blocks == (2, 1)
     words[4] = str(tmp_path / "none")
-    for wrong, said in ({"teacher": "nobody"}, "nobody is no restorer"), ({"network": {"widths": [8, 12], "blocks": [2]}}, "blocks are given for 1 scales, widths for 2"):
+    short = {"network": {"widths": [8, 12], "blocks": [2]}}
+    for wrong, said in ({"teacher": "nobody"}, "nobody is no restorer"), (short, "blocks are given for 1 scales, widths for 2"):
         (tmp_path / "other.json").write_text(json.dumps({**plan, **wrong}))
         result = CliRunner().invoke(app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")])
         assert said in str(result.exception)
