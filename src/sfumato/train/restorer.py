@@ -161,9 +161,7 @@ class RestorerJob:
         x, corruption, condition = self.drawn(rows, random)
         measure, logarithmic = self.measure or squared, self.measure is None
         teach = None if self.teacher is None else lambda x, seen: self.taught(x, seen, condition, random)
-        return denoising_loss(
-            self.denoiser, x, corruption, condition, generator=random, measure=measure, logarithmic=logarithmic, teach=teach
-        )  # fmt: skip
+        return denoising_loss(self.denoiser, x, corruption, condition, generator=random, measure=measure, logarithmic=logarithmic, teach=teach)
 
     @torch.no_grad()
     def taught(self, x: Tensor, seen: Corrupted, condition: Condition, random: Generator) -> Tensor:

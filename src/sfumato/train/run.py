@@ -286,6 +286,7 @@ def _prepared(steps: Iterator[tuple[str, int, int]]) -> Iterator[Event]:
 
 
 def _restorer(name: str | Path) -> Restorer:
+    """A bundled restorer, or one's own."""
     return network_from(Restorer, RestorerConfig, restorer_folder(name)).channels_last()
 
 
