@@ -504,6 +504,13 @@ def test_clean_needs_a_network_of_ones_own():
         restore(Photo(PHOTO), RestoreOptions(clean=True))
 
 
+def test_beside_clean_the_bundled_networks_give_color(folder):
+    alone, beside = Trained(folder), Trained(folder, repairs=True)
+    gray = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
+    assert torch.equal(beside.colors(gray), Trained().colors(gray)), "it was trained on pairs"
+    assert beside.sha256("photos") == alone.sha256("photos") == alone.sha256("tints") != beside.sha256("tints")
+
+
 def test_several_things_are_undone_in_turn_by_the_network_for_each():
     options = {"fill_box": (4, 4, 8, 8), "denoise": 20.0, "enlarge": 2.0}
     photo, events = Photo(PHOTO[:40, :56]), list(walk(Photo(PHOTO[:40, :56]), RestoreOptions.build(options), Trained()))

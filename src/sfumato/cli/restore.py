@@ -193,7 +193,7 @@ def _engine(engine: str, options: RestoreOptions, model: str | None, device: str
             raise OptionError("--prompt, --samples, --seed and --steps go with --engine diffusion")
         from sfumato.tasks.restore import walk
 
-        trained = Trained(model, device)
+        trained = Trained(model, device, repairs=options.clean)
         return lambda before: walk(before, options, trained)
     if engine != "diffusion":
         raise unknown("engine", engine, ("trained", "diffusion"))

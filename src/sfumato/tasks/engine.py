@@ -25,10 +25,12 @@ class Trained:
     folder : Path, optional
         A restorer of one's own, written by ``sfumato train restorer``, or one bundled name; it then does all.
     device : str
+    repairs : bool
+        Leave finding scratches and giving color to the bundled ones: for a network of one's own that was trained on pairs.
     """
 
-    def __init__(self, folder: Path | str | None = None, device: str = "auto") -> None:
-        self.own, self.device = None if folder is None else restorer_folder(folder), choose_device(device)
+    def __init__(self, folder: Path | str | None = None, device: str = "auto", *, repairs: bool = False) -> None:
+        self.own, self.device, self.repairs = None if folder is None else restorer_folder(folder), choose_device(device), repairs
         self.read: dict[Path, Denoiser] = {}
 
     @property
@@ -41,7 +43,8 @@ class Trained:
         return digest(weight_file(self._folder(part)))
 
     def _folder(self, name: str) -> Path:
-        return self.own or restorer_folder(name)
+        others = self.repairs and name in ("scratches", "tints")
+        return restorer_folder(name) if self.own is None or others else self.own
 
     def _denoiser(self, name: str) -> Denoiser:
         folder = self._folder(name)
