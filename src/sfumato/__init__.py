@@ -29,6 +29,7 @@ _HOME = {
     "UNet": "denoiser.unet",
     "consistent": "denoiser.consistency",
     "create": "tasks.create",
+    "explain": "tasks.explain",
     "guided": "denoiser.guidance",
     "index": "tasks.search",
     "load": "hub.load",
@@ -36,6 +37,7 @@ _HOME = {
     "reduce": "tasks.reduce",
     "restore": "tasks.restore",
     "search": "tasks.search",
+    "trace": "tasks.trace",
     "walk": "tasks.create",
 }
 __all__ = sorted([*_HOME, "__version__"])
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from sfumato.tasks.create import Made as Made
     from sfumato.tasks.create import create as create
     from sfumato.tasks.create import walk as walk
+    from sfumato.tasks.explain import explain as explain
     from sfumato.tasks.options import CreateOptions as CreateOptions
     from sfumato.tasks.photo import Photo as Photo
     from sfumato.tasks.reduce import ReduceOptions as ReduceOptions
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from sfumato.tasks.restore import restore as restore
     from sfumato.tasks.search import index as index
     from sfumato.tasks.search import search as search
+    from sfumato.tasks.trace import trace as trace
     from sfumato.types import Condition as Condition
     from sfumato.types import Step as Step
 

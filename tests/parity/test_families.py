@@ -16,7 +16,9 @@ from sfumato.hub.describe import describe
 from sfumato.hub.load import load
 from sfumato.runtime import Streams
 from sfumato.tasks.create import create
+from sfumato.tasks.explain import explain
 from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.trace import trace
 from sfumato.types import Condition
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "trailing"}
@@ -84,6 +86,36 @@ def test_stable_diffusion_xl(tmp_path):
     ours, encoded = both(pipe, tmp_path / "n", "a red apple", negative="")
     assert (ours - encoded).abs().max() <= 1
     assert (zeroed - encoded).abs().max() > 1
+    told = trace("a red apple", CreateOptions(model=str(tmp_path / "m"), seed=5, steps=2))
+    assert [w.piece for w in told.words] == ["<start>", "a", "red", "apple", "<end>"]
+    assert told.layers[:2] == ("down 1.1.1, 8x8", "down 1.1.2, 8x8"), "two blocks in each attention at the finest level"
+    assert torch.allclose(told.looks[0].attention.sum(dim=1), torch.ones(()), atol=1e-5)
+
+
+def test_attention_is_seen_as_diffusers_sees_it(tiny, monkeypatch):
+    """The weights that our trace shows against those that their processor multiplies with, at the same latents and noise."""
+    model, kind = load(str(tiny)), diffusers.models.attention_processor
+    told = trace("a red apple", CreateOptions(model=str(tiny), seed=5, steps=2, guidance_scale=1.0, size=(24, 16)), model)
+    theirs = diffusers.UNet2DConditionModel.from_pretrained(str(tiny / "unet"))
+    theirs.set_attn_processor(kind.AttnProcessor())
+    scores, seen = kind.Attention.get_attention_scores, []
+
+    def watched(self, query, key, mask=None):
+        found = scores(self, query, key, mask)
+        if self.is_cross_attention:
+            seen.append(found.mean(dim=0))
+        return found
+
+    monkeypatch.setattr(kind.Attention, "get_attention_scores", watched)
+    look = told.looks[0]
+    c, (condition, _) = model.denoiser.coefficients(torch.tensor([look.sigma])), model.text(["a red apple"], (24, 16))
+    with torch.no_grad():
+        theirs(float(c.c_in) * look.x[None], c.c_noise.float(), condition.tokens)
+    assert len(seen) == len(told.layers) == 4
+    for mine, found in zip(look.attention, seen, strict=True):
+        every = 1 if len(found) == 96 else 2
+        maps = found[:, [w.place for w in told.words]].T.unflatten(1, (8 // every, 12 // every))
+        assert torch.allclose(mine[:-1, ::every, ::every], maps, atol=1e-5)
 
 
 def test_inpainting(tmp_path):
@@ -163,6 +195,10 @@ def test_a_model_of_pixels_without_text(flat, tmp_path):
     assert (image.to_bytes(image.to_tensor(made)).int() - want).abs().max() <= 1
     assert want.float().std() > 1
     assert describe(str(tmp_path))["size"] == [16, 16]
+    shown = explain("", CreateOptions(model=str(tmp_path), seed=5, steps=5))
+    assert np.array_equal(np.asarray(shown.runs[0].trace.made.picture), np.asarray(made))
+    assert (shown.runs[0].trace.words, shown.runs[0].trace.layers) == ((), ())
+    shown.write(tmp_path / "page.html")
     with pytest.raises(OptionError, match="takes no text"):
         create("a red apple", CreateOptions(model=str(tmp_path)))
     with pytest.raises(ModelError, match="no autoencoder"):

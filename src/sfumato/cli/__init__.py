@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sfumato import __version__
-from sfumato.cli import create, evaluate, reduce, restore, search, train
+from sfumato.cli import create, evaluate, explain, reduce, restore, search, train
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as typer exits at Ctrl-C
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -49,7 +49,7 @@ def root(version: Annotated[bool, typer.Option("--version", callback=_version, i
     """Everything is a denoising autoencoder: choose a corruption, learn to undo it, guide it with text."""
 
 
-for verb in (create.create, reduce.reduce, search.index, search.search, create.models, create.inspect):
+for verb in (create.create, explain.explain, reduce.reduce, search.index, search.search, create.models, create.inspect):
     app.command()(verb)
 app.command(cls=restore.RestoreCommand)(restore.restore)
 app.add_typer(train.app, name="train")

@@ -116,6 +116,18 @@ class CLIPTokenizer:
         joined = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return joined.replace(SUFFIX, " ").strip()
 
+    def piece(self, id_: int) -> str:
+        """One token's text; a hyphen behind it says that its word goes on.
+
+        Examples
+        --------
+        >>> tokenizer = CLIPTokenizer.original()
+        >>> [tokenizer.piece(i) for i in tokenizer.encode("sfumato")]
+        ['s-', 'fu-', 'mat-', 'o']
+        """
+        whole = str(self.tokenizer.id_to_token(id_)).endswith(SUFFIX)
+        return self.text([id_]) + ("" if whole else "-")
+
     @classmethod
     def load(cls, folder: Path) -> CLIPTokenizer:
         """Read ``vocab.json`` and ``merges.txt``, or transformers 5's ``tokenizer.json``, and the config.

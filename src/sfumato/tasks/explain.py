@@ -1,0 +1,297 @@
+"""Explain: prompts in, all that is to be seen of how their pictures came about.
+
+The walks are those of :mod:`sfumato.tasks.create`, recorded (:mod:`sfumato.tasks.trace`); what is added here are experiments with
+the model that is loaded: its estimates decoded, its picture noised again and guessed at, its autoencoder tried on it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sfumato import image
+from sfumato.errors import OptionError
+from sfumato.hub.load import Model, load
+from sfumato.metrics import psnr
+from sfumato.runtime import generator, random_seed
+from sfumato.sampler.ode import level
+from sfumato.space.kl import AutoencoderKL
+from sfumato.space.pixels import Pixels
+from sfumato.tasks.create import Moment, check
+from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.trace import Trace, record
+
+MOST = 6  # pictures on one page
+SHOWN = ("x", "negative", "positive", "denoised")  # what is decoded of a step
+SMALL = 128  # side up to which a picture is decoded in a moment; of larger ones only the last of `SHOWN` is
+RIDGE = 1e-3  # of the linear decoder, against latents of deviation 1
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What the model makes of its own finished picture, noised again: the question that it was trained on.
+
+    Attributes
+    ----------
+    sigma : float
+    noisy, guess : Tensor, (C, h, w)
+        Latents with noise of this level, and the clean ones that the network expects under them.
+    error : float
+        Mean squared error of the guessed noise: the loss that an eps network is trained by; 1 is what guessing nothing costs.
+    decoded : dict
+        The pictures of both, by name, where the picture is small.
+    """
+
+    sigma: float
+    noisy: Tensor
+    guess: Tensor
+    error: float
+    decoded: dict[str, Image.Image]
+
+
+@dataclass(frozen=True)
+class There:
+    """A picture through the autoencoder and back.
+
+    Attributes
+    ----------
+    z : Tensor, (C, h, w)
+    again : PIL.Image.Image
+    psnr : float
+        Of the picture against itself behind the autoencoder, in dB.
+    """
+
+    z: Tensor
+    again: Image.Image
+    psnr: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One picture.
+
+    Attributes
+    ----------
+    trace : Trace
+    decoded : list of dict
+        For each step pictures of `SHOWN`, by name; empty where only linear ones are wanted.
+    guesses : list of Guess
+        At each level of the walk, the highest first; empty likewise.
+    there : There, optional
+        None where there is no autoencoder, or likewise.
+    """
+
+    trace: Trace
+    decoded: list[dict[str, Image.Image]]
+    guesses: list[Guess]
+    there: There | None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pictures decoded of how many."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What is to be seen.
+
+    Attributes
+    ----------
+    runs : list of Run
+        One per prompt, all from the same noise.
+    model : Model
+    """
+
+    runs: list[Run]
+    model: Model
+
+    @functools.cached_property
+    def linear(self) -> tuple[Tensor, float]:
+        """The linear map that comes nearest to the decoder, fitted to all estimates that were decoded: see :func:`linear_decoder`."""
+        if isinstance(self.model.space, Pixels):
+            return torch.eye(4)[:, :3], 1.0
+        z, pictures = [], []
+        for run in self.runs:
+            z.append(run.trace.looks[-1].after)
+            pictures.append(run.trace.made.picture)
+            for look, shown in zip(run.trace.looks, run.decoded, strict=False):
+                z += [getattr(look, name) for name in shown if name != "x"]
+                pictures += [picture for name, picture in shown.items() if name != "x"]
+        factor = self.model.space.config.factor
+        small = [image.crop_to(p, (latent.shape[2] * factor, latent.shape[1] * factor)) for p, latent in zip(pictures, z, strict=True)]
+        return linear_decoder(torch.stack(z), image.to_tensor(small))
+
+    @functools.cached_property
+    def apart(self) -> NDArray[np.float64]:
+        """How far each run's noisy latents are from the first run's, (runs, steps + 1), for noise of deviation 1 in each number."""
+        ways = self._ways()
+        out: NDArray[np.float64] = np.sqrt(np.square(ways - ways[:1]).mean(axis=2))
+        return out
+
+    @functools.cached_property
+    def map(self) -> NDArray[np.float64]:
+        """All noisy latents on the plane of their two principal components, (runs, steps + 1, 2)."""
+        ways = self._ways()
+        rows = ways.reshape(-1, ways.shape[2])
+        left, sizes, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+        plane = np.zeros((len(rows), 2))
+        plane[:, : len(sizes[:2])] = left[:, :2] * sizes[:2]
+        return plane.reshape(*ways.shape[:2], 2)
+
+    def _ways(self) -> NDArray[np.float64]:
+        """Latents at every level, brought to deviation 1: (runs, steps + 1, numbers)."""
+        ways = []
+        for run in self.runs:
+            looks = run.trace.looks
+            states = [look.x / (1 + look.sigma**2) ** 0.5 for look in looks] + [looks[-1].after]
+            ways.append(np.stack([s.flatten().double().numpy() for s in states]))
+        return np.stack(ways)
+
+    def write(self, path: Path) -> None:
+        """Write the page: one HTML file that needs no network."""
+        from sfumato.tasks.page import write
+
+        write(self, path)
+
+
+def explain(prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None, *, light: bool = False) -> Explained:
+    """Make a picture of each prompt, all from the same noise, and show how they came about.
+
+    Parameters
+    ----------
+    prompts : str or sequence of str
+    options : CreateOptions, optional
+        As for :func:`sfumato.create`; of one picture per prompt.
+    model : Model, optional
+    light : bool
+        Record the walks alone: no estimate is decoded, and no experiment is made.
+
+    Raises
+    ------
+    OptionError
+        For more pictures than a page has room for, and as :func:`sfumato.create`.
+
+    Examples
+    --------
+    >>> shown = explain(["a red apple", "a green apple"], CreateOptions(seed=7, steps=2, best_of=1))
+    >>> shown.apart[0].max() == 0, shown.apart[1, -1] > 0.1
+    (np.True_, np.True_)
+    """
+    *_, last = steps(prompts, options, model, light=light)
+    assert isinstance(last, Explained)
+    return last
+
+
+def steps(
+    prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None, *, light: bool = False
+) -> Iterator[Moment | Decoded | Explained]:
+    """As :func:`explain`, and yield every step on the way; to cancel, stop iterating."""
+    texts, options = [prompts] if isinstance(prompts, str) else list(prompts), options or CreateOptions()
+    if not 0 < len(texts) <= MOST:
+        raise OptionError(f"{len(texts)} prompts: a page shows 1 to {MOST} pictures")
+    model = model or load(options.model, options.device, options.dtype)
+    options = options.model_copy(update={"seed": random_seed() if options.seed is None else options.seed})
+    check(texts, options, model)
+    traces, walks = [], 1
+    for k, text in enumerate(texts):
+        for event in record(text, options, model):
+            walks = event.total if isinstance(event, Moment) and k == 0 else walks  # of the first prompt's tries; the others take one
+            if isinstance(event, Trace):
+                traces.append(event)
+                options = options.model_copy(update={"candidate": event.made.settings["candidate"]})  # of all others the same try
+            else:
+                yield Moment(event.step, event.steps, event.done if k == 0 else walks + k - 1, walks + len(texts) - 1)
+    runs: list[Run] = []
+    total = sum(len(t.looks) for t in traces)
+    for told in traces:
+        decoded: list[dict[str, Image.Image]] = []
+        for look in () if light else told.looks:
+            wanted = SHOWN if max(told.made.picture.size) <= SMALL else SHOWN[-1:]
+            decoded.append(_decoded({name: getattr(look, name) for name in wanted if getattr(look, name) is not None}, model))
+            yield Decoded(sum(len(r.decoded) for r in runs) + len(decoded), total)
+        runs.append(Run(told, decoded, [] if light else guesses(told, model), None if light else _there(told, model)))
+    yield Explained(runs, model)
+
+
+@torch.inference_mode()
+def _decoded(latents: dict[str, Tensor], model: Model) -> dict[str, Image.Image]:
+    """The pictures of latents (C, h, w)."""
+    pixels = [model.space.decode(z[None].to(model.device)).float().cpu() for z in latents.values()]
+    return dict(zip(latents, image.to_pictures(torch.cat(pixels)), strict=True))
+
+
+@torch.inference_mode()
+def guesses(told: Trace, model: Model) -> list[Guess]:
+    """The finished picture noised again at each level of its walk, with the same noise, and what the network expects under it.
+
+    Empty for a network that is shown more than noisy latents.
+    """
+    if model.network.config.in_channels != model.space.config.latent_channels:
+        return []
+    settings, z, small = told.made.settings, told.looks[-1].after.to(model.device)[None], max(told.made.picture.size) <= SMALL
+    condition, _ = model.text([settings["styled"]], tuple(settings["size"]))
+    noise = torch.randn(z.shape, generator=generator(settings["seed"], "guess")).to(z)
+    out = []
+    for look in told.looks:
+        noisy = z + look.sigma * noise
+        guess = model.denoiser(noisy, level(look.sigma, noisy), condition)
+        found = {name: x[0].float().cpu() for name, x in (("noisy", noisy), ("guess", guess))}
+        error = float((guess - z).square().mean() / look.sigma**2)
+        out.append(Guess(look.sigma, **found, error=error, decoded=_decoded(found, model) if small else {}))
+    return out
+
+
+@torch.inference_mode()
+def _there(told: Trace, model: Model) -> There | None:
+    """The finished picture through the autoencoder and back."""
+    if not isinstance(model.space, AutoencoderKL):
+        return None
+    unit, picture = model.space.config.factor, told.made.picture
+    picture = image.crop_to(picture, tuple(max(unit, n // unit * unit) for n in picture.size))  # type: ignore[arg-type]
+    z = model.space.encode(image.to_tensor(picture).to(model.device))
+    again = image.to_pictures(model.space.decode(z).float().cpu())[0]
+    return There(z[0].float().cpu(), again, psnr(np.asarray(again, np.float64), np.asarray(picture, np.float64)))
+
+
+def linear_decoder(z: Tensor, pictures: Tensor) -> tuple[Tensor, float]:
+    """The linear map from a place's latents to its patch of pixels that comes nearest to a decoder.
+
+    Parameters
+    ----------
+    z : Tensor, (N, C, h, w)
+    pictures : Tensor, (N, 3, h f, w f), in [-1, 1]
+
+    Returns
+    -------
+    map : Tensor, (C + 1, 3 f f)
+        The last row is what no latent says. Least squares, with a small ridge.
+    share : float
+        Of the pixels' variance that it explains, 1 at most.
+
+    Examples
+    --------
+    >>> x = torch.rand(2, 3, 4, 4)
+    >>> found, share = linear_decoder(x, x)
+    >>> bool((found[:3] - torch.eye(3)).abs().max() < 0.05), share > 0.99
+    (True, True)
+    """
+    factor = pictures.shape[-1] // z.shape[-1]
+    seen = torch.cat([z, torch.ones_like(z[:, :1])], dim=1).movedim(1, -1).flatten(0, 2).double()
+    wanted = torch.nn.functional.pixel_unshuffle(pictures, factor).movedim(1, -1).flatten(0, 2).double()
+    weak = RIDGE * len(seen) * torch.eye(seen.shape[1], dtype=torch.float64)
+    weak[-1, -1] = 0
+    found = torch.linalg.solve(seen.T @ seen + weak, seen.T @ wanted)
+    left = (seen @ found - wanted).square().sum() / (wanted - wanted.mean(dim=0)).square().sum().clamp_min(1e-12)
+    return found.float(), float(1 - left)

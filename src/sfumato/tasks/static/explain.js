@@ -1,0 +1,306 @@
+"use strict";
+// The page of an explanation. One state, one function that draws it; every part is a function of the state.
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+const model = data.model, factor = model.factor;
+
+// ---- numbers: base64 of 16-bit floats, 16-bit whole numbers and 32-bit floats
+const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
+function half(n) {
+  const sign = n & 0x8000 ? -1 : 1, power = (n >> 10) & 31, rest = n & 1023;
+  if (power === 0) return sign * rest * 2 ** -24;
+  if (power === 31) return rest ? NaN : sign * Infinity;
+  return sign * (1 + rest / 1024) * 2 ** (power - 15);
+}
+const kept = new Map(); // decoded once
+function floats(text) {
+  if (!kept.has(text)) kept.set(text, Float32Array.from(new Uint16Array(bytes(text)), half));
+  return kept.get(text);
+}
+const linear = new Float32Array(bytes(data.linear.map));
+for (const run of data.runs) if (run.attention) run.attention.values = new Uint16Array(bytes(run.attention.maps));
+
+const state = { run: 0, step: 0, word: null, layer: -1, scale: null, spot: null, channel: 0 };
+const run = () => data.runs[state.run];
+const step = () => run().steps[state.step];
+const scale = () => (state.scale === null ? run().guidance_scale : state.scale);
+const exact = () => state.scale === null || Math.abs(state.scale - run().guidance_scale) < 1e-9;
+
+// ---- pictures
+function make(tag, attributes = {}, ...children) {
+  const svg = ["svg", "path", "line", "circle", "text", "rect", "title", "g"].includes(tag);
+  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) key.startsWith("on") ? (node[key] = value) : node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+// Latents drawn by the linear decoder; a difference is drawn without what no latent says, around gray.
+function drawn(latents, shape, label, difference = false) {
+  const [channels, tall, wide] = shape, patch = factor * factor, columns = 3 * patch;
+  const canvas = make("canvas", { width: wide * factor, height: tall * factor, role: "img", "aria-label": label });
+  const context = canvas.getContext("2d"), pixels = context.createImageData(wide * factor, tall * factor);
+  for (let place = 0; place < tall * wide; place++) {
+    const top = Math.floor(place / wide) * factor, left = (place % wide) * factor;
+    for (let k = 0; k < patch; k++) {
+      const at = 4 * ((top + Math.floor(k / factor)) * wide * factor + left + (k % factor));
+      for (let color = 0; color < 3; color++) {
+        const column = color * patch + k;
+        let value = difference ? 0 : linear[channels * columns + column];
+        for (let c = 0; c < channels; c++) value += latents[c * tall * wide + place] * linear[c * columns + column];
+        pixels.data[at + color] = (value + 1) * 127.5;
+      }
+      pixels.data[at + 3] = 255;
+    }
+  }
+  context.putImageData(pixels, 0, 0);
+  return canvas;
+}
+function picture(source, label) {
+  return make("img", { src: source, alt: label, class: source.startsWith("data:image/png") ? "" : "fine" });
+}
+function figure(content, caption, attributes = {}) {
+  return make("figure", attributes, content, make("figcaption", {}, caption));
+}
+const latent = (name) => step().latents[name] && floats(step().latents[name]);
+function guided() {
+  const plus = latent("positive"), minus = latent("negative");
+  if (exact() || !minus) return latent("denoised");
+  return plus.map((value, k) => minus[k] + scale() * (value - minus[k]));
+}
+function seen(name, label) {
+  const shot = step().pictures[name];
+  if (shot && (name !== "denoised" || exact())) return picture(shot, label);
+  return drawn(name === "denoised" ? guided() : latent(name), run().shape, label);
+}
+
+// ---- parts of the page
+function header() {
+  $("pictures").replaceChildren(...data.runs.map((r, k) => make("button",
+    { role: "radio", "aria-checked": k === state.run, "aria-label": r.prompt || "no text", onclick: () => set({ run: k }) },
+    Object.assign(picture(r.picture, r.prompt), { width: Math.max(64, Math.min(160, 480 / data.runs.length)) }))));
+  const r = run(), tries = r.best_of > 1 ? `, try ${r.candidate + 1} of ${r.best_of}` : "";
+  $("prompt").textContent = r.prompt || "no text";
+  $("facts").textContent = `${model.name}, seed ${r.seed}${tries}, ${r.steps.length} steps of ${r.sampler}, guidance ${r.guidance_scale}, ${r.size.join("x")}` +
+    (r.negative_prompt ? `; turned away from "${r.negative_prompt}"` : "") + (r.source ? `; begun at a picture` : "");
+  $("scrub").max = r.steps.length - 1;
+  $("scrub").value = state.step;
+  $("where").textContent = `step ${state.step + 1} of ${r.steps.length}, noise ${step().sigma.toPrecision(3)}`;
+}
+const many = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(1)} billion` : n >= 1e6 ? `${(n / 1e6).toFixed(1)} million` : n.toLocaleString("en"));
+function road() {
+  const r = run(), p = model.parameters, size = r.shape.join(" x "), ms = r.steps.reduce((a, s) => a + s.seconds, 0) / r.steps.length * 1000;
+  const start = r.source ? "A picture, encoded, with noise on it" : r.prior < 1 ? "What the prior expects of this text, with noise on it" : "Noise alone";
+  const stops = [
+    p.text ? ["The text", `${r.words.length} of at most ${model.length} tokens a chunk, each ${model.width} numbers; encoder of ${many(p.text)} parameters`] : null,
+    ["The start", `${start}: ${size} numbers, deviation ${r.steps[0].sigma.toPrecision(3)}`],
+    [`The denoiser, ${r.steps.length} times`, `U-Net of ${many(p.network)} parameters that predicts ${{ eps: "the noise", v: "v", x0: "the picture" }[model.predicts] || model.predicts}; ${ms.toPrecision(3)} ms a step` + (r.steps[0].latents.negative ? ", with the text and without" : "")],
+    [factor > 1 ? "The decoder" : "The picture", factor > 1 ? `${many(p.space)} parameters; ${size} numbers become ${r.size.join(" x ")} pixels` : `${r.size.join(" x ")} pixels, as they are`],
+  ].filter(Boolean);
+  $("road").replaceChildren(...stops.flatMap(([name, text], k) => [...(k ? [make("div", { class: "arrow", "aria-hidden": true }, "\u2192")] : []), make("div", {}, make("b", {}, name), text)]));
+}
+function words() {
+  const r = run();
+  $("s-words").hidden = !r.words.length;
+  $("words").replaceChildren(...r.words.map((w, k) => make("button", { "aria-pressed": k === state.word, onclick: () => set({ word: k === state.word ? null : k }) },
+    w.piece || "\u00b7", make("small", {}, `${w.id}${w.weight === 1 ? "" : ` \u00d7${w.weight}`}`))));
+  $("cut").textContent = (r.cut ? `Not seen by the model: "${r.cut}". ` : "") + (r.styled !== r.prompt ? `The words behind "${r.prompt}" are those of the model's style.` : "");
+  $("cosines").replaceChildren(make("table", {}, ...r.cosines.map((row, i) => make("tr", {}, make("th", {}, r.words[i].piece), ...row.map((v) =>
+    make("td", { style: `background: rgb(234 88 12 / ${Math.max(0, v) ** 2 * 0.7})` }, v.toFixed(2)))))));
+}
+function marked(node) { // shows the chosen place, and lets another one be chosen
+  const [, tall, wide] = run().shape, [y, x] = state.spot;
+  const frame = make("div", { style: "position: relative", onclick: (event) => {
+    const box = frame.getBoundingClientRect(), at = (part, whole, n) => Math.min(n - 1, Math.max(0, Math.floor((part / whole) * n)));
+    set({ spot: [at(event.clientY - box.top, box.height, tall), at(event.clientX - box.left, box.width, wide)] });
+  } }, node, make("div", { style: `position: absolute; pointer-events: none; border: 2px solid #fff; box-shadow: 0 0 0 2px #000; left: ${(x / wide) * 100}%; top: ${(y / tall) * 100}%; width: ${Math.max(2, 100 / wide)}%; height: ${Math.max(2, 100 / tall)}%` }));
+  return frame;
+}
+function oneStep() {
+  const r = run(), s = step(), minus = latent("negative"), last = state.step === r.steps.length - 1;
+  $("how-step").textContent = minus
+    ? "The network looks at the noisy latents twice, without the text and with it. What the text changes is taken several times: that is guidance. The sampler then walks from the noisy latents towards the result."
+    : "The network looks at the noisy latents and says what it takes the clean picture to be; the sampler walks a part of the way there.";
+  const after = last ? floats(r.final) : floats(r.steps[state.step + 1].latents.x), next = last ? 0 : r.steps[state.step + 1].sigma;
+  const parts = [figure(marked(seen("x", "noisy latents")), `x: noise ${s.sigma.toPrecision(3)}`)];
+  if (minus) {
+    const plus = latent("positive"), change = plus.map((v, k) => v - minus[k]);
+    parts.push(figure(marked(seen("negative", "expected without the text")), r.negative_prompt ? "D\u2212: expected with the negative prompt" : "D\u2212: expected without the text"),
+      figure(marked(seen("positive", "expected with the text")), "D+: expected with the text"),
+      figure(marked(drawn(change.map((v) => 3 * v), r.shape, "what the text changes", true)), "3 (D+ \u2212 D\u2212): what the text changes"));
+  }
+  parts.push(figure(marked(seen("denoised", "clean picture expected")), minus ? `D = D\u2212 + ${scale().toFixed(1)} (D+ \u2212 D\u2212)` : "D: the clean picture expected"));
+  const there = last || !r.steps[state.step + 1].pictures.x ? drawn(after, r.shape, "after the step") : picture(r.steps[state.step + 1].pictures.x, "after the step");
+  parts.push(figure(marked(last ? picture(r.picture, "the finished picture") : there), last ? "the finished picture" : `x after the step: noise ${next.toPrecision(3)}`));
+  $("step").replaceChildren(...parts);
+  $("guide").hidden = !minus;
+  $("scale").value = scale();
+  $("scale-said").textContent = exact() ? `${scale()}, as it was` : `${scale().toFixed(1)}: this step alone, by the linear decoder`;
+  $("view-said").textContent = `What is not decoded by the model is drawn by the linear map of each place's ${r.shape[0]} numbers to its pixels that comes nearest to the decoder: it explains ${(100 * data.linear.share).toFixed(0)} % of the pixels' variance here.`;
+  sum(after, next);
+}
+function sum(after, next) {
+  const [, tall, wide] = run().shape, at = state.channel * tall * wide + state.spot[0] * wide + state.spot[1];
+  const x = latent("x")[at], minus = latent("negative"), d = guided()[at], s = step().sigma;
+  const line = (what, v, note = "") => `${what.padEnd(28)}${(v < 0 ? "\u2212" : " ") + Math.abs(v).toFixed(4)}   ${note}`.trimEnd();
+  const lines = [`place ${state.spot[1] + 1}, ${state.spot[0] + 1}, channel ${state.channel + 1}`, line("x", x)];
+  if (minus) {
+    const m = minus[at], p = latent("positive")[at], mixed = m + scale() * (p - m);
+    lines.push(line("D\u2212", m), line("D+", p), line(`D = D\u2212 + ${scale().toFixed(1)} (D+ \u2212 D\u2212)`, mixed));
+    if (exact() && Math.abs(mixed - d) > 0.02 + 0.02 * Math.abs(d)) lines.push(line("D, as it was used", d, "made to agree with what is known, or pulled back"));
+  } else lines.push(line("D", d));
+  lines.push(line(`noise n = (x \u2212 D) / ${s.toPrecision(3)}`, (x - d) / s));
+  if (next > 0) lines.push(line(`D + ${next.toPrecision(3)} n`, d + (next * (x - d)) / s, "where a straight step would lead"));
+  lines.push(line("x after the step, as it was", after[at], next > 0 ? `at noise ${next.toPrecision(3)}` : "no noise is left"));
+  $("sum").textContent = lines.join("\n");
+}
+function weights(atStep, word) { // the chosen layer's map of a word, or the mean of all
+  const { shape, values, top } = run().attention, [, layers, tokens, a, b] = shape, out = new Float32Array(a * b);
+  const chosen = state.layer < 0 ? [...Array(layers).keys()] : [state.layer];
+  for (const layer of chosen) {
+    const from = ((atStep * layers + layer) * tokens + word) * a * b;
+    for (let k = 0; k < a * b; k++) out[k] += (values[from + k] / 65535) * top / chosen.length;
+  }
+  return out;
+}
+const mean = (list) => list.reduce((x, y) => x + y, 0) / list.length;
+function looks() {
+  const r = run();
+  $("s-look").hidden = !r.attention;
+  if (!r.attention) return;
+  if ($("layer").length !== r.layers.length + 1) {
+    $("layer").replaceChildren(make("option", { value: -1 }, "mean of all"), ...r.layers.map((name, k) => make("option", { value: k }, name)));
+    $("layer").value = state.layer;
+  }
+  const [, , tokens, a, b] = r.attention.shape, names = [...r.words.map((w) => w.piece), "behind the prompt"];
+  const under = step().pictures.denoised ? picture(step().pictures.denoised, "") : drawn(latent("denoised"), r.shape, "");
+  $("maps").replaceChildren(...names.map((name, word) => {
+    const map = weights(state.step, word), most = Math.max(...map, 1e-9), share = mean([...map]);
+    const canvas = make("canvas", { width: b * 8, height: a * 8, role: "img", "aria-label": `where ${name} is looked at` }), context = canvas.getContext("2d");
+    const paint = () => {
+      context.drawImage(under, 0, 0, b * 8, a * 8);
+      for (let k = 0; k < a * b; k++) {
+        context.fillStyle = `rgb(10 10 30 / ${0.85 * (1 - map[k] / most)})`;
+        context.fillRect((k % b) * 8, Math.floor(k / b) * 8, 8, 8);
+      }
+    };
+    under.complete === false ? under.addEventListener("load", paint) : paint();
+    const chosen = word < r.words.length ? { onclick: () => set({ word: word === state.word ? null : word }), class: word === state.word ? "chosen" : "" } : {};
+    return figure(canvas, `${name} ${(100 * share).toFixed(1)} %`, chosen);
+  }));
+  const curves = names.map((name, word) => ({ name, values: r.steps.map((_, k) => 100 * mean([...weights(k, word)])), chosen: word === state.word }));
+  const shown = curves.filter((c, word) => state.word === null ? word > 0 && word < r.words.length : word === state.word || (word > 0 && word < r.words.length));
+  $("course").replaceChildren(chart(shown, "mean weight, %", state.step));
+}
+// Lines over the steps; the chosen one is marked, and so is the step.
+function chart(curves, title, cursor, { log = false, names = true, floor = 0 } = {}) {
+  const wide = 320, tall = 170, left = 44, bottom = 26, values = curves.flatMap((c) => c.values).filter((v) => !log || v > 0);
+  const f = log ? Math.log : (v) => v, low = log ? f(Math.min(...values)) : Math.min(floor, ...values), high = Math.max(f(Math.max(...values)), low + 1e-6);
+  const count = Math.max(1, curves[0].values.length - 1), px = (k) => left + (k / count) * (wide - left), py = (v) => tall - bottom - ((f(v) - low) / (high - low)) * (tall - bottom - 8);
+  const side = names && curves.some((c) => c.name) ? 90 : 4, svg = make("svg", { width: wide + side, height: tall, viewBox: `0 0 ${wide + side} ${tall}`, role: "img", "aria-label": title });
+  svg.append(make("line", { class: "axis", x1: left, x2: wide, y1: tall - bottom, y2: tall - bottom }), make("line", { class: "axis", x1: px(cursor), x2: px(cursor), y1: 8, y2: tall - bottom }));
+  const ends = [];
+  for (const c of curves) {
+    const points = c.values.map((v, k) => (log && v <= 0 ? null : `${px(k).toFixed(1)},${py(v).toFixed(1)}`)).filter(Boolean);
+    svg.append(make("path", { class: `curve${c.chosen ? " chosen" : ""}`, d: `M${points.join("L")}` }));
+    if (c.chosen && cursor < c.values.length) svg.append(make("circle", { class: "dot", r: 4, cx: px(cursor), cy: py(c.values[cursor]) }));
+    if (names && c.name) ends.push([py(c.values[c.values.length - 1]), c.name]);
+  }
+  ends.sort((a, b) => a[0] - b[0]).forEach(([y, name], k) => { ends[k][0] = k ? Math.max(y, ends[k - 1][0] + 12) : y; svg.append(make("text", { x: wide + 4, y: ends[k][0] + 4 }, name)); });
+  const said = (v) => (Math.abs(v) >= 1000 ? v.toExponential(1) : v.toPrecision(3)), back = (v) => (log ? Math.exp(v) : v);
+  svg.append(make("text", { x: left - 4, y: tall - bottom + 3, "text-anchor": "end" }, said(back(low))), make("text", { x: left - 4, y: 14, "text-anchor": "end" }, said(back(high))),
+    make("text", { x: left, y: tall - 8 }, "step 1"), make("text", { x: wide, y: tall - 8, "text-anchor": "end" }, String(count + 1)));
+  return make("figure", { style: "max-width: 27rem" }, svg, make("figcaption", {}, title));
+}
+function schedule() {
+  const r = run(), line = (pick) => [{ values: r.steps.map(pick), chosen: true }];
+  const parts = [chart(line((s) => s.sigma), "noise level before the step (logarithmic)", state.step, { log: true })];
+  if (r.steps[0].latents.negative) parts.push(chart(line((s) => s.agreement), "cosine of the noises seen with and without the text", state.step, { floor: Math.min(...r.steps.map((s) => s.agreement)) }));
+  parts.push(chart(line((s) => s.seconds * 1000), "milliseconds", state.step));
+  $("schedule").replaceChildren(...parts);
+}
+function guess() {
+  const r = run();
+  $("s-guess").hidden = !r.guesses.length;
+  if (!r.guesses.length) return;
+  const g = r.guesses[state.step], shot = (name, label) => (g.pictures[name] ? picture(g.pictures[name], label) : drawn(floats(g[name]), r.shape, label));
+  $("guess").replaceChildren(figure(picture(r.picture, "the finished picture"), "the finished picture"),
+    figure(shot("noisy", "noised again"), `noised again: ${g.sigma.toPrecision(3)}`), figure(shot("guess", "guessed"), `guessed; error ${g.error.toFixed(3)}`));
+  $("loss").replaceChildren(chart([{ values: r.guesses.map((x) => x.error), chosen: true }], "error of the guessed noise, by the levels of the walk", state.step));
+}
+function there() {
+  const r = run(), [channels, tall, wide] = r.shape;
+  $("s-there").hidden = !r.there;
+  if (!r.there) return;
+  const z = floats(r.there.z), pixels = 3 * tall * wide * factor * factor;
+  $("there-said").textContent = `The walk goes through ${(channels * tall * wide).toLocaleString("en")} numbers in place of ${pixels.toLocaleString("en")}: an autoencoder makes the one of the other. The finished picture there and back: ${r.there.psnr} dB. Its channels:`;
+  const shots = [...Array(channels).keys()].map((c) => {
+    const part = z.slice(c * tall * wide, (c + 1) * tall * wide), low = Math.min(...part), high = Math.max(...part, low + 1e-6);
+    const canvas = make("canvas", { width: wide, height: tall, role: "img", "aria-label": `channel ${c + 1}` }), context = canvas.getContext("2d"), values = context.createImageData(wide, tall);
+    part.forEach((v, k) => values.data.set([...Array(3).fill(((v - low) / (high - low)) * 255), 255], 4 * k));
+    context.putImageData(values, 0, 0);
+    return figure(canvas, `${c + 1}: ${low.toFixed(1)} to ${high.toFixed(1)}`);
+  });
+  $("there").replaceChildren(figure(picture(r.picture, "the picture"), "the picture"), figure(picture(r.there.again, "there and back"), "there and back"), ...shots);
+}
+function apart() {
+  $("s-apart").hidden = data.runs.length < 2;
+  if (data.runs.length < 2) return;
+  const first = data.apart.slice(1).map((far) => far.findIndex((v) => v > 0.1));
+  $("apart-said").textContent = `The same noise, other words. Each picture's noisy latents against those of "${data.runs[0].prompt}": ` +
+    data.runs.slice(1).map((r, k) => `"${r.prompt}" ${first[k] < 0 ? "never differs by more than a tenth of the noise's deviation" : first[k] === 0 ? "differs by more than a tenth of the noise's deviation from the start (the prior expects something else of it)" : `differs by more than a tenth of the noise's deviation after step ${first[k]}`}`).join("; ") + ".";
+  $("sides").replaceChildren(...data.runs.map((r) => {
+    const s = r.steps[Math.min(state.step, r.steps.length - 1)];
+    return figure(s.pictures.denoised ? picture(s.pictures.denoised, r.prompt) : drawn(floats(s.latents.denoised), r.shape, r.prompt), r.prompt);
+  }));
+  const far = chart(data.apart.map((values, k) => ({ values, name: data.runs[k].prompt.slice(0, 16), chosen: k === state.run })), "how far from the first picture's noisy latents", state.step);
+  $("apart").replaceChildren(far, ways());
+}
+function ways() { // all noisy latents on the plane of their two principal components
+  const all = data.map.flat(), low = [0, 1].map((k) => Math.min(...all.map((p) => p[k]))), high = [0, 1].map((k) => Math.max(...all.map((p) => p[k])));
+  const px = (p) => 10 + ((p[0] - low[0]) / (high[0] - low[0] || 1)) * 300, py = (p) => 160 - ((p[1] - low[1]) / (high[1] - low[1] || 1)) * 150;
+  const svg = make("svg", { width: 430, height: 175, viewBox: "0 0 430 175", role: "img", "aria-label": "ways of the latents" });
+  data.map.forEach((way, k) => {
+    svg.append(make("path", { class: `curve${k === state.run ? " chosen" : ""}`, d: `M${way.map((p) => `${px(p).toFixed(1)},${py(p).toFixed(1)}`).join("L")}` }));
+    way.forEach((p, s) => svg.append(make("circle", { class: s === state.step ? "dot" : "", fill: "currentColor", r: s === state.step ? 5 : 2.5, cx: px(p), cy: py(p), onclick: () => set({ run: k, step: Math.min(s, way.length - 2) }) }, make("title", {}, `${data.runs[k].prompt}, before step ${s + 1}`))));
+    const end = way[way.length - 1];
+    svg.append(make("text", { x: px(end) + 7, y: py(end) + 4 }, data.runs[k].prompt.slice(0, 16)));
+  });
+  return make("figure", { style: "max-width: 27rem" }, svg, make("figcaption", {}, "the ways of the noisy latents, on their two principal components"));
+}
+
+// ---- what the reader does
+function set(change) {
+  Object.assign(state, change);
+  const r = run();
+  state.step = Math.max(0, Math.min(state.step, r.steps.length - 1));
+  if (change.run !== undefined) { state.word = null; state.scale = null; }
+  state.spot = state.spot || [Math.floor(r.shape[1] / 2), Math.floor(r.shape[2] / 2)];
+  const had = document.activeElement && document.activeElement.parentElement, place = had ? [...had.children].indexOf(document.activeElement) : -1;
+  for (const part of [header, road, words, oneStep, looks, schedule, guess, there, apart]) part();
+  if (had && place >= 0 && document.activeElement === document.body && had.children[place]) had.children[place].focus({ preventScroll: true });
+}
+let timer = null;
+function play(on) {
+  clearInterval(timer);
+  timer = on ? setInterval(() => (state.step === run().steps.length - 1 ? play(false) : set({ step: state.step + 1 })), 600) : null;
+  if (on && state.step === run().steps.length - 1) set({ step: 0 });
+  $("play").setAttribute("aria-pressed", on);
+  $("play").textContent = on ? "Stop" : "Play";
+}
+$("play").onclick = () => play(!timer);
+$("back").onclick = () => set({ step: state.step - 1 });
+$("forth").onclick = () => set({ step: state.step + 1 });
+$("scrub").oninput = (event) => set({ step: Number(event.target.value) });
+$("scale").oninput = (event) => set({ scale: Number(event.target.value) });
+$("scale-reset").onclick = () => set({ scale: null });
+$("layer").onchange = (event) => set({ layer: Number(event.target.value) });
+$("channel").onchange = (event) => set({ channel: Number(event.target.value) });
+$("channel").append(...[...Array(run().shape[0]).keys()].map((c) => make("option", { value: c }, c + 1)));
+document.addEventListener("keydown", (event) => {
+  if (["INPUT", "SELECT"].includes(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "ArrowLeft") set({ step: state.step - 1 });
+  else if (event.key === "ArrowRight") set({ step: state.step + 1 });
+  else if (event.key === " " && event.target === document.body) { event.preventDefault(); play(!timer); }
+});
+$("foot").textContent = `sfumato ${data.version}; ${model.name}, sha256 ${model.sha256.slice(0, 16)}. Left and right: a step; space: play. The page holds all its numbers and needs no network.`;
+set({ step: run().steps.length - 1 });

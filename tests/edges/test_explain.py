@@ -1,0 +1,286 @@
+"""sfumato explain: what is shown is what happened, nothing is changed by looking, and the page works without a network."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tests.conftest import make_tiny
+
+from sfumato import layers
+from sfumato.cli import main
+from sfumato.condition.text import NoText
+from sfumato.errors import OptionError
+from sfumato.hub.config import Defaults
+from sfumato.hub.load import load
+from sfumato.tasks import trace as traces
+from sfumato.tasks.create import create
+from sfumato.tasks.explain import explain, linear_decoder, steps
+from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.page import _data, write
+from sfumato.tasks.trace import record, trace, words
+
+HEADLESS = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return load(str(tiny))
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load("icons")
+
+
+def options(**given):
+    return CreateOptions(**{"seed": 3, "steps": 3, **given})
+
+
+GIVEN = [{}, {"best_of": 5, "batch": 2}, {"sampler": "heun"}, {"sampler": "euler_ancestral"}, {"guidance_scale": 1}]
+
+
+@pytest.mark.parametrize("given", GIVEN, ids=str)
+def test_looking_changes_nothing(model, given):
+    told = trace("a red apple", options(**given), model)
+    made = create("a red apple", options(**given), model)[0]
+    assert np.array_equal(np.asarray(told.made.picture), np.asarray(made.picture))
+    assert told.made.settings == made.settings
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.denoiser.modules())
+
+
+def test_a_walk_that_is_left_leaves_no_hooks(model):
+    walk = record("a red apple", options(), model)
+    next(walk)
+    assert any(m._forward_hooks for m in model.denoiser.modules())
+    walk.close()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.denoiser.modules())
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpm2", "dpmpp_2m", "unipc", "dpmpp_2m_sde"])
+def test_the_steps_follow_from_one_another(model, sampler):
+    told = trace("a red apple", options(sampler=sampler, guidance_scale=4.0), model)
+    assert [look.index for look in told.looks] == [0, 1, 2]
+    assert [look.sigma for look in told.looks] == pytest.approx(told.made.settings["sigmas"][:-1], abs=1e-5)
+    for look, following in zip(told.looks, told.looks[1:], strict=False):
+        assert torch.equal(look.after, following.x)
+    for look in told.looks:
+        mixed = look.negative + 4.0 * (look.positive - look.negative)
+        assert torch.allclose(mixed, look.denoised, atol=1e-5)
+        assert -1 <= look.agreement < 1
+    if sampler == "euler":
+        look = told.looks[0]
+        assert torch.allclose(look.denoised + told.looks[1].sigma * look.noise(look.denoised), look.after, atol=1e-4)
+
+
+def test_without_guidance_there_is_one_estimate(model):
+    told = trace("a red apple", options(guidance_scale=1), model)
+    assert all(look.negative is None and look.agreement == 1 and torch.equal(look.positive, look.denoised) for look in told.looks)
+    assert "negative" not in told.tensors()
+
+
+def test_attention_is_that_of_the_layers(model, monkeypatch):
+    """The weights that fused kernels hide, against those that the layers themselves multiply with."""
+    used = []
+
+    def attend(q, k, v):
+        weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
+        if k.shape[-2] == 16:  # tokens
+            used.append(weights.mean(dim=1)[0])
+        return weights @ v
+
+    monkeypatch.setattr(layers, "attend", attend)
+    told = trace("a red apple", options(steps=1, guidance_scale=1, sampler="euler", size="24x16"), model)
+    found, places = told.looks[0].attention, [w.place for w in told.words]
+    assert found.shape == (len(told.layers), len(told.words) + 1, 8, 12)
+    assert len(used) == len(told.layers) == 4
+    for mine, theirs in zip(found, used, strict=True):
+        every = 1 if len(theirs) == 96 else 2
+        maps = theirs[:, places].T.unflatten(1, (8 // every, 12 // every))
+        assert torch.allclose(mine[:-1, ::every, ::every], maps, atol=1e-6)
+    assert torch.allclose(found.sum(dim=1), torch.ones(len(told.layers), 8, 12), atol=1e-5)
+    assert found[:, :-1].std() > 0
+
+
+def test_large_latents_give_small_maps(model):
+    told = trace("a red apple", options(size="80x48", steps=1), model)
+    assert told.looks[0].x.shape[1:] == (24, 40)
+    assert told.looks[0].attention.shape[2:] == (6, 10)
+    assert torch.allclose(told.looks[0].attention.sum(dim=1), torch.ones(()), atol=1e-5)
+    assert [name.split(", ")[1] for name in told.layers] == ["40x24", "20x12", "40x24", "40x24"]
+
+
+def test_words_are_what_the_model_sees(model):
+    said = words(model.text, "a (red:1.5) " + "apple " * 14)
+    assert [w.piece for w in said][:4] == ["<start>", "a", "red", "apple"]
+    assert [w.weight for w in said][:4] == [1, 1, 1.5, 1]
+    assert [w.place for w in said] == [*range(16), *range(16, 20)], "two chunks of 14 tokens and 2 marks"
+    assert [w.piece for w in said].count("<end>") == 2
+    assert words(NoText(), "a") == []
+    told = trace("a red apple", options(steps=1, negative_prompt="fox " * 30), model)
+    assert torch.allclose(told.looks[0].attention.sum(dim=1), torch.ones(()), atol=1e-5)
+
+
+def test_a_model_of_pixels(tmp_path):
+    pixels = load(str(make_tiny(tmp_path / "pixels", Defaults(steps=2, guidance_scale=3.0), pixels=True, in_channels=3, out_channels=3)))
+    found = explain("a red apple", options(steps=2), pixels)
+    assert found.runs[0].there is None
+    matrix, share = found.linear
+    assert torch.equal(matrix, torch.eye(4)[:, :3]) and share == 1
+    assert len(found.runs[0].guesses) == 2
+
+
+def test_experiments_are_what_they_say(model):
+    found = explain(["a red apple", "a blue house"], options(), model)
+    run = found.runs[0]
+    for guess, look in zip(run.guesses, run.trace.looks, strict=True):
+        z = run.trace.looks[-1].after
+        assert guess.sigma == look.sigma
+        guessed, true = ((guess.noisy - clean) / guess.sigma for clean in (guess.guess, z))
+        assert guess.error == pytest.approx(float((guessed - true).square().mean()), rel=1e-3)
+    noise = [(g.noisy - run.trace.looks[-1].after) / g.sigma for g in run.guesses]
+    assert torch.allclose(noise[0], noise[-1], atol=1e-3), "the same noise at every level"
+    assert np.array_equal(np.asarray(run.decoded[-1]["denoised"]), np.asarray(run.trace.made.picture)), "the last step ends at its estimate"
+    assert found.apart[0].max() == 0 < found.apart[1, -1]
+    assert found.apart[1, 0] == 0, "the same noise"
+    assert found.map.shape == (2, 4, 2)
+    assert len({r.trace.made.settings["candidate"] for r in explain(["a", "b"], options(best_of=4, steps=1), model, light=True).runs}) == 1
+
+
+def test_light_decodes_nothing(model):
+    found = explain("a red apple", options(), model, light=True)
+    assert (found.runs[0].decoded, found.runs[0].guesses, found.runs[0].there) == ([], [], None)
+
+
+def test_large_pictures_are_decoded_once_a_step(model):
+    assert {tuple(d) for d in explain("a", options(size="144x16", steps=1), model).runs[0].decoded} == {("denoised",)}
+
+
+def test_linear_decoder_finds_a_linear_one():
+    torch.manual_seed(0)
+    z, matrix = torch.randn(3, 2, 4, 5), torch.randn(3, 12)
+    seen = torch.cat([z, torch.ones(3, 1, 4, 5)], dim=1)
+    pixels = torch.nn.functional.pixel_shuffle(torch.einsum("nchw,cp->nphw", seen, matrix), 2)
+    found, share = linear_decoder(z, pixels)
+    assert torch.allclose(found, matrix, atol=0.02)
+    assert share > 0.999
+    assert linear_decoder(z, torch.randn(3, 3, 8, 10))[1] < 0.5
+
+
+def test_a_trace_is_saved_whole(model, tmp_path):
+    told = trace("a (red:1.2) apple", options(), model)
+    told.save(tmp_path / "t")
+    about, tensors = json.loads((tmp_path / "t" / "trace.json").read_text("utf-8")), load_file(tmp_path / "t" / "trace.safetensors")
+    assert about["schema"] == traces.SCHEMA
+    assert about["settings"]["prompt"] == "a (red:1.2) apple"
+    assert [w["weight"] for w in about["words"]] == [1, 1, 1.2, 1, 1]
+    assert tensors["attention"].shape == (3, 4, 6, 8, 8)
+    assert torch.allclose(tensors["negative"] + 3.0 * (tensors["positive"] - tensors["negative"]), tensors["denoised"], atol=1e-5)
+
+
+def test_refused(model):
+    for wrong, what in ((["a"] * 7, "1 to 6"), ([], "1 to 6"), ([""], None)):
+        if what:
+            with pytest.raises(OptionError, match=what):
+                explain(wrong, options(), model)
+    with pytest.raises(OptionError, match="one picture"):
+        trace("a", options(count=2), model)
+    with pytest.raises(OptionError, match="multiples"):
+        next(steps("a", options(size="15x16"), model))
+
+
+def test_command(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["sfumato", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        said = capsys.readouterr()
+        return code, said.out.strip(), said.err
+
+    common = ("--model", tiny, "--steps", 2, "--seed", 1)
+    assert run("explain", "a red apple", *common)[:2] == (0, "explained.html")
+    before = (tmp_path / "explained.html").read_bytes()
+    for words_, sentence in (
+        (("a", *common), "--overwrite"), ((*common, "--output", "x.html"), "no prompt"), (("a", *common, "--output", "x.png"), "ends in .html"),
+        (("a", *common, "--output", "x.html", "--strength", 0.5), "--from"),
+        (("a", *common, "--output", "x.html", "--trace", "explained.html"), "is a file"),
+        (("--again", tmp_path / "none.png", "--output", "x.html"), "does not exist"),
+    ):  # fmt: skip
+        code, _, err = run("explain", *words_)
+        assert (code, sentence in err) == (2, True), err
+    assert (tmp_path / "explained.html").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["explained.html"]
+    assert run("create", "a red apple", *common, "--output", "a.png")[0] == 0
+    code, out, _ = run("explain", "--again", "a.png", "a blue house", "--output", "b.html", "--trace", "t", "--json", "--light")
+    assert code == 0
+    assert [r["settings"]["prompt"] for r in json.loads(out)["runs"]] == ["a red apple", "a blue house"]
+    assert (tmp_path / "t" / "1" / "picture.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+    assert (tmp_path / "t" / "2" / "trace.json").exists()
+
+
+def test_the_page_needs_nothing_and_believes_nothing(model, tmp_path):
+    evil = '</script><script>document.title="evil"</script><!--PROGRAM-->'
+    found = explain(evil, options(steps=1), model, light=True)
+    write(found, tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text("utf-8")
+    assert set(re.findall(r"\b\w+://[^\s\"']*", page)) == {"http://www.w3.org/2000/svg"}, "a name of a format, no address"
+    assert page.count("</script>") == 2
+    held = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+    assert held == json.loads(json.dumps(_data(found)))
+    assert held["runs"][0]["prompt"] == evil
+
+
+@pytest.mark.skipif(HEADLESS is None, reason="no Chromium here")
+@pytest.mark.parametrize("light", [False, True])
+def test_the_page_in_a_browser(bundled, tmp_path, light):
+    write(explain(["a red apple", "a green apple"], options(seed=7), bundled, light=light), tmp_path / "p.html")
+    page, said = (tmp_path / "p.html").read_text("utf-8"), tmp_path / "q.html"
+    acts = """<script>
+      const errors = []; window.onerror = (what) => errors.push(String(what)); const notes = {};
+      try {
+        document.getElementById("back").click(); notes.step = document.getElementById("where").textContent;
+        document.querySelectorAll("#words button")[2].click();
+        notes.word = document.querySelector("#words button[aria-pressed=true]").textContent;
+        const slider = document.getElementById("scale"); notes.before = document.getElementById("sum").textContent;
+        slider.value = 9; slider.dispatchEvent(new Event("input")); notes.after = document.getElementById("sum").textContent;
+        document.querySelectorAll("#pictures button")[1].click(); notes.prompt = document.getElementById("prompt").textContent;
+        document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" })); notes.left = document.getElementById("where").textContent;
+        notes.nan = document.body.innerText.includes("NaN") || document.body.innerText.includes("undefined");
+        notes.wide = document.documentElement.scrollWidth > window.innerWidth;
+        const named = (n) => n.textContent || n.ariaLabel || n.labels?.length;
+        notes.unnamed = [...document.querySelectorAll("button, input, select")].filter((n) => !named(n)).length;
+        notes.hidden = [...document.querySelectorAll("section")].filter((s) => s.hidden).map((s) => s.id);
+      } catch (error) { errors.push(String(error)); }
+      document.body.innerHTML = ""; document.body.textContent = JSON.stringify({ errors, ...notes });
+    </script>"""
+    said.write_text(page.replace("</body>", acts + "</body>"), "utf-8")
+    ways = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=390,800", "--virtual-time-budget=3000", "--dump-dom"]
+    dom = subprocess.run([HEADLESS, *ways, said.as_uri()], capture_output=True, text=True, timeout=120).stdout
+    notes = json.loads(re.search(r"<body>(\{.*\})\s*</body>", dom, re.S)[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert notes["errors"] == []
+    assert notes["step"].startswith("step 2 of 3") and notes["left"].startswith("step 1 of 3")
+    assert notes["word"].startswith("red")
+    assert "D− + 4.0 (D+ − D−)" in notes["before"] and "D− + 9.0 (D+ − D−)" in notes["after"]
+    value = {k: re.search(rf"^{re.escape(k)}.*? ([−\d.]+)(?:   .*)?$", notes["after"], re.M)[1].replace("−", "-") for k in ("D−  ", "D+  ", "D = ")}
+    minus, plus, mixed = map(float, value.values())
+    assert mixed == pytest.approx(minus + 9 * (plus - minus), abs=0.01)
+    assert notes["prompt"] == "a green apple"
+    assert not notes["nan"] and not notes["wide"] and notes["unnamed"] == 0
+    assert notes["hidden"] == (["s-guess", "s-there"] if light else [])
+
+
+def test_a_picture_to_begin_with(model, tmp_path):
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "r.png")
+    told = trace("a red apple", options(source=str(tmp_path / "r.png"), strength=0.5), model)
+    assert told.looks[0].sigma < trace("a red apple", options(), model).looks[0].sigma
+    assert _data(explain("a", options(source=str(tmp_path / "r.png")), model, light=True))["runs"][0]["source"]
