@@ -1,5 +1,9 @@
 """sfumato explain: what is shown is what happened, nothing is changed by looking, and the page works without a network."""
 
+import base64
+import gzip
+import html
+import io
 import json
 import re
 import shutil
@@ -22,7 +26,7 @@ from sfumato.tasks import trace as traces
 from sfumato.tasks.create import create
 from sfumato.tasks.explain import explain, linear_decoder, steps
 from sfumato.tasks.options import CreateOptions
-from sfumato.tasks.page import _data, write
+from sfumato.tasks.page import write
 from sfumato.tasks.trace import record, trace, words
 
 HEADLESS = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -235,9 +239,31 @@ def test_the_page_needs_nothing_and_believes_nothing(model, tmp_path):
     page = (tmp_path / "p.html").read_text("utf-8")
     assert set(re.findall(r"\b\w+://[^\s\"']*", page)) == {"http://www.w3.org/2000/svg"}, "a name of a format, no address"
     assert page.count("</script>") == 2
-    held = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
-    assert held == json.loads(json.dumps(_data(found)))
-    assert held["runs"][0]["prompt"] == evil
+    assert html.escape(evil) in page and evil not in page
+    assert unpacked(page)[0]["runs"][0]["prompt"] == evil
+
+
+def test_the_page_holds_the_trace(model, tmp_path):
+    found = explain("a red apple", options(), model)
+    write(found, tmp_path / "p.html")
+    said, archive = unpacked((tmp_path / "p.html").read_text("utf-8"))
+    run, look = said["runs"][0], found.runs[0].trace.looks[1]
+    assert np.array_equal(archive(run["steps"][1]["latents"]["positive"], "<f2"), look.positive.numpy().astype("<f2").ravel())
+    assert "denoised" not in run["steps"][1]["latents"], "it follows from the others"
+    with Image.open(io.BytesIO(archive(run["steps"][1]["pictures"]["denoised"], "u1").tobytes())) as shown:
+        assert np.array_equal(np.asarray(shown), np.asarray(found.runs[0].decoded[1]["denoised"]))
+    maps = (archive(run["attention"]["maps"], "u1").reshape(run["attention"]["shape"]) / 255 * run["attention"]["top"]) ** 2
+    assert np.abs(maps[1] - look.attention.numpy()).max() < 0.005
+    other = explain("a red apple", options(guidance_rescale=0.9), model, light=True)
+    write(other, tmp_path / "q.html")
+    assert "denoised" in unpacked((tmp_path / "q.html").read_text("utf-8"))[0]["runs"][0]["steps"][1]["latents"], "it does not follow"
+
+
+def unpacked(page):
+    """The page's text, and a function that reads what it refers to."""
+    whole = gzip.decompress(base64.b64decode(re.search(r'id="data">(.*?)</script>', page, re.S)[1]))
+    length = int.from_bytes(whole[:4], "little")
+    return json.loads(whole[8 : 8 + length]), lambda ref, kind: np.frombuffer(whole[8 + length + ref[1] :][: ref[2]], kind)
 
 
 @pytest.mark.skipif(HEADLESS is None, reason="no Chromium here")
@@ -245,8 +271,9 @@ def test_the_page_needs_nothing_and_believes_nothing(model, tmp_path):
 def test_the_page_in_a_browser(bundled, tmp_path, light):
     write(explain(["a red apple", "a green apple"], options(seed=7), bundled, light=light), tmp_path / "p.html")
     page, said = (tmp_path / "p.html").read_text("utf-8"), tmp_path / "q.html"
-    acts = """<script>
+    acts = """<script type="module">
       const errors = []; window.onerror = (what) => errors.push(String(what)); const notes = {};
+      while (!document.getElementById("where").textContent && !errors.length) await new Promise((on) => setTimeout(on, 20));
       try {
         document.getElementById("back").click(); notes.step = document.getElementById("where").textContent;
         document.querySelectorAll("#words button")[2].click();
@@ -283,4 +310,5 @@ def test_a_picture_to_begin_with(model, tmp_path):
     Image.new("RGB", (16, 16), "red").save(tmp_path / "r.png")
     told = trace("a red apple", options(source=str(tmp_path / "r.png"), strength=0.5), model)
     assert told.looks[0].sigma < trace("a red apple", options(), model).looks[0].sigma
-    assert _data(explain("a", options(source=str(tmp_path / "r.png")), model, light=True))["runs"][0]["source"]
+    write(explain("a", options(source=str(tmp_path / "r.png")), model, light=True), tmp_path / "p.html")
+    assert unpacked((tmp_path / "p.html").read_text("utf-8"))[0]["runs"][0]["source"]

@@ -1,12 +1,13 @@
 """The page of an explanation: one HTML file with all numbers in it, which opens without a network.
 
 Latents travel as 16-bit floats and are drawn in the browser by the linear decoder; what was decoded by the model travels as
-pictures. The page's own text, style and program are in ``static/``.
+pictures. All of it is one archive, compressed. The page's own text, style and program are in ``static/``.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import html
 import io
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -25,33 +27,111 @@ from sfumato.runtime import atomic
 from sfumato.tasks.explain import SMALL, Explained, Guess, Run
 from sfumato.tasks.trace import Look
 
-SETTINGS = "prompt styled negative_prompt seed candidate best_of sampler guidance_scale prior size".split()
+SETTINGS = "prompt styled negative_prompt seed candidate best_of sampler guidance_scale prior size source".split()
 STATIC = Path(__file__).parent / "static"
+Ref = tuple[str, int, int]  # kind, offset and length in bytes of what the archive holds
 
 
 def write(found: Explained, path: Path) -> None:
     """Write the page."""
-    parts = {name: (STATIC / f"explain.{name}").read_text("utf-8") for name in ("html", "css", "js")}
-    data = json.dumps(_data(found), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")  # no tag can begin in it
+    page, style, program = ((STATIC / f"explain.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     title = html.escape(" / ".join(run.trace.made.prompt or "no text" for run in found.runs))
-    filled = {"TITLE": title, "STYLE": parts["css"], "DATA": data, "PROGRAM": parts["js"]}
-    page = parts["html"]
-    for name in ("TITLE", "STYLE", "PROGRAM", "DATA"):  # what the user wrote comes last and is not looked through
-        page = page.replace(f"<!--{name}-->", filled[name], 1)
+    for name, text in (("STYLE", style), ("PROGRAM", program), ("DATA", packed(found)), ("TITLE", title)):  # the user's words come last
+        page = page.replace(f"<!--{name}-->", text, 1)
     with atomic(path) as scratch:
         scratch.write_text(page, "utf-8")
 
 
-def _data(found: Explained) -> dict[str, Any]:
-    matrix, share = found.linear
-    return {
-        "version": __version__,
-        "model": _model(found.model),
-        "linear": {"map": _floats(matrix, "<f4"), "rows": len(matrix), "share": share},
-        "runs": [_run(run, found.model) for run in found.runs],
-        "apart": found.apart.round(4).tolist(),
-        "map": found.map.round(4).tolist(),
-    }
+def packed(found: Explained) -> str:
+    """All that the page shows: the length of a JSON text (4 bytes), the text, and what it refers to; gzip, in base64."""
+    archive = _Archive()
+    text = json.dumps(archive.data(found), separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    whole = len(text).to_bytes(4, "little") + b"\0" * 4 + text + b"".join(archive.parts)
+    return base64.b64encode(gzip.compress(whole, 9, mtime=0)).decode()
+
+
+class _Archive:
+    """Gathers arrays and pictures, of which the text has the places."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    def put(self, kind: str, held: bytes) -> Ref:
+        ref = kind, self.size, len(held)
+        self.parts.append(held + b"\0" * (-len(held) % 8))
+        self.size += len(self.parts[-1])
+        return ref
+
+    def array(self, values: NDArray[Any]) -> Ref:
+        return self.put(values.dtype.str[1:], np.ascontiguousarray(values).tobytes())
+
+    def latent(self, x: Tensor) -> Ref:
+        return self.array(x.numpy().astype("<f2"))
+
+    def picture(self, picture: Image.Image) -> Ref:
+        buffer, kind = io.BytesIO(), "png" if max(picture.size) <= SMALL else "webp"
+        picture.save(buffer, format=kind, quality=75)
+        return self.put(f"image/{kind}", buffer.getvalue())
+
+    def data(self, found: Explained) -> dict[str, Any]:
+        matrix, share = found.linear
+        return {
+            "version": __version__,
+            "model": _model(found.model),
+            "linear": {"map": self.array(matrix.numpy().astype("<f4")), "share": share},
+            "runs": [self.run(run, found.model) for run in found.runs],
+            "apart": found.apart.round(4).tolist(),
+            "map": found.map.round(4).tolist(),
+        }
+
+    def run(self, run: Run, model: Model) -> dict[str, Any]:
+        told, settings = run.trace, run.trace.made.settings
+        return {
+            **{name: settings.get(name) for name in SETTINGS},
+            "cut": told.made.cut,
+            "picture": self.picture(told.made.picture),
+            "words": [w.__dict__ for w in told.words],
+            "cosines": _cosines(run, model),
+            "layers": list(told.layers),
+            "attention": self.attention(told.looks),
+            "steps": [self.step(look, told.scale, run.decoded[k] if run.decoded else {}) for k, look in enumerate(told.looks)],
+            "shape": list(told.looks[0].x.shape),
+            "final": self.latent(told.looks[-1].after),
+            "noise": self.latent((run.guesses[0].noisy - told.looks[-1].after) / run.guesses[0].sigma) if run.guesses else None,
+            "guesses": [self.guess(g) for g in run.guesses],
+            "there": run.there and {"z": self.latent(run.there.z), "again": self.picture(run.there.again), "psnr": round(run.there.psnr, 2)},
+        }
+
+    def step(self, look: Look, scale: float, decoded: dict[str, Image.Image]) -> dict[str, Any]:
+        latents = {name: getattr(look, name) for name in ("x", "positive", "negative", "denoised")}
+        if look.negative is None or torch.allclose(look.negative + scale * (look.positive - look.negative), look.denoised, atol=1e-3):
+            latents["denoised"] = None  # it follows from the others
+        return {
+            "sigma": look.sigma,
+            "seconds": round(look.seconds, 5),
+            "agreement": round(look.agreement, 6),
+            "latents": {name: self.latent(x) for name, x in latents.items() if x is not None},
+            "pictures": {name: self.picture(p) for name, p in decoded.items()},
+        }
+
+    def guess(self, guess: Guess) -> dict[str, Any]:
+        pictures = {name: self.picture(p) for name, p in guess.decoded.items()}
+        return {
+            "sigma": guess.sigma,
+            "error": guess.error,
+            "guess": self.latent(guess.guess),
+            "pictures": pictures,
+        }
+
+    def attention(self, looks: tuple[Look, ...]) -> dict[str, Any] | None:
+        """Maps (steps, layers, tokens + 1, a, b), their roots in 255ths of the largest; None without text."""
+        maps = torch.stack([look.attention for look in looks]).clamp_min(0).sqrt().numpy()
+        if not maps.size:
+            return None
+        top = float(maps.max())
+        return {"shape": list(maps.shape), "top": top, "maps": self.array((maps / top * 255).round().astype(np.uint8))}
 
 
 def _model(model: Model) -> dict[str, Any]:
@@ -62,57 +142,15 @@ def _model(model: Model) -> dict[str, Any]:
         "name": model.name,
         "sha256": model.sha256,
         "predicts": model.denoiser.kind,
-        "channels": model.space.config.latent_channels,
         "factor": model.space.config.factor,
         "length": encoders[0].tokenizer.length if encoders else 0,
         "width": sum(e.clip.config.hidden_size for e in encoders),
-        "parameters": {
-            "text": sum(_count(e) for e in encoders),
-            "network": _count(model.network),
-            "space": _count(model.space),
-        },
+        "parameters": {"text": sum(_count(e) for e in encoders), "network": _count(model.network), "space": _count(model.space)},
     }
 
 
 def _count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _run(run: Run, model: Model) -> dict[str, Any]:
-    told = run.trace
-    settings, looks = told.made.settings, told.looks
-    return {
-        **{name: settings[name] for name in SETTINGS},
-        "source": settings.get("source"),
-        "cut": told.made.cut,
-        "picture": _picture(told.made.picture),
-        "words": [w.__dict__ for w in told.words],
-        "cosines": _cosines(run, model),
-        "layers": list(told.layers),
-        "attention": _attention(looks),
-        "steps": [_step(look, run.decoded[k] if run.decoded else {}) for k, look in enumerate(looks)],
-        "shape": list(looks[0].x.shape),
-        "final": _floats(looks[-1].after),
-        "guesses": [_guess(g) for g in run.guesses],
-        "there": run.there and {"z": _floats(run.there.z), "again": _picture(run.there.again), "psnr": round(run.there.psnr, 2)},
-    }
-
-
-def _step(look: Look, decoded: dict[str, Image.Image]) -> dict[str, Any]:
-    latents = {name: getattr(look, name) for name in ("x", "positive", "negative", "denoised")}
-    return {
-        "sigma": look.sigma,
-        "seconds": look.seconds,
-        "agreement": look.agreement,
-        "norms": [round(float(look.noise(t).square().mean().sqrt()), 4) for t in (look.positive, look.negative) if t is not None],
-        "latents": {name: _floats(t) for name, t in latents.items() if t is not None},
-        "pictures": {name: _picture(p) for name, p in decoded.items()},
-    }
-
-
-def _guess(guess: Guess) -> dict[str, Any]:
-    pictures = {name: _picture(p) for name, p in guess.decoded.items()}
-    return {"sigma": guess.sigma, "error": guess.error, "noisy": _floats(guess.noisy), "guess": _floats(guess.guess), "pictures": pictures}
 
 
 def _cosines(run: Run, model: Model) -> list[list[float]]:
@@ -123,28 +161,4 @@ def _cosines(run: Run, model: Model) -> list[list[float]]:
     if condition.tokens is None:
         return []
     states = torch.nn.functional.normalize(condition.tokens[0, [w.place for w in run.trace.words]].float().cpu(), dim=1)
-    rows: list[list[float]] = (states @ states.T).numpy().round(3).tolist()
-    return rows
-
-
-def _attention(looks: tuple[Look, ...]) -> dict[str, Any] | None:
-    """Maps (steps, layers, tokens + 1, a, b) in thousandths of the largest, with their sums; None without text."""
-    maps = torch.stack([look.attention for look in looks]).numpy()
-    if not maps.size:
-        return None
-    top = float(maps.max())
-    return {"shape": list(maps.shape), "top": top, "maps": _encoded((maps / top * 65535).round().astype("<u2"))}
-
-
-def _floats(x: Tensor, kind: str = "<f2") -> str:
-    return _encoded(x.numpy().astype(kind))
-
-
-def _encoded(values: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
-
-
-def _picture(picture: Image.Image) -> str:
-    buffer, kind = io.BytesIO(), "png" if max(picture.size) <= SMALL else "webp"
-    picture.save(buffer, format=kind, quality=80)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return [[round(float(v), 3) for v in row] for row in states @ states.T]

@@ -25,7 +25,7 @@ from sfumato import metadata
 from sfumato.condition.text import Encoder, PairEncoder, TextEncoder, tokenize
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model, load
-from sfumato.layers import Attention, TransformerBlock
+from sfumato.layers import TransformerBlock
 from sfumato.runtime import atomic
 from sfumato.sampler.registry import SAMPLERS
 from sfumato.tasks.create import Made, Moment, walk
@@ -186,7 +186,7 @@ def record(prompt: str, options: CreateOptions | None = None, model: Model | Non
     with _Recorder(model) as recorder:
         for event in walk(prompt, options, model):
             if isinstance(event, Moment):
-                batches[event.done].append((event.step, *recorder.taken()))
+                batches[event.done].append((event.step, *recorder.taken(len(event.step.x))))
                 yield event
             else:
                 yield _trace(event, options, model, batches)
@@ -208,24 +208,24 @@ def words(encoder: Encoder, prompt: str) -> list[Word]:
 
 @dataclass
 class _Pass:
-    """One evaluation of the denoiser for a batch, text and no text in it; and for each layer how places look at tokens."""
+    """One evaluation of the denoiser for a batch, with guidance the text's half first; and how the text's rows look at tokens."""
 
     x: Tensor
     out: Tensor
-    maps: list[Tensor] = field(default_factory=list)  # (rows, h w, T)
+    maps: list[Tensor] = field(default_factory=list)  # of each layer: (B, T, a, b)
 
 
 class _Recorder:
     """Sees what enters and leaves a model's denoiser while it is entered itself."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self.handles, self.passes, self.maps = model, list[RemovableHandle](), list[_Pass](), list[Tensor]()
+        self.model, self.handles, self.passes = model, list[RemovableHandle](), list[_Pass]()
+        self.asked, self.first = list[Tensor](), list[Tensor]()  # queries and keys in turns: of this pass, and of the first since the last step
         self.begun: float | None = None
 
     def __enter__(self) -> Self:
-        denoiser = self.model.denoiser
-        blocks = _attending(self.model.network)
-        self.handles = [block.attn2.register_forward_hook(self._attended) for block in blocks.values()]
+        denoiser, self.layers = self.model.denoiser, [block.attn2 for block in _attending(self.model.network).values()]
+        self.handles = [part.register_forward_hook(self._attended) for layer in self.layers for part in (layer.to_q, layer.to_k)]
         self.handles += [denoiser.register_forward_pre_hook(self._begins), denoiser.register_forward_hook(self._evaluated)]
         return self
 
@@ -236,18 +236,23 @@ class _Recorder:
     def _begins(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.begun = self.begun or time.perf_counter()
 
-    def _attended(self, module: Attention, args: tuple[Tensor, Tensor], out: Tensor) -> None:
-        q, k = (layer(x).unflatten(-1, (module.heads, -1)).transpose(1, 2) for layer, x in zip((module.to_q, module.to_k), args, strict=True))
-        scores = q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5
-        self.maps.append(torch.softmax(scores, dim=-1).mean(dim=1))
+    def _attended(self, module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        self.asked.append(out)
 
     def _evaluated(self, module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-        self.passes.append(_Pass(args[0].float().cpu(), out.float().cpu(), [_small(m, args[0]) for m in self.maps]))
-        self.maps = []
+        if not self.passes:
+            self.first = self.asked
+        self.passes.append(_Pass(args[0], out))
+        self.asked = []
 
-    def taken(self) -> tuple[_Pass, float]:
-        """The evaluation that the last step started with, and the seconds since; forgets it."""
-        first, seconds = self.passes[0], time.perf_counter() - (self.begun or 0.0)
+    def taken(self, batch: int) -> tuple[_Pass, float]:
+        """The evaluation that the last step of `batch` pictures started with, and the seconds since; forgets it."""
+        seconds, first = time.perf_counter() - (self.begun or 0.0), self.passes[0]
+        for layer, q, k in zip(self.layers, self.first[::2], self.first[1::2], strict=True):
+            q, k = (t[:batch].unflatten(-1, (layer.heads, -1)).transpose(1, 2).float() for t in (q, k))
+            weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1).mean(dim=1)
+            first.maps.append(_small(weights, first.x))
+        first.x, first.out = first.x.float().cpu(), first.out.float().cpu()
         self.passes, self.begun = [], None
         return first, seconds
 

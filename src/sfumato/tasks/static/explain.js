@@ -1,24 +1,28 @@
-"use strict";
 // The page of an explanation. One state, one function that draws it; every part is a function of the state.
-const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const model = data.model, factor = model.factor;
 
-// ---- numbers: base64 of 16-bit floats, 16-bit whole numbers and 32-bit floats
-const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
+// ---- the archive: the length of a JSON text, the text, and the arrays and pictures that it refers to as [kind, offset, length]
+const packed = Uint8Array.from(atob($("data").textContent), (c) => c.charCodeAt(0));
+const archive = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+const length = new DataView(archive).getUint32(0, true);
+const data = JSON.parse(new TextDecoder().decode(new Uint8Array(archive, 8, length)));
+const held = ([, offset, size]) => archive.slice(8 + length + offset, 8 + length + offset + size);
+const model = data.model, factor = model.factor;
 function half(n) {
   const sign = n & 0x8000 ? -1 : 1, power = (n >> 10) & 31, rest = n & 1023;
   if (power === 0) return sign * rest * 2 ** -24;
   if (power === 31) return rest ? NaN : sign * Infinity;
   return sign * (1 + rest / 1024) * 2 ** (power - 15);
 }
-const kept = new Map(); // decoded once
-function floats(text) {
-  if (!kept.has(text)) kept.set(text, Float32Array.from(new Uint16Array(bytes(text)), half));
-  return kept.get(text);
+const kept = new Map(); // read once
+function once(ref, read) {
+  if (!kept.has(ref[1])) kept.set(ref[1], read(held(ref)));
+  return kept.get(ref[1]);
 }
-const linear = new Float32Array(bytes(data.linear.map));
-for (const run of data.runs) if (run.attention) run.attention.values = new Uint16Array(bytes(run.attention.maps));
+const floats = (ref) => once(ref, (bytes) => Float32Array.from(new Uint16Array(bytes), half));
+const address = (ref) => once(ref, (bytes) => URL.createObjectURL(new Blob([bytes], { type: ref[0] })));
+const linear = new Float32Array(held(data.linear.map));
+for (const run of data.runs) if (run.attention) run.attention.values = new Uint8Array(held(run.attention.maps));
 
 const state = { run: 0, step: 0, word: null, layer: -1, scale: null, spot: null, channel: 0 };
 const run = () => data.runs[state.run];
@@ -55,18 +59,19 @@ function drawn(latents, shape, label, difference = false) {
   context.putImageData(pixels, 0, 0);
   return canvas;
 }
-function picture(source, label) {
-  return make("img", { src: source, alt: label, class: source.startsWith("data:image/png") ? "" : "fine" });
+function picture(ref, label) {
+  return make("img", { src: address(ref), alt: label, class: ref[0] === "image/png" ? "" : "fine" });
 }
 function figure(content, caption, attributes = {}) {
   return make("figure", attributes, content, make("figcaption", {}, caption));
 }
 const latent = (name) => step().latents[name] && floats(step().latents[name]);
-function guided() {
-  const plus = latent("positive"), minus = latent("negative");
-  if (exact() || !minus) return latent("denoised");
-  return plus.map((value, k) => minus[k] + scale() * (value - minus[k]));
+function mixed(s, g, told = true) { // what the sampler was told, which is kept where it does not follow from the two estimates; or would be told at g
+  if (told && s.latents.denoised) return floats(s.latents.denoised);
+  const plus = floats(s.latents.positive), minus = s.latents.negative && floats(s.latents.negative);
+  return minus ? plus.map((value, k) => minus[k] + g * (value - minus[k])) : plus;
 }
+const guided = () => mixed(step(), scale(), exact());
 function seen(name, label) {
   const shot = step().pictures[name];
   if (shot && (name !== "denoised" || exact())) return picture(shot, label);
@@ -158,7 +163,7 @@ function weights(atStep, word) { // the chosen layer's map of a word, or the mea
   const chosen = state.layer < 0 ? [...Array(layers).keys()] : [state.layer];
   for (const layer of chosen) {
     const from = ((atStep * layers + layer) * tokens + word) * a * b;
-    for (let k = 0; k < a * b; k++) out[k] += (values[from + k] / 65535) * top / chosen.length;
+    for (let k = 0; k < a * b; k++) out[k] += ((values[from + k] / 255) * top) ** 2 / chosen.length;
   }
   return out;
 }
@@ -172,7 +177,7 @@ function looks() {
     $("layer").value = state.layer;
   }
   const [, , tokens, a, b] = r.attention.shape, names = [...r.words.map((w) => w.piece), "behind the prompt"];
-  const under = step().pictures.denoised ? picture(step().pictures.denoised, "") : drawn(latent("denoised"), r.shape, "");
+  const under = step().pictures.denoised ? picture(step().pictures.denoised, "") : drawn(guided(), r.shape, "");
   $("maps").replaceChildren(...names.map((name, word) => {
     const map = weights(state.step, word), most = Math.max(...map, 1e-9), share = mean([...map]);
     const canvas = make("canvas", { width: b * 8, height: a * 8, role: "img", "aria-label": `where ${name} is looked at` }), context = canvas.getContext("2d");
@@ -222,7 +227,8 @@ function guess() {
   const r = run();
   $("s-guess").hidden = !r.guesses.length;
   if (!r.guesses.length) return;
-  const g = r.guesses[state.step], shot = (name, label) => (g.pictures[name] ? picture(g.pictures[name], label) : drawn(floats(g[name]), r.shape, label));
+  const g = r.guesses[state.step], latents = { noisy: () => floats(r.final).map((v, k) => v + g.sigma * floats(r.noise)[k]), guess: () => floats(g.guess) };
+  const shot = (name, label) => (g.pictures[name] ? picture(g.pictures[name], label) : drawn(latents[name](), r.shape, label));
   $("guess").replaceChildren(figure(picture(r.picture, "the finished picture"), "the finished picture"),
     figure(shot("noisy", "noised again"), `noised again: ${g.sigma.toPrecision(3)}`), figure(shot("guess", "guessed"), `guessed; error ${g.error.toFixed(3)}`));
   $("loss").replaceChildren(chart([{ values: r.guesses.map((x) => x.error), chosen: true }], "error of the guessed noise, by the levels of the walk", state.step));
@@ -250,7 +256,7 @@ function apart() {
     data.runs.slice(1).map((r, k) => `"${r.prompt}" ${first[k] < 0 ? "never differs by more than a tenth of the noise's deviation" : first[k] === 0 ? "differs by more than a tenth of the noise's deviation from the start (the prior expects something else of it)" : `differs by more than a tenth of the noise's deviation after step ${first[k]}`}`).join("; ") + ".";
   $("sides").replaceChildren(...data.runs.map((r) => {
     const s = r.steps[Math.min(state.step, r.steps.length - 1)];
-    return figure(s.pictures.denoised ? picture(s.pictures.denoised, r.prompt) : drawn(floats(s.latents.denoised), r.shape, r.prompt), r.prompt);
+    return figure(s.pictures.denoised ? picture(s.pictures.denoised, r.prompt) : drawn(mixed(s, r.guidance_scale), r.shape, r.prompt), r.prompt);
   }));
   const far = chart(data.apart.map((values, k) => ({ values, name: data.runs[k].prompt.slice(0, 16), chosen: k === state.run })), "how far from the first picture's noisy latents", state.step);
   $("apart").replaceChildren(far, ways());
