@@ -312,3 +312,21 @@ def test_a_picture_to_begin_with(model, tmp_path):
     assert told.looks[0].sigma < trace("a red apple", options(), model).looks[0].sigma
     write(explain("a", options(source=str(tmp_path / "r.png")), model, light=True), tmp_path / "p.html")
     assert unpacked((tmp_path / "p.html").read_text("utf-8"))[0]["runs"][0]["source"]
+
+
+def test_what_is_known_is_held_to_at_every_step(model, tmp_path):
+    Image.new("RGB", (18, 16), "red").save(tmp_path / "r.png")
+    mask = Image.new("L", (18, 16))
+    mask.paste(255, (0, 0, 8, 16))
+    mask.save(tmp_path / "m.png")
+    given = options(source=str(tmp_path / "r.png"), mask=str(tmp_path / "m.png"), strength=1.0)
+    found = explain("a red apple", given, model)
+    told = found.runs[0].trace
+    assert told.made.picture.size == (18, 16)
+    for look in told.looks:
+        mixed = look.negative + told.scale * (look.positive - look.negative)
+        assert torch.allclose(mixed[..., :4], look.denoised[..., :4], atol=1e-5)
+        assert torch.allclose(look.denoised[..., 4:8], told.looks[0].denoised[..., 4:8], atol=1e-5), "what is known is the same at every step"
+        assert not torch.allclose(mixed[..., 4:8], look.denoised[..., 4:8], atol=1e-2)
+    found.write(tmp_path / "p.html")
+    assert "denoised" in unpacked((tmp_path / "p.html").read_text("utf-8"))[0]["runs"][0]["steps"][0]["latents"], "it does not follow"

@@ -35,6 +35,7 @@ def explain(
     model: Annotated[str | None, Option(help="A bundled name, a folder in diffusers' layout, or a .safetensors.")] = None,
     source: Annotated[str | None, Option("--from", help="A picture to start from.")] = None,
     strength: Annotated[float | None, Option(help="How much of --from is made anew, 0 to 1.")] = None,
+    mask: Annotated[str | None, Option(help="White = make anew; the rest of --from is held to at every step.")] = None,
     device: Annotated[str | None, Option(help="auto, cpu, cuda or mps.")] = None,
     dtype: Annotated[str | None, Option(help="auto, float32, bfloat16 or float16.")] = None,
     overwrite: Annotated[bool, Option(help="Replace a page that is there.")] = False,
@@ -49,7 +50,7 @@ def explain(
     values = {
         "seed": seed, "best_of": best_of, "steps": steps, "guidance_scale": guidance_scale, "negative_prompt": negative, "sampler": sampler,
         "schedule": schedule, "prior": prior, "style": style, "size": size, "model": model, "source": source, "strength": strength,
-        "device": device, "dtype": dtype,
+        "mask": mask, "device": device, "dtype": dtype,
     }  # fmt: skip
     opened, wanted = None, list(prompt or [])
     if again is not None:
