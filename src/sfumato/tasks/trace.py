@@ -11,7 +11,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -206,21 +206,22 @@ def words(encoder: Encoder, prompt: str) -> list[Word]:
     return out
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Pass:
     """One evaluation of the denoiser for a batch, with guidance the text's half first; and how the text's rows look at tokens."""
 
     x: Tensor
     out: Tensor
-    maps: list[Tensor] = field(default_factory=list)  # of each layer: (B, T, a, b)
+    maps: list[Tensor]  # of each layer: (B, T, a, b)
 
 
 class _Recorder:
     """Sees what enters and leaves a model's denoiser while it is entered itself."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self.handles, self.passes = model, list[RemovableHandle](), list[_Pass]()
-        self.asked, self.first = list[Tensor](), list[Tensor]()  # queries and keys in turns: of this pass, and of the first since the last step
+        self.model, self.handles = model, list[RemovableHandle]()
+        self.asked: list[Tensor] = []  # queries and keys of this evaluation, in turns
+        self.first: tuple[Tensor, Tensor, list[Tensor]] | None = None  # since the last step: what went in and out, and was asked
         self.begun: float | None = None
 
     def __enter__(self) -> Self:
@@ -240,21 +241,20 @@ class _Recorder:
         self.asked.append(out)
 
     def _evaluated(self, module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-        if not self.passes:
-            self.first = self.asked
-        self.passes.append(_Pass(args[0], out))
+        self.first = self.first or (args[0], out, self.asked)
         self.asked = []
 
     def taken(self, batch: int) -> tuple[_Pass, float]:
         """The evaluation that the last step of `batch` pictures started with, and the seconds since; forgets it."""
-        seconds, first = time.perf_counter() - (self.begun or 0.0), self.passes[0]
-        for layer, q, k in zip(self.layers, self.first[::2], self.first[1::2], strict=True):
+        assert self.first is not None and self.begun is not None
+        seconds, (x, out, asked) = time.perf_counter() - self.begun, self.first
+        maps = []
+        for layer, q, k in zip(self.layers, asked[::2], asked[1::2], strict=True):
             q, k = (t[:batch].unflatten(-1, (layer.heads, -1)).transpose(1, 2).float() for t in (q, k))
             weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1).mean(dim=1)
-            first.maps.append(_small(weights, first.x))
-        first.x, first.out = first.x.float().cpu(), first.out.float().cpu()
-        self.passes, self.begun = [], None
-        return first, seconds
+            maps.append(_small(weights, x))
+        self.first = self.begun = None
+        return _Pass(x.float().cpu(), out.float().cpu(), maps), seconds
 
 
 def _attending(network: nn.Module) -> dict[str, TransformerBlock]:
