@@ -249,14 +249,14 @@ def test_the_page_holds_the_trace(model, tmp_path):
     said, archive = unpacked((tmp_path / "p.html").read_text("utf-8"))
     run, look = said["runs"][0], found.runs[0].trace.looks[1]
     assert np.array_equal(archive(run["steps"][1]["latents"]["positive"], "<f2"), look.positive.numpy().astype("<f2").ravel())
-    assert "denoised" not in run["steps"][1]["latents"], "it follows from the others"
+    assert "negative" not in run["steps"][1]["latents"], "it follows from the others"
     with Image.open(io.BytesIO(archive(run["steps"][1]["pictures"]["denoised"], "u1").tobytes())) as shown:
         assert np.array_equal(np.asarray(shown), np.asarray(found.runs[0].decoded[1]["denoised"]))
     maps = (archive(run["attention"]["maps"], "u1").reshape(run["attention"]["shape"]) / 255 * run["attention"]["top"]) ** 2
     assert np.abs(maps[1] - look.attention.numpy()).max() < 0.005
     other = explain("a red apple", options(guidance_rescale=0.9), model, light=True)
     write(other, tmp_path / "q.html")
-    assert "denoised" in unpacked((tmp_path / "q.html").read_text("utf-8"))[0]["runs"][0]["steps"][1]["latents"], "it does not follow"
+    assert "negative" in unpacked((tmp_path / "q.html").read_text("utf-8"))[0]["runs"][0]["steps"][1]["latents"], "it does not follow"
 
 
 def unpacked(page):
@@ -300,6 +300,10 @@ def test_the_page_in_a_browser(bundled, tmp_path, light):
     assert "D− + 4.0 (D+ − D−)" in notes["before"] and "D− + 9.0 (D+ − D−)" in notes["after"]
     value = {k: re.search(rf"^{re.escape(k)}.*? ([−\d.]+)(?:   .*)?$", notes["after"], re.M)[1].replace("−", "-") for k in ("D−  ", "D+  ", "D = ")}
     minus, plus, mixed = map(float, value.values())
+    told = next(float(re.search(r"([−\d.]+)$", line)[1].replace("−", "-")) for line in notes["before"].splitlines() if line.startswith("D = "))
+    look = explain("a red apple", options(seed=7), bundled, light=True).runs[0].trace.looks[1]
+    for shown, true in ((minus, look.negative), (plus, look.positive), (told, look.denoised)):
+        assert shown == pytest.approx(float(true[0, 4, 4]), abs=2e-3)
     assert mixed == pytest.approx(minus + 9 * (plus - minus), abs=0.01)
     assert notes["prompt"] == "a green apple"
     assert not notes["nan"] and not notes["wide"] and notes["unnamed"] == 0
@@ -329,4 +333,4 @@ def test_what_is_known_is_held_to_at_every_step(model, tmp_path):
         assert torch.allclose(look.denoised[..., 4:8], told.looks[0].denoised[..., 4:8], atol=1e-5), "what is known is the same at every step"
         assert not torch.allclose(mixed[..., 4:8], look.denoised[..., 4:8], atol=1e-2)
     found.write(tmp_path / "p.html")
-    assert "denoised" in unpacked((tmp_path / "p.html").read_text("utf-8"))[0]["runs"][0]["steps"][0]["latents"], "it does not follow"
+    assert "negative" in unpacked((tmp_path / "p.html").read_text("utf-8"))[0]["runs"][0]["steps"][0]["latents"], "it does not follow"

@@ -98,6 +98,7 @@ class _Archive:
             "attention": self.attention(told.looks),
             "steps": [self.step(look, told.scale, run.decoded[k] if run.decoded else {}) for k, look in enumerate(told.looks)],
             "shape": list(told.looks[0].x.shape),
+            "end": settings["sigmas"][-1],
             "final": self.latent(told.looks[-1].after),
             "noise": self.latent((run.guesses[0].noisy - told.looks[-1].after) / run.guesses[0].sigma) if run.guesses else None,
             "guesses": [self.guess(g) for g in run.guesses],
@@ -106,10 +107,12 @@ class _Archive:
 
     def step(self, look: Look, scale: float, decoded: dict[str, Image.Image]) -> dict[str, Any]:
         latents = {name: getattr(look, name) for name in ("x", "positive", "negative", "denoised")}
-        if look.negative is None or torch.allclose(look.negative + scale * (look.positive - look.negative), look.denoised, atol=1e-3):
-            latents["denoised"] = None  # it follows from the others
+        mixed = look.denoised if look.negative is None else look.negative + scale * (look.positive - look.negative)
+        if abs(scale - 1) >= 0.5 and torch.allclose(mixed, look.denoised, atol=1e-3):
+            latents["negative"] = None  # it follows from the others
         return {
             "sigma": look.sigma,
+            "guided": look.negative is not None,
             "seconds": round(look.seconds, 5),
             "agreement": round(look.agreement, 6),
             "latents": {name: self.latent(x) for name, x in latents.items() if x is not None},

@@ -38,19 +38,36 @@ function make(tag, attributes = {}, ...children) {
   node.append(...children);
   return node;
 }
-// Latents drawn by the linear decoder; a difference is drawn without what no latent says, around gray.
+// Latents drawn by the linear decoder, no finer than is looked at: its columns are means over parts of a patch.
+const grains = new Map();
+function coarse(grain) {
+  if (!grains.has(grain)) {
+    const each = factor / grain, rows = linear.length / (3 * factor * factor), columns = 3 * grain * grain, out = new Float32Array(rows * columns);
+    for (let row = 0; row < rows; row++)
+      for (let color = 0; color < 3; color++)
+        for (let y = 0; y < factor; y++)
+          for (let x = 0; x < factor; x++)
+            out[row * columns + (color * grain + Math.floor(y / each)) * grain + Math.floor(x / each)] += linear[((row * 3 + color) * factor + y) * factor + x] / each ** 2;
+    grains.set(grain, out);
+  }
+  return grains.get(grain);
+}
+// A difference is drawn without what no latent says, around gray.
 function drawn(latents, shape, label, difference = false) {
-  const [channels, tall, wide] = shape, patch = factor * factor, columns = 3 * patch;
-  const canvas = make("canvas", { width: wide * factor, height: tall * factor, role: "img", "aria-label": label });
-  const context = canvas.getContext("2d"), pixels = context.createImageData(wide * factor, tall * factor);
+  const [channels, tall, wide] = shape;
+  let grain = factor;
+  while (grain % 2 === 0 && grain * Math.max(tall, wide) > 256) grain /= 2;
+  const map = coarse(grain), patch = grain * grain, columns = 3 * patch;
+  const canvas = make("canvas", { width: wide * grain, height: tall * grain, role: "img", "aria-label": label });
+  const context = canvas.getContext("2d"), pixels = context.createImageData(wide * grain, tall * grain);
   for (let place = 0; place < tall * wide; place++) {
-    const top = Math.floor(place / wide) * factor, left = (place % wide) * factor;
+    const top = Math.floor(place / wide) * grain, left = (place % wide) * grain;
     for (let k = 0; k < patch; k++) {
-      const at = 4 * ((top + Math.floor(k / factor)) * wide * factor + left + (k % factor));
+      const at = 4 * ((top + Math.floor(k / grain)) * wide * grain + left + (k % grain));
       for (let color = 0; color < 3; color++) {
         const column = color * patch + k;
-        let value = difference ? 0 : linear[channels * columns + column];
-        for (let c = 0; c < channels; c++) value += latents[c * tall * wide + place] * linear[c * columns + column];
+        let value = difference ? 0 : map[channels * columns + column];
+        for (let c = 0; c < channels; c++) value += latents[c * tall * wide + place] * map[c * columns + column];
         pixels.data[at + color] = (value + 1) * 127.5;
       }
       pixels.data[at + 3] = 255;
@@ -65,13 +82,17 @@ function picture(ref, label) {
 function figure(content, caption, attributes = {}) {
   return make("figure", attributes, content, make("figcaption", {}, caption));
 }
-const latent = (name) => step().latents[name] && floats(step().latents[name]);
-function mixed(s, g, told = true) { // what the sampler was told, which is kept where it does not follow from the two estimates; or would be told at g
-  if (told && s.latents.denoised) return floats(s.latents.denoised);
-  const plus = floats(s.latents.positive), minus = s.latents.negative && floats(s.latents.negative);
-  return minus ? plus.map((value, k) => minus[k] + g * (value - minus[k])) : plus;
+function latent(name) { // what was expected without the text is kept only where it does not follow from what the sampler was told
+  const s = step(), g = run().guidance_scale;
+  if (s.latents[name]) return floats(s.latents[name]);
+  if (name !== "negative" || !s.guided) return null;
+  const plus = latent("positive"), told = latent("denoised");
+  return plus.map((value, k) => (g * value - told[k]) / (g - 1));
 }
-const guided = () => mixed(step(), scale(), exact());
+function guided() {
+  const plus = latent("positive"), minus = latent("negative");
+  return exact() || !minus ? latent("denoised") : plus.map((value, k) => minus[k] + scale() * (value - minus[k]));
+}
 function seen(name, label) {
   const shot = step().pictures[name];
   if (shot && (name !== "denoised" || exact())) return picture(shot, label);
@@ -98,7 +119,7 @@ function road() {
   const stops = [
     p.text ? ["The text", `${r.words.length} of at most ${model.length} tokens a chunk, each ${model.width} numbers; encoder of ${many(p.text)} parameters`] : null,
     ["The start", `${start}: ${size} numbers, deviation ${r.steps[0].sigma.toPrecision(3)}`],
-    [`The denoiser, ${r.steps.length} times`, `U-Net of ${many(p.network)} parameters that predicts ${{ eps: "the noise", v: "v", x0: "the picture" }[model.predicts] || model.predicts}; ${ms.toPrecision(3)} ms a step` + (r.steps[0].latents.negative ? ", with the text and without" : "")],
+    [`The denoiser, ${r.steps.length} times`, `U-Net of ${many(p.network)} parameters that predicts ${{ eps: "the noise", v: "v", x0: "the picture" }[model.predicts] || model.predicts}; ${ms < 1000 ? `${ms.toPrecision(3)} ms` : `${(ms / 1000).toPrecision(3)} s`} a step` + (r.steps[0].guided ? ", with the text and without" : "")],
     [factor > 1 ? "The decoder" : "The picture", factor > 1 ? `${many(p.space)} parameters; ${size} numbers become ${r.size.join(" x ")} pixels` : `${r.size.join(" x ")} pixels, as they are`],
   ].filter(Boolean);
   $("road").replaceChildren(...stops.flatMap(([name, text], k) => [...(k ? [make("div", { class: "arrow", "aria-hidden": true }, "\u2192")] : []), make("div", {}, make("b", {}, name), text)]));
@@ -125,7 +146,7 @@ function oneStep() {
   $("how-step").textContent = minus
     ? "The network looks at the noisy latents twice, without the text and with it. What the text changes is taken several times: that is guidance. The sampler then walks from the noisy latents towards the result."
     : "The network looks at the noisy latents and says what it takes the clean picture to be; the sampler walks a part of the way there.";
-  const after = last ? floats(r.final) : floats(r.steps[state.step + 1].latents.x), next = last ? 0 : r.steps[state.step + 1].sigma;
+  const after = last ? floats(r.final) : floats(r.steps[state.step + 1].latents.x), next = last ? r.end : r.steps[state.step + 1].sigma;
   const parts = [figure(marked(seen("x", "noisy latents")), `x: noise ${s.sigma.toPrecision(3)}`)];
   if (minus) {
     const plus = latent("positive"), change = plus.map((v, k) => v - minus[k]);
@@ -190,7 +211,7 @@ function looks() {
     };
     under.complete === false ? under.addEventListener("load", paint) : paint();
     const chosen = word < r.words.length ? { onclick: () => set({ word: word === state.word ? null : word }), class: word === state.word ? "chosen" : "" } : {};
-    return figure(canvas, `${name} ${(100 * share).toFixed(1)} %`, chosen);
+    return figure(canvas, `${name} ${(100 * share).toFixed(1)}\u00a0%`, chosen);
   }));
   const curves = names.map((name, word) => ({ name, values: r.steps.map((_, k) => 100 * mean([...weights(k, word)])), chosen: word === state.word }));
   const shown = curves.filter((c, word) => state.word === null ? word > 0 && word < r.words.length : word === state.word || (word > 0 && word < r.words.length));
@@ -211,7 +232,7 @@ function chart(curves, title, cursor, { log = false, names = true, floor = 0 } =
     if (names && c.name) ends.push([py(c.values[c.values.length - 1]), c.name]);
   }
   ends.sort((a, b) => a[0] - b[0]).forEach(([y, name], k) => { ends[k][0] = k ? Math.max(y, ends[k - 1][0] + 12) : y; svg.append(make("text", { x: wide + 4, y: ends[k][0] + 4 }, name)); });
-  const said = (v) => (Math.abs(v) >= 1000 ? v.toExponential(1) : v.toPrecision(3)), back = (v) => (log ? Math.exp(v) : v);
+  const said = (v) => (Math.abs(v) >= 1000 ? Math.round(v).toLocaleString("en") : v.toPrecision(3)), back = (v) => (log ? Math.exp(v) : v);
   svg.append(make("text", { x: left - 4, y: tall - bottom + 3, "text-anchor": "end" }, said(back(low))), make("text", { x: left - 4, y: 14, "text-anchor": "end" }, said(back(high))),
     make("text", { x: left, y: tall - 8 }, "step 1"), make("text", { x: wide, y: tall - 8, "text-anchor": "end" }, String(count + 1)));
   return make("figure", { style: "max-width: 27rem" }, svg, make("figcaption", {}, title));
@@ -219,7 +240,7 @@ function chart(curves, title, cursor, { log = false, names = true, floor = 0 } =
 function schedule() {
   const r = run(), line = (pick) => [{ values: r.steps.map(pick), chosen: true }];
   const parts = [chart(line((s) => s.sigma), "noise level before the step (logarithmic)", state.step, { log: true })];
-  if (r.steps[0].latents.negative) parts.push(chart(line((s) => s.agreement), "cosine of the noises seen with and without the text", state.step, { floor: Math.min(...r.steps.map((s) => s.agreement)) }));
+  if (r.steps[0].guided) parts.push(chart(line((s) => s.agreement), "cosine of the noises seen with and without the text", state.step, { floor: Math.min(...r.steps.map((s) => s.agreement)) }));
   parts.push(chart(line((s) => s.seconds * 1000), "milliseconds", state.step));
   $("schedule").replaceChildren(...parts);
 }
@@ -256,7 +277,7 @@ function apart() {
     data.runs.slice(1).map((r, k) => `"${r.prompt}" ${first[k] < 0 ? "never differs by more than a tenth of the noise's deviation" : first[k] === 0 ? "differs by more than a tenth of the noise's deviation from the start (the prior expects something else of it)" : `differs by more than a tenth of the noise's deviation after step ${first[k]}`}`).join("; ") + ".";
   $("sides").replaceChildren(...data.runs.map((r) => {
     const s = r.steps[Math.min(state.step, r.steps.length - 1)];
-    return figure(s.pictures.denoised ? picture(s.pictures.denoised, r.prompt) : drawn(mixed(s, r.guidance_scale), r.shape, r.prompt), r.prompt);
+    return figure(s.pictures.denoised ? picture(s.pictures.denoised, r.prompt) : drawn(floats(s.latents.denoised), r.shape, r.prompt), r.prompt);
   }));
   const far = chart(data.apart.map((values, k) => ({ values, name: data.runs[k].prompt.slice(0, 16), chosen: k === state.run })), "how far from the first picture's noisy latents", state.step);
   $("apart").replaceChildren(far, ways());
