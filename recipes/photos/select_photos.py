@@ -1,10 +1,11 @@
 """Take the photographs whose licence lets the weights be shipped, and set some aside to look at while training.
 
-    python recipes/photos/select_photos.py photos_train_open.parquet work photos64.parquet [endless-sky/]
+    python recipes/photos/select_photos.py photos_train_open.parquet work photos64.parquet [endless-sky/ budgie/]
 
 writes ``work/train.parquet``, ``work/val.parquet``, ``work/attribution.csv`` and ``work/color.parquet``: the photos in color
 and the many small ones of photos64, which show more kinds of things than the large ones do. ``endless-sky`` is the content
-of Debian's package endless-sky-high-dpi, whose landscapes join the large photos.
+of Debian's package endless-sky-high-dpi, whose landscapes join the large photos; ``budgie`` holds those of budgie-backgrounds
+as PNG: few, but sharp, and of animals and buildings, so each is drawn as often as six others.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from sfumato.train.restorer import LONGEST
+
 FREE = ("CC0", "CC-BY-2", "CC-BY-4", "MIT", "Apache-2.0", "public domain")
 ASIDE = 12
 COLUMNS = ["id", "image", "source", "licence"]
+OFTEN = 6.0
+DRAWN = ("valley-midnight", "waves-midnight", "saturnian-profile")  # of budgie-backgrounds: no photographs, or nearly black
 # the landscapes of endless-sky that its copyright file doesn't give into the public domain (CC-BY-SA)
 SHARE_ALIKE = re.compile(r"^(bwerner|myrabella|dmottl|mfield|lava5)|-(sfiera|striker|harro|iridium|spfld)")
 
@@ -41,13 +46,26 @@ def landscapes(package: Path) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
+def backgrounds(folder: Path) -> pa.Table:
+    """The photographs of Debian's budgie-backgrounds (CC0), brought to the size that training takes."""
+    rows = []
+    for file in sorted(folder.glob("*.png")):
+        if file.stem not in DRAWN:
+            picture, held = Image.open(file).convert("RGB"), io.BytesIO()
+            picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+            picture.save(held, format="PNG")
+            source = "Debian budgie-backgrounds"
+            rows.append({"id": f"budgie/{file.stem}", "image": held.getvalue(), "source": source, "licence": "CC0", "weight": OFTEN})
+    return pa.Table.from_pylist(rows)
+
+
 def colored(data: bytes) -> bool:
     """Whether a picture shows any color."""
     values = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     return float(np.ptp(values, axis=2).mean()) > 6
 
 
-def main(source: Path, folder: Path, small: Path, package: Path | None = None) -> None:
+def main(source: Path, folder: Path, small: Path, package: Path | None = None, budgie: Path | None = None) -> None:
     """Split the free rows of a parquet file with columns image, licence, source and id, and add the landscapes."""
     table = free(pq.read_table(source))
     order = np.random.default_rng(0).permutation(len(table))
@@ -55,6 +73,8 @@ def main(source: Path, folder: Path, small: Path, package: Path | None = None) -
     val, train = table.take(np.sort(order[:ASIDE])), table.take(np.sort(order[ASIDE:]))
     if package is not None:
         train = pa.concat_tables([train.select(COLUMNS), landscapes(package)], promote_options="permissive")
+    if budgie is not None:
+        train = pa.concat_tables([train.select(COLUMNS), backgrounds(budgie)], promote_options="permissive")  # where no weight is said, it is 1
     pq.write_table(train, folder / "train.parquet")
     more = free(pq.read_table(small)).filter(pc.field("split") == "train")
     both = pa.concat_tables([train.select(COLUMNS), more.select(COLUMNS)], promote_options="permissive")
@@ -71,4 +91,4 @@ def main(source: Path, folder: Path, small: Path, package: Path | None = None) -
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:5]))
+    main(*map(Path, sys.argv[1:6]))
