@@ -259,6 +259,16 @@ def test_the_page_holds_the_trace(model, tmp_path):
     assert "negative" in unpacked((tmp_path / "q.html").read_text("utf-8"))[0]["runs"][0]["steps"][1]["latents"], "it does not follow"
 
 
+def test_a_long_prompt_makes_no_long_page(model, tmp_path):
+    found = explain("apple " * 100, options(steps=1), model, light=True)
+    write(found, tmp_path / "p.html")
+    said, archive = unpacked((tmp_path / "p.html").read_text("utf-8"))
+    run = said["runs"][0]
+    assert len(run["words"]) == 100 + 2 * 8 and run["attention"]["shape"][2] == 81 and len(run["cosines"]) == 80
+    maps = (archive(run["attention"]["maps"], "u1").reshape(run["attention"]["shape"]) / 255 * run["attention"]["top"]) ** 2
+    assert maps.sum(axis=2) == pytest.approx(1, abs=0.05)
+
+
 def unpacked(page):
     """The page's text, and a function that reads what it refers to."""
     whole = gzip.decompress(base64.b64decode(re.search(r'id="data">(.*?)</script>', page, re.S)[1]))

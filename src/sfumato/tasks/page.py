@@ -28,6 +28,7 @@ from sfumato.tasks.explain import SMALL, Explained, Guess, Run
 from sfumato.tasks.trace import Look
 
 SETTINGS = "prompt styled negative_prompt seed candidate best_of sampler guidance_scale prior size source".split()
+KEPT = 80  # tokens of which the page holds maps; those behind are added to what fills up behind the prompt
 STATIC = Path(__file__).parent / "static"
 Ref = tuple[str, int, int]  # kind, offset and length in bytes of what the archive holds
 
@@ -130,9 +131,11 @@ class _Archive:
 
     def attention(self, looks: tuple[Look, ...]) -> dict[str, Any] | None:
         """Maps (steps, layers, tokens + 1, a, b), their roots in 255ths of the largest; None without text."""
-        maps = torch.stack([look.attention for look in looks]).clamp_min(0).sqrt().numpy()
-        if not maps.size:
+        whole = torch.stack([look.attention for look in looks])
+        if not whole.numel():
             return None
+        kept = min(KEPT, whole.shape[2] - 1)
+        maps = torch.cat([whole[:, :, :kept], whole[:, :, kept:].sum(dim=2, keepdim=True)], dim=2).clamp_min(0).sqrt().numpy()
         top = float(maps.max())
         return {"shape": list(maps.shape), "top": top, "maps": self.array((maps / top * 255).round().astype(np.uint8))}
 
@@ -157,11 +160,11 @@ def _count(module: torch.nn.Module) -> int:
 
 
 def _cosines(run: Run, model: Model) -> list[list[float]]:
-    """Between the states of the prompt's tokens."""
+    """Between the states of the prompt's tokens, of the first ones."""
     settings = run.trace.made.settings
     with torch.inference_mode():
         condition, _ = model.text([settings["styled"]], tuple(settings["size"]))
     if condition.tokens is None:
         return []
-    states = torch.nn.functional.normalize(condition.tokens[0, [w.place for w in run.trace.words]].float().cpu(), dim=1)
+    states = torch.nn.functional.normalize(condition.tokens[0, [w.place for w in run.trace.words[:KEPT]]].float().cpu(), dim=1)
     return [[round(float(v), 3) for v in row] for row in states @ states.T]

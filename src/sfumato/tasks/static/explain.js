@@ -197,7 +197,8 @@ function looks() {
     $("layer").replaceChildren(make("option", { value: -1 }, "mean of all"), ...r.layers.map((name, k) => make("option", { value: k }, name)));
     $("layer").value = state.layer;
   }
-  const [, , tokens, a, b] = r.attention.shape, names = [...r.words.map((w) => w.piece), "behind the prompt"];
+  const [, , tokens, a, b] = r.attention.shape, kept = tokens - 1;
+  const names = [...r.words.slice(0, kept).map((w) => w.piece), kept < r.words.length ? `behind token ${kept}` : "behind the prompt"];
   const under = step().pictures.denoised ? picture(step().pictures.denoised, "") : drawn(guided(), r.shape, "");
   $("maps").replaceChildren(...names.map((name, word) => {
     const map = weights(state.step, word), most = Math.max(...map, 1e-9), share = mean([...map]);
@@ -210,11 +211,11 @@ function looks() {
       }
     };
     under.complete === false ? under.addEventListener("load", paint) : paint();
-    const chosen = word < r.words.length ? { onclick: () => set({ word: word === state.word ? null : word }), class: word === state.word ? "chosen" : "" } : {};
+    const chosen = word < kept ? { onclick: () => set({ word: word === state.word ? null : word }), class: word === state.word ? "chosen" : "" } : {};
     return figure(canvas, `${name} ${(100 * share).toFixed(1)}\u00a0%`, chosen);
   }));
   const curves = names.map((name, word) => ({ name, values: r.steps.map((_, k) => 100 * mean([...weights(k, word)])), chosen: word === state.word }));
-  const shown = curves.filter((c, word) => state.word === null ? word > 0 && word < r.words.length : word === state.word || (word > 0 && word < r.words.length));
+  const shown = curves.filter((c, word) => word === state.word || (word > 0 && word < kept));
   $("course").replaceChildren(chart(shown, "mean weight, %", state.step));
 }
 // Lines over the steps; the chosen one is marked, and so is the step.
