@@ -139,3 +139,16 @@ def test_lpips_where_it_can_be_had(photos, tmp_path, monkeypatch):
 def test_wrong_options(photos, task, amount, method, message):
     with pytest.raises(OptionError, match=message):
         list(restore(photos, task, amount, method=method))
+
+
+def test_what_cannot_be_measured_is_left_out_and_listed(photos):
+    (photos / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (8, 8)).save(photos / "small.png")
+    result = CliRunner().invoke(app, ["evaluate", "restore", str(photos), "--denoise", "25", "--method", "input"])
+    assert result.exit_code == 0
+    assert "mean of 2" in result.stdout
+    assert result.stderr.count("left out") == 2 and "broken.png cannot be read" in result.stderr and "small.png has 8x8 pixels" in result.stderr
+    for name in ("0.png", "1.png"):
+        (photos / name).unlink()
+    result = CliRunner().invoke(app, ["evaluate", "restore", str(photos), "--denoise", "25", "--method", "input"])
+    assert isinstance(result.exception, OptionError) and "none of the pictures" in str(result.exception)

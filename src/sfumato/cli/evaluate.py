@@ -47,11 +47,15 @@ def restore(
     def line(values: tuple[float, float, float | None], name: str) -> str:
         return f"{values[0]:6.2f} dB  {values[1]:.4f}  " + ("" if values[2] is None else f"LPIPS {values[2]:.4f}  ") + name
 
-    scores = []
-    for score in work(data, task, amount, gray=gray, method=method, engine=Trained(model, device)):  # type: ignore[arg-type]
+    scores, skipped = [], list[str]()
+    for score in work(data, task, amount, gray=gray, method=method, engine=Trained(model, device), skipped=skipped):  # type: ignore[arg-type]
         scores.append(score)
         found = {k: None if v == math.inf else v for k, v in score.__dict__.items() if v is not None}  # JSON knows no infinity
         typer.echo(json.dumps(found) if as_json else line((score.psnr, score.ssim, score.lpips), score.name))
+    for sentence in skipped:
+        typer.echo(f"sfumato: left out: {sentence}", err=True)
+    if not scores:
+        raise OptionError(f"none of the pictures in {data} could be measured")
     far = [s.lpips for s in scores if s.lpips is not None]
     means = statistics.fmean(s.psnr for s in scores), statistics.fmean(s.ssim for s in scores), statistics.fmean(far) if far else None
     typer.echo(line(means, f"mean of {len(scores)}"), err=as_json)

@@ -34,7 +34,7 @@ from sfumato.runtime import generator
 from sfumato.tasks.colors import colorize
 from sfumato.tasks.photo import Photo
 from sfumato.tasks.restore import Engine, Only, answer
-from sfumato.train.data import find
+from sfumato.train.data import Sample, find
 
 Task = Literal["denoise", "enlarge", "dejpeg", "fill", "colorize"]
 ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps", "enlarge": "size"}
@@ -85,8 +85,9 @@ class Score:
 
 
 def restore(
-    source: Path, task: Task, amount: float | str | None = None, *, gray: bool = False, method: str = "trained", engine: Engine | None = None
-) -> Iterator[Score]:
+    source: Path, task: Task, amount: float | str | None = None, *, gray: bool = False, method: str = "trained", engine: Engine | None = None,
+    skipped: list[str] | None = None,
+) -> Iterator[Score]:  # fmt: skip
     """Damage each picture of a folder, restore it, and compare.
 
     Parameters
@@ -103,22 +104,28 @@ def restore(
         figures are known, which shows that the ruler is right.
     engine : Engine, optional
         What is meant by ``trained`` and ``best``.
+    skipped : list, optional
+        Gets a sentence for each picture that cannot be read or is too small, which is then left out.
 
     Raises
     ------
     OptionError
         For an amount out of range, or a method that does not belong to the task.
+    PictureError
+        For a picture that cannot be read or is too small, without `skipped`.
     """
     methods: dict[str, Method] = {"bicubic": lambda d: interpolate(d.y, d.size)} if task == "enlarge" else {"input": lambda d: d.y}
     if engine is not None:
         methods |= {"trained": lambda d: trained(d, engine), "best": lambda d: trained(d, engine, best=True)}
     if method not in methods:
         raise unknown(f"method to {task}", method, methods)
-    for damaged in damage(source, task, amount, gray=gray):
+    for damaged in damage(source, task, amount, gray=gray, skipped=skipped):
         yield score(damaged, methods[method](damaged))
 
 
-def damage(source: Path, task: Task, amount: float | str | None = None, *, gray: bool = False) -> Iterator[Damaged]:
+def damage(
+    source: Path, task: Task, amount: float | str | None = None, *, gray: bool = False, skipped: list[str] | None = None
+) -> Iterator[Damaged]:  # fmt: skip
     """Each picture with its damage; the same at every call."""
     if task == "fill" and amount not in SHAPES:
         raise unknown("shape to fill", str(amount), SHAPES)
@@ -127,33 +134,52 @@ def damage(source: Path, task: Task, amount: float | str | None = None, *, gray:
         raise OptionError("--colorize needs pictures in color: leave --gray out")
     if task == "denoise" and not 0 < number <= 255:
         raise OptionError(f"sigma {number:g} is not within 0 to 255")
-    shrink, compress = Downscale(number) if task == "enlarge" else None, JPEG(int(number), int(number)) if task == "dejpeg" else None
+    if task == "enlarge":
+        Downscale(number)  # refuses what is no factor
+    if task == "dejpeg":
+        JPEG(int(number), int(number))
     for sample in find(source):
         try:
-            picture = image.read(sample.read())
+            picture = _read(sample, WINDOW + 2 * math.ceil(number if task == "enlarge" else 0))
         except PictureError as error:
-            raise PictureError(f"{sample.name} {str(error).removeprefix('picture ')}") from None
-        if min(picture.size) < WINDOW + 2 * math.ceil(number if task == "enlarge" else 0):
-            raise PictureError(f"{sample.name} has {picture.width}x{picture.height} pixels: too few to measure SSIM")
-        clean = np.asarray(picture.convert("L") if gray else picture, np.float64)
-        clean = clean if clean.ndim == 3 else clean[..., None]
-        if shrink is not None:
-            tall, wide = (int(int(n / number) * number) for n in clean.shape[:2])
-            clean = clean[:tall, :wide]
-        x = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None]
-        known = np.ones(clean.shape[:2], bool)
-        if task == "denoise":
-            x = x + number * torch.randn(x.shape, generator=generator("evaluate", sample.name), dtype=torch.float64)
-        elif shrink is not None:
-            x = shrink.apply(x).round().clamp(0, 255)
-        elif compress is not None:
-            x = ((compress(x / 127.5 - 1).y[:, : x.shape[1]] + 1) * 127.5).round()
-        elif task == "fill":
-            known = ~SHAPES[str(amount)](known.shape, np.random.default_rng(int(generator("fill", sample.name).initial_seed()) % 2**32))
-            x = x * torch.from_numpy(known)
-        else:
-            x = Grayscale().apply(x).round()
-        yield Damaged(sample.name, task, number, clean, x, known)
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+            continue
+        yield _damaged(sample.name, np.asarray(picture.convert("L") if gray else picture, np.float64), task, amount, number)
+
+
+def _read(sample: Sample, smallest: int) -> Image.Image:
+    """A picture whose sides are at least `smallest`; an error begins with its name."""
+    try:
+        picture = image.read(sample.read())
+    except PictureError as error:
+        raise PictureError(f"{sample.name} {str(error).removeprefix('picture ')}") from None
+    if min(picture.size) < smallest:
+        raise PictureError(f"{sample.name} has {picture.width}x{picture.height} pixels: too few to measure SSIM")
+    return picture
+
+
+def _damaged(name: str, clean: NDArray[np.float64], task: Task, amount: float | str | None, number: float) -> Damaged:
+    """A picture (H, W[, C]) and what is left of it; `number` is the amount, where it is one."""
+    clean = clean if clean.ndim == 3 else clean[..., None]
+    if task == "enlarge":
+        tall, wide = (int(int(n / number) * number) for n in clean.shape[:2])
+        clean = clean[:tall, :wide]
+    x = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None]
+    known = np.ones(clean.shape[:2], bool)
+    if task == "denoise":
+        x = x + number * torch.randn(x.shape, generator=generator("evaluate", name), dtype=torch.float64)
+    elif task == "enlarge":
+        x = Downscale(number).apply(x).round().clamp(0, 255)
+    elif task == "dejpeg":
+        x = ((JPEG(int(number), int(number))(x / 127.5 - 1).y[:, : x.shape[1]] + 1) * 127.5).round()
+    elif task == "fill":
+        known = ~SHAPES[str(amount)](known.shape, np.random.default_rng(int(generator("fill", name).initial_seed()) % 2**32))
+        x = x * torch.from_numpy(known)
+    else:
+        x = Grayscale().apply(x).round()
+    return Damaged(name, task, number, clean, x, known)
 
 
 def trained(damaged: Damaged, engine: Engine, *, best: bool = False) -> Tensor:
