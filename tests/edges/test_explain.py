@@ -343,4 +343,7 @@ def test_what_is_known_is_held_to_at_every_step(model, tmp_path):
         assert torch.allclose(look.denoised[..., 4:8], told.looks[0].denoised[..., 4:8], atol=1e-5), "what is known is the same at every step"
         assert not torch.allclose(mixed[..., 4:8], look.denoised[..., 4:8], atol=1e-2)
     found.write(tmp_path / "p.html")
-    assert "negative" in unpacked((tmp_path / "p.html").read_text("utf-8"))[0]["runs"][0]["steps"][0]["latents"], "it does not follow"
+    said, archive = unpacked((tmp_path / "p.html").read_text("utf-8"))
+    assert "negative" in said["runs"][0]["steps"][0]["latents"], "it does not follow"
+    there = said["runs"][0]["there"]
+    assert there["shape"] == [4, 8, 9] and len(archive(there["z"], "<f2")) == 4 * 8 * 9, "of the picture as it is shown"

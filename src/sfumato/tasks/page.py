@@ -24,7 +24,7 @@ from sfumato import __version__
 from sfumato.condition.text import PairEncoder, TextEncoder
 from sfumato.hub.load import Model
 from sfumato.runtime import atomic
-from sfumato.tasks.explain import SMALL, Explained, Guess, Run
+from sfumato.tasks.explain import SMALL, Explained, Guess, Run, There
 from sfumato.tasks.trace import Look
 
 SETTINGS = "prompt styled negative_prompt seed candidate best_of sampler guidance_scale prior size source".split()
@@ -103,7 +103,7 @@ class _Archive:
             "final": self.latent(told.looks[-1].after),
             "noise": self.latent((run.guesses[0].noisy - told.looks[-1].after) / run.guesses[0].sigma) if run.guesses else None,
             "guesses": [self.guess(g) for g in run.guesses],
-            "there": run.there and {"z": self.latent(run.there.z), "again": self.picture(run.there.again), "psnr": round(run.there.psnr, 2)},
+            "there": run.there and self.there(run.there),
         }
 
     def step(self, look: Look, scale: float, decoded: dict[str, Image.Image]) -> dict[str, Any]:
@@ -128,6 +128,9 @@ class _Archive:
             "guess": self.latent(guess.guess),
             "pictures": pictures,
         }
+
+    def there(self, there: There) -> dict[str, Any]:
+        return {"z": self.latent(there.z), "shape": list(there.z.shape), "again": self.picture(there.again), "psnr": round(there.psnr, 2)}
 
     def attention(self, looks: tuple[Look, ...]) -> dict[str, Any] | None:
         """Maps (steps, layers, tokens + 1, a, b), their roots in 255ths of the largest; None without text."""

@@ -256,10 +256,10 @@ function guess() {
   $("loss").replaceChildren(chart([{ values: r.guesses.map((x) => x.error), chosen: true }], "error of the guessed noise, by the levels of the walk", state.step));
 }
 function there() {
-  const r = run(), [channels, tall, wide] = r.shape;
+  const r = run();
   $("s-there").hidden = !r.there;
   if (!r.there) return;
-  const z = floats(r.there.z), pixels = 3 * tall * wide * factor * factor;
+  const [channels, tall, wide] = r.there.shape, z = floats(r.there.z), pixels = 3 * tall * wide * factor * factor;
   $("there-said").textContent = `The walk goes through ${(channels * tall * wide).toLocaleString("en")} numbers in place of ${pixels.toLocaleString("en")}: an autoencoder makes the one of the other. The finished picture there and back: ${r.there.psnr} dB. Its channels:`;
   const shots = [...Array(channels).keys()].map((c) => {
     const part = z.slice(c * tall * wide, (c + 1) * tall * wide), low = Math.min(...part), high = Math.max(...part, low + 1e-6);
