@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sfumato.types import Condition, Config
 
 PLANES = ("known", "color", "detail", "quality")  # 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
-TILE, MARGIN = 768, 96  # pixels of a window, and around it: more than a bundled network sees, so windows change nothing
+TILE, MARGIN = 640, 96  # pixels of a window, and around it: more than a bundled network sees, so windows change nothing
 VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]  # the eight ways to lay a square; the first is as it is
 REACH, FILLS_MARGIN = 5, 192  # halvings over which hidden pixels are interpolated, and the margin for a network that begins so
 
