@@ -56,6 +56,8 @@ def backgrounds(folder: Path) -> pa.Table:
             picture.save(held, format="PNG")
             source = "Debian budgie-backgrounds"
             rows.append({"id": f"budgie/{file.stem}", "image": held.getvalue(), "source": source, "licence": "CC0", "weight": OFTEN})
+    if not rows:
+        raise SystemExit(f"{folder} holds no PNG; README.md says how to make them")
     return pa.Table.from_pylist(rows)
 
 

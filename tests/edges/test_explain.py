@@ -188,10 +188,9 @@ def test_a_trace_is_saved_whole(model, tmp_path):
 
 
 def test_refused(model):
-    for wrong, what in ((["a"] * 7, "1 to 6"), ([], "1 to 6"), ([""], None)):
-        if what:
-            with pytest.raises(OptionError, match=what):
-                explain(wrong, options(), model)
+    for wrong in ["a"] * 7, []:
+        with pytest.raises(OptionError, match="1 to 6"):
+            explain(wrong, options(), model)
     with pytest.raises(OptionError, match="one picture"):
         trace("a", options(count=2), model)
     with pytest.raises(OptionError, match="multiples"):
@@ -273,7 +272,7 @@ def unpacked(page):
     """The page's text, and a function that reads what it refers to."""
     whole = gzip.decompress(base64.b64decode(re.search(r'id="data">(.*?)</script>', page, re.S)[1]))
     length = int.from_bytes(whole[:4], "little")
-    return json.loads(whole[8 : 8 + length]), lambda ref, kind: np.frombuffer(whole[8 + length + ref[1] :][: ref[2]], kind)
+    return json.loads(whole[4 : 4 + length]), lambda ref, kind: np.frombuffer(whole[4 + length + ref[1] :][: ref[2]], kind)
 
 
 @pytest.mark.skipif(HEADLESS is None, reason="no Chromium here")

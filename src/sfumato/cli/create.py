@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfumato.cli.bar import bar
+
 if TYPE_CHECKING:
     from sfumato.hub.load import Model
     from sfumato.tasks.create import Made
@@ -84,19 +86,14 @@ def create(  # a command's signature is its help page: it is as long as its opti
 
 
 def _with_progress(wanted: list[Prompt], values: dict[str, Any], model: Model | None) -> Iterator[tuple[Prompt, Made]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from sfumato.tasks.create import Moment
     from sfumato.tasks.prompts import run
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        line = bar.add_task("steps")
+    with bar() as progress:
+        line = progress.add_task("steps")
         for item, event in run(wanted, values, model):
             if isinstance(event, Moment):
-                bar.update(line, total=event.total * event.steps, completed=event.done * event.steps + event.step.index + 1)
+                progress.update(line, total=event.total * event.steps, completed=event.done * event.steps + event.step.index + 1)
             elif item is not None:
                 yield item, event
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sfumato.cli.bar import bar
+
 if TYPE_CHECKING:
     from sfumato.hub.load import Model
     from sfumato.tasks.explain import Explained
@@ -78,20 +80,15 @@ def explain(
 
 
 def _with_progress(wanted: list[str], options: CreateOptions, model: Model | None, *, light: bool) -> Explained:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from sfumato.tasks import explain as work
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        line = bar.add_task("steps")
+    with bar() as progress:
+        line = progress.add_task("steps")
         for event in work.steps(wanted, options, model, light=light):
             if isinstance(event, work.Explained):
                 return event
             if isinstance(event, work.Decoded):
-                bar.update(line, description="decoding", total=event.total, completed=event.done)
+                progress.update(line, description="decoding", total=event.total, completed=event.done)
             else:
-                bar.update(line, total=event.total * event.steps, completed=event.done * event.steps + event.step.index + 1)
+                progress.update(line, total=event.total * event.steps, completed=event.done * event.steps + event.step.index + 1)
     raise AssertionError("an explanation ends with its result")

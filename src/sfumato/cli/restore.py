@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from sfumato.cli.bar import bar
+
 if TYPE_CHECKING:
     from sfumato.tasks.photo import Photo
     from sfumato.tasks.restore import Restored, RestoreOptions
@@ -239,12 +241,7 @@ def _said(target: Path, report: dict[str, Any]) -> str:
 @contextlib.contextmanager
 def _bar(total: int) -> Iterator[Callable[..., None]]:
     """A bar over all pictures that also moves within a large one; called with a name it goes to the next picture."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with bar() as progress:
         line, begun = progress.add_task("restoring", total=total), 0
 
         def advance(name: str | None = None, share: float = 0.0) -> None:

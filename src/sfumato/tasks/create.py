@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato import __version__, image
+from sfumato import __version__, image, metadata
 from sfumato.condition.text import NoText
 from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
@@ -27,7 +27,7 @@ from sfumato.errors import OptionError, unknown
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
 from sfumato.runtime import MAX_SEED, Streams, derived, legible, random_seed
-from sfumato.sampler.registry import WITH_ETA, build
+from sfumato.sampler.registry import SAMPLERS, WITH_ETA, build
 from sfumato.sampler.schedule import SCHEDULES
 from sfumato.tasks.options import CreateOptions
 from sfumato.types import Condition, Denoise, Step
@@ -64,6 +64,10 @@ class Made:
     cut: str = ""
     negative_cut: str = ""
     count: int = 1  # pictures that were asked for per prompt
+
+    def save(self, path: Path) -> None:
+        """Write the picture with its settings inside."""
+        metadata.save(self.picture, path, self.settings, metadata.parameters(self.settings, SAMPLERS[self.settings["sampler"]].label))
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato import __version__
-from sfumato.condition.text import PairEncoder, TextEncoder
 from sfumato.hub.load import Model
 from sfumato.runtime import atomic
 from sfumato.tasks.explain import SMALL, Explained, Guess, Run, There
-from sfumato.tasks.trace import Look
+from sfumato.tasks.trace import Look, transformers
 
 SETTINGS = "prompt styled negative_prompt seed candidate best_of sampler guidance_scale prior size source".split()
 KEPT = 80  # tokens of which the page holds maps; those behind are added to what fills up behind the prompt
@@ -47,8 +46,7 @@ def packed(found: Explained) -> str:
     """All that the page shows: the length of a JSON text (4 bytes), the text, and what it refers to; gzip, in base64."""
     archive = _Archive()
     text = json.dumps(archive.data(found), separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    whole = len(text).to_bytes(4, "little") + b"\0" * 4 + text + b"".join(archive.parts)
+    whole = len(text).to_bytes(4, "little") + text + b"".join(archive.parts)
     return base64.b64encode(gzip.compress(whole, 9, mtime=0)).decode()
 
 
@@ -61,8 +59,8 @@ class _Archive:
 
     def put(self, kind: str, held: bytes) -> Ref:
         ref = kind, self.size, len(held)
-        self.parts.append(held + b"\0" * (-len(held) % 8))
-        self.size += len(self.parts[-1])
+        self.parts.append(held)
+        self.size += len(held)
         return ref
 
     def array(self, values: NDArray[Any]) -> Ref:
@@ -122,12 +120,7 @@ class _Archive:
 
     def guess(self, guess: Guess) -> dict[str, Any]:
         pictures = {name: self.picture(p) for name, p in guess.decoded.items()}
-        return {
-            "sigma": guess.sigma,
-            "error": guess.error,
-            "guess": self.latent(guess.guess),
-            "pictures": pictures,
-        }
+        return {"sigma": guess.sigma, "error": guess.error, "guess": self.latent(guess.guess), "pictures": pictures}
 
     def there(self, there: There) -> dict[str, Any]:
         return {"z": self.latent(there.z), "shape": list(there.z.shape), "again": self.picture(there.again), "psnr": round(there.psnr, 2)}
@@ -145,8 +138,7 @@ class _Archive:
 
 def _model(model: Model) -> dict[str, Any]:
     """What is loaded, and how large its parts are."""
-    text = model.text
-    encoders = [text.first, text.second] if isinstance(text, PairEncoder) else [text] if isinstance(text, TextEncoder) else []
+    encoders = transformers(model.text)
     return {
         "name": model.name,
         "sha256": model.sha256,

@@ -20,7 +20,6 @@ from sfumato.errors import OptionError, PictureError
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
 from sfumato.runtime import atomic, check_folder
-from sfumato.sampler.registry import SAMPLERS
 from sfumato.tasks.create import Made, Moment, check, walk
 from sfumato.tasks.options import CreateOptions
 
@@ -255,7 +254,7 @@ class Saver:
         """Write one picture with its settings."""
         path = self.path(item, made.seed, made.count)
         self._free(path)
-        metadata.save(made.picture, path, made.settings, metadata.parameters(made.settings, SAMPLERS[made.settings["sampler"]].label))
+        made.save(path)
         return path
 
     def sheet(self, pictures: list[Image.Image]) -> Path:

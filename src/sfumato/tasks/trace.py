@@ -21,13 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sfumato import metadata
 from sfumato.condition.text import Encoder, PairEncoder, TextEncoder, tokenize
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model, load
 from sfumato.layers import TransformerBlock
 from sfumato.runtime import atomic
-from sfumato.sampler.registry import SAMPLERS
 from sfumato.tasks.create import Made, Moment, walk
 from sfumato.tasks.options import CreateOptions
 from sfumato.types import Step
@@ -143,8 +141,7 @@ class Trace:
         """Write ``trace.json``, ``trace.safetensors`` and ``picture.png``, the file that `sfumato create` would write."""
         with atomic(folder / "trace.safetensors") as scratch:
             save_file({k: v.contiguous() for k, v in self.tensors().items()}, scratch)
-        settings = self.made.settings
-        metadata.save(self.made.picture, folder / "picture.png", settings, metadata.parameters(settings, SAMPLERS[settings["sampler"]].label))
+        self.made.save(folder / "picture.png")
         with atomic(folder / "trace.json") as scratch:
             scratch.write_text(json.dumps(self.record(), indent=2), "utf-8")
 
@@ -192,12 +189,19 @@ def record(prompt: str, options: CreateOptions | None = None, model: Model | Non
                 yield _trace(event, options, model, batches)
 
 
+def transformers(encoder: Encoder) -> list[TextEncoder]:
+    """The text transformers that an encoder has: one, two or none."""
+    if isinstance(encoder, PairEncoder):
+        return [encoder.first, encoder.second]
+    return [encoder] if isinstance(encoder, TextEncoder) else []
+
+
 def words(encoder: Encoder, prompt: str) -> list[Word]:
-    """The tokens of a prompt that the model sees, with begin and end; of two text encoders those of the first. None without text."""
-    one = encoder.first if isinstance(encoder, PairEncoder) else encoder
-    if not isinstance(one, TextEncoder):
+    """The tokens of a prompt that the model sees, with begin and end; of two text transformers those of the first. None without text."""
+    found = transformers(encoder)
+    if not found:
         return []
-    tokenizer, tokens = one.tokenizer, tokenize(one.tokenizer, prompt)
+    tokenizer, tokens = found[0].tokenizer, tokenize(found[0].tokenizer, prompt)
     marks = {tokenizer.begin: "<start>", tokenizer.end: "<end>"}
     out = []
     for k, (ids, weights) in enumerate(zip(tokens.chunks, tokens.weights, strict=True)):

@@ -5,8 +5,8 @@ const $ = (id) => document.getElementById(id);
 const packed = Uint8Array.from(atob($("data").textContent), (c) => c.charCodeAt(0));
 const archive = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
 const length = new DataView(archive).getUint32(0, true);
-const data = JSON.parse(new TextDecoder().decode(new Uint8Array(archive, 8, length)));
-const held = ([, offset, size]) => archive.slice(8 + length + offset, 8 + length + offset + size);
+const data = JSON.parse(new TextDecoder().decode(new Uint8Array(archive, 4, length)));
+const held = ([, offset, size]) => archive.slice(4 + length + offset, 4 + length + offset + size);
 const model = data.model, factor = model.factor;
 function half(n) {
   const sign = n & 0x8000 ? -1 : 1, power = (n >> 10) & 31, rest = n & 1023;
@@ -32,7 +32,7 @@ const exact = () => state.scale === null || Math.abs(state.scale - run().guidanc
 
 // ---- pictures
 function make(tag, attributes = {}, ...children) {
-  const svg = ["svg", "path", "line", "circle", "text", "rect", "title", "g"].includes(tag);
+  const svg = ["svg", "path", "line", "circle", "text", "title"].includes(tag);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [key, value] of Object.entries(attributes)) key.startsWith("on") ? (node[key] = value) : node.setAttribute(key, value);
   node.append(...children);
