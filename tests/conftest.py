@@ -8,7 +8,6 @@ import torch
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.tokenizer import CLIPTokenizer
-from sfumato.denoiser.prior import Prior, PriorConfig
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
@@ -56,7 +55,6 @@ def make_tiny(folder, defaults=None, *, pixels=False, **unet):
     save_network(UNet(UNetConfig(**{**UNET, **unet})), folder / "unet", torch.float32)
     if not pixels:
         save_network(AutoencoderKL(AutoencoderConfig(**VAE)), folder / "vae", torch.float32)
-        save_network(Prior(PriorConfig(text_width=32, width=16, channels=4, side=8)), folder / "prior", torch.float32)
     save_text(CLIPText(text), tokenizer, folder, torch.float32)
     schedule = SchedulerConfig(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing")
     save_scheduler(schedule, folder / "scheduler")

@@ -1,6 +1,6 @@
 """Copy a trained model into the package, with its styles and attributions; training leftovers stay behind.
 
-python recipes/icons/bundle.py build/icons/more src/sfumato/pretrained/icons
+python recipes/icons/bundle.py build/icons/model src/sfumato/pretrained/icons
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STYLES = {
     "weather": "filled weather icon",
     "sticker": "colourful sticker",
 }
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "matcher", "prior")
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "matcher")
 
 
 def main(source: str, target: str) -> None:
@@ -44,10 +44,8 @@ def main(source: str, target: str) -> None:
     shutil.copy(Path(source) / "model_index.json", folder)
     shutil.copy(Path(source).parent / "attribution.csv", folder)
     defaults = {
-        "steps": 6,
-        "best_of": 4,
+        "steps": 8,
         "guidance_scale": 4.0,
-        "prior": 0.65,
         "needs_prompt": True,
         "style": "fluent-flat",
         "styles": STYLES,

@@ -1,7 +1,7 @@
 """Teach the text transformer of a model more words: those whose meaning is near what the pictures show.
 
     python recipes/icons/near.py build/icons/pictures.parquet build/icons/near.parquet
-    sfumato train text build/icons/near.parquet --start icons --output build/icons/near --config recipes/icons/near.json
+    sfumato train text build/icons/near.parquet --start build/icons/text --output build/icons/words --config recipes/icons/near.json
 
 Words and short definitions of WordNet are embedded by the teacher (teach.py); those near some picture's name are written, with and
 without styles and colors. Words that people use count, too, if they are less near: CLIP's vocabulary holds them whole. The

@@ -4,7 +4,8 @@ Four captions of a row say it in other words (words.py): synonyms, kinds, what i
 
     python recipes/icons/prepare.py ../shared/data/icons64_train.parquet build/icons
 
-Writes ``pictures.parquet`` (image, text = list of captions, weight, licence, author) and ``attribution.csv``.
+Writes ``pictures.parquet`` (image, text = list of captions, weight, licence, author), ``augmented.parquet`` (the same
+with mirrored and recolored pictures, see augment.py) and ``attribution.csv``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from augment import augmented
 from words import Words, others
 
 FREE = ("MIT", "Apache-2.0", "CC0", "CC-BY-4.0")
@@ -31,11 +33,14 @@ def is_free(licence: str) -> bool:
     return licence.startswith(FREE) and not licence.startswith("CC-BY-SA")
 
 
+def is_interface(style: str) -> bool:
+    """Interface icons rather than emoji or drawings."""
+    return style.startswith(INTERFACE) and not style.startswith(PICTURES)
+
+
 def weight(style: str) -> float:
     """How often a row of this style is drawn, against 1 for an emoji."""
-    if style.startswith(INTERFACE) and not style.startswith(PICTURES):
-        return 0.35
-    return 1.0
+    return 0.35 if is_interface(style) else 1.0
 
 
 def captions(row: dict) -> list[str]:
@@ -72,7 +77,7 @@ def reworded(row: dict, words: Words | None) -> list[str]:
 
 
 def main(source: str, target: str) -> None:
-    """Write the two files."""
+    """Write the three files."""
     rows = [r for r in pq.read_table(source).to_pylist() if is_free(r["licence"])]
     words = others(keywords(rows))
     copies = collections.Counter(r["name"] for r in rows)
@@ -90,12 +95,21 @@ def main(source: str, target: str) -> None:
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, folder / "pictures.parquet")
+    images, texts, weights = zip(
+        *(
+            made
+            for row, text, often in zip(rows, table["text"].to_pylist(), table["weight"].to_pylist(), strict=True)
+            for made in augmented(row, text, often, tint=not is_interface(row["style"]))
+        ),
+        strict=True,
+    )
+    pq.write_table(pa.table({"image": images, "text": texts, "weight": weights}), folder / "augmented.parquet")
     credit = collections.Counter((r["set"], r["author"] or "", r["licence"]) for r in rows)
     with (folder / "attribution.csv").open("w", newline="") as f:
         out = csv.writer(f)
         out.writerow(["set", "author", "licence", "pictures"])
         out.writerows((*key, n) for key, n in sorted(credit.items()))
-    print(f"{table.num_rows} pictures of free licence, {len(credit)} sources -> {folder}")
+    print(f"{table.num_rows} pictures of free licence, {len(credit)} sources, {len(images)} with mirrored and recolored ones -> {folder}")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def test_a_longer_prompt_in_the_batch_changes_no_other_picture(tiny):
     assert np.abs(np.asarray(made[2].picture).astype(int) - alone).max() <= 1
 
 
-@pytest.mark.parametrize("options", [{"steps": 1000, "prior": 0.5}, {"steps": 200, "schedule": "beta"}, {"steps": 1000, "sampler": "unipc"}])
+@pytest.mark.parametrize("options", [{"steps": 1000}, {"steps": 200, "schedule": "beta"}, {"steps": 1000, "sampler": "unipc"}])
 def test_more_steps_than_there_are_levels(options, tiny):
     made = create("a red apple", CreateOptions(model=str(tiny), seed=7, **options))[0]
     levels = made.settings["sigmas"]
@@ -161,28 +161,13 @@ def test_strength_says_where_a_walk_begins(tiny, tmp_path, schedule):
     assert len(made.settings["sigmas"]) > 60
 
 
-def test_a_walk_from_the_prior_is_shorter_and_the_same_again(run, tiny, tmp_path):
-    words = ("create", "a red apple", "--model", tiny, "--seed", 9, "--steps", 4)
-    assert run(*words, "--prior", 0.5, "--output", "near.png")[0] == 0
-    assert run(*words, "--output", "far.png")[0] == 0
-    near, far = (metadata.read(tmp_path / name)[0] for name in ("near.png", "far.png"))
-    assert (near["prior"], far["prior"]) == (0.5, 1.0)
-    assert near["sigmas"] == json.loads(run(*words, "--steps", 8, "--output", "8.png", "--json")[1])["settings"]["sigmas"][-5:]
-    assert not np.array_equal(pixels("near.png"), pixels("far.png"))
-    for name in ("near", "far"):
-        assert run("create", "--again", f"{name}.png", "--output", f"{name}-again.png")[0] == 0
-        assert (tmp_path / f"{name}-again.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
-    assert run(*words, "--prior", 0.5, "--size", "32x24", "--output", "large.png")[0] == 0
-    assert pixels("large.png").shape == (24, 32, 3)
-
-
 def test_again_with_something_new(run, tiny, tmp_path):
-    words = ("--model", tiny, "--seed", 9, "--steps", 2, "--prior", 0.5)
+    words = ("--model", tiny, "--seed", 9, "--steps", 2)
     assert run("create", "a red apple", *words, "--output", "one.png")[0] == 0
     assert run("create", "a blue house", *words, "--output", "house.png")[0] == 0
     assert run("create", "a blue house", "--again", "one.png", "--output", "again.png")[0] == 0
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "house.png").read_bytes()
-    assert run("create", "--again", "one.png", "--from", "house.png", "--output", "from.png")[0] == 0, "a source stands in for the prior"
+    assert run("create", "--again", "one.png", "--from", "house.png", "--output", "from.png")[0] == 0
     assert run("create", "--again", "one.png", "--best-of", 3, "--output", "best.png")[0] == 0
     fresh = run("create", "a red apple", *words, "--best-of", 3, "--output", "fresh.png", "--json")[1]
     assert metadata.read(tmp_path / "best.png")[0]["candidate"] == json.loads(fresh)["settings"]["candidate"]
@@ -213,19 +198,24 @@ def test_settings_name_the_model_that_was_used(tiny):
     assert create("x", CreateOptions(seed=1, steps=1), model)[0].settings["model"] == str(tiny)
 
 
-def test_again_of_a_picture_from_before_priors(run, tmp_path):
-    made = create("a red apple", CreateOptions(seed=9, steps=2, prior=1.0, best_of=1))[0]
-    old = {k: v for k, v in made.settings.items() if k not in ("prior", "candidate", "parts")}
-    metadata.save(made.picture, tmp_path / "old.png", old, "")
-    assert run("create", "--again", "old.png", "--output", "new.png")[0] == 0
-    assert np.array_equal(pixels("new.png"), np.asarray(made.picture)), "it began with noise alone, and so it does again"
+def test_again_of_a_picture_that_began_with_a_prior(run, tiny, tmp_path):
+    made = create("x", CreateOptions(model=str(tiny), seed=1, steps=1))[0]
+    metadata.save(made.picture, tmp_path / "old.png", {**made.settings, "prior": 0.65}, "")
+    code, _, err = run("create", "--again", "old.png", "--output", "no.png")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "begun from a prior's estimate" in err
+    assert run("create", "--again", "old.png", "--model", tiny, "--output", "new.png")[0] == 0, "another model makes another picture anyway"
+    metadata.save(made.picture, tmp_path / "noise.png", {**made.settings, "prior": 1.0}, "")
+    assert run("create", "--again", "noise.png", "--output", "same.png")[0] == 0
+    assert np.array_equal(pixels("same.png"), np.asarray(made.picture)), "it began with noise alone, and so it does again"
 
 
-@pytest.mark.parametrize("part", ["vae", "prior", "source"])
+@pytest.mark.parametrize("part", ["vae", "source"])
 def test_again_needs_all_that_the_picture_was_made_from(part, run, tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "m")
     Image.fromarray(np.full((16, 16, 3), 99, np.uint8)).save(tmp_path / "s.png")
-    given = ("--from", "s.png") if part == "source" else ("--prior", 0.5)
+    given = ("--from", "s.png") if part == "source" else ()
     assert run("create", "a red apple", "--model", "m", "--seed", 9, "--steps", 2, *given, "--output", "one.png")[0] == 0
     assert run("create", "--again", "one.png", "--output", "two.png")[0] == 0
     if part == "source":
@@ -291,11 +281,9 @@ def test_options_of_rows_that_would_be_ignored(run, tiny, tmp_path):
     assert metadata.read(made)[0]["negative_prompt"] == "", "a row undoes what is said for all"
 
 
-@pytest.mark.parametrize(("option", "value"), [("--prior", "1e-300"), ("--strength", "1e-300")])
-def test_the_least_share_of_a_walk(option, value, run, tiny, tmp_path):
+def test_the_least_share_of_a_walk(run, tiny, tmp_path):
     Image.new("RGB", (16, 16), "red").save("s.png")
-    more = ("--from", "s.png") if option == "--strength" else ()
-    assert run("create", "x", "--model", tiny, "--steps", 2, option, value, *more, "--output", "o.png")[0] == 0
+    assert run("create", "x", "--model", tiny, "--steps", 2, "--strength", "1e-300", "--from", "s.png", "--output", "o.png")[0] == 0
 
 
 def test_rows_have_options_of_their_own(run, tiny, tmp_path):
@@ -416,8 +404,6 @@ WRONG = {
     "file for many": (("create", "x", "y", "--model", "TINY", "--output", "a.png"), "several pictures"),
     "unwritable": (("create", "x", "--model", "TINY", "--output", "/proc/x.png"), "/proc"),
     "no device": (("create", "x", "--model", "TINY", "--device", "tpu9"), "device"),
-    "no prior": (("create", "x", "--model", "PLAIN", "--prior", "0.5"), "has no prior/ that could estimate"),
-    "prior and source": (("create", "x", "--model", "TINY", "--prior", "0.5", "--from", "plain.png"), "give one of them"),
     "no matcher": (("create", "x", "--model", "PLAIN", "--best-of", "4"), "no matcher/ that could choose the best of 4"),
     "foreign matcher": (("create", "x", "--model", "FOREIGN", "--best-of", "2"), "takes texts of 48 values, the model's text encoder gives 32"),
     "strength without from": (("create", "x", "--strength", "0.5"), "goes with --from"),
@@ -442,7 +428,7 @@ def test_wrong_input(run, tiny, tmp_path, case):
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x04")
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     (tmp_path / "open.csv").write_text('prompt,id\n"a,1\n' + "b,2\n" * 40_000)
-    shutil.copytree(tiny, tmp_path / "plain", ignore=shutil.ignore_patterns("matcher", "prior"))
+    shutil.copytree(tiny, tmp_path / "plain", ignore=shutil.ignore_patterns("matcher"))
     shutil.copytree(tiny, tmp_path / "foreign")
     save_network(Matcher(MatcherConfig(widths=(16,), blocks=(1,), text_width=48)), tmp_path / "foreign" / "matcher", torch.float32)
     make_tiny(tmp_path / "pictures", in_channels=8)

@@ -278,12 +278,15 @@ def unpacked(page):
 @pytest.mark.skipif(HEADLESS is None, reason="no Chromium here")
 @pytest.mark.parametrize("light", [False, True])
 def test_the_page_in_a_browser(bundled, tmp_path, light):
-    write(explain(["a red apple", "a green apple"], options(seed=7), bundled, light=light), tmp_path / "p.html")
+    found = explain(["a red apple", "a green apple"], options(seed=7), bundled, light=light)
+    write(found, tmp_path / "p.html")
     page, said = (tmp_path / "p.html").read_text("utf-8"), tmp_path / "q.html"
     acts = """<script type="module">
       const errors = []; window.onerror = (what) => errors.push(String(what)); const notes = {};
       while (!document.getElementById("where").textContent && !errors.length) await new Promise((on) => setTimeout(on, 20));
       try {
+        notes.begun = document.getElementById("where").textContent;
+        const scrub = document.getElementById("scrub"); scrub.value = 2; scrub.dispatchEvent(new Event("input"));
         document.getElementById("back").click(); notes.step = document.getElementById("where").textContent;
         document.querySelectorAll("#words button")[2].click();
         notes.word = document.querySelector("#words button[aria-pressed=true]").textContent;
@@ -304,6 +307,8 @@ def test_the_page_in_a_browser(bundled, tmp_path, light):
     dom = subprocess.run([HEADLESS, *ways, said.as_uri()], capture_output=True, text=True, timeout=120).stdout
     notes = json.loads(re.search(r"<body>(\{.*\})\s*</body>", dom, re.S)[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     assert notes["errors"] == []
+    begun = 1 + max(range(3), key=lambda k: found.runs[0].trace.looks[k].change)
+    assert notes["begun"].startswith(f"step {begun} of 3"), "where the text changes most"
     assert notes["step"].startswith("step 2 of 3") and notes["left"].startswith("step 1 of 3")
     assert notes["word"].startswith("red")
     assert "D− + 4.0 (D+ − D−)" in notes["before"] and "D− + 9.0 (D+ − D−)" in notes["after"]

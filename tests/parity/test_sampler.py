@@ -170,7 +170,7 @@ def test_config_of_stable_diffusion_1():
 def same_picture(folder, scheduler=None):
     """Our picture and diffusers' from the same noise."""
     prompt = "a red apple, Noto emoji"  # with a comma, so that no default style is added
-    ours = create(prompt, CreateOptions(model=str(folder), seed=5, steps=6, sampler=scheduler, prior=1.0, best_of=1))[0].picture
+    ours = create(prompt, CreateOptions(model=str(folder), seed=5, steps=6, sampler=scheduler, best_of=1))[0].picture
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     if scheduler == "ddim":

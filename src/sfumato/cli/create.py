@@ -33,7 +33,6 @@ def create(  # a command's signature is its help page: it is as long as its opti
     sampler: Annotated[str | None, Option(help="As dpmpp_2m, 'DPM++ 2M' or DPMSolverMultistepScheduler.")] = None,
     schedule: Annotated[str | None, Option(help="auto, uniform, karras, exponential, beta, sgm_uniform, simple, trailing, leading.")] = None,
     eta: Annotated[float | None, Option(help="Noise put back at each step by stochastic samplers, 0 to 1.")] = None,
-    prior: Annotated[float | None, Option(help="0 to 1: how much of the estimate from the text alone is made anew; 1 starts from noise.")] = None,
     style: Annotated[str | None, Option(help="A style of the model; see sfumato models.")] = None,
     size: Annotated[str | None, Option(help="WxH in pixels.")] = None,
     model: Annotated[str | None, Option(help="A bundled name; or Stable Diffusion 1, 2, XL: a folder in diffusers' layout, a .safetensors.")] = None,
@@ -57,7 +56,7 @@ def create(  # a command's signature is its help page: it is as long as its opti
 
     values = {
         "count": count, "seed": seed, "best_of": best_of, "steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale,
-        "negative_prompt": negative, "sampler": sampler, "schedule": schedule, "eta": eta, "prior": prior, "style": style, "size": size,
+        "negative_prompt": negative, "sampler": sampler, "schedule": schedule, "eta": eta, "style": style, "size": size,
         "model": model, "source": source, "strength": strength, "mask": mask, "device": device, "dtype": dtype, "batch": batch,
     }  # fmt: skip
     opened = None

@@ -31,7 +31,6 @@ def explain(
     negative: Annotated[str | None, Option(help="What the picture should not show.")] = None,
     sampler: Annotated[str | None, Option(help="As for create.")] = None,
     schedule: Annotated[str | None, Option(help="As for create.")] = None,
-    prior: Annotated[float | None, Option(help="0 to 1: how much of the estimate from the text alone is made anew; 1 starts from noise.")] = None,
     style: Annotated[str | None, Option(help="A style of the model; see sfumato models.")] = None,
     size: Annotated[str | None, Option(help="WxH in pixels.")] = None,
     model: Annotated[str | None, Option(help="A bundled name, a folder in diffusers' layout, or a .safetensors.")] = None,
@@ -51,7 +50,7 @@ def explain(
 
     values = {
         "seed": seed, "best_of": best_of, "steps": steps, "guidance_scale": guidance_scale, "negative_prompt": negative, "sampler": sampler,
-        "schedule": schedule, "prior": prior, "style": style, "size": size, "model": model, "source": source, "strength": strength,
+        "schedule": schedule, "style": style, "size": size, "model": model, "source": source, "strength": strength,
         "mask": mask, "device": device, "dtype": dtype,
     }  # fmt: skip
     opened, wanted = None, list(prompt or [])

@@ -1,4 +1,4 @@
-"""``train text``, ``autoencoder``, ``diffusion``, ``prior``, ``matcher`` and ``restorer``."""
+"""``train text``, ``autoencoder``, ``diffusion``, ``matcher`` and ``restorer``."""
 
 from __future__ import annotations
 
@@ -62,18 +62,6 @@ def train_diffusion(
     from sfumato.train.run import train_diffusion as work
 
     _train(work(data, output, autoencoder, text, config, _given(steps, batch, rate, seed, device), start, pixels=pixels), output)
-
-
-@app.command("prior")
-def train_prior(
-    data: Data, output: Output,
-    model: Annotated[str, Option(help="The model whose texts and latents it is for: a bundled name, a folder or a checkpoint.")],
-    config: ConfigFile = None, steps: Steps = None, batch: Batch = None, rate: Rate = None, seed: Seed = None, device: Device = None,
-) -> None:  # fmt: skip
-    """Train what estimates a picture from its text alone, for create to begin with."""
-    from sfumato.train.run import train_prior as work
-
-    _train(work(data, output, model, config, _given(steps, batch, rate, seed, device)), output)
 
 
 @app.command("matcher")

@@ -98,7 +98,6 @@ class Defaults(Config):
     steps: int = Field(20, ge=1)
     guidance_scale: float = 7.5
     best_of: int = Field(1, ge=1, le=64)  # tries per picture; more than one needs a matcher
-    prior: float | None = Field(None, gt=0, le=1)  # share of the times that a walk from the prior's estimate goes through
     size: tuple[int, int] | None = None  # width, height; the U-Net's sample size if absent
     needs_prompt: bool = False
     style: str | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 
@@ -18,7 +17,6 @@ from sfumato.condition.text import Encoder, NoText, PairEncoder, TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
-from sfumato.denoiser.prior import Prior, PriorConfig
 from sfumato.denoiser.unet import PlainUNetConfig, UNet, UNetConfig
 from sfumato.errors import ModelError, unknown
 from sfumato.hub import single
@@ -41,7 +39,6 @@ from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
 from sfumato.types import Condition, Denoise
 
-M = TypeVar("M", Matcher, Prior)
 BUNDLED = Path(__file__).parents[1] / "pretrained"
 PIPELINES = frozenset(f"StableDiffusion{kind}Pipeline" for kind in ("", "Img2Img", "Inpaint", "XL", "XLImg2Img", "XLInpaint"))
 PLAIN = frozenset({"DDPMPipeline", "DDIMPipeline", "PNDMPipeline"})  # a U-Net on pixels, without a text
@@ -78,18 +75,10 @@ class Model:
     @functools.cached_property
     def matcher(self) -> Matcher | None:
         """What tells how well a picture matches a text, if the model has one."""
-        return self._of_texts(Matcher, MatcherConfig, self.path / "matcher")
-
-    @functools.cached_property
-    def prior(self) -> Prior | None:
-        """What estimates latents from a text alone, if the model has one."""
-        return self._of_texts(Prior, PriorConfig, self.path / "prior")
-
-    def _of_texts(self, kind: type[M], config: Any, folder: Path) -> M | None:
-        """A network that takes ends of texts, if it is there."""
+        folder = self.path / "matcher"
         if not (folder / "config.json").exists():
             return None
-        network, width = network_from(kind, config, folder), self.text.ends([""]).shape[1]
+        network, width = network_from(Matcher, MatcherConfig, folder), self.text.ends([""]).shape[1]
         if network.config.text_width != width:
             raise ModelError(f"{folder} takes texts of {network.config.text_width} values, the model's text encoder gives {width}")
         return network.to(self.device).eval()
@@ -135,7 +124,7 @@ class Model:
         """The beginnings of the digests of the other files that a picture depends on, by part."""
         if not self.path.is_dir():
             return {}
-        networks, texts = ("vae", "text_encoder", "text_encoder_2", "prior"), ("scheduler", "tokenizer", "tokenizer_2")
+        networks, texts = ("vae", "text_encoder", "text_encoder_2"), ("scheduler", "tokenizer", "tokenizer_2")
         there = {name: self.path / name for name in (*networks, *texts) if (self.path / name).is_dir()}
         return {name: (digest(weight_file(folder)) if name in networks else digest_of_texts(folder))[:16] for name, folder in there.items()}
 

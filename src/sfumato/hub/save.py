@@ -14,7 +14,6 @@ from torch import nn
 from sfumato.condition.clip import CLIPText
 from sfumato.condition.matcher import Matcher
 from sfumato.condition.tokenizer import CLIPTokenizer
-from sfumato.denoiser.prior import Prior
 from sfumato.denoiser.restorer import Restorer
 from sfumato.denoiser.unet import UNet
 from sfumato.hub.config import Defaults, SchedulerConfig
@@ -36,8 +35,8 @@ def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
         save_file({k: v.detach().to(dtype).contiguous().cpu() for k, v in network.state_dict().items()}, scratch, {"format": "pt"})
 
 
-def save_network(network: UNet | AutoencoderKL | Restorer | Matcher | Prior, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write ``config.json`` and the weights of a U-Net, an autoencoder, a restorer, a matcher or a prior."""
+def save_network(network: UNet | AutoencoderKL | Restorer | Matcher, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write ``config.json`` and the weights of a U-Net, an autoencoder, a restorer or a matcher."""
     name = "UNet2DConditionModel" if isinstance(network, UNet) else type(network).__name__
     write_json(folder / "config.json", {"_class_name": name, "_diffusers_version": DIFFUSERS, **network.config.model_dump(mode="json")})
     save_weights(network, folder / "diffusion_pytorch_model.safetensors", dtype)

@@ -22,7 +22,6 @@ from sfumato import __version__, image, metadata
 from sfumato.condition.text import NoText
 from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
-from sfumato.denoiser.prior import fitted
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
@@ -31,9 +30,6 @@ from sfumato.sampler.registry import SAMPLERS, WITH_ETA, build
 from sfumato.sampler.schedule import SCHEDULES
 from sfumato.tasks.options import CreateOptions
 from sfumato.types import Condition, Denoise, Step
-
-# The prior's estimate is a mean, paler and more like any other picture than those that it is the mean of.
-GUIDED, BOLD = 1.5, 1.15  # how far it is led away from the estimate for no text; how much all of it is strengthened
 
 
 @dataclass(frozen=True)
@@ -173,9 +169,7 @@ class _Job:
         self.hidden = image.white(image.crop_to(hidden, self.size)) if hidden else None
         if self.hidden is not None and not self.hidden.any():
             raise OptionError(image.nothing_white(str(options.mask)))
-        wanted = options.prior or model.defaults.prior or 1.0
-        self.prior = 1.0 if source or wanted == 1 or model.prior is None else wanted
-        self.strength = options.strength if source else self.prior
+        self.strength = options.strength if source else 1.0
 
     def check(self, texts: Sequence[str]) -> None:
         """Refuse what this model cannot do, before any work."""
@@ -199,10 +193,6 @@ class _Job:
             raise OptionError("a negative prompt needs guidance to turn away from it: --guidance-scale is 1, which is none")
         if self.options.guidance_rescale and self.scale == 1:
             raise OptionError("--guidance-rescale pulls guidance back: --guidance-scale is 1, which is none")
-        if self.options.prior not in (None, 1) and self.source is not None:
-            raise OptionError("--prior and --from both say what to begin with; give one of them")
-        if self.options.prior not in (None, 1) and self.model.prior is None:
-            raise OptionError(f"{self.model.name} has no prior/ that could estimate a picture from the text; sfumato train prior makes one")
         if len(self.tries) > 1 and self.model.matcher is None:
             raise OptionError(f"{self.model.name} has no matcher/ that could choose the best of {len(self.tries)}; sfumato train matcher makes one")
 
@@ -233,7 +223,7 @@ class _Job:
         condition, tokens = model.text(texts, self.size)
         negative, others = model.text([self.options.negative_prompt] * len(texts), self.size)
         streams = Streams([seed for _, seed in wanted])
-        x, denoise = self.start(texts, streams, sigmas, condition, negative)
+        x, denoise = self.start(streams, sigmas, condition, negative)
         sampler = build(self.sampler, streams.like, self.options.eta)
         for step in sampler(denoise, x, sigmas):
             x = step.x
@@ -275,18 +265,16 @@ class _Job:
         levels: Tensor = sigmas[-(kept + 1) :]
         return levels
 
-    def start(
-        self, texts: Sequence[str], streams: Streams, sigmas: Tensor, condition: Condition, negative: Condition
-    ) -> tuple[Tensor, Denoise]:  # fmt: skip
+    def start(self, streams: Streams, sigmas: Tensor, condition: Condition, negative: Condition) -> tuple[Tensor, Denoise]:
         """The noisy latents to begin with, and the guided denoiser."""
         model, top = self.model, float(sigmas[0])
         channels, factor = model.space.config.latent_channels, model.space.config.factor
         noise = streams.normal((len(streams.generators), channels, self.size[1] // factor, self.size[0] // factor)).to(model.device)
-        if self.strength == 1 and self.source is None:
+        if self.source is None:
             # Variance-preserving: the last level still holds a little of the picture, so its own variance is added.
             x, z = noise * math.sqrt(1 + top**2), None
         else:
-            z = self.begun(texts, noise)
+            z = model.space.encode(image.to_tensor(self.source).to(model.device)).float()
             x = z + top * noise
         planes = self.planes(noise)
         condition, negative = (Condition(c.tokens, c.vector, planes) for c in (condition, negative))
@@ -295,16 +283,6 @@ class _Job:
             known = Mask(_latent_known(self.hidden, factor).to(model.device))
             denoise = consistent(denoise, known, known.apply(z))
         return x, denoise
-
-    @torch.inference_mode()
-    def begun(self, texts: Sequence[str], like: Tensor) -> Tensor:
-        """Latents to walk on from: the source's, or what the prior lets expect."""
-        model = self.model
-        if self.source is not None:
-            return model.space.encode(image.to_tensor(self.source).to(model.device)).float().expand(len(like), -1, -1, -1)
-        assert model.prior is not None
-        estimate, any_text = (model.prior(model.text.ends(t).float()) for t in (texts, [""]))
-        return fitted(BOLD * (any_text + GUIDED * (estimate - any_text)), like)
 
     def planes(self, like: Tensor) -> Tensor | None:
         """What a model trained to fill (9 channels) sees besides: the mask, and the latents of the picture without it."""
@@ -337,7 +315,6 @@ class _Job:
             "seed": seed,
             "best_of": self.best_of,
             "candidate": candidate,
-            "prior": self.prior,
             "style": self.style(text),
             "steps": self.steps,
             "guidance_scale": self.scale,
@@ -345,7 +322,7 @@ class _Job:
             "size": list(self.shown),
             "sigmas": [round(float(s), 6) for s in sigmas],
             "model_sha256": self.model.sha256,
-            "parts": {k: v for k, v in self.model.parts.items() if k != "prior" or self.prior < 1},
+            "parts": self.model.parts,
             **{f"{kind}_sha256": digest(Path(path)) for kind, path in (("source", self.options.source), ("mask", self.options.mask)) if path},
         }
         return {**given, **found}

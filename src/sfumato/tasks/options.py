@@ -36,7 +36,6 @@ class CreateOptions(Options):
     sampler: str | None = None
     schedule: str = "auto"
     eta: float | None = Field(None, ge=0, le=1)
-    prior: float | None = Field(None, gt=0, le=1)  # share of the walk that follows the prior's estimate; 1 starts from noise alone
     style: str | None = None
     size: tuple[int, int] | None = None  # width, height
     source: str | None = None  # a picture to start from

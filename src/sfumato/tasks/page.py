@@ -26,7 +26,7 @@ from sfumato.runtime import atomic
 from sfumato.tasks.explain import SMALL, Explained, Guess, Run, There
 from sfumato.tasks.trace import Look, transformers
 
-SETTINGS = "prompt styled negative_prompt seed candidate best_of sampler guidance_scale prior size source".split()
+SETTINGS = "prompt styled negative_prompt seed candidate best_of sampler guidance_scale size source".split()
 KEPT = 80  # tokens of which the page holds maps; those behind are added to what fills up behind the prompt
 STATIC = Path(__file__).parent / "static"
 Ref = tuple[str, int, int]  # kind, offset and length in bytes of what the archive holds
@@ -114,6 +114,7 @@ class _Archive:
             "guided": look.negative is not None,
             "seconds": round(look.seconds, 5),
             "agreement": round(look.agreement, 6),
+            "change": round(look.change, 6),
             "latents": {name: self.latent(x) for name, x in latents.items() if x is not None},
             "pictures": {name: self.picture(p) for name, p in decoded.items()},
         }

@@ -118,9 +118,11 @@ def again(path: Path, given: Mapping[str, Any], wanted: Sequence[Prompt] = ()) -
     settings, _ = metadata.read(path)
     if settings is None or settings.get("task") != "create" or not isinstance(settings.get("prompt"), str):
         raise PictureError(f"{path} carries no settings of sfumato create; sfumato inspect shows what it carries")
-    # pictures made before there were tries and priors have neither in their settings
-    known = {"candidate": 0, "prior": 1.0} | {k: v for k, v in settings.items() if k in CreateOptions.model_fields}
+    # pictures made before there were tries have none in their settings
+    known = {"candidate": 0} | {k: v for k, v in settings.items() if k in CreateOptions.model_fields}
     chosen = {k: v for k, v in given.items() if v is not None and k != "count"}
+    if settings.get("prior", 1) != 1 and not chosen.keys() & {"model", "source"}:
+        raise OptionError(f"{path} was begun from a prior's estimate of the text, which is not supported any more: the same picture cannot come out")
     for kind in ("source", "mask", "model"):  # the paths of then, or beside the picture
         if isinstance(file := known.get(kind), str) and not Path(file).exists() and (path.parent / file).exists():
             settings[kind] = known[kind] = str(path.parent / file)
@@ -174,9 +176,7 @@ def _outdone(chosen: Mapping[str, Any], given: Mapping[str, Any], wanted: Sequen
     if chosen.keys() & {"model", "sampler"}:
         out.add("eta")
     if "model" in chosen:  # found for the other model
-        out |= {"style", "size", "steps", "guidance_scale", "sampler", "prior", "best_of"}
-    if "source" in chosen:
-        out.add("prior")
+        out |= {"style", "size", "steps", "guidance_scale", "sampler", "best_of"}
     if chosen.keys() & {"model", "seed", "best_of"} or wanted or (given.get("count") or 1) > 1:
         out.add("candidate")  # the best of the tries
     return out

@@ -99,6 +99,11 @@ class Look:
             return 1.0
         return float(F.cosine_similarity(self.noise(self.positive).flatten(), self.noise(self.negative).flatten(), dim=0))
 
+    @property
+    def change(self) -> float:
+        """Root mean square of what the prompt changes in the clean latents that the network expects; 0 without guidance."""
+        return 0.0 if self.negative is None else float((self.positive - self.negative).square().mean().sqrt())
+
 
 @dataclass(frozen=True)
 class Trace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,9 +103,9 @@ class Captions:
         """Pictures (B, 3, S, S) in [-1, 1]."""
         return image.from_bytes(torch.from_numpy(np.array(self.pictures.pixels[rows.numpy()])))
 
-    def states(self, places: list[int]) -> Tensor:
+    def states(self, places: Sequence[int]) -> Tensor:
         """States (B, T, D) of texts."""
-        return torch.from_numpy(self._states[places].astype(np.float32))
+        return torch.from_numpy(self._states[list(places)].astype(np.float32))
 
     def ends(self, places: list[int]) -> Tensor:
         """End states (B, D) of texts."""

@@ -19,7 +19,6 @@ from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import NoText, TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.denoiser import Denoiser
-from sfumato.denoiser.prior import Prior, PriorConfig
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.errors import DataError, OptionError
@@ -37,7 +36,6 @@ from sfumato.train.loop import Progress, TrainSettings, train
 from sfumato.train.loss import vivid
 from sfumato.train.match import MatchJob
 from sfumato.train.pairs import PairJob, paired, read_pairs
-from sfumato.train.prior import PriorJob
 from sfumato.train.restorer import LONGEST, RestorerJob, read_photos
 from sfumato.train.text import Phrases, TextJob
 from sfumato.types import Config
@@ -62,13 +60,14 @@ class Plan(Config):
     vivid: bool = False  # whether a restorer's error counts more where there is color
     teacher: str = ""  # restorer whose answers, the mean of several views, a restorer learns besides the pictures
     shift: float = Field(1.0, gt=0)  # above 1 trains text to image more at high noise, where the text decides
+    text_noise: float = Field(0.0, ge=0)  # deviation of noise on text states in diffusion training, in units of theirs
     previews: list[str] = ["a red apple", "a dog", "a house", "a car", "a tree", "a smiling face", "a fish", "a star"]
 
 
 # Steps and batch where nobody says any: minutes of two CPU cores, but for a U-Net from the beginning, which takes hours.
 USUAL = {
     "text": (3000, 256), "autoencoder": (8000, 16), "diffusion": (12_000, 64), "diffusion from a model": (2000, 64),
-    "prior": (1500, 256), "matcher": (1500, 256), "restorer": (4000, 8),
+    "matcher": (1500, 256), "restorer": (4000, 8),
 }  # fmt: skip
 
 
@@ -179,24 +178,21 @@ def train_diffusion(
     if begun and begun.size != (size, size):
         known["size"] = [size, size]
     defaults = Defaults.read({**known, **plan.defaults}, "defaults")
-    prior = begun.prior if begun and defaults.prior else None
     found = Latents(pictures, space, encoder, output / "cache")
     encoders = fingerprint(space, encoder.clip)
-    yield from _prepared(found.prepare(encoders, states=True, ends=prior is not None, own_scale=begun is None))
-    job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, prior, defaults.prior or 1.0)
+    yield from _prepared(found.prepare(encoders, states=True, own_scale=begun is None))
+    job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, plan.text_noise)
     if begun is not None:
         job.module.load_state_dict(begun.network.state_dict())
-    begin = {"start": start, "prior": defaults.prior if prior else None, "encoders": encoders}
-    about = {"scheduler": scheduler.model_dump(mode="json"), "shift": plan.shift, **begin}
+    about = {"scheduler": scheduler.model_dump(mode="json"), "shift": plan.shift, "start": start, "encoders": encoders, "text_noise": plan.text_noise}
     yield from train(job, settings, output, _about(plan, data, network, task="diffusion", **about))
     save_network(job.module, output / "unet")
     if isinstance(space, AutoencoderKL):
         save_network(space, output / "vae")
     save_text(encoder.clip, encoder.tokenizer, output)
     save_scheduler(scheduler, output / "scheduler")
-    for name, part in (("matcher", begun.matcher), ("prior", begun.prior)) if begun else ():
-        if part is not None:
-            save_network(part, output / name)
+    if begun is not None and begun.matcher is not None:
+        save_network(begun.matcher, output / "matcher")
     save_index(output, defaults, pixels=isinstance(space, Pixels))
 
 
@@ -234,24 +230,6 @@ def _size(plan: Plan, begun: Model | None) -> int:
 def _check_size(size: int, unit: int, what: str) -> None:
     if size % unit:
         raise DataError(f"size {size} is not a multiple of {unit}, {what}")
-
-
-def train_prior(data: Path, output: Path, model: str, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:
-    """Train what begins a walk with an estimate from the text; writes ``prior/``, and into a model's folder makes it a part of it."""
-    plan, settings = _plan("prior", data, output, config, given)
-    begun, encoder = _begun(model)
-    space, size = begun.space, _size(plan, begun)
-    _check_size(size, begun.unit, "the space's factor times the U-Net's halvings")
-    yield f"reading {data}"
-    pictures = pack(data, size, output / "cache", captions=True)
-    yield from _skipped(pictures.skipped)
-    found = Latents(pictures, space, encoder, output / "cache")
-    yield from _prepared(found.prepare(fingerprint(space, encoder.clip), ends=True))
-    torch.manual_seed(settings.seed)
-    shape = {"channels": space.config.latent_channels, "side": size // space.config.factor, "text_width": encoder.ends([""]).shape[1]}
-    job = PriorJob(_network(Prior, PriorConfig, {**shape, **plan.network}), found)
-    yield from train(job, settings, output / "prior", _about(plan, data, job.module.config, task="prior", model=fingerprint(space, encoder.clip)))
-    save_network(job.module, output / "prior")
 
 
 def train_matcher(data: Path, output: Path, text: Path, config: Path | None, given: Mapping[str, Any]) -> Iterator[Event]:

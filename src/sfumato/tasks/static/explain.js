@@ -115,7 +115,7 @@ function header() {
 const many = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(1)} billion` : n >= 1e6 ? `${(n / 1e6).toFixed(1)} million` : n.toLocaleString("en"));
 function road() {
   const r = run(), p = model.parameters, size = r.shape.join(" x "), ms = r.steps.reduce((a, s) => a + s.seconds, 0) / r.steps.length * 1000;
-  const start = r.source ? "A picture, encoded, with noise on it" : r.prior < 1 ? "What the prior expects of this text, with noise on it" : "Noise alone";
+  const start = r.source ? "A picture, encoded, with noise on it" : "Noise alone";
   const stops = [
     p.text ? ["The text", `${r.words.length} of at most ${model.length} tokens a chunk, each ${model.width} numbers; encoder of ${many(p.text)} parameters`] : null,
     ["The start", `${start}: ${size} numbers, deviation ${r.steps[0].sigma.toPrecision(3)}`],
@@ -331,4 +331,5 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === " " && event.target === document.body) { event.preventDefault(); play(!timer); }
 });
 $("foot").textContent = `sfumato ${data.version}; ${model.name}, sha256 ${model.sha256.slice(0, 16)}. Left and right: a step; space: play. The page holds all its numbers and needs no network.`;
-set({ step: run().steps.length - 1 });
+const changes = run().steps.map((s) => s.change);
+set({ step: changes.lastIndexOf(Math.max(...changes)) }); // where the text changes most; without guidance the last one
