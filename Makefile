@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 .PHONY: demo test lint clean
 
 demo: $(VENV)/installed
-	@echo "== making pictures from twelve prompts, the best of four tries each (demo/)"
+	@echo "== making pictures from twelve prompts (demo/)"
 	@$(BIN)/sfumato create --prompts examples/prompts.txt --output demo --seed 7 --grid --overwrite
 	@echo "== done: look at demo/sheet.png"
 

@@ -275,7 +275,7 @@ function apart() {
   if (data.runs.length < 2) return;
   const first = data.apart.slice(1).map((far) => far.findIndex((v) => v > 0.1));
   $("apart-said").textContent = `The same noise, other words. Each picture's noisy latents against those of "${data.runs[0].prompt}": ` +
-    data.runs.slice(1).map((r, k) => `"${r.prompt}" ${first[k] < 0 ? "never differs by more than a tenth of the noise's deviation" : first[k] === 0 ? "differs by more than a tenth of the noise's deviation from the start (the prior expects something else of it)" : `differs by more than a tenth of the noise's deviation after step ${first[k]}`}`).join("; ") + ".";
+    data.runs.slice(1).map((r, k) => `"${r.prompt}" ${first[k] < 0 ? "never differs by more than a tenth of the noise's deviation" : `differs by more than a tenth of the noise's deviation after step ${first[k]}`}`).join("; ") + ".";
   $("sides").replaceChildren(...data.runs.map((r) => {
     const s = r.steps[Math.min(state.step, r.steps.length - 1)];
     return figure(s.pictures.denoised ? picture(s.pictures.denoised, r.prompt) : drawn(floats(s.latents.denoised), r.shape, r.prompt), r.prompt);
