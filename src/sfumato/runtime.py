@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import platform
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Generator, Tensor
 from sfumato.errors import OptionError, unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPE_VARIABLE = "SFUMATO_DTYPE"
 MAX_SEED = 2**63 - 1
 
 
@@ -58,10 +60,43 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The named dtype; ``auto`` is float32 on a CPU and bfloat16 on an accelerator."""
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself; elsewhere it is emulated, several times slower than float32.
+
+    An x86 CPU does with AVX-512 BF16 or AMX, an ARM CPU with its BF16 extension, each through oneDNN; an NVIDIA GPU from
+    compute capability 8.0 on, and Apple's GPUs from macOS 14 on.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "mps":
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def choose_dtype(name: str, device: torch.device, *, exact: bool = False) -> torch.dtype:
+    """The named dtype; ``auto`` is bfloat16 where the device has it (:func:`has_bfloat16`), else float32.
+
+    Parameters
+    ----------
+    name : str
+        ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+    device : torch.device
+    exact : bool
+        For results that 16 bits change visibly: ``auto`` is float32 on every CPU.
+
+    Raises
+    ------
+    OptionError
+        For another name. The environment variable ``SFUMATO_DTYPE`` says what ``auto`` is, in place of the hardware.
+    """
     if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        name = os.environ.get(DTYPE_VARIABLE) or "auto"
+    if name == "auto":
+        return torch.bfloat16 if has_bfloat16(device) and not (exact and device.type == "cpu") else torch.float32
     if name not in DTYPES:
         raise unknown("dtype", name, ["auto", *DTYPES])
     return DTYPES[name]

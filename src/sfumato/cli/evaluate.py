@@ -31,6 +31,7 @@ def restore(
     method: Annotated[str, Option(help="trained; best (the mean of eight answers); or input (the damage stays), bicubic.")] = "trained",
     model: Annotated[Path | None, Option(help="A restorer of your own: a folder written by sfumato train restorer.")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, Option(help="auto, float32, bfloat16 or float16; auto is what the device is good at.")] = "auto",
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture.")] = False,
 ) -> None:
     """Damage pictures, restore them, and print PSNR and SSIM; LPIPS, too, if it is installed with AlexNet's weights."""
@@ -48,7 +49,7 @@ def restore(
         return f"{values[0]:6.2f} dB  {values[1]:.4f}  " + ("" if values[2] is None else f"LPIPS {values[2]:.4f}  ") + name
 
     scores, skipped = [], list[str]()
-    for score in work(data, task, amount, gray=gray, method=method, engine=Trained(model, device), skipped=skipped):  # type: ignore[arg-type]
+    for score in work(data, task, amount, gray=gray, method=method, engine=Trained(model, device, dtype), skipped=skipped):  # type: ignore[arg-type]
         scores.append(score)
         found = {k: None if v == math.inf else v for k, v in score.__dict__.items() if v is not None}  # JSON knows no infinity
         typer.echo(json.dumps(found) if as_json else line((score.psnr, score.ssim, score.lpips), score.name))

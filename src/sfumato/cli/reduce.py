@@ -30,6 +30,7 @@ def reduce(
     limit: Annotated[int | None, Option(help="Use that many rows, drawn at random.")] = None,
     seed: Seed = None,
     device: Device = None,
+    dtype: Annotated[str | None, Option(help="auto, float32, bfloat16 or float16; auto is what the device is good at.")] = None,
     as_json: Annotated[bool, Option("--json", help="The report's figures on stdout.")] = False,
 ) -> None:  # fmt: skip
     """Compare PCA (LSA for documents) with autoencoders at equal code lengths, and write a report."""
@@ -41,7 +42,7 @@ def reduce(
 
     values = {
         "codes": _numbers(codes, "codes"), "corruption": corruption, "loss": loss, "epochs": epochs, "layers": _numbers(layers, "layers"),
-        "neighbours": neighbours, "outliers": outliers, "weighting": weighting, "seed": seed, "device": device,
+        "neighbours": neighbours, "outliers": outliers, "weighting": weighting, "seed": seed, "device": device, "dtype": dtype,
     }  # fmt: skip
     options = ReduceOptions.build(values)
     check_folder(output)

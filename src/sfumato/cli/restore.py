@@ -64,6 +64,7 @@ def restore(
     steps: Annotated[int | None, Option(help="diffusion: sampler steps.")] = None,
     compare: Annotated[bool, Option(help="Also write before and after side by side.")] = False,
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, Option(help="auto, float32, bfloat16 or float16; auto is what the device is good at.")] = "auto",
     overwrite: Annotated[bool, Option(help="Replace pictures that are there; otherwise they are taken as done.")] = False,
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")] = False,
 ) -> None:
@@ -89,7 +90,7 @@ def restore(
     there = [p for source, _ in waiting or jobs for p in outputs[source] if p.exists()]
     if there and not (overwrite or many):  # a folder's run that goes on makes its own anew
         raise OptionError(f"{there[0]} is there already; give --overwrite to replace it")
-    work = _engine(engine, options, model, device, {"prompt": prompt, "samples": samples, "seed": seed, "steps": steps})
+    work = _engine(engine, options, model, (device, dtype), {"prompt": prompt, "samples": samples, "seed": seed, "steps": steps})
     if fill is not None:
         image.read(Path(fill))  # a mask that cannot be read is no picture to leave out
     failed = []
@@ -185,7 +186,9 @@ def _write(made: Restored, path: Path, before: Photo) -> tuple[dict[str, Any], l
     return report, [*notes, *photo.write(made.photo, path, json.dumps({"schema": SCHEMA, **report}))]
 
 
-def _engine(engine: str, options: RestoreOptions, model: str | None, device: str, how: dict[str, Any]) -> Callable[[Photo], Iterator[Any]]:
+def _engine(
+    engine: str, options: RestoreOptions, model: str | None, place: tuple[str, str], how: dict[str, Any]
+) -> Callable[[Photo], Iterator[Any]]:  # fmt: skip
     """What restores a photo as a stream of events."""
     from sfumato.errors import OptionError, unknown
     from sfumato.tasks.engine import Trained
@@ -195,14 +198,14 @@ def _engine(engine: str, options: RestoreOptions, model: str | None, device: str
             raise OptionError("--prompt, --samples, --seed and --steps go with --engine diffusion")
         from sfumato.tasks.restore import walk
 
-        trained = Trained(model, device, repairs=options.clean)
+        trained = Trained(model, *place, repairs=options.clean)
         return lambda before: walk(before, options, trained)
     if engine != "diffusion":
         raise unknown("engine", engine, ("trained", "diffusion"))
     from sfumato.hub.load import load
     from sfumato.tasks.diffuse import DiffusionOptions, diffuse
 
-    given, loaded, finder = DiffusionOptions.build(how), load(model or "icons", device), Trained(None, device)
+    given, loaded, finder = DiffusionOptions.build(how), load(model or "icons", *place), Trained(None, *place)
     return lambda before: diffuse(before, options, given, loaded, finder.unscratch)
 
 

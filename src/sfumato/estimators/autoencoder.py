@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sfumato.errors import OptionError
 from sfumato.estimators.base import Reducer, Rows, dense
-from sfumato.runtime import choose_device
+from sfumato.runtime import DTYPES, choose_device
 from sfumato.space.autoencoder import Autoencoder as AutoencoderSpace
 from sfumato.space.autoencoder import ConvAutoencoder, ConvConfig, DeepAutoencoder, DeepConfig
 from sfumato.train.codes import CodesJob
@@ -46,8 +46,8 @@ class Autoencoder(Reducer):
         Auto is a fiftieth of the rows, within 16 to 256.
     learning_rate : float
     weight_decay : float
-    dtype : {"bfloat16", "float32"}
-        Of mixed-precision training. Codes are computed in the precision of the rows.
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+        Of mixed-precision training; auto is what the device is good at. Codes are computed in the precision of the rows.
     device : str
     random_state : int, RandomState or None
     warm_start : bool
@@ -79,7 +79,7 @@ class Autoencoder(Reducer):
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "dtype": [StrOptions({"bfloat16", "float32"})],
+        "dtype": [StrOptions({"auto", *DTYPES})],
         "device": [str],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
@@ -89,7 +89,7 @@ class Autoencoder(Reducer):
     def __init__(
         self, n_components: int = 2, *, kind: str = "deep", layers: tuple[int, ...] = (256, 64), shape: tuple[int, int, int] | None = None,
         loss: str = "squared", corruption: str = "none", epochs: int = 50, batch_size: int | str = "auto", learning_rate: float = 1e-3,
-        weight_decay: float = 0.01, dtype: str = "bfloat16", device: str = "auto", random_state: Any = None, warm_start: bool = False,
+        weight_decay: float = 0.01, dtype: str = "auto", device: str = "auto", random_state: Any = None, warm_start: bool = False,
         verbose: bool = False,
     ) -> None:  # fmt: skip
         self.n_components, self.kind, self.layers, self.shape = n_components, kind, layers, shape

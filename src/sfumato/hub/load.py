@@ -186,7 +186,8 @@ def load(name: str | Path = "icons", device: str = "auto", dtype: str = "auto") 
     device : str
         ``auto``, ``cpu``, ``cuda``, ``mps``.
     dtype : str
-        ``auto``, ``float32``, ``bfloat16``, ``float16``; of the networks' weights and activations.
+        ``auto``, ``float32``, ``bfloat16``, ``float16``; of the networks' weights and activations. ``auto`` is float32 on
+        a CPU, as bfloat16 changes pictures by more than they vary otherwise.
 
     Raises
     ------
@@ -198,7 +199,7 @@ def load(name: str | Path = "icons", device: str = "auto", dtype: str = "auto") 
     name = str(name)
     path = resolve(name)
     where = choose_device(device)
-    kind = choose_dtype(dtype, where)
+    kind = choose_dtype(dtype, where, exact=True)
     parts = single.read(path, kind) if path.is_file() else _folder(path, name, kind)
     unet, scheduler = parts.unet.to(where), parts.scheduler
     if isinstance(parts.space, Pixels) and unet.config.out_channels != 3:

@@ -11,7 +11,7 @@ from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import Restorer, RestorerConfig, told
 from sfumato.hub.files import digest, network_from, weight_file
 from sfumato.hub.load import restorer_folder
-from sfumato.runtime import autocast, choose_device
+from sfumato.runtime import autocast, choose_device, choose_dtype
 from sfumato.tasks.restore import Only
 from sfumato.types import Condition
 
@@ -25,12 +25,15 @@ class Trained:
     folder : Path, optional
         A restorer of one's own, written by ``sfumato train restorer``, or one bundled name; it then does all.
     device : str
+    dtype : str
+        In which changes are computed; what they are added to stays in float32.
     repairs : bool
         Leave finding scratches and giving color to the bundled ones: for a network of one's own that was trained on pairs.
     """
 
-    def __init__(self, folder: Path | str | None = None, device: str = "auto", *, repairs: bool = False) -> None:
+    def __init__(self, folder: Path | str | None = None, device: str = "auto", dtype: str = "auto", *, repairs: bool = False) -> None:
         self.own, self.device, self.repairs = None if folder is None else restorer_folder(folder), choose_device(device), repairs
+        self.dtype = choose_dtype(dtype, self.device)
         self.read: dict[Path, Denoiser] = {}
 
     @property
@@ -56,7 +59,7 @@ class Trained:
     @torch.inference_mode()
     def _run(self, name: str, x: Tensor, planes: Tensor, sigma: float) -> Tensor:
         x = x.to(self.device)
-        with autocast(self.device, torch.bfloat16):  # the change is computed in 16 bits, what it is added to stays in 32
+        with autocast(self.device, self.dtype):
             made: Tensor = self._denoiser(name)(x, x.new_full((1,), sigma), Condition(planes=planes.to(self.device)))
         return made.float().cpu()
 

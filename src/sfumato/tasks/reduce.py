@@ -43,6 +43,7 @@ class ReduceOptions(Options):
     test_share: float = Field(0.2, gt=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**32)
     device: str = "auto"
+    dtype: str = "auto"
 
     @field_validator("corruption")
     @classmethod
@@ -254,7 +255,7 @@ def _build(found: Comparison, method: str, k: int) -> Any:
     corruption, decay = ("mask:0.5", 1.0) if found.table.kind == "documents" else ("none", 0.01)  # many words, few documents
     shared: dict[str, Any] = {
         "epochs": epochs, "loss": options.loss, "corruption": options.corruption or corruption, "weight_decay": decay,
-        "random_state": options.seed, "device": options.device, "shape": found.table.shape,
+        "random_state": options.seed, "device": options.device, "dtype": options.dtype, "shape": found.table.shape,
     }  # fmt: skip
     if method == "autoencoder":
         return Autoencoder(k, layers=options.layers or default_layers(width), **shared)

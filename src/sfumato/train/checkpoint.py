@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "checkpoint.safetensors"
 # Settings that may differ between a run and its resumption; another device rounds otherwise.
-FREE = frozenset({"device", "checkpoint_every", "preview_every"})
+FREE = frozenset({"device", "dtype", "checkpoint_every", "preview_every"})
 REMEMBERED: dict[type, tuple[str, ...]] = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
 
 
@@ -48,7 +48,8 @@ class State:
         groups = [g for g in groups if g["params"]]
         optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)] if groups else []
         if ours:
-            optimizers.append(Muon(ours, decay, dtype=choose_dtype(settings.dtype, ours[0].device)))
+            half = choose_dtype(settings.dtype, ours[0].device) == torch.bfloat16
+            optimizers.append(Muon(ours, decay, dtype=torch.bfloat16 if half else torch.float32))  # float16 is too narrow for its sums
         return cls(module, [p.detach().clone() for p in trained] if settings.average else [], optimizers)
 
     def step(self, rate: float) -> None:

@@ -22,6 +22,8 @@ from sfumato.runtime import autocast, choose_device, choose_dtype, generator, ke
 from sfumato.train import checkpoint
 from sfumato.types import Config
 
+FLOAT16_SCALE = 1024.0  # of the loss: gradients of activations would vanish in float16 (Micikevicius et al. 2018, section 3.2)
+
 
 class TrainSettings(Config):
     """How to train; what is trained is a :class:`Job`."""
@@ -37,7 +39,7 @@ class TrainSettings(Config):
     average: float = Field(0.999, ge=0, lt=1)  # decay of the moving average of the weights; 0: none
     seed: int = Field(0, ge=0, lt=2**63)
     device: str = "auto"
-    dtype: str = "bfloat16"  # of mixed precision; float32 turns it off
+    dtype: str = "auto"  # of mixed precision; float32 turns it off, auto does where the device has no bfloat16
     checkpoint_every: int = Field(500, ge=1)
     preview_every: int = Field(1000, ge=1)
 
@@ -160,8 +162,11 @@ def _gradient(job: Job, settings: TrainSettings, step: int, device: torch.device
             return job.loss(rows, generator(settings.seed, step, "noise"))
 
     loss = loss_now()
-    loss.backward()
+    scale = FLOAT16_SCALE if dtype == torch.float16 else 1.0
+    (loss * scale).backward()
     gradients = [p.grad for p in job.module.parameters() if p.grad is not None]
+    if scale != 1:
+        torch._foreach_div_(gradients, scale)
     norm = nn.utils.get_total_norm(gradients)
     if not math.isfinite(float(norm)):
         raise TrainingError(f"step {step + 1}: {_blame(job.module, loss_now)}; lower the learning rate ({settings.rate:g})")

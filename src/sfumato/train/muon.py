@@ -70,7 +70,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], weight_decay: float = 0.0, momentum: float = 0.95, dtype: torch.dtype = torch.bfloat16
+        self, parameters: Iterable[Tensor], weight_decay: float = 0.0, momentum: float = 0.95, dtype: torch.dtype = torch.float32
     ) -> None:  # fmt: skip
         super().__init__(parameters, {"lr": 1e-3, "weight_decay": weight_decay, "momentum": momentum})
         self.dtype = dtype
