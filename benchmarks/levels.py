@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from sfumato import image
+from sfumato.data.tables import read_table
 from sfumato.hub.load import load
-from sfumato.train.data import read_table
 from sfumato.types import Condition
 
 TIMES = (50, 150, 250, 350, 450, 550, 650, 750, 850, 950, 999)
@@ -26,7 +26,7 @@ def main():
     parser.add_argument("--column", default="caption")
     parser.add_argument("--pictures", type=int, default=256)
     arguments = parser.parse_args()
-    model, table = load(arguments.model), read_table(arguments.data)
+    model, table = load(arguments.model), read_table(arguments.data)[0]
     random = torch.Generator().manual_seed(0)
     rows = table.take(torch.randperm(table.num_rows, generator=random)[: arguments.pictures].tolist()).to_pylist()
     texts = [r[arguments.column] for r in rows]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from sfumato import image
+from sfumato.data.tables import read_table
 from sfumato.hub.load import load
-from sfumato.train.data import read_table
 
 OTHERS = 99
 
@@ -27,7 +27,7 @@ def main():
     parser.add_argument("--column", default="name")
     parser.add_argument("--group", default="split")
     arguments = parser.parse_args()
-    model, rows = load(arguments.model), read_table(arguments.data).to_pylist()
+    model, rows = load(arguments.model), read_table(arguments.data)[0].to_pylist()
     side = model.matcher.config.size
     names = [r[arguments.column] for r in rows]
     pictures = [image.to_tensor(image.crop_to(image.read(r["image"]), (side, side))) for r in rows]

@@ -116,7 +116,7 @@ def exact_components(path, count):
 
 def mnist(folder):
     """Squared error of a test digit."""
-    from sfumato.tasks.rows import read
+    from sfumato.data.rows import read
 
     table = read(folder)
     model = PCA(CODES).fit(table.rows[~table.test])

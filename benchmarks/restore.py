@@ -29,12 +29,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from sfumato.corruption.resample import Downscale, interpolate
+from sfumato.data.photo import Photo
 from sfumato.metrics import colorfulness, psnr
 from sfumato.tasks import hidden
 from sfumato.tasks import photo as files
 from sfumato.tasks.engine import Trained
 from sfumato.tasks.evaluate import SHAPES, Damaged, damage, score, trained
-from sfumato.tasks.photo import Photo
 from sfumato.tasks.restore import RestoreOptions, restore
 
 Method = Callable[[Damaged], Tensor]

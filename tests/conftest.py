@@ -1,10 +1,12 @@
 """Shared fixtures: the network is blocked, and a tiny random model stands in for a checkpoint."""
 
 import socket
+import sys
 
 import pytest
 import torch
 
+from sfumato import cli
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.tokenizer import CLIPTokenizer
@@ -67,3 +69,21 @@ def make_tiny(folder, defaults=None, *, pixels=False, **unet):
 def tiny(tmp_path_factory):
     """Folder of a tiny random text-to-image model of 16x16 pictures."""
     return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Run a command line; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["sfumato", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call

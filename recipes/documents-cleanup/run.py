@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import median_filter
 
+from sfumato.data.photo import Photo
 from sfumato.tasks.engine import Trained
-from sfumato.tasks.photo import Photo
 from sfumato.tasks.restore import RestoreOptions, restore
 from sfumato.train.run import train_restorer
 

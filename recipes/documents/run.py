@@ -17,9 +17,9 @@ from pathlib import Path
 from sklearn.preprocessing import normalize
 
 from sfumato import LSA, Autoencoder
+from sfumato.data.rows import read
+from sfumato.data.terms import Terms
 from sfumato.metrics import mean_average_precision, precision_at
-from sfumato.tasks.rows import read
-from sfumato.tasks.terms import Terms
 
 RANKS = [1, 7, 15, 63, 255, 1023]
 

@@ -16,8 +16,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from sfumato import PCA, Autoencoder, image
+from sfumato.data.rows import read
 from sfumato.metrics import knn_accuracy
-from sfumato.tasks.rows import read
 
 DEEP = {"layers": (1000, 500, 250), "shape": (1, 28, 28)}
 CONV = {"kind": "conv", "layers": (32, 64, 128), "shape": (1, 28, 28)}

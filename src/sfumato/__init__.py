@@ -21,7 +21,7 @@ _HOME = {
     "Made": "tasks.create",
     "Model": "hub.load",
     "PCA": "estimators",
-    "Photo": "tasks.photo",
+    "Photo": "data.photo",
     "ReduceOptions": "tasks.reduce",
     "RestoreOptions": "tasks.restore",
     "SfumatoError": "errors",
@@ -45,6 +45,7 @@ __all__ = sorted([*_HOME, "__version__"])
 if TYPE_CHECKING:
     from sfumato.condition.clip import CLIPText as CLIPText
     from sfumato.corruption.base import parse as parse
+    from sfumato.data.photo import Photo as Photo
     from sfumato.denoiser.consistency import consistent as consistent
     from sfumato.denoiser.denoiser import Denoiser as Denoiser
     from sfumato.denoiser.guidance import guided as guided
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from sfumato.tasks.create import walk as walk
     from sfumato.tasks.explain import explain as explain
     from sfumato.tasks.options import CreateOptions as CreateOptions
-    from sfumato.tasks.photo import Photo as Photo
     from sfumato.tasks.reduce import ReduceOptions as ReduceOptions
     from sfumato.tasks.reduce import reduce as reduce
     from sfumato.tasks.restore import RestoreOptions as RestoreOptions

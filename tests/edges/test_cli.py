@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 from tests.conftest import make_tiny
 
-from sfumato import cli, image, metadata
+from sfumato import image, metadata
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.errors import OptionError
 from sfumato.hub.config import Defaults
@@ -22,24 +21,6 @@ from sfumato.hub.save import save_network
 from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
 from sfumato.tasks.prompts import Prompt, Saver
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Run a command line; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["sfumato", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
 
 
 def pixels(path):

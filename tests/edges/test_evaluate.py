@@ -145,7 +145,7 @@ def test_what_cannot_be_measured_is_left_out_and_listed(photos):
     (photos / "broken.png").write_bytes(b"no picture")
     Image.new("RGB", (8, 8)).save(photos / "small.png")
     result = CliRunner().invoke(app, ["evaluate", "restore", str(photos), "--denoise", "25", "--method", "input"])
-    assert result.exit_code == 0
+    assert result.exit_code == 3
     assert "mean of 2" in result.stdout
     assert result.stderr.count("left out") == 2 and "broken.png cannot be read" in result.stderr and "small.png has 8x8 pixels" in result.stderr
     for name in ("0.png", "1.png"):

@@ -9,9 +9,9 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from sfumato import image
+from sfumato.data import photo
 from sfumato.errors import PictureError
 from sfumato.runtime import atomic
-from sfumato.tasks import photo
 
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16", "HSV"]
 

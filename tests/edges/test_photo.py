@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from sfumato import image
+from sfumato.data.photo import Photo, read, write
 from sfumato.errors import PictureError
-from sfumato.tasks.photo import Photo, read, write
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (9, 14, 3), np.uint8)

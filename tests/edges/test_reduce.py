@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from sfumato import image
 from sfumato.cli import app, main
+from sfumato.data.rows import read
 from sfumato.errors import DataError, OptionError
 from sfumato.tasks.items import items_of
 from sfumato.tasks.reduce import ReduceOptions
-from sfumato.tasks.rows import read
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from sfumato import Autoencoder, image
 from sfumato.cli import app
 from sfumato.condition.matcher import Matcher
+from sfumato.data.rows import read
 from sfumato.errors import DataError, ModelError, OptionError
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
 from sfumato.tasks.items import items_of
-from sfumato.tasks.rows import read
 from sfumato.tasks.search import index, search
 
 pytest.importorskip("lancedb")

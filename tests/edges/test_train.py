@@ -25,6 +25,7 @@ from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.data import samples as data
 from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.errors import DataError, OptionError, SfumatoError, TrainingError
 from sfumato.hub.config import SchedulerConfig
@@ -35,7 +36,6 @@ from sfumato.hub.save import save_scheduler
 from sfumato.space.kl import AutoencoderConfig
 from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
-from sfumato.train import data
 from sfumato.train.autoencoder import AutoencoderJob
 from sfumato.train.checkpoint import NAME, State
 from sfumato.train.diffusion import DiffusionJob

@@ -10,6 +10,7 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli import create, evaluate, explain, reduce, restore, search, train
+from sfumato.cli.say import FAILED, note, say
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as typer exits at Ctrl-C
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -25,22 +26,22 @@ def main() -> None:
     try:
         app()
     except (SfumatoError, OSError) as error:  # the latter: a full disk, a place that may not be written to
-        sys.stderr.write(f"sfumato: {error}\n")
-        sys.exit(2)
+        note(str(error))
+        sys.exit(FAILED)
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise  # torch's words for an accelerator and for a CPU
-        sys.stderr.write("sfumato: there is not enough memory for this; try a smaller --size or --batch\n")
-        sys.exit(2)
+        note("there is not enough memory for this; try a smaller --size or --batch")
+        sys.exit(FAILED)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            sys.stderr.write("sfumato: interrupted\n")
+            note("interrupted")
         raise
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"sfumato {__version__}")
+        say(f"sfumato {__version__}")
         raise typer.Exit
 
 

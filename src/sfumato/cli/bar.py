@@ -1,18 +1,77 @@
-"""The bar that shows how far a run is: on stderr, gone when it is done, and only where somebody looks."""
+"""How far a run is, on stderr: a bar where somebody looks, else a line now and then."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+import time
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from sfumato.cli.say import escaped, say
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
+
+SECONDS, SHARE, LONGEST = 10.0, 0.1, 60.0  # a line after so long if so much more is done, or after the longest time
 
 
-def bar() -> Progress:
-    """What is worked on, a bar, how many of how many, and the time that is left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+class Bar(Protocol):
+    """What both have."""
 
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    def update(self, description: str, done: float, total: float | None, note: str = "") -> None:
+        """Say what is worked on, how much of it is done, and what else there is to say."""
+        ...
+
+
+def bar() -> AbstractContextManager[Bar]:
+    """A bar on a terminal, lines elsewhere."""
+    return _Shown() if sys.stderr.isatty() else _Lines()
+
+
+class _Shown:
+    """A bar, gone when it is done."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        text, more = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]"))
+        columns = text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), more
+        self.progress: Progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, description: str, done: float, total: float | None, note: str = "") -> None:
+        shown: dict[str, Any] = {"description": escaped(description), "completed": done, "total": total, "note": escaped(note)}
+        if self.task is None:
+            self.task = self.progress.add_task(shown["description"], total=total, note="")
+        self.progress.update(self.task, **shown)
+
+
+class _Lines:
+    """A line about long work every ten seconds or tenth of it, whichever is later, and at least every minute."""
+
+    def __init__(self) -> None:
+        self.begun = self.last = time.monotonic()
+        self.share = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, description: str, done: float, total: float | None, note: str = "") -> None:
+        now, share = time.monotonic(), done / total if total else 0.0
+        waited = now - self.last
+        if waited < SECONDS or (waited < LONGEST and abs(share - self.share) < SHARE):
+            return
+        self.last, self.share = now, share
+        left = f", about {(now - self.begun) * (1 / share - 1):.0f} s left" if 0 < share < 1 else ""
+        say(f"{description}: {share:.0%}{left}" + (f"; {note}" if note else ""), err=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.cli.bar import bar
+from sfumato.cli.say import note, say
 
 if TYPE_CHECKING:
     from sfumato.hub.load import Model
@@ -74,14 +75,14 @@ def create(  # a command's signature is its help page: it is as long as its opti
         path = saver.save(item, made)
         finished += [made.picture] if grid else []
         line = {"path": str(path), "seed": made.seed, "seconds": round(made.seconds, 3), "settings": made.settings}
-        typer.echo(json.dumps(line) if as_json else str(path))
+        say(json.dumps(line) if as_json else str(path))
         for what, cut in (("prompt", made.cut), ("negative prompt", made.negative_cut)):
             if cut:
-                typer.echo(f'sfumato: the end of the {what} was not seen by the model: "{cut}"', err=True)
+                note(f'the end of the {what} was not seen by the model: "{cut}"')
         if made.settings.get("mask") and FORMATS[path.suffix.lower()] == "JPEG":
-            typer.echo(f"sfumato: {path}: {JPEG_TOUCHES}", err=True)
+            note(f"{path}: {JPEG_TOUCHES}")
     if grid:
-        typer.echo(str(saver.sheet(finished)), err=as_json)
+        say(str(saver.sheet(finished)), err=as_json)
 
 
 def _with_progress(wanted: list[Prompt], values: dict[str, Any], model: Model | None) -> Iterator[tuple[Prompt, Made]]:
@@ -89,10 +90,9 @@ def _with_progress(wanted: list[Prompt], values: dict[str, Any], model: Model | 
     from sfumato.tasks.prompts import run
 
     with bar() as progress:
-        line = progress.add_task("steps")
         for item, event in run(wanted, values, model):
             if isinstance(event, Moment):
-                progress.update(line, total=event.total * event.steps, completed=event.done * event.steps + event.step.index + 1)
+                progress.update("steps", event.done * event.steps + event.step.index + 1, event.total * event.steps)
             elif item is not None:
                 yield item, event
 
@@ -104,14 +104,14 @@ def models(as_json: Annotated[bool, Option("--json", help="As JSON.")] = False) 
 
     found = [describe(name) for name in (*bundled(), *restorers())]
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2), keep="\n")
         return
     for record in found:
-        typer.echo(f"{record['name']}: {record['description']}")
+        say(f"{record['name']}: {record['description']}")
         size = f"{record['size'][0]}x{record['size'][1]} pixels" if "size" in record else "any size"
-        typer.echo(f"  {size}, {record['megabytes']} MB, licence {record['licence']}")
+        say(f"  {size}, {record['megabytes']} MB, licence {record['licence']}")
         if "styles" in record:
-            typer.echo(f"  styles: {', '.join(record['styles']) or 'none'}")
+            say(f"  styles: {', '.join(record['styles']) or 'none'}")
 
 
 def inspect(path: Annotated[str, typer.Argument(help="A picture, or a model's name or folder.")]) -> None:
@@ -121,10 +121,10 @@ def inspect(path: Annotated[str, typer.Argument(help="A picture, or a model's na
     from sfumato.hub.load import bundled, restorers
 
     if path in (*bundled(), *restorers()) or Path(path).is_dir() or Path(path).suffix == ".safetensors":
-        typer.echo(json.dumps(describe(path), indent=2))
+        say(json.dumps(describe(path), indent=2), keep="\n")
         return
     settings, text = metadata.read(Path(path))
     if text or not settings:
-        typer.echo(text or "the picture carries no generation parameters")
+        say(text or "the picture carries no generation parameters", keep="\n")
     if settings:
-        typer.echo(json.dumps(settings, indent=2, ensure_ascii=False))
+        say(json.dumps(settings, indent=2, ensure_ascii=False), keep="\n")

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from sfumato.cli.say import PARTLY, note, say
+
 app = typer.Typer(no_args_is_help=True)
 Option = typer.Option
 
@@ -52,11 +54,13 @@ def restore(
     for score in work(data, task, amount, gray=gray, method=method, engine=Trained(model, device, dtype), skipped=skipped):  # type: ignore[arg-type]
         scores.append(score)
         found = {k: None if v == math.inf else v for k, v in score.__dict__.items() if v is not None}  # JSON knows no infinity
-        typer.echo(json.dumps(found) if as_json else line((score.psnr, score.ssim, score.lpips), score.name))
+        say(json.dumps(found) if as_json else line((score.psnr, score.ssim, score.lpips), score.name))
     for sentence in skipped:
-        typer.echo(f"sfumato: left out: {sentence}", err=True)
+        note(f"left out: {sentence}")
     if not scores:
         raise OptionError(f"none of the pictures in {data} could be measured")
     far = [s.lpips for s in scores if s.lpips is not None]
     means = statistics.fmean(s.psnr for s in scores), statistics.fmean(s.ssim for s in scores), statistics.fmean(far) if far else None
-    typer.echo(line(means, f"mean of {len(scores)}"), err=as_json)
+    say(line(means, f"mean of {len(scores)}"), err=as_json)
+    if skipped:
+        raise typer.Exit(PARTLY)

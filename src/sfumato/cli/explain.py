@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.cli.bar import bar
+from sfumato.cli.say import note, say
 
 if TYPE_CHECKING:
     from sfumato.hub.load import Model
@@ -74,20 +75,19 @@ def explain(
         if trace is not None:
             run.trace.save(trace if len(found.runs) == 1 else trace / str(k + 1))
         if run.trace.made.cut:
-            typer.echo(f'sfumato: the end of the prompt was not seen by the model: "{run.trace.made.cut}"', err=True)
-    typer.echo(json.dumps({"path": str(output), "runs": [run.trace.record() for run in found.runs]}) if as_json else str(output))
+            note(f'the end of the prompt was not seen by the model: "{run.trace.made.cut}"')
+    say(json.dumps({"path": str(output), "runs": [run.trace.record() for run in found.runs]}) if as_json else str(output))
 
 
 def _with_progress(wanted: list[str], options: CreateOptions, model: Model | None, *, light: bool) -> Explained:
     from sfumato.tasks import explain as work
 
     with bar() as progress:
-        line = progress.add_task("steps")
         for event in work.steps(wanted, options, model, light=light):
             if isinstance(event, work.Explained):
                 return event
             if isinstance(event, work.Decoded):
-                progress.update(line, description="decoding", total=event.total, completed=event.done)
+                progress.update("decoding", event.done, event.total)
             else:
-                progress.update(line, total=event.total * event.steps, completed=event.done * event.steps + event.step.index + 1)
+                progress.update("steps", event.done * event.steps + event.step.index + 1, event.total * event.steps)
     raise AssertionError("an explanation ends with its result")

@@ -9,6 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from sfumato.cli.bar import bar
+from sfumato.cli.say import note, say
+
 Option = typer.Option
 Seed = Annotated[int | None, Option(help="Seed of weights and batches.")]
 Device = Annotated[str | None, Option(help="auto, cpu, cuda or mps.")]
@@ -34,11 +37,11 @@ def reduce(
     as_json: Annotated[bool, Option("--json", help="The report's figures on stdout.")] = False,
 ) -> None:  # fmt: skip
     """Compare PCA (LSA for documents) with autoencoders at equal code lengths, and write a report."""
+    from sfumato.data.rows import read
     from sfumato.errors import OptionError
     from sfumato.runtime import check_folder
     from sfumato.tasks.reduce import ReduceOptions
     from sfumato.tasks.report import ready
-    from sfumato.tasks.rows import read
 
     values = {
         "codes": _numbers(codes, "codes"), "corruption": corruption, "loss": loss, "epochs": epochs, "layers": _numbers(layers, "layers"),
@@ -51,7 +54,9 @@ def reduce(
     ready()
     table = read(data, size=size, label=label)
     for line in table.skipped[:10]:
-        typer.echo(f"sfumato: left out: {line}", err=True)
+        note(f"left out: {line}")
+    for line in table.notes[:10]:
+        note(line)
     if limit is not None and limit < len(table):
         table = table.take(_some(len(table), limit, options.seed))
     _compare(table, options, output, data, as_json=as_json)
@@ -74,23 +79,17 @@ def _numbers(text: str | None, what: str) -> tuple[int, ...] | None:
 
 
 def _compare(table: Any, options: Any, output: Path, data: Path, *, as_json: bool) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
     from sfumato.tasks import reduce as work
     from sfumato.tasks.report import record, write
 
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     found = work.start(table, options)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        line = bar.add_task("fits")
+    with bar() as progress:
         for event in work.compare(found):
             if isinstance(event, work.Note):
-                bar.update(line, description=event.text, completed=event.done, total=event.total)
+                progress.update(event.text, event.done, event.total)
             else:
-                console.print(f"{event.method}, {event.codes} codes: error {event.error:.4g}, {event.seconds:.1f} s", highlight=False)
+                say(f"{event.method}, {event.codes} codes: error {event.error:.4g}, {event.seconds:.1f} s", err=True)
     path = write(found, output, str(data))
     for sentence in found.verdict():
-        typer.echo(sentence, err=as_json)
-    typer.echo(json.dumps(record(found, str(data))) if as_json else str(path))
+        say(sentence, err=as_json)
+    say(json.dumps(record(found, str(data))) if as_json else str(path))

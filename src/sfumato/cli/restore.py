@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ import typer
 from typer.core import TyperCommand
 
 from sfumato.cli.bar import bar
+from sfumato.cli.say import PARTLY, note, say
 
 if TYPE_CHECKING:
-    from sfumato.tasks.photo import Photo
+    from sfumato.data.photo import Photo
     from sfumato.tasks.restore import Restored, RestoreOptions
 
 Option = typer.Option
@@ -85,7 +87,7 @@ def restore(
     outputs = _outputs(jobs, samples or 1, compare)
     waiting = [(source, target) for source, target in jobs if overwrite or not all(p.exists() for p in outputs[source])]
     if not waiting and many:
-        typer.echo(f"sfumato: nothing to do: all {len(jobs)} pictures are there already; --overwrite makes them anew", err=True)
+        note(f"nothing to do: all {len(jobs)} pictures are there already; --overwrite makes them anew")
         return
     there = [p for source, _ in waiting or jobs for p in outputs[source] if p.exists()]
     if there and not (overwrite or many):  # a folder's run that goes on makes its own anew
@@ -106,16 +108,18 @@ def restore(
                     raise
                 failed.append(str(error) if str(source) in str(error) else f"{source}: {error}")
     for sentence in failed:
-        typer.echo(f"sfumato: left out: {sentence}", err=True)
+        note(f"left out: {sentence}")
     if len(failed) == len(jobs):
         raise OptionError(f"none of the {len(failed)} pictures could be restored")
+    if failed:
+        raise typer.Exit(PARTLY)
 
 
 def _jobs(pictures: list[Path], output: Path) -> tuple[list[tuple[Path, Path]], bool]:
     """Each picture and the file that it is restored to; and whether there are, or may be, many."""
+    from sfumato.data.photo import SUFFIXES
     from sfumato.errors import OptionError
     from sfumato.runtime import check_folder
-    from sfumato.tasks.photo import SUFFIXES
 
     sources = _sources(pictures, output)
     many = len(sources) > 1 or pictures[0].is_dir()
@@ -152,7 +156,7 @@ Made = Iterator[tuple[Path, dict[str, Any], list[str]]]  # files written, what w
 
 def _restored(source: Path, target: Path, work: Callable[[Photo], Iterator[Any]], advance: Callable[..., None], *, compare: bool) -> Made:
     """Restore a picture, and write what is made of it."""
-    from sfumato.tasks import photo
+    from sfumato.data import photo
 
     before = photo.read(source)
     answers, spread = _answers(work(before), advance)
@@ -168,7 +172,7 @@ def _restored(source: Path, target: Path, work: Callable[[Photo], Iterator[Any]]
 
 def _compared(source: Path, target: Path) -> Made:
     """Write the comparison of a picture that was restored before."""
-    from sfumato.tasks import photo
+    from sfumato.data import photo
 
     photo.write(photo.side_by_side(photo.read(source), photo.read(target)), _beside(target, "compare"))
     yield target, {}, []
@@ -177,8 +181,8 @@ def _compared(source: Path, target: Path) -> Made:
 def _write(made: Restored, path: Path, before: Photo) -> tuple[dict[str, Any], list[str]]:
     """Write a restored photo; returns its report and all notes, with no claim about pixels that the format does not keep."""
     from sfumato import image
+    from sfumato.data import photo
     from sfumato.metadata import SCHEMA
-    from sfumato.tasks import photo
 
     report, notes = dict(made.report), [*before.notes]
     if photo.SUFFIXES[path.suffix.lower()] == "JPEG" and report.pop("largest_change_elsewhere", None) is not None:
@@ -229,9 +233,9 @@ def _numbered(target: Path, k: int) -> Path:
 
 def _tell(source: Path, path: Path, report: dict[str, Any], notes: list[str], *, as_json: bool) -> None:
     """A line about a written picture; what was converted on the way goes to stderr, or into the JSON."""
-    typer.echo(json.dumps({"path": str(path), **report, "notes": notes}) if as_json else _said(path, report))
-    for note in [] if as_json else notes:
-        typer.echo(f"sfumato: {source}: {note}", err=True)
+    say(json.dumps({"path": str(path), **report, "notes": notes}) if as_json else _said(path, report))
+    for line in [] if as_json else notes:
+        note(f"{source}: {line}")
 
 
 def _said(target: Path, report: dict[str, Any]) -> str:
@@ -245,14 +249,13 @@ def _said(target: Path, report: dict[str, Any]) -> str:
 def _bar(total: int) -> Iterator[Callable[..., None]]:
     """A bar over all pictures that also moves within a large one; called with a name it goes to the next picture."""
     with bar() as progress:
-        line, begun = progress.add_task("restoring", total=total), 0
+        begun, current = 0, "restoring"
 
         def advance(name: str | None = None, share: float = 0.0) -> None:
-            nonlocal begun
+            nonlocal begun, current
             if name is not None:
-                begun += 1
-                progress.update(line, description=name)
-            progress.update(line, completed=begun - 1 + share)
+                begun, current = begun + 1, name
+            progress.update(current, begun - 1 + share, total)
 
         yield advance
 
@@ -290,16 +293,16 @@ def _sources(pictures: list[Path], output: Path) -> dict[Path, Path]:
     """The pictures named, those of a folder, and those that a pattern with * or ? finds; each with its name below the output."""
     from glob import glob, has_magic
 
+    from sfumato.data.walk import files
     from sfumato.errors import PictureError
     from sfumato.image import SUFFIXES
-    from sfumato.train.data import files
 
     out: dict[Path, Path] = {}
     for path in pictures:
         if path.is_dir():
-            made = output.resolve()  # what was made before is no source
+            made, here = Path(os.path.realpath(output)), Path(os.path.realpath(path))  # what was made before is no source
             inside = (p for p in files(path) if p.suffix.lower() in SUFFIXES)
-            out |= {p: p.relative_to(path) for p in inside if made == path.resolve() or not p.resolve().is_relative_to(made)}
+            out |= {p: p.relative_to(path) for p in inside if made == here or not Path(os.path.realpath(p)).is_relative_to(made)}
         elif path.exists():
             out[path] = Path(path.name)
         elif not (has_magic(str(path)) and (found := sorted(glob(str(path), recursive=True)))):  # noqa: PTH207 (absolute patterns, too)
@@ -313,9 +316,9 @@ def _sources(pictures: list[Path], output: Path) -> dict[Path, Path]:
 
 def _target(source: Path, name: Path, output: Path, *, many: bool) -> Path:
     """The file that a picture is restored to."""
+    from sfumato.data.photo import SUFFIXES
     from sfumato.errors import OptionError
     from sfumato.image import ENDINGS
-    from sfumato.tasks.photo import SUFFIXES
 
     if output.suffix.lower() in SUFFIXES:
         if many:

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from sfumato.cli.bar import bar
+from sfumato.cli.say import PARTLY, note, say
+
 Option = typer.Option
 
 
@@ -18,22 +21,18 @@ def index(
     side: Annotated[int | None, Option(help="Side in pixels that pictures are brought to; 32 by default.")] = None,
 ) -> None:
     """Index pictures or documents for search; encodes only what is new or changed."""
-    from rich.console import Console
-    from rich.progress import track
-
     from sfumato.tasks import search as work
 
-    events = work.indexing(data, output, space, side=side)
-    last = next(events)
-    console = Console(stderr=True)
-    many = -(-last.total // work.BATCH) + 1
-    for event in track(events, "indexing", total=many, console=console, transient=True, disable=not console.is_terminal):
-        last = event
+    with bar() as progress:
+        for last in work.indexing(data, output, space, side=side):
+            progress.update("indexing", last.done, last.total)
     for line in last.skipped[:10]:
-        typer.echo(f"sfumato: left out: {line}", err=True)
-    typer.echo(f"{last.total - len(last.skipped)} items encoded, {last.removed} removed, {len(last.skipped)} left out: {output}")
+        note(f"left out: {line}")
+    say(f"{last.total - len(last.skipped)} items encoded, {last.removed} removed, {len(last.skipped)} left out: {output}")
     if last.recall is not None:
-        typer.echo(f"search is approximate from {work.APPROXIMATE:,} items on: it finds {last.recall:.1%} of the true nearest", err=True)
+        note(f"search is approximate from {work.APPROXIMATE:,} items on: it finds {last.recall:.1%} of the true nearest")
+    if last.skipped:
+        raise typer.Exit(PARTLY)
 
 
 def search(
@@ -61,6 +60,6 @@ def search(
             work.pictures(folder, hits).save(scratch)
     for hit in hits:
         row = f"{hit.similarity:.3f}  {hit.name}" + (f"  [{hit.label}]" if hit.label else "") + (f"  {hit.text[:80]}" if hit.text else "")
-        typer.echo(json.dumps(hit.__dict__, ensure_ascii=False) if as_json else row)
+        say(json.dumps(hit.__dict__, ensure_ascii=False) if as_json else row)
     if output is not None:
-        typer.echo(str(output), err=as_json)
+        say(str(output), err=as_json)

@@ -8,6 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from sfumato.cli.bar import bar
+from sfumato.cli.say import note, say
+
 app = typer.Typer(no_args_is_help=True, help="Train a model on your own data; resumes where it was interrupted.")
 Option = typer.Option
 Seed = Annotated[int | None, Option(help="Seed of weights and batches.")]
@@ -104,21 +107,19 @@ def _given(
 
 def _train(events: Iterator[Any], output: Path) -> None:
     """Show a training run: a bar with loss, rate and time left, TensorBoard files, and notes as they come."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from sfumato.runtime import check_folder
     from sfumato.train.board import Board
 
     check_folder(output)
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
-    with Progress(*columns, console=console) as bar, Board(output / "tensorboard") as board:
-        line = bar.add_task("training", note="")
+    begun = False
+    with bar() as progress, Board(output / "tensorboard") as board:
         for event in events:
             if isinstance(event, str):
-                console.print(event, highlight=False)
+                say(event, err=True, keep="\n")
                 continue
+            if not begun and event.step > 1:
+                note(f"the run goes on after step {event.step - 1} of {event.steps}")
+            begun = True
             board.write(event)
-            bar.update(line, total=event.steps, completed=event.step, note=f"loss {event.loss:.4f}  {event.rate:.0f} samples/s")
-    typer.echo(str(output))
+            progress.update("training", event.step, event.steps, f"loss {event.loss:.4f}  {event.rate:.3g} samples/s")
+    say(str(output))

@@ -42,7 +42,7 @@ def _read_bpe(folder: Path) -> models.BPE:
     if (folder / "vocab.json").exists() or not whole.exists():
         files = str(folder / "vocab.json"), str(folder / "merges.txt")
         return models.BPE.from_file(*files, unk_token=END, end_of_word_suffix=SUFFIX)
-    learnt = json.loads(whole.read_text("utf-8"))["model"]
+    learnt = json.loads(whole.read_text("utf-8-sig"))["model"]
     return models.BPE(learnt["vocab"], _merges(learnt), unk_token=END, end_of_word_suffix=SUFFIX)
 
 
@@ -51,7 +51,7 @@ def _added(folder: Path) -> dict[int, str]:
     found: dict[int, str] = {}
     for name in ("added_tokens.json", "tokenizer.json"):
         if (folder / name).exists():
-            held = json.loads((folder / name).read_text("utf-8"))
+            held = json.loads((folder / name).read_text("utf-8-sig"))
             if name == "added_tokens.json":
                 found |= {int(id_): str(token) for token, id_ in held.items()}
             else:
@@ -64,7 +64,7 @@ def _pad(folder: Path, settings: Mapping[str, Any]) -> str:
     older = folder / "special_tokens_map.json"
     said = settings.get("pad_token")
     if older.exists() and "added_tokens_decoder" not in settings:
-        said = json.loads(older.read_text("utf-8")).get("pad_token") or said
+        said = json.loads(older.read_text("utf-8-sig")).get("pad_token") or said
     said = said["content"] if isinstance(said, dict) else said
     return END if said is None else str(said)
 
@@ -140,7 +140,7 @@ class CLIPTokenizer:
         try:
             model = _read_bpe(folder)
             config = folder / "tokenizer_config.json"
-            settings = json.loads(config.read_text("utf-8")) if config.exists() else {}
+            settings = json.loads(config.read_text("utf-8-sig")) if config.exists() else {}
             pad = _pad(folder, settings)
             length = int(settings.get("model_max_length", 77))
             tokenizer = _set_up(model)

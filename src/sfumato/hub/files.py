@@ -116,7 +116,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -24,6 +24,7 @@ from sfumato.corruption.base import Compose
 from sfumato.corruption.color import Grayscale
 from sfumato.corruption.mask import Mask
 from sfumato.corruption.resample import Downscale
+from sfumato.data.photo import Photo
 from sfumato.denoiser.consistency import consistent
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model
@@ -31,7 +32,6 @@ from sfumato.runtime import Streams, random_seed
 from sfumato.sampler.registry import build
 from sfumato.tasks import hidden
 from sfumato.tasks.measure import noise_level
-from sfumato.tasks.photo import Photo
 from sfumato.tasks.restore import Restored, RestoreOptions, Window
 from sfumato.types import Linear, Options
 

@@ -27,14 +27,14 @@ from sfumato import image
 from sfumato.corruption.color import Grayscale
 from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.resample import Downscale, interpolate
+from sfumato.data.photo import Photo
+from sfumato.data.samples import Sample, find
 from sfumato.denoiser.restorer import told
 from sfumato.errors import OptionError, PictureError, unknown
 from sfumato.metrics import luminance, psnr, ssim
 from sfumato.runtime import generator
 from sfumato.tasks.colors import colorize
-from sfumato.tasks.photo import Photo
 from sfumato.tasks.restore import Engine, Only, answer
-from sfumato.train.data import Sample, find
 
 Task = Literal["denoise", "enlarge", "dejpeg", "fill", "colorize"]
 ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps", "enlarge": "size"}

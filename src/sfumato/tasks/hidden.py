@@ -13,10 +13,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from sfumato import image
+from sfumato.data.photo import Photo
 from sfumato.denoiser.restorer import MARGIN, TILE
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
-from sfumato.tasks.photo import Photo
 
 if TYPE_CHECKING:
     from sfumato.tasks.restore import RestoreOptions

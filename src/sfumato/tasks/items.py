@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sfumato import image
+from sfumato.data.rows import LABELS, TEXTS, word
+from sfumato.data.samples import Sample, find, picture_column
+from sfumato.data.tables import read_table
+from sfumato.data.walk import files
 from sfumato.errors import PictureError
-from sfumato.tasks.rows import LABELS, TEXTS, word
-from sfumato.train.data import Sample, files, find, picture_column, read_table
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
         return "pictures", [_file(source, s.path or source / s.name, s) for s in find(source)]
     labels = None
     if source.suffix.lower() in (".parquet", ".csv") and source.is_file():
-        table = read_table(source)
+        table, _ = read_table(source)
         labels = _labels(table)
         if documents := _documents(table, labels):
             return "documents", documents

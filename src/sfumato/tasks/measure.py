@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
-from sfumato.tasks.photo import Photo
 
 if TYPE_CHECKING:
     from sfumato.tasks.restore import RestoreOptions

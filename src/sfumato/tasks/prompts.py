@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from sfumato import image, metadata
+from sfumato.data.text import decode
 from sfumato.errors import OptionError, PictureError
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
@@ -62,9 +63,11 @@ def gather(words: Sequence[str], path: Path | None) -> list[Prompt]:
 
 def _read(path: Path) -> list[Prompt]:
     try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text, guessed = decode(path.read_bytes())
+    except OSError as error:
         raise OptionError(f"{path} cannot be read as prompts: {error}") from None
+    if guessed:
+        raise OptionError(f"{path} cannot be read as prompts: it is not UTF-8; save it as UTF-8")
     lines, kind = [line for line in text.split("\n") if line.strip()], path.suffix.lower()  # JSON may hold other ends of lines
     if kind == ".csv":
         try:

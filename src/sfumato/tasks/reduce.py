@@ -18,11 +18,11 @@ from pydantic import Field, field_validator
 from sklearn.utils import check_array
 
 from sfumato.corruption.base import parse
+from sfumato.data.rows import Table, read
+from sfumato.data.terms import Terms, Weighting
 from sfumato.errors import DataError, OptionError
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, squared_error
-from sfumato.tasks.rows import Table, read
-from sfumato.tasks.terms import Terms, Weighting
 from sfumato.types import Options
 
 RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbours at which documents are counted
@@ -153,7 +153,7 @@ def reduce(data: str | Path | NDArray[Any] | Table, options: ReduceOptions | Non
     Parameters
     ----------
     data : path, array (N, d) or Table
-        What :func:`sfumato.tasks.rows.read` takes; or rows of numbers.
+        What :func:`sfumato.data.rows.read` takes; or rows of numbers.
     options : ReduceOptions, optional
 
     Returns

@@ -22,13 +22,13 @@ from torch import Tensor
 from sfumato import __version__
 from sfumato.corruption.color import Grayscale
 from sfumato.corruption.resample import Downscale, magnify
+from sfumato.data.photo import Photo, read
 from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, TILE, VIEWS, told, viewed
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks import hidden
 from sfumato.tasks.colors import colorize, luminance, tone, toned
 from sfumato.tasks.measure import SAMPLE, noise_level, quality
-from sfumato.tasks.photo import Photo, read
 from sfumato.types import Options
 
 Only = Literal["noise", "gaps", "size"] | None

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato import image
+from sfumato.data.samples import Sample, find
+from sfumato.data.terms import Terms
+from sfumato.data.text import decode
 from sfumato.errors import DataError, ModelError, OptionError, PictureError, unknown
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.runtime import atomic, check_folder
 from sfumato.tasks.items import Item, items_of
 from sfumato.tasks.matched import Matched, has_matcher
-from sfumato.tasks.terms import Terms
-from sfumato.train.data import Sample, find
 from sfumato.types import Config
 
 KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
@@ -306,7 +307,7 @@ def _table(folder: Path, codes: int | None = None) -> Any:
 
 
 def _text(item: Item) -> str:
-    return item.sample.read().decode("utf-8", errors="replace")
+    return decode(item.sample.read())[0]
 
 
 def _rows(items: list[Item], settings: Index) -> tuple[Any, list[Item], dict[str, str]]:

@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 
 from sfumato import image
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
-from sfumato.train.data import Pictures
 from sfumato.train.loss import kl_to_normal
+from sfumato.train.pack import Pictures
 
 KL_WEIGHT = 2e-4  # per latent value, against a mean absolute pixel error of about 0.03
 

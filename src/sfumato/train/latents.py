@@ -17,7 +17,7 @@ from sfumato.condition.text import TextEncoder
 from sfumato.runtime import array_file, atomic
 from sfumato.space.kl import AutoencoderKL
 from sfumato.space.pixels import Pixels
-from sfumato.train.data import Pictures
+from sfumato.train.pack import Pictures
 
 
 def cached(path: Path, key: str, shape: tuple[int, ...], rows: Callable[[int, int], Tensor], batch: int = 256) -> Iterator[int]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from sfumato import image
+from sfumato.data.samples import cell
+from sfumato.data.tables import read_table
 from sfumato.errors import DataError, PictureError
-from sfumato.train.data import cell, read_table
 from sfumato.train.restorer import RestorerJob
 from sfumato.types import Condition, Corrupted, Corruption
 
@@ -82,7 +83,7 @@ def paired(source: Path) -> bool:
     """Whether a training set holds pairs."""
     if source.is_dir():
         return (source / "clean").is_dir() and (source / "dirty").is_dir()
-    return source.suffix.lower() == ".parquet" and source.exists() and "clean" in read_table(source).column_names
+    return source.suffix.lower() == ".parquet" and source.exists() and "clean" in read_table(source)[0].column_names
 
 
 def _pair_files(source: Path) -> Iterator[tuple[str, Any, Any]]:
@@ -93,7 +94,7 @@ def _pair_files(source: Path) -> Iterator[tuple[str, Any, Any]]:
             if path.stem in dirty:
                 yield path.name, path, dirty[path.stem]
         return
-    table = read_table(source)
+    table, _ = read_table(source)
     column = next((c for c in ("dirty", "noisy") if c in table.column_names), None)
     if column is None:
         raise DataError(f'{source} has a column "clean"; it needs one "dirty", too')

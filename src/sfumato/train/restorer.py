@@ -19,10 +19,10 @@ from sfumato.corruption.color import Grayscale
 from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.mask import Mask
 from sfumato.corruption.resample import Downscale, interpolate
+from sfumato.data.samples import find
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import VIEWS, Restorer, RestorerConfig, told, viewed
 from sfumato.errors import DataError, PictureError
-from sfumato.train.data import find
 from sfumato.train.loss import Measure, denoising_loss, squared
 from sfumato.types import Condition, Corrupted, Corruption
 

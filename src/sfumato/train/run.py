@@ -29,12 +29,12 @@ from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
 from sfumato.train.autoencoder import AutoencoderJob
-from sfumato.train.data import pack, state
 from sfumato.train.diffusion import DiffusionJob
 from sfumato.train.latents import Captions, Latents
 from sfumato.train.loop import Progress, TrainSettings, train
 from sfumato.train.loss import vivid
 from sfumato.train.match import MatchJob
+from sfumato.train.pack import pack, state
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.restorer import LONGEST, RestorerJob, read_photos
 from sfumato.train.text import Phrases, TextJob
@@ -91,11 +91,13 @@ def _network(kind: Callable[[C], nn.Module], config: type[C], values: Mapping[st
     return found
 
 
-def _skipped(skipped: list[str]) -> Iterator[str]:
-    if skipped:
-        shown = "\n  ".join(skipped[:10])
-        more = f"\n  ... and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-        yield f"skipped {len(skipped)} pictures:\n  {shown}{more}"
+def _skipped(skipped: list[str], notes: list[str] | None = None) -> Iterator[str]:
+    """What was left out, and what was guessed; ten lines of each at most."""
+    for title, lines in ((f"skipped {len(skipped)} pictures", skipped), ("read with doubt", notes or [])):
+        if lines:
+            shown = "\n  ".join(lines[:10])
+            more = f"\n  ... and {len(lines) - 10} more" if len(lines) > 10 else ""
+            yield f"{title}:\n  {shown}{more}"
 
 
 def train_text(data: Path, output: Path, config: Path | None, given: Mapping[str, Any], start: Path | None = None) -> Iterator[Event]:
@@ -135,7 +137,7 @@ def train_autoencoder(data: Path, output: Path, config: Path | None, given: Mapp
     _check_size(plan.size, network.factor, "the autoencoder's factor")
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=False)
-    yield from _skipped(pictures.skipped)
+    yield from _skipped(pictures.skipped, pictures.notes)
     torch.manual_seed(settings.seed)
     job = AutoencoderJob(network, pictures)
     yield from train(job, settings, output, _about(plan, data, job.module.config, task="autoencoder"))
@@ -171,7 +173,7 @@ def train_diffusion(
     _check_size(size, space.config.factor * network.unit, "the space's factor times the U-Net's halvings")
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
-    yield from _skipped(pictures.skipped)
+    yield from _skipped(pictures.skipped, pictures.notes)
     scheduler = begun.scheduler if begun else SchedulerConfig.read({**STABLE_DIFFUSION, **plan.scheduler}, "scheduler")
     torch.manual_seed(settings.seed)
     known = begun.defaults.model_dump(mode="json", exclude_defaults=True) if begun else {}
@@ -238,7 +240,7 @@ def train_matcher(data: Path, output: Path, text: Path, config: Path | None, giv
     encoder = text_encoder(text)
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=True)
-    yield from _skipped(pictures.skipped)
+    yield from _skipped(pictures.skipped, pictures.notes)
     torch.manual_seed(settings.seed)
     network = _network(Matcher, MatcherConfig, {"size": plan.size, "text_width": encoder.ends([""]).shape[1], **plan.network})
     found = Captions(pictures, encoder, output / "cache")

@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato import image
+from sfumato.data.samples import Sample, find, picture_column
+from sfumato.data.tables import read_table
+from sfumato.data.text import decode
+from sfumato.data.walk import files, hidden
 from sfumato.errors import DataError, OptionError, PictureError, unknown
-from sfumato.train.data import Sample, files, find, picture_column, read_table
 
 Kind = Literal["pictures", "numbers", "documents"]
 LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person", "y_train")
@@ -49,6 +52,8 @@ class Table:
         The rows that the data set keeps for testing.
     skipped : list of str
         One sentence for each item that was left out.
+    notes : list of str
+        One sentence for each encoding that was guessed and each column that is no data.
     """
 
     kind: Kind
@@ -58,6 +63,7 @@ class Table:
     shape: tuple[int, int, int] | None = None
     test: NDArray[np.bool_] | None = None
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.texts) if self.kind == "documents" else len(self.rows)
@@ -123,21 +129,24 @@ def _usable(table: Table, source: Path) -> Table:
 
 
 def _folder(folder: Path, size: int | None) -> Table:
-    idx = sorted(p for p in folder.iterdir() if "images" in p.name and "idx3" in p.name)
+    idx = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and "images" in p.name and "idx3" in p.name)
     if idx:
         return _idx(next((p for p in idx if "train" in p.name), idx[0]))
     there = files(folder)
     texts = [p for p in there if p.suffix.lower() == ".txt"]
     pictures = any(p.suffix.lower() in image.SUFFIXES for p in there)
     if texts and not pictures:
-        held, labels, skipped = [], [], []
+        held, labels, skipped, notes = [], [], [], []
         for path in texts:
             try:
-                held.append(path.read_text("utf-8", errors="replace"))
-                labels.append(path.parent.name if path.parent != folder else "")
+                text, note = decode(path.read_bytes())
             except OSError as error:
                 skipped.append(f"{path.relative_to(folder)}: {error.strerror}")
-        return Table("documents", texts=held, labels=_labels(labels), skipped=skipped)
+                continue
+            held.append(text)
+            labels.append(path.parent.name if path.parent != folder else "")
+            notes += [f"{path.relative_to(folder)}: {note}"] if note else []
+        return Table("documents", texts=held, labels=_labels(labels), skipped=skipped, notes=notes)
     samples = find(folder)
     return _pictures(samples, [PurePosixPath(s.name).parent.name for s in samples], size)
 
@@ -145,7 +154,7 @@ def _folder(folder: Path, size: int | None) -> Table:
 def _zip(path: Path, size: int | None) -> Table:
     try:
         with zipfile.ZipFile(path) as archive:
-            endings = {n: PurePosixPath(n).suffix.lower() for n in sorted(archive.namelist())}
+            endings = {n: PurePosixPath(n).suffix.lower() for n in sorted(archive.namelist()) if not hidden(n)}
             names = [n for n, ending in endings.items() if ending in image.SUFFIXES]
             texts = [n for n, ending in endings.items() if ending == ".txt"] if not names else []
             held = {n: archive.read(n) for n in names or texts}  # into memory: nothing is unpacked, so a member's path cannot do harm
@@ -153,7 +162,9 @@ def _zip(path: Path, size: int | None) -> Table:
         raise DataError(f"{path} cannot be read as a zip file: {error}") from None
     if texts:
         labels = _labels(PurePosixPath(n).parent.name for n in texts)
-        return Table("documents", texts=[held[n].decode("utf-8", "replace") for n in texts], labels=labels)
+        decoded = [decode(held[n]) for n in texts]
+        notes = [f"{n}: {note}" for n, (_, note) in zip(texts, decoded, strict=True) if note]
+        return Table("documents", texts=[text for text, _ in decoded], labels=labels, notes=notes)
     samples = [Sample(n, (), lambda n=n: held[n]) for n in names]  # type: ignore[misc]
     return _pictures(samples, [PurePosixPath(n).parent.name for n in names], size)
 
@@ -279,7 +290,7 @@ def _idx_array(path: Path) -> NDArray[np.uint8]:
 
 def _columns(path: Path, size: int | None, label: str | None) -> Table:
     """A parquet file of pictures, texts or numbers, or a csv file of texts or numbers."""
-    table = read_table(path)
+    table, notes = read_table(path)
     names = table.column_names
     if label and label not in names:
         raise unknown("column", label, names)
@@ -290,16 +301,16 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     test = _test_rows(table)
     if picture_column(table):
         samples = [sample for sample, keep in zip(find(path), kept, strict=True) if keep]
-        return _pictures(samples, [word(v) for v in given], size, test)
+        return replace(_pictures(samples, [word(v) for v in given], size, test), notes=notes)
     numeric = [n for n in names if n != known and str(table.schema.field(n).type).startswith(NUMBERS)]
     text = next((n for n in names if n.lower() in TEXTS and n not in numeric), None)
     if text:
-        return Table("documents", texts=["" if t is None else str(t) for t in table[text].to_pylist()], labels=_labels(given), test=test)
+        return Table("documents", texts=["" if t is None else str(t) for t in table[text].to_pylist()], labels=_labels(given), test=test, notes=notes)
     if not numeric:
         raise DataError(f"{path} has no column of numbers, text ({', '.join(TEXTS)}) or pictures; found {', '.join(names)}")
     rows = np.stack([table[n].cast("float32", safe=False).to_numpy() for n in numeric], axis=1)
     left_out = [f"column {n}: no numbers" for n in names if n not in numeric and n != known]
-    return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out)
+    return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out, notes=notes)
 
 
 def _kept(table: Any) -> NDArray[np.bool_]:

@@ -1,0 +1,41 @@
+"""What the command line prints: results on stdout, notes on stderr, and nothing that moves a terminal."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+FAILED, PARTLY = 2, 3  # exit codes: nothing came of it; some of many files could not be used
+LONGEST = 2000  # characters of a note or an error
+
+# C0 and C1 control characters, ends of lines and what turns the direction of writing (Unicode 16, UAX 9)
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """The text with each control character spelled out, as files and their names may hold some.
+
+    Examples
+    --------
+    >>> print(escaped("a\\x1b]0;b\\x07\\n"))
+    a\\x1b]0;b\\x07\\n
+    """
+    return UNSAFE.sub(lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), text)
+
+
+def say(text: str, *, err: bool = False, keep: str = "") -> None:
+    """Print a line; `keep` names control characters that are meant, as the ends of its lines."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(escaped(text, keep) + "\n")
+    stream.flush()
+
+
+def note(text: str) -> None:
+    """Print a line about the run to stderr."""
+    say("sfumato: " + shortened(text), err=True)
+
+
+def shortened(text: str) -> str:
+    """A long text without its middle."""
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"

@@ -1,0 +1,268 @@
+"""Pictures with captions, from a folder, a parquet file or a WebDataset tar. Nothing is decoded here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import posixpath
+import tarfile
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfumato import image
+from sfumato.data.tables import read_table
+from sfumato.data.text import decode
+from sfumato.data.walk import files, hidden
+from sfumato.errors import DataError, PictureError
+from sfumato.runtime import legible
+
+PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "webp", "bytes")
+CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "label")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+TARS = (".tar", ".tar.gz", ".tgz")
+SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"})  # folders that are no classes
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture, not yet decoded.
+
+    Attributes
+    ----------
+    name : str
+        What to call it in a message.
+    captions : tuple of str
+        Alternatives of which one is drawn each time; empty if there is none.
+    read : callable
+        Returns the picture file's bytes.
+    weight : float
+        How often it is drawn, against 1.
+    path : Path, optional
+        Its file, where it has one of its own.
+    """
+
+    name: str
+    captions: tuple[str, ...]
+    read: Callable[[], bytes]
+    weight: float = 1.0
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, path: Path, folder: Path, captions: tuple[str, ...] = ()) -> Sample:
+        """A file in a folder; bytes of its name that are no UTF-8 are spelled out."""
+        name = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+        return cls(name, captions, path.read_bytes, path=path)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The samples of a source, and a sentence for each caption that was guessed or has no picture."""
+
+    samples: list[Sample]
+    notes: list[str]
+
+
+def find(source: Path) -> list[Sample]:
+    """List the samples of a folder, ``.parquet`` file or ``.tar`` file.
+
+    A folder's captions come from ``metadata.jsonl``, ``.csv`` or ``.parquet`` in it or in a folder of it (columns
+    file_name and text or caption, as Hugging Face's datasets read them), else from a ``.txt`` beside each picture, else
+    from the name of the class folder that holds it. In a tar, what has one name up to the first dot belongs together.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to read.
+    """
+    return scan(source).samples
+
+
+def scan(source: Path) -> Scan:
+    """The samples as :func:`find` lists them, with notes."""
+    if not source.exists():
+        raise DataError(f"{source} does not exist; give a folder of pictures, a .parquet or a .tar file")
+    if source.is_dir():
+        found = _scan_folder(source)
+    elif source.suffix.lower() == ".parquet":
+        found = Scan(list(_parquet(source)), [])
+    elif source.name.lower().endswith(TARS):
+        found = _scan_tar(source)
+    else:
+        raise DataError(f"{source} is no set of pictures; give a folder of pictures, a .parquet or a .tar file")
+    if not found.samples:
+        raise DataError(f"{source} holds no pictures ({', '.join(sorted(image.SUFFIXES))})")
+    return found
+
+
+def _captions(value: Any) -> tuple[str, ...]:
+    many = value if isinstance(value, list | tuple) else [value]
+    return tuple(legible(str(v)).strip() for v in many if v is not None and str(v).strip())
+
+
+def _caption_of(record: dict[str, Any]) -> tuple[str, ...]:
+    """The captions of a record, in the first column that is named as captions are."""
+    return _captions(next((record[c] for c in CAPTION_COLUMNS if c in record), None))
+
+
+def _scan_folder(folder: Path) -> Scan:
+    there, notes = files(folder), list[str]()
+    described = {path.parent for path in there if path.name.lower() in METADATA}
+    captions = _Captions(folder, [path for path in there if path.name.lower() in METADATA])
+    samples = []
+    for path in (p for p in there if p.suffix.lower() in image.SUFFIXES):
+        side = path.with_suffix(".txt")
+        if described & set(path.parents):
+            found = captions.take(path)
+        elif side.exists():
+            text, note = decode(side.read_bytes())
+            found = _captions(text)
+            notes += [f"{side.relative_to(folder)}: {note}"] if note else []
+        else:
+            classes = path.parent != folder and path.parent.name.lower() not in SPLITS
+            found = _captions(path.parent.name.replace("_", " ")) if classes else ()
+        samples.append(Sample.of(path, folder, found))
+    return Scan(samples, notes + captions.left())
+
+
+class _Captions:
+    """The captions of metadata files, by the picture that each is for."""
+
+    def __init__(self, folder: Path, tables: list[Path]) -> None:
+        self.folder = folder
+        self.rows: dict[str, tuple[str, ...]] = {}
+        for path in tables:
+            place = path.parent.relative_to(folder).as_posix()
+            for record in _records(path):
+                self.rows[_normal(posixpath.join(place, _file_name(record, path)))] = _caption_of(record)
+        self.folded = {name.casefold(): name for name in self.rows}
+        self.waiting = dict.fromkeys(self.rows)
+
+    def take(self, path: Path) -> tuple[str, ...]:
+        """The captions of a picture; a name in other capitals counts where none is alike."""
+        name = _normal(path.relative_to(self.folder).as_posix())
+        name = name if name in self.rows else self.folded.get(name.casefold(), name)
+        self.waiting.pop(name, None)
+        return self.rows.get(name, ())
+
+    def left(self) -> list[str]:
+        """A sentence for each row whose picture was not found."""
+        return [f"{name} is named by the metadata, but is not there" for name in self.waiting]
+
+
+def _normal(name: str) -> str:
+    """A relative path in one form: composed letters, forward slashes, no dots."""
+    return posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metadata file."""
+    records: list[dict[str, Any]]
+    try:
+        if path.suffix.lower() == ".parquet":
+            records = read_table(path)[0].to_pylist()
+        else:
+            text, _ = decode(path.read_bytes())
+            if path.suffix.lower() == ".csv":
+                records = list(csv.DictReader(io.StringIO(text, newline="")))
+            else:
+                records = [json.loads(line) for line in text.split("\n") if line.strip()]
+        if not all(isinstance(record, dict) for record in records):
+            raise ValueError("a row is no record")
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as metadata: {error}") from None
+    return records
+
+
+def _file_name(record: dict[str, Any], path: Path) -> str:
+    name = record.get("file_name") or next((v for k, v in record.items() if str(k).endswith("_file_name")), None)
+    if not isinstance(name, str):
+        raise DataError(f"{path}: its rows need the columns file_name and text; found {', '.join(map(str, record))}")
+    return name
+
+
+def picture_column(table: Any) -> str | None:
+    """The column of a table that holds picture files, if one does: of bytes, and named as such columns are."""
+    kinds = "binary", "large_binary", "struct"
+    return next((c for c in PICTURE_COLUMNS if c in table.column_names and str(table.schema.field(c).type).startswith(kinds)), None)
+
+
+def _parquet(path: Path) -> Iterator[Sample]:
+    table, _ = read_table(path)
+    picture = picture_column(table)
+    if picture is None:
+        raise DataError(f"{path} has no picture column; one of {', '.join(PICTURE_COLUMNS)} is expected, found {', '.join(table.column_names)}")
+    caption = next((c for c in CAPTION_COLUMNS if c in table.column_names), None)
+    pictures = table[picture]
+    texts = table[caption].to_pylist() if caption else [None] * len(pictures)
+    weights = table["weight"].to_pylist() if "weight" in table.column_names else [1.0] * len(pictures)
+    for k, (text, weight) in enumerate(zip(texts, weights, strict=True)):
+        yield Sample(f"row {k}", _captions(text), lambda k=k: cell(pictures[k].as_py()), _weight(weight, path, k))  # type: ignore[misc]
+
+
+def _weight(value: Any, path: Path, row: int) -> float:
+    """How often a row is drawn; 1 where the cell is empty."""
+    try:
+        weight = 1.0 if value is None else float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise DataError(f"{path}: the weight {value!r} of row {row} is no number from 0 on")
+    return weight
+
+
+def cell(value: Any) -> bytes:
+    """The bytes of a picture file in a cell of a table: bytes, or a record that holds them."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(data, bytes):
+        raise PictureError("the cell holds no picture bytes")
+    return data
+
+
+def _scan_tar(path: Path) -> Scan:
+    """The samples of a WebDataset: what has one name up to the first dot of its base name belongs together."""
+    groups: dict[str, dict[str, bytes]] = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                handle = tar.extractfile(member) if member.isfile() and not hidden(member.name) else None
+                if handle is not None:  # read into memory: nothing is unpacked, so a member's path cannot do harm
+                    place, slash, name = member.name.rpartition("/")
+                    key, _, ending = name.partition(".")
+                    groups.setdefault(place + slash + key, {})[ending] = handle.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as a tar file: {error}") from None
+    samples, notes = [], []
+    for key, parts in groups.items():
+        for ending, content in parts.items():
+            inner, _, kind = ending.rpartition(".")
+            if f".{kind.lower()}" in image.SUFFIXES:
+                name = f"{key}.{inner}" if inner else key
+                captions, note = _tar_captions(parts, inner)
+                notes += [f"{name}: {note}"] if note else []
+                samples.append(Sample(name, captions, lambda content=content: content))  # type: ignore[misc]
+    return Scan(samples, notes)
+
+
+def _tar_captions(parts: dict[str, bytes], inner: str) -> tuple[tuple[str, ...], str | None]:
+    """The captions beside a picture: of its own name, else of its key, else any; text before JSON. And a note."""
+    lower = {ending.lower(): content for ending, content in parts.items()}
+    for kind in ("txt", "json"):
+        others = [ending for ending in lower if ending.endswith(f".{kind}")]
+        ending = next((e for e in (f"{inner.lower()}.{kind}", kind, *others) if e in lower), None)
+        if ending is None:
+            continue
+        text, note = decode(lower[ending])
+        if kind == "txt":
+            return _captions(text), note
+        try:
+            record = json.loads(text)
+            return (_caption_of(record) if isinstance(record, dict) else ()), note
+        except ValueError:
+            return (), None
+    return (), None

@@ -1,0 +1,127 @@
+"""Tables: parquet and CSV as pyarrow reads them, whatever delimiter, encoding or decimal sign a CSV has."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+import re
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from sfumato.data.text import decode
+from sfumato.errors import DataError
+
+DELIMITERS = ",;\t|"
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "#N/A", "?")
+DECIMAL_COMMA = re.compile(r"\s*-?\d+(,\d+)?\s*")
+SAMPLED = 50  # lines from which the delimiter is found
+
+
+def read_table(path: Path) -> tuple[Any, list[str]]:
+    """A .parquet, .csv or .tsv file as a pyarrow table, and notes on what was guessed or left out.
+
+    The columns of a table without names are f0, f1, ... A column without a name that counts the rows is left out.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, has no rows, or several columns of one name.
+    """
+    try:
+        import pyarrow.csv
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError('reading tables needs pyarrow: pip install "sfumato[reduce]"') from None
+    try:
+        if path.suffix.lower() == ".parquet":
+            table, notes = pyarrow.parquet.read_table(path), list[str]()
+        else:
+            table, notes = _read_csv(path)
+        names = table.column_names
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as a table: {error}") from None
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise DataError(f"{path} has several columns named {', '.join(twice[:5])}")
+    if not table.num_rows:
+        raise DataError(f"{path} has no rows")
+    if "" in names and _counts_rows(table[""]):
+        table = table.drop_columns([""])
+        notes.append("the first column has no name and counts the rows: it is left out")
+    return table, notes
+
+
+def _read_csv(path: Path) -> tuple[Any, list[str]]:
+    text, note = decode(path.read_bytes())
+    delimiter = find_delimiter(text, "\t" if path.suffix.lower() == ".tsv" else ",")
+    table = _parse(text, delimiter, ".")
+    if delimiter != "," and any(_has_decimal_commas(table[name]) for name in table.column_names):
+        table = _parse(text, delimiter, ",")
+    return table, [note] if note else []
+
+
+def _parse(text: str, delimiter: str, decimal: str) -> Any:
+    import pyarrow.csv
+
+    content = text.encode()
+    # one thread: those of pyarrow end a process that leaves early, with torch loaded, by SIGABRT
+    named = pyarrow.csv.ReadOptions(autogenerate_column_names=is_headless(text, delimiter), use_threads=False)
+    lines = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    values = pyarrow.csv.ConvertOptions(decimal_point=decimal, null_values=list(MISSING))
+    return pyarrow.csv.read_csv(io.BytesIO(content), named, parse_options=lines, convert_options=values)
+
+
+def find_delimiter(text: str, usual: str) -> str:
+    """What separates the cells: the usual sign, unless it is in no line and another one is in all, equally often.
+
+    Examples
+    --------
+    >>> find_delimiter("a;b\\n1,5;2\\n", ","), find_delimiter("a,b\\n1,2\\n", ","), find_delimiter("text\\none; two\\nthree\\n", ",")
+    (';', ',', ',')
+    """
+    def widths(sign: str) -> set[int]:
+        with contextlib.suppress(csv.Error):
+            return {len(row) for row in islice(csv.reader(io.StringIO(text, newline=""), delimiter=sign), SAMPLED) if row}
+        return {1}
+
+    header = text.split("\n", 1)[0]
+    if usual in header:
+        return usual
+    return next((sign for sign in DELIMITERS if sign in header and len(found := widths(sign)) == 1 and found != {1}), usual)
+
+
+def _has_decimal_commas(column: Any) -> bool:
+    """Whether a column of text is of numbers such as 1,5."""
+    if not str(column.type).startswith(("string", "large_string")):
+        return False
+    values = [v for v in column.to_pylist() if v is not None]
+    return any("," in v for v in values) and all(DECIMAL_COMMA.fullmatch(v) for v in values)
+
+
+def _counts_rows(column: Any) -> bool:
+    values = column.to_pylist()
+    return values in (list(range(len(values))), list(range(1, len(values) + 1)))
+
+
+def is_headless(text: str, delimiter: str) -> bool:
+    """Whether the first line of a table is a row of it, rather than the columns' names.
+
+    Names may be numbers, too, but such as count up: 0, 1, 2, ..., or 2010, 2015, 2019 beside words.
+
+    Examples
+    --------
+    >>> [is_headless(line, ",") for line in ("a,inf,label", "region,2010,2015,2019", "0,1,2", "5.1,3.5,1.4,setosa", "0.5,0.7")]
+    [False, False, False, True, True]
+    """
+    words = [w.strip().strip('"') for w in text.split("\n", 1)[0].split(delimiter)]
+    numbers = []
+    for word in words:
+        with contextlib.suppress(ValueError):
+            numbers.append(float(word.replace(",", ".")) if delimiter != "," else float(word))
+    numbers = [n for n in numbers if math.isfinite(n)]  # "inf" and "nan" are words
+    steps = {b - a for a, b in pairwise(numbers)}
+    rising = all(n.is_integer() for n in numbers) and min(steps, default=1) > 0
+    named = rising and (len(numbers) < len(words) or (len(numbers) > 2 and len(steps) == 1))
+    return bool(numbers) and not named

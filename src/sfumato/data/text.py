@@ -1,0 +1,38 @@
+"""Text that people wrote, in the encodings that it is met in."""
+
+from __future__ import annotations
+
+import codecs
+
+MARKS = (  # byte order marks, the longer ones first
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+GUESSED = "its text is not UTF-8 and was read as Windows-1252"
+
+
+def decode(content: bytes) -> tuple[str, str | None]:
+    """The text, and a note where its encoding had to be guessed.
+
+    UTF-8, and UTF-16 and UTF-32 that say so by a byte order mark, are certain; UTF-16 without one is known by its zeros.
+
+    Examples
+    --------
+    >>> decode("café".encode("utf-8-sig")), decode("café".encode("utf-16"))
+    (('café', None), ('café', None))
+    >>> decode("café".encode("cp1252"))
+    ('café', 'its text is not UTF-8 and was read as Windows-1252')
+    """
+    for mark, encoding in MARKS:
+        if content.startswith(mark):
+            return content[len(mark) :].decode(encoding, "replace"), None
+    for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if content[start::2].count(0) * 4 > len(content):  # of every second byte, more than half
+            return content.decode(encoding, "replace"), None
+    try:
+        return content.decode("utf-8"), None
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace"), GUESSED

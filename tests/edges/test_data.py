@@ -1,0 +1,202 @@
+"""What people have: hidden files, encodings, delimiters, and captions in every layout."""
+
+import io
+import json
+import tarfile
+import unicodedata
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.data import rows
+from sfumato.data.samples import find, scan
+from sfumato.data.tables import read_table
+from sfumato.data.text import decode
+from sfumato.data.walk import files
+from sfumato.errors import DataError, OptionError
+from sfumato.tasks.items import items_of
+from sfumato.tasks.prompts import gather
+from sfumato.train.pack import pack
+
+
+def png(color="red", size=(16, 16)):
+    stream = io.BytesIO()
+    Image.new("RGB", size, color).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def tar(path, members, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def captions(source):
+    return {sample.name: sample.captions for sample in find(source)}
+
+
+HIDDEN = {
+    "cat/0.png": png(), "cat/1.png": png("blue"), "dog/0.png": png("green"), "cat/.ipynb_checkpoints/0-checkpoint.png": png(),
+    "cat/._0.png": b"\0\5\x16\7Mac OS X", "__MACOSX/cat/._0.png": b"\0\5",
+}  # fmt: skip
+
+
+def test_hidden_files_are_no_data(tmp_path):
+    seen = {"cat/0.png", "cat/1.png", "dog/0.png"}
+    for name, content in HIDDEN.items():
+        write(tmp_path / "d" / name, content)
+    assert {p.relative_to(tmp_path / "d").as_posix() for p in files(tmp_path / "d")} == seen
+    assert {item.name for item in items_of(tmp_path / "d")[1]} == seen
+    assert len(rows.read(tmp_path / "d")) == 3
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for name, content in HIDDEN.items():
+            archive.writestr(name, content)
+    assert len(rows.read(tmp_path / "d.zip")) == 3
+    tar(tmp_path / "d.tar", HIDDEN)
+    assert set(captions(tmp_path / "d.tar")) == {"cat/0", "cat/1", "dog/0"}
+
+
+def test_a_folder_that_is_hidden_itself_is_read(tmp_path):
+    write(tmp_path / ".mine" / "0.png", png())
+    assert [p.name for p in files(tmp_path / ".mine")] == ["0.png"]
+
+
+def test_links_that_point_at_each_other_end_nothing(run, tmp_path):
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    write(tmp_path / "good.png", png(size=(40, 40)))
+    code, out, err = run("restore", tmp_path, "--denoise=5", "--output", tmp_path / "out")
+    assert (tmp_path / "out" / "good.png").exists()
+    assert "a.png" in err
+    assert "Traceback" not in err
+    assert code == 3, "some failed"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_text_in_unicode(encoding):
+    assert decode("a red café\r\n".encode(encoding)) == ("a red café\r\n", None)
+
+
+def test_text_in_no_unicode_is_noted(tmp_path):
+    text, note = decode("a red café".encode("cp1252"))
+    assert text == "a red café"
+    assert "Windows-1252" in note
+    for k, encoding in enumerate(["utf-8", "utf-8-sig", "utf-16", "cp1252"]):
+        write(tmp_path / "p" / f"{k}.png", png())
+        write(tmp_path / "p" / f"{k}.txt", "a red café\r\n".encode(encoding))
+    tar(tmp_path / "p.tar", {p.name: p.read_bytes() for p in (tmp_path / "p").iterdir()})
+    for source in (tmp_path / "p", tmp_path / "p.tar"):
+        assert set(captions(source).values()) == {("a red café",)}
+        (noted,) = scan(source).notes
+        assert noted.startswith("3")
+    documents = tmp_path / "docs"
+    for k in range(4):
+        write(documents / f"{k}.txt", f"café {k}".encode("utf-16" if k else "cp1252"))
+    table = rows.read(documents)
+    assert table.texts == [f"café {k}" for k in range(4)]
+    assert len(table.notes) == 1
+
+
+def test_prompts_in_other_encodings(tmp_path):
+    write(tmp_path / "p.txt", "ein roter Apfel\nein Käse\n".encode("utf-16"))
+    assert [p.text for p in gather([], tmp_path / "p.txt")] == ["ein roter Apfel", "ein Käse"]
+    write(tmp_path / "q.txt", "ein Käse".encode("cp1252"))
+    with pytest.raises(OptionError, match="save it as UTF-8"):
+        gather([], tmp_path / "q.txt")
+
+
+def test_webdataset_names_end_at_their_first_dot(tmp_path):
+    members = {
+        "1.left.png": png(), "1.right.png": png(), "1.txt": b"a pair", "v.1.png": png(), "v.1.txt": b"dots", "d.png": png(),
+        "d.caption.txt": b"other name", "e.png": png(), "e.json": b'\xef\xbb\xbf{"caption": "json"}', "./f/x.JPG": png(), "./f/x.TXT": b"capitals",
+    }  # fmt: skip
+    expected = {"1.left": "a pair", "1.right": "a pair", "v.1": "dots", "d": "other name", "e": "json", "./f/x": "capitals"}
+    tar(tmp_path / "w.tar", members)
+    tar(tmp_path / "w.tar.gz", members, "w:gz")
+    for name in ("w.tar", "w.tar.gz"):
+        assert captions(tmp_path / name) == {k: (v,) for k, v in expected.items()}
+
+
+def test_metadata_finds_its_pictures(tmp_path):
+    names = {"NFD": unicodedata.normalize("NFD", "Käse.png"), "win": "sub/win.png", "dot": "dotted.png", "case": "Case.PNG"}
+    for name in names.values():
+        write(tmp_path / "d" / name, png())
+    given = {"NFD": unicodedata.normalize("NFC", "Käse.png"), "win": "sub\\win.png", "dot": "./dotted.png", "case": "case.png", "gone": "gone.png"}
+    lines = [json.dumps({"file_name": name, "text": key}) for key, name in given.items()]
+    write(tmp_path / "d" / "metadata.jsonl", "\r\n".join(lines).encode())
+    assert {c for (c,) in captions(tmp_path / "d").values()} == set(names)
+    packed = pack(tmp_path / "d", 8, tmp_path / "cache", captions=True)
+    assert len(packed.captions) == 4
+    assert packed.notes == ["gone.png is named by the metadata, but is not there"]
+
+
+@pytest.mark.parametrize(
+    ("picture", "table", "record"),
+    [("train/0.png", "train/metadata.jsonl", {"file_name": "0.png", "text": "red"}),
+     ("0.png", "metadata.jsonl", {"file_name": "0.png", "caption": "red"}),
+     ("0.png", "metadata.jsonl", {"image_file_name": "0.png", "text": "red"}),
+     ("train/x/0.png", "train/metadata.csv", {"file_name": "x/0.png", "text": "red"}),
+     ("0.png", "metadata.parquet", {"file_name": "0.png", "text": "red"})],
+    ids=str,
+)  # fmt: skip
+def test_layouts_of_hugging_face(tmp_path, picture, table, record):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write(tmp_path / picture, png())
+    if table.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist([record]), tmp_path / table)
+    else:
+        columns, cells = ",".join(record), ",".join(record.values())
+        write(tmp_path / table, (json.dumps(record) if table.endswith("jsonl") else f"{columns}\n{cells}\n").encode())
+    assert captions(tmp_path) == {picture: ("red",)}
+
+
+def test_splits_are_no_classes(tmp_path):
+    write(tmp_path / "train" / "0.png", png())
+    write(tmp_path / "train" / "cat" / "0.png", png())
+    assert captions(tmp_path) == {"train/0.png": (), "train/cat/0.png": ("cat",)}
+
+
+def test_metadata_that_names_no_file(tmp_path):
+    write(tmp_path / "0.png", png())
+    write(tmp_path / "metadata.jsonl", b'{"text": "red"}')
+    with pytest.raises(DataError, match="columns file_name and text"):
+        find(tmp_path)
+
+
+PLAIN = "p,q,species\n1.5,2,a\n3,4.25,b\n5,6,a\n7,8,b\n9,1,a\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "notes"),
+    [(PLAIN.encode("utf-16"), 0), (PLAIN.encode("utf-8-sig"), 0), (PLAIN.replace(",", ";").encode(), 0), (PLAIN.replace(",", "\t").encode(), 0),
+     (PLAIN.replace(",", ";").replace(".", ",").encode(), 0),
+     ("".join(f"{k - 1 if k else ''},{line}\n" for k, line in enumerate(PLAIN.split("\n")[:-1])).encode(), 1)],
+    ids=["utf-16", "bom", "semicolons", "tabs", "decimal commas", "a column that counts"],
+)  # fmt: skip
+def test_tables_as_people_have_them(tmp_path, content, notes):
+    write(tmp_path / "t.csv", content)
+    table = rows.read(tmp_path / "t.csv")
+    assert np.array_equal(table.rows, [[1.5, 2], [3, 4.25], [5, 6], [7, 8], [9, 1]])
+    assert table.labels.tolist() == ["a", "b", "a", "b", "a"]
+    assert len(table.notes) == notes
+
+
+def test_tables_in_other_encodings_and_with_gaps(tmp_path):
+    write(tmp_path / "t.csv", "p,species\n1,sé\n2,b\n?,b\n4,sé\n".encode("cp1252"))
+    table = rows.read(tmp_path / "t.csv")
+    assert table.labels.tolist() == ["sé", "b", "sé"]
+    assert table.skipped == ["row 2: it holds NaN or infinity"]
+    assert "Windows-1252" in table.notes[0]
+    write(tmp_path / "u.csv", b",p\nx,1\ny,2\n")
+    assert "" in read_table(tmp_path / "u.csv")[0].column_names, "it does not count rows"
