@@ -22,7 +22,7 @@ from sfumato.tasks import hidden
 from sfumato.tasks.colors import tone
 from sfumato.tasks.diffuse import DiffusionOptions, _Job, diffuse
 from sfumato.tasks.engine import Trained
-from sfumato.tasks.measure import estimate_noise, noise_level
+from sfumato.tasks.measure import estimate_noise, flattest_noise, noise_level
 from sfumato.tasks.restore import RestoreOptions, restore, walk
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][100:180, 200:310])
@@ -205,12 +205,39 @@ def test_estimated_noise_is_near():
     assert estimate_noise(np.zeros((1, 1, 1))) == 0
 
 
+def scene(seed):
+    """A photograph of sorts (3, 240, 320), 0 to 255: soft shapes, edges and texture, with parts that are nearly black and white."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:240, :320] / 60.0
+    out = np.stack([128 + 170 * np.sin(random.uniform(0.5, 2) * x + random.uniform(0, 6)) * np.cos(random.uniform(0.5, 2) * y) for _ in range(3)])
+    edge = (x * random.uniform(-1, 1) + y > 2) * 60
+    return (out + edge + 6 * np.sin(9 * x) * np.sin(7 * y)).clip(0, 255)
+
+
+@pytest.mark.parametrize("sigma", [5, 10, 20, 30, 50])
+def test_noise_is_measured_where_black_and_white_cut_it_off(sigma):
+    for seed in range(3):
+        clean = scene(seed)
+        noisy = (clean + np.random.default_rng(seed).normal(0, sigma, clean.shape)).clip(0, 255).round().astype(np.uint8)
+        assert 0.02 < ((noisy == 0) | (noisy == 255)).mean() < 0.6
+        level = noise_level(Photo(noisy.transpose(1, 2, 0)), RestoreOptions(denoise="auto")) * 127.5
+        assert level == pytest.approx(sigma, rel=0.1)
+
+
+def test_noise_under_clear_pixels_is_not_measured():
+    noisy = (scene(0) + np.random.default_rng(0).normal(0, 15, (3, 240, 320))).clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0)
+    noisy[:, 200:] = 0
+    alpha = np.full((240, 320), 255, np.uint8)
+    alpha[:, 200:] = 0
+    assert noise_level(Photo(noisy, alpha), RestoreOptions(denoise="auto")) * 127.5 == pytest.approx(15, rel=0.1)
+
+
 def test_a_jpegs_noise_is_measured_at_half_the_size(tmp_path):
     noisy = (128 + np.random.default_rng(0).normal(0, 12, (256, 256, 3))).astype(np.uint8)
     Image.fromarray(noisy).save(tmp_path / "a.jpg", quality=70)
     photo, options = read(tmp_path / "a.jpg"), RestoreOptions(denoise="auto")
     left = float(photo.frame().std())  # of the noise, after compression
-    assert estimate_noise(photo.frame()) < 0.4 * left
+    assert flattest_noise(photo.frame()) < 0.4 * left
     assert noise_level(photo, options) == pytest.approx(left, rel=0.4)
 
 
