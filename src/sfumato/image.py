@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from sfumato.errors import OptionError, PictureError
+from sfumato.errors import ModelError, OptionError, PictureError
 
 MAX_PIXELS = 178_000_000  # Pillow refuses what is a little larger
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 def read(source: Path | str | bytes) -> Image.Image:
-    """Read a picture as RGB: turned as its EXIF tag says, transparent parts on white, the first frame.
+    """Read a picture as sRGB: by its color profile, turned as its EXIF tag says, transparent parts on white, the first frame.
 
     Parameters
     ----------
@@ -49,6 +49,18 @@ def read(source: Path | str | bytes) -> Image.Image:
     return opened(source, lambda picture: _to_rgb(upright(picture)))
 
 
+def read_stored(source: Path | str | bytes) -> tuple[Image.Image, bytes | None]:
+    """The same with its values as they are stored, and the color profile that they are meant in; None for sRGB."""
+
+    def stored(picture: Image.Image) -> tuple[Image.Image, bytes | None]:
+        profile = picture.info.get("icc_profile")
+        if picture.mode in ("RGB", "RGBA", "P") and profile is not None and _transform(profile, "RGB") is not None:
+            return _to_rgb(upright(picture), managed=False), profile
+        return _to_rgb(upright(picture)), None
+
+    return opened(source, stored)
+
+
 def read_mask(source: Path | str | bytes, size: tuple[int, int] | None = None) -> Image.Image:
     """Read a mask from a picture of any mode: what is white in it, gray (mode L); transparent is black.
 
@@ -59,7 +71,7 @@ def read_mask(source: Path | str | bytes, size: tuple[int, int] | None = None) -
     OptionError
         If it has not the (width, height) that it should have.
     """
-    mask = opened(source, lambda picture: _to_rgb(upright(picture), "black").convert("L"))
+    mask = opened(source, lambda picture: _to_rgb(upright(picture), "black", managed=False).convert("L"))
     if size not in (None, mask.size):
         raise OptionError(f"the mask has {mask.width}x{mask.height} pixels, the picture {size[0]}x{size[1]}: they must agree")
     return mask
@@ -140,13 +152,47 @@ def brightest(mode: str, values: NDArray[np.float64]) -> float:
     return 255.0 if mode == "I" and largest <= 255 else 65535.0
 
 
-def _to_rgb(picture: Image.Image, ground: str = "white") -> Image.Image:
+def _transform(profile: bytes, mode: str, *, back: bool = False) -> ImageCms.ImageCmsTransform | None:
+    """From a color profile to sRGB, or back; None for sRGB itself, and for a profile that is damaged or of another mode."""
+    try:
+        found = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(found).lower():
+            return None
+        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        ends = ((srgb, found), ("RGB", mode)) if back else ((found, srgb), (mode, "RGB"))
+        return ImageCms.buildTransform(*ends[0], *ends[1])
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
+def from_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    """An sRGB picture with its values meant in another profile of red, green and blue."""
+    transform = _transform(profile, "RGB", back=True)
+    return picture if transform is None else transform.apply(picture)
+
+
+def _managed(picture: Image.Image) -> Image.Image:
+    """A picture of mode L, RGB or CMYK as sRGB, if it has a profile that says otherwise."""
+    profile = picture.info.get("icc_profile")
+    transform = _transform(profile, picture.mode) if profile and picture.mode in ("L", "RGB", "CMYK") else None
+    return picture if transform is None else transform.apply(picture)
+
+
+def _to_rgb(picture: Image.Image, ground: str = "white", *, managed: bool = True) -> Image.Image:
     if picture.mode in ("I", "I;16", "I;16B", "F"):  # 16 bits a channel, which PIL's own conversion would clip
         picture = Image.fromarray(eight_bits(picture.mode, np.asarray(picture)))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         clear = picture.convert("RGBA")
+        if managed:
+            color = _managed(clear.convert("RGB"))
+            color.putalpha(clear.getchannel("A"))
+            clear = color
         return Image.alpha_composite(Image.new("RGBA", clear.size, ground), clear).convert("RGB")
-    return picture.convert("RGB")
+    if not managed:
+        return picture.convert("RGB")
+    if picture.mode in ("L", "CMYK"):
+        picture = _managed(picture)
+    return _managed(picture.convert("RGB"))
 
 
 def crop_to(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -174,8 +220,27 @@ def from_bytes(values: Tensor) -> Tensor:
     return values.float() / 127.5 - 1
 
 
+def check_finite(x: Tensor) -> Tensor:
+    """The values, unless one is NaN or infinite: that is no picture.
+
+    Raises
+    ------
+    ModelError
+    """
+    if not x.isfinite().all():
+        raise ModelError("the network gave values that are not finite: no picture; its weights may be damaged, or float16 too narrow for them")
+    return x
+
+
 def to_bytes(x: Tensor) -> Tensor:
-    """Values in [-1, 1] to uint8, rounded to the nearest; what lies outside is clipped."""
+    """Values in [-1, 1] to uint8, rounded to the nearest; what lies outside is clipped.
+
+    Raises
+    ------
+    ModelError
+        If a value is not finite.
+    """
+    check_finite(x)
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.types import Watch
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention over (..., N, D) queries and (..., M, D) keys.
@@ -59,10 +61,13 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_width or width, width, bias=bias)
         self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())  # diffusers keeps a dropout at 1
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, N, width), (B, M, context_width) -> (B, N, width)."""
+    def forward(self, x: Tensor, context: Tensor | None = None, watch: Watch | None = None) -> Tensor:
+        """(B, N, width), (B, M, context_width) -> (B, N, width); `watch` is told the queries and the keys."""
         context = x if context is None else context
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        queries, keys = self.to_q(x), self.to_k(context)
+        if watch is not None:
+            watch(queries, keys)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (queries, keys, self.to_v(context)))
         out: Tensor = self.to_out(attend(q, k, v).transpose(1, 2).flatten(2))
         return out
 
@@ -70,7 +75,7 @@ class Attention(nn.Module):
 class PictureAttention(Attention):
     """Self-attention over the positions of a picture, normed in front and added behind: the form used in the VAE, and where there is no text."""
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, watch: Watch | None = None) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         normed = x if self.group_norm is None else self.group_norm(x)
         return x + _picture(super().forward(_rows(normed)), x)
@@ -116,10 +121,10 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.ff = FeedForward(width)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, watch: Watch | None = None) -> Tensor:
         """(B, N, width), (B, T, context_width) -> (B, N, width)."""
         x = x + self.attn1(self.norm1(x), context if self.only_cross else None)
-        x = x + self.attn2(self.norm2(x), context)
+        x = x + self.attn2(self.norm2(x), context, watch)
         out: Tensor = x + self.ff(self.norm3(x))
         return out
 
@@ -134,11 +139,11 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList(TransformerBlock(width, heads, context_width, only_cross=only_cross) for _ in range(depth))
         self.proj_out = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, watch: Watch | None = None) -> Tensor:
         """(B, C, h, w), (B, T, context_width) -> (B, C, h, w)."""
         h = _project(self.proj_in, _rows(self.norm(x)))
         for block in self.transformer_blocks:
-            h = block(h, context)
+            h = block(h, context, watch)
         return x + _picture(_project(self.proj_out, h), x)
 
 

@@ -5,6 +5,7 @@ PNG holds both as text chunks; JPEG and WebP hold them in EXIF (``UserComment`` 
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from sfumato.image import opened
 from sfumato.runtime import atomic, legible
 
 SCHEMA = 1
+CHARACTER_CODES = (b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0", bytes(8))  # EXIF 2.32, table 9
 DESCRIPTION, EXIF_POINTER, USER_COMMENT = 0x010E, 0x8769, 0x9286  # EXIF 2.32, tables 4 and 7
 # A1111's labels, where they are not our names capitalized
 SCHEDULE_TYPES = {"auto": "Automatic", "sgm_uniform": "SGM Uniform", "leading": "DDIM", "uniform": "Normal"}
@@ -65,6 +67,7 @@ def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: st
     if kind is None:
         raise PictureError(f"{path}: pictures are written as {', '.join(FORMATS)}")
     ours = {"schema": SCHEMA, **settings}
+    profile = picture.info.get("icc_profile")
     try:
         with atomic(path) as scratch:
             if kind == "PNG":
@@ -72,13 +75,13 @@ def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: st
                 info.add_itxt("parameters", legible(text))
                 whole = json.dumps(ours, ensure_ascii=False)
                 info.add_itxt("sfumato", whole if legible(whole) == whole else json.dumps(ours))  # a file's name may be no UTF-8
-                picture.save(scratch, kind, pnginfo=info)
+                picture.save(scratch, kind, pnginfo=info, icc_profile=profile)
             else:
                 exif = Image.Exif()
                 exif[DESCRIPTION] = json.dumps(ours)  # in ASCII, as EXIF asks
                 exif.get_ifd(EXIF_POINTER)[USER_COMMENT] = b"UNICODE\0" + legible(text).encode("utf-16-be")
                 extra = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0}
-                picture.save(scratch, kind, exif=exif, **extra)
+                picture.save(scratch, kind, exif=exif, icc_profile=profile, **extra)
     except OSError as error:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}") from None
     except ValueError as error:
@@ -94,9 +97,42 @@ def read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
         If the file is no readable picture.
     """
     text, ours, comment = opened(path, _held)
-    if text is None and isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
-        text = comment[8:].decode("utf-16-be", errors="replace")
+    if text is None and isinstance(comment, bytes | str):
+        text = comment_text(comment)
     return _settings(ours), text
+
+
+def comment_text(comment: bytes | str) -> str | None:
+    """The text of an EXIF UserComment, in any of the forms that programs write; None if it is empty.
+
+    Its first eight bytes name a character code. Behind "UNICODE" stands UTF-16 of either byte order, with a byte order
+    mark or without, or UTF-8, which some write against the standard.
+
+    Examples
+    --------
+    >>> comment_text(b"UNICODE\0" + "a cat".encode("utf-16-le")), comment_text(b"ASCII\0\0\0a cat")
+    ('a cat', 'a cat')
+    """
+    if isinstance(comment, str):
+        return comment.strip("\0 ") or None
+    code, content = comment[:8], comment[8:]
+    if code not in CHARACTER_CODES:
+        content = comment  # written without one
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace").strip("\0 ") or None
+    if code == b"UNICODE\0" and content:
+        even, odd = content[::2].count(0), content[1::2].count(0)
+        if even or odd or not _is_utf8(content):  # of letters of Western languages, the high byte is zero
+            return content.decode("utf-16-le" if odd > even else "utf-16-be", "replace").strip("\0 ") or None
+    return content.decode("utf-8", "replace").strip("\0 ") or None
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _held(picture: Image.Image) -> tuple[str | None, object, object]:

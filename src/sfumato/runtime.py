@@ -22,6 +22,7 @@ from sfumato.errors import OptionError, unknown
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPE_VARIABLE = "SFUMATO_DTYPE"
 MAX_SEED = 2**63 - 1
+STATE_WORDS = slice(24, 24 + 8 * 624)  # of a CPU generator's state: behind the seed, two flags and a place (ATen, CPUGeneratorImpl.cpp)
 
 
 def legible(text: str) -> str:
@@ -130,6 +131,29 @@ def derived(seed: int, k: int) -> int:
     return seed if k == 0 else generator(seed, "try", k).initial_seed()
 
 
+def stream(seed: int) -> Generator:
+    """A CPU generator that depends on all 64 bits of a seed; torch's own looks at the lower half.
+
+    Seeds below 2^32 give torch's stream. For the others the state of its Mersenne Twister is the one that the algorithm's
+    `init_by_array` makes of both halves (Matsumoto & Nishimura 1998), as NumPy computes it.
+
+    Examples
+    --------
+    >>> low, high = (torch.randn(3, generator=stream(seed)) for seed in (7, 7 + 2**32))
+    >>> bool((low == torch.randn(3, generator=torch.Generator().manual_seed(7))).all()), bool((low == high).any())
+    (True, False)
+    """
+    out = torch.Generator("cpu").manual_seed(seed)
+    if seed >= 2**32:
+        twister = np.random.MT19937()
+        twister._legacy_seeding([seed & 0xFFFFFFFF, seed >> 32])
+        words = torch.from_numpy(twister.state["state"]["key"].astype(np.int64))
+        state = out.get_state()
+        state[STATE_WORDS] = words.view(torch.uint8)
+        out.set_state(state)
+    return out
+
+
 class Streams:
     """One stream of Gaussian noise per picture.
 
@@ -144,7 +168,7 @@ class Streams:
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self.generators = [stream(seed) for seed in seeds]
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Standard normal noise (B, ...), B = the number of streams."""

@@ -73,6 +73,9 @@ class Space(Protocol):
         ...
 
 
+Watch = Callable[[Tensor, Tensor], None]
+
+
 @dataclass(frozen=True)
 class Condition:
     """All that may steer a network; each part may be absent.
@@ -85,15 +88,20 @@ class Condition:
         A vector that joins the time embedding: pooled text, sizes, a label, a noise level.
     planes : Tensor, (B, K, h, w), optional
         Pictures concatenated to the input: masks, known pixels, a small picture.
+    watch : callable, optional
+        Told the queries (B, N, D) and keys (B, T, D) of each layer that attends to the tokens, in the order of the network.
+        It steers nothing.
     """
 
     tokens: Tensor | None = None
     vector: Tensor | None = None
     planes: Tensor | None = None
+    watch: Watch | None = None
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
         """Apply `f` to every part that is there."""
-        return Condition(*(None if p is None else f(p) for p in (self.tokens, self.vector, self.planes)))
+        tokens, vector, planes = (None if p is None else f(p) for p in (self.tokens, self.vector, self.planes))
+        return Condition(tokens, vector, planes, self.watch)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Condition:
         """Move every part to a device and dtype."""

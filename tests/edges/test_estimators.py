@@ -1,6 +1,7 @@
 """The estimators as a data scientist uses them: pipelines, files, seeds, sparse rows, corruptions, wrong input."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -229,3 +230,16 @@ def test_first_rows_that_are_unlike_the_rest_do_not_spoil_the_variances():
     )
     expected = np.linalg.eigvalsh(np.cov(rows.astype(np.float64).T))[::-1]
     np.testing.assert_allclose(PCA(3).fit(rows).explained_variance_, expected, rtol=1e-3)
+
+
+def test_being_used_changes_no_estimator():
+    """Threads that share a fitted model, with rows of either precision."""
+    rows = np.random.default_rng(0).normal(size=(200, 16))
+    model = Autoencoder(3, layers=(16,), epochs=2, random_state=0).fit(rows)
+    given = [rows, rows.astype(np.float32)] * 20
+    alone = [model.transform(r) for r in given[:2]]
+    with ThreadPoolExecutor(4) as pool:
+        for k, codes in enumerate(pool.map(model.transform, given)):
+            assert codes.dtype == given[k].dtype
+            assert np.allclose(codes, alone[k % 2], atol=1e-6)
+    assert model.space_.center.dtype == torch.float32

@@ -8,6 +8,8 @@ import json
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from sfumato.errors import OptionError
 from sfumato.hub.config import Defaults
 from sfumato.hub.load import load
 from sfumato.tasks import trace as traces
-from sfumato.tasks.create import create
+from sfumato.tasks.create import create, walk
 from sfumato.tasks.explain import explain, linear_decoder, steps
 from sfumato.tasks.options import CreateOptions
 from sfumato.tasks.page import write
@@ -58,11 +60,36 @@ def test_looking_changes_nothing(model, given):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.denoiser.modules())
 
 
-def test_a_walk_that_is_left_leaves_no_hooks(model):
-    walk = record("a red apple", options(), model)
-    next(walk)
-    assert any(m._forward_hooks for m in model.denoiser.modules())
-    walk.close()
+def as_numbers(told):
+    return {name: value.clone() for name, value in told.tensors().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_runs_of_one_model_do_not_see_each_other(model):
+    """Two traces and a plain run, their steps in turns."""
+    runs = [("a red apple", {"seed": 3}), ("a blue house", {"seed": 4, "sampler": "heun"})]
+    alone = [trace(prompt, options(**given), model) for prompt, given in runs]
+    plain = np.asarray(create("a fox", options(), model)[0].picture)
+    walks = [record(prompt, options(**given), model) for prompt, given in runs] + [walk("a fox", options(), model)]
+    last = [None] * 3
+    for events in zip_longest(*walks):
+        last = [event or before for event, before in zip(events, last, strict=True)]
+    assert all(same(as_numbers(told), as_numbers(other)) for told, other in zip(last, alone, strict=False))
+    assert [np.asarray(told.made.picture).tolist() for told in last[:2]] == [np.asarray(told.made.picture).tolist() for told in alone]
+    assert np.array_equal(np.asarray(last[2].picture), plain)
+
+
+def test_runs_of_one_model_in_threads(model):
+    alone = {seed: trace("a red apple", options(seed=seed), model) for seed in range(4)}
+    with ThreadPoolExecutor(4) as pool:
+        traced = [pool.submit(trace, "a red apple", options(seed=seed), model) for seed in range(4)]
+        made = [pool.submit(create, "a red apple", options(seed=seed), model) for seed in range(4)]
+        for seed, (told, plain) in enumerate(zip(traced, made, strict=True)):
+            assert same(as_numbers(told.result()), as_numbers(alone[seed]))
+            assert np.array_equal(np.asarray(plain.result()[0].picture), np.asarray(alone[seed].made.picture))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.denoiser.modules())
 
 

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import functools
 import io
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
+from scipy.ndimage import distance_transform_edt
 
 from sfumato import image
+from sfumato.data.text import decode
 from sfumato.errors import PictureError
-from sfumato.metadata import DESCRIPTION
+from sfumato.metadata import DESCRIPTION, EXIF_POINTER
 from sfumato.runtime import atomic
 
-ORIENTATION = 0x0112  # EXIF 2.32, table 4
+ORIENTATION, PIXEL_WIDTH, PIXEL_HEIGHT = 0x0112, 0xA002, 0xA003  # EXIF 2.32, tables 4 and 7
+XMP_KEYWORD, SETTINGS = "XML:com.adobe.xmp", "sfumato"  # of texts in a PNG
 DESCRIPTIVE = frozenset({0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298})  # title, maker, model, software, date, artist, copyright
 SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
@@ -47,6 +53,10 @@ class Photo:
         Date, place, camera and what else a file says of its picture; its orientation has been followed and is left out.
     dpi : (float, float), optional
         Pixels per inch, across and down.
+    texts : dict of str to str
+        What a PNG says in texts of its own, by keyword; a JPEG's comment is under "Comment".
+    xmp : bytes, optional
+        The XMP packet; its orientation has been followed.
     notes : tuple of str
         What was converted on reading.
     """
@@ -57,6 +67,8 @@ class Photo:
     quality: int | None = None
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    xmp: bytes | None = None
     notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -84,8 +96,16 @@ class Photo:
         """Values of a window in [-1, 1], (C, H, W)."""
         return np.ascontiguousarray(self.values[rows, columns].transpose(2, 0, 1), np.float32) * np.float32(2 / self.top) - 1
 
+    def opaque(self) -> Photo:
+        """The same photo with what is clear in the color of the nearest pixel that is seen, as nobody sees its own."""
+        if self.alpha is None or self.alpha.all() or not self.alpha.any():
+            return self
+        nearest = distance_transform_edt(self.alpha == 0, return_distances=False, return_indices=True)
+        return replace(self, values=self.values[tuple(nearest)])
+
     def stored(self, x: NDArray[Any]) -> NDArray[Any]:
         """Values (C, H, W) in [-1, 1] as this photo stores them, (H, W, C)."""
+        image.check_finite(torch.from_numpy(x))
         scaled = (x.transpose(1, 2, 0).astype(np.float64) + 1) * (self.top / 2)
         return scaled.round().clip(0, self.top).astype(self.values.dtype)
 
@@ -115,7 +135,8 @@ def _photo(opened: Image.Image) -> Photo:
     opened.load()
     converted = _converted(opened)
     exif, notes = _said_of(opened)
-    photo = replace(converted, quality=quality, exif=exif, dpi=_dpi(opened), notes=(*converted.notes, *notes))
+    texts, xmp = _texts(opened), _xmp(opened)
+    photo = replace(converted, quality=quality, exif=exif, dpi=_dpi(opened), texts=texts, xmp=xmp, notes=(*converted.notes, *notes))
     return replace(photo, notes=(*photo.notes, "16 bits a channel were read as 8")) if deep and photo.top == 255 else photo
 
 
@@ -135,6 +156,35 @@ def _said_of(opened: Image.Image) -> tuple[bytes | None, list[str]]:
         return exif.tobytes(), []
     except Exception:  # whatever a file may say
         return None, ["its EXIF data are damaged and were left out"]
+
+
+def _texts(opened: Image.Image) -> dict[str, str]:
+    """The texts of a PNG but for XMP and for settings of ours, whose picture this is no longer; and a JPEG's comment."""
+    found = {k: str(v) for k, v in getattr(opened, "text", {}).items() if k not in (XMP_KEYWORD, SETTINGS)}
+    comment = opened.info.get("comment")
+    if comment and "Comment" not in found:
+        found["Comment"] = decode(comment)[0] if isinstance(comment, bytes) else str(comment)
+    return found
+
+
+def _xmp(opened: Image.Image) -> bytes | None:
+    """The XMP packet, which says upright of a picture that is turned so."""
+    found = opened.info.get("xmp") or opened.info.get(XMP_KEYWORD)
+    if not isinstance(found, bytes | str):
+        return None
+    packet = found.encode() if isinstance(found, str) else found
+    return re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", packet)
+
+
+def _with_size(exif: bytes, size: tuple[int, int]) -> bytes:
+    """EXIF data that give the width and height that the picture has now, if they give any."""
+    held = Image.Exif()
+    held.load(exif)
+    sizes = held.get_ifd(EXIF_POINTER)
+    for tag, value in zip((PIXEL_WIDTH, PIXEL_HEIGHT), size, strict=True):
+        if tag in sizes:
+            sizes[tag] = value
+    return held.tobytes()
 
 
 def _dpi(opened: Image.Image) -> tuple[float, float] | None:
@@ -229,16 +279,17 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     planes = values if alpha is None else np.concatenate([values, alpha[..., None]], axis=2)
     extra: dict[str, Any] = {"icc_profile": photo.profile} if photo.profile else {}
     extra |= {"dpi": photo.dpi} if photo.dpi and kind != "WEBP" else {}
-    extra |= {"exif": photo.exif} if photo.exif and kind in ("PNG", "JPEG", "WEBP") else {}
+    if photo.exif and kind in ("PNG", "JPEG", "WEBP"):
+        extra["exif"] = _with_size(photo.exif, photo.size)
     if photo.exif and "exif" not in extra:
         notes.append(f"{kind} does not take the EXIF data")
     if kind == "JPEG":
         extra |= {"quality": 95, "subsampling": 0}
     if kind == "WEBP":
         extra |= {"lossless": True, "exact": True}
-    if kind == "PNG" and settings is not None:
-        extra["pnginfo"] = PngImagePlugin.PngInfo()
-        extra["pnginfo"].add_itxt("sfumato", settings)
+    more, lost = _said(photo, kind, settings)
+    extra |= more
+    notes += lost
     try:
         with atomic(path) as scratch:
             picture = Image.fromarray(planes.squeeze(2) if planes.shape[2] == 1 else planes)
@@ -248,6 +299,27 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     except (OSError, ValueError) as error:
         raise PictureError(f"{path} cannot be written: {error}") from None
     return notes
+
+
+def _said(photo: Photo, kind: str, settings: str | None) -> tuple[dict[str, Any], list[str]]:
+    """What Pillow is to write of texts, XMP and settings; and notes on what the format has no place for."""
+    extra: dict[str, Any] = {}
+    texts = dict(photo.texts)
+    if kind == "PNG":
+        info = extra["pnginfo"] = PngImagePlugin.PngInfo()
+        for keyword, text in texts.items():
+            info.add_itxt(keyword, text)
+        if photo.xmp:
+            info.add_itxt(XMP_KEYWORD, photo.xmp.decode("utf-8", "replace"))
+        if settings is not None:
+            info.add_itxt(SETTINGS, settings)
+        return extra, []
+    if kind == "JPEG" and "Comment" in texts:
+        extra["comment"] = texts.pop("Comment").encode()[:65_000]
+    if photo.xmp and kind in ("JPEG", "WEBP"):
+        extra["xmp"] = photo.xmp
+    lost = [*texts, *(["XMP"] if photo.xmp and "xmp" not in extra else [])]
+    return extra, [f"{kind} does not take the texts {', '.join(lost)}"] if lost else []
 
 
 def _hold(picture: Image.Image, path: Path) -> None:

@@ -170,11 +170,11 @@ class _Block(nn.Module):
 
     takes_only_cross = True
 
-    def attend(self, index: int, x: Tensor, tokens: Tensor | None) -> Tensor:
+    def attend(self, index: int, x: Tensor, condition: Condition) -> Tensor:
         """The attention behind a resnet, or nothing where the level has none."""
         if not hasattr(self, "attentions"):
             return x
-        out: Tensor = self.attentions[index](x, tokens)
+        out: Tensor = self.attentions[index](x, condition.tokens, condition.watch)
         return out
 
 
@@ -187,11 +187,11 @@ class _Down(_Block):
         last = level == len(config.block_out_channels) - 1
         self.downsamplers = None if last else nn.ModuleList([Downsample(width, asymmetric=config.downsample_padding == 0)])
 
-    def forward(self, x: Tensor, time: Tensor, tokens: Tensor | None) -> list[Tensor]:
+    def forward(self, x: Tensor, time: Tensor, condition: Condition) -> list[Tensor]:
         """Return the state after each layer; the last one goes on to the next level."""
         states = []
         for i, resnet in enumerate(self.resnets):
-            x = self.attend(i, resnet(x, time), tokens)
+            x = self.attend(i, resnet(x, time), condition)
             states.append(x)
         if self.downsamplers is not None:
             states.append(self.downsamplers[0](x))
@@ -205,9 +205,9 @@ class _Mid(_Block):
         level = len(config.block_out_channels) - 1
         super().__init__(config, [config.block_out_channels[-1]] * 2, level, attention=1, text=config.mid_block_type == "UNetMidBlock2DCrossAttn")
 
-    def forward(self, x: Tensor, time: Tensor, tokens: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Resnet, attention, resnet."""
-        x = self.attend(0, self.resnets[0](x, time), tokens)
+        x = self.attend(0, self.resnets[0](x, time), condition)
         out: Tensor = self.resnets[1](x, time)
         return out
 
@@ -220,10 +220,10 @@ class _Up(_Block):
         super().__init__(config, widths, level, attention=0 if kind == "UpBlock2D" else layers, text=kind == "CrossAttnUpBlock2D")
         self.upsamplers = None if level == 0 else nn.ModuleList([Upsample(width)])
 
-    def forward(self, x: Tensor, skips: list[Tensor], time: Tensor, tokens: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, skips: list[Tensor], time: Tensor, condition: Condition) -> Tensor:
         """Take one skip from the end of `skips` per layer; grow to the size of the next one."""
         for i, resnet in enumerate(self.resnets):
-            x = self.attend(i, resnet(torch.cat([x, skips.pop()], dim=1), time), tokens)
+            x = self.attend(i, resnet(torch.cat([x, skips.pop()], dim=1), time), condition)
         if self.upsamplers is None:
             return x
         out: Tensor = self.upsamplers[0](x, skips[-1].shape[2:])
@@ -288,9 +288,9 @@ class UNet(nn.Module):
         x = self.conv_in(x if condition.planes is None else torch.cat([x, condition.planes], dim=1))
         skips = [x]
         for down in self.down_blocks:
-            skips += down(skips[-1], time, condition.tokens)
-        x = self.mid_block(skips[-1], time, condition.tokens)
+            skips += down(skips[-1], time, condition)
+        x = self.mid_block(skips[-1], time, condition)
         for up in self.up_blocks:
-            x = up(x, skips, time, condition.tokens)
+            x = up(x, skips, time, condition)
         out: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
         return out

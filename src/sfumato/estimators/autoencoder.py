@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -123,7 +124,6 @@ class Autoencoder(Reducer):
             self.space_, lambda chosen: self._framed(rows[chosen]).float(), rows.shape[0],
             loss=self.loss, corruption=self.corruption,
         )  # fmt: skip
-        self.space_.float()
         if fresh:
             job.settle()
         count = rows.shape[0]
@@ -182,10 +182,11 @@ class Autoencoder(Reducer):
         return (rows + 1) * ((high - low) / 2) + low
 
     def _space_in(self, dtype: torch.dtype) -> AutoencoderSpace:
-        """The space in the precision of the rows, so that float64 rows give float64 codes that do not depend on their neighbours."""
-        if self.space_.center.dtype != dtype:
-            self.space_.to(dtype)
-        return self.space_
+        """The space in the precision of the rows, so that float64 rows give float64 codes that do not depend on their neighbors.
+
+        A copy, where that is another: being used changes no estimator.
+        """
+        return self.space_ if self.space_.center.dtype == dtype else copy.deepcopy(self.space_).to(dtype)
 
     def _state(self) -> dict[str, Any]:
         return {"config": self.space_.config.model_dump(mode="json"), "range": list(self.range_), "steps": self.n_steps_}

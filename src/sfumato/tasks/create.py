@@ -61,9 +61,9 @@ class Made:
     negative_cut: str = ""
     count: int = 1  # pictures that were asked for per prompt
 
-    def save(self, path: Path) -> None:
-        """Write the picture with its settings inside."""
-        metadata.save(self.picture, path, self.settings, metadata.parameters(self.settings, SAMPLERS[self.settings["sampler"]].label))
+    def save(self, path: Path | str) -> None:
+        """Write the picture with its settings inside: ``.png``, ``.jpg`` or ``.webp``."""
+        metadata.save(self.picture, Path(path), self.settings, metadata.parameters(self.settings, SAMPLERS[self.settings["sampler"]].label))
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,8 @@ class _Job:
         self.tries = range(self.best_of) if options.candidate is None else [options.candidate]
         self.sampler = options.sampler or model.scheduler.sampler
         source = image.read(options.source) if options.source else None
+        self.profile: bytes | None
+        stored, self.profile = image.read_stored(options.source) if options.source else (None, None)
         if options.mask and source is None:
             raise OptionError("--mask needs --from: the picture of which a part is made anew")
         hidden = image.read_mask(options.mask, source.size) if options.mask and source else None
@@ -164,8 +166,10 @@ class _Job:
         if source and hidden and options.size in (None, source.size):  # no pixel that is kept may be scaled
             self.shown = source.size
             source, hidden = _filled_up(source, model.unit), _filled_up(hidden, model.unit)
+            stored = _filled_up(stored, model.unit) if stored else None
             self.size = source.size
         self.source = image.crop_to(source, self.size) if source else None
+        self.stored = image.crop_to(stored, self.size) if stored else None  # what is kept, in the source's own colors
         self.hidden = image.white(image.crop_to(hidden, self.size)) if hidden else None
         if self.hidden is not None and not self.hidden.any():
             raise OptionError(image.nothing_white(str(options.mask)))
@@ -299,9 +303,14 @@ class _Job:
 
     def keep(self, made: Image.Image) -> Image.Image:
         """Put the source's own pixels back wherever the mask is black, and cut off what was filled up."""
-        if self.hidden is None or self.source is None:
+        if self.hidden is None or self.stored is None:
             return made
-        return Image.fromarray(np.where(self.hidden[..., None], np.asarray(made), np.asarray(self.source))).crop((0, 0, *self.shown))
+        if self.profile is not None:
+            made = image.from_srgb(made, self.profile)
+        kept = Image.fromarray(np.where(self.hidden[..., None], np.asarray(made), np.asarray(self.stored))).crop((0, 0, *self.shown))
+        if self.profile is not None:
+            kept.info["icc_profile"] = self.profile
+        return kept
 
     def settings(self, text: str, seed: int, sigmas: Tensor, candidate: int) -> dict[str, Any]:
         """All that it takes to make the picture again, for its metadata."""

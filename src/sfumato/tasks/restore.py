@@ -186,7 +186,7 @@ def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Wind
     level, jpeg = noise_level(photo, options), quality(photo, options)  # as it is: what is filled has no noise
     stages = options.in_turn() if engine.in_turn and not options.clean else [options] if options.structural else []
     total, done = sum(_windows(_size(photo, stage)) for stage in stages), 0
-    made, job = photo, None
+    made, job = photo.opaque(), None
     said: dict[str, Any] = {}
     for stage in stages:
         job = _Job(made, stage, engine, level, jpeg)
@@ -199,7 +199,15 @@ def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Wind
         said |= job.said(made)
     if options.colorize:
         made = colorize(made, options.hints, options.enlarge or 1.0, engine.colors)
+    made = _with_clear(made, photo)
     yield Restored(made, _report(photo, made, options, stages, engine, said, job.hidden if job else None))
+
+
+def _with_clear(made: Photo, photo: Photo) -> Photo:
+    """The result with the file's own colors where it is clear, if it has its size and channels."""
+    if photo.alpha is None or made.values.shape != photo.values.shape:
+        return made
+    return made.with_values(np.where(photo.alpha[..., None] == 0, photo.values, made.values))
 
 
 def _check_hints(photo: Photo, options: RestoreOptions) -> None:

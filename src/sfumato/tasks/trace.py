@@ -1,8 +1,8 @@
 """A trace: what happened inside while a picture was made.
 
-It is recorded from the walk that makes the picture (:func:`sfumato.tasks.create.walk`), by hooks on the denoiser and on its
-attention to the text, so the picture is the one that is made without them. The weights of attention, which fused kernels do
-not give away, are computed once more from the layer's own queries and keys.
+It is recorded from the walk that makes the picture (:func:`sfumato.tasks.create.walk`), by a denoiser of its own that shares the
+model's network, so the picture is the one that is made without it, and other runs of the model are not seen. The weights of
+attention, which fused kernels do not give away, are computed once more from the layer's own queries and keys.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from sfumato.condition.text import Encoder, PairEncoder, TextEncoder, tokenize
+from sfumato.denoiser.denoiser import Denoiser
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model, load
 from sfumato.layers import TransformerBlock
 from sfumato.runtime import atomic
 from sfumato.tasks.create import Made, Moment, walk
 from sfumato.tasks.options import CreateOptions
-from sfumato.types import Step
+from sfumato.types import Condition, Step
 
 SCHEMA = "sfumato.trace/1"
 FINEST = 16  # side, at most, of the maps of attention
@@ -185,13 +185,13 @@ def record(prompt: str, options: CreateOptions | None = None, model: Model | Non
         raise OptionError(f"one picture can be explained at once, not {options.count}")
     model = model or load(options.model, options.device, options.dtype)
     batches: dict[int, list[tuple[Step, _Pass, float]]] = defaultdict(list)
-    with _Recorder(model) as recorder:
-        for event in walk(prompt, options, model):
-            if isinstance(event, Moment):
-                batches[event.done].append((event.step, *recorder.taken(len(event.step.x))))
-                yield event
-            else:
-                yield _trace(event, options, model, batches)
+    recorder = _Recorder(model).eval()
+    for event in walk(prompt, options, replace(model, denoiser=recorder)):
+        if isinstance(event, Moment):
+            batches[event.done].append((event.step, *recorder.taken(len(event.step.x))))
+            yield event
+        else:
+            yield _trace(event, options, model, batches)
 
 
 def transformers(encoder: Encoder) -> list[TextEncoder]:
@@ -224,42 +224,31 @@ class _Pass:
     maps: list[Tensor]  # of each layer: (B, T, a, b)
 
 
-class _Recorder:
-    """Sees what enters and leaves a model's denoiser while it is entered itself."""
+class _Recorder(Denoiser):
+    """A model's denoiser that keeps what enters and leaves it; the network is shared, and is not changed."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self.handles = model, list[RemovableHandle]()
-        self.asked: list[Tensor] = []  # queries and keys of this evaluation, in turns
-        self.first: tuple[Tensor, Tensor, list[Tensor]] | None = None  # since the last step: what went in and out, and was asked
+        told = model.denoiser
+        super().__init__(told.network, told.kind, told.times, told.sigma_data)
+        self.heads = [block.attn2.heads for block in _attending(model.network).values()]
+        self.first: tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]] | None = None  # since the last step: in, out, queries and keys
         self.begun: float | None = None
 
-    def __enter__(self) -> Self:
-        denoiser, self.layers = self.model.denoiser, [block.attn2 for block in _attending(self.model.network).values()]
-        self.handles = [part.register_forward_hook(self._attended) for layer in self.layers for part in (layer.to_q, layer.to_k)]
-        self.handles += [denoiser.register_forward_pre_hook(self._begins), denoiser.register_forward_hook(self._evaluated)]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _begins(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """What the denoiser gives, kept if it is the first of a step."""
         self.begun = self.begun or time.perf_counter()
-
-    def _attended(self, module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-        self.asked.append(out)
-
-    def _evaluated(self, module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-        self.first = self.first or (args[0], out, self.asked)
-        self.asked = []
+        asked: list[tuple[Tensor, Tensor]] = []
+        out = super().forward(x, sigma, replace(condition, watch=lambda q, k: asked.append((q, k))))
+        self.first = self.first or (x, out, asked)
+        return out
 
     def taken(self, batch: int) -> tuple[_Pass, float]:
         """The evaluation that the last step of `batch` pictures started with, and the seconds since; forgets it."""
         assert self.first is not None and self.begun is not None
         seconds, (x, out, asked) = time.perf_counter() - self.begun, self.first
         maps = []
-        for layer, q, k in zip(self.layers, asked[::2], asked[1::2], strict=True):
-            q, k = (t[:batch].unflatten(-1, (layer.heads, -1)).transpose(1, 2).float() for t in (q, k))
+        for heads, pair in zip(self.heads, asked, strict=True):
+            q, k = (t[:batch].unflatten(-1, (heads, -1)).transpose(1, 2).float() for t in pair)
             weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1).mean(dim=1)
             maps.append(_small(weights, x))
         self.first = self.begun = None
