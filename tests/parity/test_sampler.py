@@ -16,7 +16,7 @@ from sfumato.hub.load import load
 from sfumato.hub.save import save_scheduler
 from sfumato.runtime import Streams
 from sfumato.sampler import ode, schedule, sde
-from sfumato.sampler.registry import SAMPLERS
+from sfumato.sampler.registry import SAMPLERS, build
 from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
 
@@ -208,6 +208,37 @@ def test_a_checkpoint_walks_through_the_levels_of_its_class(name, spacing, flag)
     ours = SchedulerConfig.from_file({**theirs.config, "_class_name": name}, "x").own_schedule(TABLE, 10, "dpmpp_2m")
     rounded = 2e-2 if flag and name in CLASSES[2:] else 1e-4  # these two round shaped levels to whole times
     torch.testing.assert_close(ours.float(), theirs.sigmas.float(), rtol=rounded, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [8, 20])
+@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("name", CLASSES[2:])
+def test_a_walk_that_ends_at_the_first_level(name, flag, steps):
+    """Levels that repeat there, and the order of the last step, are the class's own."""
+    flags = {} if flag is None else {f"use_{flag}_sigmas": True}
+    theirs = getattr(diffusers, name)(**BETAS, timestep_spacing="linspace", final_sigmas_type="sigma_min", **flags)
+    start = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    theirs.set_timesteps(steps)
+    want = start
+    for sigma, time in zip(theirs.sigmas.double(), theirs.timesteps, strict=False):  # the levels themselves, which are between whole times
+        frame = want * (1 + sigma**2).sqrt()
+        want = theirs.step((frame - toy(frame, sigma.expand(2))) / sigma, time, want).prev_sample
+    config = SchedulerConfig.from_file({**theirs.config, "_class_name": name}, "x")
+    sampler = build(config.sampler, torch.randn_like, first_order_end=config.first_order_end(config.sampler, steps))
+    sigmas = theirs.sigmas.double()
+    torch.testing.assert_close(config.own_schedule(TABLE, steps, config.sampler).float(), sigmas.float(), rtol=2e-2, atol=1e-4)
+    made = list(sampler(toy, start * (1 + sigmas[0] ** 2).sqrt(), sigmas))[-1].x
+    torch.testing.assert_close(made / float((1 + sigmas[-1] ** 2).sqrt()), want.double(), atol=1e-5, rtol=0)
+    other = build(config.sampler, torch.randn_like)(toy, start * (1 + sigmas[0] ** 2).sqrt(), sigmas)
+    assert torch.isfinite(list(other)[-1].x).all()
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_a_level_that_repeats_moves_nothing_far(name):
+    sigmas = torch.tensor([10.0, 3.0, 0.5, 0.5], dtype=torch.float64)
+    x = torch.randn(1, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 10
+    made = list(build(name, torch.zeros_like)(toy, x, sigmas))[-1].x
+    assert torch.isfinite(made).all()
 
 
 @pytest.mark.parametrize("steps", [1, 4, 8])

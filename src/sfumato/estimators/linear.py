@@ -11,13 +11,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from sfumato.estimators.base import Reducer, Rows
-from sfumato.space.pca import WIDE, LinearSpace, Moments, randomized
+from sfumato.space.pca import SPARE, WIDE, LinearSpace, Moments, Sketch, randomized
 
 
 class _Linear(Reducer):
     """PCA and LSA, which differ in whether rows are centered."""
 
     centered: ClassVar[bool]
+    _sums: Moments | Sketch
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "solver": [StrOptions({"auto", "exact", "randomized"})],
@@ -34,27 +35,37 @@ class _Linear(Reducer):
         if self.solver == "randomized" or (self.solver == "auto" and rows.shape[1] > WIDE and min(rows.shape) > 1):
             self.n_samples_seen_ = int(rows.shape[0])
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-            self.__dict__.pop("_moments", None)
+            self.__dict__.pop("_sums", None)
             self._space = randomized(rows, self._enough(rows), seed, center=self.centered)
             return self
         self._enough(rows)
-        self._moments = Moments(rows.shape[1], center=self.centered)
+        if rows.shape[1] > WIDE and rows.shape[0] < rows.shape[1]:
+            self._sums = Sketch(rows.shape[1], center=self.centered)
+        else:
+            self._sums = Moments(rows.shape[1], center=self.centered)
         return self._add(rows)
 
     def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
-        """Take more rows into account; after the last ones, the result is that of one exact fit on all."""
+        """Take more rows into account.
+
+        After the last ones the result is that of one exact fit on all. Of more than 5,000 columns, and after a randomized
+        fit or from a file, only the leading directions are kept between calls.
+        """
         self._validate_params()
-        first = not hasattr(self, "_moments")
+        first = not hasattr(self, "_sums")
+        rows = self._check(X, reset=first and not hasattr(self, "_space"))
         if first and hasattr(self, "_space"):
-            raise ValueError("sums over the rows are not kept by the randomized solver nor in files: fit anew to add rows")
-        rows = self._check(X, reset=first)
-        if first:
-            self._moments = Moments(rows.shape[1], center=self.centered)
+            self._sums = Sketch.of(self._space, self.n_samples_seen_, center=self.centered)
+        elif first and rows.shape[1] > WIDE:
+            rank = None if self.n_components is None else int(self.n_components) + SPARE
+            self._sums = Sketch(rows.shape[1], rank, center=self.centered)
+        elif first:
+            self._sums = Moments(rows.shape[1], center=self.centered)
         return self._add(rows)
 
     def _add(self, rows: Rows) -> Self:
-        self._moments.add(rows)
-        self.n_samples_seen_ = self._moments.count
+        self._sums.add(rows)
+        self.n_samples_seen_ = self._sums.count
         self._count()
         return self
 
@@ -75,9 +86,7 @@ class _Linear(Reducer):
     @property
     def space_(self) -> LinearSpace:
         """The fitted space; solved when it is first asked for, so that a stream of partial fits costs sums alone."""
-        if hasattr(self, "_moments"):
-            return self._moments.solve(self._count())
-        return self._space
+        return self._sums.solve(self._count()) if hasattr(self, "_sums") else self._space
 
     @property
     def n_components_(self) -> int:

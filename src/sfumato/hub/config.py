@@ -19,7 +19,7 @@ from sfumato.types import Config
 # Keys that tune a sampler we choose ourselves, or a remedy for pixels that latent models do not use.
 IGNORED = frozenset(
     "clip_sample clip_sample_range dynamic_thresholding_ratio sample_max_value skip_prk_steps"
-    " lower_order_final euler_at_final solver_type use_lu_lambdas flow_shift"
+    " solver_type use_lu_lambdas flow_shift"
     " lambda_min_clipped variance_type use_dynamic_shifting time_shift_type interpolation_type timestep_type"
     " sigma_min sigma_max disable_corrector solver_p predict_x0 timestep_scaling rho".split()
 )
@@ -43,9 +43,11 @@ class SchedulerConfig(Config):
     rescale_betas_zero_snr: bool = False
     set_alpha_to_one: bool = True  # False: a walk ends at the first noise level, not at zero
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
-    use_karras_sigmas: bool = False
-    use_exponential_sigmas: bool = False
-    use_beta_sigmas: bool = False
+    lower_order_final: bool = True  # a solver's last step is of first order: UniPC's always, the others' below 15 steps
+    euler_at_final: bool = False  # it always is
+    use_karras_sigmas: bool | None = False
+    use_exponential_sigmas: bool | None = False
+    use_beta_sigmas: bool | None = False
     original_inference_steps: int = Field(50, ge=1)  # of LCMScheduler: the steps that its network was distilled from
     sampler: str = "dpmpp_2m"  # ours: from the class name
 
@@ -78,6 +80,10 @@ class SchedulerConfig(Config):
     def rule(self) -> Rule:
         """How the sampler's class understands "linspace" and "leading"."""
         return RULES.get(self.sampler, "all")
+
+    def first_order_end(self, sampler: str, steps: int) -> bool:
+        """Whether the last of so many steps by `sampler` is of first order, as its class of diffusers has it."""
+        return (self.lower_order_final and (sampler == "unipc" or steps < 15)) or (self.euler_at_final and sampler != "unipc")
 
     def own_schedule(self, table: Tensor, steps: int, sampler: str) -> Tensor:
         """Noise levels (steps + 1,) spaced as the checkpoint asks.

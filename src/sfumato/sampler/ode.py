@@ -71,7 +71,7 @@ def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Itera
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
         slopes = [(x - denoised) / s, *slopes[: order - 1]]
-        weights = _lagrange([values[i - k] for k in range(len(slopes))], s, t)
+        weights = _lagrange([values[i - k] for k in range(len(slopes))], s, t) if t < s else [0.0] * len(slopes)
         for weight, slope in zip(weights, slopes, strict=True):
             x = x + weight * slope
         yield Step(i, s, x, denoised)
@@ -88,10 +88,11 @@ def _lagrange(nodes: list[float], start: float, end: float) -> list[float]:
     return out
 
 
-def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, *, first_order_end: bool = False) -> Iterator[Step]:
     """DPM-Solver++(2M): one evaluation a step, extrapolated from the last two (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
 
-    Order 2. The last step to sigma = 0 is the denoiser's own answer.
+    Order 2. The last step to sigma = 0 is the denoiser's own answer; with `first_order_end` the last step to any level is
+    of first order, and where a level is repeated nothing moves: diffusers' ``lower_order_final``.
     """
     before: Tensor | None = None
     h_before = 0.0
@@ -99,7 +100,7 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
         denoised = denoise(x, level(s, x))
         h = math.log(s / t) if t > 0 else math.inf
         best = denoised
-        if before is not None and t > 0:
+        if before is not None and 0 < t < s and not (first_order_end and i == len(sigmas) - 2):
             ratio = h_before / h
             best = (1 + 1 / (2 * ratio)) * denoised - 1 / (2 * ratio) * before
         x = (t / s) * x + (1 - t / s) * best
@@ -107,10 +108,11 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
         yield Step(i, s, x, denoised)
 
 
-def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
+def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, *, first_order_end: bool = False) -> Iterator[Step]:
     """UniPC-2 with B(h) = e^h - 1: a predictor, and a corrector that costs no evaluation (Zhao et al. 2023, arXiv:2302.04867).
 
     A step's evaluation corrects the state that the step before predicted (algorithm 1), then serves the next prediction.
+    With `first_order_end` the last prediction is of first order, as in :func:`dpmpp_2m`.
     """
     past: list[tuple[float, Tensor]] = []  # (sigma, denoised), newest first
     base = x
@@ -120,7 +122,7 @@ def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
             x = _correct(base, past, s, denoised)
         past = [(s, denoised), *past[:1]]
         base = x
-        x = _predict(base, past, t)
+        x = _predict(base, past[:1] if first_order_end and i == len(sigmas) - 2 else past, t)
         yield Step(i, s, x, denoised)
 
 
@@ -128,7 +130,7 @@ def _predict(x: Tensor, past: list[tuple[float, Tensor]], t: float) -> Tensor:
     s, newest = past[0]
     phi = t / s - 1  # e^-h - 1
     out = (t / s) * x - phi * newest
-    if len(past) > 1 and t > 0:
+    if len(past) > 1 and 0 < t < s:
         ratio = math.log(s / past[1][0]) / math.log(s / t)
         out = out - phi * 0.5 * (past[1][1] - newest) / ratio
     return out

@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -55,6 +56,7 @@ SAMPLERS: dict[str, Entry] = {
     "unipc": Entry(ode.unipc, 3, 1, False, "UniPC"),
     "lcm": Entry(sde.lcm, 0, 1, True, "LCM"),
 }
+MULTISTEP = frozenset({"dpmpp_2m", "dpmpp_2m_sde", "unipc"})  # whose last step may be of first order
 WITH_ETA = frozenset({"ddim", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "dpmpp_2s_ancestral"})
 
 # Other spellings, folded by `_fold`: diffusers' classes, A1111's labels and ComfyUI's names.
@@ -130,16 +132,13 @@ def _lookup(what: str, name: str, known: object, aliases: dict[str, str]) -> str
     raise unknown(what, name, names)
 
 
-def build(name: str, noise: Callable[[Tensor], Tensor], eta: float | None = None) -> Sampler:
-    """A sampler ready to walk, with its noise source and eta bound where it has them."""
+def build(name: str, noise: Callable[[Tensor], Tensor], eta: float | None = None, *, first_order_end: bool = False) -> Sampler:
+    """A sampler ready to walk, with its noise source, eta and the order of its last step bound where it has them."""
     own = sampler_name(name)
     entry = SAMPLERS[own]
-
-    def sampler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
-        if not entry.stochastic:
-            return entry.run(denoise, x, sigmas)
-        if eta is not None and own in WITH_ETA:
-            return entry.run(denoise, x, sigmas, noise=noise, eta=eta)
-        return entry.run(denoise, x, sigmas, noise=noise)
-
-    return sampler
+    bound: dict[str, Any] = {"noise": noise} if entry.stochastic else {}
+    if eta is not None and own in WITH_ETA:
+        bound["eta"] = eta
+    if first_order_end and own in MULTISTEP:
+        bound["first_order_end"] = True
+    return functools.partial(entry.run, **bound)

@@ -72,13 +72,18 @@ def dpmpp_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = tor
         ahead = denoise(half, level(middle, x))
         down, up = split(s, t, eta)
         # The increment over the whole step is made of the increments over its halves.
-        whole = (math.sqrt(s - middle) * first + math.sqrt(middle - t) * second) / math.sqrt(s - t)
+        whole = first if t == s else (math.sqrt(s - middle) * first + math.sqrt(middle - t) * second) / math.sqrt(s - t)
         x = (down / s) * x + (1 - down / s) * ahead + up * whole
         yield Step(i, s, x, denoised)
 
 
-def dpmpp_2m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like, eta: float = 1.0) -> Iterator[Step]:
-    """DPM-Solver++(2M) for the reverse SDE: one evaluation a step (Lu et al. 2022, arXiv:2211.01095, section 5)."""
+def dpmpp_2m_sde(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like, eta: float = 1.0, first_order_end: bool = False
+) -> Iterator[Step]:  # fmt: skip
+    """DPM-Solver++(2M) for the reverse SDE: one evaluation a step (Lu et al. 2022, arXiv:2211.01095, section 5).
+
+    `first_order_end` as in :func:`sfumato.sampler.ode.dpmpp_2m`.
+    """
     before: Tensor | None = None
     h_before = 0.0
     for i, s, t in pairs(sigmas):
@@ -91,7 +96,7 @@ def dpmpp_2m_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = 
         decay = math.exp(-h * eta)
         gain = 1 - (t / s) * decay
         best = denoised
-        if before is not None:
+        if before is not None and not (first_order_end and i == len(sigmas) - 2):
             best = denoised + 0.5 * (h / h_before) * (denoised - before)
         x = (t / s) * decay * x + gain * best
         if eta > 0:

@@ -23,6 +23,7 @@ Rows = Any  # (N, d) array, or scipy.sparse matrix where it is not centered
 CHUNK = 2048  # rows whose products are summed in their own precision before they join the float64 sums
 SQUARES = 2**24  # values of all threads' sums together: wide data are summed by one
 NEAR = 512  # rows whose mean is near enough to the mean of all
+PART, SPARE = 256, 20  # rows that join a sketch at once, and directions that it keeps beyond those asked for
 WIDE = 5000  # columns from which "auto" turns to the randomized solver: the square would take 200 MB
 
 
@@ -145,6 +146,56 @@ class Moments:
         values, vectors = values[::-1][:k].clip(0), vectors.T[::-1][:k]
         self._solved = _space(self.pilot + shift, vectors, values, float(np.trace(scatter)), n, center=self.center)
         return self._solved
+
+
+class Sketch:
+    """The leading directions of rows that come in parts, in memory for some rows: where the square of d has no room.
+
+    Each part joins the directions so far, as long as their singular values, in one SVD (Ross et al. 2008, section 3.1).
+    Without a rank all directions are kept, and the result is exact.
+
+    Parameters
+    ----------
+    columns : int
+    rank : int, optional
+        Directions that are kept between parts: some more than will be asked for.
+    center : bool
+        PCA; without it, LSA.
+    """
+
+    def __init__(self, columns: int, rank: int | None = None, *, center: bool = True) -> None:
+        self.count, self.total, self.rank, self.center = 0, 0.0, rank, center
+        self.mean, self.scaled = np.zeros(columns), np.zeros((0, columns))
+
+    @classmethod
+    def of(cls, space: LinearSpace, count: int, *, center: bool = True) -> Sketch:
+        """What a space that was found in `count` rows keeps of them."""
+        out, free = cls(len(space.mean), len(space.components) + SPARE, center=center), max(1, count - 1) if center else count
+        out.count, out.total, out.mean = count, space.total * free, space.mean.copy()
+        out.scaled = space.components * np.sqrt(space.variances * free)[:, None]
+        return out
+
+    def add(self, rows: Rows) -> None:
+        """Take more rows (N, d) into account."""
+        for start in range(0, rows.shape[0], PART):
+            part = rows[start : start + PART]
+            part = np.asarray(part.toarray() if hasattr(part, "toarray") else part, np.float64)
+            count = self.count + len(part)
+            if self.center:
+                mean = part.mean(axis=0)
+                apart = np.sqrt(self.count * len(part) / count) * (self.mean - mean)
+                part = np.vstack([part - mean, apart])
+                self.mean += (mean - self.mean) * (len(part) - 1) / count
+            self.count, self.total = count, self.total + float(np.square(part).sum())
+            _, values, vectors = scipy.linalg.svd(np.vstack([self.scaled, part]), full_matrices=False, check_finite=False)
+            kept = slice(min(self.rank or len(values), len(values), count))
+            self.scaled = values[kept, None] * vectors[kept]
+
+    def solve(self, k: int) -> LinearSpace:
+        """The k directions of largest variance, or as many as are kept."""
+        values = np.linalg.norm(self.scaled, axis=1)[:k]
+        vectors = self.scaled[:k] / np.maximum(values, np.finfo(float).tiny)[:, None]
+        return _space(self.mean, vectors, values**2, self.total, self.count, center=self.center)
 
 
 @cache

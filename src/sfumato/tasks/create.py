@@ -228,7 +228,8 @@ class _Job:
         negative, others = model.text([self.options.negative_prompt] * len(texts), self.size)
         streams = Streams([seed for _, seed in wanted])
         x, denoise = self.start(streams, sigmas, condition, negative)
-        sampler = build(self.sampler, streams.like, self.options.eta)
+        first_order = self.options.schedule == "auto" and model.scheduler.first_order_end(self.sampler, len(sigmas) - 1)
+        sampler = build(self.sampler, streams.like, self.options.eta, first_order_end=first_order)
         for step in sampler(denoise, x, sigmas):
             x = step.x
             yield Moment(step, len(sigmas) - 1, done, total)
