@@ -149,7 +149,8 @@ Sampler = Callable[[Denoise, Tensor, Tensor], Iterator[Step]]
 class Config(BaseModel):
     """Base of every config and options record: frozen, and an unknown key is an error that names it.
 
-    Keys that start with an underscore (``_class_name``, ``_diffusers_version``) are notes and are skipped.
+    Keys that start with an underscore (``_class_name``, ``_diffusers_version``) are notes and are skipped, and so are unknown
+    keys that say nothing (null).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -158,7 +159,7 @@ class Config(BaseModel):
     @classmethod
     def _skip_notes(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
-            return {k: v for k, v in data.items() if not str(k).startswith("_")}
+            return {k: v for k, v in data.items() if not str(k).startswith("_") and (v is not None or k in cls.model_fields)}
         return data
 
     @classmethod

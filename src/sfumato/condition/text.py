@@ -1,8 +1,8 @@
 """Prompts to :class:`Condition`: weights in brackets, prompts of any length in chunks, and what was cut.
 
 ``(word:1.2)`` weighs a word, ``(word)`` by 1.1, ``[word]`` by 1 / 1.1, as in the Stable Diffusion web UI; a backslash
-takes a bracket as it is. A prompt longer than the text transformer's positions is read in chunks whose states
-are joined.
+takes a bracket as it is, and ``BREAK`` begins a new chunk. A prompt longer than the text transformer's positions is read in
+chunks whose states are joined.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -22,7 +23,8 @@ from sfumato.types import Condition
 
 MAX_CHUNKS = 8
 BRACKET = 1.1
-PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?\d*\.?\d+)\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
+SECTION = re.compile(r"\s*\bBREAK\b\s*")
+PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
 
 
 def weighted(prompt: str) -> list[tuple[str, float]]:
@@ -38,12 +40,11 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
     [('a ', 1.0), ('red', 1.21), (' (x)', 1.0)]
     """
     parts: list[list[str | float]] = []
-    opened: list[tuple[str, int]] = []  # which bracket, and at which part it opened
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # at which parts brackets opened
 
     def close(kind: str, factor: float, text: str) -> None:
-        if opened and opened[-1][0] == kind:
-            _, start = opened.pop()
-            for part in parts[start:]:
+        if opened[kind]:
+            for part in parts[opened[kind].pop() :]:
                 part[1] = round(float(part[1]) * factor, 6)
         else:
             parts.append([text, 1.0])  # of no bracket that was opened: it is itself
@@ -51,7 +52,7 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
     for match in PIECE.finditer(prompt):
         text = match[0]
         if text in "([":
-            opened.append((text, len(parts)))
+            opened[text].append(len(parts))
         elif match[1] is not None:
             close("(", float(match[1]), text)
         elif text == ")":
@@ -59,9 +60,10 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
         elif text == "]":
             close("[", 1 / BRACKET, text)
         else:
-            parts.append([text[1:] if len(text) == 2 and text[0] == "\\" else text, 1.0])
-    for kind, _ in opened[::-1]:  # what was not closed reaches to the end
-        close(kind, BRACKET if kind == "(" else 1 / BRACKET, "")
+            parts.append([text.removeprefix("\\") if text[0] == "\\" else text, 1.0])
+    for kind, factor in (("(", BRACKET), ("[", 1 / BRACKET)):
+        while opened[kind]:  # what was not closed reaches to the end
+            close(kind, factor, "")
     merged: list[tuple[str, float]] = []
     for text, weight in ((str(t), float(w)) for t, w in parts):
         if merged and merged[-1][1] == weight:
@@ -92,16 +94,17 @@ class Tokens:
 
 def tokenize(tokenizer: CLIPTokenizer, prompt: str, max_chunks: int = MAX_CHUNKS) -> Tokens:
     """Split a prompt into chunks of weighted tokens."""
-    ids: list[int] = []
-    weights: list[float] = []
+    sections: list[list[tuple[int, float]]] = [[]]
     for text, weight in weighted(prompt):
-        found = tokenizer.encode(text)
-        ids += found
-        weights += [weight] * len(found)
+        for k, part in enumerate(SECTION.split(text)):
+            if k:
+                sections.append([])
+            sections[-1] += [(id_, weight) for id_ in tokenizer.encode(part)]
     room = tokenizer.length - 2
-    starts = range(0, max(1, len(ids)), room)[:max_chunks]
-    fit = len(starts) * room
-    return Tokens([ids[s : s + room] for s in starts], [weights[s : s + room] for s in starts], tokenizer.text(ids[fit:]))
+    chunks = [section[start : start + room] for section in sections for start in range(0, max(1, len(section)), room)]
+    ids = [[id_ for id_, _ in chunk] for chunk in chunks]
+    weights = [[weight for _, weight in chunk] for chunk in chunks]
+    return Tokens(ids[:max_chunks], weights[:max_chunks], tokenizer.text(chain.from_iterable(ids[max_chunks:])))
 
 
 class Encoder(Protocol):

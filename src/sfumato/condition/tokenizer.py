@@ -37,6 +37,11 @@ def _set_up(model: models.BPE) -> Tokenizer:
     return tokenizer
 
 
+def _mark(token: str, *, normalized: bool = False) -> dict[str, Any]:
+    """A special token as transformers writes it; one that is normalized is found in capitals, too."""
+    return {"content": token, "lstrip": False, "normalized": normalized, "rstrip": False, "single_word": False}
+
+
 def _read_bpe(folder: Path) -> models.BPE:
     whole = folder / "tokenizer.json"
     if (folder / "vocab.json").exists() or not whole.exists():
@@ -198,16 +203,10 @@ class CLIPTokenizer:
         model = json.loads(self.tokenizer.to_str())["model"]
         vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
         merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-        settings = {
-            "tokenizer_class": "CLIPTokenizer",
-            "model_max_length": self.length,
-            "bos_token": BEGIN,
-            "eos_token": END,
-            "unk_token": END,
-            "pad_token": self.pad_token,
-            "do_lower_case": True,
-        }
-        marks = {k: v for k, v in settings.items() if k.endswith("_token")}
+        end = _mark(END)
+        marks: dict[str, Any] = {"bos_token": _mark(BEGIN, normalized=True), "eos_token": end, "unk_token": end, "pad_token": self.pad_token}
+        typed = {name: {"__type": "AddedToken", **mark} if isinstance(mark, dict) else mark for name, mark in marks.items()}
+        settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.length, "do_lower_case": True, **typed}
         added = {t.content: id_ for id_, t in self.tokenizer.get_added_tokens_decoder().items() if t.content not in vocab}
         held = {
             **({"added_tokens.json": json.dumps(added, ensure_ascii=False)} if added else {}),

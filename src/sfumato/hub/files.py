@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from sfumato.errors import ModelError
 
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors", "model.safetensors", "model.fp16.safetensors")
+VARIANTS = ("", ".fp16", ".bf16", ".non_ema")  # the first that is there is read
+WEIGHTS = tuple(f"{name}{variant}.safetensors" for name in ("diffusion_pytorch_model", "model") for variant in VARIANTS)
+INDEX = ".index.json"  # of weights in several files
 PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 M = TypeVar("M", bound=nn.Module)
 C = TypeVar("C")
@@ -88,27 +90,36 @@ def _squeezed(value: Tensor, shape: torch.Size | None) -> Tensor:
 
 
 def weight_file(folder: Path) -> Path:
-    """The one safetensors file of a component's folder.
+    """The safetensors file of a component's folder, or the index of several.
 
     Raises
     ------
     ModelError
         If there is none, naming a pickle that is there instead.
     """
-    for name in WEIGHTS:
+    for name in (*WEIGHTS, *(name + INDEX for name in WEIGHTS)):
         if (folder / name).exists():
             return folder / name
-    if shards := sorted(folder.glob("*.safetensors.index.json")):
-        raise ModelError(f'{folder} holds its weights in several files ({shards[0].name}), which are not read; save it with max_shard_size="100GB"')
     pickles = [p.name for p in folder.glob("*") if p.suffix in PICKLES]
     hint = f"; {pickles[0]} is a pickle and is not read" if pickles else ""
     raise ModelError(f"{folder} holds no safetensors weights{hint}")
 
 
+def shards(path: Path) -> list[Path]:
+    """The files that hold weights: a safetensors file itself, or those that an index names, which lie beside it."""
+    if not path.name.endswith(INDEX):
+        return [path]
+    named = read_json(path).get("weight_map")
+    names = sorted(set(named.values())) if isinstance(named, dict) and named and all(isinstance(n, str) for n in named.values()) else []
+    if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+        raise ModelError(f"{path} is no index of safetensors files")
+    return [path.with_name(name) for name in names]
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file."""
+    """All tensors of a safetensors file, or of those that an index names."""
     try:
-        return load_file(path)
+        return {name: value for part in shards(path) for name, value in load_file(part).items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read as safetensors ({error}); it may be cut short") from None
 
@@ -146,7 +157,9 @@ def fingerprint(*networks: nn.Module) -> str:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file; read once, until it changes."""
+    """SHA-256 of a file, or over those of the files that an index names; read once, until they change."""
+    if path.name.endswith(INDEX):
+        return hashlib.sha256("".join(digest(part) for part in shards(path)).encode()).hexdigest()
     state = path.stat()
     return _digest(path, state.st_mtime_ns, state.st_size)
 

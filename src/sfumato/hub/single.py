@@ -110,8 +110,11 @@ def read(path: Path, dtype: torch.dtype = torch.float32) -> Parts:
         If the file is cut short, is of no family that is known here, or lacks a weight.
     """
     family, notes = identify(path)
-    weights = read_weights(path)
+    weights = {_plain(k): v for k, v in read_weights(path).items()}
     name = str(path)
+    for prefix, what in ((VAE, "autoencoder"), (family.texts[0].prefix, "text encoder")):
+        if not any(k.startswith(prefix) for k in weights):
+            raise ModelError(f"{path} has no {what}: it holds a U-Net of {family.name}, not a whole checkpoint")
     if odd := sorted(ODD & weights.keys()):
         raise ModelError(f"{path} was trained in another frame of noise ({odd[0]}), which is not supported")
     predicted = prediction_type(family, notes, weights)
@@ -133,15 +136,45 @@ def read(path: Path, dtype: torch.dtype = torch.float32) -> Parts:
     return Parts(path, unet, space, texts, scheduler, Defaults(guidance_scale=family.guidance), zero_empty=xl)
 
 
+OTHERS = {  # how a name of a weight tells what a file is that is no checkpoint; the first that fits
+    "a LoRA": r"lora_|\.lora\.|\.hada_|\.lokr_|\.oft_",
+    "a ControlNet": r"control_model\.|controlnet_|input_hint_block|zero_convs",
+    "a textual inversion": r"emb_params|string_to_param|^clip_[lg]$",
+    "an IP-Adapter": r"^(ip_adapter|image_proj)\.",
+    "a Stable Diffusion 3 checkpoint": r"joint_blocks\.",
+    "a Flux checkpoint": r"double_blocks\.",
+    "a U-Net alone": r"^(input_blocks|time_embed|down_blocks)\.",
+    "an autoencoder alone": r"^(first_stage_model\.)?(encoder\.(conv_in|down)|decoder\.(conv_in|up)|quant_conv)",
+    "a text encoder alone": r"^(text_model|transformer\.resblocks|encoder\.layers)\.",
+}
+
+
+def _plain(name: str) -> str:
+    """A weight's name without what a training program wrapped around it, and its autoencoder's attention as the original code has it."""
+    name = name.removeprefix("state_dict.")
+    if name.startswith(VAE) and ".attn_1." in name:
+        return re.sub(r"\.to_([qkv])\.", r".\1.", name).replace(".to_out.0.", ".proj_out.").replace(".group_norm.", ".norm.")
+    return name
+
+
+def _what_it_is(names: set[str]) -> str | None:
+    """What a file is, by the names of its weights, if it is of a known kind."""
+    return next((what for what, pattern in OTHERS.items() if any(re.search(pattern, n) for n in names)), None)
+
+
 def identify(path: Path) -> tuple[Family, dict[str, str]]:
     """The family of a file with its U-Net's channels, and the notes in its header; no weight is read."""
     try:
         with safe_open(path, framework="pt") as f:
-            have, notes = set(f.keys()), f.metadata() or {}
+            have, notes = {_plain(name): name for name in f.keys()}, f.metadata() or {}  # noqa: SIM118 (it is no dict)
             missing = [name for name in SHAPES.values() if name not in have]
             if missing:
-                raise ModelError(f"{path} holds no whole Stable Diffusion 1, 2 or XL checkpoint: it lacks {missing[0]}")
-            shapes = {k: [*f.get_slice(name).get_shape(), 0, 0] for k, name in SHAPES.items()}
+                found = _what_it_is(set(have))
+                why = f"it is {found}" if found else f"it lacks {missing[0]}"
+                raise ModelError(f"{path} is no whole checkpoint of Stable Diffusion 1, 2 or XL: {why}")
+            if any(name.endswith("scale_weight") for name in have):
+                raise ModelError(f"{path} holds scaled 8-bit weights, which are not supported; convert it to float16")
+            shapes = {k: [*f.get_slice(have[name]).get_shape(), 0, 0] for k, name in SHAPES.items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read as safetensors ({error}); it may be cut short") from None
     width, channels = shapes["width"][1], shapes["channels"][1]
@@ -159,7 +192,7 @@ def prediction_type(family: Family, notes: Mapping[str, str], weights: Mapping[s
     """
     told = notes.get("modelspec.prediction_type")
     if told:
-        return "v_prediction" if told.startswith("v") else "epsilon"
+        return "v_prediction" if told.lower().startswith("v") else "epsilon"
     if "v_pred" in weights:
         return "v_prediction"
     if family.unet.in_channels != 4:
@@ -266,7 +299,8 @@ def clip_weights(weights: dict[str, Tensor], part: Text, source: str) -> dict[st
     """A text encoder's weights under our names; OpenCLIP keeps q, k and v in one and its projection transposed."""
     out = {}
     for name, theirs in _names(CLIPText, part.config, lambda k, _: _replace(k, OPEN_CLIP) if part.open_clip else k):
-        value = _get(weights, part.prefix + theirs, source)
+        bare = part.prefix + theirs.removeprefix("text_model.")  # as newer programs write it
+        value = weights[bare] if bare in weights else _get(weights, part.prefix + theirs, source)
         if theirs.endswith(("in_proj_weight", "in_proj_bias")):
             value = value.chunk(3)["qkv".index(name.split("self_attn.")[1][0])]
         out[name] = value.T if theirs == "text_projection" else value

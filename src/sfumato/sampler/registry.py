@@ -13,7 +13,7 @@ from torch import Tensor
 from sfumato.errors import unknown
 from sfumato.sampler import ode, sde
 from sfumato.sampler.schedule import SCHEDULES
-from sfumato.types import Denoise, Sampler, Step
+from sfumato.types import Sampler, Step
 
 
 @dataclass(frozen=True)
