@@ -1,16 +1,17 @@
 """Pictures of every kind that people have, and files that are none."""
 
 import os
+import struct
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from safetensors import SafetensorError
 
-from sfumato import image
+from sfumato import image, metadata
 from sfumato.data import photo
-from sfumato.errors import PictureError
+from sfumato.errors import ModelError, PictureError
 from sfumato.runtime import atomic
 
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16", "HSV"]
@@ -116,3 +117,86 @@ def test_a_full_disk_is_an_oserror(tmp_path):
 def test_numbers_are_as_bright_as_their_largest(tmp_path, values):
     Image.fromarray(values[None]).save(tmp_path / "a.tif")
     assert np.asarray(image.read(tmp_path / "a.tif"))[0, :, 0].tolist() == list(range(0, 256, 17))
+
+
+def wide_profile():
+    """A profile of red, green and blue that lie farther apart than sRGB's, of gamma 2.2, written byte by byte (ICC.1:2001-04)."""
+
+    def number(x):
+        return struct.pack(">i", round(x * 65536))
+
+    def place(*xyz):
+        return b"XYZ \0\0\0\0" + b"".join(map(number, xyz))
+
+    name = b"Wide test"
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256))
+    tags = {
+        b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + bytes(1 + 78), b"cprt": b"text\0\0\0\0none\0",
+        b"wtpt": place(0.9642, 1, 0.8249), b"rXYZ": place(0.60974, 0.31111, 0.01947), b"gXYZ": place(0.20528, 0.62567, 0.06087),
+        b"bXYZ": place(0.14919, 0.06322, 0.74457), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve,
+    }  # fmt: skip
+    table, body, start = b"", b"", 132 + 12 * len(tags)
+    for key, value in tags.items():
+        table += key + struct.pack(">II", start + len(body), len(value))
+        body += value + bytes(-len(value) % 4)
+    head = struct.pack(">I", start + len(body)) + b"test" + struct.pack(">I", 0x02100000) + b"mntrRGB XYZ "
+    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acspAPPL" + bytes(24) + number(0.9642) + number(1) + number(0.8249)
+    return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + body
+
+
+def test_color_profiles_are_followed_on_reading(tmp_path):
+    Image.new("RGB", (8, 8), (40, 190, 60)).save(tmp_path / "wide.png", icc_profile=wide_profile())
+    assert image.read(tmp_path / "wide.png").getpixel((2, 2)) == (0, 191, 40)
+    clear = Image.new("RGBA", (8, 8), (40, 190, 60, 255))
+    clear.putpixel((0, 0), (0, 0, 0, 0))
+    clear.save(tmp_path / "clear.png", icc_profile=wide_profile())
+    assert image.read(tmp_path / "clear.png").getpixel((2, 2)) == (0, 191, 40)
+    assert image.read(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for k, profile in enumerate((srgb, b"no profile at all")):
+        Image.new("RGB", (8, 8), (40, 190, 60)).save(tmp_path / f"{k}.png", icc_profile=profile)
+        assert image.read(tmp_path / f"{k}.png").getpixel((2, 2)) == (40, 190, 60)
+
+
+def test_what_a_mask_keeps_keeps_its_profile(run, tiny, tmp_path):
+    Image.new("RGB", (16, 16), (40, 190, 60)).save(tmp_path / "wide.png", icc_profile=wide_profile())
+    mask = Image.new("L", (16, 16))
+    mask.paste(255, (8, 0, 16, 16))
+    mask.save(tmp_path / "m.png")
+    words = ("create", "x", "--model", tiny, "--from", "wide.png", "--mask", "m.png", "--seed", 1, "--steps", 2)
+    for name in ("out.png", "out.webp"):
+        assert run(*words, "--output", name)[0] == 0
+        with Image.open(tmp_path / name) as made:
+            assert made.info["icc_profile"] == wide_profile()
+            assert (np.asarray(made.convert("RGB"))[:, :8] == (40, 190, 60)).all()
+    assert run("create", "--again", "out.png", "--output", "again.png")[0] == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "out.png").read_bytes()
+
+
+TEXT = "a café, 猫 (red:1.2)\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 64x64"
+COMMENTS = {
+    "big-endian": b"UNICODE\0" + TEXT.encode("utf-16-be"), "little-endian": b"UNICODE\0" + TEXT.encode("utf-16-le"),
+    "with a mark": b"UNICODE\0" + TEXT.encode("utf-16"), "UTF-8": b"UNICODE\0" + TEXT.encode(), "no code": bytes(8) + TEXT.encode(),
+    "nothing in front": TEXT.encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", COMMENTS)
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_comments_of_other_programs(tmp_path, form, suffix):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = COMMENTS[form]
+    Image.new("RGB", (16, 16)).save(tmp_path / f"a.{suffix}", exif=exif)
+    assert metadata.read(tmp_path / f"a.{suffix}") == (None, TEXT)
+    assert metadata.comment_text(b"ASCII\0\0\0a cat") == "a cat"
+    assert metadata.comment_text(b"UNICODE\0") is None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_no_picture(bad):
+    x = torch.zeros(1, 3, 4, 4)
+    x[0, 0, 1, 1] = bad
+    with pytest.raises(ModelError, match="not finite"):
+        image.to_pictures(x)
+    with pytest.raises(ModelError, match="not finite"):
+        photo.Photo(np.zeros((4, 4, 3), np.uint8)).stored(x[0].numpy())

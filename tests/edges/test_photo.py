@@ -6,11 +6,12 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from sfumato import image
 from sfumato.data.photo import Photo, read, write
 from sfumato.errors import PictureError
+from sfumato.tasks.restore import RestoreOptions, restore
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (9, 14, 3), np.uint8)
@@ -218,3 +219,69 @@ def test_what_is_transparent_in_a_mask_is_black(tmp_path):
 def test_what_is_no_photo(values):
     with pytest.raises(PictureError, match="a photo is an array"):
         Photo(values)
+
+
+def test_texts_and_xmp_are_kept(tmp_path):
+    """Of a PNG and of a JPEG, into each other; what a format has no place for is noted."""
+    info = PngImagePlugin.PngInfo()
+    texts = {"parameters": "a cat\nSteps: 20", "Copyright": "Jane Doe"}
+    for keyword, text in texts.items():
+        info.add_text(keyword, text)
+    packet = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" xmp:Rating="5"/></x:xmpmeta>'
+    info.add_itxt("XML:com.adobe.xmp", packet)
+    Image.new("RGB", (24, 16), "red").save(tmp_path / "a.png", pnginfo=info)
+    held = read(tmp_path / "a.png")
+    assert write(held, tmp_path / "b.png", "{}") == []
+    with Image.open(tmp_path / "b.png") as made:
+        assert {k: made.text[k] for k in texts} == texts
+        assert made.text["XML:com.adobe.xmp"] == packet.replace('tiff:Orientation="6"', 'tiff:Orientation="1"')
+        assert made.text["sfumato"] == "{}"
+    (note,) = write(held, tmp_path / "b.jpg")
+    assert "parameters, Copyright" in note
+    assert b"xmp:Rating" in read(tmp_path / "b.jpg").xmp
+    Image.new("RGB", (24, 16), "red").save(tmp_path / "c.jpg", comment=b"hello")
+    for name in ("d.jpg", "d.png"):
+        assert write(read(tmp_path / "c.jpg"), tmp_path / name) == []
+        assert read(tmp_path / name).texts == {"Comment": "hello"}
+    (note,) = write(read(tmp_path / "c.jpg"), tmp_path / "d.webp")
+    assert "Comment" in note
+
+
+def test_exif_gives_the_size_that_a_picture_has_now(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "Cam"
+    exif.get_ifd(0x8769).update({0xA002: 24, 0xA003: 16, 0x9003: "2020:01:01 00:00:00"})
+    exif.get_ifd(0x8825).update({1: "N", 2: (52.0, 30.0, 0.0)})
+    Image.new("RGB", (24, 16), "red").save(tmp_path / "a.jpg", exif=exif)
+    held = read(tmp_path / "a.jpg")
+    write(held.with_values(np.zeros((32, 48, 3), np.uint8)), tmp_path / "b.jpg")
+    with Image.open(tmp_path / "b.jpg") as made:
+        found = made.getexif()
+        assert (found[0x010F], found.get_ifd(0x8769)[0xA002], found.get_ifd(0x8769)[0xA003]) == ("Cam", 48, 32)
+        assert found.get_ifd(0x8769)[0x9003] == "2020:01:01 00:00:00"
+        assert found.get_ifd(0x8825)[1] == "N"
+
+
+def disc(under):
+    """A white disc on nothing; the color under clear pixels is what some program left there."""
+    y, x = np.mgrid[:48, :48]
+    alpha = (np.clip(18.5 - np.hypot(y - 23.5, x - 23.5), 0, 1) * 255).round().astype(np.uint8)
+    return Photo(np.where(alpha[..., None] > 0, 255, under).astype(np.uint8).repeat(3, 2), alpha)
+
+
+@pytest.mark.parametrize("options", [{"denoise": 15.0}, {"denoise": "auto"}, {"enlarge": 2}, {"fill_box": (20, 20, 4, 4)}], ids=str)
+def test_what_nobody_sees_has_no_influence(options):
+    dark, light = (restore(disc(under), RestoreOptions(**options)).photo for under in (0, 255))
+    seen = dark.alpha > 12
+    assert dark.values[seen].min() > 250, "no dark rim"
+    assert np.array_equal(dark.values[seen], light.values[seen])
+    if "enlarge" not in options:
+        assert (dark.values[disc(0).alpha == 0] == 0).all(), "what is clear keeps the file's own values"
+
+
+def test_visible_colors_reach_under_what_is_clear():
+    photo = disc(0)
+    assert (photo.opaque().values == 255).all()
+    assert photo.opaque().alpha is photo.alpha
+    plain = Photo(photo.values)
+    assert plain.opaque() is plain

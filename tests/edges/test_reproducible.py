@@ -77,3 +77,11 @@ def test_cancel_is_to_stop_iterating(tiny):
     events.close()
     assert len(evaluations) <= 2, "the other 48 steps are not walked"
     assert list(events) == []
+
+
+def test_all_64_bits_of_a_seed_count():
+    draws = {seed: Streams([seed]).normal((1, 64)) for seed in (7, 8, 7 + 2**32, 7 + 2**33, 8 + 2**32, 7 + 5 * 2**32, 2**63 - 1)}
+    assert len({tuple(v.flatten().tolist()) for v in draws.values()}) == len(draws)
+    assert torch.equal(draws[7][0], torch.randn(64, generator=torch.Generator().manual_seed(7))), "seeds below 2^32 keep theirs"
+    large = torch.stack([Streams([seed]).normal((1, 4096))[0] for seed in (7 + 2**32, 2**62)])
+    assert (large.mean(dim=1).abs() < 0.06).all() and (large.std(dim=1) - 1).abs().max() < 0.05

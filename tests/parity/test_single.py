@@ -1,6 +1,7 @@
 """Single-file checkpoints: our names of their weights against diffusers' converters, and the same pictures as from a folder."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.errors import ModelError
 from sfumato.hub import single
 from sfumato.hub.describe import describe
+from sfumato.hub.load import load
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.tasks.create import create
 from sfumato.tasks.options import CreateOptions
@@ -114,7 +116,7 @@ def test_what_a_file_predicts(checkpoint):
 def test_a_file_that_is_no_checkpoint(checkpoint, tmp_path):
     path = checkpoint[1]
     weights = load_file(path)
-    for change, word in ((single.SHAPES["channels"], "no whole Stable Diffusion"), (single.VAE + "decoder.conv_in.weight", "lacks weight")):
+    for change, word in ((single.SHAPES["channels"], "no whole checkpoint"), (single.VAE + "decoder.conv_in.weight", "lacks weight")):
         save_file({k: v for k, v in weights.items() if k != change}, tmp_path / "less.safetensors")
         with pytest.raises(ModelError, match=word):
             single.read(tmp_path / "less.safetensors")
@@ -128,6 +130,101 @@ def test_a_file_that_is_no_checkpoint(checkpoint, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ModelError, match="cut short"):
         single.identify(tmp_path / "cut.safetensors")
+
+
+VARIANTS = {
+    "names without text_model": lambda w: {k.replace(".transformer.text_model.", ".transformer."): v for k, v in w.items()},
+    "attention of the autoencoder by its new names": lambda w: {
+        k.replace("attn_1.q.", "attn_1.to_q.").replace("attn_1.k.", "attn_1.to_k.").replace("attn_1.v.", "attn_1.to_v.")
+        .replace("attn_1.proj_out.", "attn_1.to_out.0.").replace("attn_1.norm.", "attn_1.group_norm."): v for k, v in w.items()
+    },
+    "a prefix": lambda w: {f"state_dict.{k}": v for k, v in w.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_checkpoints_in_variants(checkpoint, tmp_path, variant):
+    changed = VARIANTS[variant](load_file(checkpoint[1]))
+    assert changed.keys() != load_file(checkpoint[1]).keys()
+    save_file(changed, tmp_path / "other.safetensors")
+    options = {"seed": 3, "steps": 2, "schedule": "karras"}
+    made = [np.asarray(create("x", CreateOptions(model=str(p), **options))[0].picture) for p in (checkpoint[1], tmp_path / "other.safetensors")]
+    assert np.array_equal(*made)
+
+
+@pytest.mark.parametrize("told", ["v", "v_prediction", "V_Prediction"])
+def test_how_a_header_says_what_is_predicted(checkpoint, told):
+    family, _ = single.identify(checkpoint[1])
+    assert single.prediction_type(family, {"modelspec.prediction_type": told}, {}) == "v_prediction"
+    assert single.prediction_type(family, {"modelspec.prediction_type": ""}, {}) == "epsilon"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("lora_unet_down_blocks_0.lora_down.weight", "a LoRA"), ("control_model.input_blocks.0.0.weight", "a ControlNet"),
+     ("emb_params", "a textual inversion"), ("double_blocks.0.img_attn.qkv.weight", "a Flux checkpoint"), ("joint_blocks.0.x", "Stable Diffusion 3"),
+     ("input_blocks.0.0.weight", "a U-Net alone"), ("decoder.conv_in.weight", "an autoencoder alone"), ("text_model.x", "a text encoder alone")],
+)  # fmt: skip
+def test_what_is_no_checkpoint_is_named(tmp_path, name, what):
+    save_file({name: torch.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(ModelError, match=f"it is .*{what.removeprefix('a ')}"):
+        single.read(tmp_path / "x.safetensors")
+
+
+def test_parts_that_a_checkpoint_lacks(checkpoint, tmp_path):
+    weights = load_file(checkpoint[1])
+    for prefix, what in ((single.VAE, "no autoencoder"), ("cond_stage_model.", "no text encoder")):
+        save_file({k: v for k, v in weights.items() if not k.startswith(prefix)}, tmp_path / "less.safetensors")
+        with pytest.raises(ModelError, match=what):
+            single.read(tmp_path / "less.safetensors")
+
+
+def sharded(unet):
+    weights = load_file(unet / "diffusion_pytorch_model.safetensors")
+    (unet / "diffusion_pytorch_model.safetensors").unlink()
+    names, places = sorted(weights), {}
+    for k, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"diffusion_pytorch_model-0000{k}-of-00002.safetensors"
+        save_file({n: weights[n] for n in part}, unet / file)
+        places |= dict.fromkeys(part, file)
+    (unet / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+def renamed(variant):
+    def change(unet):
+        (unet / "diffusion_pytorch_model.safetensors").rename(unet / f"diffusion_pytorch_model.{variant}.safetensors")
+
+    return change
+
+
+@pytest.mark.parametrize("change", [sharded, renamed("fp16"), renamed("bf16"), renamed("non_ema")], ids=["shards", "fp16", "bf16", "non_ema"])
+def test_folders_in_variants(tiny, tmp_path, change):
+    shutil.copytree(tiny, tmp_path / "m")
+    change(tmp_path / "m/unet")
+    config = tmp_path / "m/unet/config.json"
+    config.write_text("\ufeff" + json.dumps({**json.loads(config.read_text()), "a_key_of_tomorrow": None}), "utf-8")
+    made = [create("x", CreateOptions(model=str(m), seed=3, steps=2))[0] for m in (tiny, tmp_path / "m")]
+    assert np.array_equal(*(np.asarray(m.picture) for m in made))
+    assert len(made[1].settings["model_sha256"]) == 64
+
+
+def test_an_index_that_leads_elsewhere(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "m")
+    sharded(tmp_path / "m/unet")
+    index = tmp_path / "m/unet/diffusion_pytorch_model.safetensors.index.json"
+    for names in ({"x": "../../secret.safetensors"}, {"x": "a.bin"}, {}, {"x": 3}):
+        index.write_text(json.dumps({"weight_map": names}))
+        with pytest.raises(ModelError, match="no index of safetensors files"):
+            load(str(tmp_path / "m"))
+
+
+def test_the_marks_that_are_saved_are_those_of_transformers(tmp_path):
+    tokenizer = CLIPTokenizer.original()
+    tokenizer.save(tmp_path)
+    theirs = transformers.CLIPTokenizer.from_pretrained(str(tmp_path))
+    for text in ("<|STARTOFTEXT|> a cat", "<|startoftext|>", "<|ENDOFTEXT|>", "a cat<|endoftext|>"):
+        assert tokenizer.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
+    assert CLIPTokenizer.load(tmp_path).encode("<|STARTOFTEXT|>") == [tokenizer.begin]
 
 
 def test_the_original_vocabulary():

@@ -1,5 +1,7 @@
 """PCA and LSA against scikit-learn and the singular value decomposition."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -37,13 +39,6 @@ def test_a_stream_gives_the_fit_of_all():
     assert np.abs(PCA(5).partial_fit(DIGITS[:100]).components_ - whole.components_).max() > 0.01  # the negative control
 
 
-def test_rows_are_not_added_to_sums_that_are_gone(tmp_path):
-    PCA(3).fit(DIGITS).save(tmp_path)
-    for model in (PCA.load(tmp_path), PCA(3, solver="randomized", random_state=0).fit(DIGITS)):
-        with pytest.raises(ValueError, match="fit anew"):
-            model.partial_fit(DIGITS)
-
-
 def test_numbers_far_from_zero_lose_no_digits():
     rows = np.random.default_rng(0).normal(size=(5000, 3)).astype(np.float32) * [3, 2, 1] + np.float32(1000)
     rows = rows.astype(np.float32)
@@ -66,7 +61,7 @@ def test_wide_rows_turn_to_the_randomized_solver():
     rows = np.random.default_rng(0).normal(size=(40, 3)) @ np.random.default_rng(1).normal(size=(3, 6000))
     model = PCA(3, random_state=0).fit(rows)
     assert model.score(rows) > -1e-9
-    assert not hasattr(model, "_moments")
+    assert not hasattr(model, "_sums")
     np.testing.assert_array_equal(model.components_, PCA(3, random_state=0).fit(rows).components_)
 
 
@@ -75,3 +70,43 @@ def test_score_is_the_squared_error_of_a_row():
     error = np.square(model.inverse_transform(model.transform(DIGITS)) - DIGITS).sum(axis=1).mean()
     assert model.score(DIGITS) == pytest.approx(-error)
     assert Moments.of(DIGITS).solve(64).variances.sum() == pytest.approx(DIGITS.var(axis=0, ddof=1).sum())
+
+
+@pytest.mark.parametrize("kind", [PCA, LSA])
+def test_a_sketch_keeps_the_leading_directions(kind):
+    """Of rows in parts, wider than there is room for their square."""
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(90, 4)) @ random.normal(size=(4, 6000)) * 9 + random.normal(size=(90, 6000)) + 3
+    exact, model = kind(4, solver="exact").fit(rows), kind(4)
+    for start in range(0, 90, 30):
+        model.partial_fit(rows[start : start + 30])
+    cosines = np.abs((exact.components_ * model.components_).sum(axis=1))
+    assert (cosines > 0.9999).all()
+    np.testing.assert_allclose(model.explained_variance_, exact.explained_variance_, rtol=1e-3)
+    np.testing.assert_allclose(model.explained_variance_ratio_, exact.explained_variance_ratio_, rtol=1e-3)
+    np.testing.assert_allclose(model.mean_, exact.mean_, atol=1e-9)
+    whole = kind(solver="exact").fit(rows[:20])
+    np.testing.assert_allclose(whole.inverse_transform(whole.transform(rows[:20])), rows[:20], atol=1e-9)
+
+
+def test_wide_rows_in_parts_take_bounded_memory():
+    rows = np.random.default_rng(0).normal(size=(20, 50_000)).astype(np.float32)
+    tracemalloc.start()
+    model = PCA(5).partial_fit(rows).partial_fit(rows + 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert model.transform(rows).shape == (20, 5)
+    assert peak < 200e6, "their square would take 20 GB"
+
+
+@pytest.mark.parametrize("kind", [PCA, LSA])
+def test_more_rows_after_a_randomized_fit_and_from_a_file(kind, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(300, 3)) @ np.random.default_rng(1).normal(size=(3, 40)) + kind.centered
+    exact = kind(3).fit(rows)
+    first = kind(3, solver="randomized", random_state=0).fit(rows[:200])
+    first.save(tmp_path / "m")
+    for model in (first, kind.load(tmp_path / "m")):
+        model.partial_fit(rows[200:])
+        assert model.n_samples_seen_ == 300
+        np.testing.assert_allclose(np.abs((model.components_ * exact.components_).sum(axis=1)), 1, atol=1e-6)
+        np.testing.assert_allclose(model.explained_variance_, exact.explained_variance_, rtol=1e-6)

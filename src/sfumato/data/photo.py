@@ -180,6 +180,8 @@ def _with_size(exif: bytes, size: tuple[int, int]) -> bytes:
     """EXIF data that give the width and height that the picture has now, if they give any."""
     held = Image.Exif()
     held.load(exif)
+    if EXIF_POINTER not in held:
+        return exif
     sizes = held.get_ifd(EXIF_POINTER)
     for tag, value in zip((PIXEL_WIDTH, PIXEL_HEIGHT), size, strict=True):
         if tag in sizes:
