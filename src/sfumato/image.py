@@ -10,15 +10,16 @@ import contextlib
 import functools
 import io
 import struct
+import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from sfumato.errors import ModelError, OptionError, PictureError
@@ -26,6 +27,7 @@ from sfumato.errors import ModelError, OptionError, PictureError
 MAX_PIXELS = 178_000_000  # Pillow refuses what is a little larger
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 ENDINGS = SUFFIXES | {".avif", ".heic", ".jp2", ".pdf", ".ppm", ".psd", ".svg", ".tga"}  # an output so named is meant as a file, not as a folder
+LETTER, CAPTION_LINES = (5, 12), 3  # width and height of a caption's letters in pixels; lines at most
 WHITE = 128  # of 0 to 255, from which on a mask is white
 JPEG_TOUCHES = "JPEG changes the other pixels a little, too; written as .png they stay bit for bit"
 # what Pillow raises besides OSError, where tags, tables or offsets of a file are damaged
@@ -256,12 +258,21 @@ def to_pictures(x: Tensor) -> list[Image.Image]:
     return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
 
 
-def sheet(pictures: list[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
-    """Pictures side by side on white, in cells of the largest; as square as they go if `columns` is not given."""
+def sheet(pictures: list[Image.Image], columns: int | None = None, gap: int = 2, captions: Sequence[str] = ()) -> Image.Image:
+    """Pictures side by side on white, in cells of the largest, with captions below them if there are some.
+
+    They are as square as they go if `columns` is not given.
+    """
     columns = columns or max(1, round(len(pictures) ** 0.5 + 0.49))
     rows = -(-len(pictures) // columns)
     width, height = (max(p.size[axis] for p in pictures) for axis in (0, 1))
-    out = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
+    texts = ["\n".join(textwrap.wrap(caption, max(4, width // LETTER[0]))[:CAPTION_LINES]) for caption in captions]
+    room = LETTER[1] * max((text.count("\n") + 1 for text in texts), default=0)
+    out = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + room + gap) + gap), "white")
+    pen = ImageDraw.Draw(out)
     for k, picture in enumerate(pictures):
-        out.paste(picture, (gap + k % columns * (width + gap), gap + k // columns * (height + gap)))
+        left, top = gap + k % columns * (width + gap), gap + k // columns * (height + room + gap)
+        out.paste(picture, (left, top))
+        if k < len(texts):
+            pen.multiline_text((left, top + height), texts[k], fill="black", font=ImageFont.load_default(10), spacing=1)
     return out

@@ -186,8 +186,23 @@ def check_folder(path: Path) -> None:
     ------
     OptionError
     """
+    if str(path) == "-":
+        raise OptionError("- stands for standard output, to which nothing is written; give a file or a folder")
     if path.exists() and not path.is_dir():
         raise OptionError(f"{path} is a file; give a folder")
+
+
+def check_file(path: Path, *, overwrite: bool) -> None:
+    """Refuse a place for a file where a folder is, or another file that is not to be replaced.
+
+    Raises
+    ------
+    OptionError
+    """
+    if path.is_dir():
+        raise OptionError(f"{path} is a folder, where a file is to be written; give another name")
+    if path.exists() and not overwrite:
+        raise OptionError(f"{path} is there already; give --overwrite to replace it")
 
 
 @contextlib.contextmanager
@@ -197,7 +212,10 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".sfumato-{secrets.token_hex(8)}{path.suffix}")
     try:
-        scratch.open("xb").close()
+        try:
+            scratch.open("xb").close()
+        except OSError as error:  # a place that is full or read-only is told by its own name
+            raise type(error)(error.errno, error.strerror, str(path)) from None
         yield scratch
         with scratch.open("rb") as f:
             os.fsync(f.fileno())

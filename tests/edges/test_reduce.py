@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
+import sfumato
 from sfumato import image
 from sfumato.cli import app, main
 from sfumato.data.rows import read
@@ -349,3 +350,15 @@ def test_the_column_of_pictures_is_the_one_of_bytes(tmp_path):
         held.append(stream.getvalue())
     pq.write_table(pa.table({"image": [f"{k}.png" for k in range(4)], "bytes": held}), tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet").rows.shape == (4, 64)
+
+
+def test_columns_of_a_table_are_standardized():
+    """A column in large units decides nothing; columns that are all the same do no harm."""
+    random = np.random.default_rng(0)
+    rows = np.stack([random.normal(size=80), random.normal(size=80), random.normal(5e4, 1e4, 80), np.full(80, 7.0)], axis=1)
+    found, raw = (sfumato.reduce(rows, ReduceOptions(codes=(2,), epochs=1, outliers=0, standardize=s)) for s in (True, False))
+    assert np.allclose(found.train.std(axis=0), [1, 1, 1, 0], atol=1e-5)
+    assert np.allclose(found.train.mean(axis=0), 0, atol=1e-5)
+    pca = [next(t.error for t in f.trials if t.method == "PCA") for f in (found, raw)]
+    assert pca[0] < 2 < pca[1] * 10, "in deviations, and in units"
+    assert "standardized" in found.verdict()[-1] and "own units" in raw.verdict()[-1]

@@ -22,6 +22,7 @@ from sfumato.data.rows import read
 from sfumato.errors import DataError, ModelError, OptionError
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
+from sfumato.tasks import search as work
 from sfumato.tasks.items import items_of
 from sfumato.tasks.search import index, search
 
@@ -275,3 +276,41 @@ def test_a_text_that_cannot_be_read_is_listed(tmp_path):
     table = read(source)
     assert len(table) == 36
     assert table.skipped[0].startswith("gone.txt: ")
+
+
+def documents(folder, **texts):
+    folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
+
+def test_a_document_with_new_words_is_found_by_them(tmp_path):
+    words = {f"d{k}": f"apples pears plums orchard fruit number{k} harvest" for k in range(8)}
+    source = documents(tmp_path / "in", **words)
+    index(source, tmp_path / "ix")
+    documents(source, d3="quasar nebula telescope galaxy")
+    made = index(source, tmp_path / "ix")
+    assert made.skipped == ()
+    assert search(tmp_path / "ix", "telescope galaxy", 1)[0].name == "d3.txt"
+    assert search(tmp_path / "ix", "orchard number5", 1)[0].name == "d5.txt", "the others are found as before"
+    (tmp_path / "q.txt").write_text("zyzzyva")
+    with pytest.raises(OptionError, match=r"no word in .*q.txt occurs in the index"):
+        search(tmp_path / "ix", str(tmp_path / "q.txt"))
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypatch):
+    source = documents(tmp_path / "in", **{f"d{k}": f"apples pears plums number{k}" for k in range(6)})
+    monkeypatch.setattr(work, "_encode", lambda *_: (_ for _ in ()).throw(RuntimeError("lance error: No space left on device\n at a\n at b")))
+    code, out, err = run("index", source, "--output", tmp_path / "ix")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1 and "No space left on device" in err
+    assert not (tmp_path / "ix").exists()
+    monkeypatch.undo()
+    index(source, tmp_path / "ix")
+    documents(source, d9="apples pears")
+    monkeypatch.setattr(work, "_encode", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(DataError, match="No space left"):
+        index(source, tmp_path / "ix")
+    monkeypatch.undo()
+    assert search(tmp_path / "ix", "plums number4", 1)[0].name == "d4.txt", "what was there stays"

@@ -21,6 +21,7 @@ from tests.conftest import VAE
 from torch import nn
 
 from sfumato import image
+from sfumato.cli.train import _train
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import TextEncoder
@@ -556,3 +557,25 @@ def test_kill_9_and_resume_is_bitwise(folder, tmp_path):
     one, other = (load_file(tmp_path / name / "diffusion_pytorch_model.safetensors") for name in ("whole", "killed"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_a_slow_run_saves_by_the_clock_and_says_where_it_goes_on(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sfumato.train.loop.SAVE_SECONDS", 0.0)
+    write_plans(tmp_path)
+    events = train_autoencoder(folder, tmp_path / "o", tmp_path / "vae.json", {"steps": 5})
+    steps = [event.step for event in (next(e for e in events if not isinstance(e, str)),)]
+    assert steps == [1]
+    with safe_open(tmp_path / "o" / NAME, "pt") as f:
+        assert f.metadata()["step"] == "1"
+    events.close()
+    _train(train_autoencoder(folder, tmp_path / "o", tmp_path / "vae.json", {"steps": 5}), tmp_path / "o")
+    assert "the run goes on after step 1 of 5" in capsys.readouterr().err
+
+
+def test_previews_have_their_captions():
+    pictures = [Image.new("RGB", (64, 64), "red")] * 3
+    plain, told = image.sheet(pictures, 3), image.sheet(pictures, 3, captions=["a red apple, Fluent flat emoji", "x", ""])
+    assert told.size[0] == plain.size[0] and told.size[1] > plain.size[1]
+    below = np.asarray(told.convert("L"))[68:]
+    assert (below[:, :66] < 128).sum() > 3 * (below[:, 66:130] < 128).sum() > 0
+    assert (below[:, 134:] == 255).all()

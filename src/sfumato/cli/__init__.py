@@ -25,8 +25,11 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a console may not have the letters of a prompt or a name
     try:
         app()
-    except (SfumatoError, OSError) as error:  # the latter: a full disk, a place that may not be written to
+    except SfumatoError as error:
         note(str(error))
+        sys.exit(FAILED)
+    except OSError as error:  # a full disk, a place that may not be written to
+        note(f"{error.filename}: {error.strerror}" if error.filename is not None else str(error))
         sys.exit(FAILED)
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error) and "can't allocate memory" not in str(error):

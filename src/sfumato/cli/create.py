@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.cli.bar import bar
-from sfumato.cli.say import note, say
+from sfumato.cli.say import note, say, shortened
 
 if TYPE_CHECKING:
     from sfumato.hub.load import Model
@@ -76,6 +76,8 @@ def create(  # a command's signature is its help page: it is as long as its opti
         finished += [made.picture] if grid else []
         line = {"path": str(path), "seed": made.seed, "seconds": round(made.seconds, 3), "settings": made.settings}
         say(json.dumps(line) if as_json else str(path))
+        if made.unknown:
+            note(f'the model knows no word of "{shortened(made.prompt)}"')
         for what, cut in (("prompt", made.cut), ("negative prompt", made.negative_cut)):
             if cut:
                 note(f'the end of the {what} was not seen by the model: "{cut}"')

@@ -45,7 +45,7 @@ def explain(
 ) -> None:
     """Make pictures, and a page that shows every step of how they came about."""
     from sfumato.errors import OptionError
-    from sfumato.runtime import check_folder
+    from sfumato.runtime import check_file, check_folder
     from sfumato.tasks import prompts as texts
     from sfumato.tasks.options import CreateOptions
 
@@ -64,8 +64,7 @@ def explain(
         raise OptionError(texts.NO_SOURCE)
     if output.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"{output}: the page is an HTML file; give a name that ends in .html")
-    if output.exists() and not overwrite:
-        raise OptionError(f"{output} is there already; give --overwrite to replace it")
+    check_file(output, overwrite=overwrite)
     for folder in (output.parent, trace):
         if folder is not None:
             check_folder(folder)

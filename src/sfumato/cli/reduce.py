@@ -28,6 +28,7 @@ def reduce(
     neighbours: Annotated[int | None, Option(help="k of the k-NN accuracy.")] = None,
     outliers: Annotated[float | None, Option(help="Share of rows replaced in the outlier experiment; 0 leaves it out.")] = None,
     weighting: Annotated[str | None, Option(help="Of documents: tf-idf, log or counts.")] = None,
+    standardize: Annotated[bool, Option(help="Bring the columns of a table to mean 0 and deviation 1 first.")] = True,
     size: Annotated[int | None, Option(help="Side in pixels that pictures are brought to.")] = None,
     label: Annotated[str | None, Option(help="Column or array that holds the labels.")] = None,
     limit: Annotated[int | None, Option(help="Use that many rows, drawn at random.")] = None,
@@ -45,7 +46,8 @@ def reduce(
 
     values = {
         "codes": _numbers(codes, "codes"), "corruption": corruption, "loss": loss, "epochs": epochs, "layers": _numbers(layers, "layers"),
-        "neighbours": neighbours, "outliers": outliers, "weighting": weighting, "seed": seed, "device": device, "dtype": dtype,
+        "neighbours": neighbours, "outliers": outliers, "weighting": weighting, "standardize": standardize, "seed": seed, "device": device,
+        "dtype": dtype,
     }  # fmt: skip
     options = ReduceOptions.build(values)
     check_folder(output)

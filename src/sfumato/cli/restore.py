@@ -73,6 +73,7 @@ def restore(
     """Repair photographs: everything that is asked for at once, and nothing else is touched."""
     from sfumato import image
     from sfumato.errors import OptionError, SfumatoError
+    from sfumato.runtime import check_file
     from sfumato.tasks.restore import RestoreOptions
 
     values = {
@@ -90,8 +91,8 @@ def restore(
         note(f"nothing to do: all {len(jobs)} pictures are there already; --overwrite makes them anew")
         return
     there = [p for source, _ in waiting or jobs for p in outputs[source] if p.exists()]
-    if there and not (overwrite or many):  # a folder's run that goes on makes its own anew
-        raise OptionError(f"{there[0]} is there already; give --overwrite to replace it")
+    for path in there:
+        check_file(path, overwrite=overwrite or many)  # a folder's run that goes on makes its own anew
     work = _engine(engine, options, model, (device, dtype), {"prompt": prompt, "samples": samples, "seed": seed, "steps": steps})
     if fill is not None:
         image.read(Path(fill))  # a mask that cannot be read is no picture to leave out

@@ -6,7 +6,7 @@ import re
 import sys
 
 FAILED, PARTLY = 2, 3  # exit codes: nothing came of it; some of many files could not be used
-LONGEST = 2000  # characters of a note or an error
+LONGEST = 600  # characters of a note or an error
 
 # C0 and C1 control characters, ends of lines and what turns the direction of writing (Unicode 16, UAX 9)
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")

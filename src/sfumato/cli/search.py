@@ -47,13 +47,13 @@ def search(
     """Find the items of an index that are nearest to words or to an example."""
     from sfumato.errors import OptionError
     from sfumato.metadata import FORMATS
-    from sfumato.runtime import atomic
+    from sfumato.runtime import atomic, check_file
     from sfumato.tasks import search as work
 
     if output is not None and output.suffix.lower() not in FORMATS:
         raise OptionError(f"{output}: pictures are written as {', '.join(FORMATS)}")
-    if output is not None and output.exists() and not overwrite:
-        raise OptionError(f"{output} exists; give another --output, or --overwrite")
+    if output is not None:
+        check_file(output, overwrite=overwrite)
     hits = work.search(folder, query, k, where)
     if output is not None:  # before the lines: who reads some of them and stops has the sheet
         with atomic(output) as scratch:

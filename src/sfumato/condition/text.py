@@ -23,6 +23,7 @@ from sfumato.types import Condition
 
 MAX_CHUNKS = 8
 BRACKET = 1.1
+BYTES = 512  # of a CLIP vocabulary, the first tokens: each byte, and each at the end of a word
 SECTION = re.compile(r"\s*\bBREAK\b\s*")
 PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
 
@@ -255,3 +256,17 @@ class PairEncoder(nn.Module):
         sizes = pooled.new_tensor([size[1], size[0], 0, 0, size[1], size[0]])
         waves = sinusoids(sizes, self.time_width).flatten().to(pooled).expand(len(prompts), -1)
         return Condition(torch.cat([one, two], dim=-1) * said[..., None], torch.cat([pooled * said, waves], dim=-1)), tokens
+
+
+def transformers(encoder: Encoder) -> list[TextEncoder]:
+    """The text transformers that an encoder has: one, two or none."""
+    if isinstance(encoder, PairEncoder):
+        return [encoder.first, encoder.second]
+    return [encoder] if isinstance(encoder, TextEncoder) else []
+
+
+def is_spelled(encoder: Encoder, prompt: str) -> bool:
+    """Whether no word of a prompt is in the vocabulary of the encoder, not even a part of one: all its tokens are single bytes."""
+    found = transformers(encoder)
+    ids = [id_ for chunk in tokenize(found[0].tokenizer, prompt).chunks for id_ in chunk] if found and not prompt.isascii() else []
+    return bool(ids) and max(ids) < BYTES

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato import __version__, image, metadata
-from sfumato.condition.text import NoText
+from sfumato.condition.text import NoText, is_spelled
 from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
 from sfumato.errors import OptionError, unknown
@@ -50,6 +50,8 @@ class Made:
         The end of the prompt that the model did not see; usually empty.
     negative_cut : str
         The same of the negative prompt.
+    unknown : bool
+        Whether no word of the prompt is in the model's vocabulary.
     """
 
     picture: Image.Image
@@ -59,6 +61,7 @@ class Made:
     settings: dict[str, Any]
     cut: str = ""
     negative_cut: str = ""
+    unknown: bool = False  # no word of the prompt is in the model's vocabulary
     count: int = 1  # pictures that were asked for per prompt
 
     def save(self, path: Path | str) -> None:
@@ -216,7 +219,7 @@ class _Job:
         seconds = (time.perf_counter() - begun) / len(rows)
         for k, ((text, seed), picture, best) in enumerate(zip(rows, pictures, kept, strict=True)):
             settings = self.settings(text, seed, sigmas, self.tries[best])
-            yield Made(picture, text, seed, seconds, settings, *cut[k * tries], self.options.count)
+            yield Made(picture, text, seed, seconds, settings, *cut[k * tries], is_spelled(self.model.text, text), self.options.count)
 
     @torch.inference_mode()  # of a generator: while it works, not while others do between its steps
     def walk(

@@ -20,7 +20,7 @@ from sfumato.data.text import decode
 from sfumato.errors import OptionError, PictureError
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
-from sfumato.runtime import atomic, check_folder
+from sfumato.runtime import atomic, check_file, check_folder
 from sfumato.tasks.create import Made, Moment, check, walk
 from sfumato.tasks.options import CreateOptions
 
@@ -250,8 +250,7 @@ class Saver:
         return self.folder / f"{item.stem}-{seed}.png"
 
     def _free(self, path: Path) -> None:
-        if path.exists() and not self.overwrite:
-            raise OptionError(f"{path} is there already; give --overwrite to replace it")
+        check_file(path, overwrite=self.overwrite)
 
     def save(self, item: Prompt, made: Made) -> Path:
         """Write one picture with its settings."""

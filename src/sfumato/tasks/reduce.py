@@ -40,6 +40,7 @@ class ReduceOptions(Options):
     neighbours: int = Field(7, ge=1)
     outliers: float = Field(0.05, ge=0, lt=1)  # share of training rows replaced in the experiment; 0 leaves it out
     weighting: Weighting = "tf-idf"  # of documents
+    standardize: bool = True  # bring each column of a table to mean 0 and deviation 1, as columns have units of their own
     test_share: float = Field(0.2, gt=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**32)
     device: str = "auto"
@@ -135,6 +136,9 @@ class Comparison:
         for o in self.outliers:
             share, times = f"{self.options.outliers:.0%} of the training rows", o.spoilt / max(o.clean, 1e-12)
             lines.append(f"With {share} replaced by noise, the error of {_article(o.method)} on clean rows is {times:.2f} times as large.")
+        if self.table.kind == "numbers":
+            told = "were standardized, so errors count in their deviations" if self.options.standardize else "were left in their own units"
+            lines.append(f"The columns {told}.")
         return lines
 
 
@@ -195,6 +199,8 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     if test.sum() < 2 or (~test).sum() < 3:
         raise DataError(f"{len(table)} rows are too few: at least 3 to train on and 2 to test on are needed")
     train, held = _terms(table, test, options) if table.kind == "documents" else (table.rows[~test], table.rows[test])
+    if table.kind == "numbers" and options.standardize:
+        train, held = _standardized(train, held)
     most = min(train.shape)
     if max(options.codes) >= most:
         raise OptionError(f"{max(options.codes)} codes are too many: {train.shape[0]} rows of {train.shape[1]} values allow at most {most - 1}")
@@ -204,6 +210,13 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     told = labels is not None and (labels[~test] != "").any() and (labels[test] != "").sum() > 1
     known, asked = (labels[~test], labels[test]) if told and labels is not None else (None, None)
     return Comparison(table, options, train, held, known, asked, np.flatnonzero(test))
+
+
+def _standardized(train: NDArray[Any], held: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both by the means and deviations of the training rows; a column that is the same everywhere stays at zero."""
+    mean, spread = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
+    spread[spread <= 1e-9 * np.maximum(1.0, np.abs(mean))] = 1.0
+    return ((train - mean) / spread).astype(np.float32), ((held - mean) / spread).astype(np.float32)
 
 
 def _held_out(count: int, options: ReduceOptions) -> NDArray[np.bool_]:

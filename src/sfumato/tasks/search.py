@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.feature_extraction.text import CountVectorizer
 
 from sfumato import image
 from sfumato.data.samples import Sample, find
@@ -27,15 +27,16 @@ from sfumato.data.text import decode
 from sfumato.errors import DataError, ModelError, OptionError, PictureError, unknown
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.runtime import atomic, check_folder
+from sfumato.tasks.database import nearest, open_table, quoted, writing
 from sfumato.tasks.items import Item, items_of
 from sfumato.tasks.matched import Matched, has_matcher
 from sfumato.types import Config
 
 KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
-TABLE = "items"
 BATCH = 512  # items that are encoded and written at once
 FITTED, FITTED_BYTES = 20_000, 2**30  # items that a space is fitted to, and what pictures of them may take, at most
 APPROXIMATE = 500_000  # items from which on an approximate index is built
+STRANGE = 0.2  # a document of which a smaller share of words is known is one of new words
 SHOWN = 160  # letters of a document that are kept for display
 
 
@@ -133,29 +134,51 @@ def indexing(source: Path | str, folder: Path | str, space: str | None = None, *
         if kind == "pictures" and side not in (None, settings.side):
             raise OptionError(f"{folder} holds pictures brought to {settings.side} pixels; give another --output for {side}")
     else:
-        settings = _fit(kind, items, source, folder, space, side or 32)
-    model = _load(folder / "space")
-    table = _table(folder, codes=model.n_components_)
-    have = {r["name"]: r["stamp"] for r in table.search().select(["name", "stamp"]).limit(None).to_list()}
-    wanted = {i.name: i for i in items}
-    fresh = [i for i in items if have.get(i.name) != i.stamp]
-    skipped: dict[str, str] = {}
+        with writing(folder):
+            settings = _fit(kind, items, source, folder, space, side or 32)
+    with writing(folder):
+        table = open_table(folder, codes=_load(folder / "space").n_components_)
+        have = {r["name"]: r["stamp"] for r in table.search().select(["name", "stamp"]).limit(None).to_list()}
+        fresh = [i for i in items if have.get(i.name) != i.stamp]
+        if kind == "documents" and have and settings.space.partition(":")[0] in KINDS and _are_strange(fresh, settings):
+            settings = _fit(kind, items, source, folder, settings.space, settings.side)  # to the words that are there now
+            table.delete("true")
+            have, fresh = {}, items
     yield Indexed(0, len(fresh))
+    yield from _written(folder, table, settings, items, fresh, have)
+
+
+def _written(folder: Path, table: Any, settings: Index, items: list[Item], fresh: list[Item], have: dict[str, str]) -> Iterator[Indexed]:
+    """Encode and write what is fresh, and take out what is gone."""
+    model, skipped, wanted = _load(folder / "space"), dict[str, str](), {i.name for i in items}
     for start in range(0, len(fresh), BATCH):
         batch = fresh[start : start + BATCH]
-        rows = _encode(batch, settings, model, skipped)
-        if rows:
-            table.merge_insert("name").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+        with writing(folder):
+            rows = _encode(batch, settings, model, skipped)
+            if rows:
+                table.merge_insert("name").when_matched_update_all().when_not_matched_insert_all().execute(rows)
         yield Indexed(start + len(batch), len(fresh))
     gone = [name for name in have if name not in wanted or name in skipped]
-    for start in range(0, len(gone), BATCH):
-        table.delete("name IN (" + ", ".join(_quoted(n) for n in gone[start : start + BATCH]) + ")")
-    if table.count_rows() >= APPROXIMATE and (fresh or gone or settings.recall is None):
-        settings = _approximate(table, folder, settings)
+    with writing(folder):
+        for start in range(0, len(gone), BATCH):
+            table.delete("name IN (" + ", ".join(quoted(n) for n in gone[start : start + BATCH]) + ")")
+        if table.count_rows() >= APPROXIMATE and (fresh or gone or settings.recall is None):
+            settings = _approximate(table, folder, settings)
     with contextlib.suppress(Exception):  # tidying only: old versions and small files
         table.optimize()
     left_out = tuple(f"{name}: {reason}" for name, reason in skipped.items())
     yield Indexed(len(fresh), len(fresh), len(gone), left_out, settings.recall)
+
+
+def _are_strange(items: list[Item], settings: Index) -> bool:
+    """Whether a document has hardly a word that the index knows: its words are then to be learned."""
+    known, count = set(settings.terms), CountVectorizer(stop_words="english").build_analyzer()
+    for item in items:
+        with contextlib.suppress(PictureError, OSError):  # it is listed when it is encoded
+            words = count(_text(item))
+            if words and sum(word in known for word in words) < STRANGE * len(words):
+                return True
+    return False
 
 
 def search(folder: Path | str, query: str, k: int = 12, where: str | None = None) -> list[Hit]:
@@ -176,20 +199,12 @@ def search(folder: Path | str, query: str, k: int = 12, where: str | None = None
     settings = _settings(folder)
     code = _query(settings, _load(folder / "space"), query)
     try:
-        rows = nearest(_table(folder), code, k, where, exact=settings.recall is None)
+        rows = nearest(open_table(folder), code, k, where, exact=settings.recall is None)
     except Exception as error:
         if where is None:
             raise
         raise OptionError(f"the filter \"{where}\" cannot be used ({str(error).splitlines()[0]}); write SQL as label = 'cat'") from None
     return [Hit(r["name"], round(1 - r["_distance"], 6), r["label"], r["text"]) for r in rows]
-
-
-def nearest(table: Any, code: NDArray[np.float32], k: int, where: str | None = None, *, exact: bool = True) -> list[dict[str, Any]]:
-    """The rows of a table whose codes are nearest to one by cosine."""
-    asked = table.search(code, vector_column_name="vector").distance_type("cosine").limit(k)
-    asked = asked.bypass_vector_index() if exact else asked
-    rows: list[dict[str, Any]] = (asked.where(where, prefilter=True) if where else asked).to_list()
-    return rows
 
 
 def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Image:
@@ -288,24 +303,6 @@ def _load(folder: Path) -> PCA | LSA | Autoencoder | Matched:
     return model
 
 
-def _table(folder: Path, codes: int | None = None) -> Any:
-    """The items of an index; an empty table for that many codes if there is none yet."""
-    try:
-        import lancedb
-        import pyarrow as pa
-    except ImportError:
-        raise OptionError('search needs an embedded database: pip install "sfumato[search]"') from None
-    logging.getLogger("lance").setLevel(logging.ERROR)
-    database = lancedb.connect(folder / "database")
-    try:
-        return database.open_table(TABLE)
-    except Exception as error:
-        if codes is None:
-            raise ModelError(f"{folder} holds no items that can be read: {error}") from None
-    fields = [(n, pa.string()) for n in ("name", "stamp", "label", "text")] + [("vector", pa.list_(pa.float32(), codes))]
-    return database.create_table(TABLE, schema=pa.schema(fields), exist_ok=True)
-
-
 def _text(item: Item) -> str:
     return decode(item.sample.read())[0]
 
@@ -363,12 +360,8 @@ def _query(settings: Index, model: Any, query: str) -> NDArray[np.float32]:
         raise PictureError(skipped[query])
     code: NDArray[np.float32] = model.transform(rows)[0].astype(np.float32)
     if not code.any():
-        raise OptionError(f'no word of "{query[:60]}" occurs in the index')
+        raise OptionError(f"no word in {query} occurs in the index" if is_file else f'no word of "{query[:60]}" occurs in the index')
     return code
-
-
-def _quoted(name: str) -> str:
-    return "'" + name.replace("'", "''") + "'"
 
 
 def _approximate(table: Any, folder: Path, settings: Index) -> Index:

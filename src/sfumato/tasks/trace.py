@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sfumato.condition.text import Encoder, PairEncoder, TextEncoder, tokenize
+from sfumato.condition.text import Encoder, tokenize, transformers
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model, load
@@ -192,13 +192,6 @@ def record(prompt: str, options: CreateOptions | None = None, model: Model | Non
             yield event
         else:
             yield _trace(event, options, model, batches)
-
-
-def transformers(encoder: Encoder) -> list[TextEncoder]:
-    """The text transformers that an encoder has: one, two or none."""
-    if isinstance(encoder, PairEncoder):
-        return [encoder.first, encoder.second]
-    return [encoder] if isinstance(encoder, TextEncoder) else []
 
 
 def words(encoder: Encoder, prompt: str) -> list[Word]:

@@ -82,4 +82,4 @@ class DiffusionJob:
         walk = dpmpp_2m(guided(self.denoiser, condition, negative, 3.0), noise * float((1 + sigmas[0] ** 2).sqrt()), sigmas)
         z = [step.x for step in walk][-1]
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.sheet(image.to_pictures(self.data.space.decode(z)), columns=8).save(path)
+        image.sheet(image.to_pictures(self.data.space.decode(z)), columns=min(8, len(self.prompts)), captions=self.prompts).save(path)

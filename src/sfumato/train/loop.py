@@ -22,6 +22,7 @@ from sfumato.runtime import autocast, choose_device, choose_dtype, generator, ke
 from sfumato.train import checkpoint
 from sfumato.types import Config
 
+SAVE_SECONDS = 300.0  # after so long a checkpoint is written, however few steps were done
 FLOAT16_SCALE = 1024.0  # of the loss: gradients of activations would vanish in float16 (Micikevicius et al. 2018, section 3.2)
 
 
@@ -106,7 +107,7 @@ def train(job: Job, settings: TrainSettings, folder: Path | None = None, about: 
     job.module.to(device).train()
     state = checkpoint.State.start(job.module, settings)
     step = checkpoint.resume(state, folder, settings, about or {}) if folder else 0
-    saved, whole = step, True  # whole: not in the middle of a step
+    saved, whole, since = step, True, time.monotonic()  # whole: not in the middle of a step
     if step >= settings.steps:
         state.use_average()
         return
@@ -124,9 +125,10 @@ def train(job: Job, settings: TrainSettings, folder: Path | None = None, about: 
                 preview = folder / "previews" / f"{step:07d}.png"
                 with state.averaged():
                     job.preview(preview)
-            if folder and (step % settings.checkpoint_every == 0 or step == settings.steps):
+            late = time.monotonic() - since > SAVE_SECONDS
+            if folder and (late or step % settings.checkpoint_every == 0 or step == settings.steps):
                 checkpoint.save(state, folder, settings, step, about or {})
-                saved = step
+                saved, since = step, time.monotonic()
             yield meter.read(step, loss, preview)
     except TrainingError:  # from these weights it would fail again: the checkpoint before them stays
         whole = False

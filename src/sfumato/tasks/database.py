@@ -1,0 +1,70 @@
+"""The embedded database of an index (LanceDB): its table, its nearest rows, and what it says when it cannot write."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.errors import DataError, ModelError, OptionError, SfumatoError
+
+TABLE = "items"
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Whatever the database says of a disk, in one sentence; what an index of nothing left behind goes."""
+    try:
+        yield
+    except SfumatoError:
+        raise
+    except Exception as error:  # of lance, of pyarrow, and of the system
+        why = str(error).strip().split("\n")[0]
+        if not _holds_items(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise DataError(f"{folder} cannot be written: {why[:300]}") from None
+
+
+def _holds_items(folder: Path) -> bool:
+    """Whether an index has items, which stay whatever happens."""
+    try:
+        return bool(open_table(folder).count_rows())
+    except Exception:
+        return False
+
+
+def open_table(folder: Path, codes: int | None = None) -> Any:
+    """The items of an index; an empty table for that many codes if there is none yet."""
+    try:
+        import lancedb
+        import pyarrow as pa
+    except ImportError:
+        raise OptionError('search needs an embedded database: pip install "sfumato[search]"') from None
+    logging.getLogger("lance").setLevel(logging.ERROR)
+    database = lancedb.connect(folder / "database")
+    try:
+        return database.open_table(TABLE)
+    except Exception as error:
+        if codes is None:
+            raise ModelError(f"{folder} holds no items that can be read: {error}") from None
+    fields = [(n, pa.string()) for n in ("name", "stamp", "label", "text")] + [("vector", pa.list_(pa.float32(), codes))]
+    return database.create_table(TABLE, schema=pa.schema(fields), exist_ok=True)
+
+
+def nearest(table: Any, code: NDArray[np.float32], k: int, where: str | None = None, *, exact: bool = True) -> list[dict[str, Any]]:
+    """The rows of a table whose codes are nearest to one by cosine."""
+    asked = table.search(code, vector_column_name="vector").distance_type("cosine").limit(k)
+    asked = asked.bypass_vector_index() if exact else asked
+    rows: list[dict[str, Any]] = (asked.where(where, prefilter=True) if where else asked).to_list()
+    return rows
+
+
+def quoted(name: str) -> str:
+    """A name as a text in SQL."""
+    return "'" + name.replace("'", "''") + "'"
