@@ -1,12 +1,14 @@
-# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv; the second call is quick.
+# Two commands: `make demo` and `make test` (`make test-all` adds the slow tests). Each sets up what it needs in .venv; the second call is quick.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Two processes of one thread each, which is quicker than one of two.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations 10
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 demo: $(VENV)/installed
 	@echo "== making pictures from twelve prompts (demo/)"
@@ -14,8 +16,12 @@ demo: $(VENV)/installed
 	@echo "== done: look at demo/sheet.png"
 
 test: $(VENV)/installed-dev lint
-	@echo "== tests, with the network blocked"
-	@$(BIN)/python -m pytest
+	@echo "== tests but for the slow ones, with the network blocked"
+	@$(PYTEST)
+
+test-all: $(VENV)/installed-dev lint
+	@echo "== all tests, with the network blocked"
+	@$(PYTEST) -m ""
 
 lint: $(VENV)/installed-dev
 	@echo "== ruff and mypy"

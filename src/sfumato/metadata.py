@@ -103,7 +103,7 @@ def read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def comment_text(comment: bytes | str) -> str | None:
-    """The text of an EXIF UserComment, in any of the forms that programs write; None if it is empty.
+    r"""The text of an EXIF UserComment, in any of the forms that programs write; None if it is empty.
 
     Its first eight bytes name a character code. Behind "UNICODE" stands UTF-16 of either byte order, with a byte order
     mark or without, or UTF-8, which some write against the standard.

@@ -91,7 +91,10 @@ def test_a_longer_prompt_in_the_batch_changes_no_other_picture(tiny):
     assert np.abs(np.asarray(made[2].picture).astype(int) - alone).max() <= 1
 
 
-@pytest.mark.parametrize("options", [{"steps": 1000}, {"steps": 200, "schedule": "beta"}, {"steps": 1000, "sampler": "unipc"}])
+LONG = [pytest.param({"steps": 1000, "sampler": name}, marks=pytest.mark.slow) for name in ("dpmpp_2m", "unipc")]
+
+
+@pytest.mark.parametrize("options", [{"steps": 200, "schedule": "beta"}, *LONG])
 def test_more_steps_than_there_are_levels(options, tiny):
     made = create("a red apple", CreateOptions(model=str(tiny), seed=7, **options))[0]
     levels = made.settings["sigmas"]

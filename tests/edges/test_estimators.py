@@ -36,6 +36,7 @@ def plain():
     return small().fit(DIGITS)
 
 
+@pytest.mark.slow
 def test_an_autoencoder_beats_pca_at_equal_length():
     model = small(n_components=2, layers=(256, 64), epochs=30).fit(DIGITS)
     assert error(model) < 0.9 * error(PCA(2).fit(DIGITS))
@@ -51,7 +52,7 @@ def test_training_helps(plain):
         {"loss": "cross_entropy"},
         CONV,
         {"corruption": "noise:20"},
-        {**CONV, "corruption": "mask:0.1", "loss": "cross_entropy"},
+        pytest.param({**CONV, "corruption": "mask:0.1", "loss": "cross_entropy"}, marks=pytest.mark.slow),
         {"dtype": "float32"},
     ],
     ids=str,
@@ -60,6 +61,7 @@ def test_every_kind_learns(changes):
     assert error(small(**changes).fit(DIGITS)) < 0.75 * DIGITS.var(axis=0).sum()
 
 
+@pytest.mark.slow
 def test_denoising_removes_noise():
     noisy = DIGITS + np.random.default_rng(0).normal(0, 4, DIGITS.shape).astype(np.float32)
     trained = small(corruption="noise:64", epochs=40).fit(DIGITS)  # 64 of 255 is 4 of the range 0 to 16
@@ -71,6 +73,7 @@ def test_denoising_removes_noise():
     assert left(trained) < 0.7 * np.square(noisy - DIGITS).sum(axis=1).mean()
 
 
+@pytest.mark.slow
 def test_what_was_shrunk_is_enlarged():
     x = torch.from_numpy(DIGITS).reshape(-1, 1, 8, 8)
     rows = interpolate(Downscale(2).apply(x), (8, 8)).flatten(1).numpy()

@@ -4,6 +4,8 @@ import resource
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import resource, sys, torch
 from sfumato.runtime import keep_memory
@@ -22,6 +24,7 @@ def faults(how):
     return int(subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 def test_kept_memory_costs_no_page_faults():
     pages = 16_000_000 * 4 // resource.getpagesize()
     assert faults("keep") < pages / 10

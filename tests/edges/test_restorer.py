@@ -232,6 +232,7 @@ def test_wrong_pairs(tmp_path):
         read_pairs(tmp_path / "b.parquet", 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["noise", "gaps", "photos", "size"])
 def test_windows_overlap_by_more_than_the_network_sees(name):
     net = Restorer(network_from(Restorer, RestorerConfig, restorer_folder(name)).config)  # untrained, so that no path is closed

@@ -158,6 +158,7 @@ work.index(Path(sys.argv[1]), Path(sys.argv[2]), "lsa:3")
 """
 
 
+@pytest.mark.slow
 def test_killed_at_random_points_then_finished(tmp_path):
     source = write_texts(tmp_path / "in", each=30)
     index(source, tmp_path / "whole", "lsa:3")
@@ -221,6 +222,7 @@ def test_wrong_input(tmp_path):
         index(pictures, tmp_path / "in")
 
 
+@pytest.mark.slow
 def test_a_large_index_is_approximate_and_says_how_well(tmp_path, monkeypatch):
     import sfumato.tasks.search as work
 

@@ -42,6 +42,7 @@ from sfumato.train.checkpoint import NAME, State
 from sfumato.train.diffusion import DiffusionJob
 from sfumato.train.latents import Latents
 from sfumato.train.loop import TrainSettings, train
+from sfumato.train.pack import pack
 from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.train.run import text_encoder, train_autoencoder, train_diffusion, train_matcher, train_restorer, train_text
 
@@ -72,14 +73,14 @@ def captions(found):
 
 
 def test_metadata_and_broken_pictures(folder, tmp_path):
-    packed = data.pack(folder, 16, tmp_path / "cache", captions=True)
+    packed = pack(folder, 16, tmp_path / "cache", captions=True)
     assert packed.pixels.shape == (6, 3, 16, 16), "no black pictures in place of those that were skipped"
     assert ("a red square",) in packed.captions
     assert len(packed.captions) == 6
     assert len(packed.skipped) == 1
     assert packed.skipped[0].startswith("broken.png: ")
     before = (tmp_path / "cache" / "pictures.npy").stat().st_mtime_ns
-    data.pack(folder, 16, tmp_path / "cache", captions=True)
+    pack(folder, 16, tmp_path / "cache", captions=True)
     assert (tmp_path / "cache" / "pictures.npy").stat().st_mtime_ns == before, "packed once"
 
 
@@ -141,7 +142,7 @@ def test_what_cannot_be_used(tmp_path):
     with pytest.raises(DataError, match="holds no pictures"):
         data.find(empty)
     with pytest.raises(DataError, match="has no captions; add metadata"):
-        data.pack(bare, 16, tmp_path / "c", captions=True)
+        pack(bare, 16, tmp_path / "c", captions=True)
     for name in ("x.parquet", "x.tar", "none", "x.zip"):
         with pytest.raises(DataError):
             data.find(tmp_path / name)
@@ -276,7 +277,7 @@ def test_caches_are_not_taken_for_other_data(tmp_path, tiny):
             Image.new("RGB", (16, 16), (40 * k + 100 * (name == "dog"),) * 3).save(tmp_path / "in" / name / f"{name}{k}.png")
 
     def found():
-        pictures = data.pack(tmp_path / "in", 16, tmp_path / "cache", captions=True)
+        pictures = pack(tmp_path / "in", 16, tmp_path / "cache", captions=True)
         model = load(str(tiny))
         latents = Latents(pictures, model.space, model.text, tmp_path / "cache")
         list(latents.prepare("key", states=True, ends=True))
@@ -331,7 +332,7 @@ def test_what_weighs_nothing_is_never_drawn(tmp_path):
 
     pictures = [encoded("red"), encoded("blue")]
     pq.write_table(pa.table({"image": pictures, "weight": [0.0, 2.0]}), tmp_path / "w.parquet")
-    job = AutoencoderJob(AutoencoderConfig(**VAE), data.pack(tmp_path / "w.parquet", 16, tmp_path / "cache", captions=False))
+    job = AutoencoderJob(AutoencoderConfig(**VAE), pack(tmp_path / "w.parquet", 16, tmp_path / "cache", captions=False))
     assert job.weights.tolist() == [0.0, 2.0]
     photos, _, often = read_photos(tmp_path / "w.parquet", 8)
     weights = RestorerJob(RestorerConfig(widths=(8, 8)), photos, ["noise:25"], 8, often=often).weights
@@ -449,6 +450,7 @@ def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
     assert torch.equal(one.matcher.to_space.weight, other.matcher.to_space.weight)
 
 
+@pytest.mark.slow
 def test_diffusion_in_pixels(folder, tmp_path):
     """No autoencoder: the same job on pictures as they are; the model learns colors from their names, opens, and can be trained on."""
     network = {"block_out_channels": [16, 32], "norm_num_groups": 8, "attention_head_dim": 2, "down_block_types": ["CrossAttnDownBlock2D"] * 2,
@@ -473,7 +475,7 @@ def test_diffusion_in_pixels(folder, tmp_path):
 
 def test_noise_on_the_states_of_texts(folder, tiny, tmp_path, monkeypatch):
     """A share of their deviation, on captions and not on the empty text; without it the states are the text's own."""
-    model, pictures = load(str(tiny)), data.pack(folder, 16, tmp_path / "cache", captions=True)
+    model, pictures = load(str(tiny)), pack(folder, 16, tmp_path / "cache", captions=True)
     latents, seen = Latents(pictures, model.space, model.text, tmp_path / "cache"), []
     list(latents.prepare("key", states=True))
     monkeypatch.setattr("sfumato.train.diffusion.denoising_loss", lambda denoiser, z, corruption, condition, generator: seen.append(condition.tokens))

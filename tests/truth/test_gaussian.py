@@ -105,5 +105,6 @@ def test_unknown_names_say_the_nearest():
         schedule_name("karas")
 
 
+@pytest.mark.slow
 def test_docs_hold_the_printed_table():
     assert (ROOT / "docs" / "samplers.md").read_text().strip() == bench.table().strip()

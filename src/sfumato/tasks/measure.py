@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 CLIPPED = 0.98  # of the frame [-1, 1]: values so near its ends are those that noise was cut off from
 SAMPLE = 2048  # side of the part in which noise is measured
 PATCHES = ((8, 3, 4000), (5, 2, 1500))  # side, least stride, and how many are enough; smaller ones where there are too few
-MOST, LEAST, ROUNDS = 40_000, 256, 6
+MOST, ROUNDS = 40_000, 6
+EACH = 6  # patches for each value of one, at least, or their covariance says little
 MARGINS = (2.5, 2.0, 1.5, 1.0, 0.5, 0.0)  # distance of a patch from black and white, in deviations of the noise: as far as there are enough
 CLEAR = 2.0  # at this distance hardly any noise is cut off
 
@@ -75,7 +76,8 @@ def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> fl
     level: float | None = None
     for side, stride, enough in PATCHES:
         found = _patches(x, side, stride, seen)
-        if len(found) < LEAST:
+        least = EACH * found[0].size if len(found) else 1
+        if len(found) < least:
             continue
         mean = found.mean(axis=2)
         distance = np.minimum(mean - low, high - mean).min(axis=1)  # from the ends of the range, of the channel that is nearest
@@ -86,7 +88,7 @@ def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> fl
                 if (distance > margin * level).sum() >= enough:
                     break
             chosen = distance > margin * level
-            if chosen.sum() < LEAST or level == 0:
+            if chosen.sum() < least or level == 0:
                 break
             level = _across(found[chosen]) / math.sqrt(float(_kept_variance(mean[chosen], before, low, high).mean()))
             if abs(level - before) < 0.005 * before:
