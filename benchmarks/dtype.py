@@ -54,9 +54,9 @@ def training_a_restorer(dtype):
 
 
 def training_diffusion(dtype):
-    """20 steps of 64 pictures on top of the bundled model."""
+    """20 steps of 8 pictures on top of the bundled model."""
     data = folder(4, 64)
-    settings = {"steps": 20, "dtype": dtype}
+    settings = {"steps": 20, "batch": 8, "dtype": dtype}
     return lambda: list(train_diffusion(data, Path(tempfile.mkdtemp()), None, None, None, settings, "icons"))
 
 

@@ -6,6 +6,7 @@
     python benchmarks/restore.py dejpeg CBSD68/ [--quality 10 20 40]
     python benchmarks/restore.py colorize CBSD68/
     python benchmarks/restore.py find CBSD68/
+    python benchmarks/restore.py measure CBSD68/ [--sigma 5 15 30 50] [--pictures 20]
     python benchmarks/restore.py together CBSD68/ [--pictures 20]
     python benchmarks/restore.py speed photo.jpg [--megapixels 48]
 
@@ -28,13 +29,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from sfumato import image
 from sfumato.corruption.resample import Downscale, interpolate
+from sfumato.data import photo as files
 from sfumato.data.photo import Photo
+from sfumato.data.samples import find as samples_of
 from sfumato.metrics import colorfulness, psnr
 from sfumato.tasks import hidden
-from sfumato.tasks import photo as files
 from sfumato.tasks.engine import Trained
 from sfumato.tasks.evaluate import SHAPES, Damaged, damage, score, trained
+from sfumato.tasks.measure import noise_level
 from sfumato.tasks.restore import RestoreOptions, restore
 
 Method = Callable[[Damaged], Tensor]
@@ -142,6 +146,18 @@ def compare(
         print(f"{name + ' (published)':24s}" + "".join(f"{s:8.2f}" for s in row))
 
 
+def measure(source: Path, sigmas: list[float], pictures: int | None) -> None:
+    """Noise that black and white cut off: the level that --denoise auto measures, against the true one."""
+    samples = samples_of(source)[:pictures]
+    clean = [np.asarray(image.read(s.read()), np.float64) for s in samples]
+    for sigma in sigmas:
+        random = np.random.default_rng(round(sigma))
+        noisy = [(x + random.normal(0, sigma, x.shape)).clip(0, 255).round().astype(np.uint8) for x in clean]
+        found = np.array([noise_level(Photo(x), RestoreOptions(denoise="auto")) * 127.5 / sigma for x in noisy])
+        near = (abs(found - 1) <= 0.1).sum()
+        print(f"noise of {sigma:g}: measured {found.mean():.3f} of it, {found.min():.3f} to {found.max():.3f}; within 10 %: {near} of {len(found)}")
+
+
 def find(source: Path, pictures: int | None) -> None:
     """White scratches of the shape "scratches": the share of them that is found, and of the rest that is taken for one."""
     engine, shares = Trained(), []
@@ -215,7 +231,7 @@ def speed(source: Path, model: Path | None, megapixels: float) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["denoise", "enlarge", "dejpeg", "fill", "colorize", "find", "together", "speed"])
+    parser.add_argument("task", choices=["denoise", "enlarge", "dejpeg", "fill", "colorize", "find", "measure", "together", "speed"])
     parser.add_argument("source", type=Path)
     parser.add_argument("--gray", action="store_true")
     parser.add_argument("--sigma", type=float, nargs="+", default=[15.0, 25.0, 50.0])
@@ -231,6 +247,8 @@ def main() -> None:
         speed(given.source, given.model, given.megapixels)
     elif given.task == "together":
         together(given.source, given.pictures)
+    elif given.task == "measure":
+        measure(given.source, given.sigma, given.pictures)
     elif given.task == "find":
         find(given.source, given.pictures)
     else:

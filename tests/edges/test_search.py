@@ -316,3 +316,17 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypat
         index(source, tmp_path / "ix")
     monkeypatch.undo()
     assert search(tmp_path / "ix", "plums number4", 1)[0].name == "d4.txt", "what was there stays"
+
+
+def test_pictures_are_found_by_their_names_first(tmp_path):
+    """"fish" is the fish whatever the matcher thinks of the pictures; parts of words are no words."""
+    random = np.random.default_rng(0)
+    for name in ("tropical_fish", "fishing pole", "apple", "clown", "two-dogs"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (32, 32, 3), np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    index(tmp_path / "in", tmp_path / "ix", "icons")
+    assert search(tmp_path / "ix", "fish", 5)[0].name == "tropical_fish.png"
+    assert search(tmp_path / "ix", "a dog", 5)[0].name != "two-dogs.png", "not all words"
+    assert search(tmp_path / "ix", "dog", 5)[0].name == "two-dogs.png"
+    assert len({hit.name for hit in search(tmp_path / "ix", "fish", 5)}) == 5
+    assert search(tmp_path / "ix", "fish", 5, "name != 'tropical_fish.png'")[0].name != "tropical_fish.png"

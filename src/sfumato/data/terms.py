@@ -55,6 +55,18 @@ class Terms:
         weights = TfidfTransformer().fit(counts).idf_
         return cls(tuple(counter.get_feature_names_out().tolist()), tuple(float(w) for w in weights), weighting)
 
+    def known(self, text: str) -> float:
+        """The share of a text's words, English stop words left out, that are in the vocabulary; 1 for a text without words.
+
+        Examples
+        --------
+        >>> Terms(("apples", "red"), (1.0, 1.0)).known("the red quasar")
+        0.5
+        """
+        words = CountVectorizer(stop_words="english").build_analyzer()(text)
+        held = set(self.words)
+        return sum(word in held for word in words) / len(words) if words else 1.0
+
     def __call__(self, texts: list[str]) -> Any:
         """Sparse rows (N, words), float32; all zeros where a text has no known word."""
         counts = CountVectorizer(vocabulary=list(self.words)).transform(texts).astype(np.float32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.feature_extraction.text import CountVectorizer
 
 from sfumato import image
 from sfumato.data.samples import Sample, find
@@ -36,6 +36,7 @@ KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
 BATCH = 512  # items that are encoded and written at once
 FITTED, FITTED_BYTES = 20_000, 2**30  # items that a space is fitted to, and what pictures of them may take, at most
 APPROXIMATE = 500_000  # items from which on an approximate index is built
+MANY = 1000  # items whose names are looked at for the words of a query
 STRANGE = 0.2  # a document of which a smaller share of words is known is one of new words
 SHOWN = 160  # letters of a document that are kept for display
 
@@ -172,17 +173,16 @@ def _written(folder: Path, table: Any, settings: Index, items: list[Item], fresh
 
 def _are_strange(items: list[Item], settings: Index) -> bool:
     """Whether a document has hardly a word that the index knows: its words are then to be learned."""
-    known, count = set(settings.terms), CountVectorizer(stop_words="english").build_analyzer()
-    for item in items:
-        with contextlib.suppress(PictureError, OSError):  # it is listed when it is encoded
-            words = count(_text(item))
-            if words and sum(word in known for word in words) < STRANGE * len(words):
-                return True
+    terms = Terms(tuple(settings.terms), tuple(settings.weights))
+    with contextlib.suppress(PictureError, OSError):  # it is listed when it is encoded
+        return any(terms.known(_text(item)) < STRANGE for item in items)
     return False
 
 
 def search(folder: Path | str, query: str, k: int = 12, where: str | None = None) -> list[Hit]:
     """The `k` items nearest to a text, or to a picture or text file.
+
+    Pictures that are searched by words come first where their name or label has all of the words.
 
     Parameters
     ----------
@@ -197,14 +197,31 @@ def search(folder: Path | str, query: str, k: int = 12, where: str | None = None
         raise OptionError(f"k is {k}; it must be 1 or more")
     folder = Path(folder)
     settings = _settings(folder)
-    code = _query(settings, _load(folder / "space"), query)
+    code, table, exact = _query(settings, _load(folder / "space"), query), open_table(folder), settings.recall is None
     try:
-        rows = nearest(open_table(folder), code, k, where, exact=settings.recall is None)
+        rows = nearest(table, code, k, where, exact=exact)
+        if settings.kind == "pictures" and not _is_file(query):
+            rows = list({row["name"]: row for row in (*_named(table, code, query, k, where), *rows)}.values())[:k]
     except Exception as error:
         if where is None:
             raise
         raise OptionError(f"the filter \"{where}\" cannot be used ({str(error).splitlines()[0]}); write SQL as label = 'cat'") from None
     return [Hit(r["name"], round(1 - r["_distance"], 6), r["label"], r["text"]) for r in rows]
+
+
+def _named(table: Any, code: NDArray[np.float32], query: str, k: int, where: str | None) -> list[dict[str, Any]]:
+    """The rows nearest to a code among those whose name or label has all words of the query, in the singular or plural."""
+    words = [word.removesuffix("s") for word in re.findall(r"\w+", query.lower())]
+    if not words:
+        return []
+    likely = [f"(lower(name) LIKE '%{word}%' OR lower(label) LIKE '%{word}%')" for word in words]
+    rows = nearest(table, code, MANY, " AND ".join([*likely, *([f"({where})"] if where else [])]))
+
+    def has_all(row: dict[str, Any]) -> bool:
+        held = {word.removesuffix("s") for word in re.split(r"[\W_]+", f"{row['name']} {row['label']}".lower())}
+        return held.issuperset(words)
+
+    return [row for row in rows if has_all(row)][:k]
 
 
 def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Image:
@@ -247,12 +264,10 @@ def _fit(kind: Literal["pictures", "documents"], items: list[Item], source: Path
     if isinstance(parsed, Path):
         model = Matched.open(chosen) if has_matcher(chosen) else _load(parsed)
         sample = sample[:8]  # nothing is fitted: they show whether the rows are as the space takes them
-    if kind == "documents" and isinstance(model, (PCA, LSA, Autoencoder)):
-        raise OptionError(f"{chosen} was fitted to the words of other documents, and these have others; give --space lsa:128")
-    if isinstance(model, Matched):
-        side = model.side
-        if kind == "documents":
-            raise OptionError(f"{chosen} is a space of pictures, and {source} holds documents")
+    if kind == "documents" and model is not None:
+        what = "is a space of pictures" if isinstance(model, Matched) else "was fitted to the words of other documents"
+        raise OptionError(f"{chosen} {what}, and {source} holds documents; give --space lsa:128")
+    side = model.side if isinstance(model, Matched) else side
     settings = Index(kind=kind, source=str(source.resolve()), space=chosen, side=side)
     if kind == "documents":
         texts = []
@@ -343,8 +358,12 @@ def _encode(items: list[Item], settings: Index, model: Any, skipped: dict[str, s
     return out
 
 
+def _is_file(query: str) -> bool:
+    return os.path.isfile(query)  # noqa: PTH113 (a text too long for a name is no error here)
+
+
 def _query(settings: Index, model: Any, query: str) -> NDArray[np.float32]:
-    path, is_file = Path(query), os.path.isfile(query)  # noqa: PTH113 (a text too long for a name is no error here)
+    path, is_file = Path(query), _is_file(query)
     if not is_file and path.suffix.lower() in image.SUFFIXES | {".txt"}:
         raise OptionError(f"{query} does not exist")
     if settings.kind == "pictures":
