@@ -174,8 +174,10 @@ def _written(folder: Path, table: Any, settings: Index, items: list[Item], fresh
 def _are_strange(items: list[Item], settings: Index) -> bool:
     """Whether a document has hardly a word that the index knows: its words are then to be learned."""
     terms = Terms(tuple(settings.terms), tuple(settings.weights))
-    with contextlib.suppress(PictureError, OSError):  # it is listed when it is encoded
-        return any(terms.known(_text(item)) < STRANGE for item in items)
+    for item in items:
+        with contextlib.suppress(PictureError, OSError):  # it is listed when it is encoded
+            if terms.known(_text(item)) < STRANGE:
+                return True
     return False
 
 
