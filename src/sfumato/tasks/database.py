@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from sfumato.errors import DataError, ModelError, OptionError, SfumatoError
 
 TABLE = "items"
+MANY = 1000  # items whose names are looked at for the words of a query
 
 
 @contextlib.contextmanager
@@ -63,6 +65,21 @@ def nearest(table: Any, code: NDArray[np.float32], k: int, where: str | None = N
     asked = asked.bypass_vector_index() if exact else asked
     rows: list[dict[str, Any]] = (asked.where(where, prefilter=True) if where else asked).to_list()
     return rows
+
+
+def named(table: Any, code: NDArray[np.float32], query: str, k: int, where: str | None) -> list[dict[str, Any]]:
+    """The rows nearest to a code among those whose name or label has all words of the query, in the singular or plural."""
+    words = [word.removesuffix("s") for word in re.findall(r"\w+", query.lower())]
+    if not words:
+        return []
+    likely = [f"(lower(name) LIKE '%{word}%' OR lower(label) LIKE '%{word}%')" for word in words]
+    rows = nearest(table, code, MANY, " AND ".join([*likely, *([f"({where})"] if where else [])]))
+
+    def has_all(row: dict[str, Any]) -> bool:
+        held = {word.removesuffix("s") for word in re.split(r"[\W_]+", f"{row['name']} {row['label']}".lower())}
+        return held.issuperset(words)
+
+    return [row for row in rows if has_all(row)][:k]
 
 
 def quoted(name: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from sfumato.data.text import decode
 from sfumato.errors import DataError, ModelError, OptionError, PictureError, unknown
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.runtime import atomic, check_folder
-from sfumato.tasks.database import nearest, open_table, quoted, writing
+from sfumato.tasks.database import named, nearest, open_table, quoted, writing
 from sfumato.tasks.items import Item, items_of
 from sfumato.tasks.matched import Matched, has_matcher
 from sfumato.types import Config
@@ -36,7 +35,6 @@ KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
 BATCH = 512  # items that are encoded and written at once
 FITTED, FITTED_BYTES = 20_000, 2**30  # items that a space is fitted to, and what pictures of them may take, at most
 APPROXIMATE = 500_000  # items from which on an approximate index is built
-MANY = 1000  # items whose names are looked at for the words of a query
 STRANGE = 0.2  # a document of which a smaller share of words is known is one of new words
 SHOWN = 160  # letters of a document that are kept for display
 
@@ -203,27 +201,12 @@ def search(folder: Path | str, query: str, k: int = 12, where: str | None = None
     try:
         rows = nearest(table, code, k, where, exact=exact)
         if settings.kind == "pictures" and not _is_file(query):
-            rows = list({row["name"]: row for row in (*_named(table, code, query, k, where), *rows)}.values())[:k]
+            rows = list({row["name"]: row for row in (*named(table, code, query, k, where), *rows)}.values())[:k]
     except Exception as error:
         if where is None:
             raise
         raise OptionError(f"the filter \"{where}\" cannot be used ({str(error).splitlines()[0]}); write SQL as label = 'cat'") from None
     return [Hit(r["name"], round(1 - r["_distance"], 6), r["label"], r["text"]) for r in rows]
-
-
-def _named(table: Any, code: NDArray[np.float32], query: str, k: int, where: str | None) -> list[dict[str, Any]]:
-    """The rows nearest to a code among those whose name or label has all words of the query, in the singular or plural."""
-    words = [word.removesuffix("s") for word in re.findall(r"\w+", query.lower())]
-    if not words:
-        return []
-    likely = [f"(lower(name) LIKE '%{word}%' OR lower(label) LIKE '%{word}%')" for word in words]
-    rows = nearest(table, code, MANY, " AND ".join([*likely, *([f"({where})"] if where else [])]))
-
-    def has_all(row: dict[str, Any]) -> bool:
-        held = {word.removesuffix("s") for word in re.split(r"[\W_]+", f"{row['name']} {row['label']}".lower())}
-        return held.issuperset(words)
-
-    return [row for row in rows if has_all(row)][:k]
 
 
 def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Image:
