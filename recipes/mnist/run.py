@@ -27,7 +27,7 @@ NOISE = 96  # deviation for pixels of 0 to 255
 
 
 def timed(model, rows, minutes):
-    """Fit for about that many minutes: a first epoch tells the rate."""
+    """Fit for about that many minutes: a first epoch tells the rate, and on a slow machine there are fewer."""
     begun = time.perf_counter()
     type(model)(**{**model.get_params(), "epochs": 1}).fit(rows)
     epoch = time.perf_counter() - begun
@@ -60,7 +60,7 @@ def main():
         codes = model.transform(train), model.transform(test)
         shown.append(model.inverse_transform(codes[1][:16]))
         model.save(arguments.output / name)
-        report(name, error=-model.score(test), one_nn=knn_accuracy(codes[0], labels, codes[1], wanted), seconds=seconds)
+        report(name, error=-model.score(test), one_nn=knn_accuracy(codes[0], labels, codes[1], wanted), epochs=model.epochs, seconds=seconds)
 
     if "pca" in arguments.only:
         for k in (30, 2):
