@@ -17,7 +17,7 @@ from PIL import Image
 
 from sfumato import Autoencoder, Photo, RestoreOptions, restore
 from sfumato.runtime import choose_dtype
-from sfumato.tasks.engine import Trained
+from sfumato.tasks.restore.networks import Trained
 from sfumato.train.run import train_diffusion, train_restorer
 
 DTYPES = ("auto", "float32", "bfloat16")

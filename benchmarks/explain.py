@@ -22,10 +22,10 @@ from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.load import Model, load
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
-from sfumato.tasks.create import create
-from sfumato.tasks.explain import explain
-from sfumato.tasks.options import CreateOptions
-from sfumato.tasks.trace import trace
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import create
+from sfumato.tasks.explain.experiments import explain
+from sfumato.tasks.explain.trace import trace
 
 
 def seconds(work):

@@ -16,8 +16,9 @@ import torch
 from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.metrics import psnr
 from sfumato.runtime import autocast, choose_dtype
-from sfumato.train.loop import TrainSettings, train
+from sfumato.train.loop import train
 from sfumato.train.restorer import RestorerJob, read_photos
+from sfumato.train.settings import TrainSettings
 from sfumato.types import Condition
 
 RUNS = [("adamw", 0.001), ("adamw", 0.002), ("adamw", 0.004), ("muon", 0.001), ("muon", 0.002), ("muon", 0.004)]

@@ -35,11 +35,12 @@ from sfumato.data import photo as files
 from sfumato.data.photo import Photo
 from sfumato.data.samples import find as samples_of
 from sfumato.metrics import colorfulness, psnr
-from sfumato.tasks import hidden
-from sfumato.tasks.engine import Trained
-from sfumato.tasks.evaluate import SHAPES, Damaged, damage, score, trained
-from sfumato.tasks.measure import noise_level
-from sfumato.tasks.restore import RestoreOptions, restore
+from sfumato.tasks.evaluate.restoration import SHAPES, Damaged, damage, score, trained
+from sfumato.tasks.restore import masks
+from sfumato.tasks.restore.networks import Trained
+from sfumato.tasks.restore.noise import noise_level
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.run import restore
 
 Method = Callable[[Damaged], Tensor]
 PUBLISHED = {
@@ -165,7 +166,7 @@ def find(source: Path, pictures: int | None) -> None:
         if pictures is not None and k >= pictures:
             break
         white = np.where(damaged.known[..., None], damaged.clean, 245).round().astype(np.uint8)
-        found = hidden.scratches(Photo(white), engine.unscratch)
+        found = masks.scratches(Photo(white), engine.unscratch)
         far = ndimage.binary_erosion(damaged.known, iterations=3, border_value=1)  # what is found is grown a little, on purpose
         shares.append((found[~damaged.known].mean(), found[far].mean()))
     hit, false = np.mean(shares, axis=0)

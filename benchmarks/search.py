@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 from sklearn.neighbors import NearestNeighbors
 
 from sfumato import PCA
-from sfumato.tasks import search as work
+from sfumato.tasks.search import index as work
 
 COUNT, CODES, QUERIES, KILLS = 100_000, 30, 50, 20
 SCRIPT = """
 import sys
 from pathlib import Path
-from sfumato.tasks.search import index
+from sfumato.tasks.search.index import index
 index(Path(sys.argv[1]), Path(sys.argv[2]), "lsa:10")
 """
 

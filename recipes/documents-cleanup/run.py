@@ -22,8 +22,9 @@ from PIL import Image
 from scipy.ndimage import median_filter
 
 from sfumato.data.photo import Photo
-from sfumato.tasks.engine import Trained
-from sfumato.tasks.restore import RestoreOptions, restore
+from sfumato.tasks.restore.networks import Trained
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.run import restore
 from sfumato.train.run import train_restorer
 
 Method = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]

@@ -15,30 +15,30 @@ _HOME = {
     "AutoencoderKL": "space.kl",
     "CLIPText": "condition.clip",
     "Condition": "types",
-    "CreateOptions": "tasks.options",
+    "CreateOptions": "tasks.create.options",
     "Denoiser": "denoiser.denoiser",
     "LSA": "estimators",
-    "Made": "tasks.create",
+    "Made": "tasks.create.run",
     "Model": "hub.load",
     "PCA": "estimators",
     "Photo": "data.photo",
-    "ReduceOptions": "tasks.reduce",
-    "RestoreOptions": "tasks.restore",
+    "ReduceOptions": "tasks.reduce.compare",
+    "RestoreOptions": "tasks.restore.options",
     "SfumatoError": "errors",
     "Step": "types",
     "UNet": "denoiser.unet",
     "consistent": "denoiser.consistency",
-    "create": "tasks.create",
-    "explain": "tasks.explain",
+    "create": "tasks.create.run",
+    "explain": "tasks.explain.experiments",
     "guided": "denoiser.guidance",
-    "index": "tasks.search",
+    "index": "tasks.search.index",
     "load": "hub.load",
     "parse": "corruption.base",
-    "reduce": "tasks.reduce",
-    "restore": "tasks.restore",
-    "search": "tasks.search",
-    "trace": "tasks.trace",
-    "walk": "tasks.create",
+    "reduce": "tasks.reduce.compare",
+    "restore": "tasks.restore.run",
+    "search": "tasks.search.index",
+    "trace": "tasks.explain.trace",
+    "walk": "tasks.create.run",
 }
 __all__ = sorted([*_HOME, "__version__"])
 
@@ -57,18 +57,18 @@ if TYPE_CHECKING:
     from sfumato.hub.load import Model as Model
     from sfumato.hub.load import load as load
     from sfumato.space.kl import AutoencoderKL as AutoencoderKL
-    from sfumato.tasks.create import Made as Made
-    from sfumato.tasks.create import create as create
-    from sfumato.tasks.create import walk as walk
-    from sfumato.tasks.explain import explain as explain
-    from sfumato.tasks.options import CreateOptions as CreateOptions
-    from sfumato.tasks.reduce import ReduceOptions as ReduceOptions
-    from sfumato.tasks.reduce import reduce as reduce
-    from sfumato.tasks.restore import RestoreOptions as RestoreOptions
-    from sfumato.tasks.restore import restore as restore
-    from sfumato.tasks.search import index as index
-    from sfumato.tasks.search import search as search
-    from sfumato.tasks.trace import trace as trace
+    from sfumato.tasks.create.options import CreateOptions as CreateOptions
+    from sfumato.tasks.create.run import Made as Made
+    from sfumato.tasks.create.run import create as create
+    from sfumato.tasks.create.run import walk as walk
+    from sfumato.tasks.explain.experiments import explain as explain
+    from sfumato.tasks.explain.trace import trace as trace
+    from sfumato.tasks.reduce.compare import ReduceOptions as ReduceOptions
+    from sfumato.tasks.reduce.compare import reduce as reduce
+    from sfumato.tasks.restore.options import RestoreOptions as RestoreOptions
+    from sfumato.tasks.restore.run import restore as restore
+    from sfumato.tasks.search.index import index as index
+    from sfumato.tasks.search.index import search as search
     from sfumato.types import Condition as Condition
     from sfumato.types import Step as Step
 

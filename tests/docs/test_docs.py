@@ -57,6 +57,37 @@ def test_import_rule_can_fail():
     assert not breaches(SOURCE / "cli" / "create.py", ["tasks"])
 
 
+def imported_files(path):
+    """The files of the package that one imports at its top, for types alone, too."""
+    tree = ast.parse(path.read_text())
+    blocks = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.If))]
+    for node in (node for block in blocks for node in block if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sfumato")):
+        for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+            yield from (p for p in [SOURCE.parent / f"{name.replace('.', '/')}.py"] if p.exists())
+
+
+def circles(edges):
+    """Names that reach themselves."""
+
+    def reached(start):
+        seen, todo = set(), list(edges[start])
+        while todo:
+            name = todo.pop()
+            if name not in seen:
+                seen.add(name)
+                todo += edges.get(name, ())
+        return seen
+
+    return sorted(name for name in edges if name in reached(name))
+
+
+def test_no_file_imports_itself_by_others():
+    edges = {path: set(imported_files(path)) for path in FILES if path.name != "__init__.py"}
+    assert sum(map(len, edges.values())) > 300
+    assert circles(edges) == []
+    assert circles({1: [2], 2: [3], 3: [1], 4: [1]}) == [1, 2, 3], "the negative control"
+
+
 def loaded_after(code):
     script = f"import sys\n{code}\nimport json; print(json.dumps(sorted(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
@@ -123,8 +154,8 @@ def test_example_runs(path, tmp_path):
 def test_training_keys_and_corruptions_are_told():
     from sfumato.corruption.base import CORRUPTIONS, parse
     from sfumato.hub.config import Defaults
-    from sfumato.train.loop import TrainSettings
     from sfumato.train.run import Plan
+    from sfumato.train.settings import TrainSettings
 
     text = (ROOT / "docs" / "train.md").read_text("utf-8")
     keys = [*Plan.model_fields, *TrainSettings.model_fields, *Defaults.model_fields]

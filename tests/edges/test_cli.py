@@ -18,9 +18,9 @@ from sfumato.errors import OptionError
 from sfumato.hub.config import Defaults
 from sfumato.hub.load import BUNDLED, load
 from sfumato.hub.save import save_network
-from sfumato.tasks.create import create
-from sfumato.tasks.options import CreateOptions
-from sfumato.tasks.prompts import Prompt, Saver
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.prompts import Prompt, Saver
+from sfumato.tasks.create.run import create
 
 
 def pixels(path):
@@ -52,7 +52,7 @@ def test_an_interrupt_says_so(run, tiny, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sfumato.tasks.create.Streams", interrupted)
+    monkeypatch.setattr("sfumato.tasks.create.run.Streams", interrupted)
     code, _, err = run("create", "x", "--model", tiny, "--output", "x.png")
     assert code == 130
     assert err.strip().endswith("sfumato: interrupted")
@@ -453,7 +453,7 @@ def test_out_of_memory_is_one_sentence(run, tiny, monkeypatch):
     def greedy(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
-    monkeypatch.setattr("sfumato.tasks.prompts.walk", greedy)
+    monkeypatch.setattr("sfumato.tasks.create.prompts.walk", greedy)
     code, _, err = run("create", "x", "--model", tiny, "--output", "a.png")
     assert (code, err.count("\n"), "not enough memory" in err) == (2, 1, True)
 

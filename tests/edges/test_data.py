@@ -16,8 +16,8 @@ from sfumato.data.tables import read_table
 from sfumato.data.text import decode
 from sfumato.data.walk import files
 from sfumato.errors import DataError, OptionError
-from sfumato.tasks.items import items_of
-from sfumato.tasks.prompts import gather
+from sfumato.tasks.create.prompts import gather
+from sfumato.tasks.search.items import items_of
 from sfumato.train.pack import pack
 
 

@@ -8,10 +8,11 @@ from sfumato import Autoencoder
 from sfumato.errors import OptionError
 from sfumato.hub.load import load
 from sfumato.runtime import DTYPE_VARIABLE, choose_dtype, has_bfloat16
-from sfumato.tasks.engine import Trained
+from sfumato.tasks.restore.networks import Trained
 from sfumato.train.checkpoint import State
-from sfumato.train.loop import TrainSettings, train
+from sfumato.train.loop import train
 from sfumato.train.muon import Muon
+from sfumato.train.settings import TrainSettings
 
 CPU = torch.device("cpu")
 

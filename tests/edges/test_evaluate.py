@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from sfumato.cli import app
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.errors import OptionError, PictureError
-from sfumato.tasks.evaluate import SHAPES, damage, lpips, restore, score, trained
+from sfumato.tasks.evaluate.restoration import SHAPES, damage, lpips, restore, score, trained
 
 
 @pytest.fixture

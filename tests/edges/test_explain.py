@@ -24,12 +24,12 @@ from sfumato.condition.text import NoText
 from sfumato.errors import OptionError
 from sfumato.hub.config import Defaults
 from sfumato.hub.load import load
-from sfumato.tasks import trace as traces
-from sfumato.tasks.create import create, walk
-from sfumato.tasks.explain import explain, linear_decoder, steps
-from sfumato.tasks.options import CreateOptions
-from sfumato.tasks.page import write
-from sfumato.tasks.trace import record, trace, words
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import create, walk
+from sfumato.tasks.explain import trace as traces
+from sfumato.tasks.explain.experiments import explain, linear_decoder, steps
+from sfumato.tasks.explain.page import write
+from sfumato.tasks.explain.trace import record, trace, words
 
 HEADLESS = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -11,7 +11,8 @@ from PIL import Image, ImageOps, PngImagePlugin
 from sfumato import image
 from sfumato.data.photo import Photo, read, write
 from sfumato.errors import PictureError
-from sfumato.tasks.restore import RestoreOptions, restore
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.run import restore
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (9, 14, 3), np.uint8)

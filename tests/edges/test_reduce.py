@@ -16,8 +16,8 @@ from sfumato import image
 from sfumato.cli import app, main
 from sfumato.data.rows import read
 from sfumato.errors import DataError, OptionError
-from sfumato.tasks.items import items_of
-from sfumato.tasks.reduce import ReduceOptions
+from sfumato.tasks.reduce.compare import ReduceOptions
+from sfumato.tasks.search.items import items_of
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402

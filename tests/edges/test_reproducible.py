@@ -8,8 +8,8 @@ import torch
 
 from sfumato.hub.load import load
 from sfumato.runtime import Streams
-from sfumato.tasks.create import Made, Moment, create, walk
-from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import Made, Moment, create, walk
 
 
 def arrays(made):

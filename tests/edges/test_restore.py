@@ -18,12 +18,13 @@ from sfumato.errors import OptionError
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
 from sfumato.runtime import Streams
-from sfumato.tasks import hidden
-from sfumato.tasks.colors import tone
-from sfumato.tasks.diffuse import DiffusionOptions, _Job, diffuse
-from sfumato.tasks.engine import Trained
-from sfumato.tasks.measure import estimate_noise, flattest_noise, noise_level
-from sfumato.tasks.restore import RestoreOptions, restore, walk
+from sfumato.tasks.restore import masks
+from sfumato.tasks.restore.color import tone
+from sfumato.tasks.restore.diffusion import DiffusionOptions, _Job, diffuse
+from sfumato.tasks.restore.networks import Trained
+from sfumato.tasks.restore.noise import estimate_noise, flattest_noise, noise_level
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.run import restore, walk
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][100:180, 200:310])
 
@@ -125,11 +126,11 @@ def test_any_combination(options, size, repairer):
 def test_windows_change_nothing(options, repairer, monkeypatch):
     photo = Photo(np.tile(PHOTO, (4, 3, 1)))
     whole = restore(photo, RestoreOptions(**options), repairer).photo.values.astype(int)
-    monkeypatch.setattr("sfumato.tasks.restore.TILE", 128)
+    monkeypatch.setattr("sfumato.tasks.restore.run.TILE", 128)
     *windows, last = walk(photo, RestoreOptions(**options), repairer)
     assert len(windows) == windows[-1].total > 5
     assert np.abs(last.photo.values - whole).max() <= 1
-    monkeypatch.setattr("sfumato.tasks.restore.MARGIN", 0)
+    monkeypatch.setattr("sfumato.tasks.restore.run.MARGIN", 0)
     assert np.abs(restore(photo, RestoreOptions(**options), repairer).photo.values - whole).max() > 1  # what the margin is for
 
 
@@ -149,17 +150,17 @@ def test_scratches_are_where_the_network_wants_to_change_much():
     def repair(x):
         return torch.where(x > 0.9, torch.zeros_like(x), x + 0.05)
 
-    found = hidden.scratches(Photo(values), repair)
+    found = masks.scratches(Photo(values), repair)
     assert found[30, 20:90].all()
     assert found[10:70, 50].all()
     assert found.mean() < 3.5 * 130 / found.size
-    assert not hidden.scratches(Photo(np.full((40, 50, 3), 90, np.uint8)), repair).any()
+    assert not masks.scratches(Photo(np.full((40, 50, 3), 90, np.uint8)), repair).any()
 
 
 def test_what_is_painted_is_found(repairer):
     values = PHOTO.copy()
     values[20:30, 40:60] = (250, 10, 5)
-    found = hidden.painted(Photo(values), "#ff0000")
+    found = masks.painted(Photo(values), "#ff0000")
     assert found[20:30, 40:60].all()
     assert found.mean() < 2 * 200 / found.size
     made = restore(Photo(values), RestoreOptions(fill_color="#ff0000"), repairer)
@@ -450,7 +451,7 @@ def test_in_pixels_the_measurement_is_kept_at_every_step(options, tiny, tmp_path
     photo, options = Photo(PHOTO[:32, :48]), RestoreOptions(**options)
     off = {}
     for folder in (tiny, make_tiny(tmp_path / "pixels", pixels=True, in_channels=3, out_channels=3)):
-        job = _Job(photo, options, DiffusionOptions(), load(str(folder)), hidden.find(photo, options, lambda x: x))
+        job = _Job(photo, options, DiffusionOptions(), load(str(folder)), masks.find(photo, options, lambda x: x))
         with torch.inference_mode():
             x = job.start(Streams([3]), 1.0)
             clean = job.decode(job.agreeing()(0.1 * x, torch.ones(1)))
@@ -574,7 +575,7 @@ def test_a_scratch_goes_on_from_window_to_window():
     wide = 2 * TILE + 100
     values = np.full((24, wide, 1), 128, np.uint8)
     values[12, 20:-20], values[12, 40:60] = 148, 198  # weak, but for a part at its beginning
-    found = hidden.scratches(Photo(values), lambda x: torch.where(x > 0.01, torch.zeros_like(x), x))
+    found = masks.scratches(Photo(values), lambda x: torch.where(x > 0.01, torch.zeros_like(x), x))
     assert found[12, 20:-20].all()
     assert found.any(axis=0).sum() == wide - 38, "and no farther"
 

@@ -18,10 +18,11 @@ from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, VIEWS, Restorer, Res
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import network_from
 from sfumato.hub.load import restorer_folder
-from sfumato.train.loop import TrainSettings, train
+from sfumato.train.loop import train
 from sfumato.train.loss import squared, vivid
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.restorer import TAUGHT, Measured, RestorerJob, read_photos
+from sfumato.train.settings import TrainSettings
 from sfumato.types import Condition
 
 PHOTOS = [np.ascontiguousarray(p[::2, ::2].transpose(2, 0, 1)) for p in load_sample_images().images]

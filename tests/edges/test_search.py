@@ -22,9 +22,9 @@ from sfumato.data.rows import read
 from sfumato.errors import DataError, ModelError, OptionError
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
-from sfumato.tasks import search as work
-from sfumato.tasks.items import items_of
-from sfumato.tasks.search import index, search
+from sfumato.tasks.search import index as work
+from sfumato.tasks.search.index import index, search
+from sfumato.tasks.search.items import items_of
 
 pytest.importorskip("lancedb")
 DIGITS = load_digits()
@@ -152,7 +152,7 @@ def test_odd_items_are_listed_not_fatal(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-import sfumato.tasks.search as work
+import sfumato.tasks.search.index as work
 work.BATCH = 2
 work.index(Path(sys.argv[1]), Path(sys.argv[2]), "lsa:3")
 """
@@ -224,7 +224,7 @@ def test_wrong_input(tmp_path):
 
 @pytest.mark.slow
 def test_a_large_index_is_approximate_and_says_how_well(tmp_path, monkeypatch):
-    import sfumato.tasks.search as work
+    import sfumato.tasks.search.index as work
 
     source = write_texts(tmp_path / "in", each=400)
     index(source, tmp_path / "exact", "lsa:3")

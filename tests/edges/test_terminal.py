@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from sfumato.cli import bar as bars
 from sfumato.cli.say import LONGEST, escaped
 from sfumato.runtime import atomic
-from sfumato.tasks.create import create
-from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import create
 
 EVIL = "x\x1b]0;title\x07\x9b31m\u202egnp"
 

@@ -35,16 +35,17 @@ from sfumato.hub.files import network_from
 from sfumato.hub.load import load
 from sfumato.hub.save import save_scheduler
 from sfumato.space.kl import AutoencoderConfig
-from sfumato.tasks.create import create
-from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import create
 from sfumato.train.autoencoder import AutoencoderJob
 from sfumato.train.checkpoint import NAME, State
 from sfumato.train.diffusion import DiffusionJob
 from sfumato.train.latents import Latents
-from sfumato.train.loop import TrainSettings, train
+from sfumato.train.loop import train
 from sfumato.train.pack import pack
 from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.train.run import text_encoder, train_autoencoder, train_diffusion, train_matcher, train_restorer, train_text
+from sfumato.train.settings import TrainSettings
 
 COLORS = ("red", "green", "blue", "gold", "black", "white")
 

@@ -11,8 +11,8 @@ from tests.parity.test_sampler import same_picture
 
 from sfumato import image
 from sfumato.hub.load import BUNDLED, load
-from sfumato.tasks.create import create
-from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import create
 
 ICONS = BUNDLED / "icons"
 

@@ -15,10 +15,10 @@ from sfumato.errors import ModelError, OptionError
 from sfumato.hub.describe import describe
 from sfumato.hub.load import load
 from sfumato.runtime import Streams
-from sfumato.tasks.create import create
-from sfumato.tasks.explain import explain
-from sfumato.tasks.options import CreateOptions
-from sfumato.tasks.trace import trace
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import create
+from sfumato.tasks.explain.experiments import explain
+from sfumato.tasks.explain.trace import trace
 from sfumato.types import Condition
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "trailing"}

@@ -17,8 +17,8 @@ from sfumato.hub.save import save_scheduler
 from sfumato.runtime import Streams
 from sfumato.sampler import ode, schedule, sde
 from sfumato.sampler.registry import SAMPLERS, build
-from sfumato.tasks.create import create
-from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import create
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 TABLE = Times.from_betas().sigmas

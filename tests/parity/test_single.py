@@ -20,8 +20,8 @@ from sfumato.hub import single
 from sfumato.hub.describe import describe
 from sfumato.hub.load import load
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
-from sfumato.tasks.create import create
-from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import create
 
 
 def as_one(unet, vae, clip, family):

@@ -14,8 +14,8 @@ from sfumato.cli.say import note, say, shortened
 
 if TYPE_CHECKING:
     from sfumato.hub.load import Model
-    from sfumato.tasks.create import Made
-    from sfumato.tasks.prompts import Prompt
+    from sfumato.tasks.create.prompts import Prompt
+    from sfumato.tasks.create.run import Made
 
 Option = typer.Option
 
@@ -52,8 +52,8 @@ def create(  # a command's signature is its help page: it is as long as its opti
     from sfumato.errors import OptionError
     from sfumato.image import JPEG_TOUCHES
     from sfumato.metadata import FORMATS
-    from sfumato.tasks import prompts as texts
-    from sfumato.tasks.options import CreateOptions
+    from sfumato.tasks.create import prompts as texts
+    from sfumato.tasks.create.options import CreateOptions
 
     values = {
         "count": count, "seed": seed, "best_of": best_of, "steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale,
@@ -88,8 +88,8 @@ def create(  # a command's signature is its help page: it is as long as its opti
 
 
 def _with_progress(wanted: list[Prompt], values: dict[str, Any], model: Model | None) -> Iterator[tuple[Prompt, Made]]:
-    from sfumato.tasks.create import Moment
-    from sfumato.tasks.prompts import run
+    from sfumato.tasks.create.prompts import run
+    from sfumato.tasks.create.run import Moment
 
     with bar() as progress:
         for item, event in run(wanted, values, model):

@@ -38,8 +38,8 @@ def restore(
 ) -> None:
     """Damage pictures, restore them, and print PSNR and SSIM; LPIPS, too, if it is installed with AlexNet's weights."""
     from sfumato.errors import OptionError
-    from sfumato.tasks.engine import Trained
-    from sfumato.tasks.evaluate import restore as work
+    from sfumato.tasks.evaluate.restoration import restore as work
+    from sfumato.tasks.restore.networks import Trained
 
     asked = {"denoise": denoise, "enlarge": enlarge, "dejpeg": dejpeg, "fill": fill, "colorize": colorize or None}
     given = [(task, amount) for task, amount in asked.items() if amount is not None]

@@ -13,8 +13,8 @@ from sfumato.cli.say import note, say
 
 if TYPE_CHECKING:
     from sfumato.hub.load import Model
-    from sfumato.tasks.explain import Explained
-    from sfumato.tasks.options import CreateOptions
+    from sfumato.tasks.create.options import CreateOptions
+    from sfumato.tasks.explain.experiments import Explained
 
 Option = typer.Option
 
@@ -46,8 +46,8 @@ def explain(
     """Make pictures, and a page that shows every step of how they came about."""
     from sfumato.errors import OptionError
     from sfumato.runtime import check_file, check_folder
-    from sfumato.tasks import prompts as texts
-    from sfumato.tasks.options import CreateOptions
+    from sfumato.tasks.create import prompts as texts
+    from sfumato.tasks.create.options import CreateOptions
 
     values = {
         "seed": seed, "best_of": best_of, "steps": steps, "guidance_scale": guidance_scale, "negative_prompt": negative, "sampler": sampler,
@@ -79,7 +79,7 @@ def explain(
 
 
 def _with_progress(wanted: list[str], options: CreateOptions, model: Model | None, *, light: bool) -> Explained:
-    from sfumato.tasks import explain as work
+    from sfumato.tasks.explain import experiments as work
 
     with bar() as progress:
         for event in work.steps(wanted, options, model, light=light):

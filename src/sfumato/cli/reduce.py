@@ -41,8 +41,8 @@ def reduce(
     from sfumato.data.rows import read
     from sfumato.errors import OptionError
     from sfumato.runtime import check_folder
-    from sfumato.tasks.reduce import ReduceOptions
-    from sfumato.tasks.report import ready
+    from sfumato.tasks.reduce.compare import ReduceOptions
+    from sfumato.tasks.reduce.report import ready
 
     values = {
         "codes": _numbers(codes, "codes"), "corruption": corruption, "loss": loss, "epochs": epochs, "layers": _numbers(layers, "layers"),
@@ -81,8 +81,8 @@ def _numbers(text: str | None, what: str) -> tuple[int, ...] | None:
 
 
 def _compare(table: Any, options: Any, output: Path, data: Path, *, as_json: bool) -> None:
-    from sfumato.tasks import reduce as work
-    from sfumato.tasks.report import record, write
+    from sfumato.tasks.reduce import compare as work
+    from sfumato.tasks.reduce.report import record, write
 
     found = work.start(table, options)
     with bar() as progress:

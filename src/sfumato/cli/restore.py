@@ -18,7 +18,8 @@ from sfumato.cli.say import PARTLY, note, say
 
 if TYPE_CHECKING:
     from sfumato.data.photo import Photo
-    from sfumato.tasks.restore import Restored, RestoreOptions
+    from sfumato.tasks.restore.options import RestoreOptions
+    from sfumato.tasks.restore.run import Restored
 
 Option = typer.Option
 
@@ -74,7 +75,7 @@ def restore(
     from sfumato import image
     from sfumato.errors import OptionError, SfumatoError
     from sfumato.runtime import check_file
-    from sfumato.tasks.restore import RestoreOptions
+    from sfumato.tasks.restore.options import RestoreOptions
 
     values = {
         "denoise": _number("--denoise", denoise, float), "dejpeg": _number("--dejpeg", dejpeg, int), "fill": fill, "fill_box": _box(fill_box),
@@ -196,19 +197,19 @@ def _engine(
 ) -> Callable[[Photo], Iterator[Any]]:  # fmt: skip
     """What restores a photo as a stream of events."""
     from sfumato.errors import OptionError, unknown
-    from sfumato.tasks.engine import Trained
+    from sfumato.tasks.restore.networks import Trained
 
     if engine == "trained":
         if any(value is not None for value in how.values()):
             raise OptionError("--prompt, --samples, --seed and --steps go with --engine diffusion")
-        from sfumato.tasks.restore import walk
+        from sfumato.tasks.restore.run import walk
 
         trained = Trained(model, *place, repairs=options.clean)
         return lambda before: walk(before, options, trained)
     if engine != "diffusion":
         raise unknown("engine", engine, ("trained", "diffusion"))
     from sfumato.hub.load import load
-    from sfumato.tasks.diffuse import DiffusionOptions, diffuse
+    from sfumato.tasks.restore.diffusion import DiffusionOptions, diffuse
 
     given, loaded, finder = DiffusionOptions.build(how), load(model or "icons", *place), Trained(None, *place)
     return lambda before: diffuse(before, options, given, loaded, finder.unscratch)
@@ -216,7 +217,7 @@ def _engine(
 
 def _answers(events: Iterator[Any], advance: Callable[..., None]) -> tuple[list[Restored], Photo | None]:
     """Follow a restoration to its end: one photo, or several and where they differ."""
-    from sfumato.tasks.restore import Restored, Window
+    from sfumato.tasks.restore.run import Restored, Window
 
     for event in events:
         if isinstance(event, Window):

@@ -21,7 +21,7 @@ def index(
     side: Annotated[int | None, Option(help="Side in pixels that pictures are brought to; 32 by default.")] = None,
 ) -> None:
     """Index pictures or documents for search; encodes only what is new or changed."""
-    from sfumato.tasks import search as work
+    from sfumato.tasks.search import index as work
 
     with bar() as progress:
         for last in work.indexing(data, output, space, side=side):
@@ -48,7 +48,7 @@ def search(
     from sfumato.errors import OptionError
     from sfumato.metadata import FORMATS
     from sfumato.runtime import atomic, check_file
-    from sfumato.tasks import search as work
+    from sfumato.tasks.search import index as work
 
     if output is not None and output.suffix.lower() not in FORMATS:
         raise OptionError(f"{output}: pictures are written as {', '.join(FORMATS)}")

@@ -21,7 +21,8 @@ from sfumato.runtime import DTYPES, choose_device
 from sfumato.space.autoencoder import Autoencoder as AutoencoderSpace
 from sfumato.space.autoencoder import ConvAutoencoder, ConvConfig, DeepAutoencoder, DeepConfig
 from sfumato.train.codes import CodesJob
-from sfumato.train.loop import TrainSettings, train
+from sfumato.train.loop import train
+from sfumato.train.settings import TrainSettings
 
 
 class Autoencoder(Reducer):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,9 +17,7 @@ from torch import Tensor, nn
 from sfumato.errors import TrainingError
 from sfumato.runtime import atomic, choose_dtype
 from sfumato.train.muon import Muon, hidden
-
-if TYPE_CHECKING:
-    from sfumato.train.loop import TrainSettings
+from sfumato.train.settings import TrainSettings
 
 NAME = "checkpoint.safetensors"
 # Settings that may differ between a run and its resumption; another device rounds otherwise.

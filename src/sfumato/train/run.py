@@ -31,12 +31,13 @@ from sfumato.space.pixels import Pixels
 from sfumato.train.autoencoder import AutoencoderJob
 from sfumato.train.diffusion import DiffusionJob
 from sfumato.train.latents import Captions, Latents
-from sfumato.train.loop import Progress, TrainSettings, train
+from sfumato.train.loop import Progress, train
 from sfumato.train.loss import vivid
 from sfumato.train.match import MatchJob
 from sfumato.train.pack import pack, state
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.restorer import LONGEST, RestorerJob, read_photos
+from sfumato.train.settings import TrainSettings
 from sfumato.train.text import Phrases, TextJob
 from sfumato.types import Config
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from sfumato import __version__
@@ -26,71 +25,10 @@ from sfumato.data.photo import Photo, read
 from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, TILE, VIEWS, told, viewed
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
-from sfumato.tasks import hidden
-from sfumato.tasks.colors import colorize, luminance, tone, toned
-from sfumato.tasks.measure import SAMPLE, noise_level, quality
-from sfumato.types import Options
-
-Only = Literal["noise", "gaps", "size"] | None
-
-
-class RestoreOptions(Options):
-    """What to undo; at least one thing."""
-
-    denoise: Literal["auto"] | float | None = None  # deviation of the noise for values of 0 to 255
-    dejpeg: Literal["auto"] | int | None = None  # quality that the picture was compressed with
-    fill: str | None = None  # picture: white = make anew
-    fill_box: tuple[int, int, int, int] | None = None  # x, y, width, height
-    fill_color: str | None = None  # "#rrggbb": make anew what has that color
-    fill_scratches: bool = False
-    colorize: bool = False
-    hints: tuple[tuple[int, int, str], ...] = ()  # x, y, "#rrggbb"
-    enlarge: float | None = Field(None, ge=1.5, le=8)
-    best: bool = False  # take the mean of eight answers: slower and a little better
-    clean: bool = False  # undo what a network of one's own was trained on, without being told more
-
-    @model_validator(mode="after")
-    def _sensible(self) -> RestoreOptions:
-        if self.hints and not self.colorize:
-            raise OptionError("--hint says a color: it goes with --colorize")
-        if not (self.structural or self.colorize):
-            raise OptionError(
-                "nothing to undo; give --denoise, --dejpeg, --fill, --fill-box, --fill-color, --fill-scratches, --colorize or --enlarge"
-            )
-        if self.best and not self.structural:
-            raise OptionError("--best is not for --colorize alone")
-        if isinstance(self.denoise, float) and not 0 < self.denoise <= 255:
-            raise OptionError(f"sigma {self.denoise:g} is not within 0 to 255")
-        if isinstance(self.dejpeg, int) and not 1 <= self.dejpeg <= 100:
-            raise OptionError(f"JPEG quality {self.dejpeg} is not within 1 to 100")
-        for text in (self.fill_color, *(color for _, _, color in self.hints)):
-            if text is not None:
-                hidden.rgb(text)
-        return self
-
-    @property
-    def only(self) -> Only:
-        """What is all there is to undo, but for color, if it is one thing."""
-        asked: dict[Only, bool] = {"noise": self.denoise is not None, "gaps": self.fills, "size": self.enlarge is not None}
-        chosen = [name for name, wanted in asked.items() if wanted]
-        return chosen[0] if len(chosen) == 1 and not self.clean and self.dejpeg is None else None
-
-    def in_turn(self) -> list[RestoreOptions]:
-        """The same, one after the other: what is missing, noise and JPEG, size. Color is asked for in each, so that all work on gray."""
-        kinds = ("fill", "fill_box", "fill_color", "fill_scratches"), ("denoise", "dejpeg"), ("enlarge",)
-        nothing = {name: type(self).model_fields[name].default for kind in kinds for name in kind}
-        asked = [kind for kind in kinds if any(getattr(self, name) for name in kind)]
-        return [self.model_copy(update={name: none for name, none in nothing.items() if name not in kind}) for kind in asked]
-
-    @property
-    def fills(self) -> bool:
-        """Whether a part is made anew."""
-        return bool(self.fill or self.fill_box or self.fill_color or self.fill_scratches)
-
-    @property
-    def structural(self) -> bool:
-        """Whether anything but color is asked for."""
-        return bool(self.fills or self.denoise is not None or self.dejpeg is not None or self.enlarge or self.clean)
+from sfumato.tasks.restore import masks
+from sfumato.tasks.restore.color import colorize, luminance, tone, toned
+from sfumato.tasks.restore.noise import SAMPLE, noise_level, quality
+from sfumato.tasks.restore.options import Only, RestoreOptions
 
 
 class Engine(Protocol):
@@ -170,7 +108,7 @@ def restore(photo: Photo | Path | str, options: RestoreOptions, engine: Engine |
     (True, True)
     """
     if engine is None:
-        from sfumato.tasks.engine import Trained
+        from sfumato.tasks.restore.networks import Trained
 
         if options.clean:
             raise OptionError("clean undoes what a network of one's own was trained on: give engine=Trained(folder)")
@@ -256,7 +194,7 @@ class _Job:
 
     def __init__(self, photo: Photo, options: RestoreOptions, engine: Engine, level: float, jpeg: int) -> None:
         self.photo, self.options, self.engine = photo, options, engine
-        self.hidden = hidden.find(photo, options, engine.unscratch)
+        self.hidden = masks.find(photo, options, engine.unscratch)
         self.level = level if options.denoise is not None else 0.0
         self.quality, self.size = jpeg if options.dejpeg is not None else 100, _size(photo, options)
         self.tone = None if options.colorize else tone(photo, self.hidden)  # a sepia print is restored in gray and keeps its tone

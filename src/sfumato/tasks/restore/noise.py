@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +13,7 @@ from scipy.special import ndtr
 
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
-
-if TYPE_CHECKING:
-    from sfumato.tasks.restore import RestoreOptions
+from sfumato.tasks.restore.options import RestoreOptions
 
 CLIPPED = 0.98  # of the frame [-1, 1]: values so near its ends are those that noise was cut off from
 SAMPLE = 2048  # side of the part in which noise is measured

@@ -21,8 +21,8 @@ from sfumato.errors import OptionError, PictureError
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
 from sfumato.runtime import atomic, check_file, check_folder
-from sfumato.tasks.create import Made, Moment, check, walk
-from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import Made, Moment, check, walk
 
 NO_SOURCE = "--strength says how much of a picture is made anew: it goes with --from PICTURE"
 OF_A_ROW = frozenset(CreateOptions.model_fields) - {"model", "count", "candidate", "device", "dtype", "batch"}

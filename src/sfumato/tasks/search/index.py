@@ -26,9 +26,9 @@ from sfumato.data.text import decode
 from sfumato.errors import DataError, ModelError, OptionError, PictureError, unknown
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.runtime import atomic, check_folder
-from sfumato.tasks.database import named, nearest, open_table, quoted, writing
-from sfumato.tasks.items import Item, items_of
-from sfumato.tasks.matched import Matched, has_matcher
+from sfumato.tasks.search.database import named, nearest, open_table, quoted, writing
+from sfumato.tasks.search.items import Item, items_of
+from sfumato.tasks.search.matcher import Matched, has_matcher
 from sfumato.types import Config
 
 KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}

@@ -17,7 +17,7 @@ from PIL import Image
 from sfumato import image
 from sfumato.errors import OptionError
 from sfumato.runtime import atomic
-from sfumato.tasks.reduce import RANKS, Comparison, Trial
+from sfumato.tasks.reduce.compare import RANKS, Comparison, Trial
 
 COLORS = ("#3465a4", "#cc6633", "#4e9a06", "#75507b", "#c4a000", "#a40000", "#06989a", "#888a85", "#ad7fa8", "#8f5902")
 MARKED, NAMED = 3000, 24  # points on a map; labels that a legend has room for

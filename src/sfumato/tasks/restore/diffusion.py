@@ -30,9 +30,10 @@ from sfumato.errors import OptionError
 from sfumato.hub.load import Model
 from sfumato.runtime import Streams, random_seed
 from sfumato.sampler.registry import build
-from sfumato.tasks import hidden
-from sfumato.tasks.measure import noise_level
-from sfumato.tasks.restore import Restored, RestoreOptions, Window
+from sfumato.tasks.restore import masks
+from sfumato.tasks.restore.noise import noise_level
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.run import Restored, Window
 from sfumato.types import Linear, Options
 
 LARGEST = 4_000_000  # pixels of a result: all of it is walked at once, as text and layout concern the whole
@@ -76,7 +77,7 @@ def diffuse(
     model : Model
         Any text-to-image model with as many channels in as out.
     unscratch : callable
-        Finds scratches, as in :func:`sfumato.tasks.hidden.find`.
+        Finds scratches, as in :func:`sfumato.tasks.restore.masks.find`.
 
     Raises
     ------
@@ -94,7 +95,7 @@ def diffuse(
         raise OptionError(
             f"{pixels / 1e6:.1f} megapixels are too many at once: the diffusion engine takes up to {LARGEST / 1e6:g}; --engine trained takes any size"
         )
-    job = _Job(photo, options, how, model, hidden.find(photo, options, unscratch))
+    job = _Job(photo, options, how, model, masks.find(photo, options, unscratch))
     yield from job.run()
 
 

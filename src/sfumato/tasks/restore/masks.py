@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +15,7 @@ from sfumato.data.photo import Photo
 from sfumato.denoiser.restorer import MARGIN, TILE
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
-
-if TYPE_CHECKING:
-    from sfumato.tasks.restore import RestoreOptions
+from sfumato.tasks.restore.options import RestoreOptions, rgb
 
 SURE, MAYBE = 30 / 127.5, 12 / 127.5  # a scratch is changed so much somewhere, and so much everywhere
 NEAR = 40  # largest difference in a channel of 0 to 255 of what counts as a color
@@ -63,24 +59,6 @@ def _box(photo: Photo, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
     hidden = np.zeros((tall, wide), bool)
     hidden[top : top + height, left : left + width] = True
     return hidden
-
-
-def rgb(text: str) -> tuple[int, int, int]:
-    """A color written as #rrggbb.
-
-    Raises
-    ------
-    OptionError
-
-    Examples
-    --------
-    >>> rgb("#ff8000")
-    (255, 128, 0)
-    """
-    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        raise OptionError(f'color "{text}" cannot be read; write #rrggbb, as "#ff0000"')
-    red, green, blue = bytes.fromhex(text[1:])
-    return red, green, blue
 
 
 def painted(photo: Photo, color: str) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from sfumato.denoiser.restorer import Restorer, RestorerConfig, told
 from sfumato.hub.files import digest, network_from, weight_file
 from sfumato.hub.load import restorer_folder
 from sfumato.runtime import autocast, choose_device, choose_dtype
-from sfumato.tasks.restore import Only
+from sfumato.tasks.restore.options import Only
 from sfumato.types import Condition
 
 

@@ -24,8 +24,8 @@ from sfumato import __version__
 from sfumato.condition.text import transformers
 from sfumato.hub.load import Model
 from sfumato.runtime import atomic
-from sfumato.tasks.explain import SMALL, Explained, Guess, Run, There
-from sfumato.tasks.trace import Look
+from sfumato.tasks.explain.experiments import SMALL, Explained, Guess, Run, There
+from sfumato.tasks.explain.trace import Look
 
 SETTINGS = "prompt styled negative_prompt seed candidate best_of sampler guidance_scale size source".split()
 KEPT = 80  # tokens of which the page holds maps; those behind are added to what fills up behind the prompt

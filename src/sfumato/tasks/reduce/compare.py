@@ -1,6 +1,6 @@
 """Reduce: the same data through PCA and autoencoders at equal code lengths, compared honestly.
 
-:func:`reduce` is the whole job; :func:`compare` yields a :class:`Trial` after each fit; :mod:`sfumato.tasks.report` draws
+:func:`reduce` is the whole job; :func:`compare` yields a :class:`Trial` after each fit; :mod:`sfumato.tasks.reduce.report` draws
 what they found.
 """
 
@@ -163,7 +163,7 @@ def reduce(data: str | Path | NDArray[Any] | Table, options: ReduceOptions | Non
     Returns
     -------
     Comparison
-        ``trials``, ``outliers`` and ``verdict()``; :func:`sfumato.tasks.report.write` makes the page of it.
+        ``trials``, ``outliers`` and ``verdict()``; :func:`sfumato.tasks.reduce.report.write` makes the page of it.
 
     Raises
     ------

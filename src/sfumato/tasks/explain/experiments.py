@@ -1,6 +1,6 @@
 """Explain: prompts in, all that is to be seen of how their pictures came about.
 
-The walks are those of :mod:`sfumato.tasks.create`, recorded (:mod:`sfumato.tasks.trace`); what is added here are experiments with
+The walks are those of :mod:`sfumato.tasks.create.run`, recorded (:mod:`sfumato.tasks.explain.trace`); what is added here are experiments with
 the model that is loaded: its estimates decoded, its picture noised again and guessed at, its autoencoder tried on it.
 """
 
@@ -25,9 +25,9 @@ from sfumato.runtime import generator, random_seed
 from sfumato.sampler.ode import level
 from sfumato.space.kl import AutoencoderKL
 from sfumato.space.pixels import Pixels
-from sfumato.tasks.create import Moment, check
-from sfumato.tasks.options import CreateOptions
-from sfumato.tasks.trace import Trace, record
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import Moment, check
+from sfumato.tasks.explain.trace import Trace, record
 
 MOST = 6  # pictures on one page
 SHOWN = ("x", "negative", "positive", "denoised")  # what is decoded of a step
@@ -161,7 +161,7 @@ class Explained:
 
     def write(self, path: Path) -> None:
         """Write the page: one HTML file that needs no network."""
-        from sfumato.tasks.page import write
+        from sfumato.tasks.explain.page import write
 
         write(self, path)
 

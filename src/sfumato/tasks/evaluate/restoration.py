@@ -33,8 +33,9 @@ from sfumato.denoiser.restorer import told
 from sfumato.errors import OptionError, PictureError, unknown
 from sfumato.metrics import luminance, psnr, ssim
 from sfumato.runtime import generator
-from sfumato.tasks.colors import colorize
-from sfumato.tasks.restore import Engine, Only, answer
+from sfumato.tasks.restore.color import colorize
+from sfumato.tasks.restore.options import Only
+from sfumato.tasks.restore.run import Engine, answer
 
 Task = Literal["denoise", "enlarge", "dejpeg", "fill", "colorize"]
 ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps", "enlarge": "size"}
@@ -183,7 +184,7 @@ def _damaged(name: str, clean: NDArray[np.float64], task: Task, amount: float | 
 
 
 def trained(damaged: Damaged, engine: Engine, *, best: bool = False) -> Tensor:
-    """What the trained networks make of it, as :func:`sfumato.tasks.restore.answer`: values 0 to 255, (1, C, H, W)."""
+    """What the trained networks make of it, as :func:`sfumato.tasks.restore.run.answer`: values 0 to 255, (1, C, H, W)."""
     x = (damaged.y / 127.5 - 1).float()
     if damaged.task == "colorize":
         gray = Photo(damaged.y[0].permute(1, 2, 0).numpy().astype(np.uint8))

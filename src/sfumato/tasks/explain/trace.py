@@ -1,6 +1,6 @@
 """A trace: what happened inside while a picture was made.
 
-It is recorded from the walk that makes the picture (:func:`sfumato.tasks.create.walk`), by a denoiser of its own that shares the
+It is recorded from the walk that makes the picture (:func:`sfumato.tasks.create.run.walk`), by a denoiser of its own that shares the
 model's network, so the picture is the one that is made without it, and other runs of the model are not seen. The weights of
 attention, which fused kernels do not give away, are computed once more from the layer's own queries and keys.
 """
@@ -26,8 +26,8 @@ from sfumato.errors import OptionError
 from sfumato.hub.load import Model, load
 from sfumato.layers import TransformerBlock
 from sfumato.runtime import atomic
-from sfumato.tasks.create import Made, Moment, walk
-from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import Made, Moment, walk
 from sfumato.types import Condition, Step
 
 SCHEMA = "sfumato.trace/1"

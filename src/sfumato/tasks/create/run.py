@@ -28,7 +28,7 @@ from sfumato.hub.load import Model, load
 from sfumato.runtime import MAX_SEED, Streams, derived, legible, random_seed
 from sfumato.sampler.registry import SAMPLERS, WITH_ETA, build
 from sfumato.sampler.schedule import SCHEDULES
-from sfumato.tasks.options import CreateOptions
+from sfumato.tasks.create.options import CreateOptions
 from sfumato.types import Condition, Denoise, Step
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from sfumato.corruption.color import LUMA, Grayscale
 from sfumato.corruption.resample import magnify
 from sfumato.data.photo import Photo
-from sfumato.tasks.hidden import rgb
+from sfumato.tasks.restore.options import rgb
 
 SIDE = 96  # the longer side of the small copy, about as large as photos were in training
 STRENGTH = 0.7  # of the guessed chroma: training counts vivid pixels more, so guesses are bolder than the mean
