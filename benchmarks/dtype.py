@@ -17,7 +17,7 @@ from PIL import Image
 
 from sfumato import Autoencoder, Photo, RestoreOptions, restore
 from sfumato.runtime import choose_dtype
-from sfumato.tasks.restore.networks import Trained
+from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.train.run import train_diffusion, train_restorer
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -41,7 +41,7 @@ def folder(count, side):
 
 def restoring(dtype):
     """0.15 megapixels, noise of 25."""
-    photo, engine = Photo(picture(480, 320)), Trained(dtype=dtype)
+    photo, engine = Photo(picture(480, 320)), RestorationNetworks(dtype=dtype)
     restore(Photo(picture(64, 64)), RestoreOptions(denoise=25.0), engine)  # the weights are read
     return lambda: restore(photo, RestoreOptions(denoise=25.0), engine)
 

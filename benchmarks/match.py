@@ -33,7 +33,7 @@ def main():
     pictures = [image.to_tensor(image.crop_to(image.read(r["image"]), (side, side))) for r in rows]
     with torch.inference_mode():
         shown = torch.cat([model.matcher.pictures(torch.cat(pictures[k : k + 256])) for k in range(0, len(rows), 256)])
-        said = torch.cat([model.matcher.texts(model.text.ends(names[k : k + 256])) for k in range(0, len(rows), 256)])
+        said = torch.cat([model.matcher.texts(model.text.pooled(names[k : k + 256])) for k in range(0, len(rows), 256)])
     groups = {r.get(arguments.group, "all") for r in rows}
     for group in sorted(groups):
         places = [k for k, r in enumerate(rows) if r.get(arguments.group, "all") == group]

@@ -37,7 +37,7 @@ from sfumato.data.samples import find as samples_of
 from sfumato.metrics import colorfulness, psnr
 from sfumato.tasks.evaluate.restoration import SHAPES, Damaged, damage, score, trained
 from sfumato.tasks.restore import masks
-from sfumato.tasks.restore.networks import Trained
+from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.noise import noise_level
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import restore
@@ -116,7 +116,7 @@ def compare(
     task: str, source: Path, amounts: list[float | str | None], gray: bool, pictures: int | None, model: Path | None, *, alone: bool
 ) -> None:  # fmt: skip
     """One row per method: mean PSNR at each amount, and seconds per picture."""
-    engine = Trained(model)
+    engine = RestorationNetworks(model)
     methods: dict[str, Method] = {"sfumato": lambda d: trained(d, engine)}
     if task != "colorize":
         methods["sfumato --best"] = lambda d: trained(d, engine, best=True)
@@ -161,7 +161,7 @@ def measure(source: Path, sigmas: list[float], pictures: int | None) -> None:
 
 def find(source: Path, pictures: int | None) -> None:
     """White scratches of the shape "scratches": the share of them that is found, and of the rest that is taken for one."""
-    engine, shares = Trained(), []
+    engine, shares = RestorationNetworks(), []
     for k, damaged in enumerate(damage(source, "fill", "scratches")):
         if pictures is not None and k >= pictures:
             break
@@ -175,7 +175,7 @@ def find(source: Path, pictures: int | None) -> None:
 
 def together(source: Path, pictures: int | None) -> None:
     """Several kinds of damage: undone in turn by the network for each, as restore does it, and all together by the one for all, `photos`."""
-    in_turn, at_once = Trained(), Trained("photos")
+    in_turn, at_once = RestorationNetworks(), RestorationNetworks("photos")
     box = {"fill_box": (40, 40, 16, 16)}
     kinds: dict[str, tuple[float, float, dict[str, Any]]] = {  # factor, deviation of the noise, options
         "box, noise of 15": (1, 15, box), "noise of 5, half the size": (2, 5, {}), "noise of 15, half the size": (2, 15, {}),
@@ -209,7 +209,7 @@ def speed(source: Path, model: Path | None, megapixels: float) -> None:
     rng, noisy = np.random.default_rng(0), values.copy()
     for row in range(side):
         noisy[row] = np.clip(values[row] + rng.normal(0, 25, values[row].shape), 0, 255).round()
-    engine, ours = Trained(model), []
+    engine, ours = RestorationNetworks(model), []
     for _ in range(3 if megapixels <= 1 else 1):
         start = time.perf_counter()
         restore(Photo(noisy), RestoreOptions(denoise=25.0), engine)

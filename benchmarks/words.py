@@ -31,7 +31,7 @@ SHOWN = "puppy serpent lorry grizzly swine pony feline automobile aubergine tiar
 @torch.inference_mode()
 def ends(encoder: TextEncoder, texts: list[str]) -> Tensor:
     """The state of each text."""
-    return torch.cat([encoder.ends(texts[k : k + 256]).float() for k in range(0, len(texts), 256)])
+    return torch.cat([encoder.pooled(texts[k : k + 256]).float() for k in range(0, len(texts), 256)])
 
 
 def nearest(encoder: TextEncoder, words: list[str], names: list[str], count: int = 1) -> Tensor:

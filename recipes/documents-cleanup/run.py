@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.ndimage import median_filter
 
 from sfumato.data.photo import Photo
-from sfumato.tasks.restore.networks import Trained
+from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import restore
 from sfumato.train.run import train_restorer
@@ -39,7 +39,7 @@ def without_background(page: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def methods(model: Path) -> dict[str, Method]:
     """What is compared; OpenCV takes part if it is installed."""
-    engine = Trained(model)
+    engine = RestorationNetworks(model)
     out: dict[str, Method] = {"input": lambda p: p, "median of 23x23 divided out": without_background}
     try:
         import cv2

@@ -122,7 +122,7 @@ def test_best_of_keeps_the_try_that_matches_best_and_names_it(run, tiny, tmp_pat
     model = load(str(tiny))
     tries = [create("a red apple", CreateOptions(seed=9, steps=3, candidate=k), model)[0].picture for k in range(4)]
     shown = torch.cat([image.to_tensor(p) for p in tries])
-    scores = model.matcher.pictures(shown) @ model.matcher.texts(model.text.ends(["a red apple"]))[0]
+    scores = model.matcher.pictures(shown) @ model.matcher.texts(model.text.pooled(["a red apple"]))[0]
     chosen = metadata.read(tmp_path / "best.png")[0]["candidate"]
     assert chosen == int(scores.argmax())
     assert np.array_equal(pixels("best.png"), np.asarray(tries[chosen]))

@@ -8,7 +8,7 @@ from sfumato import Autoencoder
 from sfumato.errors import OptionError
 from sfumato.hub.load import load
 from sfumato.runtime import DTYPE_VARIABLE, choose_dtype, has_bfloat16
-from sfumato.tasks.restore.networks import Trained
+from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.train.checkpoint import State
 from sfumato.train.loop import train
 from sfumato.train.muon import Muon
@@ -44,7 +44,7 @@ def test_a_cpu_computes_in_what_it_has(cpu, given, has):
     expected = torch.bfloat16 if has else torch.float32
     assert choose_dtype("auto", CPU) == expected
     assert choose_dtype("auto", CPU, exact=True) == torch.float32
-    assert Trained().dtype == expected
+    assert RestorationNetworks().dtype == expected
 
 
 def test_the_variable_overrules_the_hardware_and_the_user_overrules_both(cpu, monkeypatch, tiny):

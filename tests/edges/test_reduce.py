@@ -172,19 +172,19 @@ def bad(kind, folder):
         path.write_bytes(b"PK nothing")
     elif kind == "five axes":
         np.save(path, np.zeros((4, 2, 2, 2, 2)))
-    elif kind == "spoilt zip":
+    elif kind == "contaminated zip":
         path = folder / "d.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("a.png", b"abc" * 1000)
         path.write_bytes(path.read_bytes()[:38] + b"\xff" * 4 + path.read_bytes()[42:])
-    elif kind in ("spoilt lzma", "spoilt npz"):
-        path = folder / ("d.zip" if kind == "spoilt lzma" else "d.npz")
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA if kind == "spoilt lzma" else zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("a.png" if kind == "spoilt lzma" else "data.npy", b"abc" * 1000)
+    elif kind in ("contaminated lzma", "contaminated npz"):
+        path = folder / ("d.zip" if kind == "contaminated lzma" else "d.npz")
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA if kind == "contaminated lzma" else zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.png" if kind == "contaminated lzma" else "data.npy", b"abc" * 1000)
         data = bytearray(path.read_bytes())
         data[46:54] = b"\xff" * 8
         path.write_bytes(data)
-    elif kind == "spoilt npy":
+    elif kind == "contaminated npy":
         np.save(path, np.zeros((5, 4)))
         path.write_bytes(path.read_bytes().replace(b"'descr'", b"'de('cr"))
     elif kind == "empty folder":
@@ -202,8 +202,8 @@ def bad(kind, folder):
 
 @pytest.mark.parametrize(("kind", "message"), [
     ("constant", "nothing to reduce"), ("one row", "at least 3"), ("pickled", "cannot be read"), ("all nan", "0 usable rows"),
-    ("not a zip", "zip file"), ("spoilt zip", "zip file"), ("spoilt lzma", "zip file"),
-    ("spoilt npz", "cannot be read"), ("spoilt npy", "cannot be read"), ("five axes", "holds no rows"),
+    ("not a zip", "zip file"), ("contaminated zip", "zip file"), ("contaminated lzma", "zip file"),
+    ("contaminated npz", "cannot be read"), ("contaminated npy", "cannot be read"), ("five axes", "holds no rows"),
     ("empty folder", "no pictures"), ("words only", "no column of numbers"), ("cut idx", "idx file"), ("missing", "does not exist"),
 ])  # fmt: skip
 def test_bad_data_gets_one_sentence(kind, message, tmp_path, capsys, monkeypatch):

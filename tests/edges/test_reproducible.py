@@ -9,7 +9,7 @@ import torch
 from sfumato.hub.load import load
 from sfumato.runtime import Streams
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.run import Made, Moment, create, walk
+from sfumato.tasks.create.run import Made, SamplerProgress, create, walk
 
 
 def arrays(made):
@@ -38,7 +38,7 @@ def test_a_walk_leaves_its_callers_gradients_alone(tiny):
 def test_progress_counts_what_is_walked(tiny):
     """Four pictures of three tries each, two walked at once: two batches a picture."""
     events = list(walk(["a", "b"], CreateOptions(model=str(tiny), seed=1, count=2, best_of=3, batch=2, steps=2)))
-    moments = [e for e in events if isinstance(e, Moment)]
+    moments = [e for e in events if isinstance(e, SamplerProgress)]
     assert [(m.done, m.step.index) for m in moments] == [(walked, step) for walked in range(8) for step in range(2)]
     assert {m.total for m in moments} == {8}
     assert sum(isinstance(e, Made) for e in events) == 4

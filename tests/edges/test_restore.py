@@ -21,7 +21,7 @@ from sfumato.runtime import Streams
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import tone
 from sfumato.tasks.restore.diffusion import DiffusionOptions, _Job, diffuse
-from sfumato.tasks.restore.networks import Trained
+from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.noise import estimate_noise, flattest_noise, noise_level
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import restore, walk
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def repairer(folder):
-    return Trained(folder)
+    return RestorationNetworks(folder)
 
 
 def pictures(kind):
@@ -346,7 +346,7 @@ def test_the_report_names_the_network_that_was_asked(tmp_path):
         o: restore(Photo(PHOTO[:32, :32]), RestoreOptions.build({o: v})).report["model_sha256"] for o, v in (("colorize", True), ("denoise", 25.0))
     }
     expected = {"colorize": "tints", "denoise": "noise"}
-    assert said == {o: Trained().sha256(part) for o, part in expected.items()}
+    assert said == {o: RestorationNetworks().sha256(part) for o, part in expected.items()}
 
 
 def test_answers_are_not_mistaken_for_pictures(folder, tmp_path, capsys, monkeypatch):
@@ -528,27 +528,27 @@ def test_a_picture_is_never_replaced_by_what_is_made_of_it(capsys, monkeypatch, 
 
 
 def test_clean_needs_a_network_of_ones_own():
-    with pytest.raises(OptionError, match="engine=Trained"):
+    with pytest.raises(OptionError, match="engine=RestorationNetworks"):
         restore(Photo(PHOTO), RestoreOptions(clean=True))
 
 
 def test_beside_clean_the_bundled_networks_give_color(folder):
-    alone, beside = Trained(folder), Trained(folder, repairs=True)
+    alone, beside = RestorationNetworks(folder), RestorationNetworks(folder, repairs=True)
     gray = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
-    assert torch.equal(beside.colors(gray), Trained().colors(gray)), "it was trained on pairs"
+    assert torch.equal(beside.colors(gray), RestorationNetworks().colors(gray)), "it was trained on pairs"
     assert beside.sha256("photos") == alone.sha256("photos") == alone.sha256("tints") != beside.sha256("tints")
 
 
 def test_several_things_are_undone_in_turn_by_the_network_for_each():
     options = {"fill_box": (4, 4, 8, 8), "denoise": 20.0, "enlarge": 2.0}
-    photo, events = Photo(PHOTO[:40, :56]), list(walk(Photo(PHOTO[:40, :56]), RestoreOptions.build(options), Trained()))
+    photo, events = Photo(PHOTO[:40, :56]), list(walk(Photo(PHOTO[:40, :56]), RestoreOptions.build(options), RestorationNetworks()))
     by_hand = photo
     for name, value in options.items():
         by_hand = restore(by_hand, RestoreOptions.build({name: value})).photo
     last = events[-1]
     assert np.array_equal(last.photo.values, by_hand.values)
     assert [(e.done, e.total) for e in events[:-1]] == [(1, 3), (2, 3), (3, 3)]
-    assert last.report["model_sha256"] == {part: Trained().sha256(part) for part in ("gaps", "noise", "size")}
+    assert last.report["model_sha256"] == {part: RestorationNetworks().sha256(part) for part in ("gaps", "noise", "size")}
     assert last.report["sigma"] == 20
     assert not {"largest_change_elsewhere", "shrunk_difference"} & last.report.keys(), "they hold of one stage alone"
 

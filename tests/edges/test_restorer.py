@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sfumato.cli import app
 from sfumato.corruption.base import draw, parse
 from sfumato.denoiser.denoiser import Denoiser
-from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, VIEWS, Restorer, RestorerConfig, interpolated, told, viewed
+from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, VIEWS, Restorer, RestorerConfig, interpolated, restorer_planes, self_ensemble
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import network_from
 from sfumato.hub.load import restorer_folder
@@ -105,12 +105,12 @@ def test_the_mean_of_all_views_turns_with_the_picture():
         return net(y, torch.zeros(1), Condition())
 
     def whole(y):
-        return viewed(answer, VIEWS, y)
+        return self_ensemble(answer, VIEWS, y)
 
     turned = x.rot90(1, (-2, -1))
     torch.testing.assert_close(whole(turned), whole(x).rot90(1, (-2, -1)), atol=1e-5, rtol=0)
     assert (answer(turned) - answer(x).rot90(1, (-2, -1))).abs().max() > 1e-3, "one view alone doesn't"
-    torch.testing.assert_close(viewed(answer, VIEWS[:1], x), answer(x))
+    torch.testing.assert_close(self_ensemble(answer, VIEWS[:1], x), answer(x))
 
 
 @pytest.mark.parametrize("job", ["photos", "pairs"])
@@ -242,7 +242,7 @@ def test_windows_overlap_by_more_than_the_network_sees(name):
     for place in (224, 231):
         known[..., place, place] = 0
         x = torch.rand(1, 3, 448, 448, requires_grad=True)
-        net(x, torch.zeros(1), Condition(planes=told(known)))[0, :, place, place].sum().backward()
+        net(x, torch.zeros(1), Condition(planes=restorer_planes(known)))[0, :, place, place].sum().backward()
         seen = x.grad.abs().sum(dim=(0, 1)).nonzero()
         assert (seen - place).abs().max() < margin
         assert name == "size" or (seen - place).abs().max() > margin / 2, "a wider margin costs time"
@@ -254,14 +254,14 @@ def test_what_fills_leaves_known_pixels_and_begins_with_their_interpolation():
     with torch.no_grad():
         net.tail.weight.mul_(100)  # as if trained: it changes what it may
     x, known = torch.rand(1, 3, 37, 50), (torch.rand(1, 1, 37, 50) > 0.8).float()
-    made, plain = (n(x * known, torch.zeros(1), Condition(planes=told(known))) for n in (net, other))
+    made, plain = (n(x * known, torch.zeros(1), Condition(planes=restorer_planes(known))) for n in (net, other))
     assert torch.equal(made * known, x * known)
     assert not torch.equal(plain * known, x * known), "a network for all damage may change known pixels"
     with torch.no_grad():
         net.tail.weight.zero_()
     ramp = torch.linspace(-1, 1, 64)[None, None, None].expand(1, 3, 32, 64)
     known = (torch.rand(1, 1, 32, 64, generator=torch.Generator().manual_seed(0)) > 0.8).float()
-    begun = net(ramp * known, torch.zeros(1), Condition(planes=told(known)))
+    begun = net(ramp * known, torch.zeros(1), Condition(planes=restorer_planes(known)))
     assert torch.equal(begun, interpolated(ramp * known, known))
     assert (begun - ramp).abs().mean() < 0.03 < (ramp * known - ramp).abs().mean() / 10
     nothing = torch.zeros(1, 1, 32, 32)

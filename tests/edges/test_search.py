@@ -90,7 +90,7 @@ def test_pictures_by_words(tiny, tmp_path):
     model = load(str(tiny))
     hits = search(tmp_path / "ix", "a red apple", 60)
     shown = torch.cat([image.to_tensor(image.read(source / h.name).resize((16, 16), Image.Resampling.LANCZOS)) for h in hits])
-    scores = (model.matcher.pictures(shown) @ model.matcher.texts(model.text.ends(["a red apple"]))[0]).tolist()
+    scores = (model.matcher.pictures(shown) @ model.matcher.texts(model.text.pooled(["a red apple"]))[0]).tolist()
     assert len(hits) == 60
     assert [h.similarity for h in hits] == pytest.approx(scores, abs=0.02)
     assert search(tmp_path / "ix", str(source / "3" / "3.png"), 1)[0].name == "3/3.png"

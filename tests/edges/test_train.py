@@ -282,8 +282,8 @@ def test_caches_are_not_taken_for_other_data(tmp_path, tiny):
         model = load(str(tiny))
         latents = Latents(pictures, model.space, model.text, tmp_path / "cache")
         list(latents.prepare("key", states=True, ends=True))
-        ends = {t: model.text.ends([t])[0] for t in latents.texts}
-        assert all(torch.allclose(latents.ends([k])[0], ends[t], atol=0.01) for k, t in enumerate(latents.texts))
+        ends = {t: model.text.pooled([t])[0] for t in latents.texts}
+        assert all(torch.allclose(latents.pooled([k])[0], ends[t], atol=0.01) for k, t in enumerate(latents.texts))
         fresh = torch.cat([model.space.moments(latents.pixels(torch.tensor([k])))[0] for k in range(5)])
         assert torch.allclose(latents.latents(torch.arange(5)), fresh * model.space.config.scaling_factor, atol=0.01)
         return sorted((int(p[0, 0, 0]), c[0]) for p, c in zip(pictures.pixels, pictures.captions, strict=True))
@@ -386,7 +386,7 @@ def test_the_bundled_text_encoder_is_trained_on(tmp_path):
         next(first)
         first.close()
     list(train_text(tmp_path / "p.parquet", tmp_path / "t", None, settings, Path("icons")))
-    assert text_encoder(tmp_path / "t").ends(["a"]).shape == text_encoder(Path("icons")).ends(["a"]).shape
+    assert text_encoder(tmp_path / "t").pooled(["a"]).shape == text_encoder(Path("icons")).pooled(["a"]).shape
     with pytest.raises(TrainingError, match="another run"):  # begun with another encoder's words, gone on with without
         list(train_text(tmp_path / "p.parquet", tmp_path / "again", None, settings))
 
@@ -406,14 +406,14 @@ def test_a_text_encoder_learns_words_and_keeps_its_captions(tiny, tmp_path):
     list(train_text(tmp_path / "p.parquet", tmp_path / "t", tmp_path / "near.json", {}, Path(tiny)))
 
     def nearest(encoder):
-        ends = torch.nn.functional.normalize(encoder.ends(texts), dim=1)
+        ends = torch.nn.functional.normalize(encoder.pooled(texts), dim=1)
         ends = ends - ends.mean(dim=0)
         return ends, (ends[2:] @ ends[:2].T).argmax(dim=1).tolist()
 
     before, after = load(str(tiny)).text, text_encoder(tmp_path / "t")
     ends, near = nearest(after)
     assert near == [0, 1]
-    moved = 1 - torch.nn.functional.cosine_similarity(before.ends(texts), after.ends(texts))
+    moved = 1 - torch.nn.functional.cosine_similarity(before.pooled(texts), after.pooled(texts))
     assert moved[:2].max() < 1e-4, "captions stay"
     assert moved[2:].min() > 0.02, "the others move"
     finished = {p: p.read_bytes() for p in (tmp_path / "t").rglob("*") if p.is_file()}
@@ -531,13 +531,13 @@ def test_a_matcher_learns_which_text_belongs_to_which_picture(folder, tmp_path):
     text = TextEncoder(clip, CLIPTokenizer.load(tmp_path / "t" / "tokenizer"))
     matcher = network_from(Matcher, MatcherConfig, tmp_path / "m" / "matcher")
     pictures = torch.cat([image.to_tensor(Image.new("RGB", (16, 16), color)) for color in COLORS])
-    scores = matcher.pictures(pictures) @ matcher.texts(text.ends([f"a {color} square" for color in COLORS])).T
+    scores = matcher.pictures(pictures) @ matcher.texts(text.pooled([f"a {color} square" for color in COLORS])).T
     assert scores.argmax(dim=1).tolist() == list(range(6))
     assert scores.argmax(dim=0).tolist() == list(range(6))
 
 
 def test_kill_9_and_resume_is_bitwise(folder, tmp_path):
-    """Killed at a random step and resumed, the weights equal those of a run that nobody disturbed."""
+    """Killed at a random step and resumed, the weights equal those of a run that nobody augment."""
     write_plans(tmp_path)
 
     def start(output):

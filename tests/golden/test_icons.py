@@ -86,7 +86,7 @@ def drawings():
 def test_the_matcher_knows_what_is_drawn(icons):
     names = ["smiling face", "red heart", "right arrow", "house", "dog", "car", "tree", "calendar"]
     shown = icons.matcher.pictures(torch.cat([image.to_tensor(p) for p in drawings()]))
-    assert (shown @ icons.matcher.texts(icons.text.ends(names)).T).argmax(dim=1).tolist() == [0, 1, 2, 3]
+    assert (shown @ icons.matcher.texts(icons.text.pooled(names)).T).argmax(dim=1).tolist() == [0, 1, 2, 3]
 
 
 def test_size_of_what_is_shipped():

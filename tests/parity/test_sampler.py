@@ -162,9 +162,9 @@ def test_config_of_stable_diffusion_1():
     raw = {"_class_name": "PNDMScheduler", **BETAS, "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1, "trained_betas": None}
     config = SchedulerConfig.from_file(raw, "x")
     assert (config.timestep_spacing, config.steps_offset, config.kind) == ("leading", 1, "eps")
-    sigmas = config.own_schedule(TABLE, 20, "ddim")
+    sigmas = config.default_sigmas(TABLE, 20, "ddim")
     assert float(sigmas[-1]) == float(TABLE[0]), "set_alpha_to_one = false ends DDIM at the first level"
-    assert float(config.own_schedule(TABLE, 20, "dpmpp_2m")[-1]) == 0
+    assert float(config.default_sigmas(TABLE, 20, "dpmpp_2m")[-1]) == 0
 
 
 def same_picture(folder, scheduler=None):
@@ -205,7 +205,7 @@ def test_a_checkpoint_walks_through_the_levels_of_its_class(name, spacing, flag)
     flags = {} if flag is None else {f"use_{flag}_sigmas": True}
     theirs = getattr(diffusers, name)(**BETAS, timestep_spacing=spacing, steps_offset=1, **flags)
     theirs.set_timesteps(10)
-    ours = SchedulerConfig.from_file({**theirs.config, "_class_name": name}, "x").own_schedule(TABLE, 10, "dpmpp_2m")
+    ours = SchedulerConfig.from_file({**theirs.config, "_class_name": name}, "x").default_sigmas(TABLE, 10, "dpmpp_2m")
     rounded = 2e-2 if flag and name in CLASSES[2:] else 1e-4  # these two round shaped levels to whole times
     torch.testing.assert_close(ours.float(), theirs.sigmas.float(), rtol=rounded, atol=1e-4)
 
@@ -226,7 +226,7 @@ def test_a_walk_that_ends_at_the_first_level(name, flag, steps):
     config = SchedulerConfig.from_file({**theirs.config, "_class_name": name}, "x")
     sampler = build(config.sampler, torch.randn_like, first_order_end=config.first_order_end(config.sampler, steps))
     sigmas = theirs.sigmas.double()
-    torch.testing.assert_close(config.own_schedule(TABLE, steps, config.sampler).float(), sigmas.float(), rtol=2e-2, atol=1e-4)
+    torch.testing.assert_close(config.default_sigmas(TABLE, steps, config.sampler).float(), sigmas.float(), rtol=2e-2, atol=1e-4)
     made = list(sampler(toy, start * (1 + sigmas[0] ** 2).sqrt(), sigmas))[-1].x
     torch.testing.assert_close(made / float((1 + sigmas[-1] ** 2).sqrt()), want.double(), atol=1e-5, rtol=0)
     other = build(config.sampler, torch.randn_like)(toy, start * (1 + sigmas[0] ** 2).sqrt(), sigmas)
@@ -245,7 +245,7 @@ def test_a_level_that_repeats_moves_nothing_far(name):
 def test_lcm_takes_the_times_it_was_distilled_from(steps):
     theirs = diffusers.LCMScheduler(**BETAS)
     theirs.set_timesteps(steps)
-    ours = SchedulerConfig.from_file({**theirs.config, "_class_name": "LCMScheduler"}, "x").own_schedule(TABLE, steps, "lcm")
+    ours = SchedulerConfig.from_file({**theirs.config, "_class_name": "LCMScheduler"}, "x").default_sigmas(TABLE, steps, "lcm")
     torch.testing.assert_close(ours[:-1], TABLE[theirs.timesteps].double())
 
 
@@ -256,7 +256,7 @@ def test_what_a_class_writes_by_default_is_read(name, tmp_path):
     getattr(diffusers, name)().save_pretrained(tmp_path)
     config = SchedulerConfig.from_file(json.loads((tmp_path / "scheduler_config.json").read_text()), "x")
     assert not SAMPLERS[config.sampler].stochastic or name in STOCHASTIC
-    assert torch.isfinite(config.own_schedule(TABLE, 7, config.sampler)).all()
+    assert torch.isfinite(config.default_sigmas(TABLE, 7, config.sampler)).all()
     save_scheduler(config, tmp_path / "again")
     written = json.loads((tmp_path / "again/scheduler_config.json").read_text())
     assert SchedulerConfig.from_file(written, "x") == config

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
-from sfumato.train.muon import Muon, hidden, orthogonal
+from sfumato.train.muon import Muon, matrix_weights, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 90), (2, 90, 40), (1, 64, 64)])
@@ -36,16 +36,16 @@ def test_the_same_layers_whatever_the_memory_layout():
     steps = []
     for module in (Restorer(RestorerConfig(widths=(32, 40), blocks=1)), Restorer(RestorerConfig(widths=(32, 40), blocks=1)).channels_last()):
         module.load_state_dict({k: torch.ones_like(v) for k, v in module.state_dict().items()})
-        optimizer, random = Muon(hidden(module), dtype=torch.float32), torch.Generator().manual_seed(0)
-        for p in hidden(module):
+        optimizer, random = Muon(matrix_weights(module), dtype=torch.float32), torch.Generator().manual_seed(0)
+        for p in matrix_weights(module):
             p.grad = torch.randn(p.shape, generator=random)
         optimizer.step()
-        steps.append([p.detach().clone() for p in hidden(module)])
+        steps.append([p.detach().clone() for p in matrix_weights(module)])
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*steps, strict=True))
 
 
 def test_only_matrices_between_features():
     module = nn.Sequential(nn.Embedding(100, 64), nn.Linear(64, 128), nn.LayerNorm(128), nn.Linear(128, 3), nn.Conv2d(3, 64, 3))
-    assert [p.shape for p in hidden(module)] == [(128, 64)]
+    assert [p.shape for p in matrix_weights(module)] == [(128, 64)]
     module[1].requires_grad_(False)
-    assert hidden(module) == []
+    assert matrix_weights(module) == []

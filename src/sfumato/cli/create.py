@@ -89,11 +89,11 @@ def create(  # a command's signature is its help page: it is as long as its opti
 
 def _with_progress(wanted: list[Prompt], values: dict[str, Any], model: Model | None) -> Iterator[tuple[Prompt, Made]]:
     from sfumato.tasks.create.prompts import run
-    from sfumato.tasks.create.run import Moment
+    from sfumato.tasks.create.run import SamplerProgress
 
     with bar() as progress:
         for item, event in run(wanted, values, model):
-            if isinstance(event, Moment):
+            if isinstance(event, SamplerProgress):
                 progress.update("steps", event.done * event.steps + event.step.index + 1, event.total * event.steps)
             elif item is not None:
                 yield item, event

@@ -39,7 +39,7 @@ def restore(
     """Damage pictures, restore them, and print PSNR and SSIM; LPIPS, too, if it is installed with AlexNet's weights."""
     from sfumato.errors import OptionError
     from sfumato.tasks.evaluate.restoration import restore as work
-    from sfumato.tasks.restore.networks import Trained
+    from sfumato.tasks.restore.networks import RestorationNetworks
 
     asked = {"denoise": denoise, "enlarge": enlarge, "dejpeg": dejpeg, "fill": fill, "colorize": colorize or None}
     given = [(task, amount) for task, amount in asked.items() if amount is not None]
@@ -51,7 +51,7 @@ def restore(
         return f"{values[0]:6.2f} dB  {values[1]:.4f}  " + ("" if values[2] is None else f"LPIPS {values[2]:.4f}  ") + name
 
     scores, skipped = [], list[str]()
-    for score in work(data, task, amount, gray=gray, method=method, engine=Trained(model, device, dtype), skipped=skipped):  # type: ignore[arg-type]
+    for score in work(data, task, amount, gray=gray, method=method, engine=RestorationNetworks(model, device, dtype), skipped=skipped):  # type: ignore[arg-type]
         scores.append(score)
         found = {k: None if v == math.inf else v for k, v in score.__dict__.items() if v is not None}  # JSON knows no infinity
         say(json.dumps(found) if as_json else line((score.psnr, score.ssim, score.lpips), score.name))

@@ -197,21 +197,21 @@ def _engine(
 ) -> Callable[[Photo], Iterator[Any]]:  # fmt: skip
     """What restores a photo as a stream of events."""
     from sfumato.errors import OptionError, unknown
-    from sfumato.tasks.restore.networks import Trained
+    from sfumato.tasks.restore.networks import RestorationNetworks
 
     if engine == "trained":
         if any(value is not None for value in how.values()):
             raise OptionError("--prompt, --samples, --seed and --steps go with --engine diffusion")
         from sfumato.tasks.restore.run import walk
 
-        trained = Trained(model, *place, repairs=options.clean)
+        trained = RestorationNetworks(model, *place, repairs=options.clean)
         return lambda before: walk(before, options, trained)
     if engine != "diffusion":
         raise unknown("engine", engine, ("trained", "diffusion"))
     from sfumato.hub.load import load
     from sfumato.tasks.restore.diffusion import DiffusionOptions, diffuse
 
-    given, loaded, finder = DiffusionOptions.build(how), load(model or "icons", *place), Trained(None, *place)
+    given, loaded, finder = DiffusionOptions.build(how), load(model or "icons", *place), RestorationNetworks(None, *place)
     return lambda before: diffuse(before, options, given, loaded, finder.unscratch)
 
 

@@ -115,7 +115,7 @@ class Encoder(Protocol):
         """Encode prompts for pictures of `size` (width, height)."""
         ...
 
-    def ends(self, prompts: Sequence[str]) -> Tensor:
+    def pooled(self, prompts: Sequence[str]) -> Tensor:
         """The pooled state (B, P) of each text."""
         ...
 
@@ -163,7 +163,7 @@ class TextEncoder(nn.Module):
         pooled = out.pooled.unflatten(0, (len(tokens), chunks))[:, 0]
         return states.unflatten(0, (len(tokens), chunks)).flatten(1, 2), pooled
 
-    def ends(self, prompts: Sequence[str]) -> Tensor:
+    def pooled(self, prompts: Sequence[str]) -> Tensor:
         """The pooled state (B, P) of each text: of its first chunk, where it is longer.
 
         A token sees none behind it, so what fills up the chunk is left out.
@@ -208,7 +208,7 @@ def _weigh(states: Tensor, weights: Tensor) -> Tensor:
 class NoText(nn.Module):
     """The encoder of a model that takes no text: whatever is said, nothing of it is seen."""
 
-    def ends(self, prompts: Sequence[str]) -> Tensor:
+    def pooled(self, prompts: Sequence[str]) -> Tensor:
         """Nothing, (B, 0)."""
         return torch.zeros(len(prompts), 0)
 
@@ -237,9 +237,9 @@ class PairEncoder(nn.Module):
         super().__init__()
         self.first, self.second, self.zero_empty, self.time_width = first, second, zero_empty, time_width
 
-    def ends(self, prompts: Sequence[str]) -> Tensor:
+    def pooled(self, prompts: Sequence[str]) -> Tensor:
         """The first transformer's pooled state (B, P) of each text."""
-        return self.first.ends(prompts)
+        return self.first.pooled(prompts)
 
     def chunks(self, prompt: str) -> int:
         """How many chunks of tokens a prompt takes, by the tokenizer that needs more."""

@@ -21,7 +21,7 @@ VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)] 
 REACH, FILLS_MARGIN = 5, 192  # halvings over which hidden pixels are interpolated, and the margin for a network that begins so
 
 
-def told(known: Tensor, color: float = 1.0, detail: float = 1.0, quality: float = 1.0) -> Tensor:
+def restorer_planes(known: Tensor, color: float = 1.0, detail: float = 1.0, quality: float = 1.0) -> Tensor:
     """The planes (B, 4, H, W) that tell a restorer what is known.
 
     Parameters
@@ -37,13 +37,13 @@ def told(known: Tensor, color: float = 1.0, detail: float = 1.0, quality: float 
 
     Examples
     --------
-    >>> told(torch.ones(1, 1, 2, 2), detail=0.5)[0, :, 0, 0].tolist()
+    >>> restorer_planes(torch.ones(1, 1, 2, 2), detail=0.5)[0, :, 0, 0].tolist()
     [1.0, 1.0, 0.5, 1.0]
     """
     return torch.cat([known, *(torch.full_like(known, value) for value in (color, detail, quality))], dim=1)
 
 
-def viewed(answer: Callable[..., Tensor], views: Sequence[tuple[int, bool]], *pictures: Tensor) -> Tensor:
+def self_ensemble(answer: Callable[..., Tensor], views: Sequence[tuple[int, bool]], *pictures: Tensor) -> Tensor:
     """The mean of answers to pictures turned and mirrored, brought back: what is wrong with them differs from view to view.
 
     Parameters
@@ -61,7 +61,7 @@ def viewed(answer: Callable[..., Tensor], views: Sequence[tuple[int, bool]], *pi
     Examples
     --------
     >>> x = torch.arange(6.0).view(1, 1, 2, 3)
-    >>> torch.equal(viewed(torch.square, VIEWS, x), x.square())
+    >>> torch.equal(self_ensemble(torch.square, VIEWS, x), x.square())
     True
     """
     answers = []

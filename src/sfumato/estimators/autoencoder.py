@@ -20,7 +20,7 @@ from sfumato.estimators.base import Reducer, Rows, dense
 from sfumato.runtime import DTYPES, choose_device
 from sfumato.space.autoencoder import Autoencoder as AutoencoderSpace
 from sfumato.space.autoencoder import ConvAutoencoder, ConvConfig, DeepAutoencoder, DeepConfig
-from sfumato.train.codes import CodesJob
+from sfumato.train.codes import AutoencoderFit
 from sfumato.train.loop import train
 from sfumato.train.settings import TrainSettings
 
@@ -121,12 +121,12 @@ class Autoencoder(Reducer):
             self.range_ = low, max(high, low + max(1e-12, 1e-6 * abs(low)))
             self.space_ = self._build(rows.shape[1], seed)
             self.n_steps_ = 0
-        job = CodesJob(
+        job = AutoencoderFit(
             self.space_, lambda chosen: self._framed(rows[chosen]).float(), rows.shape[0],
             loss=self.loss, corruption=self.corruption,
         )  # fmt: skip
         if fresh:
-            job.settle()
+            job.fit_normalization()
         count = rows.shape[0]
         batch = min(count, max(16, min(256, count // 50)) if self.batch_size == "auto" else int(self.batch_size))
         steps = epochs * math.ceil(count / batch)

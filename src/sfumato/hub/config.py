@@ -85,7 +85,7 @@ class SchedulerConfig(Config):
         """Whether the last of so many steps by `sampler` is of first order, as its class of diffusers has it."""
         return (self.lower_order_final and (sampler == "unipc" or steps < 15)) or (self.euler_at_final and sampler != "unipc")
 
-    def own_schedule(self, table: Tensor, steps: int, sampler: str) -> Tensor:
+    def default_sigmas(self, table: Tensor, steps: int, sampler: str) -> Tensor:
         """Noise levels (steps + 1,) spaced as the checkpoint asks.
 
         The walk ends at zero, except that DDIM and DDPM follow ``set_alpha_to_one`` and all follow ``final_sigmas_type``.

@@ -78,7 +78,7 @@ class Model:
         folder = self.path / "matcher"
         if not (folder / "config.json").exists():
             return None
-        network, width = network_from(Matcher, MatcherConfig, folder), self.text.ends([""]).shape[1]
+        network, width = network_from(Matcher, MatcherConfig, folder), self.text.pooled([""]).shape[1]
         if network.config.text_width != width:
             raise ModelError(f"{folder} takes texts of {network.config.text_width} values, the model's text encoder gives {width}")
         return network.to(self.device).eval()

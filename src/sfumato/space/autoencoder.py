@@ -61,7 +61,7 @@ class Autoencoder(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def settle(self, x: Tensor) -> None:
+    def fit_normalization(self, x: Tensor) -> None:
         """Take center and spread from data (N, C, H, W)."""
         self.center.copy_(x.mean(dim=0))
         self.spread.copy_((x - self.center).square().mean().sqrt().clamp_min(1e-6))

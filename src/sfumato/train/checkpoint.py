@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sfumato.errors import TrainingError
 from sfumato.runtime import atomic, choose_dtype
-from sfumato.train.muon import Muon, hidden
+from sfumato.train.muon import Muon, matrix_weights
 from sfumato.train.settings import TrainSettings
 
 NAME = "checkpoint.safetensors"
@@ -37,7 +37,7 @@ class State:
     def start(cls, module: nn.Module, settings: TrainSettings) -> State:
         """A fresh state; decay holds for matrices and kernels, not for biases and norms."""
         trained = [p for p in module.parameters() if p.requires_grad]
-        decay, ours = settings.weight_decay, hidden(module) if settings.optimizer == "muon" else []
+        decay, ours = settings.weight_decay, matrix_weights(module) if settings.optimizer == "muon" else []
         rest = [p for p in trained if not any(p is q for q in ours)]
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": decay},

@@ -21,7 +21,7 @@ MEASURES: dict[str, Measure] = {"squared": squared, "cross_entropy": cross_entro
 SETTLE, RECENTER = 5_000, 1_000  # rows from which center and spread are taken, once, and the mean code, after each fit
 
 
-class CodesJob:
+class AutoencoderFit:
     """Rows in, the same rows out, through a few codes; with a corruption, from damaged rows.
 
     Parameters
@@ -50,9 +50,9 @@ class CodesJob:
         self.corruption, self.measure = parse(corruption), MEASURES[loss]
         self.weights = torch.ones(count)
 
-    def settle(self) -> None:
+    def fit_normalization(self) -> None:
         """Let the space take center and spread from a sample of the rows, evenly spaced."""
-        self.module.settle(self._sample(SETTLE))
+        self.module.fit_normalization(self._sample(SETTLE))
 
     def recenter(self) -> None:
         """Let the mean code of such a sample be the origin of the codes."""

@@ -92,7 +92,7 @@ class Captions:
         return out
 
     def _end(self, start: int, end: int) -> Tensor:
-        return self.text.ends(self.texts[start:end])
+        return self.text.pooled(self.texts[start:end])
 
     def draw(self, rows: Tensor, random: Generator) -> list[int]:
         """For each picture the place of one of its captions."""
@@ -107,7 +107,7 @@ class Captions:
         """States (B, T, D) of texts."""
         return torch.from_numpy(self._states[list(places)].astype(np.float32))
 
-    def ends(self, places: list[int]) -> Tensor:
+    def pooled(self, places: list[int]) -> Tensor:
         """End states (B, D) of texts."""
         return torch.from_numpy(self._ends[places].astype(np.float32))
 

@@ -34,7 +34,7 @@ class MatchJob:
         """Mean of the two cross-entropies in nats."""
         places, device = self.data.draw(rows, random), self.module.scale.device
         with torch.autocast(device.type, enabled=False):
-            x, ends = disturbed(self.data.pixels(rows), random).to(device), self.data.ends(places).to(device)
+            x, ends = augment(self.data.pixels(rows), random).to(device), self.data.pooled(places).to(device)
         scores = self.module.scale.exp() * self.module.matcher.pictures(x) @ self.module.matcher.texts(ends).T
         said = [set(self.data.choices[r]) for r in rows.tolist()]
         alike = torch.tensor([[k != j and place in said[k] for j, place in enumerate(places)] for k in range(len(rows))], device=device)
@@ -48,7 +48,7 @@ class MatchJob:
         x = self.data.pixels(torch.arange(count)).to(self.module.scale.device)
         directions = torch.cat([matcher.pictures(part) for part in x.split(256)])
         asked = list(range(0, count, max(1, count // 8)))[:8]
-        said = matcher.texts(self.data.ends([self.data.choices[r][0] for r in asked]).to(x))
+        said = matcher.texts(self.data.pooled([self.data.choices[r][0] for r in asked]).to(x))
         found = (said @ directions.T).topk(min(9, count)).indices
         path.parent.mkdir(parents=True, exist_ok=True)
         shown = torch.cat([torch.cat([x[[row]], x[near]]) for row, near in zip(asked, found, strict=True)])
@@ -64,7 +64,7 @@ class _Pair(nn.Module):
         self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # Radford et al. 2021, section 2.5
 
 
-def disturbed(x: Tensor, random: Generator) -> Tensor:
+def augment(x: Tensor, random: Generator) -> Tensor:
     """Pictures (B, 3, S, S) shifted by up to 7 %, scaled by up to 15 %, tinted by up to 10 %; some blurred, all a little noisy."""
     count = len(x)
     draw = torch.rand((count, 12), generator=random) * 2 - 1

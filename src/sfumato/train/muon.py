@@ -46,7 +46,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x if matrices.shape[-2] <= matrices.shape[-1] else x.mT
 
 
-def hidden(module: nn.Module) -> list[Tensor]:
+def matrix_weights(module: nn.Module) -> list[Tensor]:
     """The weights that Muon is for: matrices and kernels from many features to many; not embeddings, layers of a few channels, norms or biases."""
     layers = (m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d))
     return [m.weight for m in layers if m.weight.requires_grad and min(len(m.weight), m.weight[0].numel()) >= LEAST]

@@ -21,7 +21,7 @@ from sfumato.types import Condition, Corrupted, Corruption
 
 
 @dataclass(frozen=True)
-class Happened:
+class PairedCorruption:
     """A corruption that took place outside: its result is given.
 
     Attributes
@@ -49,7 +49,7 @@ class PairJob(RestorerJob):
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
         """Clean crops, and the same places of the dirty pictures."""
         clean, dirty = self.batch(rows, random).chunk(2, dim=1)
-        return clean, Happened(dirty), Condition()
+        return clean, PairedCorruption(dirty), Condition()
 
 
 def read_pairs(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], list[str]]:

@@ -21,7 +21,7 @@ from sfumato.corruption.mask import Mask
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.data.samples import find
 from sfumato.denoiser.denoiser import Denoiser
-from sfumato.denoiser.restorer import VIEWS, Restorer, RestorerConfig, told, viewed
+from sfumato.denoiser.restorer import VIEWS, Restorer, RestorerConfig, restorer_planes, self_ensemble
 from sfumato.errors import DataError, PictureError
 from sfumato.train.loss import Measure, denoising_loss, squared
 from sfumato.types import Condition, Corrupted, Corruption
@@ -94,7 +94,7 @@ class Measured:
                 quality = part.low / 100
         if known.shape[-2:] != x.shape[-2:]:
             known = F.interpolate(known, size=x.shape[-2:])
-        return told(known, color, detail, quality)
+        return restorer_planes(known, color, detail, quality)
 
 
 class RestorerJob:
@@ -167,9 +167,9 @@ class RestorerJob:
     def taught(self, x: Tensor, seen: Corrupted, condition: Condition, random: Generator) -> Tensor:
         """What the network shall answer, where it has a teacher: partly the teacher's own answer, partly the clean crops."""
         assert self.teacher is not None
-        teacher, planes = self.teacher.to(x.device), told(torch.ones_like(seen.y[:, :1])) if condition.planes is None else condition.planes
+        teacher, planes = self.teacher.to(x.device), restorer_planes(torch.ones_like(seen.y[:, :1])) if condition.planes is None else condition.planes
         views = [VIEWS[k] for k in torch.randperm(len(VIEWS), generator=random)[:LOOKS].tolist()]
-        answer = viewed(lambda y, told_of: teacher(y, seen.sigma, Condition(planes=told_of)), views, seen.y, planes)
+        answer = self_ensemble(lambda y, told_of: teacher(y, seen.sigma, Condition(planes=told_of)), views, seen.y, planes)
         return TAUGHT * answer + (1 - TAUGHT) * x
 
     def preview(self, path: Path) -> None:

@@ -243,7 +243,7 @@ def train_matcher(data: Path, output: Path, text: Path, config: Path | None, giv
     pictures = pack(data, plan.size, output / "cache", captions=True)
     yield from _skipped(pictures.skipped, pictures.notes)
     torch.manual_seed(settings.seed)
-    network = _network(Matcher, MatcherConfig, {"size": plan.size, "text_width": encoder.ends([""]).shape[1], **plan.network})
+    network = _network(Matcher, MatcherConfig, {"size": plan.size, "text_width": encoder.pooled([""]).shape[1], **plan.network})
     found = Captions(pictures, encoder, output / "cache")
     yield from _prepared(found.prepare(fingerprint(encoder.clip), ends=True))
     job = MatchJob(network, found)

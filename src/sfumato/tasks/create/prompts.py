@@ -22,7 +22,7 @@ from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
 from sfumato.runtime import atomic, check_file, check_folder
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.run import Made, Moment, check, walk
+from sfumato.tasks.create.run import Made, SamplerProgress, check, walk
 
 NO_SOURCE = "--strength says how much of a picture is made anew: it goes with --from PICTURE"
 OF_A_ROW = frozenset(CreateOptions.model_fields) - {"model", "count", "candidate", "device", "dtype", "batch"}
@@ -185,7 +185,7 @@ def _outdone(chosen: Mapping[str, Any], given: Mapping[str, Any], wanted: Sequen
     return out
 
 
-def run(wanted: Sequence[Prompt], values: Mapping[str, Any], model: Model | None = None) -> Iterator[tuple[Prompt | None, Moment | Made]]:
+def run(wanted: Sequence[Prompt], values: Mapping[str, Any], model: Model | None = None) -> Iterator[tuple[Prompt | None, SamplerProgress | Made]]:
     """Make all pictures, prompts of equal options together; yields each event with the prompt it belongs to."""
     model = model or _opened(values)
     groups: dict[tuple[tuple[str, Any], ...], list[Prompt]] = {}

@@ -70,7 +70,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Moment:
+class SamplerProgress:
     """One sampler step of one batch.
 
     Attributes
@@ -118,7 +118,7 @@ def create(prompts: str | Sequence[str], options: CreateOptions | None = None, m
     return [event for event in walk(prompts, options, model) if isinstance(event, Made)]
 
 
-def walk(prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None) -> Iterator[Moment | Made]:
+def walk(prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None) -> Iterator[SamplerProgress | Made]:
     """Make pictures and yield every sampler step on the way; to cancel, stop iterating."""
     options = options or CreateOptions()
     given = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -203,7 +203,7 @@ class _Job:
         if len(self.tries) > 1 and self.model.matcher is None:
             raise OptionError(f"{self.model.name} has no matcher/ that could choose the best of {len(self.tries)}; sfumato train matcher makes one")
 
-    def batch(self, rows: list[tuple[str, int]], done: int, total: int) -> Iterator[Moment | Made]:
+    def batch(self, rows: list[tuple[str, int]], done: int, total: int) -> Iterator[SamplerProgress | Made]:
         """Make some pictures: all tries of each, of which the best are kept."""
         begun = time.perf_counter()
         tries, at_once = len(self.tries), self.options.batch
@@ -224,7 +224,7 @@ class _Job:
     @torch.inference_mode()  # of a generator: while it works, not while others do between its steps
     def walk(
         self, wanted: Sequence[tuple[str, int]], sigmas: Tensor, done: int, total: int
-    ) -> Generator[Moment, None, tuple[Tensor, list[tuple[str, str]]]]:
+    ) -> Generator[SamplerProgress, None, tuple[Tensor, list[tuple[str, str]]]]:
         """From noise to pixels (B, 3, H, W) at once, each try from its own random stream; and what was cut of the two prompts."""
         model, texts = self.model, [text for text, _ in wanted]
         condition, tokens = model.text(texts, self.size)
@@ -235,7 +235,7 @@ class _Job:
         sampler = build(self.sampler, streams.like, self.options.eta, first_order_end=first_order)
         for step in sampler(denoise, x, sigmas):
             x = step.x
-            yield Moment(step, len(sigmas) - 1, done, total)
+            yield SamplerProgress(step, len(sigmas) - 1, done, total)
         return model.space.decode(x), [(a.cut, b.cut) for a, b in zip(tokens, others, strict=True)]
 
     def best(self, pixels: Tensor, texts: Sequence[str]) -> list[int]:
@@ -244,7 +244,7 @@ class _Job:
         if tries == 1 or matcher is None:
             return [0] * (len(texts) // tries)
         with torch.inference_mode():
-            shown, said = matcher.pictures(pixels.to(matcher.to_space.weight)), matcher.texts(self.model.text.ends(texts).float())
+            shown, said = matcher.pictures(pixels.to(matcher.to_space.weight)), matcher.texts(self.model.text.pooled(texts).float())
         scores = (shown * said).sum(dim=1)
         return [int(k) for k in scores.view(-1, tries).argmax(dim=1)]
 
@@ -266,7 +266,7 @@ class _Job:
         table, config = self.model.denoiser.times.sigmas, self.model.scheduler
         steps = max(self.steps, math.ceil(min(len(table), self.steps / self.strength)))
         if self.options.schedule == "auto":
-            sigmas = config.own_schedule(table, steps, self.sampler)
+            sigmas = config.default_sigmas(table, steps, self.sampler)
         else:
             sigmas = SCHEDULES[self.options.schedule](table, steps)
         kept = min(self.steps, max(1, round(self.strength * (len(sigmas) - 1))))  # a schedule may have fewer levels than steps

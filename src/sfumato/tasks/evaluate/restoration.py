@@ -29,7 +29,7 @@ from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.data.photo import Photo
 from sfumato.data.samples import Sample, find
-from sfumato.denoiser.restorer import told
+from sfumato.denoiser.restorer import restorer_planes
 from sfumato.errors import OptionError, PictureError, unknown
 from sfumato.metrics import luminance, psnr, ssim
 from sfumato.runtime import generator
@@ -193,7 +193,7 @@ def trained(damaged: Damaged, engine: Engine, *, best: bool = False) -> Tensor:
         x = interpolate(x, damaged.size)
     known = torch.from_numpy(damaged.known).float()[None, None]
     detail, quality = 1 / damaged.amount if damaged.task == "enlarge" else 1.0, damaged.amount / 100 if damaged.task == "dejpeg" else 1.0
-    planes = told(known, detail=detail, quality=quality)
+    planes = restorer_planes(known, detail=detail, quality=quality)
     level, only = damaged.amount / 127.5 if damaged.task == "denoise" else 0.0, ONLY.get(damaged.task)
     made = answer(engine, x.expand(-1, 3, -1, -1) * known, planes, level, only, best=best)
     made = Grayscale().apply(made) if x.shape[1] == 1 else made

@@ -26,7 +26,7 @@ from sfumato.sampler.ode import level
 from sfumato.space.kl import AutoencoderKL
 from sfumato.space.pixels import Pixels
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.run import Moment, check
+from sfumato.tasks.create.run import SamplerProgress, check
 from sfumato.tasks.explain.trace import Trace, record
 
 MOST = 6  # pictures on one page
@@ -36,7 +36,7 @@ RIDGE = 1e-3  # of the linear decoder, against latents of deviation 1
 
 
 @dataclass(frozen=True)
-class Guess:
+class DenoisingProbe:
     """What the model makes of its own finished picture, noised again: the question that it was trained on.
 
     Attributes
@@ -83,7 +83,7 @@ class Run:
     trace : Trace
     decoded : list of dict
         For each step pictures of `SHOWN`, by name; empty where only linear ones are wanted.
-    guesses : list of Guess
+    guesses : list of DenoisingProbe
         At each level of the walk, the highest first; empty likewise.
     there : There, optional
         None where there is no autoencoder, or likewise.
@@ -91,7 +91,7 @@ class Run:
 
     trace: Trace
     decoded: list[dict[str, Image.Image]]
-    guesses: list[Guess]
+    guesses: list[DenoisingProbe]
     there: There | None
 
 
@@ -196,7 +196,7 @@ def explain(prompts: str | Sequence[str], options: CreateOptions | None = None, 
 
 def steps(
     prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None, *, light: bool = False
-) -> Iterator[Moment | Decoded | Explained]:
+) -> Iterator[SamplerProgress | Decoded | Explained]:
     """As :func:`explain`, and yield every step on the way; to cancel, stop iterating."""
     texts, options = [prompts] if isinstance(prompts, str) else list(prompts), options or CreateOptions()
     if not 0 < len(texts) <= MOST:
@@ -207,12 +207,12 @@ def steps(
     traces, walks = [], 1
     for k, text in enumerate(texts):
         for event in record(text, options, model):
-            walks = event.total if isinstance(event, Moment) and k == 0 else walks  # of the first prompt's tries; the others take one
+            walks = event.total if isinstance(event, SamplerProgress) and k == 0 else walks  # of the first prompt's tries; the others take one
             if isinstance(event, Trace):
                 traces.append(event)
                 options = options.model_copy(update={"candidate": event.made.settings["candidate"]})  # of all others the same try
             else:
-                yield Moment(event.step, event.steps, event.done if k == 0 else walks + k - 1, walks + len(texts) - 1)
+                yield SamplerProgress(event.step, event.steps, event.done if k == 0 else walks + k - 1, walks + len(texts) - 1)
     runs: list[Run] = []
     total = sum(len(t.looks) for t in traces)
     for told in traces:
@@ -233,7 +233,7 @@ def _decoded(latents: dict[str, Tensor], model: Model) -> dict[str, Image.Image]
 
 
 @torch.inference_mode()
-def guesses(told: Trace, model: Model) -> list[Guess]:
+def guesses(told: Trace, model: Model) -> list[DenoisingProbe]:
     """The finished picture noised again at each level of its walk, with the same noise, and what the network expects under it.
 
     Empty for a network that is shown more than noisy latents.
@@ -249,7 +249,7 @@ def guesses(told: Trace, model: Model) -> list[Guess]:
         guess = model.denoiser(noisy, level(look.sigma, noisy), condition)
         found = {name: x[0].float().cpu() for name, x in (("noisy", noisy), ("guess", guess))}
         error = float((guess - z).square().mean() / look.sigma**2)
-        out.append(Guess(look.sigma, **found, error=error, decoded=_decoded(found, model) if small else {}))
+        out.append(DenoisingProbe(look.sigma, **found, error=error, decoded=_decoded(found, model) if small else {}))
     return out
 
 

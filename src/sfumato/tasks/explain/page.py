@@ -24,7 +24,7 @@ from sfumato import __version__
 from sfumato.condition.text import transformers
 from sfumato.hub.load import Model
 from sfumato.runtime import atomic
-from sfumato.tasks.explain.experiments import SMALL, Explained, Guess, Run, There
+from sfumato.tasks.explain.experiments import SMALL, DenoisingProbe, Explained, Run, There
 from sfumato.tasks.explain.trace import Look
 
 SETTINGS = "prompt styled negative_prompt seed candidate best_of sampler guidance_scale size source".split()
@@ -120,7 +120,7 @@ class _Archive:
             "pictures": {name: self.picture(p) for name, p in decoded.items()},
         }
 
-    def guess(self, guess: Guess) -> dict[str, Any]:
+    def guess(self, guess: DenoisingProbe) -> dict[str, Any]:
         pictures = {name: self.picture(p) for name, p in guess.decoded.items()}
         return {"sigma": guess.sigma, "error": guess.error, "guess": self.latent(guess.guess), "pictures": pictures}
 

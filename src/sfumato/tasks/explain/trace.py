@@ -27,7 +27,7 @@ from sfumato.hub.load import Model, load
 from sfumato.layers import TransformerBlock
 from sfumato.runtime import atomic
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.run import Made, Moment, walk
+from sfumato.tasks.create.run import Made, SamplerProgress, walk
 from sfumato.types import Condition, Step
 
 SCHEMA = "sfumato.trace/1"
@@ -178,7 +178,7 @@ def trace(prompt: str, options: CreateOptions | None = None, model: Model | None
     return last
 
 
-def record(prompt: str, options: CreateOptions | None = None, model: Model | None = None) -> Iterator[Moment | Trace]:
+def record(prompt: str, options: CreateOptions | None = None, model: Model | None = None) -> Iterator[SamplerProgress | Trace]:
     """As :func:`trace`, and yield every sampler step on the way; to cancel, stop iterating."""
     options = options or CreateOptions()
     if options.count != 1:
@@ -187,7 +187,7 @@ def record(prompt: str, options: CreateOptions | None = None, model: Model | Non
     batches: dict[int, list[tuple[Step, _Pass, float]]] = defaultdict(list)
     recorder = _Recorder(model).eval()
     for event in walk(prompt, options, replace(model, denoiser=recorder)):
-        if isinstance(event, Moment):
+        if isinstance(event, SamplerProgress):
             batches[event.done].append((event.step, *recorder.taken(len(event.step.x))))
             yield event
         else:

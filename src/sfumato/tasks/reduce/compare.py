@@ -98,7 +98,7 @@ class Outliers:
     method: str
     codes: int
     clean: float
-    spoilt: float
+    contaminated: float
 
 
 @dataclass
@@ -134,7 +134,7 @@ class Comparison:
                     f"for {best.seconds:.1f} s of training against {base.seconds:.2f} s."
                 )
         for o in self.outliers:
-            share, times = f"{self.options.outliers:.0%} of the training rows", o.spoilt / max(o.clean, 1e-12)
+            share, times = f"{self.options.outliers:.0%} of the training rows", o.contaminated / max(o.clean, 1e-12)
             lines.append(f"With {share} replaced by noise, the error of {_article(o.method)} on clean rows is {times:.2f} times as large.")
         if self.table.kind == "numbers":
             told = "were standardized, so errors count in their deviations" if self.options.standardize else "were left in their own units"
@@ -238,14 +238,14 @@ def compare(found: Comparison) -> Iterator[Note | Trial]:
     options = found.options
     lengths = sorted({2, *options.codes})  # a map needs two
     jobs = [(name, k) for k in lengths for name in _methods(found)]
-    spoilt = _methods(found)[:2] if options.outliers else []
-    total = len(jobs) + len(spoilt)
+    contaminated = _methods(found)[:2] if options.outliers else []
+    total = len(jobs) + len(contaminated)
     for done, (name, k) in enumerate(jobs):
         yield Note(f"{name}, {k} codes", done, total)
         trial = _trial(found, name, k)
         found.trials.append(trial)
         yield trial
-    for done, name in enumerate(spoilt, len(jobs)):
+    for done, name in enumerate(contaminated, len(jobs)):
         yield Note(f"{name}, {max(lengths)} codes, with outliers", done, total)
         found.outliers.append(_with_outliers(found, name, max(lengths)))
     yield Note("done", total, total)

@@ -51,12 +51,12 @@ def colorize(photo: Photo, hints: tuple[tuple[int, int, str], ...], scale: float
         a, b = (_grown(x, (tall, wide), rows) for x in (slope, offset))
         return a * gray + b, gray
 
-    told = _Hints([(min(wide - 1, int(scale * x)), min(tall - 1, int(scale * y)), color) for x, y, color in hints], max(photo.size), guess)
+    spread = _Hints([(min(wide - 1, int(scale * x)), min(tall - 1, int(scale * y)), color) for x, y, color in hints], max(photo.size), guess)
     out = np.empty((tall, wide, 3), photo.values.dtype)
     for top in range(0, tall, ROWS):
         rows = slice(top, min(tall, top + ROWS))
         chroma, gray = guess(rows)
-        out[rows] = photo.stored(with_luminance(told(chroma, gray, top), gray)[0].numpy())
+        out[rows] = photo.stored(with_luminance(spread(chroma, gray, top), gray)[0].numpy())
     return photo.with_values(out)
 
 

@@ -146,7 +146,7 @@ class _Job:
         model = self.model
         steps = self.how.steps or model.defaults.steps
         table = model.denoiser.times.sigmas
-        sigmas: Tensor = model.scheduler.own_schedule(table, steps, model.scheduler.sampler)
+        sigmas: Tensor = model.scheduler.default_sigmas(table, steps, model.scheduler.sampler)
         if self.linear:
             return sigmas
         level = max(model.space.deviation * self.level, float(table[0]))

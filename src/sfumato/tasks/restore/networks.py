@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato.denoiser.denoiser import Denoiser
-from sfumato.denoiser.restorer import Restorer, RestorerConfig, told
+from sfumato.denoiser.restorer import Restorer, RestorerConfig, restorer_planes
 from sfumato.hub.files import digest, network_from, weight_file
 from sfumato.hub.load import restorer_folder
 from sfumato.runtime import autocast, choose_device, choose_dtype
@@ -16,7 +16,7 @@ from sfumato.tasks.restore.options import Only
 from sfumato.types import Condition
 
 
-class Trained:
+class RestorationNetworks:
     """The restorers: ``noise``, ``gaps`` and ``size`` for these, ``photos`` for JPEG (and noise under it), ``tints`` for color, and
     ``scratches`` to find them. Each is read when it is first needed.
 
@@ -69,9 +69,9 @@ class Trained:
 
     def unscratch(self, y: Tensor) -> Tensor:
         """Scratched picture (1, 3, h, w) in [-1, 1], untold where -> (1, 3, h, w) without."""
-        return self._run("scratches", y, told(torch.ones_like(y[:, :1])), 0.0)
+        return self._run("scratches", y, restorer_planes(torch.ones_like(y[:, :1])), 0.0)
 
     def colors(self, gray: Tensor) -> Tensor:
         """Luminance (1, 1, h, w) in [-1, 1] -> chroma (1, 3, h, w)."""
         x = gray.expand(-1, 3, -1, -1)
-        return self._run("tints", x, told(torch.ones_like(gray), color=0.0), 0.0) - x
+        return self._run("tints", x, restorer_planes(torch.ones_like(gray), color=0.0), 0.0) - x

@@ -22,7 +22,7 @@ from sfumato import __version__
 from sfumato.corruption.color import Grayscale
 from sfumato.corruption.resample import Downscale, magnify
 from sfumato.data.photo import Photo, read
-from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, TILE, VIEWS, told, viewed
+from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, TILE, VIEWS, restorer_planes, self_ensemble
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks.restore import masks
@@ -108,11 +108,11 @@ def restore(photo: Photo | Path | str, options: RestoreOptions, engine: Engine |
     (True, True)
     """
     if engine is None:
-        from sfumato.tasks.restore.networks import Trained
+        from sfumato.tasks.restore.networks import RestorationNetworks
 
         if options.clean:
-            raise OptionError("clean undoes what a network of one's own was trained on: give engine=Trained(folder)")
-        engine = Trained()
+            raise OptionError("clean undoes what a network of one's own was trained on: give engine=RestorationNetworks(folder)")
+        engine = RestorationNetworks()
     *_, last = walk(photo if isinstance(photo, Photo) else read(photo), options, engine)
     assert isinstance(last, Restored)
     return last
@@ -208,7 +208,7 @@ class _Job:
         if self.only_fills and self.hidden is not None and not self.hidden[rows, columns].any():
             return self._measured(rows, columns)[0].expand(-1, self.channels, -1, -1)  # as it is
         y, known = self._seen(rows, columns)
-        planes = told(known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100)
+        planes = restorer_planes(known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100)
         made = answer(self.engine, y.expand(-1, 3, -1, -1) * known, planes, self.level, self.options.only, best=self.options.best)
         if not self.gray:
             return made
@@ -263,7 +263,7 @@ def answer(engine: Engine, y: Tensor, planes: Tensor, sigma: float, only: Only, 
 
     With `best`, the mean of what it makes of the window turned and mirrored in all eight ways.
     """
-    return viewed(lambda seen, told_of: engine.repair(seen, told_of, sigma, only), VIEWS if best else VIEWS[:1], y, planes)
+    return self_ensemble(lambda seen, told_of: engine.repair(seen, told_of, sigma, only), VIEWS if best else VIEWS[:1], y, planes)
 
 
 def _largest(made: NDArray[Any], before: NDArray[Any], where: NDArray[np.bool_]) -> int:

@@ -76,5 +76,5 @@ class Matched:
     @torch.inference_mode()
     def words(self, text: str) -> NDArray[np.float32]:
         """The code (width,) of a text."""
-        code: NDArray[np.float32] = self.matcher.texts(self.model.text.ends([text]))[0].numpy()
+        code: NDArray[np.float32] = self.matcher.texts(self.model.text.pooled([text]))[0].numpy()
         return code
