@@ -76,7 +76,6 @@ def test_guidance():
     yes, no = Condition(torch.full((1, 7, 4), 2.0)), Condition(torch.full((1, 14, 4), 0.5))
     assert float(guided(denoiser, yes, no, 3.0)(x, sigma).mean()) == 0.5 + 3 * 1.5
     assert float(guided(denoiser, yes, no, 1.0)(x, sigma).mean()) == 2.0
-    assert float(guided(denoiser, yes, no, 3.0, interval=(2.0, 9.0))(x, sigma).mean()) == 2.0
 
 
 def test_rescale_keeps_the_deviation():

@@ -9,15 +9,7 @@ from sfumato.denoiser.denoiser import Denoiser
 from sfumato.types import Condition, Denoise
 
 
-def guided(
-    denoiser: Denoiser,
-    condition: Condition,
-    negative: Condition | None,
-    scale: float,
-    *,
-    rescale: float = 0.0,
-    interval: tuple[float, float] = (0.0, float("inf")),
-) -> Denoise:
+def guided(denoiser: Denoiser, condition: Condition, negative: Condition | None, scale: float, *, rescale: float = 0.0) -> Denoise:
     """Classifier-free guidance, ``D- + scale (D+ - D-)`` (Ho & Salimans 2022, arXiv:2207.12598, equation 6).
 
     Parameters
@@ -30,8 +22,6 @@ def guided(
     rescale : float, 0 to 1
         How far the result's deviation is pulled back to that of the unguided one (Lin et al. 2023, arXiv:2305.08891,
         equations 15-16), taken on the network's own prediction.
-    interval : (float, float)
-        Noise levels between which guidance acts (Kynkäänniemi et al. 2024, arXiv:2404.07724).
 
     Returns
     -------
@@ -42,9 +32,6 @@ def guided(
     both = _join(condition, negative)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        if not interval[0] <= float(sigma[0]) <= interval[1]:
-            plain: Tensor = denoiser(x, sigma, condition)
-            return plain
         positive, other = denoiser(torch.cat([x, x]), torch.cat([sigma, sigma]), both).chunk(2)
         out = other + scale * (positive - other)
         return out if rescale == 0 else _rescaled(denoiser, x, sigma, out, positive, rescale)
