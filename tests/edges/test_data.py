@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import unicodedata
 import zipfile
@@ -200,3 +201,10 @@ def test_tables_in_other_encodings_and_with_gaps(tmp_path):
     assert "Windows-1252" in table.notes[0]
     write(tmp_path / "u.csv", b",p\nx,1\ny,2\n")
     assert "" in read_table(tmp_path / "u.csv")[0].column_names, "it does not count rows"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    write(tmp_path / "d" / "a.png", png())
+    os.mkfifo(tmp_path / "d" / "b.png")
+    (tmp_path / "d" / "c.png").symlink_to("nowhere.png")
+    assert [p.name for p in files(tmp_path / "d")] == ["a.png", "c.png"]

@@ -101,3 +101,11 @@ def test_estimators_take_a_dtype():
     assert np.abs(codes["float16"] - codes["float32"]).max() < 0.1
     with pytest.raises(ValueError, match="dtype"):
         Autoencoder(2, dtype="int8").fit(rows)
+
+
+def test_a_picture_is_made_again_in_the_dtype_of_then(run, tiny, monkeypatch, tmp_path):
+    monkeypatch.setenv(DTYPE_VARIABLE, "bfloat16")
+    assert run("create", "x", "--model", tiny, "--seed", 1, "--steps", 2, "--output", "a.png")[0] == 0
+    monkeypatch.delenv(DTYPE_VARIABLE)
+    assert run("create", "--again", "a.png", "--output", "b.png")[0] == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

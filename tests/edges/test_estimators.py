@@ -246,3 +246,14 @@ def test_being_used_changes_no_estimator():
             assert codes.dtype == given[k].dtype
             assert np.allclose(codes, alone[k % 2], atol=1e-6)
     assert model.space_.center.dtype == torch.float32
+
+
+def test_fits_in_threads_are_those_of_their_seed():
+    rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+
+    def fitted(_):
+        return Autoencoder(2, layers=(16,), epochs=1, random_state=0).fit(rows).transform(rows)
+
+    alone = fitted(0)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(np.abs(codes - alone).max() < 1e-3 for codes in pool.map(fitted, range(12)))

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 def files(folder: Path) -> list[Path]:
     """All files in a folder and in its folders, in order. Links to folders are followed, but not in circles.
 
-    What begins with a dot is left out: thumbnails, checkpoints and resource forks of other programs.
+    What begins with a dot is left out: thumbnails, checkpoints and resource forks of other programs. So are pipes, sockets
+    and devices; a link that leads nowhere is kept, to be told of.
     """
     seen: set[str] = set()
     found: list[Path] = []
@@ -21,7 +22,7 @@ def files(folder: Path) -> list[Path]:
         seen.add(here)
         inner[:] = [name for name in inner if not name.startswith(".")]
         found += [Path(place) / name for name in names if not name.startswith(".")]
-    return sorted(found)
+    return sorted(path for path in found if path.is_file() or not path.exists())  # no pipes, which would be waited for
 
 
 def hidden(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -23,6 +24,8 @@ from sfumato.space.autoencoder import ConvAutoencoder, ConvConfig, DeepAutoencod
 from sfumato.train.codes import AutoencoderFit
 from sfumato.train.loop import train
 from sfumato.train.settings import TrainSettings
+
+SEEDING = threading.Lock()
 
 
 class Autoencoder(Reducer):
@@ -149,7 +152,7 @@ class Autoencoder(Reducer):
         if math.prod(shape) != columns:
             raise ValueError(f"shape {shape} has {math.prod(shape)} values, the rows have {columns}")
         output = "sigmoid" if self.loss == "cross_entropy" else "linear"
-        with torch.random.fork_rng():
+        with SEEDING, torch.random.fork_rng():  # the seed is the whole process's: one at a time
             torch.manual_seed(seed)
             if self.kind == "conv":
                 space: AutoencoderSpace = ConvAutoencoder(ConvConfig(shape=shape, widths=tuple(self.layers), codes=self.n_components, output=output))

@@ -323,6 +323,7 @@ class _Job:
             "task": "create",
             "version": __version__,
             "model": self.model.name,
+            "dtype": str(self.model.network.conv_in.weight.dtype).removeprefix("torch."),  # what auto was then
             "prompt": text,
             "styled": self.styled(text),
             "seed": seed,

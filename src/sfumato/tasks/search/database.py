@@ -30,7 +30,7 @@ def writing(folder: Path) -> Iterator[None]:
         why = str(error).strip().split("\n")[0]
         if not _holds_items(folder):
             shutil.rmtree(folder, ignore_errors=True)
-        raise DataError(f"{folder} cannot be written: {why[:300]}") from None
+        raise DataError(f"{folder} cannot be read or written: {why[:300]}") from None
 
 
 def _holds_items(folder: Path) -> bool:

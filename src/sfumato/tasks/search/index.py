@@ -203,8 +203,9 @@ def search(folder: Path | str, query: str, k: int = 12, where: str | None = None
         if settings.kind == "pictures" and not _is_file(query):
             rows = list({row["name"]: row for row in (*named(table, code, query, k, where), *rows)}.values())[:k]
     except Exception as error:
+        why = str(error).splitlines()[0][:300]
         if where is None:
-            raise
+            raise ModelError(f"{folder} cannot be read: {why}; index again into another --output") from None
         raise OptionError(f"the filter \"{where}\" cannot be used ({str(error).splitlines()[0]}); write SQL as label = 'cat'") from None
     return [Hit(r["name"], round(1 - r["_distance"], 6), r["label"], r["text"]) for r in rows]
 
