@@ -330,3 +330,16 @@ def test_pictures_are_found_by_their_names_first(tmp_path):
     assert search(tmp_path / "ix", "dog", 5)[0].name == "two-dogs.png"
     assert len({hit.name for hit in search(tmp_path / "ix", "fish", 5)}) == 5
     assert search(tmp_path / "ix", "fish", 5, "name != 'tropical_fish.png'")[0].name != "tropical_fish.png"
+
+
+def test_a_damaged_index_is_one_sentence_and_stays(run, tmp_path):
+    source = documents(tmp_path / "in", **{f"d{k}": f"apples pears plums number{k}" for k in range(6)})
+    index(source, tmp_path / "ix")
+    there = sorted(p for p in (tmp_path / "ix").rglob("*") if p.is_file())
+    for path in (p for p in there if p.suffix == ".lance"):
+        path.write_bytes(b"junk")
+    for words in (("search", tmp_path / "ix", "plums"), ("index", source, "--output", tmp_path / "ix")):
+        code, _, err = run(*words)
+        assert code == 2
+        assert err.count("\n") == 1 and "cannot be read" in err
+    assert sorted(p for p in (tmp_path / "ix").rglob("*") if p.is_file()) == there, "nothing of the user's is deleted"

@@ -177,8 +177,9 @@ class Sketch:
 
     def add(self, rows: Rows) -> None:
         """Take more rows (N, d) into account."""
-        for start in range(0, rows.shape[0], PART):
-            part = rows[start : start + PART]
+        step = PART if self.rank else max(1, rows.shape[0])  # where all directions are kept, parts save no memory
+        for start in range(0, rows.shape[0], step):
+            part = rows[start : start + step]
             part = np.asarray(part.toarray() if hasattr(part, "toarray") else part, np.float64)
             count = self.count + len(part)
             if self.center:

@@ -51,7 +51,7 @@ class Made:
     negative_cut : str
         The same of the negative prompt.
     unknown : bool
-        Whether no word of the prompt is in the model's vocabulary.
+        Whether the model's vocabulary has no part of any word of the prompt, which it then reads byte by byte.
     """
 
     picture: Image.Image
@@ -61,7 +61,7 @@ class Made:
     settings: dict[str, Any]
     cut: str = ""
     negative_cut: str = ""
-    unknown: bool = False  # no word of the prompt is in the model's vocabulary
+    unknown: bool = False
     count: int = 1  # pictures that were asked for per prompt
 
     def save(self, path: Path | str) -> None:

@@ -20,21 +20,21 @@ MANY = 1000  # items whose names are looked at for the words of a query
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Whatever the database says of a disk, in one sentence; what an index of nothing left behind goes."""
+def writing(folder: Path, *, new: bool) -> Iterator[None]:
+    """Whatever the database says of a disk, in one sentence; a `new` folder without an item goes, one that was there stays."""
     try:
         yield
     except SfumatoError:
         raise
     except Exception as error:  # of lance, of pyarrow, and of the system
         why = str(error).strip().split("\n")[0]
-        if not _holds_items(folder):
+        if new and not _holds_items(folder):
             shutil.rmtree(folder, ignore_errors=True)
         raise DataError(f"{folder} cannot be read or written: {why[:300]}") from None
 
 
 def _holds_items(folder: Path) -> bool:
-    """Whether an index has items, which stay whatever happens."""
+    """Whether an index has items that can be read."""
     try:
         return bool(open_table(folder).count_rows())
     except Exception:

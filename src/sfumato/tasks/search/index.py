@@ -122,6 +122,7 @@ def indexing(source: Path | str, folder: Path | str, space: str | None = None, *
     if side is not None and not 4 <= side <= 512:
         raise OptionError(f"side {side} is not within 4 to 512 pixels")
     check_folder(folder)
+    new = not folder.exists()
     kind, items = items_of(source)
     described = folder / "index.json"
     if described.exists():
@@ -133,32 +134,34 @@ def indexing(source: Path | str, folder: Path | str, space: str | None = None, *
         if kind == "pictures" and side not in (None, settings.side):
             raise OptionError(f"{folder} holds pictures brought to {settings.side} pixels; give another --output for {side}")
     else:
-        with writing(folder):
+        with writing(folder, new=new):
             settings = _fit(kind, items, source, folder, space, side or 32)
-    with writing(folder):
+    with writing(folder, new=new):
         table = open_table(folder, codes=_load(folder / "space").n_components_)
         have = {r["name"]: r["stamp"] for r in table.search().select(["name", "stamp"]).limit(None).to_list()}
         fresh = [i for i in items if have.get(i.name) != i.stamp]
         if kind == "documents" and have and settings.space.partition(":")[0] in KINDS and _are_strange(fresh, settings):
+            table.delete("true")  # first: codes of the old space must not stand beside the new one, whenever this ends
             settings = _fit(kind, items, source, folder, settings.space, settings.side)  # to the words that are there now
-            table.delete("true")
             have, fresh = {}, items
     yield Indexed(0, len(fresh))
-    yield from _written(folder, table, settings, items, fresh, have)
+    yield from _written(folder, table, settings, items, fresh, have, new=new)
 
 
-def _written(folder: Path, table: Any, settings: Index, items: list[Item], fresh: list[Item], have: dict[str, str]) -> Iterator[Indexed]:
+def _written(
+    folder: Path, table: Any, settings: Index, items: list[Item], fresh: list[Item], have: dict[str, str], *, new: bool
+) -> Iterator[Indexed]:  # fmt: skip
     """Encode and write what is fresh, and take out what is gone."""
     model, skipped, wanted = _load(folder / "space"), dict[str, str](), {i.name for i in items}
     for start in range(0, len(fresh), BATCH):
         batch = fresh[start : start + BATCH]
-        with writing(folder):
+        with writing(folder, new=new):
             rows = _encode(batch, settings, model, skipped)
             if rows:
                 table.merge_insert("name").when_matched_update_all().when_not_matched_insert_all().execute(rows)
         yield Indexed(start + len(batch), len(fresh))
     gone = [name for name in have if name not in wanted or name in skipped]
-    with writing(folder):
+    with writing(folder, new=new):
         for start in range(0, len(gone), BATCH):
             table.delete("name IN (" + ", ".join(quoted(n) for n in gone[start : start + BATCH]) + ")")
         if table.count_rows() >= APPROXIMATE and (fresh or gone or settings.recall is None):
