@@ -22,7 +22,7 @@ _HOME = {
     "Model": "hub.load",
     "PCA": "estimators",
     "Photo": "data.photo",
-    "ReduceOptions": "tasks.reduce.compare",
+    "ReduceOptions": "tasks.reduce.options",
     "RestoreOptions": "tasks.restore.options",
     "SfumatoError": "errors",
     "Step": "types",
@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from sfumato.tasks.create.run import walk as walk
     from sfumato.tasks.explain.experiments import explain as explain
     from sfumato.tasks.explain.trace import trace as trace
-    from sfumato.tasks.reduce.compare import ReduceOptions as ReduceOptions
     from sfumato.tasks.reduce.compare import reduce as reduce
+    from sfumato.tasks.reduce.options import ReduceOptions as ReduceOptions
     from sfumato.tasks.restore.options import RestoreOptions as RestoreOptions
     from sfumato.tasks.restore.run import restore as restore
     from sfumato.tasks.search.index import index as index

@@ -25,8 +25,8 @@ from torch import Tensor
 from sfumato.errors import ModelError, OptionError, PictureError
 
 MAX_PIXELS = 178_000_000  # Pillow refuses what is a little larger
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-ENDINGS = SUFFIXES | {".avif", ".heic", ".jp2", ".pdf", ".ppm", ".psd", ".svg", ".tga"}  # an output so named is meant as a file, not as a folder
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".tga"})
+ENDINGS = SUFFIXES | {".heic", ".pdf", ".psd", ".svg"}  # an output so named is meant as a file, not as a folder
 LETTER, CAPTION_LINES = (5, 12), 3  # width and height of a caption's letters in pixels; lines at most
 WHITE = 128  # of 0 to 255, from which on a mask is white
 JPEG_TOUCHES = "JPEG changes the other pixels a little, too; written as .png they stay bit for bit"

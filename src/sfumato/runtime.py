@@ -180,7 +180,7 @@ class Streams:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a place for a folder where a file is.
+    """Refuse a place for a folder where a file is, or where nothing may be written.
 
     Raises
     ------
@@ -190,6 +190,9 @@ def check_folder(path: Path) -> None:
         raise OptionError("- stands for standard output, to which nothing is written; give a file or a folder")
     if path.exists() and not path.is_dir():
         raise OptionError(f"{path} is a file; give a folder")
+    there = next(p for p in [path, *path.absolute().parents] if p.exists())
+    if not os.access(there, os.W_OK):
+        raise OptionError(f"{there} cannot be written to; choose another --output")
 
 
 def check_file(path: Path, *, overwrite: bool) -> None:

@@ -6,16 +6,12 @@ B batch, C channels, H W pixels, h w latent size, T tokens, D width. Pixels are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Generator, Tensor
-
-from sfumato.errors import ConfigError, OptionError
 
 
 @dataclass(frozen=True)
@@ -142,80 +138,22 @@ class Step:
     denoised: Tensor
 
 
-Sampler = Callable[[Denoise, Tensor, Tensor], Iterator[Step]]
-"""``(denoise, x, sigmas) -> steps``; sigmas is (N + 1,), falling, and its last entry is where to stop."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a task is.
 
-
-class Config(BaseModel):
-    """Base of every config and options record: frozen, and an unknown key is an error that names it.
-
-    Keys that start with an underscore (``_class_name``, ``_diffusers_version``) are notes and are skipped, and so are unknown
-    keys that say nothing (null).
+    Attributes
+    ----------
+    what : str
+        What is worked on.
+    done, total : float
+        Parts done, of how many.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _skip_notes(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            return {k: v for k, v in data.items() if not str(k).startswith("_") and (v is not None or k in cls.model_fields)}
-        return data
-
-    @classmethod
-    def read(cls, data: Mapping[str, Any], source: str) -> Self:
-        """Validate `data`, naming `source` and each wrong key if it does not fit.
-
-        Raises
-        ------
-        ConfigError
-            For keys that are unknown and values that are not supported.
-        """
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise ConfigError(f"{source}: {explain(error)}") from None
+    what: str
+    done: float
+    total: float
 
 
-class Options(Config):
-    """Base of what a user asks a verb for; library and command line validate it here. Paths may be given as such."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _paths(cls, data: Any) -> Any:
-        return {k: str(v) if isinstance(v, Path) else v for k, v in data.items()} if isinstance(data, Mapping) else data
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            cause = (error.errors()[0].get("ctx") or {}).get("error")
-            raise OptionError(str(cause) if isinstance(cause, OptionError) else explain(error)) from None
-
-    @classmethod
-    def build(cls, values: Mapping[str, Any]) -> Self:
-        """Validate values from an edge; what is None is left to its default.
-
-        Raises
-        ------
-        OptionError
-            With one sentence that names the option.
-        """
-        return cls(**{k: v for k, v in values.items() if v is not None})
-
-
-def _short(value: Any) -> str:
-    said = repr(value)
-    return said if len(said) <= 80 else f"{said[:77]}..."
-
-
-def explain(error: ValidationError) -> str:
-    """Turn a validation error into one sentence that names each key, its value and what is accepted."""
-    parts = []
-    for item in error.errors():
-        key = ".".join(str(p) for p in item["loc"]) or "value"
-        if item["type"] == "extra_forbidden":
-            parts.append(f"{key}={_short(item['input'])} is not a known key")
-        else:
-            parts.append(f"{key}={_short(item['input'])} is not supported ({item['msg'].lower()})")
-    return "; ".join(parts)
+Sampler = Callable[[Denoise, Tensor, Tensor], Iterator[Step]]
+"""``(denoise, x, sigmas) -> steps``; sigmas is (N + 1,), falling, and its last entry is where to stop."""

@@ -10,14 +10,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import sfumato
+from sfumato.cli import app
+from sfumato.cli.command import flags
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.reduce.options import ReduceOptions
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.search.options import IndexOptions, SearchOptions
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "sfumato"
 FILES = sorted(SOURCE.rglob("*.py"))
 AXES = ("corruption", "space", "denoiser", "condition", "sampler")
-GROUND = ("types", "errors", "runtime")
+GROUND = ("config", "types", "errors", "runtime")
 
 
 def layer(name):
@@ -164,3 +171,35 @@ def test_training_keys_and_corruptions_are_told():
     assert {w.split(":")[0] for w in shown} == set(CORRUPTIONS)
     for word in (part for alternatives in shown for part in alternatives.split("|")):
         assert "PICTURE" in word or parse(word)
+
+
+COMMANDS = {
+    ("create",): (CreateOptions, {"candidate"}), ("explain",): (CreateOptions, {"count", "candidate", "batch"}),
+    ("restore",): (RestoreOptions, set()), ("reduce",): (ReduceOptions, set()), ("index",): (IndexOptions, set()),
+    ("search",): (SearchOptions, set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command_has_the_options_of_its_record(words):
+    """Every field has a description, and is a parameter of the command of the same name, with its help and its flags."""
+    record, left_out = COMMANDS[words]
+    command = typer.main.get_command(app)
+    for word in words:
+        command = command.commands[word]
+    parameters = {p.name: p for p in command.params}
+    for name, field in record.model_fields.items():
+        assert field.description, name
+        if name in left_out:
+            assert name not in parameters
+            continue
+        assert field.description in parameters[name].help
+        wanted = set("/".join(flags(name, field)).split("/"))
+        assert wanted == {*parameters[name].opts, *parameters[name].secondary_opts}
+        assert f"    {name} : " in record.__doc__, "help(record) names it"
+
+
+def test_options_are_read_without_torch():
+    """Help and errors of the command line come quickly."""
+    code = "import sys, sfumato.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,7 +16,7 @@ from sfumato import image
 from sfumato.cli import app, main
 from sfumato.data.rows import read
 from sfumato.errors import DataError, OptionError
-from sfumato.tasks.reduce.compare import ReduceOptions
+from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.search.items import items_of
 
 pa = pytest.importorskip("pyarrow")
@@ -219,7 +219,7 @@ def test_bad_data_gets_one_sentence(kind, message, tmp_path, capsys, monkeypatch
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--codes", "2,x"], "cannot be read"), (["--codes", "64"], "too many"), (["--corruption", "nosie:2"], 'did you mean "noise"'),
-    (["--size", "-3"], "within 4 to 512"),
+    (["--size", "-3"], "greater than or equal to 4"),
     (["--outliers", "2"], "outliers"), (["--label", "lable"], 'did you mean "labels"'), (["--loss", "magic"], "magic"),
 ])  # fmt: skip
 def test_wrong_options_get_one_sentence(words, message, tmp_path, capsys, monkeypatch):

@@ -20,7 +20,7 @@ from sfumato.hub.save import save_network
 from sfumato.runtime import Streams
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import tone
-from sfumato.tasks.restore.diffusion import DiffusionOptions, _Job, diffuse
+from sfumato.tasks.restore.diffusion import _Job, diffuse
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.noise import estimate_noise, flattest_noise, noise_level
 from sfumato.tasks.restore.options import RestoreOptions
@@ -364,11 +364,15 @@ def test_two_pictures_are_not_written_to_one_file(folder, tmp_path, capsys, monk
     for name in ("a/x.png", "b/x.png", "c/x.gif", "c/x.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(PHOTO[:8, :8]).save(tmp_path / name)
-    for given in ([tmp_path / "a", tmp_path / "b"], [tmp_path / "c"]):
-        code, _, err = run(capsys, monkeypatch, *given, "--output", tmp_path / "out", "--model", folder, "--denoise", "25")
-        assert code == 2
-        assert "would both be written" in err
+    words = "--output", tmp_path / "out", "--model", folder, "--denoise", "25"
+    code, _, err = run(capsys, monkeypatch, tmp_path / "a", tmp_path / "b", *words)
+    assert code == 2
+    assert "would both be written" in err
     assert not (tmp_path / "out").exists()
+    code, _, _ = run(capsys, monkeypatch, tmp_path / "c", *words, "--compare")
+    assert code == 0
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["x-gif-compare.png", "x-gif.png", "x-png-compare.png", "x.png"], "their endings tell them apart"
 
 
 def test_no_claim_about_pixels_that_jpeg_changes(folder, tmp_path, capsys, monkeypatch):
@@ -387,7 +391,10 @@ def test_what_a_shrunk_gray_result_differs_by_is_told(repairer):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ([], "nothing to undo"), (["--denoise", "much"], "write auto or a number"), (["--denoise", "-3"], "within 0 to 255"),
+    ([], "nothing to undo"),
+    (["--denoise=much"], "write auto or a number"), (["--noise-level", "much"], "write auto or a number"),
+    (["--denoise", "much"], "much does not exist"),
+    (["--denoise", "-3"], "within 0 to 255"),
     (["--dejpeg", "0"], "within 1 to 100"), (["--dejpeg", "2.5"], "auto or a whole number"), (["--fill-color", "red"], "#rrggbb"),
     (["--hint", "1,2,#ff0000"], "goes with --colorize"), (["--colorize", "--hint", "1,2"], "X,Y,#rrggbb"), (["--dejpeg"], "no JPEG now"),
     (["--colorize", "--hint", "500,2,#ff0000"], "within the picture"), (["--enlarge", "9"], "enlarge"), (["--fill-box", "1,2,3"], "write X,Y,W,H"),
@@ -432,12 +439,11 @@ def test_diffusion_agrees_with_what_was_measured(folder, tmp_path, capsys, monke
 @pytest.mark.parametrize("options", [{"colorize": True}, {"enlarge": 2}, {"enlarge": 2, "colorize": True, "fill_box": (5, 5, 9, 9)}], ids=str)
 def test_a_diffusion_models_answer_fits_the_measurement(options):
     model = load("icons")
-    *_, answers = diffuse(Photo(PHOTO[:32, :48]), RestoreOptions(**options), DiffusionOptions(steps=2, seed=0), model, lambda x: x)
-    made = answers.each[0].photo
+    *_, answer = diffuse(Photo(PHOTO[:32, :48]), RestoreOptions(**options, engine="diffusion", steps=2, seed=0), model, lambda x: x)
+    made = answer.photo
     assert made.size == ((96, 64) if "enlarge" in options else (48, 32))
-    assert answers.spread is None
     if options != {"colorize": True}:
-        assert answers.each[0].report["largest_disagreement"] < 40, "only clipping to what a screen shows is in the way"
+        assert answer.report["largest_disagreement"] < 40, "only clipping to what a screen shows is in the way"
         return
     free = ((made.values > 0) & (made.values < 255)).all(axis=2)
     assert free.mean() > 0.5
@@ -451,7 +457,7 @@ def test_in_pixels_the_measurement_is_kept_at_every_step(options, tiny, tmp_path
     photo, options = Photo(PHOTO[:32, :48]), RestoreOptions(**options)
     off = {}
     for folder in (tiny, make_tiny(tmp_path / "pixels", pixels=True, in_channels=3, out_channels=3)):
-        job = _Job(photo, options, DiffusionOptions(), load(str(folder)), masks.find(photo, options, lambda x: x))
+        job = _Job(photo, options, load(str(folder)), masks.find(photo, options, lambda x: x))
         with torch.inference_mode():
             x = job.start(Streams([3]), 1.0)
             clean = job.decode(job.agreeing()(0.1 * x, torch.ones(1)))
@@ -461,7 +467,7 @@ def test_in_pixels_the_measurement_is_kept_at_every_step(options, tiny, tmp_path
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--engine", "magic"], "unknown engine"), (["--samples", "2"], "go with --engine diffusion"),
+    (["--engine", "magic"], "engine='magic' is not supported"), (["--samples", "2"], "go with --engine diffusion"),
     (["--engine", "diffusion", "--dejpeg", "30"], "is linear"), (["--engine", "diffusion", "--samples", "0"], "samples"),
     (["--engine", "diffusion", "--colorize", "--hint", "1,1,#ff0000"], "is linear"),
     (["--engine", "diffusion", "--enlarge", "1.5037"], "no size"), (["--clean"], "goes with --model"),
@@ -505,7 +511,7 @@ def test_a_comparison_does_not_replace_what_is_there(folder, tmp_path, capsys, m
 def test_diffusion_walks_from_the_noise_that_it_is_told():
     model = load("icons")
     tops = [
-        float(_Job(Photo(PHOTO[:32, :48]), RestoreOptions(denoise=s), DiffusionOptions(), model, None).sigmas()[0]) for s in (0.5, 5.0, 15.0, 60.0)
+        float(_Job(Photo(PHOTO[:32, :48]), RestoreOptions(denoise=s), model, None).sigmas()[0]) for s in (0.5, 5.0, 15.0, 60.0)
     ]
     least = float(model.denoiser.times.sigmas[0])
     assert tops == pytest.approx([max(least, 2 * s / 127.5) for s in (0.5, 5.0, 15.0, 60.0)], rel=1e-3)
@@ -513,7 +519,7 @@ def test_diffusion_walks_from_the_noise_that_it_is_told():
 
 def test_diffusion_refuses_what_is_too_large_for_memory():
     photo = Photo(np.zeros((1200, 1000, 3), np.uint8))
-    walked = diffuse(photo, RestoreOptions(enlarge=2), DiffusionOptions(), load("icons"), lambda x: x)
+    walked = diffuse(photo, RestoreOptions(enlarge=2), load("icons"), lambda x: x)
     with pytest.raises(OptionError, match="4.8 megapixels are too many at once"):
         next(walked)
 
@@ -528,7 +534,7 @@ def test_a_picture_is_never_replaced_by_what_is_made_of_it(capsys, monkeypatch, 
 
 
 def test_clean_needs_a_network_of_ones_own():
-    with pytest.raises(OptionError, match="engine=RestorationNetworks"):
+    with pytest.raises(OptionError, match="--clean goes with --model"):
         restore(Photo(PHOTO), RestoreOptions(clean=True))
 
 

@@ -10,81 +10,69 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.cli.bar import bar
+from sfumato.cli.command import Values, takes
 from sfumato.cli.say import note, say, shortened
+from sfumato.tasks.create.options import CreateOptions
 
 if TYPE_CHECKING:
     from sfumato.hub.load import Model
     from sfumato.tasks.create.prompts import Prompt
     from sfumato.tasks.create.run import Made
 
-Option = typer.Option
+Argument, Option = typer.Argument, typer.Option
 
 
-def create(  # a command's signature is its help page: it is as long as its options
-    prompt: Annotated[list[str] | None, typer.Argument(help="What the picture shows; several make several pictures.")] = None,
-    prompts: Annotated[Path | None, Option(help="File: .txt (a prompt a line), .jsonl or .csv (prompt, id, and any option of a picture).")] = None,
-    output: Annotated[Path | None, Option(help="FILE.png (.jpg, .webp) or FOLDER/; pictures/ by default.")] = None,
-    count: Annotated[int, Option(help="Pictures per prompt, of seeds S, S+1, ...")] = 1,
-    seed: Annotated[int | None, Option(help="Same seed, same picture. Random if absent.")] = None,
-    best_of: Annotated[int | None, Option(help="Tries per picture, of which the best match is kept; the model's own number by default.")] = None,
-    steps: Annotated[int | None, Option(help="Sampler steps; the model's own number by default.")] = None,
-    guidance_scale: Annotated[float | None, Option(help="How closely to follow the text; 1 is off.")] = None,
-    guidance_rescale: Annotated[float | None, Option(help="0 to 1: pull back the contrast that guidance adds.")] = None,
-    negative: Annotated[str | None, Option(help="What the picture should not show.")] = None,
-    sampler: Annotated[str | None, Option(help="As dpmpp_2m, 'DPM++ 2M' or DPMSolverMultistepScheduler.")] = None,
-    schedule: Annotated[str | None, Option(help="auto, uniform, karras, exponential, beta, sgm_uniform, simple, trailing, leading.")] = None,
-    eta: Annotated[float | None, Option(help="Noise put back at each step by stochastic samplers, 0 to 1.")] = None,
-    style: Annotated[str | None, Option(help="A style of the model; see sfumato models.")] = None,
-    size: Annotated[str | None, Option(help="WxH in pixels.")] = None,
-    model: Annotated[str | None, Option(help="A bundled name; or Stable Diffusion 1, 2, XL: a folder in diffusers' layout, a .safetensors.")] = None,
-    source: Annotated[str | None, Option("--from", help="A picture to start from.")] = None,
-    strength: Annotated[float | None, Option(help="How much of --from is made anew, 0 to 1.")] = None,
-    mask: Annotated[str | None, Option(help="White = make anew; the other pixels stay bit for bit.")] = None,
-    grid: Annotated[bool, Option(help="Also write all pictures on one sheet.")] = False,
+@takes(CreateOptions, without={"candidate"})
+def create(
+    values: Values,
+    prompt: Annotated[list[str] | None, Argument(help="What the picture shows; several make several pictures.")] = None,
+    prompts: Annotated[
+        Path | None, Option(help="File: .txt (a prompt a line), .jsonl or .csv (prompt, id, and any option of a picture).")
+    ] = None,
+    output: Annotated[Path, Option(help="FILE.png (.jpg, .webp) or FOLDER/.")] = Path("pictures"),
+    grid: Annotated[bool, Option("--grid", help="Also write all pictures on one sheet.")] = False,
     again: Annotated[Path | None, Option(help="Make the picture in this file once more, from its own settings.")] = None,
-    device: Annotated[str | None, Option(help="auto, cpu, cuda or mps.")] = None,
-    dtype: Annotated[str | None, Option(help="auto, float32, bfloat16 or float16.")] = None,
-    batch: Annotated[int | None, Option(help="Pictures made at once.")] = None,
-    overwrite: Annotated[bool, Option(help="Replace pictures that are there.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace pictures that are there.")] = False,
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")] = False,
 ) -> None:
     """Make pictures from texts."""
     from sfumato.errors import OptionError
-    from sfumato.image import JPEG_TOUCHES
-    from sfumato.metadata import FORMATS
     from sfumato.tasks.create import prompts as texts
-    from sfumato.tasks.create.options import CreateOptions
 
-    values = {
-        "count": count, "seed": seed, "best_of": best_of, "steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale,
-        "negative_prompt": negative, "sampler": sampler, "schedule": schedule, "eta": eta, "style": style, "size": size,
-        "model": model, "source": source, "strength": strength, "mask": mask, "device": device, "dtype": dtype, "batch": batch,
-    }  # fmt: skip
-    opened = None
+    opened, strength = None, values.get("strength")
     if again is not None:
-        wanted, values, opened = texts.again(again, values, texts.gather(prompt or [], prompts) if prompt or prompts else ())
+        also = texts.gather(prompt or [], prompts) if prompt or prompts else ()
+        wanted, values, opened = texts.again(again, values, also)
     else:
         wanted = texts.gather(prompt or [], prompts)
-    if strength is not None and not values["source"] and not any("source" in dict(item.own) for item in wanted):
+    if strength is not None and not values.get("source") and not any("source" in dict(p.own) for p in wanted):
         raise OptionError(texts.NO_SOURCE)
-    CreateOptions.build(values)  # before pictures are counted
-    saver = texts.Saver(output or Path("pictures"), overwrite=overwrite, single=len(wanted) * count <= 1)
+    options = CreateOptions.build(values)  # before pictures are counted
+    saver = texts.Saver(output, overwrite=overwrite, single=len(wanted) * options.count <= 1)
     saver.check(wanted, values, grid=grid)
     finished = []
     for item, made in _with_progress(wanted, values, opened):
         path = saver.save(item, made)
         finished += [made.picture] if grid else []
-        line = {"path": str(path), "seed": made.seed, "seconds": round(made.seconds, 3), "settings": made.settings}
-        say(json.dumps(line) if as_json else str(path))
-        if made.unknown:
-            note(f'the model knows no word of "{shortened(made.prompt)}"')
-        for what, cut in (("prompt", made.cut), ("negative prompt", made.negative_cut)):
-            if cut:
-                note(f'the end of the {what} was not seen by the model: "{cut}"')
-        if made.settings.get("mask") and FORMATS[path.suffix.lower()] == "JPEG":
-            note(f"{path}: {JPEG_TOUCHES}")
+        _tell(made, path, as_json=as_json)
     if grid:
         say(str(saver.sheet(finished)), err=as_json)
+
+
+def _tell(made: Made, path: Path, *, as_json: bool) -> None:
+    """A line about a written picture on stdout; what the model did not see of its text on stderr."""
+    from sfumato.image import JPEG_TOUCHES
+    from sfumato.metadata import FORMATS
+
+    line = {"path": str(path), "seed": made.seed, "seconds": round(made.seconds, 3), "settings": made.settings}
+    say(json.dumps(line) if as_json else str(path))
+    if made.unknown:
+        note(f'the model knows no word of "{shortened(made.prompt)}"')
+    for what, cut in (("prompt", made.cut), ("negative prompt", made.negative_cut)):
+        if cut:
+            note(f'the end of the {what} was not seen by the model: "{cut}"')
+    if made.settings.get("mask") and FORMATS[path.suffix.lower()] == "JPEG":
+        note(f"{path}: {JPEG_TOUCHES}")
 
 
 def _with_progress(wanted: list[Prompt], values: dict[str, Any], model: Model | None) -> Iterator[tuple[Prompt, Made]]:

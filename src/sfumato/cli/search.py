@@ -9,22 +9,25 @@ from typing import Annotated
 import typer
 
 from sfumato.cli.bar import bar
+from sfumato.cli.command import Values, takes
 from sfumato.cli.say import PARTLY, note, say
+from sfumato.tasks.search.options import IndexOptions, SearchOptions
 
-Option = typer.Option
+Argument, Option = typer.Argument, typer.Option
 
 
+@takes(IndexOptions)
 def index(
-    data: Annotated[Path, typer.Argument(help="Folder of pictures or .txt files, .parquet or .tar.")],
+    values: Values,
+    data: Annotated[Path, Argument(help="Folder of pictures or .txt files, .parquet or .tar.")],
     output: Annotated[Path, Option(help="Folder of the index; given again, it is brought up to date.")],
-    space: Annotated[str | None, Option(help="pca:30, autoencoder:30, lsa:128, a saved estimator; or icons: pictures by words.")] = None,
-    side: Annotated[int | None, Option(help="Side in pixels that pictures are brought to; 32 by default.")] = None,
 ) -> None:
     """Index pictures or documents for search; encodes only what is new or changed."""
     from sfumato.tasks.search import index as work
 
+    options = IndexOptions.build(values)
     with bar() as progress:
-        for last in work.indexing(data, output, space, side=side):
+        for last in work.indexing(data, output, options.space, side=options.side):
             progress.update("indexing", last.done, last.total)
     for line in last.skipped[:10]:
         note(f"left out: {line}")
@@ -35,13 +38,13 @@ def index(
         raise typer.Exit(PARTLY)
 
 
+@takes(SearchOptions)
 def search(
-    folder: Annotated[Path, typer.Argument(help="Folder of an index.")],
-    query: Annotated[str, typer.Argument(help="Words, or a picture or text file.")],
-    k: Annotated[int, Option("-k", help="How many results.")] = 12,
-    where: Annotated[str | None, Option(help="SQL over name, label and text, as label = 'cat'.")] = None,
+    values: Values,
+    folder: Annotated[Path, Argument(help="Folder of an index.")],
+    query: Annotated[str, Argument(help="Words, or a picture or text file.")],
     output: Annotated[Path | None, Option(help="Write the pictures found on one sheet.")] = None,
-    overwrite: Annotated[bool, Option(help="Replace the sheet that is there.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the sheet that is there.")] = False,
     as_json: Annotated[bool, Option("--json", help="One JSON line per result.")] = False,
 ) -> None:
     """Find the items of an index that are nearest to words or to an example."""
@@ -50,11 +53,12 @@ def search(
     from sfumato.runtime import atomic, check_file
     from sfumato.tasks.search import index as work
 
+    options = SearchOptions.build(values)
     if output is not None and output.suffix.lower() not in FORMATS:
         raise OptionError(f"{output}: pictures are written as {', '.join(FORMATS)}")
     if output is not None:
         check_file(output, overwrite=overwrite)
-    hits = work.search(folder, query, k, where)
+    hits = work.search(folder, query, options.k, options.where)
     if output is not None:  # before the lines: who reads some of them and stops has the sheet
         with atomic(output) as scratch:
             work.pictures(folder, hits).save(scratch)

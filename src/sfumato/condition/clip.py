@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from sfumato.types import Config
+from sfumato.config import Config
 
 # Keys of transformers' generic base class: they say how to train or to present outputs, never what is computed.
 IRRELEVANT = frozenset(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.config import Config
 from sfumato.layers import ResnetBlock
-from sfumato.types import Config
 
 
 class MatcherConfig(Config):

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.types import Condition, Config
+from sfumato.config import Config
+from sfumato.types import Condition
 
 PLANES = ("known", "color", "detail", "quality")  # 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
 TILE, MARGIN = 640, 96  # pixels of a window, and around it: more than a bundled network sees, so windows change nothing
@@ -80,6 +81,7 @@ class RestorerConfig(Config):
     blocks: int | tuple[int, ...] = 2  # residual blocks on each scale, on the way down and on the way up; one number for all, or one each
     normed: bool = False  # group norms, for what is guessed from the meaning of a picture rather than from its pixels
     fills: bool = False  # makes hidden pixels alone, from what interpolates known ones near them; known pixels stay as they are
+    finds: bool = False  # answers where the damage is, one channel in [-1, 1], in place of the picture without it
 
 
 def interpolated(x: Tensor, known: Tensor, levels: int = REACH) -> Tensor:
@@ -153,7 +155,7 @@ class Restorer(nn.Module):
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in zip(widths, widths[1:], strict=False))
         self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2, bias=False) for a, b in zip(widths, widths[1:], strict=False))
         self.up = nn.ModuleList(nn.Sequential(*(_Residual(w, config.normed) for _ in range(many))) for w, many in stages[:-1])
-        self.tail = _conv(widths[0], 4 * config.channels)
+        self.tail = _conv(widths[0], 4 * (1 if config.finds else config.channels))
         with torch.no_grad():  # residual branches and the last layer start small: the network starts as the identity
             for module in self.modules():
                 if isinstance(module, _Residual):
@@ -173,7 +175,7 @@ class Restorer(nn.Module):
         return int(2 ** max(len(self.config.widths), REACH * self.config.fills))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """(B, C, H, W), sigma (B,), planes (B, 4, H, W) or none where all is known -> (B, C, H, W)."""
+        """(B, C, H, W), sigma (B,), planes (B, 4, H, W) or none where all is known -> (B, C, H, W), or (B, 1, H, W) of a finder."""
         size = x.shape[-2:]
         planes = x.new_ones(len(x), len(PLANES), *size) if condition.planes is None else condition.planes.to(x)
         noise = c_noise.to(x)[:, None, None, None].expand(-1, 1, *size)
@@ -192,4 +194,6 @@ class Restorer(nn.Module):
         for k in reversed(range(len(self.up))):
             h = self.up[k](self.grow[k](h) + skips[k])
         change: Tensor = F.pixel_shuffle(self.tail(h), 2)[..., : size[0], : size[1]]
+        if self.config.finds:
+            return (change / 2).tanh()  # as a share, 0 to 1, the logistic function of the change
         return x + (1 - planes[:, :1]) * change if self.config.fills else x + change

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from sfumato.config import Config
 from sfumato.layers import Downsample, PictureAttention, ResnetBlock, SpatialTransformer, TimestepEmbedding, Upsample, sinusoids
-from sfumato.types import Condition, Config
+from sfumato.types import Condition
 
 AVERAGING = frozenset("decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split())
 DownType = Literal["CrossAttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"]

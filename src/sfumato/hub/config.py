@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from sfumato.config import Config
 from sfumato.denoiser.denoiser import prediction
 from sfumato.denoiser.precondition import Times
 from sfumato.errors import ConfigError
 from sfumato.sampler.registry import sampler_name
 from sfumato.sampler.schedule import Rule, shaped, spaced
-from sfumato.types import Config
 
 # Keys that tune a sampler we choose ourselves, or a remedy for pixels that latent models do not use.
 IGNORED = frozenset(

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.types import Condition, Config
+from sfumato.config import Config
+from sfumato.types import Condition
 
 Output = Literal["linear", "sigmoid"]
 

@@ -10,9 +10,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from sfumato.config import Config
 from sfumato.layers import Downsample, PictureAttention, ResnetBlock, Upsample
 from sfumato.space.tile import head, layer, resnet
-from sfumato.types import Config
 
 EPS = 1e-6  # of every group norm in this network, as in the reference implementation
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sfumato.types import Config
+from sfumato.config import Config
 
 
 class PixelsConfig(Config):

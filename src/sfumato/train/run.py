@@ -18,6 +18,7 @@ from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import NoText, TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
+from sfumato.config import Config
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.denoiser.unet import UNet, UNetConfig
@@ -39,7 +40,6 @@ from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.restorer import LONGEST, RestorerJob, read_photos
 from sfumato.train.settings import TrainSettings
 from sfumato.train.text import Phrases, TextJob
-from sfumato.types import Config
 
 Event = Progress | str
 C = TypeVar("C", bound=Config)

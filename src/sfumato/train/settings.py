@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
-from sfumato.types import Config
+from sfumato.config import Config, option
 
 
 class TrainSettings(Config):
     """How to train; what is trained is a :class:`Job`."""
 
-    steps: int = Field(20_000, ge=1)
-    batch: int = Field(64, ge=1)
-    rate: float = Field(1e-3, gt=0)  # learning rate
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon learns more a step where most weights are kernels and matrices
-    warmup: int = Field(200, ge=0)  # steps of linear rise
-    cooldown: float = Field(0.2, ge=0, le=1)  # share of the steps in which the rate falls to zero
-    weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, gt=0)  # largest norm of the gradient
-    average: float = Field(0.999, ge=0, lt=1)  # decay of the moving average of the weights; 0: none
-    seed: int = Field(0, ge=0, lt=2**63)
-    device: str = "auto"
-    dtype: str = "auto"  # of mixed precision; float32 turns it off, auto does where the device has no bfloat16
-    checkpoint_every: int = Field(500, ge=1)
-    preview_every: int = Field(1000, ge=1)
+    steps: int = option(20_000, "Training steps; docs/train.md has what is usual.", ge=1)
+    batch: int = option(64, "Samples per step.", ge=1)
+    rate: float = option(1e-3, "Learning rate.", gt=0)
+    optimizer: Literal["adamw", "muon"] = option(
+        "adamw", "muon learns more a step where most weights are kernels and matrices."
+    )
+    warmup: int = option(200, "Steps of linear rise of the rate.", ge=0)
+    cooldown: float = option(0.2, "Share of the steps in which the rate falls to zero.", ge=0, le=1)
+    weight_decay: float = option(0.01, "Decay of the weights per step, times the rate.", ge=0)
+    clip: float = option(1.0, "Largest norm of the gradient.", gt=0)
+    average: float = option(0.999, "Decay of the moving average of the weights; 0: none.", ge=0, lt=1)
+    seed: int = option(0, "Seed of weights and batches.", ge=0, lt=2**63)
+    device: str = option("auto", "auto, cpu, cuda or mps.")
+    dtype: str = option(
+        "auto", "Of mixed precision: auto, float32 (which turns it off), bfloat16 or float16; auto is what the device is good at."
+    )
+    checkpoint_every: int = option(500, "Steps between checkpoints.", ge=1)
+    preview_every: int = option(1000, "Steps between previews.", ge=1)

@@ -1,16 +1,19 @@
-"""The options of `create`: one record for library and command line, validated in one place."""
+"""The options of `create`: one record for library, command line and server.
+
+Validators import what needs torch when they run, so that the command line can read this file quickly.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
+from sfumato.config import Options, option
 from sfumato.errors import OptionError
-from sfumato.runtime import legible
-from sfumato.sampler.registry import sampler_name, schedule_name
-from sfumato.types import Options
+
+SAMPLING, START, COMPUTING = "Sampling", "Start from a picture", "Model and computing"
 
 
 class CreateOptions(Options):
@@ -24,35 +27,50 @@ class CreateOptions(Options):
     'karras'
     """
 
-    model: str = "icons"
-    count: int = Field(1, ge=1, le=100_000)  # pictures per prompt, of seeds seed, seed + 1, ...
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    best_of: int | None = Field(None, ge=1, le=64)  # tries per picture, of which the one that matches its text best is kept
-    candidate: int | None = Field(None, ge=0, lt=64)  # make this try alone, as a picture's settings name the one that was kept
-    steps: int | None = Field(None, ge=1, le=1000)
-    guidance_scale: float | None = Field(None, ge=0, le=100)
-    guidance_rescale: float = Field(0.0, ge=0, le=1)
-    negative_prompt: str = ""
-    sampler: str | None = None
-    schedule: str = "auto"
-    eta: float | None = Field(None, ge=0, le=1)
-    style: str | None = None
-    size: tuple[int, int] | None = None  # width, height
-    source: str | None = None  # a picture to start from
-    strength: float = Field(0.6, gt=0, le=1)  # how much of it is made anew
-    mask: str | None = None  # white = make anew; what is black stays bit for bit
-    device: str = "auto"
-    dtype: str = "auto"
-    batch: int = Field(8, ge=1)  # pictures made at once
+    model: str = option(
+        "icons", "A bundled name; or Stable Diffusion 1, 2, XL: a folder in diffusers' layout, a .safetensors.",
+        group=COMPUTING,
+    )  # fmt: skip
+    count: int = option(1, "Pictures per prompt, of seeds S, S+1, ...", ge=1, le=100_000)
+    seed: int | None = option(None, "Same seed, same picture. Random if absent.", ge=0, lt=2**63)
+    best_of: int | None = option(
+        None, "Tries per picture, of which the best match is kept; the model's own number by default.", ge=1, le=64
+    )
+    candidate: int | None = option(
+        None, "Make this try alone, counted from 0, as a picture's settings name the one that was kept.", ge=0, lt=64
+    )
+    steps: int | None = option(None, "Sampler steps; the model's own number by default.", group=SAMPLING, ge=1, le=1000)
+    guidance_scale: float | None = option(
+        None, "How closely to follow the text; 1 is off.", group=SAMPLING, ge=0, le=100
+    )
+    guidance_rescale: float = option(0.0, "Pull back the contrast that guidance adds.", group=SAMPLING, ge=0, le=1)
+    negative_prompt: str = option("", "What the picture should not show.", flags="--negative --negative-prompt")
+    sampler: str | None = option(None, "As dpmpp_2m, 'DPM++ 2M' or DPMSolverMultistepScheduler.", group=SAMPLING)
+    schedule: str = option(
+        "auto", "auto, uniform, karras, exponential, beta, sgm_uniform, simple, trailing, leading.", group=SAMPLING
+    )
+    eta: float | None = option(
+        None, "Noise put back at each step by stochastic samplers.", group=SAMPLING, ge=0, le=1
+    )
+    style: str | None = option(None, "A style of the model; sfumato models lists them.")
+    size: tuple[int, int] | None = option(None, "Width and height in pixels.", metavar="WxH")
+    source: str | None = option(None, "A picture to start from.", flags="--from", group=START)
+    strength: float = option(0.6, "How much of --from is made anew.", group=START, gt=0, le=1)
+    mask: str | None = option(
+        None, "Picture: white = make anew; the other pixels stay bit for bit.", group=START
+    )
+    device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
+    dtype: str = option("auto", "auto, float32, bfloat16 or float16.", group=COMPUTING)
+    batch: int = option(8, "Pictures made at once.", group=COMPUTING, ge=1)
 
     @model_validator(mode="before")
     @classmethod
     def _spelled_together(cls, data: Any) -> Any:
         """A sampler and its schedule in one name, as "DPM++ 2M Karras"."""
-        known = isinstance(data, dict) and re.fullmatch(r"(.+?)[ _](karras|exponential)", str(data.get("sampler")).strip(), re.IGNORECASE)
-        if known and data.get("schedule", "auto") == "auto":
-            return {**data, "sampler": known[1], "schedule": known[2]}
-        return data
+        if not isinstance(data, dict) or data.get("schedule", "auto") != "auto":
+            return data
+        named = re.fullmatch(r"(.+?)[ _](karras|exponential)", str(data.get("sampler")).strip(), re.IGNORECASE)
+        return {**data, "sampler": named[1], "schedule": named[2]} if named else data
 
     @field_validator("size", mode="before")
     @classmethod
@@ -66,14 +84,20 @@ class CreateOptions(Options):
     @field_validator("negative_prompt")
     @classmethod
     def _negative(cls, text: str) -> str:
+        from sfumato.runtime import legible
+
         return legible(text)
 
     @field_validator("sampler")
     @classmethod
     def _sampler(cls, name: str | None) -> str | None:
+        from sfumato.sampler.registry import sampler_name
+
         return None if name is None else sampler_name(name)
 
     @field_validator("schedule")
     @classmethod
     def _schedule(cls, name: str) -> str:
+        from sfumato.sampler.registry import schedule_name
+
         return schedule_name(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -220,9 +219,6 @@ class Saver:
     def check(self, wanted: Sequence[Prompt], values: Mapping[str, Any], *, grid: bool = False) -> None:
         """Refuse before any work what cannot be written."""
         check_folder(self.folder)
-        there = next(p for p in [self.folder, *self.folder.absolute().parents] if p.exists())
-        if not os.access(there, os.W_OK):
-            raise OptionError(f"{there} cannot be written to; choose another --output")
         seed, count = values.get("seed"), int(values.get("count") or 1)
         planned: set[Path] = {self._sheet} if grid else set()
         for path in planned:

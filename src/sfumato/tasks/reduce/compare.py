@@ -10,48 +10,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
 from sklearn.utils import check_array
 
-from sfumato.corruption.base import parse
 from sfumato.data.rows import Table, read
-from sfumato.data.terms import Terms, Weighting
+from sfumato.data.terms import Terms
 from sfumato.errors import DataError, OptionError
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, squared_error
-from sfumato.types import Options
+from sfumato.tasks.reduce.options import ReduceOptions
 
 RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbours at which documents are counted
 SHOWN = 12  # pictures in a row of reconstructions
-
-
-class ReduceOptions(Options):
-    """What to compare."""
-
-    codes: tuple[int, ...] = Field((2, 10, 30), min_length=1)
-    corruption: str | None = None  # of the autoencoders' input; documents: mask:0.5, half of the words hidden; others: none
-    loss: Literal["squared", "cross_entropy"] = "squared"
-    epochs: int | None = Field(None, ge=1)  # by default so many that small sets see enough steps
-    layers: tuple[int, ...] | None = None  # of the dense autoencoder
-    neighbours: int = Field(7, ge=1)
-    outliers: float = Field(0.05, ge=0, lt=1)  # share of training rows replaced in the experiment; 0 leaves it out
-    weighting: Weighting = "tf-idf"  # of documents
-    standardize: bool = True  # bring each column of a table to mean 0 and deviation 1, as columns have units of their own
-    test_share: float = Field(0.2, gt=0, lt=1)
-    seed: int = Field(0, ge=0, lt=2**32)
-    device: str = "auto"
-    dtype: str = "auto"
-
-    @field_validator("corruption")
-    @classmethod
-    def _known(cls, text: str | None) -> str | None:
-        if text is not None:
-            parse(text)
-        return text
 
 
 @dataclass(frozen=True)
@@ -177,14 +150,30 @@ def reduce(data: str | Path | NDArray[Any] | Table, options: ReduceOptions | Non
     >>> found.verdict()[0][:20]
     'At 1 code PCA wins, '
     """
+    options = options or ReduceOptions()
     if isinstance(data, str | Path):
-        data = read(Path(data))
+        data = gather(Path(data), options)
     elif not isinstance(data, Table):
         data = Table("numbers", check_array(data, dtype=np.float32))
-    found = start(data, options or ReduceOptions())
+    found = start(data, options)
     for _ in compare(found):
         pass
     return found
+
+
+def gather(source: Path, options: ReduceOptions) -> Table:
+    """The rows of a file or folder, as many of them as the options ask for.
+
+    Raises
+    ------
+    DataError
+        If there is nothing usable, with the reason.
+    """
+    table = read(source, size=options.size, label=options.label)
+    if options.limit is None or options.limit >= len(table):
+        return table
+    chosen = np.random.default_rng(options.seed).permutation(len(table))[: options.limit]
+    return table.take(np.sort(chosen))
 
 
 def start(table: Table, options: ReduceOptions) -> Comparison:

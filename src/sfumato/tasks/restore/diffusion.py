@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
 from sfumato import __version__
@@ -32,48 +30,22 @@ from sfumato.runtime import Streams, random_seed
 from sfumato.sampler.registry import build
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.noise import noise_level
-from sfumato.tasks.restore.options import RestoreOptions
-from sfumato.tasks.restore.run import Restored, Window
-from sfumato.types import Linear, Options
+from sfumato.tasks.restore.options import HOW, OF_DIFFUSION, RestoreOptions
+from sfumato.tasks.restore.run import Restored
+from sfumato.types import Linear, Progress
 
 LARGEST = 4_000_000  # pixels of a result: all of it is walked at once, as text and layout concern the whole
 
 
-class DiffusionOptions(Options):
-    """How a diffusion model answers."""
-
-    prompt: str = ""
-    samples: int = Field(1, ge=1, le=64)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    steps: int | None = Field(None, ge=1, le=1000)
-    guidance_scale: float | None = Field(None, ge=0, le=100)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Several restored photos of one.
-
-    Attributes
-    ----------
-    each : list of Restored
-    spread : Photo or None
-        Where they differ: the deviation over the answers, brighter is more; None for a single answer.
-    """
-
-    each: list[Restored]
-    spread: Photo | None
-
-
 def diffuse(
-    photo: Photo, options: RestoreOptions, how: DiffusionOptions, model: Model, unscratch: Callable[[Tensor], Tensor]
-) -> Iterator[Window | Answers]:
-    """Undo what is asked for with a diffusion model; yields after each step, and at last the answers.
+    photo: Photo, options: RestoreOptions, model: Model, unscratch: Callable[[Tensor], Tensor]
+) -> Iterator[Progress | Restored]:
+    """Undo what is asked for with a diffusion model; yields after each step, and at last one answer per sample.
 
     Parameters
     ----------
     photo : Photo
     options : RestoreOptions
-    how : DiffusionOptions
     model : Model
         Any text-to-image model with as many channels in as out.
     unscratch : callable
@@ -86,7 +58,7 @@ def diffuse(
     """
     if options.dejpeg is not None or options.clean or options.hints or options.best:
         raise OptionError("--engine diffusion undoes what is linear; --dejpeg, --clean, --hint and --best go with --engine trained")
-    if how.prompt and isinstance(model.text, NoText):
+    if options.prompt and isinstance(model.text, NoText):
         raise OptionError(f"{model.name} takes no text; leave --prompt out")
     if model.network.config.in_channels != model.network.config.out_channels:
         raise OptionError(f"{model.name} takes more than a picture; give a text-to-image model")
@@ -95,15 +67,15 @@ def diffuse(
         raise OptionError(
             f"{pixels / 1e6:.1f} megapixels are too many at once: the diffusion engine takes up to {LARGEST / 1e6:g}; --engine trained takes any size"
         )
-    job = _Job(photo, options, how, model, masks.find(photo, options, unscratch))
+    job = _Job(photo, options, model, masks.find(photo, options, unscratch))
     yield from job.run()
 
 
 class _Job:
     """One photo: its measurement, the operator that it came by, and the model."""
 
-    def __init__(self, photo: Photo, options: RestoreOptions, how: DiffusionOptions, model: Model, gaps: NDArray[np.bool_] | None) -> None:
-        self.photo, self.options, self.how, self.model, self.gaps = photo, options, how, model, gaps
+    def __init__(self, photo: Photo, options: RestoreOptions, model: Model, gaps: NDArray[np.bool_] | None) -> None:
+        self.photo, self.options, self.model, self.gaps = photo, options, model, gaps
         self.level = noise_level(photo, options)
         self.gray = options.colorize or photo.values.shape[2] == 1
         factor, (wide, tall) = options.enlarge or 1.0, photo.size
@@ -123,9 +95,9 @@ class _Job:
         self.linear = bool(parts)
 
     @torch.inference_mode()  # of a generator: while it works, not while others do between its steps
-    def run(self) -> Iterator[Window | Answers]:
+    def run(self) -> Iterator[Progress | Restored]:
         """Sample, and bring the samples into the photo's form."""
-        model, how = self.model, self.how
+        model, how = self.model, self.options
         seed = random_seed() if how.seed is None else how.seed
         seeds = [seed + k for k in range(how.samples)]
         streams = Streams(seeds)
@@ -134,17 +106,16 @@ class _Job:
         x = self.start(streams, float(sigmas[0]))
         for step in build(model.scheduler.sampler, streams.like, None)(denoise, x, sigmas):
             x = step.x
-            yield Window(step.index + 1, len(sigmas) - 1)
+            yield Progress("steps", step.index + 1, len(sigmas) - 1)
         made = self.decode(x)
         if self.linear and self.options.denoise is None:
             made = made + self.operator.pinv(self.y - self.operator.apply(made))
-        each = [self.restored(m, s) for m, s in zip(made, seeds, strict=True)]
-        yield Answers(each, self.spread(each))
+        yield from (self.restored(m, s) for m, s in zip(made, seeds, strict=True))
 
     def sigmas(self) -> Tensor:
         """The noise levels to walk: all, or those below that of the photo if noise is all there is to undo."""
         model = self.model
-        steps = self.how.steps or model.defaults.steps
+        steps = self.options.steps or model.defaults.steps
         table = model.denoiser.times.sigmas
         sigmas: Tensor = model.scheduler.default_sigmas(table, steps, model.scheduler.sampler)
         if self.linear:
@@ -156,16 +127,16 @@ class _Job:
         """Noise; or, if noise is all there is to undo, the photo itself."""
         model = self.model
         factor = model.space.config.factor
-        shape = (self.how.samples, model.space.config.latent_channels, self.full[0] // factor, self.full[1] // factor)
+        shape = (self.options.samples, model.space.config.latent_channels, self.full[0] // factor, self.full[1] // factor)
         noise = streams.normal(shape).to(model.device)
         if self.linear:
             return noise * math.sqrt(1 + top**2)
         # The photo's own noise stands for most of that of its level; a little of each seed's makes the answers differ.
-        return self.encode(self.y.expand(self.how.samples, 3, -1, -1)) + 0.3 * top * noise
+        return self.encode(self.y.expand(self.options.samples, 3, -1, -1)) + 0.3 * top * noise
 
     def agreeing(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The guided model, made to agree with the measurement while there is more noise than in it."""
-        model, how = self.model, self.how
+        model, how = self.model, self.options
         size = (self.full[1], self.full[0])
         condition, negative = (model.text([text] * how.samples, size)[0] for text in (how.prompt, ""))
         scale = model.defaults.guidance_scale if how.guidance_scale is None else how.guidance_scale
@@ -204,7 +175,8 @@ class _Job:
             values = np.where(self.gaps[..., None], values, photo.values)
         report: dict[str, Any] = {
             "task": "restore", "version": __version__, "engine": "diffusion", "model_sha256": self.model.sha256, "seed": seed,
-            **options.model_dump(mode="json", exclude_defaults=True), **self.how.model_dump(mode="json", exclude={"seed"}),
+            **options.model_dump(mode="json", exclude_defaults=True, exclude=set(HOW)),
+            **options.model_dump(mode="json", include=set(OF_DIFFUSION - {"seed"})),
             "largest_disagreement": round(disagreement, 2),
         }  # fmt: skip
         if options.denoise is not None:
@@ -213,13 +185,6 @@ class _Job:
             report["made_anew"] = round(float(self.gaps.mean()), 6)
             report["largest_change_elsewhere"] = int(np.abs(values.astype(int) - photo.values)[~self.gaps].max(initial=0))
         return Restored(photo.with_values(values), report)
-
-    def spread(self, each: list[Restored]) -> Photo | None:
-        """The deviation over the answers, scaled so that the largest is white."""
-        if len(each) < 2:
-            return None
-        deviation = np.stack([r.photo.values.astype(np.float32) for r in each]).std(axis=0).mean(axis=2, keepdims=True)
-        return Photo((deviation * (255 / max(1e-6, float(deviation.max())))).round().astype(np.uint8))
 
 
 def _padded(size: int, factor: float, unit: int) -> int:

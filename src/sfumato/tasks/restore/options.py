@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
+from sfumato.config import Options, option
 from sfumato.errors import OptionError
-from sfumato.types import Options
 
 Only = Literal["noise", "gaps", "size"] | None
+COMPUTING, DIFFUSION = "Model and computing", "With --engine diffusion"
+OF_DIFFUSION = frozenset({"prompt", "samples", "seed", "steps", "guidance_scale"})
+HOW = OF_DIFFUSION | {"engine", "model", "device", "dtype"}  # with what it is done; all others say what is done
 
 
 def rgb(text: str) -> tuple[int, int, int]:
@@ -31,23 +34,100 @@ def rgb(text: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-class RestoreOptions(Options):
-    """What to undo; at least one thing."""
+def _hint(text: str) -> tuple[int, int, str]:
+    match = re.fullmatch(r"(\d+),(\d+),(#[0-9a-fA-F]{6})", text)
+    if not match:
+        raise OptionError(f'--hint "{text}" cannot be read; write X,Y,#rrggbb')
+    return int(match[1]), int(match[2]), match[3]
 
-    denoise: Literal["auto"] | float | None = None  # deviation of the noise for values of 0 to 255
-    dejpeg: Literal["auto"] | int | None = None  # quality that the picture was compressed with
-    fill: str | None = None  # picture: white = make anew
-    fill_box: tuple[int, int, int, int] | None = None  # x, y, width, height
-    fill_color: str | None = None  # "#rrggbb": make anew what has that color
-    fill_scratches: bool = False
-    colorize: bool = False
-    hints: tuple[tuple[int, int, str], ...] = ()  # x, y, "#rrggbb"
-    enlarge: float | None = Field(None, ge=1.5, le=8)
-    best: bool = False  # take the mean of eight answers: slower and a little better
-    clean: bool = False  # undo what a network of one's own was trained on, without being told more
+
+class RestoreOptions(Options):
+    """What to undo: at least one thing; and with what.
+
+    Examples
+    --------
+    >>> RestoreOptions(fill_box="10,20,30,40").fill_box
+    (10, 20, 30, 40)
+    """
+
+    denoise: Literal["auto"] | float | None = option(
+        None,
+        "Deviation of the noise for values of 0 to 255; auto measures it.",
+        flags="--denoise --noise-level",
+        bare="auto",
+        metavar="auto|SIGMA",
+    )
+    dejpeg: Literal["auto"] | int | None = option(
+        None,
+        "Remove the marks of JPEG; auto takes the quality from the file.",
+        flags="--dejpeg --jpeg-quality",
+        bare="auto",
+        metavar="auto|QUALITY",
+    )
+    fill: str | None = option(None, "Mask picture: white = make anew; all other pixels stay bit for bit.")
+    fill_box: tuple[int, int, int, int] | None = option(None, "Box to make anew, in pixels.", metavar="X,Y,W,H")
+    fill_color: str | None = option(None, "Make anew what was painted in this color, as '#ff0000'.")
+    fill_scratches: bool = option(False, "Find scratches, folds and specks, and make them anew.")
+    colorize: bool = option(False, "Give a gray picture colors; its luminance stays.")
+    hints: tuple[tuple[int, int, str], ...] = option(
+        (), "A color that --colorize shall meet; may be given again.", flags="--hint", metavar="X,Y,#rrggbb"
+    )
+    enlarge: float | None = option(None, "Factor.", ge=1.5, le=8)
+    best: bool = option(False, "Take the mean of eight answers, to the picture turned and mirrored: eight times slower.")
+    clean: bool = option(False, "Undo what your own --model was trained on, as pairs of dirty and clean pictures.")
+
+    engine: Literal["trained", "diffusion"] = option(
+        "trained",
+        "trained, or diffusion: any text-to-image model, which may answer in several ways.",
+        group=COMPUTING,
+    )
+    model: str | None = option(
+        None,
+        "Folder written by sfumato train restorer; for diffusion, a model as create takes it, icons by default.",
+        group=COMPUTING,
+    )
+    device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
+    dtype: str = option(
+        "auto", "auto, float32, bfloat16 or float16; auto is what the device is good at.", group=COMPUTING
+    )
+
+    prompt: str = option("", "What the picture shows.", group=DIFFUSION)
+    samples: int = option(1, "How many answers; of several, a picture shows where they differ.", group=DIFFUSION, ge=1, le=64)
+    seed: int | None = option(None, "Same seed, same answer. Random if absent.", group=DIFFUSION, ge=0, lt=2**63)
+    steps: int | None = option(None, "Sampler steps; the model's own number by default.", group=DIFFUSION, ge=1, le=1000)
+    guidance_scale: float | None = option(
+        None, "How closely to follow the text; 1 is off.", group=DIFFUSION, ge=0, le=100
+    )
+
+    @field_validator("denoise", "dejpeg", mode="before")
+    @classmethod
+    def _number(cls, given: Any, info: ValidationInfo) -> Any:
+        kind, what = (int, "a whole number") if info.field_name == "dejpeg" else (float, "a number")
+        if not isinstance(given, str) or given == "auto":
+            return given
+        try:
+            return kind(given)
+        except ValueError:
+            raise OptionError(f'--{info.field_name} "{given}" cannot be read; write auto or {what}') from None
+
+    @field_validator("fill_box", mode="before")
+    @classmethod
+    def _box(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        if not re.fullmatch(r"\d+(,\d+){3}", given):
+            raise OptionError(f'--fill-box "{given}" cannot be read; write X,Y,W,H in pixels')
+        return tuple(int(n) for n in given.split(","))
+
+    @field_validator("hints", mode="before")
+    @classmethod
+    def _hints(cls, given: Any) -> Any:
+        return tuple(_hint(one) if isinstance(one, str) else one for one in given)
 
     @model_validator(mode="after")
     def _sensible(self) -> RestoreOptions:
+        if self.engine != "diffusion" and self.model_fields_set & OF_DIFFUSION:
+            raise OptionError("--prompt, --samples, --seed, --steps and --guidance-scale go with --engine diffusion")
         if self.hints and not self.colorize:
             raise OptionError("--hint says a color: it goes with --colorize")
         if not (self.structural or self.colorize):

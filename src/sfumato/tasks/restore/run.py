@@ -28,7 +28,8 @@ from sfumato.space.tile import windowed
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import colorize, luminance, tone, toned
 from sfumato.tasks.restore.noise import SAMPLE, noise_level, quality
-from sfumato.tasks.restore.options import Only, RestoreOptions
+from sfumato.tasks.restore.options import HOW, Only, RestoreOptions
+from sfumato.types import Progress
 
 
 class Engine(Protocol):
@@ -75,14 +76,6 @@ class Restored:
     report: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Window:
-    """Windows done of how many."""
-
-    done: int
-    total: int
-
-
 def restore(photo: Photo | Path | str, options: RestoreOptions, engine: Engine | None = None) -> Restored:
     """Undo what is asked for.
 
@@ -110,15 +103,15 @@ def restore(photo: Photo | Path | str, options: RestoreOptions, engine: Engine |
     if engine is None:
         from sfumato.tasks.restore.networks import RestorationNetworks
 
-        if options.clean:
-            raise OptionError("clean undoes what a network of one's own was trained on: give engine=RestorationNetworks(folder)")
-        engine = RestorationNetworks()
+        if options.clean and options.model is None:
+            raise OptionError("--clean goes with --model: a folder written by sfumato train restorer")
+        engine = RestorationNetworks(options.model, options.device, options.dtype, repairs=options.clean)
     *_, last = walk(photo if isinstance(photo, Photo) else read(photo), options, engine)
     assert isinstance(last, Restored)
     return last
 
 
-def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Window | Restored]:
+def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Progress | Restored]:
     """Undo what is asked for, and yield after each window; the last event is the result."""
     _check_hints(photo, options)
     level, jpeg = noise_level(photo, options), quality(photo, options)  # as it is: what is filled has no noise
@@ -132,7 +125,7 @@ def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Wind
         for rows, columns, part in windowed(job.window, job.size, tile=TILE, margin=job.margin):
             out[rows, columns] = job.kept(made.stored(part[0].numpy()), rows, columns)
             done += 1
-            yield Window(done, total)
+            yield Progress("restoring", done, total)
         made = made.with_values(out)
         said |= job.said(made)
     if options.colorize:
@@ -173,7 +166,7 @@ def _report(
     """What was done, in numbers; what holds of one stage alone is said where it is all there is."""
     parts = [*(stage.only or "photos" for stage in stages), *(["tints"] if options.colorize else [])]
     weights = {part: engine.sha256(part) for part in parts}
-    asked = options.model_dump(mode="json", exclude_defaults=True)
+    asked = options.model_dump(mode="json", exclude_defaults=True, exclude=set(HOW))
     out: dict[str, Any] = {
         "task": "restore",
         "version": __version__,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato import image
+from sfumato.config import Config
 from sfumato.data.samples import Sample, find
 from sfumato.data.terms import Terms
 from sfumato.data.text import decode
@@ -29,7 +30,6 @@ from sfumato.runtime import atomic, check_folder
 from sfumato.tasks.search.database import named, nearest, open_table, quoted, writing
 from sfumato.tasks.search.items import Item, items_of
 from sfumato.tasks.search.matcher import Matched, has_matcher
-from sfumato.types import Config
 
 KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
 BATCH = 512  # items that are encoded and written at once

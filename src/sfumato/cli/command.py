@@ -1,0 +1,125 @@
+"""A command made from a verb's options record: its flags, its help and its checks come from one list."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Collection
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+from typer.core import TyperCommand
+
+from sfumato.config import Config, note_of
+
+Values = dict[str, Any]
+"""The options that were given on the command line, by the names of the record's fields."""
+
+
+def takes(
+    record: type[Config], *, only: Collection[str] = (), without: Collection[str] = (), defaults: bool = True
+) -> Callable[..., Any]:  # fmt: skip
+    """Give a command all options of a record.
+
+    Parameters
+    ----------
+    record : type of Config
+        Its fields are made by :func:`sfumato.config.option`.
+    only, without : collection of str
+        Fields that the command has alone, or has not.
+    defaults : bool
+        Show the record's defaults in help; not where a job has its own.
+
+    Returns
+    -------
+    callable
+        A decorator. The command's first parameter gets the given values (:data:`Values`); its others stay its own.
+    """
+    fields = {n: f for n, f in record.model_fields.items() if n not in without and (not only or n in only)}
+
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
+
+        @functools.wraps(run)
+        def command(**values: Any) -> None:
+            given = {name: values.pop(name) for name in fields}
+            run({name: value for name, value in given.items() if value not in (None, [])}, **values)
+
+        made = [_parameter(name, field, defaults=defaults) for name, field in fields.items()]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *made]]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        del command.__wrapped__
+        return command
+
+    return decorate
+
+
+def flags(name: str, field: FieldInfo) -> list[str]:
+    """The names of a field on the command line."""
+    given = note_of(field, "flags").split() or [f"--{name.replace('_', '-')}"]
+    return [f"{given[0]}/--no-{given[0][2:]}"] if field.default is True else given
+
+
+def command_class(record: type[Config]) -> type[TyperCommand]:
+    """The class of a command some of whose options may stand without a value, as ``--denoise`` does for ``--denoise=auto``."""
+    bare = {flags(n, f)[0]: word for n, f in record.model_fields.items() if (word := note_of(f, "bare"))}
+
+    class Command(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            """Put the word behind such an option, unless that word or a number follows."""
+            out: list[str] = []
+            for k, word in enumerate(args):
+                out.append(word)
+                follows = args[k + 1] if k + 1 < len(args) else ""
+                if word in bare and follows != bare[word] and not re.fullmatch(r"-?[\d.]+", follows):
+                    out.append(bare[word])
+            return super().parse_args(ctx, out)
+
+    return Command
+
+
+def _parameter(name: str, field: FieldInfo, *, defaults: bool) -> inspect.Parameter:
+    """A field as a parameter that typer reads; absent, its value is None."""
+    kind, choices = _kind(field.annotation)
+    told = typer.Option(
+        *flags(name, field),
+        help=_help(field, defaults=defaults),
+        metavar=note_of(field, "metavar") or ("|".join(choices) if choices else None),
+        show_default=False,
+        rich_help_panel=note_of(field, "group") or None,
+    )
+    annotation = Annotated[kind | None, told]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _help(field: FieldInfo, *, defaults: bool) -> str:
+    """The description, with the range that the field's limits leave and with the default."""
+    limits = {key: value for part in field.metadata for key in ("ge", "gt", "le") if (value := getattr(part, key, None)) is not None}
+    notes, low, high = [], limits.get("ge", limits.get("gt")), limits.get("le")
+    if low is not None and high is not None:
+        notes.append(f"{'above ' if 'gt' in limits else ''}{low:g} to {high:,}")
+    if defaults and field.default not in (None, "", (), False, True):
+        notes.append(f"default {_spelled(field.default)}")
+    return f"{field.description} ({'; '.join(notes)})" if notes else str(field.description)
+
+
+def _spelled(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _kind(annotation: Any) -> tuple[Any, list[str]]:
+    """The type that the command line reads, and the choices; the record reads the rest from a text."""
+    parts = [p for p in get_args(annotation) if p is not type(None)] if get_origin(annotation) in (Union, UnionType) else [annotation]
+    if len(parts) > 1:
+        return str, []
+    (part,) = parts
+    if get_origin(part) is Literal:
+        return str, [str(choice) for choice in get_args(part)]
+    if get_origin(part) is tuple:
+        several = get_origin(get_args(part)[0]) is tuple
+        return (list[str] if several else str), []
+    return part, []

@@ -1,0 +1,265 @@
+"""Many photos: which file each is restored to, what is done already, and what is written beside the results."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfumato import image
+from sfumato.data import photo as photos
+from sfumato.data.photo import Photo
+from sfumato.data.walk import files
+from sfumato.errors import OptionError, PictureError, SfumatoError
+from sfumato.hub.load import load
+from sfumato.metadata import SCHEMA
+from sfumato.runtime import check_file, check_folder
+from sfumato.tasks.restore.diffusion import diffuse
+from sfumato.tasks.restore.networks import RestorationNetworks
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.run import Restored, walk
+from sfumato.types import Progress
+
+Restore = Callable[[Photo], Iterator[Progress | Restored]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture, and the files that are made of it.
+
+    Attributes
+    ----------
+    source : Path
+    targets : list of Path
+        One per answer.
+    comparisons : list of Path
+        Before and after side by side, one per answer; empty if not asked for.
+    spread : Path, optional
+        Where several answers differ.
+    """
+
+    source: Path
+    targets: list[Path]
+    comparisons: list[Path]
+    spread: Path | None
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All files that are written."""
+        return [*self.targets, *self.comparisons, *([self.spread] if self.spread else [])]
+
+    @property
+    def lacks_comparison_alone(self) -> bool:
+        """Whether the result is there, and only its comparison has to be written."""
+        return len(self.targets) == 1 and self.targets[0].exists()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is to be done, and what of it is there already."""
+
+    jobs: list[Job]
+    waiting: list[Job]
+    many: bool
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class Written:
+    """A picture that was written.
+
+    Attributes
+    ----------
+    source, path : Path
+    report : dict
+        What was done, in numbers.
+    notes : list of str
+        What was converted on the way.
+    """
+
+    source: Path
+    path: Path
+    report: dict[str, Any]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A picture that was left out, and why."""
+
+    source: Path
+    reason: str
+
+
+def plan(
+    pictures: list[Path], output: Path, options: RestoreOptions, *, compare: bool = False, overwrite: bool = False
+) -> Batch:
+    """Find the pictures and the files that they are restored to, before any work.
+
+    Parameters
+    ----------
+    pictures : list of Path
+        Files, folders of them, and patterns with ``*`` or ``?``.
+    output : Path
+        A file for one picture, else a folder.
+    options : RestoreOptions
+    compare : bool
+        Also write before and after side by side.
+    overwrite : bool
+        Replace results that are there; else they are taken as done.
+
+    Raises
+    ------
+    OptionError, PictureError
+        For pictures that are not there, and places that cannot be written to.
+    """
+    sources = _sources(pictures, output)
+    many = len(sources) > 1 or pictures[0].is_dir()
+    check_folder(output.parent if output.suffix.lower() in photos.SUFFIXES else output)
+    jobs = _jobs(sources, output, options.samples, compare=compare, many=many)
+    waiting = [job for job in jobs if overwrite or not all(path.exists() for path in job.outputs)]
+    for path in (path for job in waiting or jobs for path in job.outputs if path.exists()):
+        # a folder's run that goes on writes again what it left half done
+        check_file(path, overwrite=overwrite or many)
+    if options.fill is not None:
+        image.read(Path(options.fill))  # a mask that cannot be read is no picture to leave out
+    return Batch(jobs, waiting, many, overwrite)
+
+
+def run(batch: Batch, options: RestoreOptions) -> Iterator[Progress | Written | Failed]:
+    """Restore all pictures of a batch; one that cannot be restored is left out if there are many."""
+    restore = engine(options)
+    for index, job in enumerate(batch.waiting):
+        yield Progress(job.source.name, index, len(batch.waiting))
+        try:
+            compared = job.lacks_comparison_alone and not batch.overwrite
+            for event in _compared(job) if compared else _restored(job, restore):
+                if isinstance(event, Progress):
+                    yield Progress(job.source.name, index + event.done / event.total, len(batch.waiting))
+                else:
+                    yield event
+        except SfumatoError as error:
+            if not batch.many:
+                raise
+            yield Failed(job.source, str(error))
+
+
+def engine(options: RestoreOptions) -> Restore:
+    """What restores a photo, with its models loaded when they are first needed."""
+    if options.engine == "diffusion":
+        model = load(options.model or "icons", options.device, options.dtype)
+        finder = RestorationNetworks(None, options.device, options.dtype)
+        return lambda photo: diffuse(photo, options, model, finder.unscratch)
+    if options.clean and options.model is None:
+        raise OptionError("--clean goes with --model: a folder written by sfumato train restorer")
+    networks = RestorationNetworks(options.model, options.device, options.dtype, repairs=options.clean)
+    return lambda photo: walk(photo, options, networks)
+
+
+def _restored(job: Job, restore: Restore) -> Iterator[Progress | Written]:
+    """Restore a picture, and write what is made of it."""
+    before = photos.read(job.source)
+    answers: list[Restored] = []
+    for event in restore(before):
+        if isinstance(event, Progress):
+            yield event
+        else:
+            answers.append(event)
+    for k, (made, path) in enumerate(zip(answers, job.targets, strict=True)):
+        report, notes = dict(made.report), [*before.notes]
+        if photos.SUFFIXES[path.suffix.lower()] == "JPEG" and report.pop("largest_change_elsewhere", None) is not None:
+            notes.append(image.JPEG_TOUCHES)
+        notes += photos.write(made.photo, path, json.dumps({"schema": SCHEMA, **report}))
+        if job.comparisons:
+            photos.write(photos.side_by_side(before, made.photo), job.comparisons[k])
+        yield Written(job.source, path, report, notes)
+    if job.spread is not None:
+        photos.write(spread([made.photo for made in answers]), job.spread)
+
+
+def _compared(job: Job) -> Iterator[Written]:
+    """Write the comparison of a picture that was restored before."""
+    before, after = photos.read(job.source), photos.read(job.targets[0])
+    photos.write(photos.side_by_side(before, after), job.comparisons[0])
+    yield Written(job.source, job.targets[0], {}, [])
+
+
+def spread(answers: list[Photo]) -> Photo:
+    """Where several answers differ: their deviation, scaled so that the largest is white."""
+    values = np.stack([answer.values.astype(np.float32) for answer in answers])
+    deviation = values.std(axis=0).mean(axis=2, keepdims=True)
+    return Photo((deviation * (255 / max(1e-6, float(deviation.max())))).round().astype(np.uint8))
+
+
+def _jobs(sources: dict[Path, Path], output: Path, samples: int, *, compare: bool, many: bool) -> list[Job]:
+    """The files that each picture is restored to; no two pictures share one."""
+    stems = Counter(name.with_suffix("") for name in sources.values())
+    jobs, owner = [], dict[Path, Path]()
+    for source, name in sources.items():
+        alone = stems[name.with_suffix("")] == 1
+        target = _target(source, name, output, many=many, alone=alone)
+        targets = [target] if samples == 1 else [_beside(target, str(k), target.suffix) for k in range(1, samples + 1)]
+        told_apart = alone or target.suffix != source.suffix  # by the target's own name
+        about = "compare" if told_apart else f"{source.suffix[1:]}-compare"
+        comparisons = [_beside(path, about) for path in targets] if compare else []
+        job = Job(source, targets, comparisons, _beside(target, "spread") if samples > 1 else None)
+        for path in job.outputs:
+            if owner.setdefault(path, source) != source:
+                both = f"{owner[path]} and {source}"
+                raise OptionError(f"{both} would both be written to {path}; restore them into two folders")
+            if path.exists() and path.samefile(source):
+                raise OptionError(f"{source} would be replaced by what is made of it; give another --output")
+        jobs.append(job)
+    return jobs
+
+
+def _target(source: Path, name: Path, output: Path, *, many: bool, alone: bool) -> Path:
+    """The file that a picture is restored to; `alone` says that no other one has its name but for the ending."""
+    if output.suffix.lower() in photos.SUFFIXES:
+        if many:
+            raise OptionError(f"{output} is one file, but several pictures are given; give a folder")
+        return output
+    if output.suffix.lower() in image.ENDINGS:
+        raise OptionError(f"{output}: a picture's name ends in one of {', '.join(sorted(photos.SUFFIXES))}")
+    if source.suffix.lower() in photos.SUFFIXES:
+        return output / name
+    stem = name.stem if alone else f"{name.stem}-{name.suffix[1:]}"
+    return output / name.with_name(f"{stem}.png")
+
+
+def _beside(path: Path, what: str, suffix: str = ".png") -> Path:
+    """The file of another picture about one: its comparison, or where its answers differ."""
+    return path.with_name(f"{path.stem}-{what}{suffix}")
+
+
+def _sources(pictures: list[Path], output: Path) -> dict[Path, Path]:
+    """The pictures named, those of folders, and those that a pattern finds; each with its name below the output."""
+    out: dict[Path, Path] = {}
+    for path in pictures:
+        if path.is_dir():
+            out |= _inside(path, output)
+        elif path.exists():
+            out[path] = Path(path.name)
+        elif has_magic(str(path)) and (found := sorted(glob(str(path), recursive=True))):  # noqa: PTH207 (absolute ones)
+            out |= {Path(p): Path(Path(p).name) for p in found}
+        else:
+            raise PictureError(f"{path} does not exist")
+    if not out:
+        raise PictureError(f"{pictures[0]} holds no pictures")
+    return out
+
+
+def _inside(folder: Path, output: Path) -> dict[Path, Path]:
+    """The pictures of a folder, but for those that an earlier run wrote into a folder below it."""
+    made, here = Path(os.path.realpath(output)), Path(os.path.realpath(folder))
+    found = [path for path in files(folder) if path.suffix.lower() in image.SUFFIXES]
+    if made != here:
+        found = [path for path in found if not Path(os.path.realpath(path)).is_relative_to(made)]
+    return {path: path.relative_to(folder) for path in found}
