@@ -1,10 +1,13 @@
-"""Training rate of the 784-1000-500-250-30 autoencoder: ours, a plain PyTorch loop in float32, and scikit-learn's MLPRegressor.
+"""Training rate of the 784-1000-500-250-30 autoencoder: ours, a plain PyTorch loop in float32, and
+scikit-learn's MLPRegressor.
 
     python benchmarks/autoencoder.py [--batch 1000]
 
-Each trains on the same 20,000 rows in batches of 256 with Adam, one epoch a round, alternating, with a pause between; medians of five. The
-error after the rounds is printed beside the rate, as speed bought with precision would show there. (The 2006 paper's batches are of 1000.)
-The last line is what the machine allows: the matrix products of a step and nothing else, in float32 and in bfloat16.
+Each trains on the same 20,000 rows in batches of 256 with Adam, one epoch a round, alternating,
+with a pause between; medians of five. The error after the rounds is printed beside the rate, as
+speed bought with precision would show there. (The 2006 paper's batches are of 1000.) The last line
+is what the machine allows: the matrix products of a step and nothing else, in float32 and in
+bfloat16.
 """
 
 import argparse
@@ -26,7 +29,11 @@ WIDTHS, ROUNDS, COUNT = (784, 1000, 500, 250, 30), 5, 20_000
 def data():
     """Smooth random pictures in [0, 1], 28 x 28."""
     noise = torch.randn(COUNT, 1, 7, 7, generator=torch.Generator().manual_seed(0))
-    return torch.sigmoid(2 * nn.functional.interpolate(noise, size=28, mode="bicubic")).flatten(1).numpy()
+    return (
+        torch.sigmoid(2 * nn.functional.interpolate(noise, size=28, mode="bicubic"))
+        .flatten(1)
+        .numpy()
+    )
 
 
 class Plain:
@@ -60,7 +67,13 @@ class ScikitLearn:
 
     def __init__(self, x, batch):
         self.x = x
-        self.net = MLPRegressor(hidden_layer_sizes=(*WIDTHS[1:], *WIDTHS[-2:0:-1]), batch_size=batch, max_iter=1, warm_start=True, random_state=0)
+        self.net = MLPRegressor(
+            hidden_layer_sizes=(*WIDTHS[1:], *WIDTHS[-2:0:-1]),
+            batch_size=batch,
+            max_iter=1,
+            warm_start=True,
+            random_state=0,
+        )
 
     def epoch(self):
         """One pass over the rows."""
@@ -90,9 +103,14 @@ class Ours:
 
 
 def products(dtype, batch):
-    """Rows per second of the 24 matrix products of a step: forward, and both gradients of each layer."""
+    """Rows per second of the 24 matrix products of a step: forward, and both gradients of each
+    layer.
+    """
     pairs = zip((*WIDTHS, *WIDTHS[-2::-1]), (*WIDTHS[1:], *WIDTHS[-2::-1]), strict=False)
-    layers = [[torch.randn(shape).to(dtype) for shape in ((b, a), (batch, a), (batch, b))] for a, b in pairs]
+    layers = [
+        [torch.randn(shape).to(dtype) for shape in ((b, a), (batch, a), (batch, b))]
+        for a, b in pairs
+    ]
     seconds = []
     for _ in range(30):
         begun = time.perf_counter()
@@ -104,10 +122,16 @@ def products(dtype, batch):
 
 def main():
     """Print rows per second, the ratio, and the error."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=256)
     x, batch = data(), parser.parse_args().batch
-    found = {"plain PyTorch float32": Plain(x, batch), "scikit-learn MLPRegressor": ScikitLearn(x, batch), "sfumato": Ours(x, batch)}
+    found = {
+        "plain PyTorch float32": Plain(x, batch),
+        "scikit-learn MLPRegressor": ScikitLearn(x, batch),
+        "sfumato": Ours(x, batch),
+    }
     keep_memory()
     seconds = {name: [] for name in found}
     for _ in range(ROUNDS):
@@ -119,10 +143,16 @@ def main():
     rates = {name: COUNT / statistics.median(s) for name, s in seconds.items()}
     best = max(rate for name, rate in rates.items() if name != "sfumato")
     for name, rate in rates.items():
-        print(f"{name:26s} {rate:9,.0f} rows/s   error of a row after {ROUNDS} epochs {found[name].error():.3f}")
+        print(
+            f"{name:26s} {rate:9,.0f} rows/s   error of a row after {ROUNDS} epochs "
+            f"{found[name].error():.3f}"
+        )
     print(f"sfumato is {rates['sfumato'] / best:.2f}x the better one")
     exact, half = products(torch.float32, batch), products(torch.bfloat16, batch)
-    print(f"matrix products alone: float32 {exact:,.0f} rows/s, bfloat16 {half:,.0f}: {half / exact:.2f}x")
+    print(
+        f"matrix products alone: float32 {exact:,.0f} rows/s, bfloat16 {half:,.0f}: "
+        f"{half / exact:.2f}x"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What `auto` chooses on this machine, beside float32 and bfloat16: seconds of restoring, training and fitting.
+"""What `auto` chooses on this machine, beside float32 and bfloat16: seconds of restoring, training
+and fitting.
 
     python benchmarks/dtype.py [--rounds 3] [--only restore restorer diffusion estimator]
 
@@ -18,7 +19,8 @@ from PIL import Image
 from sfumato import Autoencoder, Photo, RestoreOptions, restore
 from sfumato.runtime import choose_dtype
 from sfumato.tasks.restore.networks import RestorationNetworks
-from sfumato.train.run import train_diffusion, train_restorer
+from sfumato.train.diffusion import train_diffusion
+from sfumato.train.restoration import train_restorer
 
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -26,7 +28,9 @@ DTYPES = ("auto", "float32", "bfloat16")
 def picture(width, height):
     """Soft waves with noise: what is in a picture does not change the time it takes."""
     random = np.random.default_rng(0)
-    waves = 128 + 80 * np.sin(np.arange(height)[:, None, None] / 9 + np.arange(width)[:, None] / 7 + np.arange(3))
+    waves = 128 + 80 * np.sin(
+        np.arange(height)[:, None, None] / 9 + np.arange(width)[:, None] / 7 + np.arange(3)
+    )
     return (waves + random.normal(0, 15, waves.shape)).clip(0, 255).astype(np.uint8)
 
 
@@ -50,33 +54,49 @@ def training_a_restorer(dtype):
     """20 steps of 8 crops."""
     data = folder(4, 128)
     settings = {"steps": 20, "dtype": dtype}
-    return lambda: list(train_restorer(data, Path(tempfile.mkdtemp()), "noise:0-50", None, settings))
+    return lambda: list(
+        train_restorer(data, Path(tempfile.mkdtemp()), "noise:0-50", None, settings)
+    )
 
 
 def training_diffusion(dtype):
     """20 steps of 8 pictures on top of the bundled model."""
     data = folder(4, 64)
     settings = {"steps": 20, "batch": 8, "dtype": dtype}
-    return lambda: list(train_diffusion(data, Path(tempfile.mkdtemp()), None, None, None, settings, "icons"))
+    return lambda: list(
+        train_diffusion(data, Path(tempfile.mkdtemp()), None, None, None, settings, "icons")
+    )
 
 
 def fitting(dtype):
     """5,000 rows of 784 values through 1000-500-250-30, five epochs."""
     rows = np.random.default_rng(0).normal(size=(5000, 784)).astype(np.float32)
-    return lambda: Autoencoder(30, layers=(1000, 500, 250), epochs=5, random_state=0, dtype=dtype).fit(rows)
+    return lambda: Autoencoder(
+        30, layers=(1000, 500, 250), epochs=5, random_state=0, dtype=dtype
+    ).fit(rows)
 
 
-JOBS = {"restore": restoring, "restorer": training_a_restorer, "diffusion": training_diffusion, "estimator": fitting}
+JOBS = {
+    "restore": restoring,
+    "restorer": training_a_restorer,
+    "diffusion": training_diffusion,
+    "estimator": fitting,
+}
 
 
 def main():
     """Print a row per job."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     name = torch.backends.cpu.get_cpu_capability()
-    print(f"{torch.get_num_threads()} threads, {name}; auto is {choose_dtype('auto', torch.device('cpu'))}; seconds, medians of {given.rounds}")
+    print(
+        f"{torch.get_num_threads()} threads, {name}; auto is "
+        f"{choose_dtype('auto', torch.device('cpu'))}; seconds, medians of {given.rounds}"
+    )
     for job in given.only:
         works = {dtype: JOBS[job](dtype) for dtype in DTYPES}
         seconds = {dtype: [] for dtype in DTYPES}
@@ -87,7 +107,12 @@ def main():
                 seconds[dtype].append(time.perf_counter() - start)
         median = {dtype: statistics.median(s) for dtype, s in seconds.items()}
         ratio = median["auto"] / min(median["float32"], median["bfloat16"])
-        print(f"{job:10s} " + "  ".join(f"{d} {s:6.2f}" for d, s in median.items()) + f"  auto / better: {ratio:.2f}", flush=True)
+        print(
+            f"{job:10s} "
+            + "  ".join(f"{d} {s:6.2f}" for d, s in median.items())
+            + f"  auto / better: {ratio:.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

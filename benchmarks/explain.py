@@ -1,9 +1,11 @@
-"""What looking costs: the time of a recorded walk against the same walk alone, and the size of a page.
+"""What looking costs: the time of a recorded walk against the same walk alone, and the size of a
+page.
 
     python benchmarks/explain.py [--rounds 15]
 
-The walks are the bundled model's, six steps and one try, in turns. The page is that of 30 steps at 512x512 with 77 tokens: of
-a small network with random weights, whose pictures of noise take more room than those of photographs would.
+The walks are the bundled model's, six steps and one try, in turns. The page is that of 30 steps at
+512x512 with 77 tokens: of a small network with random weights, whose pictures of noise take more
+room than those of photographs would.
 """
 
 import argparse
@@ -40,42 +42,92 @@ def overhead(rounds):
     model, options = load("icons"), CreateOptions(seed=7, best_of=1)
     pairs = []
     for _ in range(rounds + 1):
-        pairs.append((seconds(lambda: create("a red apple", options, model)), seconds(lambda: trace("a red apple", options, model))))
+        pairs.append(
+            (
+                seconds(lambda: create("a red apple", options, model)),
+                seconds(lambda: trace("a red apple", options, model)),
+            )
+        )
     alone, seen = zip(*pairs[1:], strict=True)
-    return statistics.median(alone), statistics.median(seen), statistics.median(b / a for a, b in pairs[1:])
+    return (
+        statistics.median(alone),
+        statistics.median(seen),
+        statistics.median(b / a for a, b in pairs[1:]),
+    )
 
 
 def large():
-    """A random model with Stable Diffusion 1's shapes at the ends: latents of 4 x 64 x 64, 77 tokens."""
+    """A random model with Stable Diffusion 1's shapes at the ends: latents of 4 x 64 x 64, 77
+    tokens.
+    """
     torch.manual_seed(0)
     unet = UNetConfig(
-        sample_size=64, block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=32, attention_head_dim=4, layers_per_block=1,
-    )  # fmt: skip
+        sample_size=64,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        layers_per_block=1,
+    )
     vae = AutoencoderConfig(
-        block_out_channels=(32,) * 4, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1
+        block_out_channels=(32,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
     )
     tokenizer = CLIPTokenizer.original()
     clip = CLIPTextConfig(
-        vocab_size=tokenizer.end + 1, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=77,
-        hidden_act="gelu", bos_token_id=tokenizer.begin, eos_token_id=tokenizer.end, pad_token_id=tokenizer.pad,
-    )  # fmt: skip
-    network, weights = UNet(unet).eval(), Path(torch.__file__)  # any file: the page prints its digest
+        vocab_size=tokenizer.end + 1,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        hidden_act="gelu",
+        bos_token_id=tokenizer.begin,
+        eos_token_id=tokenizer.end,
+        pad_token_id=tokenizer.pad,
+    )
+    # any file: the page prints its digest
+    network, weights = UNet(unet).eval(), Path(torch.__file__)
     text = TextEncoder(CLIPText(clip).eval(), tokenizer)
-    return Model("random", weights, Denoiser(network, "eps"), AutoencoderKL(vae).eval(), text, SchedulerConfig(), Defaults(), weights)
+    return Model(
+        "random",
+        weights,
+        Denoiser(network, "eps"),
+        AutoencoderKL(vae).eval(),
+        text,
+        SchedulerConfig(),
+        Defaults(),
+        weights,
+    )
 
 
 def main():
     """Print both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     alone, seen, ratio = overhead(parser.parse_args().rounds)
-    print(f"icons, 6 steps: {alone * 1000:.0f} ms alone, {seen * 1000:.0f} ms recorded; median ratio {ratio:.3f}")
+    print(
+        f"icons, 6 steps: {alone * 1000:.0f} ms alone, {seen * 1000:.0f} ms recorded; median ratio "
+        f"{ratio:.3f}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for light in (True, False):
             page = Path(folder) / f"{light}.html"
-            explain("a photograph of an astronaut riding a horse", CreateOptions(seed=1, steps=30), large(), light=light).write(page)
-            print(f"page of 30 steps at 512x512, {'light' if light else 'full'}: {page.stat().st_size / 1e6:.2f} MB")
+            explain(
+                "a photograph of an astronaut riding a horse",
+                CreateOptions(seed=1, steps=30),
+                large(),
+                light=light,
+            ).write(page)
+            print(
+                f"page of 30 steps at 512x512, {'light' if light else 'full'}: "
+                f"{page.stat().st_size / 1e6:.2f} MB"
+            )
 
 
 if __name__ == "__main__":

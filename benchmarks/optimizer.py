@@ -1,4 +1,5 @@
-"""Muon against AdamW: the same restorer for noise, the same crops, the same number of steps; PSNR on photographs set aside.
+"""Muon against AdamW: the same restorer for noise, the same crops, the same number of steps; PSNR
+on photographs set aside.
 
     python recipes/photos/select_photos.py photos_train_open.parquet build/photos photos64.parquet
     python benchmarks/optimizer.py build/photos [--steps 500]
@@ -21,7 +22,14 @@ from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.train.settings import TrainSettings
 from sfumato.types import Condition
 
-RUNS = [("adamw", 0.001), ("adamw", 0.002), ("adamw", 0.004), ("muon", 0.001), ("muon", 0.002), ("muon", 0.004)]
+RUNS = [
+    ("adamw", 0.001),
+    ("adamw", 0.002),
+    ("adamw", 0.004),
+    ("muon", 0.001),
+    ("muon", 0.002),
+    ("muon", 0.004),
+]
 CPU = torch.device("cpu")
 CROP, SIGMAS = 72, (15, 25, 50)
 
@@ -34,28 +42,56 @@ def restored(job, photos, sigma):
         y = x + sigma / 127.5 * torch.randn(x.shape, generator=random)
         with torch.inference_mode(), autocast(CPU, choose_dtype("auto", CPU)):
             made = job.denoiser(y, torch.tensor([sigma / 127.5]), Condition()).float()
-        each.append(psnr(*((127.5 * (v[0].permute(1, 2, 0).double().numpy() + 1)).clip(0, 255) for v in (made, x))))
+        each.append(
+            psnr(
+                *(
+                    (127.5 * (v[0].permute(1, 2, 0).double().numpy() + 1)).clip(0, 255)
+                    for v in (made, x)
+                )
+            )
+        )
     return statistics.fmean(each)
 
 
 def main():
     """Print a row per run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=500)
     given = parser.parse_args()
-    photos, aside = (read_photos(given.folder / f"{name}.parquet", CROP)[0] for name in ("train", "val"))
-    print(f"{given.steps} steps of 14 crops of {CROP}x{CROP}; PSNR in dB at noise of {', '.join(map(str, SIGMAS))}, {len(aside)} pictures")
+    photos, aside = (
+        read_photos(given.folder / f"{name}.parquet", CROP)[0] for name in ("train", "val")
+    )
+    print(
+        f"{given.steps} steps of 14 crops of {CROP}x{CROP}; PSNR in dB at noise of "
+        f"{', '.join(map(str, SIGMAS))}, {len(aside)} pictures"
+    )
     for optimizer, rate in RUNS:
         torch.manual_seed(0)
         job = RestorerJob(RestorerConfig(), photos, ["noise:0-75", "noise:5-55"], CROP, 0.35)
-        settings = TrainSettings(steps=given.steps, batch=14, rate=rate, optimizer=optimizer, warmup=50, cooldown=1.0, weight_decay=0.0, average=0.99)
+        settings = TrainSettings(
+            steps=given.steps,
+            batch=14,
+            rate=rate,
+            optimizer=optimizer,
+            warmup=50,
+            cooldown=1.0,
+            weight_decay=0.0,
+            average=0.99,
+        )
         begun = time.perf_counter()
         for _ in train(job, settings):
             pass
         each = (time.perf_counter() - begun) / given.steps
         job.module.eval()
-        print(f"{optimizer:6s} rate {rate:.3f}" + "".join(f"{restored(job, aside, s):8.2f}" for s in SIGMAS) + f"   {each:.3f} s a step", flush=True)
+        print(
+            f"{optimizer:6s} rate {rate:.3f}"
+            + "".join(f"{restored(job, aside, s):8.2f}" for s in SIGMAS)
+            + f"   {each:.3f} s a step",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """PCA against scikit-learn: in memory, and from a file larger than the memory it may use.
 
-    python benchmarks/pca.py                      # 60,000 x 784 in memory; 2,000,000 x 784 (6.3 GB) from disk
-    python benchmarks/pca.py --rows 200000        # a smaller file
-    python benchmarks/pca.py --mnist DIR          # also the error on MNIST, with the directory of its four idx files
+    python benchmarks/pca.py                      # 60,000 x 784 in memory; 2,000,000 x 784 (6.3 GB)
+    from disk python benchmarks/pca.py --rows 200000        # a smaller file
+    python benchmarks/pca.py --mnist DIR          # also the error on MNIST, with the directory of
+    its four idx files
 
-In memory: alternating fits, medians. From disk: our `partial_fit` over the whole file in a process of its own, whose
-peak memory is read; scikit-learn's IncrementalPCA on the first tenth, as it is slower by an order.
+In memory: alternating fits, medians. From disk: our `partial_fit` over the whole file in a process
+of its own, whose peak memory is read; scikit-learn's IncrementalPCA on the first tenth, as it is
+slower by an order.
 """
 
 import argparse
@@ -55,7 +57,11 @@ def rows(count, seed):
     rng = np.random.default_rng(seed)
     scales = (1 / np.arange(1, 65)).astype(np.float32)
     axes = np.linalg.qr(np.random.default_rng(0).normal(size=(COLUMNS, 64)))[0].T.astype(np.float32)
-    return (rng.standard_normal((count, 64), np.float32) * scales) @ axes + 0.01 * rng.standard_normal((count, COLUMNS), np.float32) + 0.5
+    return (
+        (rng.standard_normal((count, 64), np.float32) * scales) @ axes
+        + 0.01 * rng.standard_normal((count, COLUMNS), np.float32)
+        + 0.5
+    )
 
 
 def in_memory():
@@ -63,7 +69,9 @@ def in_memory():
     x = rows(60_000, 1)
     solvers = {"sfumato": lambda: PCA(CODES).fit(x).components_}
     for name in ("auto", "full", "randomized"):
-        solvers[f"scikit-learn {name}"] = lambda name=name: sklearn.decomposition.PCA(CODES, svd_solver=name, random_state=0).fit(x).components_
+        solvers[f"scikit-learn {name}"] = lambda name=name: (
+            sklearn.decomposition.PCA(CODES, svd_solver=name, random_state=0).fit(x).components_
+        )
     seconds = {name: [] for name in solvers}
     for k in range(ROUNDS + 1):
         for name, fit in solvers.items():
@@ -92,21 +100,34 @@ def from_disk(count):
         found = {}
         for kind, part in (("sfumato", count), ("scikit-learn", count // 10)):
             saved = Path(folder) / f"{kind}.npy"
-            out = subprocess.run([sys.executable, "-c", STREAM, kind, path, str(part), saved], capture_output=True, text=True, check=True)
+            out = subprocess.run(
+                [sys.executable, "-c", STREAM, kind, path, str(part), saved],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             found[kind] = json.loads(out.stdout) | {"components": np.load(saved)}
             rate = found[kind]["rows"] / found[kind]["seconds"]
-            print(f"  {kind:14s} {part:>9,} rows in {found[kind]['seconds']:7.1f} s, {rate:8,.0f} rows/s, peak {found[kind]['megabytes']:.0f} MB")
+            print(
+                f"  {kind:14s} {part:>9,} rows in {found[kind]['seconds']:7.1f} s, {rate:8,.0f} "
+                f"rows/s, peak {found[kind]['megabytes']:.0f} MB"
+            )
         ours, theirs = found["sfumato"], found["scikit-learn"]
         ratio = ours["rows"] / ours["seconds"] / (theirs["rows"] / theirs["seconds"])
         exact = exact_components(path, count)
         error = np.abs(np.abs(np.einsum("kd,kd->k", exact, ours["components"])) - 1).max()
-        print(f"  sfumato is {ratio:.1f}x; its directions against a float64 covariance: 1 - |cosine| at most {error:.1e}")
+        print(
+            f"  sfumato is {ratio:.1f}x; its directions against a float64 covariance: 1 - |cosine| "
+            f"at most {error:.1e}"
+        )
 
 
 def exact_components(path, count):
     """By numpy alone, in float64, two passes."""
     x = np.memmap(path, np.float32, mode="r", shape=(count, COLUMNS))
-    mean = sum(x[k : k + CHUNK].sum(axis=0, dtype=np.float64) for k in range(0, count, CHUNK)) / count
+    mean = (
+        sum(x[k : k + CHUNK].sum(axis=0, dtype=np.float64) for k in range(0, count, CHUNK)) / count
+    )
     gram = np.zeros((COLUMNS, COLUMNS))
     for k in range(0, count, CHUNK):
         part = x[k : k + CHUNK].astype(np.float64) - mean
@@ -120,17 +141,22 @@ def mnist(folder):
 
     table = read(folder)
     model = PCA(CODES).fit(table.rows[~table.test])
-    theirs = sklearn.decomposition.PCA(CODES, svd_solver="full").fit(table.rows[~table.test].astype(np.float64))
+    theirs = sklearn.decomposition.PCA(CODES, svd_solver="full").fit(
+        table.rows[~table.test].astype(np.float64)
+    )
     signs = np.sign((model.components_ * theirs.components_).sum(axis=1, keepdims=True))
     gap = np.abs(model.components_ * signs - theirs.components_).max()
     print(
-        f"MNIST, {CODES} codes: squared error of a test digit {-model.score(table.rows[table.test]):.3f}; components against scikit-learn {gap:.1e}"
+        f"MNIST, {CODES} codes: squared error of a test digit "
+        f"{-model.score(table.rows[table.test]):.3f}; components against scikit-learn {gap:.1e}"
     )
 
 
 def main():
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--mnist", type=Path)
     arguments = parser.parse_args()

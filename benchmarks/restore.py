@@ -10,8 +10,9 @@
     python benchmarks/restore.py together CBSD68/ [--pictures 20]
     python benchmarks/restore.py speed photo.jpg [--megapixels 48]
 
-Peers take part if they are installed, unless --alone is given: pip install bm3d opencv-python-headless scikit-image
-Published figures are printed beside the measured ones: KAIR, DPIR and SwinIR's tables.
+Peers take part if they are installed, unless --alone is given: pip install bm3d
+opencv-python-headless scikit-image Published figures are printed beside the measured ones: KAIR,
+DPIR and SwinIR's tables.
 """
 
 from __future__ import annotations
@@ -44,9 +45,21 @@ from sfumato.tasks.restore.run import restore
 
 Method = Callable[[Damaged], Tensor]
 PUBLISHED = {
-    ("denoise", True): {"BM3D": (31.08, 28.57, 25.60), "DnCNN": (31.73, 29.23, 26.23), "DRUNet": (31.91, 29.48, 26.59)},
-    ("denoise", False): {"CBM3D": (33.52, 30.71, 27.38), "DnCNN": (33.90, 31.24, 27.95), "DRUNet": (34.30, 31.69, 28.51)},
-    ("enlarge", False): {"bicubic": (33.66, 30.39, 28.42), "SRCNN": (36.66, 32.75, 30.48), "VDSR": (37.53, 33.66, 31.35)},
+    ("denoise", True): {
+        "BM3D": (31.08, 28.57, 25.60),
+        "DnCNN": (31.73, 29.23, 26.23),
+        "DRUNet": (31.91, 29.48, 26.59),
+    },
+    ("denoise", False): {
+        "CBM3D": (33.52, 30.71, 27.38),
+        "DnCNN": (33.90, 31.24, 27.95),
+        "DRUNet": (34.30, 31.69, 28.51),
+    },
+    ("enlarge", False): {
+        "bicubic": (33.66, 30.39, 28.42),
+        "SRCNN": (36.66, 32.75, 30.48),
+        "VDSR": (37.53, 33.66, 31.35),
+    },
 }
 
 
@@ -73,7 +86,12 @@ def peers(task: str) -> dict[str, Method]:
         try:
             import bm3d
 
-            found["bm3d"] = lambda d: as_tensor((bm3d.bm3d if d.y.shape[1] == 1 else bm3d.bm3d_rgb)(as_picture(d.y) / 255, d.amount / 255) * 255)
+            found["bm3d"] = lambda d: as_tensor(
+                (bm3d.bm3d if d.y.shape[1] == 1 else bm3d.bm3d_rgb)(
+                    as_picture(d.y) / 255, d.amount / 255
+                )
+                * 255
+            )
         except ImportError:
             print("bm3d is not installed")
         try:
@@ -82,7 +100,11 @@ def peers(task: str) -> dict[str, Method]:
             def means(d: Damaged) -> Tensor:
                 if d.y.shape[1] == 1:
                     return as_tensor(cv2.fastNlMeansDenoising(as_bytes(d.y), None, 0.8 * d.amount))
-                return as_tensor(cv2.fastNlMeansDenoisingColored(as_bytes(d.y), None, 0.8 * d.amount, 0.8 * d.amount))
+                return as_tensor(
+                    cv2.fastNlMeansDenoisingColored(
+                        as_bytes(d.y), None, 0.8 * d.amount, 0.8 * d.amount
+                    )
+                )
 
             found["OpenCV NL-means"] = means
         except ImportError:
@@ -94,15 +116,22 @@ def peers(task: str) -> dict[str, Method]:
             import cv2
 
             def inpaint(flag: int) -> Method:
-                return lambda d: as_tensor(cv2.inpaint(as_bytes(d.y), (~d.known).astype(np.uint8), 3, flag))
+                return lambda d: as_tensor(
+                    cv2.inpaint(as_bytes(d.y), (~d.known).astype(np.uint8), 3, flag)
+                )
 
-            found |= {"OpenCV Telea": inpaint(cv2.INPAINT_TELEA), "OpenCV Navier-Stokes": inpaint(cv2.INPAINT_NS)}
+            found |= {
+                "OpenCV Telea": inpaint(cv2.INPAINT_TELEA),
+                "OpenCV Navier-Stokes": inpaint(cv2.INPAINT_NS),
+            }
         except ImportError:
             print("opencv-python-headless is not installed")
         try:
             from skimage.restoration import inpaint_biharmonic
 
-            found["biharmonic"] = lambda d: as_tensor(255 * inpaint_biharmonic(as_picture(d.y) / 255, ~d.known, channel_axis=2).clip(0, 1))
+            found["biharmonic"] = lambda d: as_tensor(
+                255 * inpaint_biharmonic(as_picture(d.y) / 255, ~d.known, channel_axis=2).clip(0, 1)
+            )
         except ImportError:
             print("scikit-image is not installed")
     if task == "dejpeg":
@@ -113,8 +142,15 @@ def peers(task: str) -> dict[str, Method]:
 
 
 def compare(
-    task: str, source: Path, amounts: list[float | str | None], gray: bool, pictures: int | None, model: Path | None, *, alone: bool
-) -> None:  # fmt: skip
+    task: str,
+    source: Path,
+    amounts: list[float | str | None],
+    gray: bool,
+    pictures: int | None,
+    model: Path | None,
+    *,
+    alone: bool,
+) -> None:
     """One row per method: mean PSNR at each amount, and seconds per picture."""
     engine = RestorationNetworks(model)
     methods: dict[str, Method] = {"sfumato": lambda d: trained(d, engine)}
@@ -140,47 +176,76 @@ def compare(
             scores[name].append(statistics.fmean(each[name]))
             if task == "colorize":
                 print(f"{name}: colorfulness {statistics.fmean(color[name]):.1f}")
-    print(f"{task}{' gray' if gray else ''}, {source.name}: PSNR in dB at {', '.join(str(a) for a in amounts)}")
+    print(
+        f"{task}{' gray' if gray else ''}, {source.name}: PSNR in dB at "
+        f"{', '.join(str(a) for a in amounts)}"
+    )
     for name in methods:
-        print(f"{name:24s}" + "".join(f"{s:8.2f}" for s in scores[name]) + f"   {statistics.median(seconds[name]):8.3f} s a picture")
+        print(
+            f"{name:24s}"
+            + "".join(f"{s:8.2f}" for s in scores[name])
+            + f"   {statistics.median(seconds[name]):8.3f} s a picture"
+        )
     for name, row in PUBLISHED.get((task, gray), {}).items():
         print(f"{name + ' (published)':24s}" + "".join(f"{s:8.2f}" for s in row))
 
 
 def measure(source: Path, sigmas: list[float], pictures: int | None) -> None:
-    """Noise that black and white cut off: the level that --denoise auto measures, against the true one."""
+    """Noise that black and white cut off: the level that --denoise auto measures, against the true
+    one.
+    """
     samples = samples_of(source)[:pictures]
     clean = [np.asarray(image.read(s.read()), np.float64) for s in samples]
     for sigma in sigmas:
         random = np.random.default_rng(round(sigma))
-        noisy = [(x + random.normal(0, sigma, x.shape)).clip(0, 255).round().astype(np.uint8) for x in clean]
-        found = np.array([noise_level(Photo(x), RestoreOptions(denoise="auto")) * 127.5 / sigma for x in noisy])
+        noisy = [
+            (x + random.normal(0, sigma, x.shape)).clip(0, 255).round().astype(np.uint8)
+            for x in clean
+        ]
+        found = np.array(
+            [noise_level(Photo(x), RestoreOptions(denoise="auto")) * 127.5 / sigma for x in noisy]
+        )
         near = (abs(found - 1) <= 0.1).sum()
-        print(f"noise of {sigma:g}: measured {found.mean():.3f} of it, {found.min():.3f} to {found.max():.3f}; within 10 %: {near} of {len(found)}")
+        print(
+            f"noise of {sigma:g}: measured {found.mean():.3f} of it, {found.min():.3f} to "
+            f"{found.max():.3f}; within 10 %: {near} of {len(found)}"
+        )
 
 
 def find(source: Path, pictures: int | None) -> None:
-    """White scratches of the shape "scratches": the share of them that is found, and of the rest that is taken for one."""
+    """White scratches of the shape "scratches": the share of them that is found, and of the rest
+    that is taken for one.
+    """
     engine, shares = RestorationNetworks(), []
     for k, damaged in enumerate(damage(source, "fill", "scratches")):
         if pictures is not None and k >= pictures:
             break
         white = np.where(damaged.known[..., None], damaged.clean, 245).round().astype(np.uint8)
         found = masks.scratches(Photo(white), engine.unscratch)
-        far = ndimage.binary_erosion(damaged.known, iterations=3, border_value=1)  # what is found is grown a little, on purpose
+        # what is found is grown a little, on purpose
+        far = ndimage.binary_erosion(damaged.known, iterations=3, border_value=1)
         shares.append((found[~damaged.known].mean(), found[far].mean()))
     hit, false = np.mean(shares, axis=0)
-    print(f"find, {source.name}, {len(shares)} pictures: {hit:.0%} of the scratched pixels found, {false:.1%} of those away from them taken for some")
+    print(
+        f"find, {source.name}, {len(shares)} pictures: {hit:.0%} of the scratched pixels found, "
+        f"{false:.1%} of those away from them taken for some"
+    )
 
 
 def together(source: Path, pictures: int | None) -> None:
-    """Several kinds of damage: undone in turn by the network for each, as restore does it, and all together by the one for all, `photos`."""
+    """Several kinds of damage: undone in turn by the network for each, as restore does it, and all
+    together by the one for all, `photos`.
+    """
     in_turn, at_once = RestorationNetworks(), RestorationNetworks("photos")
     box = {"fill_box": (40, 40, 16, 16)}
-    kinds: dict[str, tuple[float, float, dict[str, Any]]] = {  # factor, deviation of the noise, options
-        "box, noise of 15": (1, 15, box), "noise of 5, half the size": (2, 5, {}), "noise of 15, half the size": (2, 15, {}),
-        "box, half the size": (2, 0, box), "box, noise of 15, half the size": (2, 15, box),
-    }  # fmt: skip
+    # factor, deviation of the noise, options
+    kinds: dict[str, tuple[float, float, dict[str, Any]]] = {
+        "box, noise of 15": (1, 15, box),
+        "noise of 5, half the size": (2, 5, {}),
+        "noise of 15, half the size": (2, 15, {}),
+        "box, half the size": (2, 0, box),
+        "box, noise of 15, half the size": (2, 15, box),
+    }
     scores: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     for path in sorted(source.iterdir())[:pictures]:
         clean = files.read(path).values[:256, :256]
@@ -189,23 +254,39 @@ def together(source: Path, pictures: int | None) -> None:
             if factor > 1:
                 values = Downscale(factor).apply(torch.from_numpy(values)[None])[0].numpy()
             values = (values.transpose(1, 2, 0) + 1) * 127.5
-            values = (values + np.random.default_rng(0).normal(0, sigma, values.shape)).round().clip(0, 255).astype(np.uint8)
+            values = (
+                (values + np.random.default_rng(0).normal(0, sigma, values.shape))
+                .round()
+                .clip(0, 255)
+                .astype(np.uint8)
+            )
             if extra:
                 values[40:56, 40:56] = 255
-            options = RestoreOptions.build({"denoise": sigma or None, "enlarge": factor if factor > 1 else None, **extra})
-            made = [restore(Photo(values), options, engine).photo.values for engine in (in_turn, at_once)]
+            options = RestoreOptions.build(
+                {"denoise": sigma or None, "enlarge": factor if factor > 1 else None, **extra}
+            )
+            made = [
+                restore(Photo(values), options, engine).photo.values
+                for engine in (in_turn, at_once)
+            ]
             scores[name].append(tuple(psnr(m, clean) for m in made))  # type: ignore[arg-type]
-    print(f"several kinds of damage, {source.name}, crops of 256x256: PSNR in dB, in turn and at once")
+    print(
+        f"several kinds of damage, {source.name}, crops of 256x256: PSNR in dB, in turn and at once"
+    )
     for name, each in scores.items():
         print(f"{name:34s}" + "".join(f"{s:8.2f}" for s in np.mean(each, axis=0)))
 
 
 def speed(source: Path, model: Path | None, megapixels: float) -> None:
-    """A color photo, repeated to fill so many pixels, sigma 25: seconds of ours and, up to one megapixel, of bm3d; our peak memory."""
+    """A color photo, repeated to fill so many pixels, sigma 25: seconds of ours and, up to one
+    megapixel, of bm3d; our peak memory.
+    """
     import resource
 
     photo, side = files.read(source).values, round(1000 * megapixels**0.5)
-    values = np.tile(photo, (-(-side // photo.shape[0]), -(-side // photo.shape[1]), 1))[:side, :side]
+    values = np.tile(photo, (-(-side // photo.shape[0]), -(-side // photo.shape[1]), 1))[
+        :side, :side
+    ]
     rng, noisy = np.random.default_rng(0), values.copy()
     for row in range(side):
         noisy[row] = np.clip(values[row] + rng.normal(0, 25, values[row].shape), 0, 255).round()
@@ -215,7 +296,10 @@ def speed(source: Path, model: Path | None, megapixels: float) -> None:
         restore(Photo(noisy), RestoreOptions(denoise=25.0), engine)
         ours.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"sfumato, {side}x{side}: {statistics.median(ours):.2f} s ({', '.join(f'{s:.2f}' for s in ours)}), peak {peak:.0f} MB")
+    print(
+        f"sfumato, {side}x{side}: {statistics.median(ours):.2f} s "
+        f"({', '.join(f'{s:.2f}' for s in ours)}), peak {peak:.0f} MB"
+    )
     if megapixels > 1:
         return
     try:
@@ -231,8 +315,23 @@ def speed(source: Path, model: Path | None, megapixels: float) -> None:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["denoise", "enlarge", "dejpeg", "fill", "colorize", "find", "measure", "together", "speed"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "task",
+        choices=[
+            "denoise",
+            "enlarge",
+            "dejpeg",
+            "fill",
+            "colorize",
+            "find",
+            "measure",
+            "together",
+            "speed",
+        ],
+    )
     parser.add_argument("source", type=Path)
     parser.add_argument("--gray", action="store_true")
     parser.add_argument("--sigma", type=float, nargs="+", default=[15.0, 25.0, 50.0])
@@ -254,9 +353,21 @@ def main() -> None:
         find(given.source, given.pictures)
     else:
         amounts = {
-            "denoise": given.sigma, "enlarge": given.factor, "dejpeg": given.quality, "fill": given.shape, "colorize": [None]
-        }[given.task]  # fmt: skip
-        compare(given.task, given.source, amounts, given.gray, given.pictures, given.model, alone=given.alone)
+            "denoise": given.sigma,
+            "enlarge": given.factor,
+            "dejpeg": given.quality,
+            "fill": given.shape,
+            "colorize": [None],
+        }[given.task]
+        compare(
+            given.task,
+            given.source,
+            amounts,
+            given.gray,
+            given.pictures,
+            given.model,
+            alone=given.alone,
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""How exact each sampler is on a Gaussian, where the answer is known: errors at N steps and the measured order.
+"""How exact each sampler is on a Gaussian, where the answer is known: errors at N steps and the
+measured order.
 
     python benchmarks/sampler_order.py            # prints docs/samplers.md
 
-For data N(0, s^2) the perfect denoiser is ``D(x; sigma) = x s^2 / (s^2 + sigma^2)``, linear in x. A sampler is then
-linear in its start and in every noise it draws, so the deviation of what comes out is exact, without chance: the
-root of the sum of squared gains, each found by one walk. The probability-flow ODE has the gain
-``sqrt(s^2 + end^2) / sqrt(s^2 + start^2)``; the end is at sigma_min, where methods of high order show their order.
+For data N(0, s^2) the perfect denoiser is ``D(x; sigma) = x s^2 / (s^2 + sigma^2)``, linear in x. A
+sampler is then linear in its start and in every noise it draws, so the deviation of what comes out
+is exact, without chance: the root of the sum of squared gains, each found by one walk. The
+probability-flow ODE has the gain ``sqrt(s^2 + end^2) / sqrt(s^2 + start^2)``; the end is at
+sigma_min, where methods of high order show their order.
 """
 
 import math
@@ -52,7 +54,9 @@ def error(name, steps):
 
 
 def order(name):
-    """Slope of the error between 200 steps and twice as many; for LMS 1,000, as its first steps are of lower order."""
+    """Slope of the error between 200 steps and twice as many; for LMS 1,000, as its first steps are
+    of lower order.
+    """
     steps = 1000 if name == "lms" else 200
     return math.log2(error(name, steps) / error(name, 2 * steps))
 
@@ -62,17 +66,26 @@ def table():
     lines = [
         "# How exact the samplers are",
         "",
-        "Relative error of the standard deviation on a Gaussian whose score is known, from sigma 14.6 to 0.03 in even",
-        "steps of log sigma. Printed by `python benchmarks/sampler_order.py`; there is no chance in it. Order 2 means",
-        "that twice the steps leave a quarter of the error; it is measured from 200 to 400 steps, for LMS from 1,000 to 2,000.",
+        "Relative error of the standard deviation on a Gaussian whose score is known, from sigma "
+        "14.6 to 0.03 in even",
+        "steps of log sigma. Printed by `python benchmarks/sampler_order.py`; there is no chance "
+        "in it. Order 2 means",
+        "that twice the steps leave a quarter of the error; it is measured from 200 to 400 steps, "
+        "for LMS from 1,000 to 2,000.",
         "",
-        "| sampler | evaluations a step | " + " | ".join(f"{n} steps" for n in STEPS) + " | measured order | theory |",
+        "| sampler | evaluations a step | "
+        + " | ".join(f"{n} steps" for n in STEPS)
+        + " | measured order | theory |",
         "|---|---|" + "---|" * (len(STEPS) + 2),
     ]
     for name, entry in SAMPLERS.items():
         shown = [f"{error(name, n):.1e}" for n in STEPS]
         measured = f"{order(name):.2f}" if entry.order else "-"
-        lines.append(f"| {name} | {entry.evaluations} | " + " | ".join(shown) + f" | {measured} | {entry.order or 'needs a distilled model'} |")
+        lines.append(
+            f"| {name} | {entry.evaluations} | "
+            + " | ".join(shown)
+            + f" | {measured} | {entry.order or 'needs a distilled model'} |"
+        )
     return "\n".join(lines)
 
 

@@ -1,4 +1,5 @@
-"""Search: the time of an exact query over 100,000 codes of 30 numbers, and an index that is killed twenty times.
+"""Search: the time of an exact query over 100,000 codes of 30 numbers, and an index that is killed
+twenty times.
 
 python benchmarks/search.py
 """
@@ -37,9 +38,15 @@ def query_time(folder):
     PCA(CODES).fit(rows[:1000]).save(folder / "space")
     fields = {n: [f"{n} {k}" for k in range(COUNT)] for n in ("name", "stamp", "label", "text")}
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), CODES)
-    table = lancedb.connect(folder / "database").create_table(work.TABLE, pa.table({**fields, "vector": vectors}))
+    table = lancedb.connect(folder / "database").create_table(
+        work.TABLE, pa.table({**fields, "vector": vectors})
+    )
     asked = rng.normal(size=(QUERIES, CODES)).astype(np.float32)
-    true = NearestNeighbors(n_neighbors=12, metric="cosine", algorithm="brute").fit(rows).kneighbors(asked, return_distance=False)
+    true = (
+        NearestNeighbors(n_neighbors=12, metric="cosine", algorithm="brute")
+        .fit(rows)
+        .kneighbors(asked, return_distance=False)
+    )
     seconds, right = [], 0
     for query, want in zip(asked, true, strict=True):
         begun = time.perf_counter()
@@ -47,7 +54,10 @@ def query_time(folder):
         seconds.append(time.perf_counter() - begun)
         right += [r["name"] for r in found] == [f"name {k}" for k in want]
     middle = 1000 * statistics.median(seconds)
-    print(f"{COUNT:,} codes of {CODES}: exact query {middle:.1f} ms (median of {QUERIES}), {right} of {QUERIES} equal scikit-learn's")
+    print(
+        f"{COUNT:,} codes of {CODES}: exact query {middle:.1f} ms (median of {QUERIES}), {right} "
+        f"of {QUERIES} equal scikit-learn's"
+    )
 
 
 def documents(folder, count=6000):
@@ -55,14 +65,18 @@ def documents(folder, count=6000):
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(500)]
     path = folder / "texts.parquet"
-    pq.write_table(pa.table({"text": [" ".join(rng.choices(words, k=30)) for _ in range(count)]}), path)
+    pq.write_table(
+        pa.table({"text": [" ".join(rng.choices(words, k=30)) for _ in range(count)]}), path
+    )
     return path
 
 
 def contents(folder):
     """All rows of an index, in order of their names."""
     table = lancedb.connect(folder / "database").open_table(work.TABLE)
-    return sorted((r["name"], r["stamp"], tuple(r["vector"])) for r in table.search().limit(None).to_list())
+    return sorted(
+        (r["name"], r["stamp"], tuple(r["vector"])) for r in table.search().limit(None).to_list()
+    )
 
 
 def killed(folder):
@@ -73,7 +87,9 @@ def killed(folder):
     whole = time.perf_counter() - begun
     hits = 0
     for k in range(KILLS):
-        run = subprocess.Popen([*words, source, folder / "parts"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run = subprocess.Popen(
+            [*words, source, folder / "parts"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         time.sleep(random.Random(k).uniform(0.2, 1.0) * whole)
         hits += run.poll() is None
         run.send_signal(signal.SIGKILL)
@@ -81,7 +97,8 @@ def killed(folder):
     subprocess.run([*words, source, folder / "parts"], check=True, capture_output=True)
     same = contents(folder / "whole") == contents(folder / "parts")
     print(
-        f"index of {len(contents(folder / 'whole'))} texts killed {hits} times (of {KILLS} tries), then finished: {'equal' if same else 'NOT equal'}"
+        f"index of {len(contents(folder / 'whole'))} texts killed {hits} times (of {KILLS} tries), "
+        f"then finished: {'equal' if same else 'NOT equal'}"
     )
 
 

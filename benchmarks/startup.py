@@ -13,7 +13,18 @@ from pathlib import Path
 ROUNDS = 7
 COMMANDS = {
     "python -c 'import torch'": [sys.executable, "-c", "import torch"],
-    "sfumato create 'a red apple'": [sys.executable, "-m", "sfumato", "create", "a red apple", "--overwrite", "--seed", "1", "--output", "OUT"],
+    "sfumato create 'a red apple'": [
+        sys.executable,
+        "-m",
+        "sfumato",
+        "create",
+        "a red apple",
+        "--overwrite",
+        "--seed",
+        "1",
+        "--output",
+        "OUT",
+    ],
     "sfumato --help": [sys.executable, "-m", "sfumato", "--help"],
 }
 
@@ -25,7 +36,11 @@ def main():
         for k in range(ROUNDS + 1):
             for name, words in COMMANDS.items():
                 start = time.perf_counter()
-                subprocess.run([str(Path(folder) / "a.png") if w == "OUT" else w for w in words], check=True, capture_output=True)
+                subprocess.run(
+                    [str(Path(folder) / "a.png") if w == "OUT" else w for w in words],
+                    check=True,
+                    capture_output=True,
+                )
                 if k:  # the first round warms the disk
                     seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(s) for name, s in seconds.items()}

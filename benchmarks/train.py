@@ -1,17 +1,21 @@
-"""Training rate of our U-Net against diffusers' and lucidrains': same parameters, FLOPs and precision (the CPU's own, or SFUMATO_DTYPE).
+"""Training rate of our U-Net against diffusers' and lucidrains': same parameters, FLOPs and
+precision (the CPU's own, or SFUMATO_DTYPE).
 
     pip install --no-deps denoising-diffusion-pytorch einops    # the second peer
     python benchmarks/train.py [--same-memory]
 
-Forward, backward, clipping and AdamW on random latents, batch 64, in two pairs: the U-Net of the bundled model against
-diffusers' with the same weights; and a U-Net of residual blocks, with attention in the middle only, against lucidrains' at
-equal FLOPs and nearly equal parameters, as that one has no cross-attention (both numbers are printed).
+Forward, backward, clipping and AdamW on random latents, batch 64, in two pairs: the U-Net of the
+bundled model against diffusers' with the same weights; and a U-Net of residual blocks, with
+attention in the middle only, against lucidrains' at equal FLOPs and nearly equal parameters, as
+that one has no cross-attention (both numbers are printed).
 
-Each program runs in a process of its own, as it would be used: ours with the memory settings of its training loop
-(`runtime.keep_memory`), which --same-memory gives to the peers, too. Every round runs one step of each in turn; medians.
+Each program runs in a process of its own, as it would be used: ours with the memory settings of its
+training loop (`runtime.keep_memory`), which --same-memory gives to the peers, too. Every round runs
+one step of each in turn; medians.
 
-The rate of arithmetic (three times the forward pass, as a training step has three products for each of it) is printed beside
-the best one that a single large product reaches on this machine: no step can be faster than that.
+The rate of arithmetic (three times the forward pass, as a training step has three products for each
+of it) is printed beside the best one that a single large product reaches on this machine: no step
+can be faster than that.
 """
 
 import argparse
@@ -28,8 +32,17 @@ from sfumato.runtime import autocast, choose_dtype
 
 CPU = torch.device("cpu")
 BATCH, ROUNDS, SIDE, CHANNELS, TEXT = 64, 15, 8, 16, 256
-COMMON = {"sample_size": SIDE, "in_channels": CHANNELS, "out_channels": CHANNELS, "cross_attention_dim": TEXT, "attention_head_dim": 4}
-CROSS = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
+COMMON = {
+    "sample_size": SIDE,
+    "in_channels": CHANNELS,
+    "out_channels": CHANNELS,
+    "cross_attention_dim": TEXT,
+    "attention_head_dim": 4,
+}
+CROSS = {
+    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+}
 PLAIN = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
 ICONS = {**COMMON, **CROSS, "block_out_channels": (192, 256), "layers_per_block": 1}
 RESIDUAL = {**COMMON, **PLAIN, "block_out_channels": (160, 320), "layers_per_block": 1}
@@ -55,25 +68,49 @@ def diffusers():
 
 def lucidrains():
     """The second peer, without the libraries that only its trainer needs."""
-    unused = ["torchvision", "torchvision.transforms", "torchvision.utils", "ema_pytorch", "accelerate", "pytorch_fid", "pytorch_fid.inception"]
-    with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in [*unused, "pytorch_fid.fid_score"]}):
+    unused = [
+        "torchvision",
+        "torchvision.transforms",
+        "torchvision.utils",
+        "ema_pytorch",
+        "accelerate",
+        "pytorch_fid",
+        "pytorch_fid.inception",
+    ]
+    with mock.patch.dict(
+        sys.modules, {name: mock.MagicMock() for name in [*unused, "pytorch_fid.fid_score"]}
+    ):
         from denoising_diffusion_pytorch import Unet
     module = Unet(DIM, dim_mults=(1, 2), channels=CHANNELS, full_attn=(False, True))
     return module, lambda x, t, tokens: module(x, t)
 
 
-PAIRS = {"the bundled model's U-Net": ("sfumato", "diffusers"), "residual blocks": ("sfumato, residual", "lucidrains")}
-PROGRAMS = {"sfumato": lambda: ours(ICONS), "sfumato, residual": lambda: ours(RESIDUAL), "diffusers": diffusers, "lucidrains": lucidrains}
+PAIRS = {
+    "the bundled model's U-Net": ("sfumato", "diffusers"),
+    "residual blocks": ("sfumato, residual", "lucidrains"),
+}
+PROGRAMS = {
+    "sfumato": lambda: ours(ICONS),
+    "sfumato, residual": lambda: ours(RESIDUAL),
+    "diffusers": diffusers,
+    "lucidrains": lucidrains,
+}
 
 
 def work(name, same_memory, pipe):
-    """A program's process: says its size, then makes a step at each request and says its seconds."""
+    """A program's process: says its size, then makes a step at each request and says its
+    seconds.
+    """
     if same_memory or name.startswith("sfumato"):
         from sfumato.runtime import keep_memory
 
         keep_memory()
     torch.manual_seed(0)
-    inputs = torch.randn(BATCH, CHANNELS, SIDE, SIDE), torch.rand(BATCH) * 999, torch.randn(BATCH, 32, TEXT)
+    inputs = (
+        torch.randn(BATCH, CHANNELS, SIDE, SIDE),
+        torch.rand(BATCH) * 999,
+        torch.randn(BATCH, 32, TEXT),
+    )
     module, call = PROGRAMS[name]()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
     pipe.send((sum(p.numel() for p in module.parameters()) / 1e6, gflops(call, inputs)))
@@ -115,7 +152,12 @@ def roof():
 
 def compare(title, names, same_memory, best):
     """One pair: start both, run them in turns, print."""
-    context, pipes, sizes, seconds = multiprocessing.get_context("spawn"), {}, {}, {name: [] for name in names}
+    context, pipes, sizes, seconds = (
+        multiprocessing.get_context("spawn"),
+        {},
+        {},
+        {name: [] for name in names},
+    )
     for name in names:
         pipes[name], far = context.Pipe()
         context.Process(target=work, args=(name, same_memory, far), daemon=True).start()
@@ -136,19 +178,30 @@ def compare(title, names, same_memory, best):
     for name in names:
         millions, work_each = sizes[name]
         spent = 3 * work_each * rates[name]
-        sizes_and_rate = f"{millions:5.1f} M parameters, {work_each:.2f} GFLOP  {rates[name]:6.1f} samples/s"
-        print(f"  {name:18s} {sizes_and_rate}  {spent:4.0f} GFLOP/s, {spent / best:.0%} of the roof")
+        sizes_and_rate = (
+            f"{millions:5.1f} M parameters, {work_each:.2f} GFLOP  {rates[name]:6.1f} samples/s"
+        )
+        print(
+            f"  {name:18s} {sizes_and_rate}  {spent:4.0f} GFLOP/s, {spent / best:.0%} of the roof"
+        )
     for pipe in pipes.values():
         pipe.send(False)
 
 
 def main():
     """Print samples per second and the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--same-memory", action="store_true", help="give the peers our memory settings, too")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--same-memory", action="store_true", help="give the peers our memory settings, too"
+    )
     arguments = parser.parse_args()
     best = roof()
-    print(f"{torch.get_num_threads()} threads, batch {BATCH}, medians of {ROUNDS}; roof of {choose_dtype('auto', CPU)} products: {best:.0f} GFLOP/s")
+    print(
+        f"{torch.get_num_threads()} threads, batch {BATCH}, medians of {ROUNDS}; roof of "
+        f"{choose_dtype('auto', CPU)} products: {best:.0f} GFLOP/s"
+    )
     for title, names in PAIRS.items():
         compare(title, names, arguments.same_memory, best)
 

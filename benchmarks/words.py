@@ -1,9 +1,11 @@
-"""Does the text encoder know words that no caption has? Its nearest name of a picture, against the teacher's.
+"""Does the text encoder know words that no caption has? Its nearest name of a picture, against the
+teacher's.
 
     python benchmarks/words.py build/icons/pictures.parquet [--text icons] [--words 1500]
 
-For common words near some picture's name (recipes/icons/near.py) that are no name themselves: the share whose nearest name, by the
-text encoder, is the teacher's nearest, or among its five nearest. Needs the teacher, as the recipe does.
+For common words near some picture's name (recipes/icons/near.py) that are no name themselves: the
+share whose nearest name, by the text encoder, is the teacher's nearest, or among its five nearest.
+Needs the teacher, as the recipe does.
 """
 
 from __future__ import annotations
@@ -23,41 +25,59 @@ from near import COMMON, candidates, common
 from teach import embed
 
 from sfumato.condition.text import TextEncoder
-from sfumato.train.run import text_encoder
+from sfumato.train.plan import text_encoder
 
-SHOWN = "puppy serpent lorry grizzly swine pony feline automobile aubergine tiara extraterrestrial crimson".split()
+SHOWN = (
+    "puppy serpent lorry grizzly swine pony feline automobile aubergine tiara extraterrestrial "
+    "crimson"
+).split()
 
 
 @torch.inference_mode()
 def ends(encoder: TextEncoder, texts: list[str]) -> Tensor:
     """The state of each text."""
-    return torch.cat([encoder.pooled(texts[k : k + 256]).float() for k in range(0, len(texts), 256)])
+    return torch.cat(
+        [encoder.pooled(texts[k : k + 256]).float() for k in range(0, len(texts), 256)]
+    )
 
 
 def nearest(encoder: TextEncoder, words: list[str], names: list[str], count: int = 1) -> Tensor:
-    """Places of the names nearest to each word, by the cosine of their states, less what all names share."""
+    """Places of the names nearest to each word, by the cosine of their states, less what all names
+    share.
+    """
     known = ends(encoder, names)
     mean = known.mean(dim=0)
-    said, known = (torch.nn.functional.normalize(x - mean, dim=1) for x in (ends(encoder, words), known))
+    said, known = (
+        torch.nn.functional.normalize(x - mean, dim=1) for x in (ends(encoder, words), known)
+    )
     return (said @ known.T).topk(count).indices
 
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--text", type=Path, default=Path("icons"))
     parser.add_argument("--words", type=int, default=1500)
     given = parser.parse_args()
-    names = sorted({row["text"][3] for row in pq.read_table(given.pictures, columns=["text"]).to_pylist()})
+    names = sorted(
+        {row["text"][3] for row in pq.read_table(given.pictures, columns=["text"]).to_pylist()}
+    )
     found = sorted(common().intersection(candidates()) - set(names))
     taught, known = (torch.from_numpy(embed(texts).astype(np.float32)) for texts in (found, names))
     near = taught @ known.T
-    chosen = random.Random(3).sample(np.flatnonzero(near.amax(dim=1).numpy() >= COMMON).tolist(), given.words)
+    chosen = random.Random(3).sample(
+        np.flatnonzero(near.amax(dim=1).numpy() >= COMMON).tolist(), given.words
+    )
     encoder, five = text_encoder(given.text), near[chosen].topk(5).indices
     mine = nearest(encoder, [found[k] for k in chosen], names)
     first, among = (mine == five[:, :1]).float().mean(), (mine == five).any(dim=1).float().mean()
-    print(f"{len(chosen)} words, {len(names)} names: the teacher's nearest name {first:.3f}, one of its five nearest {among:.3f}")
+    print(
+        f"{len(chosen)} words, {len(names)} names: the teacher's nearest name {first:.3f}, one of "
+        f"its five nearest {among:.3f}"
+    )
     for word, places in zip(SHOWN, nearest(encoder, SHOWN, names, 3).tolist(), strict=True):
         print(f"  {word}: {', '.join(names[k] for k in places)}")
 

@@ -10,8 +10,16 @@ options = sfumato.CreateOptions(seed=7, steps=8)
 for event in sfumato.walk("a red apple", options):
     if isinstance(event, sfumato.Made):
         label = SAMPLERS[event.settings["sampler"]].label
-        metadata.save(event.picture, Path("apple.png"), event.settings, metadata.parameters(event.settings, label))
+        metadata.save(
+            event.picture,
+            Path("apple.png"),
+            event.settings,
+            metadata.parameters(event.settings, label),
+        )
         print(f"apple.png, seed {event.seed}, {event.seconds:.2f} s")
     else:
         step = event.step
-        print(f"step {step.index + 1} of {event.steps}: sigma {step.sigma:.2f}, deviation of the estimate {float(step.denoised.std()):.2f}")
+        print(
+            f"step {step.index + 1} of {event.steps}: sigma {step.sigma:.2f}, deviation of the "
+            f"estimate {float(step.denoised.std()):.2f}"
+        )

@@ -1,4 +1,6 @@
-"""A corruption of your own: anything with the right call joins in; with three more functions it is linear."""
+"""A corruption of your own: anything with the right call joins in; with three more functions it is
+linear.
+"""
 
 import torch
 
@@ -24,5 +26,8 @@ class LeftHalf:
 x = torch.rand(1, 3, 8, 8)
 y = LeftHalf()(x).y
 denoise = consistent(lambda noisy, sigma: torch.zeros_like(noisy), LeftHalf(), y)
-print("agrees with what was measured:", bool(torch.equal(LeftHalf().apply(denoise(x, torch.ones(1))), y)))
+print(
+    "agrees with what was measured:",
+    bool(torch.equal(LeftHalf().apply(denoise(x, torch.ones(1))), y)),
+)
 print("of the registry:", parse("mask:0.5+noise:25"))

@@ -51,16 +51,33 @@ def make_tiny(folder, defaults=None, *, pixels=False, **unet):
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.train(TEXTS, 600, 16)
     text = CLIPTextConfig(
-        vocab_size=tokenizer.end + 1, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=16,
-        hidden_act="gelu", bos_token_id=tokenizer.begin, eos_token_id=tokenizer.end, pad_token_id=tokenizer.pad,
-    )  # fmt: skip
+        vocab_size=tokenizer.end + 1,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=16,
+        hidden_act="gelu",
+        bos_token_id=tokenizer.begin,
+        eos_token_id=tokenizer.end,
+        pad_token_id=tokenizer.pad,
+    )
     save_network(UNet(UNetConfig(**{**UNET, **unet})), folder / "unet", torch.float32)
     if not pixels:
         save_network(AutoencoderKL(AutoencoderConfig(**VAE)), folder / "vae", torch.float32)
     save_text(CLIPText(text), tokenizer, folder, torch.float32)
-    schedule = SchedulerConfig(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing")
+    schedule = SchedulerConfig(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="trailing",
+    )
     save_scheduler(schedule, folder / "scheduler")
-    save_network(Matcher(MatcherConfig(size=16, widths=(16,), blocks=(1,), text_width=32, width=8)), folder / "matcher", torch.float32)
+    save_network(
+        Matcher(MatcherConfig(size=16, widths=(16,), blocks=(1,), text_width=32, width=8)),
+        folder / "matcher",
+        torch.float32,
+    )
     save_index(folder, defaults or Defaults(steps=4, guidance_scale=3.0), pixels=pixels)
     return folder
 

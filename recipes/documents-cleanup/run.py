@@ -1,9 +1,11 @@
-"""Clean scanned pages: train on pairs, judge on pages that were not seen, beside what needs no training.
+"""Clean scanned pages: train on pairs, judge on pages that were not seen, beside what needs no
+training.
 
     python recipes/documents-cleanup/run.py dirty_documents.parquet --output build/cleanup
 
-The file has columns clean, noisy (a list) and split (train, val). Prints the root mean squared error of the val pages for
-values of 0 to 1, and writes the trained model, ``figures.json`` and ``pages.png``. The same command again resumes.
+The file has columns clean, noisy (a list) and split (train, val). Prints the root mean squared
+error of the val pages for values of 0 to 1, and writes the trained model, ``figures.json`` and
+``pages.png``. The same command again resumes.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from sfumato.data.photo import Photo
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import restore
-from sfumato.train.run import train_restorer
+from sfumato.train.restoration import train_restorer
 
 Method = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 HERE = Path(__file__).parent
@@ -40,15 +42,22 @@ def without_background(page: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def methods(model: Path) -> dict[str, Method]:
     """What is compared; OpenCV takes part if it is installed."""
     engine = RestorationNetworks(model)
-    out: dict[str, Method] = {"input": lambda p: p, "median of 23x23 divided out": without_background}
+    out: dict[str, Method] = {
+        "input": lambda p: p,
+        "median of 23x23 divided out": without_background,
+    }
     try:
         import cv2
 
         out["OpenCV NL-means (h 30)"] = lambda p: cv2.fastNlMeansDenoising(p, None, 30)
-        out["OpenCV adaptive threshold"] = lambda p: cv2.adaptiveThreshold(p, 255, cv2.ADAPTIVE_THRESH_GAUSSIAN_C, cv2.THRESH_BINARY, 31, 25)
+        out["OpenCV adaptive threshold"] = lambda p: cv2.adaptiveThreshold(
+            p, 255, cv2.ADAPTIVE_THRESH_GAUSSIAN_C, cv2.THRESH_BINARY, 31, 25
+        )
     except ImportError:
         pass
-    out["sfumato"] = lambda p: restore(Photo(p[..., None]), RestoreOptions(clean=True), engine).photo.values[..., 0]
+    out["sfumato"] = lambda p: restore(
+        Photo(p[..., None]), RestoreOptions(clean=True), engine
+    ).photo.values[..., 0]
     return out
 
 
@@ -58,20 +67,36 @@ def main(source: Path, folder: Path, steps: int | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     train = table.filter(pa.array([s == "train" for s in table["split"].to_pylist()]))
     pq.write_table(train, folder / "train.parquet")
-    for event in train_restorer(folder / "train.parquet", folder / "model", None, HERE / "cleaner.json", {"steps": steps} if steps else {}):
+    for event in train_restorer(
+        folder / "train.parquet",
+        folder / "model",
+        None,
+        HERE / "cleaner.json",
+        {"steps": steps} if steps else {},
+    ):
         if isinstance(event, str) or event.step % 100 == 0:
-            print(event if isinstance(event, str) else f"{event.step} of {event.steps}, {event.seconds_left:.0f} s left", flush=True)
+            print(
+                event
+                if isinstance(event, str)
+                else f"{event.step} of {event.steps}, {event.seconds_left:.0f} s left",
+                flush=True,
+            )
     rows = [r for r in table.to_pylist() if r["split"] == "val"]
     pages = [(_page(r["clean"]), _page(noisy)) for r in rows for noisy in r["noisy"]]
     figures, shown = {}, []
     for name, method in methods(folder / "model").items():
         made = [method(dirty) for _, dirty in pages]
-        errors = [float(np.sqrt(np.square((a.astype(float) - clean) / 255).mean())) for a, (clean, _) in zip(made, pages, strict=True)]
+        errors = [
+            float(np.sqrt(np.square((a.astype(float) - clean) / 255).mean()))
+            for a, (clean, _) in zip(made, pages, strict=True)
+        ]
         figures[name] = round(float(np.mean(errors)), 4)
         shown.append(made[0])
         print(f"{figures[name]:.4f}  {name}")
     (folder / "figures.json").write_text(json.dumps(figures, indent=2))
-    Image.fromarray(np.concatenate([shown[0], shown[-1], pages[0][0]], axis=1)).save(folder / "pages.png")
+    Image.fromarray(np.concatenate([shown[0], shown[-1], pages[0][0]], axis=1)).save(
+        folder / "pages.png"
+    )
 
 
 def _page(data: bytes) -> NDArray[np.uint8]:
@@ -79,7 +104,9 @@ def _page(data: bytes) -> NDArray[np.uint8]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path)
     parser.add_argument("--output", type=Path, default=Path("build/cleanup"))
     parser.add_argument("--steps", type=int)

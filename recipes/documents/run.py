@@ -1,12 +1,14 @@
-"""Documents by a few codes: LSA against autoencoders by the protocol of Hinton & Salakhutdinov 2006, figure 4.
+"""Documents by a few codes: LSA against autoencoders by the protocol of Hinton & Salakhutdinov
+2006, figure 4.
 
     python recipes/documents/run.py newsgroups20.parquet report/news
     python recipes/documents/run.py reuters21578.parquet report/reuters
 
-2,000 most frequent words of the training documents, English stop words left out. Each test document with a label asks
-all other ones by cosine: the share with its label among the k nearest, and mean average precision. LSA is fitted to
-tf-idf and to log counts; the stronger is what the autoencoder is held against. The autoencoder is a denoising one: half of
-the words of a document are hidden, and it has to say which.
+2,000 most frequent words of the training documents, English stop words left out. Each test document
+with a label asks all other ones by cosine: the share with its label among the k nearest, and mean
+average precision. LSA is fitted to tf-idf and to log counts; the stronger is what the autoencoder
+is held against. The autoencoder is a denoising one: half of the words of a document are hidden, and
+it has to say which.
 """
 
 import argparse
@@ -26,7 +28,9 @@ RANKS = [1, 7, 15, 63, 255, 1023]
 
 def main():
     """Fit, print and write figures.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--epochs", type=int, default=20)
@@ -36,12 +40,21 @@ def main():
     arguments.output.mkdir(parents=True, exist_ok=True)
     held = table.test
     asked = table.labels[held] != ""
-    split = [[t for t, h in zip(table.texts, held, strict=True) if h == part] for part in (False, True)]
-    rows = {weighting: [Terms.fit(split[0], weighting=weighting)(part) for part in split] for weighting in ("tf-idf", "log")}
+    split = [
+        [t for t, h in zip(table.texts, held, strict=True) if h == part] for part in (False, True)
+    ]
+    rows = {
+        weighting: [Terms.fit(split[0], weighting=weighting)(part) for part in split]
+        for weighting in ("tf-idf", "log")
+    }
     labels, figures = table.labels[held][asked], {}
 
     def report(name, codes, seconds):
-        figures[name] = {"precision": precision_at(codes, labels, RANKS), "map": mean_average_precision(codes, labels), "seconds": seconds}
+        figures[name] = {
+            "precision": precision_at(codes, labels, RANKS),
+            "map": mean_average_precision(codes, labels),
+            "seconds": seconds,
+        }
         line = " ".join(f"{v:.3f}" for v in figures[name]["precision"].values())
         print(f"{name:18s} {line}  mAP {figures[name]['map']:.3f}  {seconds:.0f} s", flush=True)
         (arguments.output / "figures.json").write_text(json.dumps(figures, indent=2))
@@ -51,11 +64,18 @@ def main():
         for weighting, (train, test) in rows.items():
             begun = time.perf_counter()
             model = LSA(k).fit(train)
-            report(f"LSA-{k} {weighting}", model.transform(test[asked]), time.perf_counter() - begun)
+            report(
+                f"LSA-{k} {weighting}", model.transform(test[asked]), time.perf_counter() - begun
+            )
         train, test = (normalize(part) for part in rows["tf-idf"])
         begun = time.perf_counter()
         model = Autoencoder(
-            k, layers=(500, 250, 125), epochs=arguments.epochs, corruption=arguments.corruption, weight_decay=1.0, random_state=0
+            k,
+            layers=(500, 250, 125),
+            epochs=arguments.epochs,
+            corruption=arguments.corruption,
+            weight_decay=1.0,
+            random_state=0,
         ).fit(train)
         report(f"autoencoder-{k}", model.transform(test[asked]), time.perf_counter() - begun)
 

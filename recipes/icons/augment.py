@@ -1,7 +1,9 @@
-"""More rows from the same pictures: mirrored ones, and recolored ones with the new color in their captions.
+"""More rows from the same pictures: mirrored ones, and recolored ones with the new color in their
+captions.
 
-A picture is mirrored where nothing in its name, keywords or category says that left and right matter. It is recolored
-where one hue covers it and no color stands in its name: twice, to two of twelve color words.
+A picture is mirrored where nothing in its name, keywords or category says that left and right
+matter. It is recolored where one hue covers it and no color stands in its name: twice, to two of
+twelve color words.
 """
 
 from __future__ import annotations
@@ -18,28 +20,47 @@ from PIL import Image
 
 # Hue in degrees, factor of the saturation, factor of the value.
 COLORS = {
-    "red": (0, 1, 1), "orange": (28, 1, 1), "yellow": (52, 1, 1), "green": (125, 1, 1), "teal": (175, 1, 1), "blue": (215, 1, 1),
-    "purple": (275, 1, 1), "pink": (330, 0.75, 1.1), "brown": (24, 0.8, 0.6), "black": (0, 0.1, 0.3), "gray": (0, 0, 0.85), "white": (0, 0.08, 1.6),
-}  # fmt: skip
-NAMED = {*COLORS, *"golden silver rainbow navy turquoise crimson violet beige gold colour color grey dark light".split()}
+    "red": (0, 1, 1),
+    "orange": (28, 1, 1),
+    "yellow": (52, 1, 1),
+    "green": (125, 1, 1),
+    "teal": (175, 1, 1),
+    "blue": (215, 1, 1),
+    "purple": (275, 1, 1),
+    "pink": (330, 0.75, 1.1),
+    "brown": (24, 0.8, 0.6),
+    "black": (0, 0.1, 0.3),
+    "gray": (0, 0, 0.85),
+    "white": (0, 0.08, 1.6),
+}
+NAMED = {
+    *COLORS,
+    *"golden silver rainbow navy turquoise crimson violet beige gold colour color grey "
+    "dark light".split(),
+}
 SIDED = re.compile(
     r"left|right|arrow|letter|number|digit|clock|watch|text|input|keycap|sign|flag|\bam\b|\bpm\b|east|west|symbol|button|abc|word|alphabet|font|math"
     r"|percent|question|dollar|euro|yen|currency|calendar|date|dice|music|note|map|globe|moon|quarter|turn|hand|point|wise|\d"
 )
 MIRRORED = 0.4  # share of a picture's weight that goes to its mirror image
 TINTED, TINTS = 0.35, 2  # weight of a recolored picture against its original; how many of each
-ONE_HUE, LEAST = 0.8, 150  # how concentrated the hues must be (1: all equal), and how many saturated pixels
+# how concentrated the hues must be (1: all equal), and how many saturated pixels
+ONE_HUE, LEAST = 0.8, 150
 NEAR = 25.0  # degrees: a color as near to the picture's own is none
 GRAY = 0.35  # pixels less saturated than this keep some or all of their own color
 
 
 def can_mirror(row: dict[str, Any]) -> bool:
     """Whether a mirrored picture still shows what the caption says."""
-    return not SIDED.search(" ".join([row["name"], *(row["keywords"] or []), (row["category"] or "").lower()]))
+    return not SIDED.search(
+        " ".join([row["name"], *(row["keywords"] or []), (row["category"] or "").lower()])
+    )
 
 
 def main_hue(pixels: NDArray[Any]) -> float | None:
-    """The hue (degrees) that covers a picture (H, W, 3) of values 0 to 1; None if it has several, or hardly any color."""
+    """The hue (degrees) that covers a picture (H, W, 3) of values 0 to 1; None if it has several,
+    or hardly any color.
+    """
     hue, saturation, value = np.moveaxis(rgb_to_hsv(pixels), -1, 0)
     amount = saturation * value * (saturation > 0.3) * (value > 0.25)
     mean = (amount * np.exp(2j * np.pi * hue)).sum()
@@ -49,7 +70,9 @@ def main_hue(pixels: NDArray[Any]) -> float | None:
 
 
 def recolored(pixels: NDArray[Any], own: float, color: str) -> NDArray[Any]:
-    """The picture with its hue turned from `own` to that of a color word; what is white, gray or black stays."""
+    """The picture with its hue turned from `own` to that of a color word; what is white, gray or
+    black stays.
+    """
     turned = rgb_to_hsv(pixels)
     hue, more, brighter = COLORS[color]
     ink = turned[..., 1:2].clip(0, GRAY) / GRAY
@@ -59,17 +82,28 @@ def recolored(pixels: NDArray[Any], own: float, color: str) -> NDArray[Any]:
     return pixels + ink * (hsv_to_rgb(turned) - pixels)
 
 
-def augmented(row: dict[str, Any], texts: list[str], weight: float, *, tint: bool) -> list[tuple[bytes, list[str], float]]:
-    """The rows (PNG, captions, weight) that one picture gives: itself, its mirror image, and itself in other colors."""
+def augmented(
+    row: dict[str, Any], texts: list[str], weight: float, *, tint: bool
+) -> list[tuple[bytes, list[str], float]]:
+    """The rows (PNG, captions, weight) that one picture gives: itself, its mirror image, and itself
+    in other colors.
+    """
     picture = Image.open(io.BytesIO(row["image"])).convert("RGB")
     out, left = [(row["image"], texts, weight)], weight
     if can_mirror(row):
         left = weight * (1 - MIRRORED)
-        out = [(row["image"], texts, left), (_png(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)), texts, weight * MIRRORED)]
+        out = [
+            (row["image"], texts, left),
+            (_png(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)), texts, weight * MIRRORED),
+        ]
     pixels = np.asarray(picture) / 255
     own = main_hue(pixels) if tint and not NAMED & set(row["name"].split()) else None
     if own is not None:
-        others = [c for c, (hue, *factors) in COLORS.items() if factors != [1, 1] or abs((hue - own + 180) % 360 - 180) >= NEAR]
+        others = [
+            c
+            for c, (hue, *factors) in COLORS.items()
+            if factors != [1, 1] or abs((hue - own + 180) % 360 - 180) >= NEAR
+        ]
         for color in random.Random(row["id"]).sample(others, TINTS):
             tinted = Image.fromarray((recolored(pixels, own, color) * 255).round().astype(np.uint8))
             out.append((_png(tinted), _captions(row, color), left * TINTED))

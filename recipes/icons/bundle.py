@@ -1,4 +1,5 @@
-"""Copy a trained model into the package, with its styles and attributions; training leftovers stay behind.
+"""Copy a trained model into the package, with its styles and attributions; training leftovers stay
+behind.
 
 python recipes/icons/bundle.py build/icons/model src/sfumato/pretrained/icons
 """
@@ -40,7 +41,11 @@ def main(source: str, target: str) -> None:
     folder = Path(target)
     for part in PARTS:
         shutil.rmtree(folder / part, ignore_errors=True)
-        shutil.copytree(Path(source) / part, folder / part, ignore=shutil.ignore_patterns("checkpoint*", "previews"))
+        shutil.copytree(
+            Path(source) / part,
+            folder / part,
+            ignore=shutil.ignore_patterns("checkpoint*", "previews"),
+        )
     shutil.copy(Path(source) / "model_index.json", folder)
     shutil.copy(Path(source).parent / "attribution.csv", folder)
     defaults = {
@@ -50,7 +55,8 @@ def main(source: str, target: str) -> None:
         "style": "fluent-flat",
         "styles": STYLES,
         "description": "64x64 emoji, clip art and icons from a text; a small Stable Diffusion",
-        "licence": "Apache-2.0; trained on pictures under MIT, Apache-2.0, CC0 and CC-BY-4.0, see README.md",
+        "licence": "Apache-2.0; trained on pictures under MIT, Apache-2.0, CC0 and CC-BY-4.0, see "
+        "README.md",
     }
     (folder / "sfumato.json").write_text(json.dumps(defaults, indent=2) + "\n")
 

@@ -1,11 +1,14 @@
-"""Teach the text transformer of a model more words: those whose meaning is near what the pictures show.
+"""Teach the text transformer of a model more words: those whose meaning is near what the pictures
+show.
 
     python recipes/icons/near.py build/icons/pictures.parquet build/icons/near.parquet
-    sfumato train text build/icons/near.parquet --start build/icons/text --output build/icons/words --config recipes/icons/near.json
+    sfumato train text build/icons/near.parquet --start build/icons/text --output build/icons/words
+    --config recipes/icons/near.json
 
-Words and short definitions of WordNet are embedded by the teacher (teach.py); those near some picture's name are written, with and
-without styles and colors. Words that people use count, too, if they are less near: CLIP's vocabulary holds them whole. The
-captions themselves are written as ``kept``: what they say to the U-Net shall not change.
+Words and short definitions of WordNet are embedded by the teacher (teach.py); those near some
+picture's name are written, with and without styles and colors. Words that people use count, too, if
+they are less near: CLIP's vocabulary holds them whole. The captions themselves are written as
+``kept``: what they say to the U-Net shall not change.
 """
 
 from __future__ import annotations
@@ -37,15 +40,31 @@ def common() -> set[str]:
 
 
 def candidates() -> list[str]:
-    """Nouns and adjectives of WordNet in small letters, and the definitions of what can be drawn."""
-    words = {w for part in ("noun", "adj") for w in wordnet(part)[0] if re.fullmatch(r"[a-z][a-z' -]{2,24}", w) and w.count(" ") < 3}
-    return sorted(words | {s.meaning for s in senses("noun").values() if s.seen and len(s.meaning) > 6})
+    """Nouns and adjectives of WordNet in small letters, and the definitions of what can be
+    drawn.
+    """
+    words = {
+        w
+        for part in ("noun", "adj")
+        for w in wordnet(part)[0]
+        if re.fullmatch(r"[a-z][a-z' -]{2,24}", w) and w.count(" ") < 3
+    }
+    return sorted(
+        words | {s.meaning for s in senses("noun").values() if s.seen and len(s.meaning) > 6}
+    )
 
 
 def forms(word: str, styles: list[str], rng: random.Random) -> list[str]:
     """A word by itself and in some styles; asked for and colored."""
     said = [word] + [f"{rng.choice((word, word, word, f'a {word}'))}, {style}" for style in styles]
-    return said + [rng.choice(FORMS).format(word), f"a {rng.choice(COLORS)} {word}", f"a {rng.choice(SIZES)} {word}"][: len(styles)]
+    return (
+        said
+        + [
+            rng.choice(FORMS).format(word),
+            f"a {rng.choice(COLORS)} {word}",
+            f"a {rng.choice(SIZES)} {word}",
+        ][: len(styles)]
+    )
 
 
 def main(source: str, target: str) -> None:
@@ -57,17 +76,45 @@ def main(source: str, target: str) -> None:
     told = {text for row in rows for text in row["text"][OWN:]}
     found = candidates()
     vectors, known = (embed(texts).astype(np.float32) for texts in (found, names))
-    near = np.concatenate([(vectors[k : k + 4096] @ known.T).max(axis=1) for k in range(0, len(found), 4096)])
+    near = np.concatenate(
+        [(vectors[k : k + 4096] @ known.T).max(axis=1) for k in range(0, len(found), 4096)]
+    )
     used = common()
-    chosen = {word: 1 for word, n in zip(found, near, strict=True) if n >= NEAR and used.issuperset(re.findall(r"[a-z]+", word))}
-    chosen |= {word: STYLED for word, n in zip(found, near, strict=True) if n >= COMMON and word in used}
-    said = sorted((told | {text for word, n in chosen.items() for text in forms(word, rng.sample(styles, n), rng)}) - set(kept))
+    chosen = {
+        word: 1
+        for word, n in zip(found, near, strict=True)
+        if n >= NEAR and used.issuperset(re.findall(r"[a-z]+", word))
+    }
+    chosen |= {
+        word: STYLED for word, n in zip(found, near, strict=True) if n >= COMMON and word in used
+    }
+    said = sorted(
+        (
+            told
+            | {
+                text
+                for word, n in chosen.items()
+                for text in forms(word, rng.sample(styles, n), rng)
+            }
+        )
+        - set(kept)
+    )
     print(f"{len(found)} words and definitions, {len(chosen)} of them near a name")
     texts = kept + said
     column = pa.FixedSizeListArray.from_arrays(pa.array(embed(texts).reshape(-1)), known.shape[1])
     weights = np.array([0.0] * len(kept) + [BARE if text in chosen else 1.0 for text in said])
     weights[: len(kept)] = weights.sum() / len(kept) / 4  # a fifth of each batch is kept
-    pq.write_table(pa.table({"text": texts, "weight": weights, "embedding": column, "kept": np.arange(len(texts)) < len(kept)}), target)
+    pq.write_table(
+        pa.table(
+            {
+                "text": texts,
+                "weight": weights,
+                "embedding": column,
+                "kept": np.arange(len(texts)) < len(kept),
+            }
+        ),
+        target,
+    )
     print(f"{len(kept)} captions, {len(said)} phrases -> {target}")
 
 

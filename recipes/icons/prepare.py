@@ -1,11 +1,14 @@
-"""Choose and weight the training rows: free licences only, several captions a row, emoji and drawings above interface icons.
+"""Choose and weight the training rows: free licences only, several captions a row, emoji and
+drawings above interface icons.
 
-Four captions of a row say it in other words (words.py): synonyms, kinds, what it is a kind of, the definition.
+Four captions of a row say it in other words (words.py): synonyms, kinds, what it is a kind of, the
+definition.
 
     python recipes/icons/prepare.py ../shared/data/icons64_train.parquet build/icons
 
-Writes ``pictures.parquet`` (image, text = list of captions, weight, licence, author), ``augmented.parquet`` (the same
-with mirrored and recolored pictures, see augment.py) and ``attribution.csv``.
+Writes ``pictures.parquet`` (image, text = list of captions, weight, licence, author),
+``augmented.parquet`` (the same with mirrored and recolored pictures, see augment.py) and
+``attribution.csv``.
 """
 
 from __future__ import annotations
@@ -24,12 +27,23 @@ from augment import augmented
 from words import Words, others
 
 FREE = ("MIT", "Apache-2.0", "CC0", "CC-BY-4.0")
-INTERFACE = ("streamline-", "icon-park", "marketeq", "glyphs-poly", "flat-color-icons", "fluent-color", "meteocons")
-PICTURES = ("streamline-emojis", "streamline-stickies")  # of the same maker, but drawings rather than interface icons
+INTERFACE = (
+    "streamline-",
+    "icon-park",
+    "marketeq",
+    "glyphs-poly",
+    "flat-color-icons",
+    "fluent-color",
+    "meteocons",
+)
+# of the same maker, but drawings rather than interface icons
+PICTURES = ("streamline-emojis", "streamline-stickies")
 
 
 def is_free(licence: str) -> bool:
-    """MIT, Apache-2.0, CC0 or CC-BY: may be trained on for weights that are shipped. CC-BY-SA and GPL may not."""
+    """MIT, Apache-2.0, CC0 or CC-BY: may be trained on for weights that are shipped. CC-BY-SA and
+    GPL may not.
+    """
     return licence.startswith(FREE) and not licence.startswith("CC-BY-SA")
 
 
@@ -44,13 +58,21 @@ def weight(style: str) -> float:
 
 
 def captions(row: dict) -> list[str]:
-    """The caption three times, then the bare name, the name with a colour or as a plain request, and keywords with the style."""
+    """The caption three times, then the bare name, the name with a colour or as a plain request,
+    and keywords with the style.
+    """
     name, phrase = row["name"], row["style_phrase"]
     article = "an" if name[:1] in "aeiou" else "a"
     texts = [row["caption"]] * 3 + [name, f"{article} {name}", f"{article} {name}, {phrase}"]
     if row["colors"]:
-        texts.append(f"{article} {row['colors'][0]} {name}, {phrase}" if row["colors"][0] not in name else row["caption"])
-    words = [k for k in row["keywords"] or [] if re.fullmatch(r"[a-z][a-z \-]{2,}", k) and k != name]
+        texts.append(
+            f"{article} {row['colors'][0]} {name}, {phrase}"
+            if row["colors"][0] not in name
+            else row["caption"]
+        )
+    words = [
+        k for k in row["keywords"] or [] if re.fullmatch(r"[a-z][a-z \-]{2,}", k) and k != name
+    ]
     if words:
         texts += [f"{name}, {', '.join(words[:3])}, {phrase}", f"{words[0]}, {phrase}"]
     return texts
@@ -67,7 +89,11 @@ def keywords(rows: list[dict]) -> dict[str, list[str]]:
 
 def reworded(row: dict, words: Words | None) -> list[str]:
     """Four captions in other words, a different choice for each style."""
-    groups = [(words.same, 3.0), (words.kinds, 2.0), (words.above, 1.5), ([words.meaning], 1.5)] if words else []
+    groups = (
+        [(words.same, 3.0), (words.kinds, 2.0), (words.above, 1.5), ([words.meaning], 1.5)]
+        if words
+        else []
+    )
     groups = [(texts, weight) for texts, weight in groups if any(texts)]
     if not groups:
         return []
@@ -98,18 +124,25 @@ def main(source: str, target: str) -> None:
     images, texts, weights = zip(
         *(
             made
-            for row, text, often in zip(rows, table["text"].to_pylist(), table["weight"].to_pylist(), strict=True)
+            for row, text, often in zip(
+                rows, table["text"].to_pylist(), table["weight"].to_pylist(), strict=True
+            )
             for made in augmented(row, text, often, tint=not is_interface(row["style"]))
         ),
         strict=True,
     )
-    pq.write_table(pa.table({"image": images, "text": texts, "weight": weights}), folder / "augmented.parquet")
+    pq.write_table(
+        pa.table({"image": images, "text": texts, "weight": weights}), folder / "augmented.parquet"
+    )
     credit = collections.Counter((r["set"], r["author"] or "", r["licence"]) for r in rows)
     with (folder / "attribution.csv").open("w", newline="") as f:
         out = csv.writer(f)
         out.writerow(["set", "author", "licence", "pictures"])
         out.writerows((*key, n) for key, n in sorted(credit.items()))
-    print(f"{table.num_rows} pictures of free licence, {len(credit)} sources, {len(images)} with mirrored and recolored ones -> {folder}")
+    print(
+        f"{table.num_rows} pictures of free licence, {len(credit)} sources, {len(images)} with "
+        f"mirrored and recolored ones -> {folder}"
+    )
 
 
 if __name__ == "__main__":

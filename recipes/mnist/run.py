@@ -1,7 +1,8 @@
-"""The digits of Hinton & Salakhutdinov 2006: PCA against autoencoders at 30 codes and at 2, and what denoising adds.
+"""The digits of Hinton & Salakhutdinov 2006: PCA against autoencoders at 30 codes and at 2, and
+what denoising adds.
 
-    python recipes/mnist/run.py DIR report/mnist               # DIR holds the four idx files; 10 minutes a network
-    python recipes/mnist/run.py DIR report/mnist --minutes 60
+    python recipes/mnist/run.py DIR report/mnist               # DIR holds the four idx files; 10
+    minutes a network python recipes/mnist/run.py DIR report/mnist --minutes 60
 
 Squared error is summed over pixels in [0, 1] and meant over the 10,000 test digits.
 """
@@ -21,13 +22,16 @@ from sfumato.metrics import knn_accuracy
 
 DEEP = {"layers": (1000, 500, 250), "shape": (1, 28, 28)}
 CONV = {"kind": "conv", "layers": (32, 64, 128), "shape": (1, 28, 28)}
-# Without these two the deep network learns the training digits by heart: 1.90 for those, 3.26 for the test digits after 20 minutes.
+# Without these two the deep network learns the training digits by heart: 1.90 for those, 3.26 for
+# the test digits after 20 minutes.
 GENERAL = {"corruption": "noise:0-64", "weight_decay": 0.1}
 NOISE = 96  # deviation for pixels of 0 to 255
 
 
 def timed(model, rows, minutes):
-    """Fit for about that many minutes: a first epoch tells the rate, and on a slow machine there are fewer."""
+    """Fit for about that many minutes: a first epoch tells the rate, and on a slow machine there
+    are fewer.
+    """
     begun = time.perf_counter()
     type(model)(**{**model.get_params(), "epochs": 1}).fit(rows)
     epoch = time.perf_counter() - begun
@@ -39,7 +43,9 @@ def timed(model, rows, minutes):
 
 def main():
     """Train, print and write figures.json and a picture."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
@@ -60,7 +66,13 @@ def main():
         codes = model.transform(train), model.transform(test)
         shown.append(model.inverse_transform(codes[1][:16]))
         model.save(arguments.output / name)
-        report(name, error=-model.score(test), one_nn=knn_accuracy(codes[0], labels, codes[1], wanted), epochs=model.epochs, seconds=seconds)
+        report(
+            name,
+            error=-model.score(test),
+            one_nn=knn_accuracy(codes[0], labels, codes[1], wanted),
+            epochs=model.epochs,
+            seconds=seconds,
+        )
 
     if "pca" in arguments.only:
         for k in (30, 2):
@@ -68,17 +80,34 @@ def main():
             model = PCA(k).fit(train)
             judge(f"pca-{k}", model, time.perf_counter() - begun)
     if "deep" in arguments.only:
-        judge("deep-30", *timed(Autoencoder(30, random_state=0, **DEEP, **GENERAL), train, arguments.minutes))
+        judge(
+            "deep-30",
+            *timed(Autoencoder(30, random_state=0, **DEEP, **GENERAL), train, arguments.minutes),
+        )
     if "conv" in arguments.only:
-        judge("conv-30", *timed(Autoencoder(30, random_state=0, **CONV, **GENERAL), train, arguments.minutes))
+        judge(
+            "conv-30",
+            *timed(Autoencoder(30, random_state=0, **CONV, **GENERAL), train, arguments.minutes),
+        )
     if "map" in arguments.only:
         judge("deep-2", *timed(Autoencoder(2, random_state=0, **DEEP), train, arguments.minutes))
     if "denoise" in arguments.only:
-        noisy = test + np.random.default_rng(0).normal(0, NOISE / 255, test.shape).astype(np.float32)
+        noisy = test + np.random.default_rng(0).normal(0, NOISE / 255, test.shape).astype(
+            np.float32
+        )
         for name, corruption in (("plain", "none"), ("denoising", f"noise:{NOISE}")):
-            model, seconds = timed(Autoencoder(30, random_state=0, corruption=corruption, **DEEP), train, arguments.minutes / 2)
-            probe = LogisticRegression(max_iter=300).fit(model.transform(train[:20_000]), labels[:20_000])
-            found = {kind: probe.score(model.transform(rows), wanted) for kind, rows in (("clean", test), ("noisy", noisy))}
+            model, seconds = timed(
+                Autoencoder(30, random_state=0, corruption=corruption, **DEEP),
+                train,
+                arguments.minutes / 2,
+            )
+            probe = LogisticRegression(max_iter=300).fit(
+                model.transform(train[:20_000]), labels[:20_000]
+            )
+            found = {
+                kind: probe.score(model.transform(rows), wanted)
+                for kind, rows in (("clean", test), ("noisy", noisy))
+            }
             report(f"probe on codes, {name}", **found, seconds=seconds)
     x = torch.from_numpy(np.concatenate(shown)).unflatten(1, (1, 28, 28)) * 2 - 1
     image.sheet(image.to_pictures(x), columns=16).save(arguments.output / "digits.png")

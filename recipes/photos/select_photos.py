@@ -1,11 +1,15 @@
-"""Take the photographs whose licence lets the weights be shipped, and set some aside to look at while training.
+"""Take the photographs whose licence lets the weights be shipped, and set some aside to look at
+while training.
 
-    python recipes/photos/select_photos.py photos_train_open.parquet work photos64.parquet [endless-sky/ budgie/]
+    python recipes/photos/select_photos.py photos_train_open.parquet work photos64.parquet
+    [endless-sky/ budgie/]
 
-writes ``work/train.parquet``, ``work/val.parquet``, ``work/attribution.csv`` and ``work/color.parquet``: the photos in color
-and the many small ones of photos64, which show more kinds of things than the large ones do. ``endless-sky`` is the content
-of Debian's package endless-sky-high-dpi, whose landscapes join the large photos; ``budgie`` holds those of budgie-backgrounds
-as PNG: few, but sharp, and of animals and buildings, so each is drawn as often as six others.
+writes ``work/train.parquet``, ``work/val.parquet``, ``work/attribution.csv`` and
+``work/color.parquet``: the photos in color and the many small ones of photos64, which show more
+kinds of things than the large ones do. ``endless-sky`` is the content of Debian's package
+endless-sky-high-dpi, whose landscapes join the large photos; ``budgie`` holds those of
+budgie-backgrounds as PNG: few, but sharp, and of animals and buildings, so each is drawn as often
+as six others.
 """
 
 from __future__ import annotations
@@ -28,9 +32,13 @@ FREE = ("CC0", "CC-BY-2", "CC-BY-4", "MIT", "Apache-2.0", "public domain")
 ASIDE = 12
 COLUMNS = ["id", "image", "source", "licence"]
 OFTEN = 6.0
-DRAWN = ("valley-midnight", "waves-midnight", "saturnian-profile")  # of budgie-backgrounds: no photographs, or nearly black
-# the landscapes of endless-sky that its copyright file doesn't give into the public domain (CC-BY-SA)
-SHARE_ALIKE = re.compile(r"^(bwerner|myrabella|dmottl|mfield|lava5)|-(sfiera|striker|harro|iridium|spfld)")
+# of budgie-backgrounds: no photographs, or nearly black
+DRAWN = ("valley-midnight", "waves-midnight", "saturnian-profile")
+# the landscapes of endless-sky that its copyright file doesn't give into the public domain (CC-BY-
+# SA)
+SHARE_ALIKE = re.compile(
+    r"^(bwerner|myrabella|dmottl|mfield|lava5)|-(sfiera|striker|harro|iridium|spfld)"
+)
 
 
 def free(table: pa.Table) -> pa.Table:
@@ -39,15 +47,29 @@ def free(table: pa.Table) -> pa.Table:
 
 
 def landscapes(package: Path) -> pa.Table:
-    """The photographs of Debian's endless-sky-high-dpi that are in the public domain (morgue-file, Unsplash before 2017, NASA, USGS)."""
-    files = [f for f in sorted(package.rglob("images/land/*.jpg")) if not SHARE_ALIKE.search(f.name)]
+    """The photographs of Debian's endless-sky-high-dpi that are in the public domain (morgue-file,
+    Unsplash before 2017, NASA, USGS).
+    """
+    files = [
+        f for f in sorted(package.rglob("images/land/*.jpg")) if not SHARE_ALIKE.search(f.name)
+    ]
     source = "Debian endless-sky-high-dpi"
-    rows = [{"id": f"endless-sky/{f.name}", "image": f.read_bytes(), "source": source, "licence": "public domain"} for f in files]
+    rows = [
+        {
+            "id": f"endless-sky/{f.name}",
+            "image": f.read_bytes(),
+            "source": source,
+            "licence": "public domain",
+        }
+        for f in files
+    ]
     return pa.Table.from_pylist(rows)
 
 
 def backgrounds(folder: Path) -> pa.Table:
-    """The photographs of Debian's budgie-backgrounds (CC0), brought to the size that training takes."""
+    """The photographs of Debian's budgie-backgrounds (CC0), brought to the size that training
+    takes.
+    """
     rows = []
     for file in sorted(folder.glob("*.png")):
         if file.stem not in DRAWN:
@@ -55,7 +77,15 @@ def backgrounds(folder: Path) -> pa.Table:
             picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
             picture.save(held, format="PNG")
             source = "Debian budgie-backgrounds"
-            rows.append({"id": f"budgie/{file.stem}", "image": held.getvalue(), "source": source, "licence": "CC0", "weight": OFTEN})
+            rows.append(
+                {
+                    "id": f"budgie/{file.stem}",
+                    "image": held.getvalue(),
+                    "source": source,
+                    "licence": "CC0",
+                    "weight": OFTEN,
+                }
+            )
     if not rows:
         raise SystemExit(f"{folder} holds no PNG; README.md says how to make them")
     return pa.Table.from_pylist(rows)
@@ -67,19 +97,30 @@ def colored(data: bytes) -> bool:
     return float(np.ptp(values, axis=2).mean()) > 6
 
 
-def main(source: Path, folder: Path, small: Path, package: Path | None = None, budgie: Path | None = None) -> None:
-    """Split the free rows of a parquet file with columns image, licence, source and id, and add the landscapes."""
+def main(
+    source: Path, folder: Path, small: Path, package: Path | None = None, budgie: Path | None = None
+) -> None:
+    """Split the free rows of a parquet file with columns image, licence, source and id, and add the
+    landscapes.
+    """
     table = free(pq.read_table(source))
     order = np.random.default_rng(0).permutation(len(table))
     folder.mkdir(parents=True, exist_ok=True)
     val, train = table.take(np.sort(order[:ASIDE])), table.take(np.sort(order[ASIDE:]))
     if package is not None:
-        train = pa.concat_tables([train.select(COLUMNS), landscapes(package)], promote_options="permissive")
+        train = pa.concat_tables(
+            [train.select(COLUMNS), landscapes(package)], promote_options="permissive"
+        )
     if budgie is not None:
-        train = pa.concat_tables([train.select(COLUMNS), backgrounds(budgie)], promote_options="permissive")  # where no weight is said, it is 1
+        # where no weight is said, it is 1
+        train = pa.concat_tables(
+            [train.select(COLUMNS), backgrounds(budgie)], promote_options="permissive"
+        )
     pq.write_table(train, folder / "train.parquet")
     more = free(pq.read_table(small)).filter(pc.field("split") == "train")
-    both = pa.concat_tables([train.select(COLUMNS), more.select(COLUMNS)], promote_options="permissive")
+    both = pa.concat_tables(
+        [train.select(COLUMNS), more.select(COLUMNS)], promote_options="permissive"
+    )
     both = both.filter(pa.array([colored(data) for data in both["image"].to_pylist()]))
     pq.write_table(both, folder / "color.parquet")
     pq.write_table(val, folder / "val.parquet")
@@ -89,7 +130,10 @@ def main(source: Path, folder: Path, small: Path, package: Path | None = None, b
         writer.writerow(names)
         for part in (train, val):
             writer.writerows(zip(*(part[n].to_pylist() for n in names), strict=True))
-    print(f"{len(train) + len(val)} photographs, {ASIDE} of them set aside; {len(both)} in color, large and small")
+    print(
+        f"{len(train) + len(val)} photographs, {ASIDE} of them set aside; {len(both)} in color, "
+        "large and small"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Configs and options: frozen records, and one sentence for a wrong value. Nothing here needs torch."""
+"""Configs and options: frozen records, and one sentence for a wrong value. Nothing here needs
+torch.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ from sfumato.errors import ConfigError, OptionError
 
 
 class Config(BaseModel):
-    """Base of every config and options record: frozen, and an unknown key is an error that names it.
+    """Base of every config and options record: frozen, and an unknown key is an error that names
+    it.
 
-    Keys that start with an underscore (``_class_name``, ``_diffusers_version``) are notes and are skipped, and so are unknown
-    keys that say nothing (null).
+    Keys that start with an underscore (``_class_name``, ``_diffusers_version``) are notes and are
+    skipped, and so are unknown keys that say nothing (null).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,7 +28,11 @@ class Config(BaseModel):
     @classmethod
     def _skip_notes(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
-            return {k: v for k, v in data.items() if not str(k).startswith("_") and (v is not None or k in cls.model_fields)}
+            return {
+                k: v
+                for k, v in data.items()
+                if not str(k).startswith("_") and (v is not None or k in cls.model_fields)
+            }
         return data
 
     @classmethod
@@ -44,7 +51,14 @@ class Config(BaseModel):
 
 
 def option(
-    default: Any, description: str, *, flags: str = "", group: str = "", bare: str = "", metavar: str = "", **limits: Any
+    default: Any,
+    description: str,
+    *,
+    flags: str = "",
+    group: str = "",
+    bare: str = "",
+    metavar: str = "",
+    **limits: Any,
 ) -> Any:
     """A field of an options record: the command line, the HTTP body and the docs are made from it.
 
@@ -79,27 +93,38 @@ def note_of(field: FieldInfo, name: str) -> str:
 class Options(Config):
     """Base of what a user asks a verb for; library, command line and server validate it here.
 
-    Paths may be given as such. The parameters in the docstring of a subclass are made from its fields.
+    Paths may be given as such. The parameters in the docstring of a subclass are made from its
+    fields.
     """
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Document the fields."""
-        lines = [line for name, field in cls.model_fields.items() for line in _documented(name, field)]
+        lines = [
+            line for name, field in cls.model_fields.items() for line in _documented(name, field)
+        ]
         head, examples, rest = (cls.__doc__ or "").partition("    Examples\n")
-        cls.__doc__ = "\n".join([head.rstrip(), "", "    Parameters", "    ----------", *lines, "", examples + rest])
+        cls.__doc__ = "\n".join(
+            [head.rstrip(), "", "    Parameters", "    ----------", *lines, "", examples + rest]
+        )
 
     @model_validator(mode="before")
     @classmethod
     def _paths(cls, data: Any) -> Any:
-        return {k: str(v) if isinstance(v, Path) else v for k, v in data.items()} if isinstance(data, Mapping) else data
+        return (
+            {k: str(v) if isinstance(v, Path) else v for k, v in data.items()}
+            if isinstance(data, Mapping)
+            else data
+        )
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
             cause = (error.errors()[0].get("ctx") or {}).get("error")
-            raise OptionError(str(cause) if isinstance(cause, OptionError) else explain(error)) from None
+            raise OptionError(
+                str(cause) if isinstance(cause, OptionError) else explain(error)
+            ) from None
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Self:
@@ -117,7 +142,11 @@ def _documented(name: str, field: FieldInfo) -> list[str]:
     """The lines of a numpy docstring about a field."""
     if not field.description:
         return []
-    kind = getattr(field.annotation, "__name__", "") if isinstance(field.annotation, type) else str(field.annotation)
+    kind = (
+        getattr(field.annotation, "__name__", "")
+        if isinstance(field.annotation, type)
+        else str(field.annotation)
+    )
     default = "" if field.default is None else f", default {field.default!r}"
     return [f"    {name} : {kind.replace('typing.', '')}{default}", f"        {field.description}"]
 
@@ -128,7 +157,9 @@ def _short(value: Any) -> str:
 
 
 def explain(error: ValidationError) -> str:
-    """Turn a validation error into one sentence that names each key, its value and what is accepted."""
+    """Turn a validation error into one sentence that names each key, its value and what is
+    accepted.
+    """
     parts = []
     for item in error.errors():
         key = ".".join(str(p) for p in item["loc"]) or "value"

@@ -17,8 +17,8 @@ from sfumato.types import Watch
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention over (..., N, D) queries and (..., M, D) keys.
 
-    Bfloat16 on a CPU takes explicit matrix products: torch's fused kernel runs at a fifth of their rate there.
-    Queries are taken in chunks so that no score matrix holds more than 2^26 entries.
+    Bfloat16 on a CPU takes explicit matrix products: torch's fused kernel runs at a fifth of their
+    rate there. Queries are taken in chunks so that no score matrix holds more than 2^26 entries.
 
     Examples
     --------
@@ -51,31 +51,50 @@ class Attention(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, context_width: int | None = None, *, bias: bool = False, norm_groups: int | None = None, eps: float = 1e-6
-    ) -> None:  # fmt: skip
+        self,
+        width: int,
+        heads: int,
+        context_width: int | None = None,
+        *,
+        bias: bool = False,
+        norm_groups: int | None = None,
+        eps: float = 1e-6,
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.group_norm = nn.GroupNorm(norm_groups, width, eps=eps) if norm_groups else None
         self.to_q = nn.Linear(width, width, bias=bias)
         self.to_k = nn.Linear(context_width or width, width, bias=bias)
         self.to_v = nn.Linear(context_width or width, width, bias=bias)
-        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())  # diffusers keeps a dropout at 1
+        # diffusers keeps a dropout at 1
+        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())
 
-    def forward(self, x: Tensor, context: Tensor | None = None, watch: Watch | None = None) -> Tensor:
-        """(B, N, width), (B, M, context_width) -> (B, N, width); `watch` is told the queries and the keys."""
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, watch: Watch | None = None
+    ) -> Tensor:
+        """(B, N, width), (B, M, context_width) -> (B, N, width); `watch` is told the queries and
+        the keys.
+        """
         context = x if context is None else context
         queries, keys = self.to_q(x), self.to_k(context)
         if watch is not None:
             watch(queries, keys)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (queries, keys, self.to_v(context)))
+        q, k, v = (
+            t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for t in (queries, keys, self.to_v(context))
+        )
         out: Tensor = self.to_out(attend(q, k, v).transpose(1, 2).flatten(2))
         return out
 
 
 class PictureAttention(Attention):
-    """Self-attention over the positions of a picture, normed in front and added behind: the form used in the VAE, and where there is no text."""
+    """Self-attention over the positions of a picture, normed in front and added behind: the form
+    used in the VAE, and where there is no text.
+    """
 
-    def forward(self, x: Tensor, context: Tensor | None = None, watch: Watch | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, watch: Watch | None = None
+    ) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
         normed = x if self.group_norm is None else self.group_norm(x)
         return x + _picture(super().forward(_rows(normed)), x)
@@ -90,8 +109,12 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, inner)."""
-        # Two products, not one split in two: each half lies in one piece, which is what elementwise kernels are fast on.
-        (to_value, to_gate), (value_bias, gate_bias) = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
+        # Two products, not one split in two: each half lies in one piece, which is what elementwise
+        # kernels are fast on.
+        (to_value, to_gate), (value_bias, gate_bias) = (
+            self.proj.weight.chunk(2),
+            self.proj.bias.chunk(2),
+        )
         return F.linear(x, to_value, value_bias) * F.gelu(F.linear(x, to_gate, gate_bias))
 
 
@@ -100,7 +123,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(GEGLU(width, width * 4), nn.Identity(), nn.Linear(width * 4, width))
+        self.net = nn.Sequential(
+            GEGLU(width, width * 4), nn.Identity(), nn.Linear(width * 4, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
@@ -109,7 +134,9 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text, feed-forward; each normed in front and added behind."""
+    """Self-attention, cross-attention to the text, feed-forward; each normed in front and added
+    behind.
+    """
 
     def __init__(self, width: int, heads: int, context_width: int, *, only_cross: bool) -> None:
         super().__init__()
@@ -130,13 +157,28 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over the positions of a picture (Rombach et al. 2022, arXiv:2112.10752, appendix E.2.1)."""
+    """Transformer blocks over the positions of a picture (Rombach et al. 2022, arXiv:2112.10752,
+    appendix E.2.1).
+    """
 
-    def __init__(self, width: int, heads: int, context_width: int, *, depth: int, groups: int, linear: bool, only_cross: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        context_width: int,
+        *,
+        depth: int,
+        groups: int,
+        linear: bool,
+        only_cross: bool,
+    ) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, width, eps=1e-6)
         self.proj_in = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
-        self.transformer_blocks = nn.ModuleList(TransformerBlock(width, heads, context_width, only_cross=only_cross) for _ in range(depth))
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(width, heads, context_width, only_cross=only_cross)
+            for _ in range(depth)
+        )
         self.proj_out = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor, context: Tensor, watch: Watch | None = None) -> Tensor:
@@ -163,9 +205,13 @@ def _picture(rows: Tensor, like: Tensor) -> Tensor:
 
 
 class ResnetBlock(nn.Module):
-    """Norm, SiLU, convolution, twice, with the time embedding added between (Ho et al. 2020, appendix B)."""
+    """Norm, SiLU, convolution, twice, with the time embedding added between (Ho et al. 2020,
+    appendix B).
+    """
 
-    def __init__(self, width_in: int, width_out: int, time_width: int | None, *, groups: int, eps: float) -> None:
+    def __init__(
+        self, width_in: int, width_out: int, time_width: int | None, *, groups: int, eps: float
+    ) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, width_in, eps=eps)
         self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
@@ -185,7 +231,9 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size by a strided convolution; `asymmetric` pads right and bottom only, as the VAE does."""
+    """Half the size by a strided convolution; `asymmetric` pads right and bottom only, as the VAE
+    does.
+    """
 
     def __init__(self, width: int, *, asymmetric: bool = False) -> None:
         super().__init__()
@@ -206,14 +254,17 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
-        """(B, C, h, w) -> (B, C, 2 h, 2 w), or `size` where an odd size was halved on the way down."""
+        """(B, C, h, w) -> (B, C, 2 h, 2 w), or `size` where an odd size was halved on the way
+        down.
+        """
         x = F.interpolate(x, scale_factor=2.0) if size is None else F.interpolate(x, size=size)
         out: Tensor = self.conv(x)
         return out
 
 
 def sinusoids(t: Tensor, width: int, *, flip: bool = True, shift: float = 0.0) -> Tensor:
-    """Sinusoidal embedding of times (Vaswani et al. 2017, section 3.5; the order of Ho et al. 2020).
+    """Sinusoidal embedding of times (Vaswani et al. 2017, section 3.5; the order of Ho et al.
+    2020).
 
     Parameters
     ----------
@@ -229,7 +280,11 @@ def sinusoids(t: Tensor, width: int, *, flip: bool = True, shift: float = 0.0) -
     Tensor, (B, width), in [-1, 1].
     """
     half = width // 2
-    rates = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / (half - shift))
+    rates = torch.exp(
+        -math.log(10000.0)
+        * torch.arange(half, dtype=torch.float32, device=t.device)
+        / (half - shift)
+    )
     angles = t.float()[:, None] * rates
     return torch.cat([angles.cos(), angles.sin()] if flip else [angles.sin(), angles.cos()], dim=-1)
 

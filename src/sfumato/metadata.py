@@ -1,6 +1,8 @@
-"""Settings inside pictures: A1111's ``parameters`` text for every viewer, and our own JSON to make the same picture again.
+"""Settings inside pictures: A1111's ``parameters`` text for every viewer, and our own JSON to make
+the same picture again.
 
-PNG holds both as text chunks; JPEG and WebP hold them in EXIF (``UserComment`` and ``ImageDescription``).
+PNG holds both as text chunks; JPEG and WebP hold them in EXIF (``UserComment`` and
+``ImageDescription``).
 """
 
 from __future__ import annotations
@@ -14,14 +16,19 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from sfumato.errors import PictureError
-from sfumato.image import opened
+from sfumato.image import flattened, opened
 from sfumato.runtime import atomic, legible
 
 SCHEMA = 1
 CHARACTER_CODES = (b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0", bytes(8))  # EXIF 2.32, table 9
 DESCRIPTION, EXIF_POINTER, USER_COMMENT = 0x010E, 0x8769, 0x9286  # EXIF 2.32, tables 4 and 7
 # A1111's labels, where they are not our names capitalized
-SCHEDULE_TYPES = {"auto": "Automatic", "sgm_uniform": "SGM Uniform", "leading": "DDIM", "uniform": "Normal"}
+SCHEDULE_TYPES = {
+    "auto": "Automatic",
+    "sgm_uniform": "SGM Uniform",
+    "leading": "DDIM",
+    "uniform": "Normal",
+}
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -30,19 +37,25 @@ def parameters(settings: Mapping[str, Any], label: str) -> str:
 
     Examples
     --------
-    >>> print(parameters({"prompt": "a cat", "steps": 5, "guidance_scale": 4.0, "seed": 1, "size": [64, 64],
-    ...     "schedule": "karras", "model": "icons", "model_sha256": "ab" * 32, "version": "0.1"}, "Euler"))
+    >>> settings = {"prompt": "a cat", "steps": 5, "guidance_scale": 4.0, "seed": 1}
+    >>> settings |= {"size": [64, 64], "schedule": "karras", "model": "icons", "version": "0.1"}
+    >>> text = parameters({**settings, "model_sha256": "ab" * 32}, "Euler")
+    >>> print(text.replace(", Model hash", "\\nModel hash"))
     a cat
-    Steps: 5, Sampler: Euler, Schedule type: Karras, CFG scale: 4, Seed: 1, Size: 64x64, Model hash: ababababab, Model: icons, Version: sfumato 0.1
+    Steps: 5, Sampler: Euler, Schedule type: Karras, CFG scale: 4, Seed: 1, Size: 64x64
+    Model hash: ababababab, Model: icons, Version: sfumato 0.1
     """
-    lines = [settings.get("styled", settings["prompt"])]  # what the model was told: another viewer knows no styles
+    # what the model was told: another viewer knows no styles
+    lines = [settings.get("styled", settings["prompt"])]
     if settings.get("negative_prompt"):
         lines.append(f"Negative prompt: {settings['negative_prompt']}")
     width, height = settings["size"]
     pairs = {
         "Steps": settings["steps"],
         "Sampler": label,
-        "Schedule type": SCHEDULE_TYPES.get(settings["schedule"], str(settings["schedule"]).capitalize()),
+        "Schedule type": SCHEDULE_TYPES.get(
+            settings["schedule"], str(settings["schedule"]).capitalize()
+        ),
         "CFG scale": f"{settings['guidance_scale']:g}",
         "Seed": settings["seed"],
         "Size": f"{width}x{height}",
@@ -51,7 +64,11 @@ def parameters(settings: Mapping[str, Any], label: str) -> str:
         "Denoising strength": settings.get("strength") if settings.get("source") else None,
         "Version": f"sfumato {settings['version']}",
     }
-    quoted = {k: json.dumps(v) if isinstance(v, str) and set(v) & set(",:\n") else v for k, v in pairs.items() if v is not None}
+    quoted = {
+        k: json.dumps(v) if isinstance(v, str) and set(v) & set(",:\n") else v
+        for k, v in pairs.items()
+        if v is not None
+    }
     return "\n".join([*lines, ", ".join(f"{k}: {v}" for k, v in quoted.items())])
 
 
@@ -74,18 +91,25 @@ def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: st
                 info = PngImagePlugin.PngInfo()
                 info.add_itxt("parameters", legible(text))
                 whole = json.dumps(ours, ensure_ascii=False)
-                info.add_itxt("sfumato", whole if legible(whole) == whole else json.dumps(ours))  # a file's name may be no UTF-8
+                # a file's name may be no UTF-8
+                info.add_itxt("sfumato", whole if legible(whole) == whole else json.dumps(ours))
                 picture.save(scratch, kind, pnginfo=info, icc_profile=profile)
             else:
+                if kind == "JPEG":  # which knows no transparency
+                    picture = flattened(picture)
                 exif = Image.Exif()
                 exif[DESCRIPTION] = json.dumps(ours)  # in ASCII, as EXIF asks
-                exif.get_ifd(EXIF_POINTER)[USER_COMMENT] = b"UNICODE\0" + legible(text).encode("utf-16-be")
+                exif.get_ifd(EXIF_POINTER)[USER_COMMENT] = b"UNICODE\0" + legible(text).encode(
+                    "utf-16-be"
+                )
                 extra = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0}
                 picture.save(scratch, kind, exif=exif, icc_profile=profile, **extra)
     except OSError as error:
         raise PictureError(f"{path} cannot be written: {error.strerror or error}") from None
     except ValueError as error:
-        raise PictureError(f"{path}: the settings do not fit into a {kind} ({error}); write a .png") from None
+        raise PictureError(
+            f"{path}: the settings do not fit into a {kind} ({error}); write a .png"
+        ) from None
 
 
 def read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
@@ -103,10 +127,11 @@ def read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def comment_text(comment: bytes | str) -> str | None:
-    r"""The text of an EXIF UserComment, in any of the forms that programs write; None if it is empty.
+    r"""The text of an EXIF UserComment, in any of the forms that programs write; None if it is
+    empty.
 
-    Its first eight bytes name a character code. Behind "UNICODE" stands UTF-16 of either byte order, with a byte order
-    mark or without, or UTF-8, which some write against the standard.
+    Its first eight bytes name a character code. Behind "UNICODE" stands UTF-16 of either byte
+    order, with a byte order mark or without, or UTF-8, which some write against the standard.
 
     Examples
     --------
@@ -122,8 +147,12 @@ def comment_text(comment: bytes | str) -> str | None:
         return content.decode("utf-16", "replace").strip("\0 ") or None
     if code == b"UNICODE\0" and content:
         even, odd = content[::2].count(0), content[1::2].count(0)
-        if even or odd or not _is_utf8(content):  # of letters of Western languages, the high byte is zero
-            return content.decode("utf-16-le" if odd > even else "utf-16-be", "replace").strip("\0 ") or None
+        # of letters of Western languages, the high byte is zero
+        if even or odd or not _is_utf8(content):
+            return (
+                content.decode("utf-16-le" if odd > even else "utf-16-be", "replace").strip("\0 ")
+                or None
+            )
     return content.decode("utf-8", "replace").strip("\0 ") or None
 
 

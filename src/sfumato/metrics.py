@@ -15,7 +15,8 @@ CHUNK = 512  # queries whose similarities are held at once
 
 
 def squared_error(rows: NDArray[Any], again: NDArray[Any]) -> float:
-    """Squared error of a row (N, d), summed over its values, as mean over the rows: the unit of Hinton & Salakhutdinov 2006.
+    """Squared error of a row (N, d), summed over its values, as mean over the rows: the unit of
+    Hinton & Salakhutdinov 2006.
 
     Examples
     --------
@@ -25,26 +26,42 @@ def squared_error(rows: NDArray[Any], again: NDArray[Any]) -> float:
     return float(np.square(rows.astype(np.float64) - again).sum(axis=1).mean())
 
 
-def knn_accuracy(train: NDArray[Any], train_labels: NDArray[Any], test: NDArray[Any], test_labels: NDArray[Any], k: int = 1) -> float:
+def knn_accuracy(
+    train: NDArray[Any],
+    train_labels: NDArray[Any],
+    test: NDArray[Any],
+    test_labels: NDArray[Any],
+    k: int = 1,
+) -> float:
     """Share of test codes whose label is that of most of their `k` nearest training codes.
 
     Examples
     --------
-    >>> knn_accuracy(np.array([[0.0], [9.0]]), np.array(["a", "b"]), np.array([[1.0], [8.0]]), np.array(["a", "b"]))
+    >>> codes, labels = np.array([[0.0], [9.0]]), np.array(["a", "b"])
+    >>> knn_accuracy(codes, labels, np.array([[1.0], [8.0]]), labels)
     1.0
     """
-    return float(KNeighborsClassifier(min(k, len(train)), algorithm="brute").fit(train, train_labels).score(test, test_labels))
+    return float(
+        KNeighborsClassifier(min(k, len(train)), algorithm="brute")
+        .fit(train, train_labels)
+        .score(test, test_labels)
+    )
 
 
 def precision_at(codes: NDArray[Any], labels: NDArray[Any], counts: list[int]) -> dict[int, float]:
-    """Of the k nearest other codes by cosine, the share with the query's label, as mean over all queries, for each k.
+    """Of the k nearest other codes by cosine, the share with the query's label, as mean over all
+    queries, for each k.
 
     The protocol of Hinton & Salakhutdinov 2006, figure 4A.
     """
     most, labels = [k for k in counts if k < len(codes)], _numbered(labels)
     if not most:
         return {}
-    near = NearestNeighbors(n_neighbors=max(most), metric="cosine", algorithm="brute").fit(codes).kneighbors(return_distance=False)
+    near = (
+        NearestNeighbors(n_neighbors=max(most), metric="cosine", algorithm="brute")
+        .fit(codes)
+        .kneighbors(return_distance=False)
+    )
     same = labels[near] == labels[:, None]
     return {k: float(same[:, :k].mean()) for k in most}
 
@@ -55,7 +72,9 @@ def _numbered(labels: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def mean_average_precision(codes: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Mean over queries of the precision at each relevant place of the whole ranking by cosine (each query leaves itself out)."""
+    """Mean over queries of the precision at each relevant place of the whole ranking by cosine
+    (each query leaves itself out).
+    """
     total, queries, labels = 0.0, 0, _numbered(labels)
     unit = normalize(codes.astype(np.float32))
     for start in range(0, len(unit), CHUNK):
@@ -71,7 +90,8 @@ def mean_average_precision(codes: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 def psnr(a: NDArray[Any], b: NDArray[Any], border: int = 0) -> float:
-    """Peak signal-to-noise ratio in dB of pictures (H, W) or (H, W, C) with values 0 to 255; `border` pixels are cut off.
+    """Peak signal-to-noise ratio in dB of pictures (H, W) or (H, W, C) with values 0 to 255;
+    `border` pixels are cut off.
 
     Examples
     --------
@@ -87,10 +107,11 @@ def _inner(x: NDArray[Any], border: int) -> NDArray[Any]:
 
 
 def ssim(a: NDArray[Any], b: NDArray[Any], border: int = 0) -> float:
-    """Structural similarity (Wang et al. 2004, equation 13) of pictures 0 to 255, -1 to 1; the mean over channels.
+    """Structural similarity (Wang et al. 2004, equation 13) of pictures 0 to 255, -1 to 1; the mean
+    over channels.
 
-    A Gaussian window of 11 x 11 with deviation 1.5, K1 = 0.01, K2 = 0.03, and only places where the window fits: the
-    authors' own code, which the field's tables use.
+    A Gaussian window of 11 x 11 with deviation 1.5, K1 = 0.01, K2 = 0.03, and only places where the
+    window fits: the authors' own code, which the field's tables use.
     """
     a, b = (_inner(np.asarray(x, np.float64), border) for x in (a, b))
     if a.ndim == 3:
@@ -103,23 +124,30 @@ def ssim(a: NDArray[Any], b: NDArray[Any], border: int = 0) -> float:
     ma, mb = blur(a), blur(b)
     va, vb, cov = blur(a * a) - ma * ma, blur(b * b) - mb * mb, blur(a * b) - ma * mb
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    return float((((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean())
+    return float(
+        (((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean()
+    )
 
 
 def luminance(rgb: NDArray[Any]) -> NDArray[np.float64]:
-    """Y of MATLAB's rgb2ycbcr (ITU-R BT.601, 16 to 235), not rounded, of pictures (H, W, 3) with values 0 to 255.
+    """Y of MATLAB's rgb2ycbcr (ITU-R BT.601, 16 to 235), not rounded, of pictures (H, W, 3) with
+    values 0 to 255.
 
     Examples
     --------
     >>> luminance(np.array([[[255.0, 255.0, 255.0]]])).round(3).tolist()
     [[235.0]]
     """
-    out: NDArray[np.float64] = 16 + np.asarray(rgb, np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+    out: NDArray[np.float64] = (
+        16 + np.asarray(rgb, np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+    )
     return out
 
 
 def colorfulness(rgb: NDArray[Any]) -> float:
-    """How colorful a picture (H, W, 3) with values 0 to 255 looks; 0 is gray, a vivid photo about 60 (Hasler & Suesstrunk 2003, equation 8)."""
+    """How colorful a picture (H, W, 3) with values 0 to 255 looks; 0 is gray, a vivid photo about
+    60 (Hasler & Suesstrunk 2003, equation 8).
+    """
     red, green, blue = np.moveaxis(np.asarray(rgb, np.float64), -1, 0)
     one, two = red - green, (red + green) / 2 - blue
     return float(math.hypot(one.std(), two.std()) + 0.3 * math.hypot(one.mean(), two.mean()))

@@ -22,7 +22,8 @@ from sfumato.errors import OptionError, unknown
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPE_VARIABLE = "SFUMATO_DTYPE"
 MAX_SEED = 2**63 - 1
-STATE_WORDS = slice(24, 24 + 8 * 624)  # of a CPU generator's state: behind the seed, two flags and a place (ATen, CPUGeneratorImpl.cpp)
+# of a CPU generator's state: behind the seed, two flags and a place (ATen, CPUGeneratorImpl.cpp)
+STATE_WORDS = slice(24, 24 + 8 * 624)
 
 
 def legible(text: str) -> str:
@@ -55,17 +56,24 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"]) from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, False) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False) or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
         raise OptionError(f'device "{name}" is not available on this machine; use --device cpu')
     return device
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself; elsewhere it is emulated, several times slower than float32.
+    """Whether a device computes in bfloat16 itself; elsewhere it is emulated, several times slower
+    than float32.
 
-    An x86 CPU does with AVX-512 BF16 or AMX, an ARM CPU with its BF16 extension, each through oneDNN; an NVIDIA GPU from
-    compute capability 8.0 on, and Apple's GPUs from macOS 14 on.
+    An x86 CPU does with AVX-512 BF16 or AMX, an ARM CPU with its BF16 extension, each through
+    oneDNN; an NVIDIA GPU from compute capability 8.0 on, and Apple's GPUs from macOS 14 on.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -79,7 +87,8 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def choose_dtype(name: str, device: torch.device, *, exact: bool = False) -> torch.dtype:
-    """The named dtype; ``auto`` is bfloat16 where the device has it (:func:`has_bfloat16`), else float32.
+    """The named dtype; ``auto`` is bfloat16 where the device has it (:func:`has_bfloat16`), else
+    float32.
 
     Parameters
     ----------
@@ -92,12 +101,17 @@ def choose_dtype(name: str, device: torch.device, *, exact: bool = False) -> tor
     Raises
     ------
     OptionError
-        For another name. The environment variable ``SFUMATO_DTYPE`` says what ``auto`` is, in place of the hardware.
+        For another name. The environment variable ``SFUMATO_DTYPE`` says what ``auto`` is, in place
+        of the hardware.
     """
     if name == "auto":
         name = os.environ.get(DTYPE_VARIABLE) or "auto"
     if name == "auto":
-        return torch.bfloat16 if has_bfloat16(device) and not (exact and device.type == "cpu") else torch.float32
+        return (
+            torch.bfloat16
+            if has_bfloat16(device) and not (exact and device.type == "cpu")
+            else torch.float32
+        )
     if name not in DTYPES:
         raise unknown("dtype", name, ["auto", *DTYPES])
     return DTYPES[name]
@@ -109,11 +123,13 @@ def random_seed() -> int:
 
 
 def generator(*keys: int | str) -> Generator:
-    """A CPU generator that depends on `keys` alone: the same on every machine, thread count and batch.
+    """A CPU generator that depends on `keys` alone: the same on every machine, thread count and
+    batch.
 
     Examples
     --------
-    >>> torch.rand(1, generator=generator(7, "noise")) == torch.rand(1, generator=generator(7, "noise"))
+    >>> first, second = (torch.rand(1, generator=generator(7, "noise")) for _ in range(2))
+    >>> first == second
     tensor([True])
     """
     digest = hashlib.sha256("/".join(map(str, keys)).encode()).digest()
@@ -134,13 +150,15 @@ def derived(seed: int, k: int) -> int:
 def stream(seed: int) -> Generator:
     """A CPU generator that depends on all 64 bits of a seed; torch's own looks at the lower half.
 
-    Seeds below 2^32 give torch's stream. For the others the state of its Mersenne Twister is the one that the algorithm's
-    `init_by_array` makes of both halves (Matsumoto & Nishimura 1998), as NumPy computes it.
+    Seeds below 2^32 give torch's stream. For the others the state of its Mersenne Twister is the
+    one that the algorithm's `init_by_array` makes of both halves (Matsumoto & Nishimura 1998), as
+    NumPy computes it.
 
     Examples
     --------
     >>> low, high = (torch.randn(3, generator=stream(seed)) for seed in (7, 7 + 2**32))
-    >>> bool((low == torch.randn(3, generator=torch.Generator().manual_seed(7))).all()), bool((low == high).any())
+    >>> alone = torch.randn(3, generator=torch.Generator().manual_seed(7))
+    >>> bool((low == alone).all()), bool((low == high).any())
     (True, False)
     """
     out = torch.Generator("cpu").manual_seed(seed)
@@ -157,8 +175,9 @@ def stream(seed: int) -> Generator:
 class Streams:
     """One stream of Gaussian noise per picture.
 
-    Picture k draws from its own generator, so its noise depends on its seed alone: not on the pictures beside it,
-    the device or the number of threads. Noise is drawn in float32 on the CPU and then moved.
+    Picture k draws from its own generator, so its noise depends on its seed alone: not on the
+    pictures beside it, the device or the number of threads. Noise is drawn in float32 on the CPU
+    and then moved.
 
     Examples
     --------
@@ -187,7 +206,9 @@ def check_folder(path: Path) -> None:
     OptionError
     """
     if str(path) == "-":
-        raise OptionError("- stands for standard output, to which nothing is written; give a file or a folder")
+        raise OptionError(
+            "- stands for standard output, to which nothing is written; give a file or a folder"
+        )
     if path.exists() and not path.is_dir():
         raise OptionError(f"{path} is a file; give a folder")
     there = next(p for p in [path, *path.absolute().parents] if p.exists())
@@ -210,7 +231,9 @@ def check_file(path: Path, *, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A scratch path beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    """A scratch path beside `path` that takes its place when the block ends well, and is removed
+    when it does not.
+    """
     path = Path(os.path.realpath(path))  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".sfumato-{secrets.token_hex(8)}{path.suffix}")
@@ -232,7 +255,9 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def array_file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """A new ``.npy`` file as an array to write to; its place on the disk is taken at once, so that a full one is an error, not a crash."""
+    """A new ``.npy`` file as an array to write to; its place on the disk is taken at once, so that
+    a full one is an error, not a crash.
+    """
     out: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
@@ -241,9 +266,11 @@ def array_file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any,
 
 
 def keep_memory() -> bool:
-    """Let the C library keep the memory that tensors give back: training on a CPU allocates the same sizes over and over.
+    """Let the C library keep the memory that tensors give back: training on a CPU allocates the
+    same sizes over and over.
 
-    By default glibc returns large blocks to the system at once, and each next tensor is paid for with page faults.
+    By default glibc returns large blocks to the system at once, and each next tensor is paid for
+    with page faults.
 
     Returns
     -------

@@ -23,8 +23,8 @@ class Corrupted:
     y : Tensor, (B, C', H', W')
         The measurement.
     sigma : Tensor, (B,)
-        Standard deviation of the Gaussian noise that was added, drawn per picture; 0 where there was none. What comes after it
-        in a composition (less size, blur) may weaken it.
+        Standard deviation of the Gaussian noise that was added, drawn per picture; 0 where there
+        was none. What comes after it in a composition (less size, blur) may weaken it.
     """
 
     y: Tensor
@@ -85,8 +85,8 @@ class Condition:
     planes : Tensor, (B, K, h, w), optional
         Pictures concatenated to the input: masks, known pixels, a small picture.
     watch : callable, optional
-        Told the queries (B, N, D) and keys (B, T, D) of each layer that attends to the tokens, in the order of the network.
-        It steers nothing.
+        Told the queries (B, N, D) and keys (B, T, D) of each layer that attends to the tokens, in
+        the order of the network. It steers nothing.
     """
 
     tokens: Tensor | None = None
@@ -96,10 +96,14 @@ class Condition:
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
         """Apply `f` to every part that is there."""
-        tokens, vector, planes = (None if p is None else f(p) for p in (self.tokens, self.vector, self.planes))
+        tokens, vector, planes = (
+            None if p is None else f(p) for p in (self.tokens, self.vector, self.planes)
+        )
         return Condition(tokens, vector, planes, self.watch)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Condition:
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Condition:
         """Move every part to a device and dtype."""
         return self.map(lambda p: p.to(device=device, dtype=dtype))
 
@@ -113,7 +117,9 @@ class Network(Protocol):
 
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""``(x, sigma) -> x0``: noisy (B, C, h, w) and sigma (B,) to the clean estimate. All that a sampler ever sees."""
+"""``(x, sigma) -> x0``: noisy (B, C, h, w) and sigma (B,) to the clean estimate. All that a sampler
+ever sees.
+"""
 
 
 @dataclass(frozen=True)
@@ -156,4 +162,6 @@ class Progress:
 
 
 Sampler = Callable[[Denoise, Tensor, Tensor], Iterator[Step]]
-"""``(denoise, x, sigmas) -> steps``; sigmas is (N + 1,), falling, and its last entry is where to stop."""
+"""``(denoise, x, sigmas) -> steps``; sigmas is (N + 1,), falling, and its last entry is where to
+stop.
+"""

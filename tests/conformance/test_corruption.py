@@ -1,4 +1,6 @@
-"""Every corruption of the registry: shapes, spelling, randomness; every linear one: adjoint and pseudo-inverse."""
+"""Every corruption of the registry: shapes, spelling, randomness; every linear one: adjoint and
+pseudo-inverse.
+"""
 
 import numpy as np
 import pytest
@@ -12,18 +14,43 @@ from sfumato.errors import OptionError
 from sfumato.types import Linear
 
 SPELLINGS = [
-    "none", "noise:25", "noise:0-50", "salt:0.1", "mask:0.5", "mask:box:0.25", "mask:strokes:0.2", "mask:text:0.1",
-    "gray", "down:2", "down:1.5:average", "down:3.7",
-    "down:8", "blur:1.6", "blur:0.4", "jpeg:30", "jpeg:10-95", "down:1.5-4", "scratches:0.05",
-    "mask:0.5+noise:25", "gray+down:2", "mask:box:0.25+gray", "blur:1+down:2+noise:10",
+    "none",
+    "noise:25",
+    "noise:0-50",
+    "salt:0.1",
+    "mask:0.5",
+    "mask:box:0.25",
+    "mask:strokes:0.2",
+    "mask:text:0.1",
+    "gray",
+    "down:2",
+    "down:1.5:average",
+    "down:3.7",
+    "down:8",
+    "blur:1.6",
+    "blur:0.4",
+    "jpeg:30",
+    "jpeg:10-95",
+    "down:1.5-4",
+    "scratches:0.05",
+    "mask:0.5+noise:25",
+    "gray+down:2",
+    "mask:box:0.25+gray",
+    "blur:1+down:2+noise:10",
     "down:2+mask:0.3",
-]  # fmt: skip
+]
 LINEAR = [s for s in SPELLINGS if not s.startswith(("salt", "jpeg", "scratches"))]
 sizes = st.integers(9, 33)
 
 
 def picture(tall, wide, dtype, seed=0):
-    return torch.randn(2, 3, tall, wide, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).clamp(-1, 1).to(dtype)
+    return (
+        torch.randn(
+            2, 3, tall, wide, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
+        .clamp(-1, 1)
+        .to(dtype)
+    )
 
 
 def bound(spelling, x):
@@ -59,10 +86,19 @@ def test_adjoint_and_pinv(spelling, dtype, tall, wide, seed):
     operator = bound(spelling, x)
     assert isinstance(operator, Linear)
     y = operator.apply(x)
-    other = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-    left, right = (y.double() * other.double()).sum(), (x.double() * operator.adjoint(other).double()).sum()
-    assert abs(left - right) <= tolerance * (y.double().norm() * other.double().norm()), "<A x, y> = <x, A' y>"
-    assert (operator.apply(operator.pinv(y)) - y).abs().max() <= tolerance * max(1.0, float(y.abs().max())), "A A+ A = A"
+    other = torch.randn(
+        y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
+    left, right = (
+        (y.double() * other.double()).sum(),
+        (x.double() * operator.adjoint(other).double()).sum(),
+    )
+    assert abs(left - right) <= tolerance * (y.double().norm() * other.double().norm()), (
+        "<A x, y> = <x, A' y>"
+    )
+    assert (operator.apply(operator.pinv(y)) - y).abs().max() <= tolerance * max(
+        1.0, float(y.abs().max())
+    ), "A A+ A = A"
 
 
 def test_a_wrong_adjoint_is_caught():
@@ -106,7 +142,9 @@ def test_mask_from_a_picture(tmp_path):
 
 
 def test_bicubic_is_matlabs():
-    """Reference values: imresize([0 1 2 ... 15], 0.5) by the published kernel, away from the border a ramp stays a ramp."""
+    """Reference values: imresize([0 1 2 ... 15], 0.5) by the published kernel, away from the border
+    a ramp stays a ramp.
+    """
     row = torch.arange(16, dtype=torch.float64).expand(1, 1, 16, 16)
     small = Downscale(2).apply(row)[0, 0, 4]
     np.testing.assert_allclose(small[2:6], [4.5, 6.5, 8.5, 10.5], atol=1e-12)
@@ -115,10 +153,22 @@ def test_bicubic_is_matlabs():
 
 @pytest.mark.parametrize(
     ("bad", "word"),
-    [("nose:25", "noise"), ("noise:x", "noise:25"), ("mask:2", "between 0 and 1"), ("mask:blob", "unknown mask"), ("down:9", "1.5 and 8"),
-     ("jpeg:0", "1 to 100"), ("jpeg:inf", "jpeg:30"), ("blur:-1", "between"), ("down", "down:2"), ("salt:7", "share"), ("scratches:2", "share"),
-     ("down:2:lanczos", "kernel"), ("noise:25 | gray", "alternatives")],
-)  # fmt: skip
+    [
+        ("nose:25", "noise"),
+        ("noise:x", "noise:25"),
+        ("mask:2", "between 0 and 1"),
+        ("mask:blob", "unknown mask"),
+        ("down:9", "1.5 and 8"),
+        ("jpeg:0", "1 to 100"),
+        ("jpeg:inf", "jpeg:30"),
+        ("blur:-1", "between"),
+        ("down", "down:2"),
+        ("salt:7", "share"),
+        ("scratches:2", "share"),
+        ("down:2:lanczos", "kernel"),
+        ("noise:25 | gray", "alternatives"),
+    ],
+)
 def test_bad_spelling(bad, word):
     with pytest.raises(OptionError, match=word):
         parse(bad)
@@ -128,5 +178,9 @@ def test_bad_spelling(bad, word):
 def test_a_random_factor_stays_in_its_range(spelling):
     low, high = (float(n) for n in spelling[5:].split("-"))
     for seed in range(20):
-        factor = parse(spelling).draw(torch.zeros(1, 1, 10, 10), torch.Generator().manual_seed(seed)).factor
+        factor = (
+            parse(spelling)
+            .draw(torch.zeros(1, 1, 10, 10), torch.Generator().manual_seed(seed))
+            .factor
+        )
         assert low - 1e-9 <= factor <= high + 1e-9

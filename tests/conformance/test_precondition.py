@@ -44,7 +44,9 @@ def test_perfect_network_gives_the_clean_picture(kind):
     torch.testing.assert_close(denoised, x0, atol=1e-12, rtol=0)
     if kind not in ("direct", "x0"):  # the negative control: another row misreads the same answer
         other = "v" if kind == "eps" else "eps"
-        assert (Denoiser(Perfect(x0, noise, kind), other)(x, SIGMAS, Condition()) - x0).abs().max() > 1e-2
+        assert (
+            Denoiser(Perfect(x0, noise, kind), other)(x, SIGMAS, Condition()) - x0
+        ).abs().max() > 1e-2
 
 
 def test_edm_is_unit_variance():
@@ -89,9 +91,18 @@ def test_rescale_keeps_the_deviation():
 
     made = torch.randn(2, 1, 3, 8, 8)
     denoiser, x, sigma = Denoiser(Answer(), "x0"), torch.zeros(1, 3, 8, 8), torch.ones(1)
-    denoise = guided(denoiser, Condition(planes=made[0]), Condition(planes=made[1]), 5.0, rescale=1.0)
+    denoise = guided(
+        denoiser, Condition(planes=made[0]), Condition(planes=made[1]), 5.0, rescale=1.0
+    )
     assert abs(float(denoise(x, sigma).std() / made[0].std()) - 1) < 1e-4
-    assert float(guided(denoiser, Condition(planes=made[0]), Condition(planes=made[1]), 5.0)(x, sigma).std()) > 2
+    assert (
+        float(
+            guided(denoiser, Condition(planes=made[0]), Condition(planes=made[1]), 5.0)(
+                x, sigma
+            ).std()
+        )
+        > 2
+    )
 
 
 def test_consistent_with_a_measurement():

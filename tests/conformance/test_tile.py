@@ -11,9 +11,15 @@ from sfumato.space.tile import layer, windowed
 @pytest.mark.parametrize("ratio", [1, 2, 0.5])
 def test_a_layer_in_windows(size, ratio):
     torch.manual_seed(0)
-    conv = torch.nn.Conv2d(2, 3, 3, padding=1, stride=2 if ratio == 0.5 else 1).requires_grad_(False)
+    conv = torch.nn.Conv2d(2, 3, 3, padding=1, stride=2 if ratio == 0.5 else 1).requires_grad_(
+        False
+    )
     x = torch.randn(1, 2, *size)
-    f = {1: conv, 0.5: conv, 2: lambda t: conv(torch.nn.functional.interpolate(t, scale_factor=2.0))}[ratio]
+    f = {
+        1: conv,
+        0.5: conv,
+        2: lambda t: conv(torch.nn.functional.interpolate(t, scale_factor=2.0)),
+    }[ratio]
     torch.testing.assert_close(layer(f, x, 16, ratio), f(x), atol=1e-6, rtol=0)
 
 
@@ -21,22 +27,36 @@ def test_a_network_that_sees_beyond_the_margin_is_caught():
     wide = torch.nn.Conv2d(1, 1, 9, padding=4).requires_grad_(False)
     x = torch.randn(1, 1, 40, 40)
     out = torch.empty_like(x)
-    for rows, columns, part in windowed(lambda r, c: wide(x[..., r, c]), (40, 40), tile=16, margin=2):
+    for rows, columns, part in windowed(
+        lambda r, c: wide(x[..., r, c]), (40, 40), tile=16, margin=2
+    ):
         out[..., rows, columns] = part
     assert (out - wide(x)).abs().max() > 0.05
 
 
 def autoencoder():
-    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    kinds = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+    }
     torch.manual_seed(0)
-    return AutoencoderKL(AutoencoderConfig(block_out_channels=(32, 64, 64), layers_per_block=1, **kinds)).eval().requires_grad_(False)
+    return (
+        AutoencoderKL(
+            AutoencoderConfig(block_out_channels=(32, 64, 64), layers_per_block=1, **kinds)
+        )
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 @pytest.mark.parametrize("size", [(96, 96), (72, 120)])
 def test_an_autoencoder_in_windows(size):
-    """Within 1/255 everywhere, seams included, though its norms look at the whole picture; each part by itself differs."""
+    """Within 1/255 everywhere, seams included, though its norms look at the whole picture; each
+    part by itself differs.
+    """
     space = autoencoder()
-    x = torch.rand(1, 3, *size) * torch.linspace(-1, 1, size[1])  # what the parts look like differs from left to right
+    # what the parts look like differs from left to right
+    x = torch.rand(1, 3, *size) * torch.linspace(-1, 1, size[1])
     space.tile = None
     z = space.encode(x)
     y = space.decode(z)
@@ -48,7 +68,9 @@ def test_an_autoencoder_in_windows(size):
 
 
 def test_gradients_in_windows_are_those_of_the_whole():
-    """A window's result takes the place of features that are not needed again; a gradient needs them."""
+    """A window's result takes the place of features that are not needed again; a gradient needs
+    them.
+    """
     space, z, found = autoencoder(), torch.randn(1, 4, 12, 18), []
     for tile in (16, None):
         space.tile = tile

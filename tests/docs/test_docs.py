@@ -1,4 +1,6 @@
-"""Promises about the code itself: who may import whom, what --help costs, what is documented, and how large things are."""
+"""Promises about the code itself: who may import whom, what --help costs, what is documented, and
+how large things are.
+"""
 
 import ast
 import importlib
@@ -16,6 +18,7 @@ import sfumato
 from sfumato.cli import app
 from sfumato.cli.command import flags
 from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.evaluate.options import EvaluateOptions
 from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search.options import IndexOptions, SearchOptions
@@ -43,14 +46,20 @@ def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("sfumato"):
             rest = node.module.split(".")[1:]
-            yield from [rest[0]] if rest else [a.name for a in node.names if a.name != "__version__"]
+            yield from (
+                [rest[0]] if rest else [a.name for a in node.names if a.name != "__version__"]
+            )
 
 
 def breaches(path, found):
     mine = path.relative_to(SOURCE).parts[0].removesuffix(".py")
     if mine == "__init__":
         return []
-    return [f"{mine} imports {other}" for other in found if layer(other) > layer(mine) or (mine != other and mine in AXES and other in AXES)]
+    return [
+        f"{mine} imports {other}"
+        for other in found
+        if layer(other) > layer(mine) or (mine != other and mine in AXES and other in AXES)
+    ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
@@ -68,7 +77,12 @@ def imported_files(path):
     """The files of the package that one imports at its top, for types alone, too."""
     tree = ast.parse(path.read_text())
     blocks = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.If))]
-    for node in (node for block in blocks for node in block if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sfumato")):
+    for node in (
+        node
+        for block in blocks
+        for node in block
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sfumato")
+    ):
         for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
             yield from (p for p in [SOURCE.parent / f"{name.replace('.', '/')}.py"] if p.exists())
 
@@ -97,19 +111,26 @@ def test_no_file_imports_itself_by_others():
 
 def loaded_after(code):
     script = f"import sys\n{code}\nimport json; print(json.dumps(sorted(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
     return set(json.loads(out.splitlines()[-1]))
 
 
 def test_help_imports_neither_torch_nor_numpy():
-    code = "from typer.testing import CliRunner\nfrom sfumato.cli import app\nassert CliRunner().invoke(app, ['create', '--help']).exit_code == 0"
+    code = (
+        "from typer.testing import CliRunner\nfrom sfumato.cli import app\nassert "
+        "CliRunner().invoke(app, ['create', '--help']).exit_code == 0"
+    )
     modules = loaded_after(code)
     assert not modules & {"torch", "numpy", "PIL", "diffusers", "fastapi"}
     assert "torch" in loaded_after("import sfumato; sfumato.load")
 
 
 def test_loading_a_model_does_not_import_torchs_compiler():
-    assert "torch._dynamo" not in loaded_after("import sfumato; sfumato.create('a', sfumato.CreateOptions(seed=1, steps=1))")
+    assert "torch._dynamo" not in loaded_after(
+        "import sfumato; sfumato.create('a', sfumato.CreateOptions(seed=1, steps=1))"
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in sfumato.__all__ if n != "__version__"])
@@ -117,7 +138,9 @@ def test_public_names_are_there_and_documented(name):
     thing = getattr(sfumato, name)
     written = inspect.cleandoc(thing.__doc__ or "")
     assert len(written.splitlines()[0]) > 10, f"sfumato.{name} has no docstring"
-    assert not written.startswith(f"{name}("), f"sfumato.{name} has the signature alone, as a dataclass without a docstring"
+    assert not written.startswith(f"{name}("), (
+        f"sfumato.{name} has the signature alone, as a dataclass without a docstring"
+    )
 
 
 def test_unknown_public_name():
@@ -132,7 +155,9 @@ def test_size(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             doc = node.body[0] if ast.get_docstring(node) else None
-            length = node.end_lineno - node.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0)
+            length = (
+                node.end_lineno - node.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0)
+            )
             assert length <= 45 or path.parent.name == "cli", f"{node.name} has {length} lines"
 
 
@@ -153,7 +178,9 @@ def test_every_module_says_what_it_is(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
 def test_example_runs(path, tmp_path):
-    out = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    out = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
     assert out.returncode == 0, out.stderr
     assert out.stdout
 
@@ -161,28 +188,38 @@ def test_example_runs(path, tmp_path):
 def test_training_keys_and_corruptions_are_told():
     from sfumato.corruption.base import CORRUPTIONS, parse
     from sfumato.hub.config import Defaults
-    from sfumato.train.run import Plan
+    from sfumato.train.plan import Plan
     from sfumato.train.settings import TrainSettings
 
     text = (ROOT / "docs" / "train.md").read_text("utf-8")
     keys = [*Plan.model_fields, *TrainSettings.model_fields, *Defaults.model_fields]
     assert not [k for k in keys if f"`{k}`" not in text]
-    shown = [w for w in re.findall(r"`([a-z]+(?::[^`]*)?)`", text.split("## Corruptions")[1]) if w.split(":")[0] in CORRUPTIONS]
+    shown = [
+        w
+        for w in re.findall(r"`([a-z]+(?::[^`]*)?)`", text.split("## Corruptions")[1])
+        if w.split(":")[0] in CORRUPTIONS
+    ]
     assert {w.split(":")[0] for w in shown} == set(CORRUPTIONS)
     for word in (part for alternatives in shown for part in alternatives.split("|")):
         assert "PICTURE" in word or parse(word)
 
 
 COMMANDS = {
-    ("create",): (CreateOptions, {"candidate"}), ("explain",): (CreateOptions, {"count", "candidate", "batch"}),
-    ("restore",): (RestoreOptions, set()), ("reduce",): (ReduceOptions, set()), ("index",): (IndexOptions, set()),
+    ("create",): (CreateOptions, {"candidate"}),
+    ("explain",): (CreateOptions, {"count", "candidate", "batch"}),
+    ("restore",): (RestoreOptions, set()),
+    ("reduce",): (ReduceOptions, set()),
+    ("index",): (IndexOptions, set()),
     ("search",): (SearchOptions, set()),
-}  # fmt: skip
+    ("evaluate", "restore"): (EvaluateOptions, set()),
+}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_command_has_the_options_of_its_record(words):
-    """Every field has a description, and is a parameter of the command of the same name, with its help and its flags."""
+    """Every field has a description, and is a parameter of the command of the same name, with its
+    help and its flags.
+    """
     record, left_out = COMMANDS[words]
     command = typer.main.get_command(app)
     for word in words:

@@ -14,7 +14,13 @@ from sfumato.cli import app
 
 TEXT = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.S)
-COMMANDS = [line[2:] for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith("$ sfumato")]
+COMMANDS = [
+    line[2:]
+    for kind, block in BLOCKS
+    if not kind
+    for line in block.splitlines()
+    if line.startswith("$ sfumato")
+]
 PYTHON = [block for kind, block in BLOCKS if kind == "python"]
 
 

@@ -46,9 +46,13 @@ def captions(source):
 
 
 HIDDEN = {
-    "cat/0.png": png(), "cat/1.png": png("blue"), "dog/0.png": png("green"), "cat/.ipynb_checkpoints/0-checkpoint.png": png(),
-    "cat/._0.png": b"\0\5\x16\7Mac OS X", "__MACOSX/cat/._0.png": b"\0\5",
-}  # fmt: skip
+    "cat/0.png": png(),
+    "cat/1.png": png("blue"),
+    "dog/0.png": png("green"),
+    "cat/.ipynb_checkpoints/0-checkpoint.png": png(),
+    "cat/._0.png": b"\0\5\x16\7Mac OS X",
+    "__MACOSX/cat/._0.png": b"\0\5",
+}
 
 
 def test_hidden_files_are_no_data(tmp_path):
@@ -82,7 +86,9 @@ def test_links_that_point_at_each_other_end_nothing(run, tmp_path):
     assert code == 3, "some failed"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+)
 def test_text_in_unicode(encoding):
     assert decode("a red café\r\n".encode(encoding)) == ("a red café\r\n", None)
 
@@ -117,10 +123,26 @@ def test_prompts_in_other_encodings(tmp_path):
 
 def test_webdataset_names_end_at_their_first_dot(tmp_path):
     members = {
-        "1.left.png": png(), "1.right.png": png(), "1.txt": b"a pair", "v.1.png": png(), "v.1.txt": b"dots", "d.png": png(),
-        "d.caption.txt": b"other name", "e.png": png(), "e.json": b'\xef\xbb\xbf{"caption": "json"}', "./f/x.JPG": png(), "./f/x.TXT": b"capitals",
-    }  # fmt: skip
-    expected = {"1.left": "a pair", "1.right": "a pair", "v.1": "dots", "d": "other name", "e": "json", "./f/x": "capitals"}
+        "1.left.png": png(),
+        "1.right.png": png(),
+        "1.txt": b"a pair",
+        "v.1.png": png(),
+        "v.1.txt": b"dots",
+        "d.png": png(),
+        "d.caption.txt": b"other name",
+        "e.png": png(),
+        "e.json": b'\xef\xbb\xbf{"caption": "json"}',
+        "./f/x.JPG": png(),
+        "./f/x.TXT": b"capitals",
+    }
+    expected = {
+        "1.left": "a pair",
+        "1.right": "a pair",
+        "v.1": "dots",
+        "d": "other name",
+        "e": "json",
+        "./f/x": "capitals",
+    }
     tar(tmp_path / "w.tar", members)
     tar(tmp_path / "w.tar.gz", members, "w:gz")
     for name in ("w.tar", "w.tar.gz"):
@@ -128,10 +150,21 @@ def test_webdataset_names_end_at_their_first_dot(tmp_path):
 
 
 def test_metadata_finds_its_pictures(tmp_path):
-    names = {"NFD": unicodedata.normalize("NFD", "Käse.png"), "win": "sub/win.png", "dot": "dotted.png", "case": "Case.PNG"}
+    names = {
+        "NFD": unicodedata.normalize("NFD", "Käse.png"),
+        "win": "sub/win.png",
+        "dot": "dotted.png",
+        "case": "Case.PNG",
+    }
     for name in names.values():
         write(tmp_path / "d" / name, png())
-    given = {"NFD": unicodedata.normalize("NFC", "Käse.png"), "win": "sub\\win.png", "dot": "./dotted.png", "case": "case.png", "gone": "gone.png"}
+    given = {
+        "NFD": unicodedata.normalize("NFC", "Käse.png"),
+        "win": "sub\\win.png",
+        "dot": "./dotted.png",
+        "case": "case.png",
+        "gone": "gone.png",
+    }
     lines = [json.dumps({"file_name": name, "text": key}) for key, name in given.items()]
     write(tmp_path / "d" / "metadata.jsonl", "\r\n".join(lines).encode())
     assert {c for (c,) in captions(tmp_path / "d").values()} == set(names)
@@ -142,13 +175,15 @@ def test_metadata_finds_its_pictures(tmp_path):
 
 @pytest.mark.parametrize(
     ("picture", "table", "record"),
-    [("train/0.png", "train/metadata.jsonl", {"file_name": "0.png", "text": "red"}),
-     ("0.png", "metadata.jsonl", {"file_name": "0.png", "caption": "red"}),
-     ("0.png", "metadata.jsonl", {"image_file_name": "0.png", "text": "red"}),
-     ("train/x/0.png", "train/metadata.csv", {"file_name": "x/0.png", "text": "red"}),
-     ("0.png", "metadata.parquet", {"file_name": "0.png", "text": "red"})],
+    [
+        ("train/0.png", "train/metadata.jsonl", {"file_name": "0.png", "text": "red"}),
+        ("0.png", "metadata.jsonl", {"file_name": "0.png", "caption": "red"}),
+        ("0.png", "metadata.jsonl", {"image_file_name": "0.png", "text": "red"}),
+        ("train/x/0.png", "train/metadata.csv", {"file_name": "x/0.png", "text": "red"}),
+        ("0.png", "metadata.parquet", {"file_name": "0.png", "text": "red"}),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_layouts_of_hugging_face(tmp_path, picture, table, record):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -158,7 +193,10 @@ def test_layouts_of_hugging_face(tmp_path, picture, table, record):
         pq.write_table(pa.Table.from_pylist([record]), tmp_path / table)
     else:
         columns, cells = ",".join(record), ",".join(record.values())
-        write(tmp_path / table, (json.dumps(record) if table.endswith("jsonl") else f"{columns}\n{cells}\n").encode())
+        write(
+            tmp_path / table,
+            (json.dumps(record) if table.endswith("jsonl") else f"{columns}\n{cells}\n").encode(),
+        )
     assert captions(tmp_path) == {picture: ("red",)}
 
 
@@ -180,11 +218,21 @@ PLAIN = "p,q,species\n1.5,2,a\n3,4.25,b\n5,6,a\n7,8,b\n9,1,a\n"
 
 @pytest.mark.parametrize(
     ("content", "notes"),
-    [(PLAIN.encode("utf-16"), 0), (PLAIN.encode("utf-8-sig"), 0), (PLAIN.replace(",", ";").encode(), 0), (PLAIN.replace(",", "\t").encode(), 0),
-     (PLAIN.replace(",", ";").replace(".", ",").encode(), 0),
-     ("".join(f"{k - 1 if k else ''},{line}\n" for k, line in enumerate(PLAIN.split("\n")[:-1])).encode(), 1)],
+    [
+        (PLAIN.encode("utf-16"), 0),
+        (PLAIN.encode("utf-8-sig"), 0),
+        (PLAIN.replace(",", ";").encode(), 0),
+        (PLAIN.replace(",", "\t").encode(), 0),
+        (PLAIN.replace(",", ";").replace(".", ",").encode(), 0),
+        (
+            "".join(
+                f"{k - 1 if k else ''},{line}\n" for k, line in enumerate(PLAIN.split("\n")[:-1])
+            ).encode(),
+            1,
+        ),
+    ],
     ids=["utf-16", "bom", "semicolons", "tabs", "decimal commas", "a column that counts"],
-)  # fmt: skip
+)
 def test_tables_as_people_have_them(tmp_path, content, notes):
     write(tmp_path / "t.csv", content)
     table = rows.read(tmp_path / "t.csv")

@@ -27,17 +27,26 @@ def cpu(monkeypatch):
         monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: onednn)
         monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512_bf16)
         monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: arm_bf16, raising=False)
+        monkeypatch.setattr(
+            torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: arm_bf16, raising=False
+        )
 
     return pretend
 
 
 @pytest.mark.parametrize(
     ("given", "has"),
-    [({}, False), ({"avx512_bf16": True}, True), ({"amx": True}, True), ({"amx": True, "onednn": False}, False),
-     ({"machine": "arm64", "onednn": False}, False), ({"machine": "aarch64"}, False), ({"machine": "aarch64", "arm_bf16": True}, True)],
+    [
+        ({}, False),
+        ({"avx512_bf16": True}, True),
+        ({"amx": True}, True),
+        ({"amx": True, "onednn": False}, False),
+        ({"machine": "arm64", "onednn": False}, False),
+        ({"machine": "aarch64"}, False),
+        ({"machine": "aarch64", "arm_bf16": True}, True),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_cpu_computes_in_what_it_has(cpu, given, has):
     cpu(**given)
     assert has_bfloat16(CPU) == has
@@ -77,10 +86,14 @@ class Seen:
     def loss(self, rows, random):
         out = self.module(torch.ones(len(rows), 4))
         self.dtypes.append(out.dtype)
-        return out.float().square().mean() * 1e-6  # so small that its gradient would vanish in float16
+        # so small that its gradient would vanish in float16
+        return out.float().square().mean() * 1e-6
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [("auto", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)])
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("auto", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)],
+)
 def test_training_computes_in_the_dtype_asked_for(cpu, dtype, expected):
     cpu()
     moved = {}
@@ -88,7 +101,12 @@ def test_training_computes_in_the_dtype_asked_for(cpu, dtype, expected):
         torch.manual_seed(0)
         job = Seen()
         before = job.module.weight.detach().clone()
-        list(train(job, TrainSettings(steps=2, batch=8, dtype=name, weight_decay=0, average=0, warmup=1)))
+        list(
+            train(
+                job,
+                TrainSettings(steps=2, batch=8, dtype=name, weight_decay=0, average=0, warmup=1),
+            )
+        )
         moved[name] = job.module.weight.detach() - before
         assert set(job.dtypes) == ({expected} if name == dtype else {torch.float32})
     assert torch.allclose(moved[dtype], moved["float32"], atol=2e-4)
@@ -97,7 +115,10 @@ def test_training_computes_in_the_dtype_asked_for(cpu, dtype, expected):
 
 def test_estimators_take_a_dtype():
     rows = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
-    codes = {d: Autoencoder(2, layers=(16,), epochs=3, random_state=0, dtype=d).fit_transform(rows) for d in ("auto", "float32", "float16")}
+    codes = {
+        d: Autoencoder(2, layers=(16,), epochs=3, random_state=0, dtype=d).fit_transform(rows)
+        for d in ("auto", "float32", "float16")
+    }
     assert np.abs(codes["float16"] - codes["float32"]).max() < 0.1
     with pytest.raises(ValueError, match="dtype"):
         Autoencoder(2, dtype="int8").fit(rows)
@@ -105,7 +126,9 @@ def test_estimators_take_a_dtype():
 
 def test_a_picture_is_made_again_in_the_dtype_of_then(run, tiny, monkeypatch, tmp_path):
     monkeypatch.setenv(DTYPE_VARIABLE, "bfloat16")
-    assert run("create", "x", "--model", tiny, "--seed", 1, "--steps", 2, "--output", "a.png")[0] == 0
+    assert (
+        run("create", "x", "--model", tiny, "--seed", 1, "--steps", 2, "--output", "a.png")[0] == 0
+    )
     monkeypatch.delenv(DTYPE_VARIABLE)
     assert run("create", "--again", "a.png", "--output", "b.png")[0] == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

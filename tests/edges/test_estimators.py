@@ -1,4 +1,6 @@
-"""The estimators as a data scientist uses them: pipelines, files, seeds, sparse rows, corruptions, wrong input."""
+"""The estimators as a data scientist uses them: pipelines, files, seeds, sparse rows, corruptions,
+wrong input.
+"""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +26,9 @@ CONV = {"kind": "conv", "layers": (8, 16), "shape": (1, 8, 8)}
 
 
 def small(**changes):
-    return Autoencoder(**{"n_components": 6, "layers": (64,), "epochs": 15, "random_state": 0, **changes})
+    return Autoencoder(
+        **{"n_components": 6, "layers": (64,), "epochs": 15, "random_state": 0, **changes}
+    )
 
 
 def error(model):
@@ -52,7 +56,9 @@ def test_training_helps(plain):
         {"loss": "cross_entropy"},
         CONV,
         {"corruption": "noise:20"},
-        pytest.param({**CONV, "corruption": "mask:0.1", "loss": "cross_entropy"}, marks=pytest.mark.slow),
+        pytest.param(
+            {**CONV, "corruption": "mask:0.1", "loss": "cross_entropy"}, marks=pytest.mark.slow
+        ),
         {"dtype": "float32"},
     ],
     ids=str,
@@ -64,10 +70,13 @@ def test_every_kind_learns(changes):
 @pytest.mark.slow
 def test_denoising_removes_noise():
     noisy = DIGITS + np.random.default_rng(0).normal(0, 4, DIGITS.shape).astype(np.float32)
-    trained = small(corruption="noise:64", epochs=40).fit(DIGITS)  # 64 of 255 is 4 of the range 0 to 16
+    # 64 of 255 is 4 of the range 0 to 16
+    trained = small(corruption="noise:64", epochs=40).fit(DIGITS)
 
     def left(model):
-        return np.square(model.inverse_transform(model.transform(noisy)) - DIGITS).sum(axis=1).mean()
+        return (
+            np.square(model.inverse_transform(model.transform(noisy)) - DIGITS).sum(axis=1).mean()
+        )
 
     assert left(trained) < left(small(epochs=40).fit(DIGITS))
     assert left(trained) < 0.7 * np.square(noisy - DIGITS).sum(axis=1).mean()
@@ -77,13 +86,21 @@ def test_denoising_removes_noise():
 def test_what_was_shrunk_is_enlarged():
     x = torch.from_numpy(DIGITS).reshape(-1, 1, 8, 8)
     rows = interpolate(Downscale(2).apply(x), (8, 8)).flatten(1).numpy()
-    plain, trained = (small(**CONV, corruption=corruption, epochs=40).fit(DIGITS) for corruption in ("none", "down:2"))
-    lost = [np.square(model.inverse_transform(model.transform(rows)) - DIGITS).sum(axis=1).mean() for model in (plain, trained)]
+    plain, trained = (
+        small(**CONV, corruption=corruption, epochs=40).fit(DIGITS)
+        for corruption in ("none", "down:2")
+    )
+    lost = [
+        np.square(model.inverse_transform(model.transform(rows)) - DIGITS).sum(axis=1).mean()
+        for model in (plain, trained)
+    ]
     assert lost[1] < lost[0]
 
 
 def test_the_seed_fixes_the_result():
-    one, two, other = (small(epochs=2, random_state=k).fit(DIGITS).transform(DIGITS) for k in (3, 3, 4))
+    one, two, other = (
+        small(epochs=2, random_state=k).fit(DIGITS).transform(DIGITS) for k in (3, 3, 4)
+    )
     np.testing.assert_array_equal(one, two)
     assert np.abs(one - other).max() > 0.1
 
@@ -112,27 +129,48 @@ def test_partial_fit_goes_on():
 
 
 def test_sparse_rows_are_the_same_as_dense_ones():
-    dense, sparse = (small(epochs=2).fit(rows) for rows in (DIGITS, scipy.sparse.csr_matrix(DIGITS)))
-    np.testing.assert_allclose(dense.transform(DIGITS), sparse.transform(scipy.sparse.csr_matrix(DIGITS)), atol=1e-5)
+    dense, sparse = (
+        small(epochs=2).fit(rows) for rows in (DIGITS, scipy.sparse.csr_matrix(DIGITS))
+    )
+    np.testing.assert_allclose(
+        dense.transform(DIGITS), sparse.transform(scipy.sparse.csr_matrix(DIGITS)), atol=1e-5
+    )
 
 
 def test_pipeline_and_grid_search():
-    search = GridSearchCV(make_pipeline(PCA(), LogisticRegression(max_iter=200)), {"pca__n_components": [2, 12]}, cv=2)
+    search = GridSearchCV(
+        make_pipeline(PCA(), LogisticRegression(max_iter=200)), {"pca__n_components": [2, 12]}, cv=2
+    )
     assert search.fit(DIGITS[:600] / 16, LABELS[:600]).best_params_ == {"pca__n_components": 12}
-    assert make_pipeline(small(epochs=5), LogisticRegression(max_iter=200)).fit(DIGITS, LABELS).score(DIGITS, LABELS) > 0.5
+    assert (
+        make_pipeline(small(epochs=5), LogisticRegression(max_iter=200))
+        .fit(DIGITS, LABELS)
+        .score(DIGITS, LABELS)
+        > 0.5
+    )
 
 
 def test_names_of_codes(plain):
     pandas = pytest.importorskip("pandas")
     assert PCA(2).fit(DIGITS).get_feature_names_out().tolist() == ["pca0", "pca1"]
-    frame = PCA(2).set_output(transform="pandas").fit_transform(pandas.DataFrame(DIGITS, columns=[f"p{k}" for k in range(64)]))
+    frame = (
+        PCA(2)
+        .set_output(transform="pandas")
+        .fit_transform(pandas.DataFrame(DIGITS, columns=[f"p{k}" for k in range(64)]))
+    )
     assert list(frame.columns) == ["pca0", "pca1"]
     assert plain.get_feature_names_out()[0] == "autoencoder0"
 
 
 @pytest.mark.parametrize(
     "model",
-    [PCA(np.int64(3)), LSA(3), PCA(3, solver="randomized", random_state=0), small(epochs=1), small(epochs=1, **CONV)],
+    [
+        PCA(np.int64(3)),
+        LSA(3),
+        PCA(3, solver="randomized", random_state=0),
+        small(epochs=1),
+        small(epochs=1, **CONV),
+    ],
     ids=lambda m: type(m).__name__,
 )
 def test_files_bring_the_model_back(model, tmp_path):
@@ -159,10 +197,18 @@ def test_a_file_with_an_unknown_key_is_refused(plain, tmp_path):
         Autoencoder.load(tmp_path)
 
 
-@pytest.mark.parametrize(("model", "message"), [
-    (PCA(65), "between 1 and min"), (PCA(solver="magic"), "solver"), (small(shape=(1, 7, 7)), "49 values"), (small(epochs=0), "epochs"),
-    (small(kind="round"), "kind"), (small(corruption="nosie:3"), 'did you mean "noise"'),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (PCA(65), "between 1 and min"),
+        (PCA(solver="magic"), "solver"),
+        (small(shape=(1, 7, 7)), "49 values"),
+        (small(epochs=0), "epochs"),
+        (small(kind="round"), "kind"),
+        (small(corruption="nosie:3"), 'did you mean "noise"'),
+    ],
+    ids=str,
+)
 def test_wrong_parameters(model, message):
     with pytest.raises((ValueError, OptionError), match=message):
         model.fit(DIGITS)
@@ -181,7 +227,9 @@ def test_wrong_rows(plain):
 def test_codes_have_mean_zero(kind):
     rows = np.random.default_rng(0).random((200, 64), np.float32)
     layers = {"deep": (32,), "conv": (8,)}[kind]
-    model = Autoencoder(3, kind=kind, layers=layers, shape=(1, 8, 8), epochs=3, random_state=0).fit(rows)
+    model = Autoencoder(3, kind=kind, layers=layers, shape=(1, 8, 8), epochs=3, random_state=0).fit(
+        rows
+    )
     codes = model.transform(rows)
     assert np.abs(codes.mean(axis=0)).max() < 1e-4 * codes.std()
     space = model.space_
@@ -192,18 +240,24 @@ def test_codes_have_mean_zero(kind):
 
 
 def test_rows_that_are_all_alike():
-    model = Autoencoder(1, layers=(4,), epochs=1, random_state=0).fit(np.full((20, 4), 2e4, np.float32))
+    model = Autoencoder(1, layers=(4,), epochs=1, random_state=0).fit(
+        np.full((20, 4), 2e4, np.float32)
+    )
     assert np.isfinite(model.transform(np.full((2, 4), 2e4, np.float32))).all()
 
 
 @pytest.mark.parametrize("estimator", [PCA(12), LSA(12), PCA(12, solver="randomized")])
 def test_fewer_rows_than_codes(estimator):
-    with pytest.raises(ValueError, match=r"n_components=12 must be between 1 and min\(n_samples, n_features\)=10"):
+    with pytest.raises(
+        ValueError, match=r"n_components=12 must be between 1 and min\(n_samples, n_features\)=10"
+    ):
         estimator.fit(np.random.default_rng(0).random((10, 100)))
 
 
 def test_a_model_of_another_machine_is_read_here(tmp_path):
-    model = Autoencoder(1, layers=(4,), epochs=1, random_state=0).fit(np.random.default_rng(0).random((20, 4)))
+    model = Autoencoder(1, layers=(4,), epochs=1, random_state=0).fit(
+        np.random.default_rng(0).random((20, 4))
+    )
     model.device = "cuda"  # as if fitted there
     model.save(tmp_path)
     if not torch.cuda.is_available():
@@ -219,18 +273,25 @@ def test_a_shape_that_is_none(shape):
 def test_codes_of_values_far_from_zero_keep_their_digits():
     """As of a barometer in Pa: small differences of large numbers."""
     rng = np.random.default_rng(0)
-    small = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 200)) + 0.01 * rng.normal(size=(500, 200))
+    small = rng.normal(size=(500, 2)) @ rng.normal(size=(2, 200)) + 0.01 * rng.normal(
+        size=(500, 200)
+    )
     rows = (1e5 + small).astype(np.float32)
     model = PCA(2).fit(rows)
     exact = (rows.astype(np.float64) - model.mean_) @ model.components_.T
     assert np.abs(model.transform(rows) - exact).max() < 0.01
-    assert -model.score(rows) == pytest.approx(np.square(rows - model.mean_ - exact @ model.components_).sum(axis=1).mean(), rel=0.1)
+    assert -model.score(rows) == pytest.approx(
+        np.square(rows - model.mean_ - exact @ model.components_).sum(axis=1).mean(), rel=0.1
+    )
 
 
 def test_first_rows_that_are_unlike_the_rest_do_not_spoil_the_variances():
-    rows = np.concatenate([np.random.default_rng(1).normal(size=(4096, 3)), 1e4 + np.random.default_rng(0).normal(size=(20_000, 3))]).astype(
-        np.float32
-    )
+    rows = np.concatenate(
+        [
+            np.random.default_rng(1).normal(size=(4096, 3)),
+            1e4 + np.random.default_rng(0).normal(size=(20_000, 3)),
+        ]
+    ).astype(np.float32)
     expected = np.linalg.eigvalsh(np.cov(rows.astype(np.float64).T))[::-1]
     np.testing.assert_allclose(PCA(3).fit(rows).explained_variance_, expected, rtol=1e-3)
 

@@ -30,18 +30,25 @@ def test_noise_that_stays_has_its_analytic_figure(photos, gray):
     for sigma, want in ((15, 24.61), (25, 20.17), (50, 14.15)):
         scores = list(restore(photos, "denoise", sigma, gray=gray, method="input"))
         assert np.mean([s.psnr for s in scores]) == pytest.approx(want, abs=0.03)
-    assert [s.psnr for s in scores] == [s.psnr for s in restore(photos, "denoise", 50, gray=gray, method="input")], "the noise has a fixed seed"
+    assert [s.psnr for s in scores] == [
+        s.psnr for s in restore(photos, "denoise", 50, gray=gray, method="input")
+    ], "the noise has a fixed seed"
 
 
 def test_bicubic_is_between_nothing_and_all(photos):
-    scores = {factor: np.mean([s.psnr for s in restore(photos, "enlarge", factor, method="bicubic")]) for factor in (2, 3, 4)}
+    scores = {
+        factor: np.mean([s.psnr for s in restore(photos, "enlarge", factor, method="bicubic")])
+        for factor in (2, 3, 4)
+    }
     assert 45 > scores[2] > scores[3] > scores[4] > 20
 
 
 def test_interpolation_keeps_straight_lines():
     ramp = torch.arange(16.0, dtype=torch.float64).expand(1, 1, 16, 16)
     larger = interpolate(ramp, (32, 32))[0, 0, 10, 8:-8]
-    torch.testing.assert_close(larger, (torch.arange(32.0, dtype=torch.float64)[8:-8] + 0.5) / 2 - 0.5)
+    torch.testing.assert_close(
+        larger, (torch.arange(32.0, dtype=torch.float64)[8:-8] + 0.5) / 2 - 0.5
+    )
     assert (Downscale(2).apply(interpolate(ramp, (32, 32))) - ramp)[..., 4:-4].abs().max() < 1e-9
 
 
@@ -79,8 +86,12 @@ def test_what_is_known_stays_when_a_part_is_filled(photos, shape):
 def test_gray_has_the_colors_error(photos):
     for damaged in damage(photos, "colorize"):
         made = trained(damaged, Oracle())
-        assert score(damaged, made).psnr == pytest.approx(score(damaged, damaged.y.expand(-1, 3, -1, -1)).psnr, abs=0.01)
-        assert score(damaged, torch.from_numpy(damaged.clean).permute(2, 0, 1)[None]).psnr == float("inf")
+        assert score(damaged, made).psnr == pytest.approx(
+            score(damaged, damaged.y.expand(-1, 3, -1, -1)).psnr, abs=0.01
+        )
+        assert score(damaged, torch.from_numpy(damaged.clean).permute(2, 0, 1)[None]).psnr == float(
+            "inf"
+        )
 
 
 def test_a_picture_that_cannot_be_measured_is_named(tmp_path):
@@ -95,7 +106,9 @@ def test_a_picture_that_cannot_be_measured_is_named(tmp_path):
 
 
 def test_command(photos):
-    result = CliRunner().invoke(app, ["evaluate", "restore", str(photos), "--enlarge", "2", "--method", "bicubic", "--json"])
+    result = CliRunner().invoke(
+        app, ["evaluate", "restore", str(photos), "--enlarge", "2", "--method", "bicubic", "--json"]
+    )
     assert result.exit_code == 0, result.output
     assert {"name", "psnr", "ssim"} == set(json.loads(result.stdout.splitlines()[0]))
     result = CliRunner().invoke(app, ["evaluate", "restore", str(photos)])
@@ -103,7 +116,9 @@ def test_command(photos):
 
 
 def test_lpips_where_it_can_be_had(photos, tmp_path, monkeypatch):
-    """Package and weights are both needed, and nothing is fetched; gray pictures and all values in its frame of [-1, 1]."""
+    """Package and weights are both needed, and nothing is fetched; gray pictures and all values in
+    its frame of [-1, 1].
+    """
     seen = []
 
     class LPIPS(torch.nn.Module):
@@ -127,15 +142,25 @@ def test_lpips_where_it_can_be_had(photos, tmp_path, monkeypatch):
         found = next(restore(photos, "denoise", 25, method="input", gray=gray))
         assert 0 < found.lpips < (2 * 25 / 255) ** 2, "values beyond the frame are clipped"
     assert seen == ["alex"]
-    result = CliRunner().invoke(app, ["evaluate", "restore", str(photos), "--denoise", "25", "--method", "input"])
+    result = CliRunner().invoke(
+        app, ["evaluate", "restore", str(photos), "--denoise", "25", "--method", "input"]
+    )
     assert result.stdout.splitlines()[-1].split()[3] == "LPIPS"
     lpips.cache_clear()
 
 
-@pytest.mark.parametrize(("task", "amount", "method", "message"), [
-    ("denoise", -1, "input", "within 0 to 255"), ("enlarge", 9, "bicubic", "not between"), ("denoise", 25, "bicubic", "unknown method"),
-    ("fill", "holes", "input", "unknown shape"), ("denoise", 25, "trained", "unknown method"), ("dejpeg", 0, "input", "within 1 to 100"),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "amount", "method", "message"),
+    [
+        ("denoise", -1, "input", "within 0 to 255"),
+        ("enlarge", 9, "bicubic", "not between"),
+        ("denoise", 25, "bicubic", "unknown method"),
+        ("fill", "holes", "input", "unknown shape"),
+        ("denoise", 25, "trained", "unknown method"),
+        ("dejpeg", 0, "input", "within 1 to 100"),
+    ],
+    ids=str,
+)
 def test_wrong_options(photos, task, amount, method, message):
     with pytest.raises(OptionError, match=message):
         list(restore(photos, task, amount, method=method))
@@ -144,11 +169,21 @@ def test_wrong_options(photos, task, amount, method, message):
 def test_what_cannot_be_measured_is_left_out_and_listed(photos):
     (photos / "broken.png").write_bytes(b"no picture")
     Image.new("RGB", (8, 8)).save(photos / "small.png")
-    result = CliRunner().invoke(app, ["evaluate", "restore", str(photos), "--denoise", "25", "--method", "input"])
+    result = CliRunner().invoke(
+        app, ["evaluate", "restore", str(photos), "--denoise", "25", "--method", "input"]
+    )
     assert result.exit_code == 3
     assert "mean of 2" in result.stdout
-    assert result.stderr.count("left out") == 2 and "broken.png cannot be read" in result.stderr and "small.png has 8x8 pixels" in result.stderr
+    assert (
+        result.stderr.count("left out") == 2
+        and "broken.png cannot be read" in result.stderr
+        and "small.png has 8x8 pixels" in result.stderr
+    )
     for name in ("0.png", "1.png"):
         (photos / name).unlink()
-    result = CliRunner().invoke(app, ["evaluate", "restore", str(photos), "--denoise", "25", "--method", "input"])
-    assert isinstance(result.exception, OptionError) and "none of the pictures" in str(result.exception)
+    result = CliRunner().invoke(
+        app, ["evaluate", "restore", str(photos), "--denoise", "25", "--method", "input"]
+    )
+    assert isinstance(result.exception, OptionError) and "none of the pictures" in str(
+        result.exception
+    )

@@ -1,4 +1,6 @@
-"""sfumato explain: what is shown is what happened, nothing is changed by looking, and the page works without a network."""
+"""sfumato explain: what is shown is what happened, nothing is changed by looking, and the page
+works without a network.
+"""
 
 import base64
 import gzip
@@ -31,7 +33,9 @@ from sfumato.tasks.explain.experiments import explain, linear_decoder, steps
 from sfumato.tasks.explain.page import write
 from sfumato.tasks.explain.trace import record, trace, words
 
-HEADLESS = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HEADLESS = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,13 @@ def options(**given):
     return CreateOptions(**{"seed": 3, "steps": 3, **given})
 
 
-GIVEN = [{}, {"best_of": 5, "batch": 2}, {"sampler": "heun"}, {"sampler": "euler_ancestral"}, {"guidance_scale": 1}]
+GIVEN = [
+    {},
+    {"best_of": 5, "batch": 2},
+    {"sampler": "heun"},
+    {"sampler": "euler_ancestral"},
+    {"guidance_scale": 1},
+]
 
 
 @pytest.mark.parametrize("given", GIVEN, ids=str)
@@ -73,12 +83,18 @@ def test_runs_of_one_model_do_not_see_each_other(model):
     runs = [("a red apple", {"seed": 3}), ("a blue house", {"seed": 4, "sampler": "heun"})]
     alone = [trace(prompt, options(**given), model) for prompt, given in runs]
     plain = np.asarray(create("a fox", options(), model)[0].picture)
-    walks = [record(prompt, options(**given), model) for prompt, given in runs] + [walk("a fox", options(), model)]
+    walks = [record(prompt, options(**given), model) for prompt, given in runs] + [
+        walk("a fox", options(), model)
+    ]
     last = [None] * 3
     for events in zip_longest(*walks):
         last = [event or before for event, before in zip(events, last, strict=True)]
-    assert all(same(as_numbers(told), as_numbers(other)) for told, other in zip(last, alone, strict=False))
-    assert [np.asarray(told.made.picture).tolist() for told in last[:2]] == [np.asarray(told.made.picture).tolist() for told in alone]
+    assert all(
+        same(as_numbers(told), as_numbers(other)) for told, other in zip(last, alone, strict=False)
+    )
+    assert [np.asarray(told.made.picture).tolist() for told in last[:2]] == [
+        np.asarray(told.made.picture).tolist() for told in alone
+    ]
     assert np.array_equal(np.asarray(last[2].picture), plain)
 
 
@@ -89,7 +105,9 @@ def test_runs_of_one_model_in_threads(model):
         made = [pool.submit(create, "a red apple", options(seed=seed), model) for seed in range(4)]
         for seed, (told, plain) in enumerate(zip(traced, made, strict=True)):
             assert same(as_numbers(told.result()), as_numbers(alone[seed]))
-            assert np.array_equal(np.asarray(plain.result()[0].picture), np.asarray(alone[seed].made.picture))
+            assert np.array_equal(
+                np.asarray(plain.result()[0].picture), np.asarray(alone[seed].made.picture)
+            )
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.denoiser.modules())
 
 
@@ -97,7 +115,9 @@ def test_runs_of_one_model_in_threads(model):
 def test_the_steps_follow_from_one_another(model, sampler):
     told = trace("a red apple", options(sampler=sampler, guidance_scale=4.0), model)
     assert [look.index for look in told.looks] == [0, 1, 2]
-    assert [look.sigma for look in told.looks] == pytest.approx(told.made.settings["sigmas"][:-1], abs=1e-5)
+    assert [look.sigma for look in told.looks] == pytest.approx(
+        told.made.settings["sigmas"][:-1], abs=1e-5
+    )
     for look, following in zip(told.looks, told.looks[1:], strict=False):
         assert torch.equal(look.after, following.x)
     for look in told.looks:
@@ -106,17 +126,24 @@ def test_the_steps_follow_from_one_another(model, sampler):
         assert -1 <= look.agreement < 1
     if sampler == "euler":
         look = told.looks[0]
-        assert torch.allclose(look.denoised + told.looks[1].sigma * look.noise(look.denoised), look.after, atol=1e-4)
+        assert torch.allclose(
+            look.denoised + told.looks[1].sigma * look.noise(look.denoised), look.after, atol=1e-4
+        )
 
 
 def test_without_guidance_there_is_one_estimate(model):
     told = trace("a red apple", options(guidance_scale=1), model)
-    assert all(look.negative is None and look.agreement == 1 and torch.equal(look.positive, look.denoised) for look in told.looks)
+    assert all(
+        look.negative is None and look.agreement == 1 and torch.equal(look.positive, look.denoised)
+        for look in told.looks
+    )
     assert "negative" not in told.tensors()
 
 
 def test_attention_is_that_of_the_layers(model, monkeypatch):
-    """The weights that fused kernels hide, against those that the layers themselves multiply with."""
+    """The weights that fused kernels hide, against those that the layers themselves multiply
+    with.
+    """
     used = []
 
     def attend(q, k, v):
@@ -126,7 +153,9 @@ def test_attention_is_that_of_the_layers(model, monkeypatch):
         return weights @ v
 
     monkeypatch.setattr(layers, "attend", attend)
-    told = trace("a red apple", options(steps=1, guidance_scale=1, sampler="euler", size="24x16"), model)
+    told = trace(
+        "a red apple", options(steps=1, guidance_scale=1, sampler="euler", size="24x16"), model
+    )
     found, places = told.looks[0].attention, [w.place for w in told.words]
     assert found.shape == (len(told.layers), len(told.words) + 1, 8, 12)
     assert len(used) == len(told.layers) == 4
@@ -150,7 +179,9 @@ def test_words_are_what_the_model_sees(model):
     said = words(model.text, "a (red:1.5) " + "apple " * 14)
     assert [w.piece for w in said][:4] == ["<start>", "a", "red", "apple"]
     assert [w.weight for w in said][:4] == [1, 1, 1.5, 1]
-    assert [w.place for w in said] == [*range(16), *range(16, 20)], "two chunks of 14 tokens and 2 marks"
+    assert [w.place for w in said] == [*range(16), *range(16, 20)], (
+        "two chunks of 14 tokens and 2 marks"
+    )
     assert [w.piece for w in said].count("<end>") == 2
     assert words(NoText(), "a") == []
     told = trace("a red apple", options(steps=1, negative_prompt="fox " * 30), model)
@@ -158,7 +189,17 @@ def test_words_are_what_the_model_sees(model):
 
 
 def test_a_model_of_pixels(tmp_path):
-    pixels = load(str(make_tiny(tmp_path / "pixels", Defaults(steps=2, guidance_scale=3.0), pixels=True, in_channels=3, out_channels=3)))
+    pixels = load(
+        str(
+            make_tiny(
+                tmp_path / "pixels",
+                Defaults(steps=2, guidance_scale=3.0),
+                pixels=True,
+                in_channels=3,
+                out_channels=3,
+            )
+        )
+    )
     found = explain("a red apple", options(steps=2), pixels)
     assert found.runs[0].there is None
     matrix, share = found.linear
@@ -176,11 +217,21 @@ def test_experiments_are_what_they_say(model):
         assert guess.error == pytest.approx(float((guessed - true).square().mean()), rel=1e-3)
     noise = [(g.noisy - run.trace.looks[-1].after) / g.sigma for g in run.guesses]
     assert torch.allclose(noise[0], noise[-1], atol=1e-3), "the same noise at every level"
-    assert np.array_equal(np.asarray(run.decoded[-1]["denoised"]), np.asarray(run.trace.made.picture)), "the last step ends at its estimate"
+    assert np.array_equal(
+        np.asarray(run.decoded[-1]["denoised"]), np.asarray(run.trace.made.picture)
+    ), "the last step ends at its estimate"
     assert found.apart[0].max() == 0 < found.apart[1, -1]
     assert found.apart[1, 0] == 0, "the same noise"
     assert found.map.shape == (2, 4, 2)
-    assert len({r.trace.made.settings["candidate"] for r in explain(["a", "b"], options(best_of=4, steps=1), model, light=True).runs}) == 1
+    assert (
+        len(
+            {
+                r.trace.made.settings["candidate"]
+                for r in explain(["a", "b"], options(best_of=4, steps=1), model, light=True).runs
+            }
+        )
+        == 1
+    )
 
 
 def test_light_decodes_nothing(model):
@@ -189,7 +240,9 @@ def test_light_decodes_nothing(model):
 
 
 def test_large_pictures_are_decoded_once_a_step(model):
-    assert {tuple(d) for d in explain("a", options(size="144x16", steps=1), model).runs[0].decoded} == {("denoised",)}
+    assert {
+        tuple(d) for d in explain("a", options(size="144x16", steps=1), model).runs[0].decoded
+    } == {("denoised",)}
 
 
 def test_linear_decoder_finds_a_linear_one():
@@ -206,12 +259,19 @@ def test_linear_decoder_finds_a_linear_one():
 def test_a_trace_is_saved_whole(model, tmp_path):
     told = trace("a (red:1.2) apple", options(), model)
     told.save(tmp_path / "t")
-    about, tensors = json.loads((tmp_path / "t" / "trace.json").read_text("utf-8")), load_file(tmp_path / "t" / "trace.safetensors")
+    about, tensors = (
+        json.loads((tmp_path / "t" / "trace.json").read_text("utf-8")),
+        load_file(tmp_path / "t" / "trace.safetensors"),
+    )
     assert about["schema"] == traces.SCHEMA
     assert about["settings"]["prompt"] == "a (red:1.2) apple"
     assert [w["weight"] for w in about["words"]] == [1, 1, 1.2, 1, 1]
     assert tensors["attention"].shape == (3, 4, 6, 8, 8)
-    assert torch.allclose(tensors["negative"] + 3.0 * (tensors["positive"] - tensors["negative"]), tensors["denoised"], atol=1e-5)
+    assert torch.allclose(
+        tensors["negative"] + 3.0 * (tensors["positive"] - tensors["negative"]),
+        tensors["denoised"],
+        atol=1e-5,
+    )
 
 
 def test_refused(model):
@@ -241,19 +301,35 @@ def test_command(tiny, tmp_path, monkeypatch, capsys):
     assert run("explain", "a red apple", *common)[:2] == (0, "explained.html")
     before = (tmp_path / "explained.html").read_bytes()
     for words_, sentence in (
-        (("a", *common), "--overwrite"), ((*common, "--output", "x.html"), "no prompt"), (("a", *common, "--output", "x.png"), "ends in .html"),
+        (("a", *common), "--overwrite"),
+        ((*common, "--output", "x.html"), "no prompt"),
+        (("a", *common, "--output", "x.png"), "ends in .html"),
         (("a", *common, "--output", "x.html", "--strength", 0.5), "--from"),
         (("a", *common, "--output", "x.html", "--trace", "explained.html"), "is a file"),
         (("--again", tmp_path / "none.png", "--output", "x.html"), "does not exist"),
-    ):  # fmt: skip
+    ):
         code, _, err = run("explain", *words_)
         assert (code, sentence in err) == (2, True), err
     assert (tmp_path / "explained.html").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["explained.html"]
     assert run("create", "a red apple", *common, "--output", "a.png")[0] == 0
-    code, out, _ = run("explain", "--again", "a.png", "a blue house", "--output", "b.html", "--trace", "t", "--json", "--light")
+    code, out, _ = run(
+        "explain",
+        "--again",
+        "a.png",
+        "a blue house",
+        "--output",
+        "b.html",
+        "--trace",
+        "t",
+        "--json",
+        "--light",
+    )
     assert code == 0
-    assert [r["settings"]["prompt"] for r in json.loads(out)["runs"]] == ["a red apple", "a blue house"]
+    assert [r["settings"]["prompt"] for r in json.loads(out)["runs"]] == [
+        "a red apple",
+        "a blue house",
+    ]
     assert (tmp_path / "t" / "1" / "picture.png").read_bytes() == (tmp_path / "a.png").read_bytes()
     assert (tmp_path / "t" / "2" / "trace.json").exists()
 
@@ -263,7 +339,9 @@ def test_the_page_needs_nothing_and_believes_nothing(model, tmp_path):
     found = explain(evil, options(steps=1), model, light=True)
     write(found, tmp_path / "p.html")
     page = (tmp_path / "p.html").read_text("utf-8")
-    assert set(re.findall(r"\b\w+://[^\s\"']*", page)) == {"http://www.w3.org/2000/svg"}, "a name of a format, no address"
+    assert set(re.findall(r"\b\w+://[^\s\"']*", page)) == {"http://www.w3.org/2000/svg"}, (
+        "a name of a format, no address"
+    )
     assert page.count("</script>") == 2
     assert html.escape(evil) in page and evil not in page
     assert unpacked(page)[0]["runs"][0]["prompt"] == evil
@@ -274,15 +352,27 @@ def test_the_page_holds_the_trace(model, tmp_path):
     write(found, tmp_path / "p.html")
     said, archive = unpacked((tmp_path / "p.html").read_text("utf-8"))
     run, look = said["runs"][0], found.runs[0].trace.looks[1]
-    assert np.array_equal(archive(run["steps"][1]["latents"]["positive"], "<f2"), look.positive.numpy().astype("<f2").ravel())
+    assert np.array_equal(
+        archive(run["steps"][1]["latents"]["positive"], "<f2"),
+        look.positive.numpy().astype("<f2").ravel(),
+    )
     assert "negative" not in run["steps"][1]["latents"], "it follows from the others"
-    with Image.open(io.BytesIO(archive(run["steps"][1]["pictures"]["denoised"], "u1").tobytes())) as shown:
+    with Image.open(
+        io.BytesIO(archive(run["steps"][1]["pictures"]["denoised"], "u1").tobytes())
+    ) as shown:
         assert np.array_equal(np.asarray(shown), np.asarray(found.runs[0].decoded[1]["denoised"]))
-    maps = (archive(run["attention"]["maps"], "u1").reshape(run["attention"]["shape"]) / 255 * run["attention"]["top"]) ** 2
+    maps = (
+        archive(run["attention"]["maps"], "u1").reshape(run["attention"]["shape"])
+        / 255
+        * run["attention"]["top"]
+    ) ** 2
     assert np.abs(maps[1] - look.attention.numpy()).max() < 0.005
     other = explain("a red apple", options(guidance_rescale=0.9), model, light=True)
     write(other, tmp_path / "q.html")
-    assert "negative" in unpacked((tmp_path / "q.html").read_text("utf-8"))[0]["runs"][0]["steps"][1]["latents"], "it does not follow"
+    assert (
+        "negative"
+        in unpacked((tmp_path / "q.html").read_text("utf-8"))[0]["runs"][0]["steps"][1]["latents"]
+    ), "it does not follow"
 
 
 def test_a_long_prompt_makes_no_long_page(model, tmp_path):
@@ -290,8 +380,16 @@ def test_a_long_prompt_makes_no_long_page(model, tmp_path):
     write(found, tmp_path / "p.html")
     said, archive = unpacked((tmp_path / "p.html").read_text("utf-8"))
     run = said["runs"][0]
-    assert len(run["words"]) == 100 + 2 * 8 and run["attention"]["shape"][2] == 81 and len(run["cosines"]) == 80
-    maps = (archive(run["attention"]["maps"], "u1").reshape(run["attention"]["shape"]) / 255 * run["attention"]["top"]) ** 2
+    assert (
+        len(run["words"]) == 100 + 2 * 8
+        and run["attention"]["shape"][2] == 81
+        and len(run["cosines"]) == 80
+    )
+    maps = (
+        archive(run["attention"]["maps"], "u1").reshape(run["attention"]["shape"])
+        / 255
+        * run["attention"]["top"]
+    ) ** 2
     assert maps.sum(axis=2) == pytest.approx(1, abs=0.05)
 
 
@@ -299,7 +397,9 @@ def unpacked(page):
     """The page's text, and a function that reads what it refers to."""
     whole = gzip.decompress(base64.b64decode(re.search(r'id="data">(.*?)</script>', page, re.S)[1]))
     length = int.from_bytes(whole[:4], "little")
-    return json.loads(whole[4 : 4 + length]), lambda ref, kind: np.frombuffer(whole[4 + length + ref[1] :][: ref[2]], kind)
+    return json.loads(whole[4 : 4 + length]), lambda ref, kind: np.frombuffer(
+        whole[4 + length + ref[1] :][: ref[2]], kind
+    )
 
 
 @pytest.mark.skipif(HEADLESS is None, reason="no Chromium here")
@@ -310,38 +410,72 @@ def test_the_page_in_a_browser(bundled, tmp_path, light):
     page, said = (tmp_path / "p.html").read_text("utf-8"), tmp_path / "q.html"
     acts = """<script type="module">
       const errors = []; window.onerror = (what) => errors.push(String(what)); const notes = {};
-      while (!document.getElementById("where").textContent && !errors.length) await new Promise((on) => setTimeout(on, 20));
+      const ready = () => document.getElementById("where").textContent || errors.length;
+      while (!ready()) await new Promise((on) => setTimeout(on, 20));
       try {
         notes.begun = document.getElementById("where").textContent;
-        const scrub = document.getElementById("scrub"); scrub.value = 2; scrub.dispatchEvent(new Event("input"));
-        document.getElementById("back").click(); notes.step = document.getElementById("where").textContent;
+        const scrub = document.getElementById("scrub"); scrub.value = 2;
+        scrub.dispatchEvent(new Event("input"));
+        document.getElementById("back").click();
+        notes.step = document.getElementById("where").textContent;
         document.querySelectorAll("#words button")[2].click();
         notes.word = document.querySelector("#words button[aria-pressed=true]").textContent;
-        const slider = document.getElementById("scale"); notes.before = document.getElementById("sum").textContent;
-        slider.value = 9; slider.dispatchEvent(new Event("input")); notes.after = document.getElementById("sum").textContent;
-        document.querySelectorAll("#pictures button")[1].click(); notes.prompt = document.getElementById("prompt").textContent;
-        document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" })); notes.left = document.getElementById("where").textContent;
-        notes.nan = document.body.innerText.includes("NaN") || document.body.innerText.includes("undefined");
+        const slider = document.getElementById("scale");
+        notes.before = document.getElementById("sum").textContent;
+        slider.value = 9; slider.dispatchEvent(new Event("input"));
+        notes.after = document.getElementById("sum").textContent;
+        document.querySelectorAll("#pictures button")[1].click();
+        notes.prompt = document.getElementById("prompt").textContent;
+        document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
+        notes.left = document.getElementById("where").textContent;
+        notes.nan = document.body.innerText.includes("NaN") ||
+          document.body.innerText.includes("undefined");
         notes.wide = document.documentElement.scrollWidth > window.innerWidth;
         const named = (n) => n.textContent || n.ariaLabel || n.labels?.length;
-        notes.unnamed = [...document.querySelectorAll("button, input, select")].filter((n) => !named(n)).length;
-        notes.hidden = [...document.querySelectorAll("section")].filter((s) => s.hidden).map((s) => s.id);
+        const controls = [...document.querySelectorAll("button, input, select")];
+        notes.unnamed = controls.filter((n) => !named(n)).length;
+        notes.hidden =
+          [...document.querySelectorAll("section")].filter((s) => s.hidden).map((s) => s.id);
       } catch (error) { errors.push(String(error)); }
-      document.body.innerHTML = ""; document.body.textContent = JSON.stringify({ errors, ...notes });
+      document.body.innerHTML = "";
+      document.body.textContent = JSON.stringify({ errors, ...notes });
     </script>"""
     said.write_text(page.replace("</body>", acts + "</body>"), "utf-8")
-    ways = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=390,800", "--virtual-time-budget=3000", "--dump-dom"]
-    dom = subprocess.run([HEADLESS, *ways, said.as_uri()], capture_output=True, text=True, timeout=120).stdout
-    notes = json.loads(re.search(r"<body>(\{.*\})\s*</body>", dom, re.S)[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    ways = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=390,800",
+        "--virtual-time-budget=3000",
+        "--dump-dom",
+    ]
+    dom = subprocess.run(
+        [HEADLESS, *ways, said.as_uri()], capture_output=True, text=True, timeout=120
+    ).stdout
+    notes = json.loads(
+        re.search(r"<body>(\{.*\})\s*</body>", dom, re.S)[1]
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&amp;", "&")
+    )
     assert notes["errors"] == []
     begun = 1 + max(range(3), key=lambda k: found.runs[0].trace.looks[k].change)
     assert notes["begun"].startswith(f"step {begun} of 3"), "where the text changes most"
     assert notes["step"].startswith("step 2 of 3") and notes["left"].startswith("step 1 of 3")
     assert notes["word"].startswith("red")
     assert "D− + 4.0 (D+ − D−)" in notes["before"] and "D− + 9.0 (D+ − D−)" in notes["after"]
-    value = {k: re.search(rf"^{re.escape(k)}.*? ([−\d.]+)(?:   .*)?$", notes["after"], re.M)[1].replace("−", "-") for k in ("D−  ", "D+  ", "D = ")}
+    value = {
+        k: re.search(rf"^{re.escape(k)}.*? ([−\d.]+)(?:   .*)?$", notes["after"], re.M)[1].replace(
+            "−", "-"
+        )
+        for k in ("D−  ", "D+  ", "D = ")
+    }
     minus, plus, mixed = map(float, value.values())
-    told = next(float(re.search(r"([−\d.]+)$", line)[1].replace("−", "-")) for line in notes["before"].splitlines() if line.startswith("D = "))
+    told = next(
+        float(re.search(r"([−\d.]+)$", line)[1].replace("−", "-"))
+        for line in notes["before"].splitlines()
+        if line.startswith("D = ")
+    )
     look = explain("a red apple", options(seed=7), bundled, light=True).runs[0].trace.looks[1]
     for shown, true in ((minus, look.negative), (plus, look.positive), (told, look.denoised)):
         assert shown == pytest.approx(float(true[0, 4, 4]), abs=2e-3)
@@ -355,7 +489,10 @@ def test_a_picture_to_begin_with(model, tmp_path):
     Image.new("RGB", (16, 16), "red").save(tmp_path / "r.png")
     told = trace("a red apple", options(source=str(tmp_path / "r.png"), strength=0.5), model)
     assert told.looks[0].sigma < trace("a red apple", options(), model).looks[0].sigma
-    write(explain("a", options(source=str(tmp_path / "r.png")), model, light=True), tmp_path / "p.html")
+    write(
+        explain("a", options(source=str(tmp_path / "r.png")), model, light=True),
+        tmp_path / "p.html",
+    )
     assert unpacked((tmp_path / "p.html").read_text("utf-8"))[0]["runs"][0]["source"]
 
 
@@ -371,10 +508,14 @@ def test_what_is_known_is_held_to_at_every_step(model, tmp_path):
     for look in told.looks:
         mixed = look.negative + told.scale * (look.positive - look.negative)
         assert torch.allclose(mixed[..., :4], look.denoised[..., :4], atol=1e-5)
-        assert torch.allclose(look.denoised[..., 4:8], told.looks[0].denoised[..., 4:8], atol=1e-5), "what is known is the same at every step"
+        assert torch.allclose(
+            look.denoised[..., 4:8], told.looks[0].denoised[..., 4:8], atol=1e-5
+        ), "what is known is the same at every step"
         assert not torch.allclose(mixed[..., 4:8], look.denoised[..., 4:8], atol=1e-2)
     found.write(tmp_path / "p.html")
     said, archive = unpacked((tmp_path / "p.html").read_text("utf-8"))
     assert "negative" in said["runs"][0]["steps"][0]["latents"], "it does not follow"
     there = said["runs"][0]["there"]
-    assert there["shape"] == [4, 8, 9] and len(archive(there["z"], "<f2")) == 4 * 8 * 9, "of the picture as it is shown"
+    assert there["shape"] == [4, 8, 9] and len(archive(there["z"], "<f2")) == 4 * 8 * 9, (
+        "of the picture as it is shown"
+    )

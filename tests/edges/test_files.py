@@ -60,8 +60,12 @@ def test_what_is_no_picture(tmp_path, monkeypatch):
 def test_postscript_is_not_run_whatever_it_is_named(tmp_path, monkeypatch):
     from PIL import EpsImagePlugin
 
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
-    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called")
+    )
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
     with pytest.raises(PictureError, match="its format is not known"):
         image.read(tmp_path / "a.png")
 
@@ -70,7 +74,10 @@ def test_one_infinite_value_is_one_white_pixel(tmp_path):
     values = np.full((8, 8), 0.5, np.float32)
     values[0, 0] = np.inf
     Image.fromarray(values).save(tmp_path / "a.tif")
-    for found in (np.asarray(image.read(tmp_path / "a.tif"))[..., 0], photo.read(tmp_path / "a.tif").values[..., 0]):
+    for found in (
+        np.asarray(image.read(tmp_path / "a.tif"))[..., 0],
+        photo.read(tmp_path / "a.tif").values[..., 0],
+    ):
         assert (found[0, 0], found[4, 4]) == (255, 128)
 
 
@@ -113,14 +120,18 @@ def test_a_full_disk_is_an_oserror(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("values", [np.linspace(0, 1, 16, dtype=np.float32), np.linspace(0, 900, 16, dtype=np.float32)])
+@pytest.mark.parametrize(
+    "values", [np.linspace(0, 1, 16, dtype=np.float32), np.linspace(0, 900, 16, dtype=np.float32)]
+)
 def test_numbers_are_as_bright_as_their_largest(tmp_path, values):
     Image.fromarray(values[None]).save(tmp_path / "a.tif")
     assert np.asarray(image.read(tmp_path / "a.tif"))[0, :, 0].tolist() == list(range(0, 256, 17))
 
 
 def wide_profile():
-    """A profile of red, green and blue that lie farther apart than sRGB's, of gamma 2.2, written byte by byte (ICC.1:2001-04)."""
+    """A profile of red, green and blue that lie farther apart than sRGB's, of gamma 2.2, written
+    byte by byte (ICC.1:2001-04).
+    """
 
     def number(x):
         return struct.pack(">i", round(x * 65536))
@@ -131,16 +142,34 @@ def wide_profile():
     name = b"Wide test"
     curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256))
     tags = {
-        b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + bytes(1 + 78), b"cprt": b"text\0\0\0\0none\0",
-        b"wtpt": place(0.9642, 1, 0.8249), b"rXYZ": place(0.60974, 0.31111, 0.01947), b"gXYZ": place(0.20528, 0.62567, 0.06087),
-        b"bXYZ": place(0.14919, 0.06322, 0.74457), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve,
-    }  # fmt: skip
+        b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + bytes(1 + 78),
+        b"cprt": b"text\0\0\0\0none\0",
+        b"wtpt": place(0.9642, 1, 0.8249),
+        b"rXYZ": place(0.60974, 0.31111, 0.01947),
+        b"gXYZ": place(0.20528, 0.62567, 0.06087),
+        b"bXYZ": place(0.14919, 0.06322, 0.74457),
+        b"rTRC": curve,
+        b"gTRC": curve,
+        b"bTRC": curve,
+    }
     table, body, start = b"", b"", 132 + 12 * len(tags)
     for key, value in tags.items():
         table += key + struct.pack(">II", start + len(body), len(value))
         body += value + bytes(-len(value) % 4)
-    head = struct.pack(">I", start + len(body)) + b"test" + struct.pack(">I", 0x02100000) + b"mntrRGB XYZ "
-    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acspAPPL" + bytes(24) + number(0.9642) + number(1) + number(0.8249)
+    head = (
+        struct.pack(">I", start + len(body))
+        + b"test"
+        + struct.pack(">I", 0x02100000)
+        + b"mntrRGB XYZ "
+    )
+    head += (
+        struct.pack(">6H", 2026, 1, 1, 0, 0, 0)
+        + b"acspAPPL"
+        + bytes(24)
+        + number(0.9642)
+        + number(1)
+        + number(0.8249)
+    )
     return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + body
 
 
@@ -159,11 +188,26 @@ def test_color_profiles_are_followed_on_reading(tmp_path):
 
 
 def test_what_a_mask_keeps_keeps_its_profile(run, tiny, tmp_path):
-    Image.new("RGB", (16, 16), (40, 190, 60)).save(tmp_path / "wide.png", icc_profile=wide_profile())
+    Image.new("RGB", (16, 16), (40, 190, 60)).save(
+        tmp_path / "wide.png", icc_profile=wide_profile()
+    )
     mask = Image.new("L", (16, 16))
     mask.paste(255, (8, 0, 16, 16))
     mask.save(tmp_path / "m.png")
-    words = ("create", "x", "--model", tiny, "--from", "wide.png", "--mask", "m.png", "--seed", 1, "--steps", 2)
+    words = (
+        "create",
+        "x",
+        "--model",
+        tiny,
+        "--from",
+        "wide.png",
+        "--mask",
+        "m.png",
+        "--seed",
+        1,
+        "--steps",
+        2,
+    )
     for name in ("out.png", "out.webp"):
         assert run(*words, "--output", name)[0] == 0
         with Image.open(tmp_path / name) as made:
@@ -173,12 +217,18 @@ def test_what_a_mask_keeps_keeps_its_profile(run, tiny, tmp_path):
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "out.png").read_bytes()
 
 
-TEXT = "a café, 猫 (red:1.2)\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 64x64"
+TEXT = (
+    "a café, 猫 (red:1.2)\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, "
+    "Seed: 5, Size: 64x64"
+)
 COMMENTS = {
-    "big-endian": b"UNICODE\0" + TEXT.encode("utf-16-be"), "little-endian": b"UNICODE\0" + TEXT.encode("utf-16-le"),
-    "with a mark": b"UNICODE\0" + TEXT.encode("utf-16"), "UTF-8": b"UNICODE\0" + TEXT.encode(), "no code": bytes(8) + TEXT.encode(),
+    "big-endian": b"UNICODE\0" + TEXT.encode("utf-16-be"),
+    "little-endian": b"UNICODE\0" + TEXT.encode("utf-16-le"),
+    "with a mark": b"UNICODE\0" + TEXT.encode("utf-16"),
+    "UTF-8": b"UNICODE\0" + TEXT.encode(),
+    "no code": bytes(8) + TEXT.encode(),
     "nothing in front": TEXT.encode(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", COMMENTS)

@@ -21,7 +21,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how):
-    return int(subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=True).stdout)
+    return int(
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 @pytest.mark.slow

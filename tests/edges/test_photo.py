@@ -1,4 +1,6 @@
-"""Odd picture files: read with what they hold, written back without loss, refused in one sentence."""
+"""Odd picture files: read with what they hold, written back without loss, refused in one
+sentence.
+"""
 
 import io
 import struct
@@ -38,14 +40,27 @@ def saved(picture, path, **extra):
     return path
 
 
-@pytest.mark.parametrize(("mode", "suffix", "channels", "bits", "clear", "noted"), [
-    ("RGB", ".png", 3, 8, False, False), ("L", ".png", 1, 8, False, False), ("RGBA", ".png", 3, 8, True, False), ("LA", ".png", 1, 8, True, False),
-    ("P", ".png", 3, 8, False, True), ("1", ".png", 1, 8, False, True), ("I;16", ".png", 1, 16, False, False), ("F", ".tiff", 1, 8, False, True),
-    ("CMYK", ".jpg", 3, 8, False, True), ("YCbCr", ".jpg", 3, 8, False, False), ("RGB", ".bmp", 3, 8, False, False),
-    ("RGB", ".webp", 3, 8, False, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mode", "suffix", "channels", "bits", "clear", "noted"),
+    [
+        ("RGB", ".png", 3, 8, False, False),
+        ("L", ".png", 1, 8, False, False),
+        ("RGBA", ".png", 3, 8, True, False),
+        ("LA", ".png", 1, 8, True, False),
+        ("P", ".png", 3, 8, False, True),
+        ("1", ".png", 1, 8, False, True),
+        ("I;16", ".png", 1, 16, False, False),
+        ("F", ".tiff", 1, 8, False, True),
+        ("CMYK", ".jpg", 3, 8, False, True),
+        ("YCbCr", ".jpg", 3, 8, False, False),
+        ("RGB", ".bmp", 3, 8, False, False),
+        ("RGB", ".webp", 3, 8, False, False),
+    ],
+)
 def test_modes(mode, suffix, channels, bits, clear, noted, tmp_path):
-    path = saved(made(mode), tmp_path / f"a{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
+    path = saved(
+        made(mode), tmp_path / f"a{suffix}", **({"lossless": True} if suffix == ".webp" else {})
+    )
     photo = read(path)
     assert photo.values.shape == (9, 14, channels)
     assert photo.values.dtype == (np.uint16 if bits == 16 else np.uint8)
@@ -71,7 +86,10 @@ def test_kept_pixels_are_bitwise_the_same(tmp_path):
 
 def test_profile_orientation_and_frames(tmp_path):
     profile = b"not a real profile, but kept"
-    assert read(saved(Image.fromarray(RGB), tmp_path / "a.png", icc_profile=profile)).profile == profile
+    assert (
+        read(saved(Image.fromarray(RGB), tmp_path / "a.png", icc_profile=profile)).profile
+        == profile
+    )
     write(Photo(RGB, profile=profile), tmp_path / "b.png")
     assert read(tmp_path / "b.png").profile == profile
     exif = Image.Exif()
@@ -82,7 +100,11 @@ def test_profile_orientation_and_frames(tmp_path):
     frames = [Image.fromarray(np.roll(RGB, k, 0)) for k in range(3)]
     frames[0].save(tmp_path / "d.gif", save_all=True, append_images=frames[1:])
     assert "first of 3 frames" in " ".join(read(tmp_path / "d.gif").notes)
-    assert read(saved(Image.fromarray(RGB), tmp_path / "e.jpg", progressive=True)).values.shape == (9, 14, 3)
+    assert read(saved(Image.fromarray(RGB), tmp_path / "e.jpg", progressive=True)).values.shape == (
+        9,
+        14,
+        3,
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
@@ -109,7 +131,12 @@ def bomb():
 def test_hostile_files(tmp_path):
     whole = io.BytesIO()
     Image.fromarray(np.tile(RGB, (20, 20, 1))).save(whole, format="PNG")
-    for data, message in ((b"", "cannot be read"), (b"no picture", "cannot be read"), (whole.getvalue()[:900], "cannot be read"), (bomb(), "pixels")):
+    for data, message in (
+        (b"", "cannot be read"),
+        (b"no picture", "cannot be read"),
+        (whole.getvalue()[:900], "cannot be read"),
+        (bomb(), "pixels"),
+    ):
         with pytest.raises(PictureError, match=message):
             read(data)
     with pytest.raises(PictureError, match="does not exist"):
@@ -123,11 +150,15 @@ def test_deep_color_is_noted(tmp_path):
     """A PNG of 16 bits in three channels, which Pillow reads as 8, written by hand."""
 
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     head = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
     data = zlib.compress(b"\0" + bytes(range(12)))
-    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+    (tmp_path / "deep.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
     photo = read(tmp_path / "deep.png")
     assert photo.values.dtype == np.uint8
     assert "16 bits" in photo.notes[0]
@@ -155,10 +186,18 @@ def test_date_camera_and_resolution_stay(tmp_path):
             assert 0x0112 not in found, "it is upright now"
             assert name == "b.webp" or [round(float(n)) for n in back.info["dpi"]] == [300, 300]
     assert write(photo, tmp_path / "b.bmp") == ["BMP does not take the EXIF data"]
-    tiff = read(saved(Image.fromarray(RGB), tmp_path / "a.tif", tiffinfo={0x010F: "Leica", 0x0132: "1999:12:31 23:59:59"}))
+    tiff = read(
+        saved(
+            Image.fromarray(RGB),
+            tmp_path / "a.tif",
+            tiffinfo={0x010F: "Leica", 0x0132: "1999:12:31 23:59:59"},
+        )
+    )
     write(tiff, tmp_path / "c.png")
     with Image.open(tmp_path / "c.png") as back:
-        assert dict(back.getexif()) == {0x010F: "Leica", 0x0132: "1999:12:31 23:59:59"}, "of a TIFF's tags what says of the picture"
+        assert dict(back.getexif()) == {0x010F: "Leica", 0x0132: "1999:12:31 23:59:59"}, (
+            "of a TIFF's tags what says of the picture"
+        )
 
 
 def test_a_result_may_be_larger_than_what_is_read_from_strangers(tmp_path, monkeypatch):
@@ -196,7 +235,9 @@ def test_a_damaged_second_page_is_one_sentence(tmp_path):
 
 
 def test_damaged_exif_does_not_cost_the_picture(tmp_path):
-    """An orientation to turn by, beside a resolution that is text: Pillow fails in writing the tags of the turned picture."""
+    """An orientation to turn by, beside a resolution that is text: Pillow fails in writing the tags
+    of the turned picture.
+    """
     entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0")
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
     path = saved(Image.fromarray(RGB), tmp_path / "a.jpg", quality=95, exif=exif)
@@ -212,11 +253,20 @@ def test_what_is_transparent_in_a_mask_is_black(tmp_path):
     for mode in ("RGBA", "LA"):
         mask = image.read_mask(saved(Image.fromarray(strokes).convert(mode), tmp_path / "m.png"))
         assert (np.asarray(mask) >= 128).sum() == 6, mode
-    assert (np.asarray(image.read_mask(saved(Image.fromarray(strokes[..., 0]).convert("1"), tmp_path / "m.png"))) >= 128).sum() == 6
+    assert (
+        np.asarray(
+            image.read_mask(
+                saved(Image.fromarray(strokes[..., 0]).convert("1"), tmp_path / "m.png")
+            )
+        )
+        >= 128
+    ).sum() == 6
     assert (np.asarray(image.read(tmp_path / "m.png")) >= 128).any()
 
 
-@pytest.mark.parametrize("values", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "values", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)]
+)
 def test_what_is_no_photo(values):
     with pytest.raises(PictureError, match="a photo is an array"):
         Photo(values)
@@ -228,14 +278,19 @@ def test_texts_and_xmp_are_kept(tmp_path):
     texts = {"parameters": "a cat\nSteps: 20", "Copyright": "Jane Doe"}
     for keyword, text in texts.items():
         info.add_text(keyword, text)
-    packet = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" xmp:Rating="5"/></x:xmpmeta>'
+    packet = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" '
+        'xmp:Rating="5"/></x:xmpmeta>'
+    )
     info.add_itxt("XML:com.adobe.xmp", packet)
     Image.new("RGB", (24, 16), "red").save(tmp_path / "a.png", pnginfo=info)
     held = read(tmp_path / "a.png")
     assert write(held, tmp_path / "b.png", "{}") == []
     with Image.open(tmp_path / "b.png") as made:
         assert {k: made.text[k] for k in texts} == texts
-        assert made.text["XML:com.adobe.xmp"] == packet.replace('tiff:Orientation="6"', 'tiff:Orientation="1"')
+        assert made.text["XML:com.adobe.xmp"] == packet.replace(
+            'tiff:Orientation="6"', 'tiff:Orientation="1"'
+        )
         assert made.text["sfumato"] == "{}"
     (note,) = write(held, tmp_path / "b.jpg")
     assert "parameters, Copyright" in note
@@ -258,7 +313,11 @@ def test_exif_gives_the_size_that_a_picture_has_now(tmp_path):
     write(held.with_values(np.zeros((32, 48, 3), np.uint8)), tmp_path / "b.jpg")
     with Image.open(tmp_path / "b.jpg") as made:
         found = made.getexif()
-        assert (found[0x010F], found.get_ifd(0x8769)[0xA002], found.get_ifd(0x8769)[0xA003]) == ("Cam", 48, 32)
+        assert (found[0x010F], found.get_ifd(0x8769)[0xA002], found.get_ifd(0x8769)[0xA003]) == (
+            "Cam",
+            48,
+            32,
+        )
         assert found.get_ifd(0x8769)[0x9003] == "2020:01:01 00:00:00"
         assert found.get_ifd(0x8825)[1] == "N"
 
@@ -270,14 +329,20 @@ def disc(under):
     return Photo(np.where(alpha[..., None] > 0, 255, under).astype(np.uint8).repeat(3, 2), alpha)
 
 
-@pytest.mark.parametrize("options", [{"denoise": 15.0}, {"denoise": "auto"}, {"enlarge": 2}, {"fill_box": (20, 20, 4, 4)}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"denoise": 15.0}, {"denoise": "auto"}, {"enlarge": 2}, {"fill_box": (20, 20, 4, 4)}],
+    ids=str,
+)
 def test_what_nobody_sees_has_no_influence(options):
     dark, light = (restore(disc(under), RestoreOptions(**options)).photo for under in (0, 255))
     seen = dark.alpha > 12
     assert dark.values[seen].min() > 250, "no dark rim"
     assert np.array_equal(dark.values[seen], light.values[seen])
     if "enlarge" not in options:
-        assert (dark.values[disc(0).alpha == 0] == 0).all(), "what is clear keeps the file's own values"
+        assert (dark.values[disc(0).alpha == 0] == 0).all(), (
+            "what is clear keeps the file's own values"
+        )
 
 
 def test_visible_colors_reach_under_what_is_clear():

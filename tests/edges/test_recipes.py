@@ -26,7 +26,14 @@ def row(color, name="apple"):
     picture.paste(color, (4, 4, 40, 60))
     stream = io.BytesIO()
     picture.save(stream, "PNG")
-    return {"image": stream.getvalue(), "name": name, "style_phrase": "Noto emoji", "keywords": ["fruit"], "category": None, "id": f"noto:{name}"}
+    return {
+        "image": stream.getvalue(),
+        "name": name,
+        "style_phrase": "Noto emoji",
+        "keywords": ["fruit"],
+        "category": None,
+        "id": f"noto:{name}",
+    }
 
 
 def pixels(png):
@@ -45,12 +52,20 @@ def test_pictures_are_mirrored_and_recolored(augment):
         assert weight == pytest.approx(0.35 * original[2])
         assert (pixels(png)[:, 45:] == 255).all(), "white stays"
     assert augment.augmented(row("#cc2010"), ["apple"], 1.0, tint=False)[2:] == []
-    assert len(augment.augmented(row("#cc2010", "left arrow"), ["left arrow"], 1.0, tint=True)) == 3, "not mirrored"
-    assert len(augment.augmented(row("#cc2010", "red apple"), ["red apple"], 1.0, tint=True)) == 2, "named by its color"
+    assert (
+        len(augment.augmented(row("#cc2010", "left arrow"), ["left arrow"], 1.0, tint=True)) == 3
+    ), "not mirrored"
+    assert (
+        len(augment.augmented(row("#cc2010", "red apple"), ["red apple"], 1.0, tint=True)) == 2
+    ), "named by its color"
     assert len(augment.augmented(row("#808080"), ["apple"], 1.0, tint=True)) == 2, "without a color"
 
 
 @pytest.mark.parametrize(("color", "channel"), [("green", 1), ("blue", 2)])
 def test_a_color_word_becomes_that_color(augment, color, channel):
-    made = augment.recolored(pixels(row("#cc2010")["image"]) / 255, augment.main_hue(pixels(row("#cc2010")["image"]) / 255), color)
+    made = augment.recolored(
+        pixels(row("#cc2010")["image"]) / 255,
+        augment.main_hue(pixels(row("#cc2010")["image"]) / 255),
+        color,
+    )
     assert made[30, 20].argmax() == channel

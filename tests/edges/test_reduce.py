@@ -42,7 +42,9 @@ def idx(path, array):
 def documents():
     rng = np.random.default_rng(0)
     kinds = rng.integers(0, 2, 80)
-    return [" ".join(rng.choice(WORDS[k].split(), 12)) for k in kinds], [f"topic {k}" for k in kinds]
+    return [" ".join(rng.choice(WORDS[k].split(), 12)) for k in kinds], [
+        f"topic {k}" for k in kinds
+    ]
 
 
 def test_idx_files_that_do_not_go_together(tmp_path):
@@ -63,12 +65,20 @@ def write(kind, folder):
         np.save(folder / "d.npy", DIGITS.data[:120].astype(np.float32))
         return folder / "d.npy"
     if kind == "csv":
-        rows = [",".join([f"{v:g}" for v in row] + [f"{label} $$$$"]) for row, label in zip(DIGITS.data[:120, 20:40], LABELS, strict=True)]
-        (folder / "d.csv").write_text("\n".join([",".join([f"p{k}" for k in range(20)] + ["label"]), *rows]))
+        rows = [
+            ",".join([f"{v:g}" for v in row] + [f"{label} $$$$"])
+            for row, label in zip(DIGITS.data[:120, 20:40], LABELS, strict=True)
+        ]
+        (folder / "d.csv").write_text(
+            "\n".join([",".join([f"p{k}" for k in range(20)] + ["label"]), *rows])
+        )
         return folder / "d.csv"
     if kind == "parquet of texts":
         texts, labels = documents()
-        pq.write_table(pa.table({"text": texts, "label": labels, "split": ["train"] * 50 + ["test"] * 30}), folder / "d.parquet")
+        pq.write_table(
+            pa.table({"text": texts, "label": labels, "split": ["train"] * 50 + ["test"] * 30}),
+            folder / "d.parquet",
+        )
         return folder / "d.parquet"
     if kind == "idx":
         idx(folder / "train-images-idx3-ubyte.gz", PIXELS[:80])
@@ -95,10 +105,15 @@ def write(kind, folder):
 
 DIGIT = (1, 8, 8)
 KINDS = {
-    "npz": ("pictures", 120, DIGIT, None), "npy": ("numbers", 120, None, None), "csv": ("numbers", 120, None, None),
-    "idx": ("pictures", 120, DIGIT, 40), "parquet of texts": ("documents", 80, None, 30), "folder of texts": ("documents", 80, None, None),
-    "folder of pictures": ("pictures", 120, DIGIT, None), "zip": ("pictures", 120, DIGIT, None),
-}  # fmt: skip
+    "npz": ("pictures", 120, DIGIT, None),
+    "npy": ("numbers", 120, None, None),
+    "csv": ("numbers", 120, None, None),
+    "idx": ("pictures", 120, DIGIT, 40),
+    "parquet of texts": ("documents", 80, None, 30),
+    "folder of texts": ("documents", 80, None, None),
+    "folder of pictures": ("pictures", 120, DIGIT, None),
+    "zip": ("pictures", 120, DIGIT, None),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,7 +148,9 @@ def test_report(kind, tmp_path):
     assert report["verdict"][0].split(":")[0] in page
     for mark in ("<script src=", "<link rel", "@import", "url(http"):
         assert mark not in page, "the page must need no network"
-    assert {"error.png", "error.svg", "map.png", "map.svg"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"error.png", "error.svg", "map.png", "map.svg"} <= {
+        p.name for p in (tmp_path / "out").iterdir()
+    }
 
 
 def test_pca_error_in_a_report_is_the_closed_form(tmp_path):
@@ -145,7 +162,9 @@ def test_pca_error_in_a_report_is_the_closed_form(tmp_path):
     axes = np.linalg.svd(rows[:80] - mean, full_matrices=False)[2][:3]
     error = np.square((rows[80:] - mean) - (rows[80:] - mean) @ axes.T @ axes).sum(1).mean()
     trials = json.loads((tmp_path / "out/report.json").read_text())["trials"]
-    assert next(t["error"] for t in trials if (t["method"], t["codes"]) == ("PCA", 3)) == pytest.approx(error, rel=1e-4)
+    assert next(
+        t["error"] for t in trials if (t["method"], t["codes"]) == ("PCA", 3)
+    ) == pytest.approx(error, rel=1e-4)
 
 
 def test_rows_with_nan_are_left_out_and_listed(tmp_path):
@@ -179,7 +198,9 @@ def bad(kind, folder):
         path.write_bytes(path.read_bytes()[:38] + b"\xff" * 4 + path.read_bytes()[42:])
     elif kind in ("contaminated lzma", "contaminated npz"):
         path = folder / ("d.zip" if kind == "contaminated lzma" else "d.npz")
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA if kind == "contaminated lzma" else zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(
+            path, "w", zipfile.ZIP_LZMA if kind == "contaminated lzma" else zipfile.ZIP_DEFLATED
+        ) as archive:
             archive.writestr("a.png" if kind == "contaminated lzma" else "data.npy", b"abc" * 1000)
         data = bytearray(path.read_bytes())
         data[46:54] = b"\xff" * 8
@@ -200,14 +221,38 @@ def bad(kind, folder):
     return path
 
 
-@pytest.mark.parametrize(("kind", "message"), [
-    ("constant", "nothing to reduce"), ("one row", "at least 3"), ("pickled", "cannot be read"), ("all nan", "0 usable rows"),
-    ("not a zip", "zip file"), ("contaminated zip", "zip file"), ("contaminated lzma", "zip file"),
-    ("contaminated npz", "cannot be read"), ("contaminated npy", "cannot be read"), ("five axes", "holds no rows"),
-    ("empty folder", "no pictures"), ("words only", "no column of numbers"), ("cut idx", "idx file"), ("missing", "does not exist"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("constant", "nothing to reduce"),
+        ("one row", "at least 3"),
+        ("pickled", "cannot be read"),
+        ("all nan", "0 usable rows"),
+        ("not a zip", "zip file"),
+        ("contaminated zip", "zip file"),
+        ("contaminated lzma", "zip file"),
+        ("contaminated npz", "cannot be read"),
+        ("contaminated npy", "cannot be read"),
+        ("five axes", "holds no rows"),
+        ("empty folder", "no pictures"),
+        ("words only", "no column of numbers"),
+        ("cut idx", "idx file"),
+        ("missing", "does not exist"),
+    ],
+)
 def test_bad_data_gets_one_sentence(kind, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["sfumato", "reduce", str(bad(kind, tmp_path)), "--output", str(tmp_path / "out"), "--codes", "2"])
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "sfumato",
+            "reduce",
+            str(bad(kind, tmp_path)),
+            "--output",
+            str(tmp_path / "out"),
+            "--codes",
+            "2",
+        ],
+    )
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
@@ -217,15 +262,24 @@ def test_bad_data_gets_one_sentence(kind, message, tmp_path, capsys, monkeypatch
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--codes", "2,x"], "cannot be read"), (["--codes", "64"], "too many"), (["--corruption", "nosie:2"], 'did you mean "noise"'),
-    (["--size", "-3"], "greater than or equal to 4"),
-    (["--outliers", "2"], "outliers"), (["--label", "lable"], 'did you mean "labels"'), (["--loss", "magic"], "magic"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--codes", "2,x"], "cannot be read"),
+        (["--codes", "64"], "too many"),
+        (["--corruption", "nosie:2"], 'did you mean "noise"'),
+        (["--size", "-3"], "greater than or equal to 4"),
+        (["--outliers", "2"], "outliers"),
+        (["--label", "lable"], 'did you mean "labels"'),
+        (["--loss", "magic"], "magic"),
+    ],
+)
 def test_wrong_options_get_one_sentence(words, message, tmp_path, capsys, monkeypatch):
     (tmp_path / "in").mkdir()
     source = write("npz", tmp_path / "in")
-    monkeypatch.setattr("sys.argv", ["sfumato", "reduce", str(source), "--output", str(tmp_path / "out"), *words])
+    monkeypatch.setattr(
+        "sys.argv", ["sfumato", "reduce", str(source), "--output", str(tmp_path / "out"), *words]
+    )
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
@@ -238,17 +292,34 @@ def test_a_table_is_told_from_pictures_by_its_columns(tmp_path):
     (tmp_path / "my_idx.csv").write_text(numbers)
     table = read(tmp_path / "my_idx.csv")
     assert (table.kind, table.rows.shape) == ("numbers", (9, 2))
-    pictures = pa.table({"image": [encoded(k) for k in range(5)], "label": list("aabbb"), "split": ["train", "train", "test", "extra", "val"]})
+    pictures = pa.table(
+        {
+            "image": [encoded(k) for k in range(5)],
+            "label": list("aabbb"),
+            "split": ["train", "train", "test", "extra", "val"],
+        }
+    )
     pq.write_table(pictures, tmp_path / "p.parquet")
     table = read(tmp_path / "p.parquet")
-    assert (table.kind, table.labels.tolist(), table.test.tolist()) == ("pictures", list("aabb"), [False, False, True, True]), "as of any table"
+    assert (table.kind, table.labels.tolist(), table.test.tolist()) == (
+        "pictures",
+        list("aabb"),
+        [False, False, True, True],
+    ), "as of any table"
 
 
 def test_arrays_of_pictures_as_people_save_them(tmp_path):
-    """Channels first or last; bytes, integers, 0 to 1, 0 to 16: the rows are the same pictures between 0 and 1."""
+    """Channels first or last; bytes, integers, 0 to 1, 0 to 16: the rows are the same pictures
+    between 0 and 1.
+    """
     values = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
     values[0, 0, 0] = 0, 255, 0
-    for name, array in (("last", values), ("first", values.transpose(0, 3, 1, 2)), ("int", values.astype(int)), ("unit", values / 255)):
+    for name, array in (
+        ("last", values),
+        ("first", values.transpose(0, 3, 1, 2)),
+        ("int", values.astype(int)),
+        ("unit", values / 255),
+    ):
         np.save(tmp_path / f"{name}.npy", array)
         table = read(tmp_path / f"{name}.npy")
         assert table.shape == (3, 6, 7)
@@ -260,7 +331,18 @@ def test_arrays_of_pictures_as_people_save_them(tmp_path):
 
 def test_an_output_that_is_a_file_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
     (tmp_path / "out").write_text("mine")
-    monkeypatch.setattr("sys.argv", ["sfumato", "reduce", str(write("npz", tmp_path)), "--output", str(tmp_path / "out"), "--codes", "2"])
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "sfumato",
+            "reduce",
+            str(write("npz", tmp_path)),
+            "--output",
+            str(tmp_path / "out"),
+            "--codes",
+            "2",
+        ],
+    )
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
@@ -277,7 +359,9 @@ def test_a_set_needs_three_rows(tmp_path):
 def test_a_table_without_names_of_columns(tmp_path):
     (tmp_path / "a.csv").write_text("\n".join(",".join(str(v) for v in row) for row in np.eye(5)))
     assert read(tmp_path / "a.csv").rows.shape == (5, 5), "the first line is a row, too"
-    (tmp_path / "iris.csv").write_text("".join(f"5.{k},3.5,{name}\n" for k, name in enumerate(["setosa", "virginica"] * 3)))
+    (tmp_path / "iris.csv").write_text(
+        "".join(f"5.{k},3.5,{name}\n" for k, name in enumerate(["setosa", "virginica"] * 3))
+    )
     flowers = read(tmp_path / "iris.csv", label="f2")
     assert flowers.rows.shape == (6, 2), "it is, beside a label as well"
     assert flowers.labels.tolist() == ["setosa", "virginica"] * 3
@@ -319,7 +403,10 @@ def test_no_code_length_is_no_comparison():
 
 def test_a_report_does_not_become_data(tmp_path, capsys, monkeypatch):
     write("npz", tmp_path)
-    monkeypatch.setattr("sys.argv", ["sfumato", "reduce", str(tmp_path), "--output", str(tmp_path / "report"), "--codes", "2"])
+    monkeypatch.setattr(
+        "sys.argv",
+        ["sfumato", "reduce", str(tmp_path), "--output", str(tmp_path / "report"), "--codes", "2"],
+    )
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
@@ -348,15 +435,28 @@ def test_the_column_of_pictures_is_the_one_of_bytes(tmp_path):
         stream = io.BytesIO()
         Image.new("L", (8, 8), 60 * k).save(stream, "PNG")
         held.append(stream.getvalue())
-    pq.write_table(pa.table({"image": [f"{k}.png" for k in range(4)], "bytes": held}), tmp_path / "a.parquet")
+    pq.write_table(
+        pa.table({"image": [f"{k}.png" for k in range(4)], "bytes": held}), tmp_path / "a.parquet"
+    )
     assert read(tmp_path / "a.parquet").rows.shape == (4, 64)
 
 
 def test_columns_of_a_table_are_standardized():
     """A column in large units decides nothing; columns that are all the same do no harm."""
     random = np.random.default_rng(0)
-    rows = np.stack([random.normal(size=80), random.normal(size=80), random.normal(5e4, 1e4, 80), np.full(80, 7.0)], axis=1)
-    found, raw = (sfumato.reduce(rows, ReduceOptions(codes=(2,), epochs=1, outliers=0, standardize=s)) for s in (True, False))
+    rows = np.stack(
+        [
+            random.normal(size=80),
+            random.normal(size=80),
+            random.normal(5e4, 1e4, 80),
+            np.full(80, 7.0),
+        ],
+        axis=1,
+    )
+    found, raw = (
+        sfumato.reduce(rows, ReduceOptions(codes=(2,), epochs=1, outliers=0, standardize=s))
+        for s in (True, False)
+    )
     assert np.allclose(found.train.std(axis=0), [1, 1, 1, 0], atol=1e-5)
     assert np.allclose(found.train.mean(axis=0), 0, atol=1e-5)
     pca = [next(t.error for t in f.trials if t.method == "PCA") for f in (found, raw)]

@@ -20,7 +20,12 @@ def test_batch_equals_singles(tiny):
     options = CreateOptions(model=str(tiny), seed=20, count=8, sampler="euler_ancestral", batch=8)
     together = arrays(create("a red apple", options))
     for k in range(8):
-        alone = arrays(create("a red apple", CreateOptions(model=str(tiny), seed=20 + k, sampler="euler_ancestral")))[0]
+        alone = arrays(
+            create(
+                "a red apple",
+                CreateOptions(model=str(tiny), seed=20 + k, sampler="euler_ancestral"),
+            )
+        )[0]
         assert abs(alone - together[k]).max() <= 1
     assert abs(together[0] - together[1]).max() > 5, "other seeds give other pictures"
 
@@ -37,9 +42,15 @@ def test_a_walk_leaves_its_callers_gradients_alone(tiny):
 
 def test_progress_counts_what_is_walked(tiny):
     """Four pictures of three tries each, two walked at once: two batches a picture."""
-    events = list(walk(["a", "b"], CreateOptions(model=str(tiny), seed=1, count=2, best_of=3, batch=2, steps=2)))
+    events = list(
+        walk(
+            ["a", "b"], CreateOptions(model=str(tiny), seed=1, count=2, best_of=3, batch=2, steps=2)
+        )
+    )
     moments = [e for e in events if isinstance(e, SamplerProgress)]
-    assert [(m.done, m.step.index) for m in moments] == [(walked, step) for walked in range(8) for step in range(2)]
+    assert [(m.done, m.step.index) for m in moments] == [
+        (walked, step) for walked in range(8) for step in range(2)
+    ]
     assert {m.total for m in moments} == {8}
     assert sum(isinstance(e, Made) for e in events) == 4
 
@@ -80,8 +91,13 @@ def test_cancel_is_to_stop_iterating(tiny):
 
 
 def test_all_64_bits_of_a_seed_count():
-    draws = {seed: Streams([seed]).normal((1, 64)) for seed in (7, 8, 7 + 2**32, 7 + 2**33, 8 + 2**32, 7 + 5 * 2**32, 2**63 - 1)}
+    draws = {
+        seed: Streams([seed]).normal((1, 64))
+        for seed in (7, 8, 7 + 2**32, 7 + 2**33, 8 + 2**32, 7 + 5 * 2**32, 2**63 - 1)
+    }
     assert len({tuple(v.flatten().tolist()) for v in draws.values()}) == len(draws)
-    assert torch.equal(draws[7][0], torch.randn(64, generator=torch.Generator().manual_seed(7))), "seeds below 2^32 keep theirs"
+    assert torch.equal(draws[7][0], torch.randn(64, generator=torch.Generator().manual_seed(7))), (
+        "seeds below 2^32 keep theirs"
+    )
     large = torch.stack([Streams([seed]).normal((1, 4096))[0] for seed in (7 + 2**32, 2**62)])
     assert (large.mean(dim=1).abs() < 0.06).all() and (large.std(dim=1) - 1).abs().max() < 0.05

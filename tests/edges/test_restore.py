@@ -1,4 +1,6 @@
-"""sfumato restore: what is not asked for stays, whatever the network says; wrong input gets one sentence."""
+"""sfumato restore: what is not asked for stays, whatever the network says; wrong input gets one
+sentence.
+"""
 
 import json
 from pathlib import Path
@@ -47,7 +49,11 @@ def repairer(folder):
 
 
 def pictures(kind):
-    return {"RGB": PHOTO, "gray": PHOTO[..., :1], "16 bits": PHOTO[..., :1].astype(np.uint16) * 257 + 3}[kind]
+    return {
+        "RGB": PHOTO,
+        "gray": PHOTO[..., :1],
+        "16 bits": PHOTO[..., :1].astype(np.uint16) * 257 + 3,
+    }[kind]
 
 
 @pytest.mark.parametrize("kind", ["RGB", "gray", "16 bits"])
@@ -63,7 +69,12 @@ def test_filling_changes_nothing_else(kind, repairer):
 
 
 def test_gray_in_three_channels_stays_gray(repairer):
-    one, three = (restore(Photo(np.repeat(PHOTO[..., :1], k, axis=2)), RestoreOptions(denoise=20.0), repairer).photo for k in (1, 3))
+    one, three = (
+        restore(
+            Photo(np.repeat(PHOTO[..., :1], k, axis=2)), RestoreOptions(denoise=20.0), repairer
+        ).photo
+        for k in (1, 3)
+    )
     assert three.values.shape[2] == 3
     assert (three.values == one.values).all()
 
@@ -72,15 +83,24 @@ def test_gray_in_three_channels_stays_gray(repairer):
 def sepia():
     gray = np.asarray(Image.fromarray(PHOTO).convert("L"), np.float32)[..., None]
     values = gray + np.array([12.0, -2.0, -21.0], np.float32) * (gray / 255) * (1 - gray / 255) * 4
-    return (values + np.random.default_rng(0).normal(0, 1, values.shape)).clip(0, 255).round().astype(np.uint8)
+    return (
+        (values + np.random.default_rng(0).normal(0, 1, values.shape))
+        .clip(0, 255)
+        .round()
+        .astype(np.uint8)
+    )
 
 
 def test_a_sepia_print_keeps_its_tone_and_gets_no_other_color(repairer, sepia):
-    made = restore(Photo(sepia), RestoreOptions(denoise=20.0), repairer).photo.values.astype(np.float32)
+    made = restore(Photo(sepia), RestoreOptions(denoise=20.0), repairer).photo.values.astype(
+        np.float32
+    )
     level = made @ np.array(LUMA, np.float32)
     wanted = np.array([12.0, -2.0, -21.0]) * (level / 255 * (1 - level / 255) * 4)[..., None]
     assert np.abs((made - level[..., None]) - wanted)[(level > 30) & (level < 225)].max() < 3
-    assert tone(Photo(PHOTO)) is None and tone(Photo(PHOTO[..., :1])) is None, "in colors, and in gray"
+    assert tone(Photo(PHOTO)) is None and tone(Photo(PHOTO[..., :1])) is None, (
+        "in colors, and in gray"
+    )
 
 
 def test_a_sepia_print_that_was_painted_on_is_filled_in_its_tone(repairer, sepia):
@@ -89,12 +109,18 @@ def test_a_sepia_print_that_was_painted_on_is_filled_in_its_tone(repairer, sepia
     assert tone(Photo(sepia)) is None
     hidden = (sepia == (255, 0, 0)).all(axis=2)
     assert torch.allclose(tone(Photo(sepia), hidden), clean, atol=0.02)
-    made = restore(Photo(sepia), RestoreOptions(fill_color="#ff0000"), repairer).photo.values[hidden].astype(np.float32)
+    made = (
+        restore(Photo(sepia), RestoreOptions(fill_color="#ff0000"), repairer)
+        .photo.values[hidden]
+        .astype(np.float32)
+    )
     assert (np.ptp(made, axis=1) < 36).all(), "no other color than the tone's"
 
 
 def test_a_single_pixel_is_in_one_tone(repairer):
-    made = restore(Photo(np.array([[[200, 60, 30]]], np.uint8)), RestoreOptions(denoise=20.0), repairer).photo.values
+    made = restore(
+        Photo(np.array([[[200, 60, 30]]], np.uint8)), RestoreOptions(denoise=20.0), repairer
+    ).photo.values
     assert made.shape == (1, 1, 3)
     assert made[0, 0, 0] > made[0, 0, 2]
 
@@ -110,11 +136,18 @@ def test_colorizing_keeps_luminance(kind, repairer):
     assert np.ptp(made.photo.values.astype(int), axis=2).mean() > 1, "there is color"
 
 
-@pytest.mark.parametrize(("options", "size"), [
-    ({"denoise": 25.0}, (110, 80)), ({"denoise": "auto"}, (110, 80)), ({"clean": True}, (110, 80)), ({"enlarge": 2}, (220, 160)),
-    ({"enlarge": 1.5, "denoise": 10.0}, (165, 120)),
-    ({"enlarge": 2, "colorize": True, "denoise": "auto", "fill_box": (0, 0, 9, 9)}, (220, 160)),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"denoise": 25.0}, (110, 80)),
+        ({"denoise": "auto"}, (110, 80)),
+        ({"clean": True}, (110, 80)),
+        ({"enlarge": 2}, (220, 160)),
+        ({"enlarge": 1.5, "denoise": 10.0}, (165, 120)),
+        ({"enlarge": 2, "colorize": True, "denoise": "auto", "fill_box": (0, 0, 9, 9)}, (220, 160)),
+    ],
+    ids=str,
+)
 def test_any_combination(options, size, repairer):
     photo = Photo(PHOTO, alpha=PHOTO[..., 0])
     made = restore(photo, RestoreOptions(**options), repairer)
@@ -122,7 +155,9 @@ def test_any_combination(options, size, repairer):
     assert made.photo.alpha.shape == size[::-1]
 
 
-@pytest.mark.parametrize("options", [{"denoise": 20.0}, {"enlarge": 2.5, "fill_box": (60, 10, 20, 30)}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"denoise": 20.0}, {"enlarge": 2.5, "fill_box": (60, 10, 20, 30)}], ids=str
+)
 def test_windows_change_nothing(options, repairer, monkeypatch):
     photo = Photo(np.tile(PHOTO, (4, 3, 1)))
     whole = restore(photo, RestoreOptions(**options), repairer).photo.values.astype(int)
@@ -131,13 +166,19 @@ def test_windows_change_nothing(options, repairer, monkeypatch):
     assert len(windows) == windows[-1].total > 5
     assert np.abs(last.photo.values - whole).max() <= 1
     monkeypatch.setattr("sfumato.tasks.restore.run.MARGIN", 0)
-    assert np.abs(restore(photo, RestoreOptions(**options), repairer).photo.values - whole).max() > 1  # what the margin is for
+    # what the margin is for
+    assert (
+        np.abs(restore(photo, RestoreOptions(**options), repairer).photo.values - whole).max() > 1
+    )
 
 
 def test_the_best_answer_does_not_depend_on_how_a_picture_lies(repairer):
     turned, differences = Photo(np.ascontiguousarray(np.rot90(PHOTO)[:, ::-1])), []
     for best in (False, True):
-        a, b = (restore(photo, RestoreOptions(denoise=20.0, best=best), repairer).photo.values for photo in (Photo(PHOTO), turned))
+        a, b = (
+            restore(photo, RestoreOptions(denoise=20.0, best=best), repairer).photo.values
+            for photo in (Photo(PHOTO), turned)
+        )
         differences.append(np.abs(np.rot90(a)[:, ::-1].astype(int) - b).max())
     assert differences[1] <= 1 < differences[0]
 
@@ -172,7 +213,11 @@ def test_what_is_painted_is_found(repairer):
 def lab(rgb):
     """CIELAB of an sRGB color, D65."""
     linear = np.where(rgb / 255 > 0.04045, ((rgb / 255 + 0.055) / 1.055) ** 2.4, rgb / 255 / 12.92)
-    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear / (0.9505, 1, 1.089)
+    xyz = (
+        np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+        @ linear
+        / (0.9505, 1, 1.089)
+    )
     x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
@@ -183,7 +228,10 @@ def test_hints_are_met(repairer):
     hints = tuple((x, y, "#{:02x}{:02x}{:02x}".format(*PHOTO[y, x])) for x, y in places)
     made = restore(Photo(PHOTO), RestoreOptions(colorize=True, hints=hints), repairer).photo.values
     plain = restore(Photo(PHOTO), RestoreOptions(colorize=True), repairer).photo.values
-    far, otherwise = ([float(np.linalg.norm(lab(picture[y, x]) - lab(PHOTO[y, x]))) for x, y in places] for picture in (made, plain))
+    far, otherwise = (
+        [float(np.linalg.norm(lab(picture[y, x]) - lab(PHOTO[y, x]))) for x, y in places]
+        for picture in (made, plain)
+    )
     assert max(far) <= 5, far
     assert max(otherwise) > 10, "without hints they are not"
 
@@ -207,10 +255,20 @@ def test_estimated_noise_is_near():
 
 
 def scene(seed):
-    """A photograph of sorts (3, 240, 320), 0 to 255: soft shapes, edges and texture, with parts that are nearly black and white."""
+    """A photograph of sorts (3, 240, 320), 0 to 255: soft shapes, edges and texture, with parts
+    that are nearly black and white.
+    """
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:240, :320] / 60.0
-    out = np.stack([128 + 170 * np.sin(random.uniform(0.5, 2) * x + random.uniform(0, 6)) * np.cos(random.uniform(0.5, 2) * y) for _ in range(3)])
+    out = np.stack(
+        [
+            128
+            + 170
+            * np.sin(random.uniform(0.5, 2) * x + random.uniform(0, 6))
+            * np.cos(random.uniform(0.5, 2) * y)
+            for _ in range(3)
+        ]
+    )
     edge = (x * random.uniform(-1, 1) + y > 2) * 60
     return (out + edge + 6 * np.sin(9 * x) * np.sin(7 * y)).clip(0, 255)
 
@@ -219,18 +277,31 @@ def scene(seed):
 def test_noise_is_measured_where_black_and_white_cut_it_off(sigma):
     for seed in range(3):
         clean = scene(seed)
-        noisy = (clean + np.random.default_rng(seed).normal(0, sigma, clean.shape)).clip(0, 255).round().astype(np.uint8)
+        noisy = (
+            (clean + np.random.default_rng(seed).normal(0, sigma, clean.shape))
+            .clip(0, 255)
+            .round()
+            .astype(np.uint8)
+        )
         assert 0.02 < ((noisy == 0) | (noisy == 255)).mean() < 0.6
         level = noise_level(Photo(noisy.transpose(1, 2, 0)), RestoreOptions(denoise="auto")) * 127.5
         assert level == pytest.approx(sigma, rel=0.1)
 
 
 def test_noise_under_clear_pixels_is_not_measured():
-    noisy = (scene(0) + np.random.default_rng(0).normal(0, 15, (3, 240, 320))).clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0)
+    noisy = (
+        (scene(0) + np.random.default_rng(0).normal(0, 15, (3, 240, 320)))
+        .clip(0, 255)
+        .round()
+        .astype(np.uint8)
+        .transpose(1, 2, 0)
+    )
     noisy[:, 200:] = 0
     alpha = np.full((240, 320), 255, np.uint8)
     alpha[:, 200:] = 0
-    assert noise_level(Photo(noisy, alpha), RestoreOptions(denoise="auto")) * 127.5 == pytest.approx(15, rel=0.1)
+    assert noise_level(
+        Photo(noisy, alpha), RestoreOptions(denoise="auto")
+    ) * 127.5 == pytest.approx(15, rel=0.1)
 
 
 def test_a_jpegs_noise_is_measured_at_half_the_size(tmp_path):
@@ -253,10 +324,12 @@ def mask(path, size=(110, 80), white=None):
 def test_wrong_input(repairer, tmp_path):
     photo = Photo(PHOTO)
     cases = [
-        ({"fill": mask(tmp_path / "a.png", (9, 9), (0, 0, 3, 3))}, "must agree"), ({"fill": mask(tmp_path / "b.png")}, "black everywhere"),
-        ({"fill": mask(tmp_path / "c.png", white=(0, 0, 110, 80))}, "nothing is left"), ({"fill_box": (100, 0, 20, 20)}, "within the picture"),
+        ({"fill": mask(tmp_path / "a.png", (9, 9), (0, 0, 3, 3))}, "must agree"),
+        ({"fill": mask(tmp_path / "b.png")}, "black everywhere"),
+        ({"fill": mask(tmp_path / "c.png", white=(0, 0, 110, 80))}, "nothing is left"),
+        ({"fill_box": (100, 0, 20, 20)}, "within the picture"),
         ({"fill_box": (0, 0, 0, 4)}, "within the picture"),
-    ]  # fmt: skip
+    ]
     for options, message in cases:
         with pytest.raises(OptionError, match=message):
             restore(photo, RestoreOptions(**options), repairer)
@@ -277,26 +350,59 @@ def test_a_folder_with_a_broken_file_and_a_second_run(folder, tmp_path, capsys, 
     for name in ("a.png", "b.jpg"):
         Image.fromarray(PHOTO).save(tmp_path / "in" / name)
     (tmp_path / "in/c.png").write_bytes(b"no picture")
-    words = [tmp_path / "in", "--output", tmp_path / "out", "--model", folder, "--denoise", "25", "--json", "--compare"]
+    words = [
+        tmp_path / "in",
+        "--output",
+        tmp_path / "out",
+        "--model",
+        folder,
+        "--denoise",
+        "25",
+        "--json",
+        "--compare",
+    ]
     code, out, err = run(capsys, monkeypatch, *words)
     assert code == 3, "some failed"
-    assert [json.loads(line)["path"] for line in out.splitlines()] == [str(tmp_path / "out/a.png"), str(tmp_path / "out/b.jpg")]
+    assert [json.loads(line)["path"] for line in out.splitlines()] == [
+        str(tmp_path / "out/a.png"),
+        str(tmp_path / "out/b.jpg"),
+    ]
     assert "c.png cannot be read" in err
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.png", "b.jpg", "a-compare.png", "b-compare.png"}
-    with Image.open(tmp_path / "out/a.png") as made, Image.open(tmp_path / "out/a-compare.png") as both:
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "a.png",
+        "b.jpg",
+        "a-compare.png",
+        "b-compare.png",
+    }
+    with (
+        Image.open(tmp_path / "out/a.png") as made,
+        Image.open(tmp_path / "out/a-compare.png") as both,
+    ):
         assert json.loads(made.text["sfumato"])["sigma"] == 25
         assert both.size == (224, 80)
     (tmp_path / "in/c.png").unlink()
     code, out, err = run(capsys, monkeypatch, *words)
     assert (code, out) == (0, ""), "a script that repeats the command has not failed"
     assert "nothing to do: all 2 pictures are there" in err
-    code, _, err = run(capsys, monkeypatch, tmp_path / "in", "--output", tmp_path / "new", "--model", folder, "--fill", "none.png")
+    code, _, err = run(
+        capsys,
+        monkeypatch,
+        tmp_path / "in",
+        "--output",
+        tmp_path / "new",
+        "--model",
+        folder,
+        "--fill",
+        "none.png",
+    )
     assert code == 2, "a wrong option is no picture to leave out"
     assert err.strip().splitlines() == ["sfumato: none.png does not exist"]
     assert not (tmp_path / "new").exists()
     (tmp_path / "out/a.png").unlink()
     code, out, _ = run(capsys, monkeypatch, *words)
-    assert [json.loads(line)["path"] for line in out.splitlines()] == [str(tmp_path / "out/a.png")], "what is done stays"
+    assert [json.loads(line)["path"] for line in out.splitlines()] == [
+        str(tmp_path / "out/a.png")
+    ], "what is done stays"
 
 
 def test_one_picture_that_fits_not_stops_no_other(folder, tmp_path, capsys, monkeypatch):
@@ -318,7 +424,9 @@ def test_one_picture_that_fits_not_stops_no_other(folder, tmp_path, capsys, monk
     assert "none of the 1 pictures" in err
 
 
-def test_a_folder_with_folders_and_comparisons_that_are_missing(folder, tmp_path, capsys, monkeypatch):
+def test_a_folder_with_folders_and_comparisons_that_are_missing(
+    folder, tmp_path, capsys, monkeypatch
+):
     (tmp_path / "in/trip/day").mkdir(parents=True)
     for name in ("a.png", "trip/a.png", "trip/day/b.bmp"):
         Image.fromarray(PHOTO).save(tmp_path / "in" / name)
@@ -327,13 +435,24 @@ def test_a_folder_with_folders_and_comparisons_that_are_missing(folder, tmp_path
     for more, expected in (([], made), ([], set()), (["--compare"], made), (["--compare"], set())):
         code, out, _ = run(capsys, monkeypatch, *words, *more)
         assert code == 0
-        assert {str(Path(line.split(" (")[0]).relative_to(tmp_path / "in/new")) for line in out.splitlines()} == expected
+        assert {
+            str(Path(line.split(" (")[0]).relative_to(tmp_path / "in/new"))
+            for line in out.splitlines()
+        } == expected
     assert (tmp_path / "in/new/trip/day/b-compare.png").exists()
 
 
 def test_a_single_picture_is_not_replaced_for_its_comparison(folder, tmp_path, capsys, monkeypatch):
     Image.fromarray(PHOTO).save(tmp_path / "a.png")
-    words = [tmp_path / "a.png", "--denoise", "10", "--model", folder, "--output", tmp_path / "b.png"]
+    words = [
+        tmp_path / "a.png",
+        "--denoise",
+        "10",
+        "--model",
+        folder,
+        "--output",
+        tmp_path / "b.png",
+    ]
     assert run(capsys, monkeypatch, *words)[0] == 0
     for more in ([], ["--compare"]):
         code, _, err = run(capsys, monkeypatch, *words, *more)
@@ -343,7 +462,8 @@ def test_a_single_picture_is_not_replaced_for_its_comparison(folder, tmp_path, c
 
 def test_the_report_names_the_network_that_was_asked(tmp_path):
     said = {
-        o: restore(Photo(PHOTO[:32, :32]), RestoreOptions.build({o: v})).report["model_sha256"] for o, v in (("colorize", True), ("denoise", 25.0))
+        o: restore(Photo(PHOTO[:32, :32]), RestoreOptions.build({o: v})).report["model_sha256"]
+        for o, v in (("colorize", True), ("denoise", 25.0))
     }
     expected = {"colorize": "tints", "denoise": "noise"}
     assert said == {o: RestorationNetworks().sha256(part) for o, part in expected.items()}
@@ -354,7 +474,17 @@ def test_answers_are_not_mistaken_for_pictures(folder, tmp_path, capsys, monkeyp
     for name in ("IMG.png", "IMG-1.png"):
         Image.fromarray(PHOTO[:16, :16]).save(tmp_path / "in" / name)
     words = ["--output", tmp_path / "out", "--model", folder, "--denoise", "25"]
-    assert run(capsys, monkeypatch, tmp_path / "in/IMG-1.png", *words[:1], tmp_path / "out/", *words[2:])[0] == 0
+    assert (
+        run(
+            capsys,
+            monkeypatch,
+            tmp_path / "in/IMG-1.png",
+            *words[:1],
+            tmp_path / "out/",
+            *words[2:],
+        )[0]
+        == 0
+    )
     code, out, _ = run(capsys, monkeypatch, str(tmp_path / "in/*.png"), *words)
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == [str(tmp_path / "out/IMG.png")]
@@ -372,13 +502,24 @@ def test_two_pictures_are_not_written_to_one_file(folder, tmp_path, capsys, monk
     code, _, _ = run(capsys, monkeypatch, tmp_path / "c", *words, "--compare")
     assert code == 0
     made = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert made == ["x-gif-compare.png", "x-gif.png", "x-png-compare.png", "x.png"], "their endings tell them apart"
+    assert made == ["x-gif-compare.png", "x-gif.png", "x-png-compare.png", "x.png"], (
+        "their endings tell them apart"
+    )
 
 
 def test_no_claim_about_pixels_that_jpeg_changes(folder, tmp_path, capsys, monkeypatch):
     Image.fromarray(PHOTO).save(tmp_path / "a.png")
     for name, claimed in (("b.png", True), ("b.jpg", False)):
-        words = [tmp_path / "a.png", "--fill-box", "5,5,8,8", "--output", tmp_path / name, "--model", folder, "--json"]
+        words = [
+            tmp_path / "a.png",
+            "--fill-box",
+            "5,5,8,8",
+            "--output",
+            tmp_path / name,
+            "--model",
+            folder,
+            "--json",
+        ]
         report = json.loads(run(capsys, monkeypatch, *words)[1])
         assert ("largest_change_elsewhere" in report) == claimed
         assert bool(report["notes"]) != claimed
@@ -390,21 +531,33 @@ def test_what_a_shrunk_gray_result_differs_by_is_told(repairer):
         assert report["shrunk_difference"] > 0
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    ([], "nothing to undo"),
-    (["--denoise=much"], "write auto or a number"), (["--noise-level", "much"], "write auto or a number"),
-    (["--denoise", "much"], "much does not exist"),
-    (["--denoise", "-3"], "within 0 to 255"),
-    (["--dejpeg", "0"], "within 1 to 100"), (["--dejpeg", "2.5"], "auto or a whole number"), (["--fill-color", "red"], "#rrggbb"),
-    (["--hint", "1,2,#ff0000"], "goes with --colorize"), (["--colorize", "--hint", "1,2"], "X,Y,#rrggbb"), (["--dejpeg"], "no JPEG now"),
-    (["--colorize", "--hint", "500,2,#ff0000"], "within the picture"), (["--enlarge", "9"], "enlarge"), (["--fill-box", "1,2,3"], "write X,Y,W,H"),
-    (["--fill", "none.png"], "does not exist"),
-    (["--model", "nowhere", "--colorize"], "no restorer"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to undo"),
+        (["--denoise=much"], "write auto or a number"),
+        (["--noise-level", "much"], "write auto or a number"),
+        (["--denoise", "much"], "much does not exist"),
+        (["--denoise", "-3"], "within 0 to 255"),
+        (["--dejpeg", "0"], "within 1 to 100"),
+        (["--dejpeg", "2.5"], "auto or a whole number"),
+        (["--fill-color", "red"], "#rrggbb"),
+        (["--hint", "1,2,#ff0000"], "goes with --colorize"),
+        (["--colorize", "--hint", "1,2"], "X,Y,#rrggbb"),
+        (["--dejpeg"], "no JPEG now"),
+        (["--colorize", "--hint", "500,2,#ff0000"], "within the picture"),
+        (["--enlarge", "9"], "enlarge"),
+        (["--fill-box", "1,2,3"], "write X,Y,W,H"),
+        (["--fill", "none.png"], "does not exist"),
+        (["--model", "nowhere", "--colorize"], "no restorer"),
+    ],
+)
 def test_wrong_options(words, message, folder, tmp_path, capsys, monkeypatch):
     Image.fromarray(PHOTO).save(tmp_path / "a.png")
     given = [] if "--model" in words else ["--model", folder]
-    code, _, err = run(capsys, monkeypatch, tmp_path / "a.png", "--output", tmp_path / "b.png", *given, *words)
+    code, _, err = run(
+        capsys, monkeypatch, tmp_path / "a.png", "--output", tmp_path / "b.png", *given, *words
+    )
     assert code == 2
     assert message in err.strip().splitlines()[-1]
     assert {p.name for p in tmp_path.iterdir()} == {"a.png"}
@@ -420,8 +573,24 @@ def test_denoise_needs_no_value(folder, tmp_path, capsys, monkeypatch):
 
 def test_diffusion_agrees_with_what_was_measured(folder, tmp_path, capsys, monkeypatch):
     Image.fromarray(PHOTO[:60, :70]).save(tmp_path / "a.png")
-    words = ["--output", tmp_path / "b.png", "--engine", "diffusion", "--samples", "2", "--steps", "3", "--seed", "5", "--prompt", "a roof", "--json"]
-    code, out, err = run(capsys, monkeypatch, tmp_path / "a.png", "--fill-box", "10,20,30,15", *words)
+    words = [
+        "--output",
+        tmp_path / "b.png",
+        "--engine",
+        "diffusion",
+        "--samples",
+        "2",
+        "--steps",
+        "3",
+        "--seed",
+        "5",
+        "--prompt",
+        "a roof",
+        "--json",
+    ]
+    code, out, err = run(
+        capsys, monkeypatch, tmp_path / "a.png", "--fill-box", "10,20,30,15", *words
+    )
     assert code == 0, err
     reports = [json.loads(line) for line in out.splitlines()]
     assert [r["seed"] for r in reports] == [5, 6]
@@ -436,14 +605,29 @@ def test_diffusion_agrees_with_what_was_measured(folder, tmp_path, capsys, monke
     assert spread[hidden].max() == 255
 
 
-@pytest.mark.parametrize("options", [{"colorize": True}, {"enlarge": 2}, {"enlarge": 2, "colorize": True, "fill_box": (5, 5, 9, 9)}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"colorize": True},
+        {"enlarge": 2},
+        {"enlarge": 2, "colorize": True, "fill_box": (5, 5, 9, 9)},
+    ],
+    ids=str,
+)
 def test_a_diffusion_models_answer_fits_the_measurement(options):
     model = load("icons")
-    *_, answer = diffuse(Photo(PHOTO[:32, :48]), RestoreOptions(**options, engine="diffusion", steps=2, seed=0), model, lambda x: x)
+    *_, answer = diffuse(
+        Photo(PHOTO[:32, :48]),
+        RestoreOptions(**options, engine="diffusion", steps=2, seed=0),
+        model,
+        lambda x: x,
+    )
     made = answer.photo
     assert made.size == ((96, 64) if "enlarge" in options else (48, 32))
     if options != {"colorize": True}:
-        assert answer.report["largest_disagreement"] < 40, "only clipping to what a screen shows is in the way"
+        assert answer.report["largest_disagreement"] < 40, (
+            "only clipping to what a screen shows is in the way"
+        )
         return
     free = ((made.values > 0) & (made.values < 255)).all(axis=2)
     assert free.mean() > 0.5
@@ -451,12 +635,19 @@ def test_a_diffusion_models_answer_fits_the_measurement(options):
     assert apart[free].max() < 1, "where nothing was clipped, the measurement is kept to rounding"
 
 
-@pytest.mark.parametrize("options", [{"colorize": True}, {"enlarge": 2}, {"fill_box": (5, 5, 9, 9)}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"colorize": True}, {"enlarge": 2}, {"fill_box": (5, 5, 9, 9)}], ids=str
+)
 def test_in_pixels_the_measurement_is_kept_at_every_step(options, tiny, tmp_path):
-    """A x = y to rounding whatever the model says; in latents, which are decoded and encoded, nearly so."""
+    """A x = y to rounding whatever the model says; in latents, which are decoded and encoded,
+    nearly so.
+    """
     photo, options = Photo(PHOTO[:32, :48]), RestoreOptions(**options)
     off = {}
-    for folder in (tiny, make_tiny(tmp_path / "pixels", pixels=True, in_channels=3, out_channels=3)):
+    for folder in (
+        tiny,
+        make_tiny(tmp_path / "pixels", pixels=True, in_channels=3, out_channels=3),
+    ):
         job = _Job(photo, options, load(str(folder)), masks.find(photo, options, lambda x: x))
         with torch.inference_mode():
             x = job.start(Streams([3]), 1.0)
@@ -466,16 +657,24 @@ def test_in_pixels_the_measurement_is_kept_at_every_step(options, tiny, tmp_path
     assert off.popitem()[1] > 1e-2, "the check can see a difference"
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--engine", "magic"], "engine='magic' is not supported"), (["--samples", "2"], "go with --engine diffusion"),
-    (["--engine", "diffusion", "--dejpeg", "30"], "is linear"), (["--engine", "diffusion", "--samples", "0"], "samples"),
-    (["--engine", "diffusion", "--colorize", "--hint", "1,1,#ff0000"], "is linear"),
-    (["--engine", "diffusion", "--enlarge", "1.5037"], "no size"), (["--clean"], "goes with --model"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--engine", "magic"], "engine='magic' is not supported"),
+        (["--samples", "2"], "go with --engine diffusion"),
+        (["--engine", "diffusion", "--dejpeg", "30"], "is linear"),
+        (["--engine", "diffusion", "--samples", "0"], "samples"),
+        (["--engine", "diffusion", "--colorize", "--hint", "1,1,#ff0000"], "is linear"),
+        (["--engine", "diffusion", "--enlarge", "1.5037"], "no size"),
+        (["--clean"], "goes with --model"),
+    ],
+)
 def test_wrong_engines(words, message, tmp_path, capsys, monkeypatch):
     Image.fromarray(PHOTO).save(tmp_path / "a.png")
     asked = [] if set(words) & {"--dejpeg", "--enlarge", "--clean"} else ["--denoise", "9"]
-    code, _, err = run(capsys, monkeypatch, tmp_path / "a.png", "--output", tmp_path / "b.png", *asked, *words)
+    code, _, err = run(
+        capsys, monkeypatch, tmp_path / "a.png", "--output", tmp_path / "b.png", *asked, *words
+    )
     assert code == 2
     assert message in err.strip().splitlines()[-1]
     assert not (tmp_path / "b.png").exists()
@@ -487,7 +686,11 @@ def test_filling_and_coloring_keep_the_luminance_of_all_else(kind, repairer):
     made = restore(photo, RestoreOptions(fill_box=(10, 20, 30, 15), colorize=True), repairer)
     inside = np.zeros(PHOTO.shape[:2], bool)
     inside[20:35, 10:40] = True
-    before, after = (np.atleast_3d(p.values).astype(float) @ (np.array(LUMA) if p.values.shape[2] == 3 else np.ones(1)) for p in (photo, made.photo))
+    before, after = (
+        np.atleast_3d(p.values).astype(float)
+        @ (np.array(LUMA) if p.values.shape[2] == 3 else np.ones(1))
+        for p in (photo, made.photo)
+    )
     assert np.abs(after - before)[~inside].max() <= 1.01
     assert np.abs(after - before)[inside].max() > 5
     assert made.report["largest_change_of_luminance"] <= 1.01
@@ -499,8 +702,20 @@ def test_a_comparison_does_not_replace_what_is_there(folder, tmp_path, capsys, m
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a-compare.png").write_bytes(b"mine")
     (tmp_path / "notes").write_bytes(b"")
-    for output, sentence in (("out", "a-compare.png is there already"), ("notes", "notes is a file; give a folder")):
-        words = [tmp_path / "a.png", "--denoise", "10", "--model", folder, "--output", tmp_path / output, "--compare"]
+    for output, sentence in (
+        ("out", "a-compare.png is there already"),
+        ("notes", "notes is a file; give a folder"),
+    ):
+        words = [
+            tmp_path / "a.png",
+            "--denoise",
+            "10",
+            "--model",
+            folder,
+            "--output",
+            tmp_path / output,
+            "--compare",
+        ]
         code, _, err = run(capsys, monkeypatch, *words)
         assert code == 2
         assert sentence in err
@@ -511,10 +726,13 @@ def test_a_comparison_does_not_replace_what_is_there(folder, tmp_path, capsys, m
 def test_diffusion_walks_from_the_noise_that_it_is_told():
     model = load("icons")
     tops = [
-        float(_Job(Photo(PHOTO[:32, :48]), RestoreOptions(denoise=s), model, None).sigmas()[0]) for s in (0.5, 5.0, 15.0, 60.0)
+        float(_Job(Photo(PHOTO[:32, :48]), RestoreOptions(denoise=s), model, None).sigmas()[0])
+        for s in (0.5, 5.0, 15.0, 60.0)
     ]
     least = float(model.denoiser.times.sigmas[0])
-    assert tops == pytest.approx([max(least, 2 * s / 127.5) for s in (0.5, 5.0, 15.0, 60.0)], rel=1e-3)
+    assert tops == pytest.approx(
+        [max(least, 2 * s / 127.5) for s in (0.5, 5.0, 15.0, 60.0)], rel=1e-3
+    )
 
 
 def test_diffusion_refuses_what_is_too_large_for_memory():
@@ -528,7 +746,9 @@ def test_a_picture_is_never_replaced_by_what_is_made_of_it(capsys, monkeypatch, 
     for name in ("a.png", "b.png"):
         Image.fromarray(PHOTO[:16, :16]).save(tmp_path / name)
     before = (tmp_path / "a.png").read_bytes()
-    code, _, err = run(capsys, monkeypatch, tmp_path, "--denoise", 5, "--output", tmp_path, "--overwrite")
+    code, _, err = run(
+        capsys, monkeypatch, tmp_path, "--denoise", 5, "--output", tmp_path, "--overwrite"
+    )
     assert (code, "give another --output" in err) == (2, True)
     assert (tmp_path / "a.png").read_bytes() == before
 
@@ -541,22 +761,36 @@ def test_clean_needs_a_network_of_ones_own():
 def test_beside_clean_the_bundled_networks_give_color(folder):
     alone, beside = RestorationNetworks(folder), RestorationNetworks(folder, repairs=True)
     gray = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
-    assert torch.equal(beside.colors(gray), RestorationNetworks().colors(gray)), "it was trained on pairs"
-    assert beside.sha256("photos") == alone.sha256("photos") == alone.sha256("tints") != beside.sha256("tints")
+    assert torch.equal(beside.colors(gray), RestorationNetworks().colors(gray)), (
+        "it was trained on pairs"
+    )
+    assert (
+        beside.sha256("photos")
+        == alone.sha256("photos")
+        == alone.sha256("tints")
+        != beside.sha256("tints")
+    )
 
 
 def test_several_things_are_undone_in_turn_by_the_network_for_each():
     options = {"fill_box": (4, 4, 8, 8), "denoise": 20.0, "enlarge": 2.0}
-    photo, events = Photo(PHOTO[:40, :56]), list(walk(Photo(PHOTO[:40, :56]), RestoreOptions.build(options), RestorationNetworks()))
+    photo, events = (
+        Photo(PHOTO[:40, :56]),
+        list(walk(Photo(PHOTO[:40, :56]), RestoreOptions.build(options), RestorationNetworks())),
+    )
     by_hand = photo
     for name, value in options.items():
         by_hand = restore(by_hand, RestoreOptions.build({name: value})).photo
     last = events[-1]
     assert np.array_equal(last.photo.values, by_hand.values)
     assert [(e.done, e.total) for e in events[:-1]] == [(1, 3), (2, 3), (3, 3)]
-    assert last.report["model_sha256"] == {part: RestorationNetworks().sha256(part) for part in ("gaps", "noise", "size")}
+    assert last.report["model_sha256"] == {
+        part: RestorationNetworks().sha256(part) for part in ("gaps", "noise", "size")
+    }
     assert last.report["sigma"] == 20
-    assert not {"largest_change_elsewhere", "shrunk_difference"} & last.report.keys(), "they hold of one stage alone"
+    assert not {"largest_change_elsewhere", "shrunk_difference"} & last.report.keys(), (
+        "they hold of one stage alone"
+    )
 
 
 def test_a_network_of_ones_own_undoes_all_together(repairer):
@@ -570,7 +804,11 @@ def test_a_network_of_ones_own_undoes_all_together(repairer):
 
 @pytest.mark.parametrize("width", [1000, 2100])
 def test_a_thin_line_in_color_makes_a_gray_picture_no_print_in_one_tone(width):
-    values = np.repeat(np.repeat(np.linspace(40, 220, width).astype(np.uint8)[None, :, None], 64, axis=0), 3, axis=2)
+    values = np.repeat(
+        np.repeat(np.linspace(40, 220, width).astype(np.uint8)[None, :, None], 64, axis=0),
+        3,
+        axis=2,
+    )
     values[31:33] = 220, 20, 20
     assert tone(Photo(values)) is None
     made = restore(Photo(values), RestoreOptions(denoise=5.0)).photo.values
@@ -589,4 +827,8 @@ def test_a_scratch_goes_on_from_window_to_window():
 def test_a_white_sky_does_not_hide_the_noise():
     values = np.full((128, 128, 1), 120.0) + np.random.default_rng(0).normal(0, 12, (128, 128, 1))
     values[:40] = 255
-    assert 10 < 127.5 * estimate_noise(Photo(values.clip(0, 255).round().astype(np.uint8)).frame()) < 14
+    assert (
+        10
+        < 127.5 * estimate_noise(Photo(values.clip(0, 255).round().astype(np.uint8)).frame())
+        < 14
+    )

@@ -14,7 +14,16 @@ from typer.testing import CliRunner
 from sfumato.cli import app
 from sfumato.corruption.base import draw, parse
 from sfumato.denoiser.denoiser import Denoiser
-from sfumato.denoiser.restorer import FILLS_MARGIN, MARGIN, VIEWS, Restorer, RestorerConfig, interpolated, restorer_planes, self_ensemble
+from sfumato.denoiser.restorer import (
+    FILLS_MARGIN,
+    MARGIN,
+    VIEWS,
+    Restorer,
+    RestorerConfig,
+    interpolated,
+    restorer_planes,
+    self_ensemble,
+)
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import network_from
 from sfumato.hub.load import restorer_folder
@@ -33,10 +42,17 @@ def measured(spelling, x):
     return Measured(draw(parse(spelling), x, torch.Generator().manual_seed(0)))
 
 
-@pytest.mark.parametrize(("spelling", "known", "color", "detail", "quality"), [
-    ("noise:25", 1, 1, 1, 1), ("mask:0.5", 0.5, 1, 1, 1), ("gray", 1, 0, 1, 1), ("down:2", 1, 1, 0.5, 1), ("jpeg:40", 1, 1, 1, 0.4),
-    ("mask:box:0.25+gray+down:2+noise:10", 0.75, 0, 0.5, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spelling", "known", "color", "detail", "quality"),
+    [
+        ("noise:25", 1, 1, 1, 1),
+        ("mask:0.5", 0.5, 1, 1, 1),
+        ("gray", 1, 0, 1, 1),
+        ("down:2", 1, 1, 0.5, 1),
+        ("jpeg:40", 1, 1, 1, 0.4),
+        ("mask:box:0.25+gray+down:2+noise:10", 0.75, 0, 0.5, 1),
+    ],
+)
 def test_planes_say_what_is_known(spelling, known, color, detail, quality):
     x = torch.rand(4, 3, 32, 32) * 2 - 1
     seen = measured(spelling, x)
@@ -45,7 +61,9 @@ def test_planes_say_what_is_known(spelling, known, color, detail, quality):
     assert planes[1:].tolist() == pytest.approx([color, detail, quality])
     y = seen(x, generator=torch.Generator().manual_seed(1)).y
     assert y.shape == x.shape
-    assert (y * (1 - seen.planes(x)[:, :1]) == 0).all(), "hidden pixels hold nothing, not even noise"
+    assert (y * (1 - seen.planes(x)[:, :1]) == 0).all(), (
+        "hidden pixels hold nothing, not even noise"
+    )
 
 
 def test_half_precision_is_the_networks_alone():
@@ -63,7 +81,9 @@ def test_the_network_starts_as_the_identity_and_takes_any_size():
     net, x = Restorer(RestorerConfig()), torch.rand(1, 3, 13, 50)
     assert sum(p.numel() for p in net.parameters()) < 3e6
     assert (net(x, torch.zeros(1), Condition()) - x).abs().max() < 0.5
-    assert not torch.equal(net(x, torch.ones(1), Condition()), net(x, torch.zeros(1), Condition())), "the noise level matters"
+    assert not torch.equal(
+        net(x, torch.ones(1), Condition()), net(x, torch.zeros(1), Condition())
+    ), "the noise level matters"
 
 
 def test_it_learns_to_denoise():
@@ -71,7 +91,9 @@ def test_it_learns_to_denoise():
     job = RestorerJob(SMALL, PHOTOS, ["noise:50"], 32, gray=0)
     x = job.batch(torch.tensor([0, 1] * 8), torch.Generator().manual_seed(5))
     y = measured("noise:50", x)(x, generator=torch.Generator().manual_seed(6))
-    for _ in train(job, TrainSettings(steps=60, batch=16, rate=5e-3, warmup=5, average=0.9, dtype="float32")):
+    for _ in train(
+        job, TrainSettings(steps=60, batch=16, rate=5e-3, warmup=5, average=0.9, dtype="float32")
+    ):
         pass
     with torch.no_grad():
         error = (job.denoiser(y.y, y.sigma, Condition()) - x).square().mean()
@@ -80,7 +102,10 @@ def test_it_learns_to_denoise():
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_up_stays_up_where_it_says_something(turned):
-    ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], 60, axis=2).repeat(3, axis=0)  # brighter further down
+    # brighter further down
+    ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], 60, axis=2).repeat(
+        3, axis=0
+    )
     job = RestorerJob(SMALL, [ramp], ["gray"], 32, gray=0, turned=turned)
     x = job.batch(torch.zeros(16, dtype=torch.long), torch.Generator().manual_seed(0))
     falls = x[:, :, -1].mean(dim=(1, 2)) > x[:, :, 0].mean(dim=(1, 2))
@@ -90,8 +115,13 @@ def test_up_stays_up_where_it_says_something(turned):
 def test_a_vivid_error_wants_a_color_rather_than_the_gray_mean():
     red, gray = torch.tensor([0.6, -0.3, -0.3]), torch.zeros(3)
     seen = torch.stack([red, gray, gray])[:, :, None, None]
-    guesses = [share * red.view(1, 3, 1, 1).expand(3, 3, 1, 1) for share in torch.linspace(0, 1, 101)]
-    best = {measure: int(np.argmin([float(measure(guess, seen).mean()) for guess in guesses])) for measure in (squared, vivid)}
+    guesses = [
+        share * red.view(1, 3, 1, 1).expand(3, 3, 1, 1) for share in torch.linspace(0, 1, 101)
+    ]
+    best = {
+        measure: int(np.argmin([float(measure(guess, seen).mean()) for guess in guesses]))
+        for measure in (squared, vivid)
+    }
     assert best[squared] == 33, "the mean"
     assert best[vivid] == 72, "red counts 0.42 + 0.1, gray 0.1"
 
@@ -109,7 +139,9 @@ def test_the_mean_of_all_views_turns_with_the_picture():
 
     turned = x.rot90(1, (-2, -1))
     torch.testing.assert_close(whole(turned), whole(x).rot90(1, (-2, -1)), atol=1e-5, rtol=0)
-    assert (answer(turned) - answer(x).rot90(1, (-2, -1))).abs().max() > 1e-3, "one view alone doesn't"
+    assert (answer(turned) - answer(x).rot90(1, (-2, -1))).abs().max() > 1e-3, (
+        "one view alone doesn't"
+    )
     torch.testing.assert_close(self_ensemble(answer, VIEWS[:1], x), answer(x))
 
 
@@ -122,7 +154,11 @@ def test_a_teacher_stands_for_a_part_of_the_clean_picture(job):
 
     teacher, rows = Denoiser(Blank(), "direct"), torch.tensor([0, 1])
     pairs = [np.concatenate([p, p // 2]) for p in PHOTOS]
-    taught = PairJob(SMALL, pairs, (), 32, teacher=teacher) if job == "pairs" else RestorerJob(SMALL, PHOTOS, ["noise:25"], 32, 0.0, teacher=teacher)
+    taught = (
+        PairJob(SMALL, pairs, (), 32, teacher=teacher)
+        if job == "pairs"
+        else RestorerJob(SMALL, PHOTOS, ["noise:25"], 32, 0.0, teacher=teacher)
+    )
     torch.nn.init.zeros_(taught.module.tail.weight)  # the network answers with what it sees
     x, corruption, _ = taught.drawn(rows, random := torch.Generator().manual_seed(0))
     y = corruption(x, generator=random).y
@@ -144,37 +180,92 @@ def test_command(tmp_path):
     for k, photo in enumerate(PHOTOS):
         Image.fromarray(photo.transpose(1, 2, 0)).save(tmp_path / "in" / f"{k}.png")
     Image.new("RGB", (9, 9)).save(tmp_path / "in" / "tiny.png")
-    plan = {"network": {"widths": [8, 12], "blocks": 1}, "size": 24, "settings": {"preview_every": 2}}
+    plan = {
+        "network": {"widths": [8, 12], "blocks": 1},
+        "size": 24,
+        "settings": {"preview_every": 2},
+    }
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    words = ["train", "restorer", str(tmp_path / "in"), "--output", str(tmp_path / "m"), "--config", str(tmp_path / "plan.json")]
-    result = CliRunner().invoke(app, [*words, "--corruption", "noise:0-50 | mask:strokes | gray+down:2", "--steps", "3", "--batch", "2"])
+    words = [
+        "train",
+        "restorer",
+        str(tmp_path / "in"),
+        "--output",
+        str(tmp_path / "m"),
+        "--config",
+        str(tmp_path / "plan.json"),
+    ]
+    result = CliRunner().invoke(
+        app,
+        [
+            *words,
+            "--corruption",
+            "noise:0-50 | mask:strokes | gray+down:2",
+            "--steps",
+            "3",
+            "--batch",
+            "2",
+        ],
+    )
     assert result.exit_code == 0, result.output
     assert "tiny.png" in result.stderr
     net = network_from(Restorer, RestorerConfig, tmp_path / "m")
     assert net.config.widths == (8, 12)
-    words = ["train", "restorer", str(tmp_path / "in"), "--output", str(tmp_path / "n"), "--start", str(tmp_path / "m"), "--corruption", "noise:9"]
+    words = [
+        "train",
+        "restorer",
+        str(tmp_path / "in"),
+        "--output",
+        str(tmp_path / "n"),
+        "--start",
+        str(tmp_path / "m"),
+        "--corruption",
+        "noise:9",
+    ]
     plan = {"size": 24, "settings": {"rate": 1e-12, "average": 0}}
     (tmp_path / "other.json").write_text(json.dumps(plan))
-    result = CliRunner().invoke(app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")])
+    result = CliRunner().invoke(
+        app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")]
+    )
     assert result.exit_code == 0, result.output
     on = network_from(Restorer, RestorerConfig, tmp_path / "n")
     torch.testing.assert_close(on.state_dict(), net.state_dict())  # it begins where the other ended
-    (tmp_path / "other.json").write_text(json.dumps({**plan, "network": {"widths": [8], "blocks": 1}}))
+    (tmp_path / "other.json").write_text(
+        json.dumps({**plan, "network": {"widths": [8], "blocks": 1}})
+    )
     words[4] = str(tmp_path / "one")
-    result = CliRunner().invoke(app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")])
+    result = CliRunner().invoke(
+        app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")]
+    )
     assert result.exit_code == 0, result.output
     one = network_from(Restorer, RestorerConfig, tmp_path / "one").state_dict()
-    torch.testing.assert_close(one, {k: v for k, v in net.state_dict().items() if k in one})  # a smaller one takes what it has
+    # a smaller one takes what it has
+    torch.testing.assert_close(one, {k: v for k, v in net.state_dict().items() if k in one})
     words[4] = str(tmp_path / "taught")
-    (tmp_path / "other.json").write_text(json.dumps({**plan, "network": {"widths": [8, 12], "blocks": [2, 1]}, "teacher": str(tmp_path / "m")}))
-    result = CliRunner().invoke(app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")])
+    (tmp_path / "other.json").write_text(
+        json.dumps(
+            {
+                **plan,
+                "network": {"widths": [8, 12], "blocks": [2, 1]},
+                "teacher": str(tmp_path / "m"),
+            }
+        )
+    )
+    result = CliRunner().invoke(
+        app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")]
+    )
     assert result.exit_code == 0, result.output
     assert network_from(Restorer, RestorerConfig, tmp_path / "taught").config.blocks == (2, 1)
     words[4] = str(tmp_path / "none")
     short = {"network": {"widths": [8, 12], "blocks": [2]}}
-    for wrong, said in ({"teacher": "nobody"}, "nobody is no restorer"), (short, "blocks are given for 1 scales, widths for 2"):
+    for wrong, said in (
+        ({"teacher": "nobody"}, "nobody is no restorer"),
+        (short, "blocks are given for 1 scales, widths for 2"),
+    ):
         (tmp_path / "other.json").write_text(json.dumps({**plan, **wrong}))
-        result = CliRunner().invoke(app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")])
+        result = CliRunner().invoke(
+            app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")]
+        )
         assert said in str(result.exception)
     with Image.open(tmp_path / "m/previews/0000002.png") as preview:
         assert preview.height > 6 * 24
@@ -198,13 +289,23 @@ def test_pairs(kind, tmp_path):
         for name, pixels in (("clean", clean), ("dirty", dirty)):
             (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(tmp_path / "in" / name / f"{k}.png")
-        rows.append({n: (tmp_path / "in" / n / f"{k}.png").read_bytes() for n in ("clean", "dirty")})
+        rows.append(
+            {n: (tmp_path / "in" / n / f"{k}.png").read_bytes() for n in ("clean", "dirty")}
+        )
     source = tmp_path / "in"
     Image.new("RGB", (50, 50)).save(source / "clean" / "odd.png")
     Image.new("RGB", (50, 51)).save(source / "dirty" / "odd.png")
     if kind == "parquet":
         source = tmp_path / "a.parquet"
-        pq.write_table(pa.table({"clean": [r["clean"] for r in rows], "noisy": [[r["dirty"], r["dirty"]] for r in rows]}), source)
+        pq.write_table(
+            pa.table(
+                {
+                    "clean": [r["clean"] for r in rows],
+                    "noisy": [[r["dirty"], r["dirty"]] for r in rows],
+                }
+            ),
+            source,
+        )
     assert paired(source)
     pairs, skipped = read_pairs(source, 24)
     assert len(pairs) == (2 if kind == "folder" else 4)
@@ -212,7 +313,11 @@ def test_pairs(kind, tmp_path):
     torch.manual_seed(0)
     job = PairJob(SMALL, pairs, (), 32)
     before = float(job.loss(torch.tensor([0, 1] * 8), torch.Generator().manual_seed(3)).detach())
-    for _ in train(job, TrainSettings(steps=40, batch=16, rate=5e-3, warmup=5, average=0.9, dtype="float32"), tmp_path / "m"):
+    for _ in train(
+        job,
+        TrainSettings(steps=40, batch=16, rate=5e-3, warmup=5, average=0.9, dtype="float32"),
+        tmp_path / "m",
+    ):
         pass
     after = float(job.loss(torch.tensor([0, 1] * 8), torch.Generator().manual_seed(3)).detach())
     assert after < before - 1.5, "the picture is half as dark and half as noisy"
@@ -236,27 +341,38 @@ def test_wrong_pairs(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["noise", "gaps", "photos", "size"])
 def test_windows_overlap_by_more_than_the_network_sees(name):
-    net = Restorer(network_from(Restorer, RestorerConfig, restorer_folder(name)).config)  # untrained, so that no path is closed
+    # untrained, so that no path is closed
+    net = Restorer(network_from(Restorer, RestorerConfig, restorer_folder(name)).config)
     margin = FILLS_MARGIN if net.config.fills else MARGIN
     known = (torch.rand(1, 1, 448, 448, generator=torch.Generator().manual_seed(0)) > 0.8).float()
     for place in (224, 231):
         known[..., place, place] = 0
         x = torch.rand(1, 3, 448, 448, requires_grad=True)
-        net(x, torch.zeros(1), Condition(planes=restorer_planes(known)))[0, :, place, place].sum().backward()
+        net(x, torch.zeros(1), Condition(planes=restorer_planes(known)))[
+            0, :, place, place
+        ].sum().backward()
         seen = x.grad.abs().sum(dim=(0, 1)).nonzero()
         assert (seen - place).abs().max() < margin
-        assert name == "size" or (seen - place).abs().max() > margin / 2, "a wider margin costs time"
+        assert name == "size" or (seen - place).abs().max() > margin / 2, (
+            "a wider margin costs time"
+        )
 
 
 def test_what_fills_leaves_known_pixels_and_begins_with_their_interpolation():
     torch.manual_seed(0)
-    net, other = (Restorer(RestorerConfig(widths=(8, 16), blocks=1, fills=fills)) for fills in (True, False))
+    net, other = (
+        Restorer(RestorerConfig(widths=(8, 16), blocks=1, fills=fills)) for fills in (True, False)
+    )
     with torch.no_grad():
         net.tail.weight.mul_(100)  # as if trained: it changes what it may
     x, known = torch.rand(1, 3, 37, 50), (torch.rand(1, 1, 37, 50) > 0.8).float()
-    made, plain = (n(x * known, torch.zeros(1), Condition(planes=restorer_planes(known))) for n in (net, other))
+    made, plain = (
+        n(x * known, torch.zeros(1), Condition(planes=restorer_planes(known))) for n in (net, other)
+    )
     assert torch.equal(made * known, x * known)
-    assert not torch.equal(plain * known, x * known), "a network for all damage may change known pixels"
+    assert not torch.equal(plain * known, x * known), (
+        "a network for all damage may change known pixels"
+    )
     with torch.no_grad():
         net.tail.weight.zero_()
     ramp = torch.linspace(-1, 1, 64)[None, None, None].expand(1, 3, 32, 64)
@@ -265,4 +381,6 @@ def test_what_fills_leaves_known_pixels_and_begins_with_their_interpolation():
     assert torch.equal(begun, interpolated(ramp * known, known))
     assert (begun - ramp).abs().mean() < 0.03 < (ramp * known - ramp).abs().mean() / 10
     nothing = torch.zeros(1, 1, 32, 32)
-    assert torch.equal(interpolated(torch.ones(1, 3, 32, 32), nothing), torch.zeros(1, 3, 32, 32)), "no known pixel: no number that is none"
+    assert torch.equal(
+        interpolated(torch.ones(1, 3, 32, 32), nothing), torch.zeros(1, 3, 32, 32)
+    ), "no known pixel: no number that is none"

@@ -1,4 +1,6 @@
-"""sfumato index and search: documents by words, pictures by example, increments, and a kill at any point."""
+"""sfumato index and search: documents by words, pictures by example, increments, and a kill at any
+point.
+"""
 
 import os
 import shutil
@@ -56,7 +58,9 @@ def rows(folder):
     import lancedb
 
     table = lancedb.connect(folder / "database").open_table("items")
-    return sorted((r["name"], r["stamp"], tuple(r["vector"])) for r in table.search().limit(None).to_list())
+    return sorted(
+        (r["name"], r["stamp"], tuple(r["vector"])) for r in table.search().limit(None).to_list()
+    )
 
 
 def test_documents_by_words_and_by_example(tmp_path):
@@ -65,7 +69,9 @@ def test_documents_by_words_and_by_example(tmp_path):
     for query in ("sweet cherry", str(source / "fruit" / "0.txt")):
         assert {h.label for h in search(tmp_path / "ix", query, 5)} == {"fruit"}
     assert {h.label for h in search(tmp_path / "ix", "sweet cherry", 5, "label = 'sea'")} == {"sea"}
-    assert search(str(tmp_path / "ix"), "sweet cherry " * 400, 1)[0].label == "fruit", "a passage is no file name"
+    assert search(str(tmp_path / "ix"), "sweet cherry " * 400, 1)[0].label == "fruit", (
+        "a passage is no file name"
+    )
     best = search(tmp_path / "ix", str(source / "fruit" / "0.txt"), 1)[0]
     assert best.similarity == pytest.approx(1, abs=1e-4)
 
@@ -77,7 +83,18 @@ def test_pictures_by_example(space, tmp_path):
     hits = search(tmp_path / "ix", str(source / "3" / "3.png"), 4)
     assert hits[0].name == "3/3.png"
     assert hits == sorted(hits, key=lambda h: -h.similarity)
-    result = CliRunner().invoke(app, ["search", str(tmp_path / "ix"), str(source / "3" / "3.png"), "-k", "4", "--output", str(tmp_path / "s.png")])
+    result = CliRunner().invoke(
+        app,
+        [
+            "search",
+            str(tmp_path / "ix"),
+            str(source / "3" / "3.png"),
+            "-k",
+            "4",
+            "--output",
+            str(tmp_path / "s.png"),
+        ],
+    )
     assert result.exit_code == 0, result.output
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.size == (2 * 130 + 2, 2 * 130 + 2)
@@ -89,8 +106,15 @@ def test_pictures_by_words(tiny, tmp_path):
     index(source, tmp_path / "ix", str(tiny))
     model = load(str(tiny))
     hits = search(tmp_path / "ix", "a red apple", 60)
-    shown = torch.cat([image.to_tensor(image.read(source / h.name).resize((16, 16), Image.Resampling.LANCZOS)) for h in hits])
-    scores = (model.matcher.pictures(shown) @ model.matcher.texts(model.text.pooled(["a red apple"]))[0]).tolist()
+    shown = torch.cat(
+        [
+            image.to_tensor(image.read(source / h.name).resize((16, 16), Image.Resampling.LANCZOS))
+            for h in hits
+        ]
+    )
+    scores = (
+        model.matcher.pictures(shown) @ model.matcher.texts(model.text.pooled(["a red apple"]))[0]
+    ).tolist()
     assert len(hits) == 60
     assert [h.similarity for h in hits] == pytest.approx(scores, abs=0.02)
     assert search(tmp_path / "ix", str(source / "3" / "3.png"), 1)[0].name == "3/3.png"
@@ -113,7 +137,9 @@ def test_other_weights_of_a_matcher_are_refused(tiny, tmp_path):
 
 def test_a_saved_estimator_is_a_space(tmp_path):
     source = write_pictures(tmp_path / "in")
-    model = Autoencoder(4, layers=(16,), epochs=2, random_state=0).fit(np.random.default_rng(0).random((50, 192), np.float32))
+    model = Autoencoder(4, layers=(16,), epochs=2, random_state=0).fit(
+        np.random.default_rng(0).random((50, 192), np.float32)
+    )
     model.save(tmp_path / "m")
     index(source, tmp_path / "ix", str(tmp_path / "m"), side=8)
     assert len(rows(tmp_path / "ix")[0][2]) == 4
@@ -135,7 +161,10 @@ def test_only_what_changed_is_encoded(tmp_path):
     assert (last.total, last.removed) == (2, 1)
     names = [r[0] for r in rows(tmp_path / "ix")]
     assert len(names) == len(set(names)) == 36
-    assert search(tmp_path / "ix", "juice of apple", 1)[0].name in ("sea/0.txt", *[n for n in names if n.startswith("fruit")])
+    assert search(tmp_path / "ix", "juice of apple", 1)[0].name in (
+        "sea/0.txt",
+        *[n for n in names if n.startswith("fruit")],
+    )
 
 
 def test_odd_items_are_listed_not_fatal(tmp_path):
@@ -166,10 +195,16 @@ def test_killed_at_random_points_then_finished(tmp_path):
     killed = 0
     for _ in range(6):
         run = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, source, tmp_path / "ix"], stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            [sys.executable, "-c", SCRIPT, source, tmp_path / "ix"],
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         begun = time.monotonic()
-        while not (tmp_path / "ix/database").exists() and run.poll() is None and time.monotonic() - begun < 60:
+        while (
+            not (tmp_path / "ix/database").exists()
+            and run.poll() is None
+            and time.monotonic() - begun < 60
+        ):
             time.sleep(0.02)
         time.sleep(float(rng.uniform(0, 0.4)))
         killed += run.poll() is None
@@ -182,7 +217,11 @@ def test_killed_at_random_points_then_finished(tmp_path):
 
 def test_wrong_input(tmp_path):
     source = write_texts(tmp_path / "in")
-    for space, message in (("lsa", "number of codes"), ("umap:3", "unknown space"), ("lsa:0", "number of codes")):
+    for space, message in (
+        ("lsa", "number of codes"),
+        ("umap:3", "unknown space"),
+        ("lsa:0", "number of codes"),
+    ):
         with pytest.raises(OptionError, match=message):
             index(source, tmp_path / "ix", space)
     assert not (tmp_path / "ix").exists()
@@ -212,7 +251,16 @@ def test_wrong_input(tmp_path):
     for side, message in ((16, "brought to 8 pixels"), (0, "within 4 to 512")):
         with pytest.raises(OptionError, match=message):
             index(pictures, tmp_path / "px", side=side)
-    result = CliRunner().invoke(app, ["search", str(tmp_path / "px"), str(pictures / "0/0.png"), "--output", str(tmp_path / "hit.txt")])
+    result = CliRunner().invoke(
+        app,
+        [
+            "search",
+            str(tmp_path / "px"),
+            str(pictures / "0/0.png"),
+            "--output",
+            str(tmp_path / "hit.txt"),
+        ],
+    )
     assert "are written as" in str(result.exception)
     with pytest.raises(OptionError, match="does not exist"):
         search(tmp_path / "px", str(pictures / "0/none.png"))
@@ -233,14 +281,19 @@ def test_a_large_index_is_approximate_and_says_how_well(tmp_path, monkeypatch):
     assert work._settings(tmp_path / "exact").recall is None
     recall = work._settings(tmp_path / "ix").recall
     assert 0.2 < recall <= 1
-    near, true = (search(folder, "sweet cherry pear", 12) for folder in (tmp_path / "ix", tmp_path / "exact"))
+    near, true = (
+        search(folder, "sweet cherry pear", 12) for folder in (tmp_path / "ix", tmp_path / "exact")
+    )
     assert {h.label for h in near} == {h.label for h in true} == {"fruit"}
 
 
 def test_rows_of_a_csv_are_documents(tmp_path):
     (tmp_path / "t.csv").write_text('text,label\n"apple, pear",fruit\n"engine\nwheel",car\n')
     kind, items = items_of(tmp_path / "t.csv")
-    assert (kind, [(i.label, i.sample.read()) for i in items]) == ("documents", [("fruit", b"apple, pear"), ("car", b"engine\nwheel")])
+    assert (kind, [(i.label, i.sample.read()) for i in items]) == (
+        "documents",
+        [("fruit", b"apple, pear"), ("car", b"engine\nwheel")],
+    )
     (tmp_path / "n.csv").write_text("1,2\n3,4\n")
     with pytest.raises(DataError, match="no set of pictures"):
         items_of(tmp_path / "n.csv")
@@ -251,7 +304,9 @@ def test_linked_folders_and_names_that_are_no_utf8_are_indexed(tmp_path):
     (tmp_path / "far" / "a.txt").write_text("apple pear")
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "linked").symlink_to(tmp_path / "far")
-    assert [(i.name, i.label) for i in items_of(tmp_path / "texts")[1]] == [("linked/a.txt", "linked")]
+    assert [(i.name, i.label) for i in items_of(tmp_path / "texts")[1]] == [
+        ("linked/a.txt", "linked")
+    ]
     odd = tmp_path / "pictures" / os.fsdecode(b"caf\xe9.png")
     odd.parent.mkdir()
     Image.new("RGB", (8, 8)).save(odd)
@@ -264,7 +319,9 @@ def test_a_changed_label_is_a_change(tmp_path):
     texts = ["apple pear fruit", "engine wheel car", "sweet orchard pear", "motor road wheel"]
     stamps = []
     for labels in (["a", "b", "a", "b"], ["a", "b", "a", "c"]):
-        pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "t.parquet")
+        pyarrow.parquet.write_table(
+            pyarrow.table({"text": texts, "label": labels}), tmp_path / "t.parquet"
+        )
         stamps.append([item.stamp for item in items_of(tmp_path / "t.parquet")[1]])
     assert [a == b for a, b in zip(*stamps, strict=True)] == [True, True, True, False]
 
@@ -295,15 +352,25 @@ def test_a_document_with_new_words_is_found_by_them(tmp_path):
     made = index(source, tmp_path / "ix")
     assert made.skipped == ()
     assert search(tmp_path / "ix", "telescope galaxy", 1)[0].name == "d3.txt"
-    assert search(tmp_path / "ix", "orchard number5", 1)[0].name == "d5.txt", "the others are found as before"
+    assert search(tmp_path / "ix", "orchard number5", 1)[0].name == "d5.txt", (
+        "the others are found as before"
+    )
     (tmp_path / "q.txt").write_text("zyzzyva")
     with pytest.raises(OptionError, match=r"no word in .*q.txt occurs in the index"):
         search(tmp_path / "ix", str(tmp_path / "q.txt"))
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypatch):
-    source = documents(tmp_path / "in", **{f"d{k}": f"apples pears plums number{k}" for k in range(6)})
-    monkeypatch.setattr(work, "_encode", lambda *_: (_ for _ in ()).throw(RuntimeError("lance error: No space left on device\n at a\n at b")))
+    source = documents(
+        tmp_path / "in", **{f"d{k}": f"apples pears plums number{k}" for k in range(6)}
+    )
+    monkeypatch.setattr(
+        work,
+        "_encode",
+        lambda *_: (_ for _ in ()).throw(
+            RuntimeError("lance error: No space left on device\n at a\n at b")
+        ),
+    )
     code, out, err = run("index", source, "--output", tmp_path / "ix")
     assert (code, out) == (2, "")
     assert err.count("\n") == 1 and "No space left on device" in err
@@ -311,7 +378,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypat
     monkeypatch.undo()
     index(source, tmp_path / "ix")
     documents(source, d9="apples pears")
-    monkeypatch.setattr(work, "_encode", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        work, "_encode", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(DataError, match="No space left"):
         index(source, tmp_path / "ix")
     monkeypatch.undo()
@@ -319,27 +388,41 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypat
 
 
 def test_pictures_are_found_by_their_names_first(tmp_path):
-    """"fish" is the fish whatever the matcher thinks of the pictures; parts of words are no words."""
+    """ "fish" is the fish whatever the matcher thinks of the pictures; parts of words are no
+    words.
+    """
     random = np.random.default_rng(0)
     for name in ("tropical_fish", "fishing pole", "apple", "clown", "two-dogs"):
         (tmp_path / "in").mkdir(exist_ok=True)
-        Image.fromarray(random.integers(0, 255, (32, 32, 3), np.uint8)).save(tmp_path / "in" / f"{name}.png")
+        Image.fromarray(random.integers(0, 255, (32, 32, 3), np.uint8)).save(
+            tmp_path / "in" / f"{name}.png"
+        )
     index(tmp_path / "in", tmp_path / "ix", "icons")
     assert search(tmp_path / "ix", "fish", 5)[0].name == "tropical_fish.png"
     assert search(tmp_path / "ix", "a dog", 5)[0].name != "two-dogs.png", "not all words"
     assert search(tmp_path / "ix", "dog", 5)[0].name == "two-dogs.png"
     assert len({hit.name for hit in search(tmp_path / "ix", "fish", 5)}) == 5
-    assert search(tmp_path / "ix", "fish", 5, "name != 'tropical_fish.png'")[0].name != "tropical_fish.png"
+    assert (
+        search(tmp_path / "ix", "fish", 5, "name != 'tropical_fish.png'")[0].name
+        != "tropical_fish.png"
+    )
 
 
 def test_a_damaged_index_is_one_sentence_and_stays(run, tmp_path):
-    source = documents(tmp_path / "in", **{f"d{k}": f"apples pears plums number{k}" for k in range(6)})
+    source = documents(
+        tmp_path / "in", **{f"d{k}": f"apples pears plums number{k}" for k in range(6)}
+    )
     index(source, tmp_path / "ix")
     there = sorted(p for p in (tmp_path / "ix").rglob("*") if p.is_file())
     for path in (p for p in there if p.suffix == ".lance"):
         path.write_bytes(b"junk")
-    for words in (("search", tmp_path / "ix", "plums"), ("index", source, "--output", tmp_path / "ix")):
+    for words in (
+        ("search", tmp_path / "ix", "plums"),
+        ("index", source, "--output", tmp_path / "ix"),
+    ):
         code, _, err = run(*words)
         assert code == 2
         assert err.count("\n") == 1 and "cannot be read" in err
-    assert sorted(p for p in (tmp_path / "ix").rglob("*") if p.is_file()) == there, "nothing of the user's is deleted"
+    assert sorted(p for p in (tmp_path / "ix").rglob("*") if p.is_file()) == there, (
+        "nothing of the user's is deleted"
+    )

@@ -26,17 +26,28 @@ def test_nothing_from_a_file_moves_the_terminal(run, tiny, tmp_path):
     assert out.splitlines()[1] == "Steps: 20", "the ends of its lines are meant"
     name = f"{EVIL}\n.png"
     (tmp_path / name).write_bytes(b"no picture")
-    for words in (("restore", name, "--denoise=5", "--output", "o.png"), ("create", EVIL, "--model", EVIL), ("inspect", name)):
+    for words in (
+        ("restore", name, "--denoise=5", "--output", "o.png"),
+        ("create", EVIL, "--model", EVIL),
+        ("inspect", name),
+    ):
         code, out, err = run(*words)
         assert code == 2
         assert err.count("\n") == 1
         assert not set(out + err) & set("\x1b\x07\x9b\u202e")
-    assert run("create", "x", "--model", tiny, "--steps", 1, "--output", f"{EVIL}\n2.png")[1].count("\n") == 1
+    assert (
+        run("create", "x", "--model", tiny, "--steps", 1, "--output", f"{EVIL}\n2.png")[1].count(
+            "\n"
+        )
+        == 1
+    )
     assert escaped("a\nb\x1b", keep="\n") == "a\nb\\x1b"
 
 
 def test_a_long_prompt_is_not_echoed_whole(run, tiny):
-    code, _, err = run("create", "red apple " * 1000, "--model", tiny, "--steps", 1, "--output", "a.png")
+    code, _, err = run(
+        "create", "red apple " * 1000, "--model", tiny, "--steps", 1, "--output", "a.png"
+    )
     assert code == 0
     assert "not seen by the model" in err
     assert len(err) < LONGEST + 100
@@ -45,7 +56,10 @@ def test_a_long_prompt_is_not_echoed_whole(run, tiny):
 @pytest.mark.parametrize("prompt", ["红苹果", "🍎"])
 def test_a_prompt_without_a_known_word_is_told_so(run, prompt):
     words = ("--steps", 1, "--seed", 1)
-    assert f'the model knows no word of "{prompt}"' in run("create", prompt, *words, "--output", "a.png")[2]
+    assert (
+        f'the model knows no word of "{prompt}"'
+        in run("create", prompt, *words, "--output", "a.png")[2]
+    )
     assert run("create", "café", *words, "--output", "b.png")[2] == ""
     assert create(prompt, CreateOptions(steps=1))[0].unknown
 
@@ -54,7 +68,10 @@ def test_places_that_are_no_files(run, tiny, tmp_path):
     (tmp_path / "dir.png").mkdir()
     Image.new("RGB", (40, 40)).save("p.png")
     made = ("create", "x", "--model", tiny, "--steps", 1)
-    for words in ((*made, "--output", "dir.png"), ("restore", "p.png", "--denoise=5", "--output", "dir.png")):
+    for words in (
+        (*made, "--output", "dir.png"),
+        ("restore", "p.png", "--denoise=5", "--output", "dir.png"),
+    ):
         code, _, err = run(*words)
         assert code == 2
         assert "is a folder" in err

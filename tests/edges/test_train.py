@@ -1,4 +1,6 @@
-"""Training: data in every layout, resumption bit for bit after kill -9, and a NaN named by step and layer."""
+"""Training: data in every layout, resumption bit for bit after kill -9, and a NaN named by step and
+layer.
+"""
 
 import io
 import json
@@ -37,15 +39,18 @@ from sfumato.hub.save import save_scheduler
 from sfumato.space.kl import AutoencoderConfig
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create
-from sfumato.train.autoencoder import AutoencoderJob
+from sfumato.train.autoencoder import AutoencoderJob, train_autoencoder
 from sfumato.train.checkpoint import NAME, State
-from sfumato.train.diffusion import DiffusionJob
+from sfumato.train.diffusion import DiffusionJob, train_diffusion
 from sfumato.train.latents import Latents
 from sfumato.train.loop import train
+from sfumato.train.match import train_matcher
 from sfumato.train.pack import pack
+from sfumato.train.plan import text_encoder
+from sfumato.train.restoration import train_restorer
 from sfumato.train.restorer import RestorerJob, read_photos
-from sfumato.train.run import text_encoder, train_autoencoder, train_diffusion, train_matcher, train_restorer, train_text
 from sfumato.train.settings import TrainSettings
+from sfumato.train.text import train_text
 
 COLORS = ("red", "green", "blue", "gold", "black", "white")
 
@@ -75,7 +80,9 @@ def captions(found):
 
 def test_metadata_and_broken_pictures(folder, tmp_path):
     packed = pack(folder, 16, tmp_path / "cache", captions=True)
-    assert packed.pixels.shape == (6, 3, 16, 16), "no black pictures in place of those that were skipped"
+    assert packed.pixels.shape == (6, 3, 16, 16), (
+        "no black pictures in place of those that were skipped"
+    )
     assert ("a red square",) in packed.captions
     assert len(packed.captions) == 6
     assert len(packed.skipped) == 1
@@ -99,17 +106,30 @@ def test_other_layouts(tmp_path):
     csv.mkdir()
     (csv / "a.png").write_bytes(encoded("red"))
     (csv / "metadata.csv").write_text("file_name,text\na.png,from csv\n")
-    pq.write_table(pa.table({"image": [encoded("red")], "caption": ["from parquet"], "weight": [2.5]}), tmp_path / "p.parquet")
-    pq.write_table(pa.table({"image": [{"bytes": encoded("red"), "path": "x"}], "text": [["one", "two"]]}), tmp_path / "q.parquet")
+    pq.write_table(
+        pa.table({"image": [encoded("red")], "caption": ["from parquet"], "weight": [2.5]}),
+        tmp_path / "p.parquet",
+    )
+    pq.write_table(
+        pa.table({"image": [{"bytes": encoded("red"), "path": "x"}], "text": [["one", "two"]]}),
+        tmp_path / "q.parquet",
+    )
     with tarfile.open(tmp_path / "w.tar", "w") as tar:
-        for name, content in (("../evil/a.png", encoded("red")), ("../evil/a.txt", b"from tar"), ("b.jpg", b"x"), ("b.json", b'{"caption": "j"}')):
+        for name, content in (
+            ("../evil/a.png", encoded("red")),
+            ("../evil/a.txt", b"from tar"),
+            ("b.jpg", b"x"),
+            ("b.json", b'{"caption": "j"}'),
+        ):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     assert captions(data.find(side)) == {"a": ("a red thing",)}
     assert captions(data.find(tmp_path / "classes")) == {"a": ("red fruit",)}
     assert captions(data.find(csv)) == {"a": ("from csv",)}
-    assert [(s.captions, s.weight) for s in data.find(tmp_path / "p.parquet")] == [(("from parquet",), 2.5)]
+    assert [(s.captions, s.weight) for s in data.find(tmp_path / "p.parquet")] == [
+        (("from parquet",), 2.5)
+    ]
     assert [s.captions for s in data.find(tmp_path / "q.parquet")] == [("one", "two")]
     assert image.read(data.find(tmp_path / "q.parquet")[0].read()).size == (20, 16)
     assert [s.captions for s in data.find(tmp_path / "w.tar")] == [("from tar",), ("j",)]
@@ -154,7 +174,9 @@ class Line:
 
     def __init__(self, rows=50):
         torch.manual_seed(0)
-        self.module = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
+        self.module = nn.Sequential(
+            nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1)
+        )
         self.weights = torch.ones(rows)
         self.spoil_at = None
 
@@ -171,7 +193,16 @@ class Line:
         path.write_bytes(b"preview")
 
 
-SETTINGS = TrainSettings(steps=60, batch=8, rate=1e-2, warmup=5, checkpoint_every=7, preview_every=1000, dtype="float32", device="cpu")
+SETTINGS = TrainSettings(
+    steps=60,
+    batch=8,
+    rate=1e-2,
+    warmup=5,
+    checkpoint_every=7,
+    preview_every=1000,
+    dtype="float32",
+    device="cpu",
+)
 
 
 class Kernels(Line):
@@ -194,7 +225,9 @@ class Kernels(Line):
 
 
 @pytest.mark.parametrize("kind", [Line, Kernels])
-@pytest.mark.parametrize(("optimizer", "average"), [("adamw", 0.999), ("muon", 0.999), ("adamw", 0)])
+@pytest.mark.parametrize(
+    ("optimizer", "average"), [("adamw", 0.999), ("muon", 0.999), ("adamw", 0)]
+)
 def test_training_learns_and_stopping_resumes_bitwise(tmp_path, optimizer, average, kind):
     whole, halves = kind(), kind()
     settings = SETTINGS.model_copy(update={"optimizer": optimizer, "average": average})
@@ -232,7 +265,9 @@ def test_another_run_is_refused(tmp_path):
         with pytest.raises(TrainingError, match=sentence):
             list(train(Line(), SETTINGS, tmp_path, about))
     wider = Line()
-    wider.module = nn.Sequential(nn.Linear(4, 33), nn.Tanh(), nn.Linear(33, 32), nn.Tanh(), nn.Linear(32, 1))
+    wider.module = nn.Sequential(
+        nn.Linear(4, 33), nn.Tanh(), nn.Linear(33, 32), nn.Tanh(), nn.Linear(32, 1)
+    )
     with pytest.raises(TrainingError, match="of shape"):
         list(train(wider, SETTINGS, tmp_path))
 
@@ -275,7 +310,9 @@ def test_caches_are_not_taken_for_other_data(tmp_path, tiny):
     for name, count in (("cat", 3), ("dog", 2)):
         (tmp_path / "in" / name).mkdir(parents=True)
         for k in range(count):
-            Image.new("RGB", (16, 16), (40 * k + 100 * (name == "dog"),) * 3).save(tmp_path / "in" / name / f"{name}{k}.png")
+            Image.new("RGB", (16, 16), (40 * k + 100 * (name == "dog"),) * 3).save(
+                tmp_path / "in" / name / f"{name}{k}.png"
+            )
 
     def found():
         pictures = pack(tmp_path / "in", 16, tmp_path / "cache", captions=True)
@@ -283,10 +320,19 @@ def test_caches_are_not_taken_for_other_data(tmp_path, tiny):
         latents = Latents(pictures, model.space, model.text, tmp_path / "cache")
         list(latents.prepare("key", states=True, ends=True))
         ends = {t: model.text.pooled([t])[0] for t in latents.texts}
-        assert all(torch.allclose(latents.pooled([k])[0], ends[t], atol=0.01) for k, t in enumerate(latents.texts))
-        fresh = torch.cat([model.space.moments(latents.pixels(torch.tensor([k])))[0] for k in range(5)])
-        assert torch.allclose(latents.latents(torch.arange(5)), fresh * model.space.config.scaling_factor, atol=0.01)
-        return sorted((int(p[0, 0, 0]), c[0]) for p, c in zip(pictures.pixels, pictures.captions, strict=True))
+        assert all(
+            torch.allclose(latents.pooled([k])[0], ends[t], atol=0.01)
+            for k, t in enumerate(latents.texts)
+        )
+        fresh = torch.cat(
+            [model.space.moments(latents.pixels(torch.tensor([k])))[0] for k in range(5)]
+        )
+        assert torch.allclose(
+            latents.latents(torch.arange(5)), fresh * model.space.config.scaling_factor, atol=0.01
+        )
+        return sorted(
+            (int(p[0, 0, 0]), c[0]) for p, c in zip(pictures.pixels, pictures.captions, strict=True)
+        )
 
     assert found() == [(0, "cat"), (40, "cat"), (80, "cat"), (100, "dog"), (140, "dog")]
     (tmp_path / "in/cat/cat0.png").rename(tmp_path / "in/dog/cat0.png")
@@ -305,16 +351,37 @@ def test_nan_names_step_and_layer(tmp_path):
 
 
 def write_plans(place):
-    network = {"block_out_channels": [8, 8], "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
-               "norm_num_groups": 4, "latent_channels": 4}  # fmt: skip
+    network = {
+        "block_out_channels": [8, 8],
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+    }
     settings = {"steps": 40, "batch": 4, "checkpoint_every": 4, "preview_every": 40, "warmup": 2}
-    (place / "vae.json").write_text(json.dumps({"network": network, "settings": settings, "size": 16}))
+    (place / "vae.json").write_text(
+        json.dumps({"network": network, "settings": settings, "size": 16})
+    )
     unet = {"block_out_channels": [16, 16], "norm_num_groups": 8, "attention_head_dim": 2}
-    (place / "unet.json").write_text(json.dumps({"network": unet, "settings": settings, "size": 16, "previews": ["a red square"]}))
-    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 12}
+    (place / "unet.json").write_text(
+        json.dumps(
+            {"network": unet, "settings": settings, "size": 16, "previews": ["a red square"]}
+        )
+    )
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 12,
+    }
     matcher = {"widths": [16, 16], "blocks": [1, 1], "groups": 4, "width": 8}
-    (place / "match.json").write_text(json.dumps({"network": matcher, "settings": {**settings, "batch": 16}, "size": 16}))
-    (place / "text.json").write_text(json.dumps({"network": text, "settings": settings, "vocabulary": 560}))
+    (place / "match.json").write_text(
+        json.dumps({"network": matcher, "settings": {**settings, "batch": 16}, "size": 16})
+    )
+    (place / "text.json").write_text(
+        json.dumps({"network": text, "settings": settings, "vocabulary": 560})
+    )
 
 
 def write_phrases(path):
@@ -324,7 +391,9 @@ def write_phrases(path):
     texts = [f"a {c} square" for c in COLORS] + list(COLORS)
     vectors = np.random.default_rng(0).normal(size=(len(texts), 24)).astype(np.float16)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 24)
-    pq.write_table(pa.table({"text": texts, "weight": [1.0] * len(texts), "embedding": column}), path)
+    pq.write_table(
+        pa.table({"text": texts, "weight": [1.0] * len(texts), "embedding": column}), path
+    )
 
 
 def test_what_weighs_nothing_is_never_drawn(tmp_path):
@@ -333,22 +402,47 @@ def test_what_weighs_nothing_is_never_drawn(tmp_path):
 
     pictures = [encoded("red"), encoded("blue")]
     pq.write_table(pa.table({"image": pictures, "weight": [0.0, 2.0]}), tmp_path / "w.parquet")
-    job = AutoencoderJob(AutoencoderConfig(**VAE), pack(tmp_path / "w.parquet", 16, tmp_path / "cache", captions=False))
+    job = AutoencoderJob(
+        AutoencoderConfig(**VAE),
+        pack(tmp_path / "w.parquet", 16, tmp_path / "cache", captions=False),
+    )
     assert job.weights.tolist() == [0.0, 2.0]
     photos, _, often = read_photos(tmp_path / "w.parquet", 8)
-    weights = RestorerJob(RestorerConfig(widths=(8, 8)), photos, ["noise:25"], 8, often=often).weights
+    weights = RestorerJob(
+        RestorerConfig(widths=(8, 8)), photos, ["noise:25"], 8, often=often
+    ).weights
     assert [bool(w) for w in weights] == [p[0].mean() < 128 for p in photos]  # the blue ones
 
 
 def test_what_a_run_cannot_begin_with(folder, tmp_path):
     for size, work, sentence in (
-        ({"size": 28}, lambda plan: train_autoencoder(folder, tmp_path / "o", plan, {}), "multiple of 8, the autoencoder's factor"),
-        ({"size": 28}, lambda plan: train_diffusion(folder, tmp_path / "o", None, None, plan, {}, pixels=True), "multiple of 8"),
+        (
+            {"size": 28},
+            lambda plan: train_autoencoder(folder, tmp_path / "o", plan, {}),
+            "multiple of 8, the autoencoder's factor",
+        ),
+        (
+            {"size": 28},
+            lambda plan: train_diffusion(folder, tmp_path / "o", None, None, plan, {}, pixels=True),
+            "multiple of 8",
+        ),
         ({}, lambda plan: train_autoencoder(folder, folder / "model", plan, {}), "lies in"),
-        ({"vocabulary": 200}, lambda plan: train_text(folder, tmp_path / "o", plan, {}), "vocabulary=200"),
+        (
+            {"vocabulary": 200},
+            lambda plan: train_text(folder, tmp_path / "o", plan, {}),
+            "vocabulary=200",
+        ),
         ({"size": 0}, lambda plan: train_autoencoder(folder, tmp_path / "o", plan, {}), "size=0"),
-        ({"network": {"norm_num_groups": 7}}, lambda plan: train_autoencoder(folder, tmp_path / "o", plan, {}), "make no network"),
-        ({"network": {"widths": []}}, lambda plan: train_restorer(folder, tmp_path / "o", "noise:5", plan, {}), "make no network"),
+        (
+            {"network": {"norm_num_groups": 7}},
+            lambda plan: train_autoencoder(folder, tmp_path / "o", plan, {}),
+            "make no network",
+        ),
+        (
+            {"network": {"widths": []}},
+            lambda plan: train_restorer(folder, tmp_path / "o", "noise:5", plan, {}),
+            "make no network",
+        ),
     ):
         (tmp_path / "p.json").write_text(json.dumps(size))
         with pytest.raises(SfumatoError, match=sentence):
@@ -358,15 +452,23 @@ def test_what_a_run_cannot_begin_with(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [({"weight": [1.0, None]}, "none of them empty"), ({"text": ["a", None]}, "none of them empty"), ({"weight": [1.0, -2.0]}, "from 0 on"),
-     ({"text": ["red square " * 20] * 2}, "at most 16 tokens"), ({"weight": [0.0, 0.0]}, "none of the 2 texts has a weight")],
-)  # fmt: skip
+    [
+        ({"weight": [1.0, None]}, "none of them empty"),
+        ({"text": ["a", None]}, "none of them empty"),
+        ({"weight": [1.0, -2.0]}, "from 0 on"),
+        ({"text": ["red square " * 20] * 2}, "at most 16 tokens"),
+        ({"weight": [0.0, 0.0]}, "none of the 2 texts has a weight"),
+    ],
+)
 def test_phrases_that_teach_nothing(tmp_path, change, sentence):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     column = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(8, np.float16)), 4)
-    pq.write_table(pa.table({"text": ["a", "b"], "weight": [1.0, 1.0], "embedding": column} | change), tmp_path / "p.parquet")
+    pq.write_table(
+        pa.table({"text": ["a", "b"], "weight": [1.0, 1.0], "embedding": column} | change),
+        tmp_path / "p.parquet",
+    )
     write_plans(tmp_path)
     with pytest.raises(DataError, match=sentence):
         list(train_text(tmp_path / "p.parquet", tmp_path / "t", tmp_path / "text.json", {}))
@@ -378,7 +480,12 @@ def test_the_bundled_text_encoder_is_trained_on(tmp_path):
     import pyarrow.parquet as pq
 
     column = pa.FixedSizeListArray.from_arrays(pa.array(np.eye(8, dtype=np.float16).reshape(-1)), 8)
-    table = {"text": list("abcdefgh"), "weight": [1.0] * 8, "embedding": column, "kept": [True] * 4 + [False] * 4}
+    table = {
+        "text": list("abcdefgh"),
+        "weight": [1.0] * 8,
+        "embedding": column,
+        "kept": [True] * 4 + [False] * 4,
+    }
     pq.write_table(pa.table(table), tmp_path / "p.parquet")
     settings = {"steps": 2, "batch": 4}
     for place in ("t", "again"):
@@ -386,8 +493,12 @@ def test_the_bundled_text_encoder_is_trained_on(tmp_path):
         next(first)
         first.close()
     list(train_text(tmp_path / "p.parquet", tmp_path / "t", None, settings, Path("icons")))
-    assert text_encoder(tmp_path / "t").pooled(["a"]).shape == text_encoder(Path("icons")).pooled(["a"]).shape
-    with pytest.raises(TrainingError, match="another run"):  # begun with another encoder's words, gone on with without
+    assert (
+        text_encoder(tmp_path / "t").pooled(["a"]).shape
+        == text_encoder(Path("icons")).pooled(["a"]).shape
+    )
+    # begun with another encoder's words, gone on with without
+    with pytest.raises(TrainingError, match="another run"):
         list(train_text(tmp_path / "p.parquet", tmp_path / "again", None, settings))
 
 
@@ -401,8 +512,22 @@ def test_a_text_encoder_learns_words_and_keeps_its_captions(tiny, tmp_path):
     texts = captions + said
     vectors = np.eye(8, dtype=np.float16)[[0, 1, 0, 1]]
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 8)
-    pq.write_table(pa.table({"text": texts, "weight": [1.0] * 4, "embedding": column, "kept": [True, True, False, False]}), tmp_path / "p.parquet")
-    (tmp_path / "near.json").write_text(json.dumps({"settings": {"steps": 150, "batch": 16, "rate": 0.002, "warmup": 5, "cooldown": 0.5}}))
+    pq.write_table(
+        pa.table(
+            {
+                "text": texts,
+                "weight": [1.0] * 4,
+                "embedding": column,
+                "kept": [True, True, False, False],
+            }
+        ),
+        tmp_path / "p.parquet",
+    )
+    (tmp_path / "near.json").write_text(
+        json.dumps(
+            {"settings": {"steps": 150, "batch": 16, "rate": 0.002, "warmup": 5, "cooldown": 0.5}}
+        )
+    )
     list(train_text(tmp_path / "p.parquet", tmp_path / "t", tmp_path / "near.json", {}, Path(tiny)))
 
     def nearest(encoder):
@@ -419,7 +544,9 @@ def test_a_text_encoder_learns_words_and_keeps_its_captions(tiny, tmp_path):
     finished = {p: p.read_bytes() for p in (tmp_path / "t").rglob("*") if p.is_file()}
     with pytest.raises(TrainingError, match="another run|other settings"):
         list(train_text(tmp_path / "p.parquet", tmp_path / "t", None, {"steps": 3}, Path("icons")))
-    assert {p: p.read_bytes() for p in (tmp_path / "t").rglob("*") if p.is_file()} == finished, "a run that is refused changes nothing"
+    assert {p: p.read_bytes() for p in (tmp_path / "t").rglob("*") if p.is_file()} == finished, (
+        "a run that is refused changes nothing"
+    )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -428,24 +555,59 @@ def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
     write_plans(tmp_path)
     write_phrases(tmp_path / "phrases.parquet")
     list(train_text(tmp_path / "phrases.parquet", tmp_path / "t", tmp_path / "text.json", {}))
-    notes = [e for e in train_autoencoder(folder, tmp_path / "v", tmp_path / "vae.json", {}) if isinstance(e, str)]
+    notes = [
+        e
+        for e in train_autoencoder(folder, tmp_path / "v", tmp_path / "vae.json", {})
+        if isinstance(e, str)
+    ]
     assert any("skipped 1 pictures" in n for n in notes)
-    list(train_diffusion(folder, tmp_path / "m", tmp_path / "v", tmp_path / "t", tmp_path / "unet.json", {}))
+    list(
+        train_diffusion(
+            folder, tmp_path / "m", tmp_path / "v", tmp_path / "t", tmp_path / "unet.json", {}
+        )
+    )
     made = create("a red square", CreateOptions(model=str(tmp_path / "m"), seed=0, steps=3))
     assert made[0].picture.size == (16, 16)
     assert (tmp_path / "m" / "previews" / "0000040.png").exists()
     list(train_matcher(folder, tmp_path / "m", tmp_path / "m", tmp_path / "match.json", {}))
-    best = create("a red square", CreateOptions(model=str(tmp_path / "m"), seed=0, steps=3, best_of=3))
+    best = create(
+        "a red square", CreateOptions(model=str(tmp_path / "m"), seed=0, steps=3, best_of=3)
+    )
     assert best[0].settings["best_of"] == 3
-    list(train_text(tmp_path / "phrases.parquet", tmp_path / "t2", tmp_path / "text.json", {"seed": 5}))
+    list(
+        train_text(
+            tmp_path / "phrases.parquet", tmp_path / "t2", tmp_path / "text.json", {"seed": 5}
+        )
+    )
     with pytest.raises(TrainingError, match="its encoders was"):
-        list(train_diffusion(folder, tmp_path / "m", tmp_path / "v", tmp_path / "t2", tmp_path / "unet.json", {}))
-    own = {"settings": {"steps": 2, "batch": 4, "preview_every": 2}, "size": 16, "defaults": {"steps": 3}, "previews": []}
+        list(
+            train_diffusion(
+                folder, tmp_path / "m", tmp_path / "v", tmp_path / "t2", tmp_path / "unet.json", {}
+            )
+        )
+    own = {
+        "settings": {"steps": 2, "batch": 4, "preview_every": 2},
+        "size": 16,
+        "defaults": {"steps": 3},
+        "previews": [],
+    }
     (tmp_path / "own.json").write_text(json.dumps(own))
-    list(train_diffusion(folder, tmp_path / "on", None, None, tmp_path / "own.json", {"rate": 1e-9}, str(tmp_path / "m")))
+    list(
+        train_diffusion(
+            folder,
+            tmp_path / "on",
+            None,
+            None,
+            tmp_path / "own.json",
+            {"rate": 1e-9},
+            str(tmp_path / "m"),
+        )
+    )
     one, other = load(str(tmp_path / "m")), load(str(tmp_path / "on"))
     for name, value in one.network.state_dict().items():
-        assert torch.allclose(value, other.network.state_dict()[name], atol=1e-3), "it began where the model stood"
+        assert torch.allclose(value, other.network.state_dict()[name], atol=1e-3), (
+            "it began where the model stood"
+        )
     assert other.space.config.scaling_factor == one.space.config.scaling_factor
     assert other.defaults.steps == 3
     assert torch.equal(one.matcher.to_space.weight, other.matcher.to_space.weight)
@@ -453,46 +615,100 @@ def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
 
 @pytest.mark.slow
 def test_diffusion_in_pixels(folder, tmp_path):
-    """No autoencoder: the same job on pictures as they are; the model learns colors from their names, opens, and can be trained on."""
-    network = {"block_out_channels": [16, 32], "norm_num_groups": 8, "attention_head_dim": 2, "down_block_types": ["CrossAttnDownBlock2D"] * 2,
-               "up_block_types": ["CrossAttnUpBlock2D"] * 2}  # fmt: skip
-    settings = {"steps": 300, "batch": 12, "rate": 0.004, "warmup": 2, "average": 0.9, "preview_every": 300}
-    (tmp_path / "p.json").write_text(json.dumps({"network": network, "settings": settings, "size": 8, "defaults": {"steps": 4, "guidance_scale": 1}}))
-    list(train_diffusion(folder, tmp_path / "m", None, Path("icons"), tmp_path / "p.json", {}, pixels=True))
+    """No autoencoder: the same job on pictures as they are; the model learns colors from their
+    names, opens, and can be trained on.
+    """
+    network = {
+        "block_out_channels": [16, 32],
+        "norm_num_groups": 8,
+        "attention_head_dim": 2,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+    }
+    settings = {
+        "steps": 300,
+        "batch": 12,
+        "rate": 0.004,
+        "warmup": 2,
+        "average": 0.9,
+        "preview_every": 300,
+    }
+    (tmp_path / "p.json").write_text(
+        json.dumps(
+            {
+                "network": network,
+                "settings": settings,
+                "size": 8,
+                "defaults": {"steps": 4, "guidance_scale": 1},
+            }
+        )
+    )
+    list(
+        train_diffusion(
+            folder, tmp_path / "m", None, Path("icons"), tmp_path / "p.json", {}, pixels=True
+        )
+    )
     assert not (tmp_path / "m" / "vae").exists()
     assert describe(str(tmp_path / "m"))["size"] == [8, 8]
     model = load(str(tmp_path / "m"))
     assert (model.size, model.unit) == ((8, 8), 2)
     colors = torch.cat([image.to_tensor(Image.new("RGB", (8, 8), color)) for color in COLORS])
     made = create([f"a {color} square" for color in COLORS], CreateOptions(seed=0), model)
-    distance = torch.cdist(torch.cat([image.to_tensor(m.picture) for m in made]).flatten(1), colors.flatten(1))
+    distance = torch.cdist(
+        torch.cat([image.to_tensor(m.picture) for m in made]).flatten(1), colors.flatten(1)
+    )
     assert (distance.argmin(dim=1) == torch.arange(len(COLORS))).sum() >= 4
-    (tmp_path / "own.json").write_text(json.dumps({"settings": {"steps": 2, "batch": 4}, "size": 8}))
-    list(train_diffusion(folder, tmp_path / "on", None, None, tmp_path / "own.json", {}, str(tmp_path / "m")))
+    (tmp_path / "own.json").write_text(
+        json.dumps({"settings": {"steps": 2, "batch": 4}, "size": 8})
+    )
+    list(
+        train_diffusion(
+            folder, tmp_path / "on", None, None, tmp_path / "own.json", {}, str(tmp_path / "m")
+        )
+    )
     assert load(str(tmp_path / "on")).size == (8, 8)
     with pytest.raises(OptionError, match="leave those out"):
-        list(train_diffusion(folder, tmp_path / "no", None, None, None, {}, str(tmp_path / "m"), pixels=True))
+        list(
+            train_diffusion(
+                folder, tmp_path / "no", None, None, None, {}, str(tmp_path / "m"), pixels=True
+            )
+        )
 
 
 def test_noise_on_the_states_of_texts(folder, tiny, tmp_path, monkeypatch):
-    """A share of their deviation, on captions and not on the empty text; without it the states are the text's own."""
+    """A share of their deviation, on captions and not on the empty text; without it the states are
+    the text's own.
+    """
     model, pictures = load(str(tiny)), pack(folder, 16, tmp_path / "cache", captions=True)
     latents, seen = Latents(pictures, model.space, model.text, tmp_path / "cache"), []
     list(latents.prepare("key", states=True))
-    monkeypatch.setattr("sfumato.train.diffusion.denoising_loss", lambda denoiser, z, corruption, condition, generator: seen.append(condition.tokens))
+    monkeypatch.setattr(
+        "sfumato.train.diffusion.denoising_loss",
+        lambda denoiser, z, corruption, condition, generator: seen.append(condition.tokens),
+    )
     rows = torch.arange(6).repeat(40)
     for share in (0.0, 0.5):
-        DiffusionJob(model.network.config, latents, model.scheduler, [], text_noise=share).loss(rows, torch.Generator().manual_seed(0))
-    own = latents.states([latents.choices[r][0] for r in rows]), latents.states([latents.texts.index("")] * len(rows))
+        DiffusionJob(model.network.config, latents, model.scheduler, [], text_noise=share).loss(
+            rows, torch.Generator().manual_seed(0)
+        )
+    own = (
+        latents.states([latents.choices[r][0] for r in rows]),
+        latents.states([latents.texts.index("")] * len(rows)),
+    )
     assert all(any(torch.equal(s, o) for o in pair) for s, *pair in zip(seen[0], *own, strict=True))
     dropped = (seen[1] == own[1]).flatten(1).all(dim=1)
     assert 5 < dropped.sum() < 50, "a tenth has the empty text, as it is"
     noise = (seen[1] - own[0])[~dropped]
-    assert float(noise.std()) == pytest.approx(0.5 * float(latents.states(range(len(latents.texts))).std()), rel=0.02)
+    assert float(noise.std()) == pytest.approx(
+        0.5 * float(latents.states(range(len(latents.texts))).std()), rel=0.02
+    )
 
 
 def test_a_model_that_is_trained_on_keeps_its_parts(folder, tiny, tmp_path):
-    for parts, sentence in (((tmp_path, None, str(tiny)), "leave those out"), ((None, None, None), "give --autoencoder .* or --pixels")):
+    for parts, sentence in (
+        ((tmp_path, None, str(tiny)), "leave those out"),
+        ((None, None, None), "give --autoencoder .* or --pixels"),
+    ):
         with pytest.raises(OptionError, match=sentence):
             list(train_diffusion(folder, tmp_path / "o", *parts[:2], None, {}, parts[2]))
     assert not (tmp_path / "o").exists()
@@ -501,37 +717,70 @@ def test_a_model_that_is_trained_on_keeps_its_parts(folder, tiny, tmp_path):
 def test_a_model_is_trained_on_at_another_size(folder, tiny, tmp_path):
     settings = {"steps": 2, "batch": 2, "preview_every": 2}
     (tmp_path / "p.json").write_text(json.dumps({"size": 32, "settings": settings}))
-    list(train_diffusion(folder, tmp_path / "m", None, None, tmp_path / "p.json", {"device": "cpu"}, str(tiny)))
+    list(
+        train_diffusion(
+            folder, tmp_path / "m", None, None, tmp_path / "p.json", {"device": "cpu"}, str(tiny)
+        )
+    )
     assert load(str(tmp_path / "m")).size == (32, 32)
 
 
-@pytest.mark.parametrize("given", [
-    {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "_class_name": "EulerDiscreteScheduler"},
-    {"use_karras_sigmas": True, "_class_name": "DPMSolverMultistepScheduler"}, {"_class_name": "DDIMScheduler", "set_alpha_to_one": False},
-    {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, {"_class_name": "UniPCMultistepScheduler"},
-    {"_class_name": "HeunDiscreteScheduler", "use_karras_sigmas": True},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        {
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+            "_class_name": "EulerDiscreteScheduler",
+        },
+        {"use_karras_sigmas": True, "_class_name": "DPMSolverMultistepScheduler"},
+        {"_class_name": "DDIMScheduler", "set_alpha_to_one": False},
+        {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"},
+        {"_class_name": "UniPCMultistepScheduler"},
+        {"_class_name": "HeunDiscreteScheduler", "use_karras_sigmas": True},
+    ],
+)
 def test_a_schedule_is_written_as_it_was_read(given, tmp_path):
-    config = SchedulerConfig.from_file({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", **given}, "here")
+    config = SchedulerConfig.from_file(
+        {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", **given},
+        "here",
+    )
     save_scheduler(config, tmp_path)
     written = json.loads((tmp_path / "scheduler_config.json").read_text())
     assert SchedulerConfig.from_file(written, "there") == config
     kept = getattr(diffusers, given["_class_name"]).from_config(written).config
     assert kept["timestep_spacing"] == config.timestep_spacing
-    assert config.timestep_spacing == given.get("timestep_spacing", "leading" if "DDIM" in given["_class_name"] else "linspace")
+    assert config.timestep_spacing == given.get(
+        "timestep_spacing", "leading" if "DDIM" in given["_class_name"] else "linspace"
+    )
 
 
 def test_a_matcher_learns_which_text_belongs_to_which_picture(folder, tmp_path):
     """Six plain colors: each picture finds its own text among the six."""
     write_plans(tmp_path)
     write_phrases(tmp_path / "phrases.parquet")
-    list(train_text(tmp_path / "phrases.parquet", tmp_path / "t", tmp_path / "text.json", {"steps": 4}))
-    list(train_matcher(folder, tmp_path / "m", tmp_path / "t", tmp_path / "match.json", {"steps": 150, "rate": 0.01}))
+    list(
+        train_text(
+            tmp_path / "phrases.parquet", tmp_path / "t", tmp_path / "text.json", {"steps": 4}
+        )
+    )
+    list(
+        train_matcher(
+            folder,
+            tmp_path / "m",
+            tmp_path / "t",
+            tmp_path / "match.json",
+            {"steps": 150, "rate": 0.01},
+        )
+    )
     clip = network_from(CLIPText, CLIPTextConfig, tmp_path / "t" / "text_encoder")
     text = TextEncoder(clip, CLIPTokenizer.load(tmp_path / "t" / "tokenizer"))
     matcher = network_from(Matcher, MatcherConfig, tmp_path / "m" / "matcher")
     pictures = torch.cat([image.to_tensor(Image.new("RGB", (16, 16), color)) for color in COLORS])
-    scores = matcher.pictures(pictures) @ matcher.texts(text.pooled([f"a {color} square" for color in COLORS])).T
+    scores = (
+        matcher.pictures(pictures)
+        @ matcher.texts(text.pooled([f"a {color} square" for color in COLORS])).T
+    )
     assert scores.argmax(dim=1).tolist() == list(range(6))
     assert scores.argmax(dim=0).tolist() == list(range(6))
 
@@ -541,28 +790,49 @@ def test_kill_9_and_resume_is_bitwise(folder, tmp_path):
     write_plans(tmp_path)
 
     def start(output):
-        words = ["train", "autoencoder", str(folder), "--output", str(output), "--config", str(tmp_path / "vae.json")]
-        return subprocess.Popen([sys.executable, "-m", "sfumato", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        words = [
+            "train",
+            "autoencoder",
+            str(folder),
+            "--output",
+            str(output),
+            "--config",
+            str(tmp_path / "vae.json"),
+        ]
+        return subprocess.Popen(
+            [sys.executable, "-m", "sfumato", *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     assert start(tmp_path / "whole").wait() == 0
     for attempt in range(3):
         killed = start(tmp_path / "killed")
         checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        while killed.poll() is None and not (checkpoint.exists() and checkpoint.stat().st_mtime_ns > before):
+        while killed.poll() is None and not (
+            checkpoint.exists() and checkpoint.stat().st_mtime_ns > before
+        ):
             time.sleep(0.01)
         time.sleep(0.05 * np.random.default_rng().random())
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         if attempt == 0:
-            assert not (tmp_path / "killed" / "config.json").exists(), "the first kill came before the end"
+            assert not (tmp_path / "killed" / "config.json").exists(), (
+                "the first kill came before the end"
+            )
     assert start(tmp_path / "killed").wait() == 0
-    one, other = (load_file(tmp_path / name / "diffusion_pytorch_model.safetensors") for name in ("whole", "killed"))
+    one, other = (
+        load_file(tmp_path / name / "diffusion_pytorch_model.safetensors")
+        for name in ("whole", "killed")
+    )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 
-def test_a_slow_run_saves_by_the_clock_and_says_where_it_goes_on(folder, tmp_path, monkeypatch, capsys):
+def test_a_slow_run_saves_by_the_clock_and_says_where_it_goes_on(
+    folder, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr("sfumato.train.loop.SAVE_SECONDS", 0.0)
     write_plans(tmp_path)
     events = train_autoencoder(folder, tmp_path / "o", tmp_path / "vae.json", {"steps": 5})
@@ -571,13 +841,19 @@ def test_a_slow_run_saves_by_the_clock_and_says_where_it_goes_on(folder, tmp_pat
     with safe_open(tmp_path / "o" / NAME, "pt") as f:
         assert f.metadata()["step"] == "1"
     events.close()
-    _train(train_autoencoder(folder, tmp_path / "o", tmp_path / "vae.json", {"steps": 5}), tmp_path / "o")
+    _train(
+        train_autoencoder(folder, tmp_path / "o", tmp_path / "vae.json", {"steps": 5}),
+        tmp_path / "o",
+    )
     assert "the run goes on after step 1 of 5" in capsys.readouterr().err
 
 
 def test_previews_have_their_captions():
     pictures = [Image.new("RGB", (64, 64), "red")] * 3
-    plain, told = image.sheet(pictures, 3), image.sheet(pictures, 3, captions=["a red apple, Fluent flat emoji", "x", ""])
+    plain, told = (
+        image.sheet(pictures, 3),
+        image.sheet(pictures, 3, captions=["a red apple, Fluent flat emoji", "x", ""]),
+    )
     assert told.size[0] == plain.size[0] and told.size[1] > plain.size[1]
     below = np.asarray(told.convert("L"))[68:]
     assert (below[:, :66] < 128).sum() > 3 * (below[:, 66:130] < 128).sum() > 0

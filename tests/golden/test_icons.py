@@ -1,4 +1,6 @@
-"""The bundled model: opens here and in diffusers, makes the same picture, and has learnt something."""
+"""The bundled model: opens here and in diffusers, makes the same picture, and has learnt
+something.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -47,16 +49,25 @@ def test_batch_equals_singles(icons):
     together = create("rocket, Noto emoji", options, icons)
     for k in (0, 3, 7):
         alone = create("rocket, Noto emoji", CreateOptions(seed=11 + k), icons)[0]
-        assert abs(np.asarray(alone.picture).astype(int) - np.asarray(together[k].picture).astype(int)).max() <= 1
+        assert (
+            abs(
+                np.asarray(alone.picture).astype(int) - np.asarray(together[k].picture).astype(int)
+            ).max()
+            <= 1
+        )
 
 
 def test_style_is_added(icons):
     made = create("a rocket", CreateOptions(seed=1, style="noto"), icons)[0]
     other = create("a rocket", CreateOptions(seed=1, style="sketch"), icons)[0]
     assert made.settings["style"] == "noto"
-    assert create("a rocket", CreateOptions(seed=1), icons)[0].settings["style"] == "fluent-flat", "what was added is written down"
+    assert create("a rocket", CreateOptions(seed=1), icons)[0].settings["style"] == "fluent-flat", (
+        "what was added is written down"
+    )
     assert create("a rocket, Noto emoji", CreateOptions(seed=1), icons)[0].settings["style"] is None
-    assert saturation(made.picture) > saturation(other.picture) + 20, "an emoji has more color than a sketch"
+    assert saturation(made.picture) > saturation(other.picture) + 20, (
+        "an emoji has more color than a sketch"
+    )
 
 
 def saturation(picture):
@@ -86,7 +97,12 @@ def drawings():
 def test_the_matcher_knows_what_is_drawn(icons):
     names = ["smiling face", "red heart", "right arrow", "house", "dog", "car", "tree", "calendar"]
     shown = icons.matcher.pictures(torch.cat([image.to_tensor(p) for p in drawings()]))
-    assert (shown @ icons.matcher.texts(icons.text.pooled(names)).T).argmax(dim=1).tolist() == [0, 1, 2, 3]
+    assert (shown @ icons.matcher.texts(icons.text.pooled(names)).T).argmax(dim=1).tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_size_of_what_is_shipped():
@@ -106,7 +122,11 @@ def test_free_licences_only(monkeypatch):
     spec = importlib.util.spec_from_file_location("prepare", path)
     prepare = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(prepare)
-    kept = {line.rsplit(",", 2)[1] for line in (ICONS / "attribution.csv").read_text().splitlines()[1:]}
+    kept = {
+        line.rsplit(",", 2)[1] for line in (ICONS / "attribution.csv").read_text().splitlines()[1:]
+    }
     assert kept
     assert all(prepare.is_free(licence) for licence in kept), kept
-    assert not any(prepare.is_free(licence) for licence in ("CC-BY-SA-4.0", "GPL-2", "CC-BY-NC-4.0"))
+    assert not any(
+        prepare.is_free(licence) for licence in ("CC-BY-SA-4.0", "GPL-2", "CC-BY-NC-4.0")
+    )

@@ -1,4 +1,6 @@
-"""Single-file checkpoints: our names of their weights against diffusers' converters, and the same pictures as from a folder."""
+"""Single-file checkpoints: our names of their weights against diffusers' converters, and the same
+pictures as from a folder.
+"""
 
 import json
 import shutil
@@ -48,16 +50,28 @@ def test_every_name_at_full_size(width):
         unet, vae = UNet(family.unet).state_dict(), AutoencoderKL(family.vae).state_dict()
     one = as_one(unet, vae, {}, replace(family, texts=(replace(family.texts[0], open_clip=False),)))
     assert len(one) == len(unet) + len(vae)
-    config = {**family.unet.model_dump(), "class_embed_type": None, "transformer_layers_per_block": 1}
+    config = {
+        **family.unet.model_dump(),
+        "class_embed_type": None,
+        "transformer_layers_per_block": 1,
+    }
     back = theirs.convert_ldm_unet_checkpoint(dict(one), config)
     assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in unet.items()}
-    back = theirs.convert_ldm_vae_checkpoint(dict(one), {"down_block_types": (0,) * 4, "up_block_types": (0,) * 4})
+    back = theirs.convert_ldm_vae_checkpoint(
+        dict(one), {"down_block_types": (0,) * 4, "up_block_types": (0,) * 4}
+    )
     assert back.keys() == vae.keys()
 
 
 def test_open_clip_names():
     config = CLIPTextConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, projection_dim=32, with_projection=True
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=32,
+        with_projection=True,
     )
     clip = CLIPText(config)
     text = single.Text("conditioner.embedders.1.model.", config, True)
@@ -66,10 +80,17 @@ def test_open_clip_names():
     one[text.prefix + "text_projection"] = one[text.prefix + "text_projection"].T.contiguous()
     found = single.clip_weights(one, text, "x")
     assert all(torch.equal(found[k], v) for k, v in clip.state_dict().items())
-    model = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(hidden_size=32, projection_dim=32))
+    model = transformers.CLIPTextModelWithProjection(
+        transformers.CLIPTextConfig(hidden_size=32, projection_dim=32)
+    )
     back = theirs.convert_open_clip_checkpoint(model, one, prefix=text.prefix)
-    assert {k.removeprefix("text_model."): v.shape for k, v in back.items()} == {k.removeprefix("text_model."): v.shape for k, v in found.items()}
-    assert all(torch.equal(v, clip.state_dict()[k if k in clip.state_dict() else f"text_model.{k}"]) for k, v in back.items())
+    assert {k.removeprefix("text_model."): v.shape for k, v in back.items()} == {
+        k.removeprefix("text_model."): v.shape for k, v in found.items()
+    }
+    assert all(
+        torch.equal(v, clip.state_dict()[k if k in clip.state_dict() else f"text_model.{k}"])
+        for k, v in back.items()
+    )
 
 
 @pytest.fixture
@@ -77,13 +98,31 @@ def checkpoint(tmp_path, monkeypatch):
     """A tiny model as a folder and as one file, with a family made for it."""
     folder = make_tiny(tmp_path / "folder")
     tokenizer = CLIPTokenizer.load(folder / "tokenizer")
-    config = CLIPTextConfig.read(json.loads((folder / "text_encoder/config.json").read_text()), "text")
+    config = CLIPTextConfig.read(
+        json.loads((folder / "text_encoder/config.json").read_text()), "text"
+    )
     text = single.Text("cond_stage_model.transformer.", config, False)
-    family = replace(single.FAMILIES[768], unet=UNetConfig(**UNET), vae=AutoencoderConfig(**VAE), texts=(text,), guidance=3.0)
+    family = replace(
+        single.FAMILIES[768],
+        unet=UNetConfig(**UNET),
+        vae=AutoencoderConfig(**VAE),
+        texts=(text,),
+        guidance=3.0,
+    )
     monkeypatch.setitem(single.FAMILIES, 32, family)
-    monkeypatch.setitem(single.SHAPES, "width", f"{single.UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    monkeypatch.setitem(
+        single.SHAPES,
+        "width",
+        f"{single.UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+    )
     monkeypatch.setattr(CLIPTokenizer, "original", classmethod(lambda cls, pad=None: tokenizer))
-    parts = (load_file(p) for p in (folder / "unet/diffusion_pytorch_model.safetensors", folder / "vae/diffusion_pytorch_model.safetensors"))
+    parts = (
+        load_file(p)
+        for p in (
+            folder / "unet/diffusion_pytorch_model.safetensors",
+            folder / "vae/diffusion_pytorch_model.safetensors",
+        )
+    )
     one = as_one(*parts, load_file(folder / "text_encoder/model.safetensors"), family)
     one["model_ema.decay"] = torch.zeros(1)  # files hold more than the networks
     path = tmp_path / "one.safetensors"
@@ -94,7 +133,9 @@ def checkpoint(tmp_path, monkeypatch):
 def test_the_same_picture_from_a_file_and_from_a_folder(checkpoint):
     pictures = []
     for model in checkpoint:
-        options = CreateOptions(model=str(model), seed=3, steps=3, guidance_scale=3.0, schedule="karras")
+        options = CreateOptions(
+            model=str(model), seed=3, steps=3, guidance_scale=3.0, schedule="karras"
+        )
         pictures.append(np.asarray(create("a red apple", options)[0].picture))
     assert (pictures[0] == pictures[1]).all()
     assert pictures[0].std() > 1
@@ -110,17 +151,28 @@ def test_what_a_file_predicts(checkpoint):
         bias = spread * torch.tensor([-1.0, 1.0])
         assert single.prediction_type(two, {}, {single.TELLING: bias}) == told
     assert single.prediction_type(two, {"modelspec.prediction_type": "epsilon"}, {}) == "epsilon"
-    assert single.prediction_type(replace(two, unet=two.unet.model_copy(update={"in_channels": 9})), {}, {}) == "epsilon"
+    assert (
+        single.prediction_type(
+            replace(two, unet=two.unet.model_copy(update={"in_channels": 9})), {}, {}
+        )
+        == "epsilon"
+    )
 
 
 def test_a_file_that_is_no_checkpoint(checkpoint, tmp_path):
     path = checkpoint[1]
     weights = load_file(path)
-    for change, word in ((single.SHAPES["channels"], "no whole checkpoint"), (single.VAE + "decoder.conv_in.weight", "lacks weight")):
+    for change, word in (
+        (single.SHAPES["channels"], "no whole checkpoint"),
+        (single.VAE + "decoder.conv_in.weight", "lacks weight"),
+    ):
         save_file({k: v for k, v in weights.items() if k != change}, tmp_path / "less.safetensors")
         with pytest.raises(ModelError, match=word):
             single.read(tmp_path / "less.safetensors")
-    for extra, word in (("edm_mean", "frame of noise"), (single.UNET + "label_emb.0.0.weight", "of another kind")):
+    for extra, word in (
+        ("edm_mean", "frame of noise"),
+        (single.UNET + "label_emb.0.0.weight", "of another kind"),
+    ):
         save_file({**weights, extra: torch.zeros(1)}, tmp_path / "more.safetensors")
         with pytest.raises(ModelError, match=word):
             single.read(tmp_path / "more.safetensors")
@@ -133,13 +185,19 @@ def test_a_file_that_is_no_checkpoint(checkpoint, tmp_path):
 
 
 VARIANTS = {
-    "names without text_model": lambda w: {k.replace(".transformer.text_model.", ".transformer."): v for k, v in w.items()},
+    "names without text_model": lambda w: {
+        k.replace(".transformer.text_model.", ".transformer."): v for k, v in w.items()
+    },
     "attention of the autoencoder by its new names": lambda w: {
-        k.replace("attn_1.q.", "attn_1.to_q.").replace("attn_1.k.", "attn_1.to_k.").replace("attn_1.v.", "attn_1.to_v.")
-        .replace("attn_1.proj_out.", "attn_1.to_out.0.").replace("attn_1.norm.", "attn_1.group_norm."): v for k, v in w.items()
+        k.replace("attn_1.q.", "attn_1.to_q.")
+        .replace("attn_1.k.", "attn_1.to_k.")
+        .replace("attn_1.v.", "attn_1.to_v.")
+        .replace("attn_1.proj_out.", "attn_1.to_out.0.")
+        .replace("attn_1.norm.", "attn_1.group_norm."): v
+        for k, v in w.items()
     },
     "a prefix": lambda w: {f"state_dict.{k}": v for k, v in w.items()},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -148,7 +206,10 @@ def test_checkpoints_in_variants(checkpoint, tmp_path, variant):
     assert changed.keys() != load_file(checkpoint[1]).keys()
     save_file(changed, tmp_path / "other.safetensors")
     options = {"seed": 3, "steps": 2, "schedule": "karras"}
-    made = [np.asarray(create("x", CreateOptions(model=str(p), **options))[0].picture) for p in (checkpoint[1], tmp_path / "other.safetensors")]
+    made = [
+        np.asarray(create("x", CreateOptions(model=str(p), **options))[0].picture)
+        for p in (checkpoint[1], tmp_path / "other.safetensors")
+    ]
     assert np.array_equal(*made)
 
 
@@ -161,10 +222,17 @@ def test_how_a_header_says_what_is_predicted(checkpoint, told):
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("lora_unet_down_blocks_0.lora_down.weight", "a LoRA"), ("control_model.input_blocks.0.0.weight", "a ControlNet"),
-     ("emb_params", "a textual inversion"), ("double_blocks.0.img_attn.qkv.weight", "a Flux checkpoint"), ("joint_blocks.0.x", "Stable Diffusion 3"),
-     ("input_blocks.0.0.weight", "a U-Net alone"), ("decoder.conv_in.weight", "an autoencoder alone"), ("text_model.x", "a text encoder alone")],
-)  # fmt: skip
+    [
+        ("lora_unet_down_blocks_0.lora_down.weight", "a LoRA"),
+        ("control_model.input_blocks.0.0.weight", "a ControlNet"),
+        ("emb_params", "a textual inversion"),
+        ("double_blocks.0.img_attn.qkv.weight", "a Flux checkpoint"),
+        ("joint_blocks.0.x", "Stable Diffusion 3"),
+        ("input_blocks.0.0.weight", "a U-Net alone"),
+        ("decoder.conv_in.weight", "an autoencoder alone"),
+        ("text_model.x", "a text encoder alone"),
+    ],
+)
 def test_what_is_no_checkpoint_is_named(tmp_path, name, what):
     save_file({name: torch.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(ModelError, match=f"it is .*{what.removeprefix('a ')}"):
@@ -174,7 +242,10 @@ def test_what_is_no_checkpoint_is_named(tmp_path, name, what):
 def test_parts_that_a_checkpoint_lacks(checkpoint, tmp_path):
     weights = load_file(checkpoint[1])
     for prefix, what in ((single.VAE, "no autoencoder"), ("cond_stage_model.", "no text encoder")):
-        save_file({k: v for k, v in weights.items() if not k.startswith(prefix)}, tmp_path / "less.safetensors")
+        save_file(
+            {k: v for k, v in weights.items() if not k.startswith(prefix)},
+            tmp_path / "less.safetensors",
+        )
         with pytest.raises(ModelError, match=what):
             single.read(tmp_path / "less.safetensors")
 
@@ -187,23 +258,36 @@ def sharded(unet):
         file = f"diffusion_pytorch_model-0000{k}-of-00002.safetensors"
         save_file({n: weights[n] for n in part}, unet / file)
         places |= dict.fromkeys(part, file)
-    (unet / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (unet / "diffusion_pytorch_model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": places})
+    )
 
 
 def renamed(variant):
     def change(unet):
-        (unet / "diffusion_pytorch_model.safetensors").rename(unet / f"diffusion_pytorch_model.{variant}.safetensors")
+        (unet / "diffusion_pytorch_model.safetensors").rename(
+            unet / f"diffusion_pytorch_model.{variant}.safetensors"
+        )
 
     return change
 
 
-@pytest.mark.parametrize("change", [sharded, renamed("fp16"), renamed("bf16"), renamed("non_ema")], ids=["shards", "fp16", "bf16", "non_ema"])
+@pytest.mark.parametrize(
+    "change",
+    [sharded, renamed("fp16"), renamed("bf16"), renamed("non_ema")],
+    ids=["shards", "fp16", "bf16", "non_ema"],
+)
 def test_folders_in_variants(tiny, tmp_path, change):
     shutil.copytree(tiny, tmp_path / "m")
     change(tmp_path / "m/unet")
     config = tmp_path / "m/unet/config.json"
-    config.write_text("\ufeff" + json.dumps({**json.loads(config.read_text()), "a_key_of_tomorrow": None}), "utf-8")
-    made = [create("x", CreateOptions(model=str(m), seed=3, steps=2))[0] for m in (tiny, tmp_path / "m")]
+    config.write_text(
+        "\ufeff" + json.dumps({**json.loads(config.read_text()), "a_key_of_tomorrow": None}),
+        "utf-8",
+    )
+    made = [
+        create("x", CreateOptions(model=str(m), seed=3, steps=2))[0] for m in (tiny, tmp_path / "m")
+    ]
     assert np.array_equal(*(np.asarray(m.picture) for m in made))
     assert len(made[1].settings["model_sha256"]) == 64
 

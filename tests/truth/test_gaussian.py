@@ -1,4 +1,6 @@
-"""Samplers on a Gaussian with known score: measured order of convergence against theory, and the printed table."""
+"""Samplers on a Gaussian with known score: measured order of convergence against theory, and the
+printed table.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -12,7 +14,9 @@ from sfumato.sampler.registry import SAMPLERS, build, sampler_name, schedule_nam
 from sfumato.sampler.schedule import SCHEDULES
 
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("sampler_order", ROOT / "benchmarks" / "sampler_order.py")
+spec = importlib.util.spec_from_file_location(
+    "sampler_order", ROOT / "benchmarks" / "sampler_order.py"
+)
 bench = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bench)
 CONVERGENT = [n for n, e in SAMPLERS.items() if e.order]
@@ -51,7 +55,8 @@ def test_generator_of_steps(name):
     assert all(s.x.shape == x.shape and s.x.isfinite().all() for s in steps)
     if name != "lms":  # the last step, to 0, ends on the denoiser's answer; LMS also looks back
         torch.testing.assert_close(steps[-1].x, steps[-1].denoised)
-    assert next(build(name, torch.randn_like)(bench.denoise, x, sigmas)).index == 0  # stops when the caller does
+    # stops when the caller does
+    assert next(build(name, torch.randn_like)(bench.denoise, x, sigmas)).index == 0
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -77,13 +82,36 @@ def test_more_steps_than_levels(name, steps):
 
 @pytest.mark.parametrize(
     ("spelling", "ours"),
-    [("DPM++ 2M", "dpmpp_2m"), ("DPM++ 2M SDE", "dpmpp_2m_sde"), ("DPM++ SDE", "dpmpp_sde"), ("DPM++ 2S a", "dpmpp_2s_ancestral"),
-     ("Euler a", "euler_ancestral"), ("Euler", "euler"), ("LMS", "lms"), ("Heun", "heun"), ("DPM2", "dpm2"), ("DDIM", "ddim"), ("UniPC", "unipc"),
-     ("LCM", "lcm"), ("dpm_2", "dpm2"), ("uni_pc", "unipc"), ("euler_ancestral", "euler_ancestral"), ("DDPMScheduler", "ddpm"),
-     ("DDIMScheduler", "ddim"), ("EulerDiscreteScheduler", "euler"), ("EulerAncestralDiscreteScheduler", "euler_ancestral"),
-     ("HeunDiscreteScheduler", "heun"), ("KDPM2DiscreteScheduler", "dpm2"), ("LMSDiscreteScheduler", "lms"), ("LCMScheduler", "lcm"),
-     ("DPMSolverMultistepScheduler", "dpmpp_2m"), ("UniPCMultistepScheduler", "unipc"), ("DPMSolverSDEScheduler", "dpmpp_sde"), ("k_heun", "heun")],
-)  # fmt: skip
+    [
+        ("DPM++ 2M", "dpmpp_2m"),
+        ("DPM++ 2M SDE", "dpmpp_2m_sde"),
+        ("DPM++ SDE", "dpmpp_sde"),
+        ("DPM++ 2S a", "dpmpp_2s_ancestral"),
+        ("Euler a", "euler_ancestral"),
+        ("Euler", "euler"),
+        ("LMS", "lms"),
+        ("Heun", "heun"),
+        ("DPM2", "dpm2"),
+        ("DDIM", "ddim"),
+        ("UniPC", "unipc"),
+        ("LCM", "lcm"),
+        ("dpm_2", "dpm2"),
+        ("uni_pc", "unipc"),
+        ("euler_ancestral", "euler_ancestral"),
+        ("DDPMScheduler", "ddpm"),
+        ("DDIMScheduler", "ddim"),
+        ("EulerDiscreteScheduler", "euler"),
+        ("EulerAncestralDiscreteScheduler", "euler_ancestral"),
+        ("HeunDiscreteScheduler", "heun"),
+        ("KDPM2DiscreteScheduler", "dpm2"),
+        ("LMSDiscreteScheduler", "lms"),
+        ("LCMScheduler", "lcm"),
+        ("DPMSolverMultistepScheduler", "dpmpp_2m"),
+        ("UniPCMultistepScheduler", "unipc"),
+        ("DPMSolverSDEScheduler", "dpmpp_sde"),
+        ("k_heun", "heun"),
+    ],
+)
 def test_spellings(spelling, ours):
     assert sampler_name(spelling) == ours
 

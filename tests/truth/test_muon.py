@@ -19,7 +19,9 @@ def test_singular_values_become_one(shape):
     diagonal = found.diagonal(dim1=-2, dim2=-1)
     assert 0.5 < float(diagonal.min()) <= float(diagonal.max()) < 1.3
     assert (found - torch.diag_embed(diagonal)).abs().max() < 1e-3
-    assert float((u.mT @ matrices @ v.mT).diagonal(dim1=-2, dim2=-1).min()) < 0.1, "before, they were far from one"
+    assert float((u.mT @ matrices @ v.mT).diagonal(dim1=-2, dim2=-1).min()) < 0.1, (
+        "before, they were far from one"
+    )
 
 
 def test_a_step_is_as_long_as_one_of_adamw():
@@ -29,14 +31,22 @@ def test_a_step_is_as_long_as_one_of_adamw():
     layer.weight.grad = 1e-5 * torch.randn(layer.weight.shape, generator=random)
     optimizer.step()
     step = float((layer.weight.detach() - before).square().mean().sqrt())
-    assert step == pytest.approx(0.2e-3, rel=0.2), "0.2 of the rate, which is what AdamW's steps have in the middle of a run"
+    assert step == pytest.approx(0.2e-3, rel=0.2), (
+        "0.2 of the rate, which is what AdamW's steps have in the middle of a run"
+    )
 
 
 def test_the_same_layers_whatever_the_memory_layout():
     steps = []
-    for module in (Restorer(RestorerConfig(widths=(32, 40), blocks=1)), Restorer(RestorerConfig(widths=(32, 40), blocks=1)).channels_last()):
+    for module in (
+        Restorer(RestorerConfig(widths=(32, 40), blocks=1)),
+        Restorer(RestorerConfig(widths=(32, 40), blocks=1)).channels_last(),
+    ):
         module.load_state_dict({k: torch.ones_like(v) for k, v in module.state_dict().items()})
-        optimizer, random = Muon(matrix_weights(module), dtype=torch.float32), torch.Generator().manual_seed(0)
+        optimizer, random = (
+            Muon(matrix_weights(module), dtype=torch.float32),
+            torch.Generator().manual_seed(0),
+        )
         for p in matrix_weights(module):
             p.grad = torch.randn(p.shape, generator=random)
         optimizer.step()
@@ -45,7 +55,13 @@ def test_the_same_layers_whatever_the_memory_layout():
 
 
 def test_only_matrices_between_features():
-    module = nn.Sequential(nn.Embedding(100, 64), nn.Linear(64, 128), nn.LayerNorm(128), nn.Linear(128, 3), nn.Conv2d(3, 64, 3))
+    module = nn.Sequential(
+        nn.Embedding(100, 64),
+        nn.Linear(64, 128),
+        nn.LayerNorm(128),
+        nn.Linear(128, 3),
+        nn.Conv2d(3, 64, 3),
+    )
     assert [p.shape for p in matrix_weights(module)] == [(128, 64)]
     module[1].requires_grad_(False)
     assert matrix_weights(module) == []

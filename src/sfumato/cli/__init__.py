@@ -1,4 +1,6 @@
-"""The command line: one short function per verb. Parsing and printing only; results on stdout, progress on stderr."""
+"""The command line: one short function per verb. Parsing and printing only; results on stdout,
+progress on stderr.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def main() -> None:
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a console may not have the letters of a prompt or a name
+            # a console may not have the letters of a prompt or a name
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except SfumatoError as error:
@@ -32,7 +35,11 @@ def main() -> None:
         note(f"{error.filename}: {error.strerror}" if error.filename is not None else str(error))
         sys.exit(FAILED)
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+        if (
+            not isinstance(error, MemoryError)
+            and "out of memory" not in str(error)
+            and "can't allocate memory" not in str(error)
+        ):
             raise  # torch's words for an accelerator and for a CPU
         note("there is not enough memory for this; try a smaller --size or --batch")
         sys.exit(FAILED)
@@ -49,11 +56,25 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
-    """Everything is a denoising autoencoder: choose a corruption, learn to undo it, guide it with text."""
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Everything is a denoising autoencoder: choose a corruption, learn to undo it, guide it with
+    text.
+    """
 
 
-for verb in (create.create, explain.explain, reduce.reduce, search.index, search.search, create.models, create.inspect):
+for verb in (
+    create.create,
+    explain.explain,
+    reduce.reduce,
+    search.index,
+    search.search,
+    create.models,
+    create.inspect,
+):
     app.command()(verb)
 app.command(cls=restore.RestoreCommand)(restore.restore)
 app.add_typer(train.app, name="train")

@@ -12,7 +12,8 @@ from sfumato.cli.say import escaped, say
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-SECONDS, SHARE, LONGEST = 10.0, 0.1, 60.0  # a line after so long if so much more is done, or after the longest time
+# a line after so long if so much more is done, or after the longest time
+SECONDS, SHARE, LONGEST = 10.0, 0.1, 60.0
 
 
 class Bar(Protocol):
@@ -33,9 +34,17 @@ class _Shown:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
-        text, more = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]"))
+        text, more = (
+            TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]")
+        )
         columns = text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), more
         self.progress: Progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self.task: TaskID | None = None
@@ -48,14 +57,21 @@ class _Shown:
         self.progress.stop()
 
     def update(self, description: str, done: float, total: float | None, note: str = "") -> None:
-        shown: dict[str, Any] = {"description": escaped(description), "completed": done, "total": total, "note": escaped(note)}
+        shown: dict[str, Any] = {
+            "description": escaped(description),
+            "completed": done,
+            "total": total,
+            "note": escaped(note),
+        }
         if self.task is None:
             self.task = self.progress.add_task(shown["description"], total=total, note="")
         self.progress.update(self.task, **shown)
 
 
 class _Lines:
-    """A line about long work every ten seconds or tenth of it, whichever is later, and at least every minute."""
+    """A line about long work every ten seconds or tenth of it, whichever is later, and at least
+    every minute.
+    """
 
     def __init__(self) -> None:
         self.begun = self.last = time.monotonic()

@@ -1,4 +1,6 @@
-"""A command made from a verb's options record: its flags, its help and its checks come from one list."""
+"""A command made from a verb's options record: its flags, its help and its checks come from one
+list.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,12 @@ Values = dict[str, Any]
 
 
 def takes(
-    record: type[Config], *, only: Collection[str] = (), without: Collection[str] = (), defaults: bool = True
-) -> Callable[..., Any]:  # fmt: skip
+    record: type[Config],
+    *,
+    only: Collection[str] = (),
+    without: Collection[str] = (),
+    defaults: bool = True,
+) -> Callable[..., Any]:
     """Give a command all options of a record.
 
     Parameters
@@ -36,9 +42,12 @@ def takes(
     Returns
     -------
     callable
-        A decorator. The command's first parameter gets the given values (:data:`Values`); its others stay its own.
+        A decorator. The command's first parameter gets the given values (:data:`Values`); its
+        others stay its own.
     """
-    fields = {n: f for n, f in record.model_fields.items() if n not in without and (not only or n in only)}
+    fields = {
+        n: f for n, f in record.model_fields.items() if n not in without and (not only or n in only)
+    }
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
@@ -65,8 +74,12 @@ def flags(name: str, field: FieldInfo) -> list[str]:
 
 
 def command_class(record: type[Config]) -> type[TyperCommand]:
-    """The class of a command some of whose options may stand without a value, as ``--denoise`` does for ``--denoise=auto``."""
-    bare = {flags(n, f)[0]: word for n, f in record.model_fields.items() if (word := note_of(f, "bare"))}
+    """The class of a command some of whose options may stand without a value, as ``--denoise`` does
+    for ``--denoise=auto``.
+    """
+    bare = {
+        flags(n, f)[0]: word for n, f in record.model_fields.items() if (word := note_of(f, "bare"))
+    }
 
     class Command(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -75,7 +88,11 @@ def command_class(record: type[Config]) -> type[TyperCommand]:
             for k, word in enumerate(args):
                 out.append(word)
                 follows = args[k + 1] if k + 1 < len(args) else ""
-                if word in bare and follows != bare[word] and not re.fullmatch(r"-?[\d.]+", follows):
+                if (
+                    word in bare
+                    and follows != bare[word]
+                    and not re.fullmatch(r"-?[\d.]+", follows)
+                ):
                     out.append(bare[word])
             return super().parse_args(ctx, out)
 
@@ -93,12 +110,19 @@ def _parameter(name: str, field: FieldInfo, *, defaults: bool) -> inspect.Parame
         rich_help_panel=note_of(field, "group") or None,
     )
     annotation = Annotated[kind | None, told]  # type: ignore[valid-type]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
 
 
 def _help(field: FieldInfo, *, defaults: bool) -> str:
     """The description, with the range that the field's limits leave and with the default."""
-    limits = {key: value for part in field.metadata for key in ("ge", "gt", "le") if (value := getattr(part, key, None)) is not None}
+    limits = {
+        key: value
+        for part in field.metadata
+        for key in ("ge", "gt", "le")
+        if (value := getattr(part, key, None)) is not None
+    }
     notes, low, high = [], limits.get("ge", limits.get("gt")), limits.get("le")
     if low is not None and high is not None:
         notes.append(f"{'above ' if 'gt' in limits else ''}{low:g} to {high:,}")
@@ -112,8 +136,14 @@ def _spelled(value: Any) -> str:
 
 
 def _kind(annotation: Any) -> tuple[Any, list[str]]:
-    """The type that the command line reads, and the choices; the record reads the rest from a text."""
-    parts = [p for p in get_args(annotation) if p is not type(None)] if get_origin(annotation) in (Union, UnionType) else [annotation]
+    """The type that the command line reads, and the choices; the record reads the rest from a
+    text.
+    """
+    parts = (
+        [p for p in get_args(annotation) if p is not type(None)]
+        if get_origin(annotation) in (Union, UnionType)
+        else [annotation]
+    )
     if len(parts) > 1:
         return str, []
     (part,) = parts

@@ -25,14 +25,24 @@ Argument, Option = typer.Argument, typer.Option
 @takes(CreateOptions, without={"candidate"})
 def create(
     values: Values,
-    prompt: Annotated[list[str] | None, Argument(help="What the picture shows; several make several pictures.")] = None,
+    prompt: Annotated[
+        list[str] | None, Argument(help="What the picture shows; several make several pictures.")
+    ] = None,
     prompts: Annotated[
-        Path | None, Option(help="File: .txt (a prompt a line), .jsonl or .csv (prompt, id, and any option of a picture).")
+        Path | None,
+        Option(
+            help="File: .txt (a prompt a line), .jsonl or .csv (prompt, id, and any option of a "
+            "picture)."
+        ),
     ] = None,
     output: Annotated[Path, Option(help="FILE.png (.jpg, .webp) or FOLDER/.")] = Path("pictures"),
     grid: Annotated[bool, Option("--grid", help="Also write all pictures on one sheet.")] = False,
-    again: Annotated[Path | None, Option(help="Make the picture in this file once more, from its own settings.")] = None,
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace pictures that are there.")] = False,
+    again: Annotated[
+        Path | None, Option(help="Make the picture in this file once more, from its own settings.")
+    ] = None,
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace pictures that are there.")
+    ] = False,
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")] = False,
 ) -> None:
     """Make pictures from texts."""
@@ -45,7 +55,11 @@ def create(
         wanted, values, opened = texts.again(again, values, also)
     else:
         wanted = texts.gather(prompt or [], prompts)
-    if strength is not None and not values.get("source") and not any("source" in dict(p.own) for p in wanted):
+    if (
+        strength is not None
+        and not values.get("source")
+        and not any("source" in dict(p.own) for p in wanted)
+    ):
         raise OptionError(texts.NO_SOURCE)
     options = CreateOptions.build(values)  # before pictures are counted
     saver = texts.Saver(output, overwrite=overwrite, single=len(wanted) * options.count <= 1)
@@ -60,11 +74,18 @@ def create(
 
 
 def _tell(made: Made, path: Path, *, as_json: bool) -> None:
-    """A line about a written picture on stdout; what the model did not see of its text on stderr."""
+    """A line about a written picture on stdout; what the model did not see of its text on
+    stderr.
+    """
     from sfumato.image import JPEG_TOUCHES
     from sfumato.metadata import FORMATS
 
-    line = {"path": str(path), "seed": made.seed, "seconds": round(made.seconds, 3), "settings": made.settings}
+    line = {
+        "path": str(path),
+        "seed": made.seed,
+        "seconds": round(made.seconds, 3),
+        "settings": made.settings,
+    }
     say(json.dumps(line) if as_json else str(path))
     if made.unknown:
         note(f'the model knows no word of "{shortened(made.prompt)}"')
@@ -75,14 +96,20 @@ def _tell(made: Made, path: Path, *, as_json: bool) -> None:
         note(f"{path}: {JPEG_TOUCHES}")
 
 
-def _with_progress(wanted: list[Prompt], values: dict[str, Any], model: Model | None) -> Iterator[tuple[Prompt, Made]]:
+def _with_progress(
+    wanted: list[Prompt], values: dict[str, Any], model: Model | None
+) -> Iterator[tuple[Prompt, Made]]:
     from sfumato.tasks.create.prompts import run
     from sfumato.tasks.create.run import SamplerProgress
 
     with bar() as progress:
         for item, event in run(wanted, values, model):
             if isinstance(event, SamplerProgress):
-                progress.update("steps", event.done * event.steps + event.step.index + 1, event.total * event.steps)
+                progress.update(
+                    "steps",
+                    event.done * event.steps + event.step.index + 1,
+                    event.total * event.steps,
+                )
             elif item is not None:
                 yield item, event
 
@@ -104,13 +131,19 @@ def models(as_json: Annotated[bool, Option("--json", help="As JSON.")] = False) 
             say(f"  styles: {', '.join(record['styles']) or 'none'}")
 
 
-def inspect(path: Annotated[str, typer.Argument(help="A picture, or a model's name or folder.")]) -> None:
+def inspect(
+    path: Annotated[str, typer.Argument(help="A picture, or a model's name or folder.")],
+) -> None:
     """Print how a picture was made, or what is in a model."""
     from sfumato import metadata
     from sfumato.hub.describe import describe
     from sfumato.hub.load import bundled, restorers
 
-    if path in (*bundled(), *restorers()) or Path(path).is_dir() or Path(path).suffix == ".safetensors":
+    if (
+        path in (*bundled(), *restorers())
+        or Path(path).is_dir()
+        or Path(path).suffix == ".safetensors"
+    ):
         say(json.dumps(describe(path), indent=2), keep="\n")
         return
     settings, text = metadata.read(Path(path))

@@ -24,17 +24,28 @@ Argument, Option = typer.Argument, typer.Option
 def explain(
     values: Values,
     prompt: Annotated[
-        list[str] | None, Argument(help="What the picture shows; several are set side by side, from the same noise.")
+        list[str] | None,
+        Argument(help="What the picture shows; several are set side by side, from the same noise."),
     ] = None,
-    output: Annotated[Path, Option(help="FILE.html: the page, which needs no network.")] = Path("explained.html"),
+    output: Annotated[Path, Option(help="FILE.html: the page, which needs no network.")] = Path(
+        "explained.html"
+    ),
     again: Annotated[
         Path | None,
-        Option(help="A picture of sfumato create, to be explained; prompts are set beside it, from its settings."),
+        Option(
+            help="A picture of sfumato create, to be explained; prompts are set beside it, from "
+            "its settings."
+        ),
     ] = None,
     light: Annotated[
-        bool, Option("--light", help="Record the walk alone: no estimate is decoded, no experiment is made.")
+        bool,
+        Option(
+            "--light", help="Record the walk alone: no estimate is decoded, no experiment is made."
+        ),
     ] = False,
-    trace: Annotated[Path | None, Option(help="FOLDER/ for all numbers, too: trace.json and trace.safetensors.")] = None,
+    trace: Annotated[
+        Path | None, Option(help="FOLDER/ for all numbers, too: trace.json and trace.safetensors.")
+    ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a page that is there.")] = False,
     as_json: Annotated[
         bool, Option("--json", help="What was seen, but for the large arrays, as JSON on stdout.")
@@ -77,7 +88,9 @@ def _check_places(output: Path, trace: Path | None, *, overwrite: bool) -> None:
             check_folder(folder)
 
 
-def _with_progress(wanted: list[str], options: CreateOptions, model: Model | None, *, light: bool) -> Explained:
+def _with_progress(
+    wanted: list[str], options: CreateOptions, model: Model | None, *, light: bool
+) -> Explained:
     from sfumato.tasks.explain import experiments as work
 
     with bar() as progress:
@@ -87,5 +100,9 @@ def _with_progress(wanted: list[str], options: CreateOptions, model: Model | Non
             if isinstance(event, work.Decoded):
                 progress.update("decoding", event.done, event.total)
             else:
-                progress.update("steps", event.done * event.steps + event.step.index + 1, event.total * event.steps)
+                progress.update(
+                    "steps",
+                    event.done * event.steps + event.step.index + 1,
+                    event.total * event.steps,
+                )
     raise AssertionError("an explanation ends with its result")

@@ -19,11 +19,18 @@ Argument, Option = typer.Argument, typer.Option
 @takes(ReduceOptions)
 def reduce(
     values: Values,
-    data: Annotated[Path, Argument(help="Folder of pictures or texts, .zip, .npz, .npy, idx.gz, .csv or .parquet.")],
-    output: Annotated[Path, Option(help="Folder for report.html, report.json and the figures.")] = Path("report"),
+    data: Annotated[
+        Path,
+        Argument(help="Folder of pictures or texts, .zip, .npz, .npy, idx.gz, .csv or .parquet."),
+    ],
+    output: Annotated[
+        Path, Option(help="Folder for report.html, report.json and the figures.")
+    ] = Path("report"),
     as_json: Annotated[bool, Option("--json", help="The report's figures on stdout.")] = False,
 ) -> None:
-    """Compare PCA (LSA for documents) with autoencoders at equal code lengths, and write a report."""
+    """Compare PCA (LSA for documents) with autoencoders at equal code lengths, and write a
+    report.
+    """
     from sfumato.errors import OptionError
     from sfumato.runtime import check_folder
     from sfumato.tasks.reduce.compare import gather
@@ -32,7 +39,10 @@ def reduce(
     options = ReduceOptions.build(values)
     check_folder(output)
     if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
-        raise OptionError(f"{output} lies in {data}, where the report's pictures would become data; give another --output")
+        raise OptionError(
+            f"{output} lies in {data}, where the report's pictures would become data; give another "
+            "--output"
+        )
     ready()
     table = gather(data, options)
     for line in [f"left out: {skipped}" for skipped in table.skipped[:10]] + table.notes[:10]:
@@ -42,7 +52,9 @@ def reduce(
         raise typer.Exit(PARTLY)
 
 
-def _compare(table: Any, options: ReduceOptions, output: Path, data: Path, *, as_json: bool) -> None:
+def _compare(
+    table: Any, options: ReduceOptions, output: Path, data: Path, *, as_json: bool
+) -> None:
     from sfumato.tasks.reduce import compare as work
     from sfumato.tasks.reduce.report import record, write
 
@@ -52,7 +64,11 @@ def _compare(table: Any, options: ReduceOptions, output: Path, data: Path, *, as
             if isinstance(event, work.Note):
                 progress.update(event.text, event.done, event.total)
             else:
-                say(f"{event.method}, {event.codes} codes: error {event.error:.4g}, {event.seconds:.1f} s", err=True)
+                say(
+                    f"{event.method}, {event.codes} codes: error {event.error:.4g}, "
+                    f"{event.seconds:.1f} s",
+                    err=True,
+                )
     path = write(found, output, str(data))
     for sentence in found.verdict():
         say(sentence, err=as_json)

@@ -23,11 +23,18 @@ RestoreCommand = command_class(RestoreOptions)
 @takes(RestoreOptions)
 def restore(
     values: Values,
-    pictures: Annotated[list[Path], Argument(help="Pictures, or folders of pictures and of folders.")],
+    pictures: Annotated[
+        list[Path], Argument(help="Pictures, or folders of pictures and of folders.")
+    ],
     output: Annotated[Path, Option(help="FILE for one picture, else FOLDER/ (names are kept).")],
-    compare: Annotated[bool, Option("--compare", help="Also write before and after side by side.")] = False,
+    compare: Annotated[
+        bool, Option("--compare", help="Also write before and after side by side.")
+    ] = False,
     overwrite: Annotated[
-        bool, Option("--overwrite", help="Replace pictures that are there; otherwise they are taken as done.")
+        bool,
+        Option(
+            "--overwrite", help="Replace pictures that are there; otherwise they are taken as done."
+        ),
     ] = False,
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")] = False,
 ) -> None:
@@ -38,11 +45,15 @@ def restore(
     options = RestoreOptions.build(values)
     batch = plan(pictures, output, options, compare=compare, overwrite=overwrite)
     if not batch.waiting:
-        note(f"nothing to do: all {len(batch.jobs)} pictures are there already; --overwrite makes them anew")
+        note(
+            f"nothing to do: all {len(batch.jobs)} pictures are there already; --overwrite makes "
+            "them anew"
+        )
         return
     failed = _with_progress(batch, options, as_json=as_json)
     for one in failed:
-        note(f"left out: {one.reason if str(one.source) in one.reason else f'{one.source}: {one.reason}'}")
+        told = one.reason if str(one.source) in one.reason else f"{one.source}: {one.reason}"
+        note(f"left out: {told}")
     if len(failed) == len(batch.jobs):
         raise OptionError(f"none of the {len(failed)} pictures could be restored")
     if failed:
@@ -66,7 +77,9 @@ def _with_progress(batch: Batch, options: RestoreOptions, *, as_json: bool) -> l
 
 
 def _tell(written: Written, *, as_json: bool) -> None:
-    """A line about a written picture; what was converted on the way goes to stderr, or into the JSON."""
+    """A line about a written picture; what was converted on the way goes to stderr, or into the
+    JSON.
+    """
     if as_json:
         say(json.dumps({"path": str(written.path), **written.report, "notes": written.notes}))
         return

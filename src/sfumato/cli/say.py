@@ -1,4 +1,6 @@
-"""What the command line prints: results on stdout, notes on stderr, and nothing that moves a terminal."""
+"""What the command line prints: results on stdout, notes on stderr, and nothing that moves a
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ import sys
 FAILED, PARTLY = 2, 3  # exit codes: nothing came of it; some of many files could not be used
 LONGEST = 600  # characters of a note or an error
 
-# C0 and C1 control characters, ends of lines and what turns the direction of writing (Unicode 16, UAX 9)
+# C0 and C1 control characters, ends of lines and what turns the direction of writing (Unicode 16,
+# UAX 9)
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -20,7 +23,10 @@ def escaped(text: str, keep: str = "") -> str:
     >>> print(escaped("a\\x1b]0;b\\x07\\n"))
     a\\x1b]0;b\\x07\\n
     """
-    return UNSAFE.sub(lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), text)
+    return UNSAFE.sub(
+        lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(),
+        text,
+    )
 
 
 def say(text: str, *, err: bool = False, keep: str = "") -> None:

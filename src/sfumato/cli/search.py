@@ -20,7 +20,9 @@ Argument, Option = typer.Argument, typer.Option
 def index(
     values: Values,
     data: Annotated[Path, Argument(help="Folder of pictures or .txt files, .parquet or .tar.")],
-    output: Annotated[Path, Option(help="Folder of the index; given again, it is brought up to date.")],
+    output: Annotated[
+        Path, Option(help="Folder of the index; given again, it is brought up to date.")
+    ],
 ) -> None:
     """Index pictures or documents for search; encodes only what is new or changed."""
     from sfumato.tasks.search import index as work
@@ -31,9 +33,15 @@ def index(
             progress.update("indexing", last.done, last.total)
     for line in last.skipped[:10]:
         note(f"left out: {line}")
-    say(f"{last.total - len(last.skipped)} items encoded, {last.removed} removed, {len(last.skipped)} left out: {output}")
+    say(
+        f"{last.total - len(last.skipped)} items encoded, {last.removed} removed, "
+        f"{len(last.skipped)} left out: {output}"
+    )
     if last.recall is not None:
-        note(f"search is approximate from {work.APPROXIMATE:,} items on: it finds {last.recall:.1%} of the true nearest")
+        note(
+            f"search is approximate from {work.APPROXIMATE:,} items on: it finds {last.recall:.1%} "
+            "of the true nearest"
+        )
     if last.skipped:
         raise typer.Exit(PARTLY)
 
@@ -44,7 +52,9 @@ def search(
     folder: Annotated[Path, Argument(help="Folder of an index.")],
     query: Annotated[str, Argument(help="Words, or a picture or text file.")],
     output: Annotated[Path | None, Option(help="Write the pictures found on one sheet.")] = None,
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace the sheet that is there.")] = False,
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace the sheet that is there.")
+    ] = False,
     as_json: Annotated[bool, Option("--json", help="One JSON line per result.")] = False,
 ) -> None:
     """Find the items of an index that are nearest to words or to an example."""
@@ -63,7 +73,11 @@ def search(
         with atomic(output) as scratch:
             work.pictures(folder, hits).save(scratch)
     for hit in hits:
-        row = f"{hit.similarity:.3f}  {hit.name}" + (f"  [{hit.label}]" if hit.label else "") + (f"  {hit.text[:80]}" if hit.text else "")
+        row = (
+            f"{hit.similarity:.3f}  {hit.name}"
+            + (f"  [{hit.label}]" if hit.label else "")
+            + (f"  {hit.text[:80]}" if hit.text else "")
+        )
         say(json.dumps(hit.__dict__, ensure_ascii=False) if as_json else row)
     if output is not None:
         say(str(output), err=as_json)

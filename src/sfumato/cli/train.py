@@ -13,12 +13,18 @@ from sfumato.cli.command import Values, takes
 from sfumato.cli.say import note, say
 from sfumato.train.settings import TrainSettings
 
-app = typer.Typer(no_args_is_help=True, help="Train a model on your own data; resumes where it was interrupted.")
+app = typer.Typer(
+    no_args_is_help=True, help="Train a model on your own data; resumes where it was interrupted."
+)
 Argument, Option = typer.Argument, typer.Option
 Data = Annotated[Path, Argument(help="Folder of pictures, .parquet or WebDataset .tar.")]
 Output = Annotated[Path, Option(help="Folder of the model; holds checkpoints and previews, too.")]
-ConfigFile = Annotated[Path | None, Option(help="JSON of the network's config and of training settings.")]
-settings = takes(TrainSettings, only={"steps", "batch", "rate", "seed", "device", "dtype"}, defaults=False)
+ConfigFile = Annotated[
+    Path | None, Option(help="JSON of the network's config and of training settings.")
+]
+settings = takes(
+    TrainSettings, only={"steps", "batch", "rate", "seed", "device", "dtype"}, defaults=False
+)
 
 
 @app.command("text")
@@ -28,21 +34,26 @@ def train_text(
     data: Annotated[Path, Argument(help="A .parquet with the columns text, weight and embedding.")],
     output: Output,
     start: Annotated[
-        Path | None, Option(help="A text encoder to teach more words: a folder, or a bundled model's name.")
+        Path | None,
+        Option(help="A text encoder to teach more words: a folder, or a bundled model's name."),
     ] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Learn a tokenizer and distil a text encoder from phrases with a teacher's embeddings (.parquet)."""
-    from sfumato.train.run import train_text as work
+    """Learn a tokenizer and distil a text encoder from phrases with a teacher's embeddings
+    (.parquet).
+    """
+    from sfumato.train.text import train_text as work
 
     _train(work(data, output, config, values, start), output)
 
 
 @app.command("autoencoder")
 @settings
-def train_autoencoder(values: Values, data: Data, output: Output, config: ConfigFile = None) -> None:
+def train_autoencoder(
+    values: Values, data: Data, output: Output, config: ConfigFile = None
+) -> None:
     """Train the autoencoder of latent diffusion on pictures."""
-    from sfumato.train.run import train_autoencoder as work
+    from sfumato.train.autoencoder import train_autoencoder as work
 
     _train(work(data, output, config, values), output)
 
@@ -55,18 +66,29 @@ def train_diffusion(
     output: Output,
     autoencoder: Annotated[Path | None, Option(help="Folder written by train autoencoder.")] = None,
     pixels: Annotated[
-        bool, Option("--pixels", help="Work on pixels themselves instead: slower, without an autoencoder's losses.")
+        bool,
+        Option(
+            "--pixels",
+            help="Work on pixels themselves instead: slower, without an autoencoder's losses.",
+        ),
     ] = False,
     text: Annotated[
-        Path | None, Option(help="Folder written by train text, or the name of a bundled model; icons by default.")
+        Path | None,
+        Option(
+            help="Folder written by train text, or the name of a bundled model; icons by default."
+        ),
     ] = None,
     start: Annotated[
-        str | None, Option(help="Instead of these a model to train on from: a bundled name, a folder or a checkpoint.")
+        str | None,
+        Option(
+            help="Instead of these a model to train on from: a bundled name, a folder or a "
+            "checkpoint."
+        ),
     ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Train text-to-image diffusion on captioned pictures; writes a whole model folder."""
-    from sfumato.train.run import train_diffusion as work
+    from sfumato.train.diffusion import train_diffusion as work
 
     _train(work(data, output, autoencoder, text, config, values, start, pixels=pixels), output)
 
@@ -77,11 +99,16 @@ def train_matcher(
     values: Values,
     data: Data,
     output: Output,
-    text: Annotated[Path, Option(help="Folder written by train text or of a model, or the name of a bundled one.")],
+    text: Annotated[
+        Path,
+        Option(help="Folder written by train text or of a model, or the name of a bundled one."),
+    ],
     config: ConfigFile = None,
 ) -> None:
-    """Train what tells how well a picture matches a text: for create --best-of, and to search pictures by words."""
-    from sfumato.train.run import train_matcher as work
+    """Train what tells how well a picture matches a text: for create --best-of, and to search
+    pictures by words.
+    """
+    from sfumato.train.match import train_matcher as work
 
     _train(work(data, output, text, config, values), output)
 
@@ -94,7 +121,10 @@ def train_restorer(
     output: Output,
     corruption: Annotated[
         str | None,
-        Option(help="What it shall undo, as 'noise:0-50 | mask:strokes'; not for pairs in clean/ and dirty/."),
+        Option(
+            help="What it shall undo, as 'noise:0-50 | mask:strokes'; not for pairs in clean/ and "
+            "dirty/."
+        ),
     ] = None,
     start: Annotated[
         Path | None, Option(help="A restorer to train on from: a folder, or a bundled one's name.")
@@ -102,13 +132,15 @@ def train_restorer(
     config: ConfigFile = None,
 ) -> None:
     """Train a network that repairs photographs, or cleans what pairs of pictures show."""
-    from sfumato.train.run import train_restorer as work
+    from sfumato.train.restoration import train_restorer as work
 
     _train(work(data, output, corruption, config, values, start), output)
 
 
 def _train(events: Iterator[Any], output: Path) -> None:
-    """Show a training run: a bar with loss, rate and time left, TensorBoard files, and notes as they come."""
+    """Show a training run: a bar with loss, rate and time left, TensorBoard files, and notes as
+    they come.
+    """
     from sfumato.runtime import check_folder
     from sfumato.train.board import Board
 
@@ -123,5 +155,10 @@ def _train(events: Iterator[Any], output: Path) -> None:
                 note(f"the run goes on after step {event.step - 1} of {event.steps}")
             begun = True
             board.write(event)
-            progress.update("training", event.step, event.steps, f"loss {event.loss:.4f}  {event.rate:.3g} samples/s")
+            progress.update(
+                "training",
+                event.step,
+                event.steps,
+                f"loss {event.loss:.4f}  {event.rate:.3g} samples/s",
+            )
     say(str(output))

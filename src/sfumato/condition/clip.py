@@ -1,7 +1,8 @@
-"""CLIP's text transformer (Radford et al. 2021, arXiv:2103.00020, section 2.4), which steers Stable Diffusion.
+"""CLIP's text transformer (Radford et al. 2021, arXiv:2103.00020, section 2.4), which steers Stable
+Diffusion.
 
-Parameter names and config keys are those of transformers' ``CLIPTextModel``; keys without the ``text_model.``
-prefix, as newer versions write them, are read, too (``hub.files``).
+Parameter names and config keys are those of transformers' ``CLIPTextModel``; keys without the
+``text_model.`` prefix, as newer versions write them, are read, too (``hub.files``).
 """
 
 from __future__ import annotations
@@ -16,16 +17,25 @@ from torch import Tensor, nn
 
 from sfumato.config import Config
 
-# Keys of transformers' generic base class: they say how to train or to present outputs, never what is computed.
+# Keys of transformers' generic base class: they say how to train or to present outputs, never what
+# is computed.
 IRRELEVANT = frozenset(
-    "architectures attention_dropout bad_words_ids begin_suppress_tokens chunk_size_feed_forward cross_attention_hidden_size"
-    " decoder_start_token_id diversity_penalty do_sample dropout dtype early_stopping encoder_no_repeat_ngram_size"
-    " exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id id2label initializer_factor"
-    " initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length min_length model_type"
-    " no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states"
-    " output_scores prefix problem_type pruned_heads remove_invalid_values repetition_penalty return_dict"
-    " return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss"
-    " tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript transformers_version"
+    "architectures attention_dropout bad_words_ids begin_suppress_tokens chunk_size_feed_forward "
+    "cross_attention_hidden_size"
+    " decoder_start_token_id diversity_penalty do_sample dropout dtype early_stopping "
+    "encoder_no_repeat_ngram_size"
+    " exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id "
+    "id2label initializer_factor"
+    " initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length "
+    "min_length model_type"
+    " no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions "
+    "output_hidden_states"
+    " output_scores prefix problem_type pruned_heads remove_invalid_values repetition_penalty "
+    "return_dict"
+    " return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature "
+    "tf_legacy_loss"
+    " tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript "
+    "transformers_version"
     " typical_p use_bfloat16 use_cache add_cross_attention".split()
 )
 
@@ -45,7 +55,8 @@ class CLIPTextConfig(Config):
     pad_token_id: int = 1
     bos_token_id: int = 49406
     eos_token_id: int = 49407
-    with_projection: bool = False  # ours: whether `text_projection` is there; derived from `architectures`
+    # ours: whether `text_projection` is there; derived from `architectures`
+    with_projection: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -53,7 +64,9 @@ class CLIPTextConfig(Config):
         if not isinstance(data, dict):
             return data
         projected = "CLIPTextModelWithProjection" in (data.get("architectures") or [])
-        return {"with_projection": projected} | {k: v for k, v in data.items() if k not in IRRELEVANT}
+        return {"with_projection": projected} | {
+            k: v for k, v in data.items() if k not in IRRELEVANT
+        }
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,9 @@ class TextStates:
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:
-    """A table of normal rows; on the meta device it draws none, as torch would import its compiler for that (1.2 s)."""
+    """A table of normal rows; on the meta device it draws none, as torch would import its compiler
+    for that (1.2 s).
+    """
     table = torch.empty(count, width)
     return nn.Embedding(count, width, _weight=table if table.is_meta else table.normal_())
 
@@ -102,7 +117,10 @@ class _SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
         h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         out: Tensor = self.out_proj(h.transpose(1, 2).flatten(2))
         return out
@@ -117,7 +135,8 @@ class _MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.fc1(x)
-        h = h * torch.sigmoid(1.702 * h) if self.quick else F.gelu(h)  # 1.702: Hendrycks & Gimpel 2016, section 2
+        # 1.702: Hendrycks & Gimpel 2016, section 2
+        h = h * torch.sigmoid(1.702 * h) if self.quick else F.gelu(h)
         out: Tensor = self.fc2(h)
         return out
 
@@ -155,8 +174,8 @@ class CLIPText(nn.Module):
 
     Examples
     --------
-    >>> net = CLIPText(CLIPTextConfig(vocab_size=10, hidden_size=8, intermediate_size=16, num_hidden_layers=2,
-    ...     num_attention_heads=2, eos_token_id=9))
+    >>> tiny = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+    >>> net = CLIPText(CLIPTextConfig(vocab_size=10, eos_token_id=9, **tiny))
     >>> net(torch.tensor([[8, 1, 9, 9]])).last.shape
     torch.Size([1, 4, 8])
     """
@@ -165,7 +184,11 @@ class CLIPText(nn.Module):
         super().__init__()
         self.config = config
         self.text_model = _TextModel(config)
-        self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False) if config.with_projection else None
+        self.text_projection = (
+            nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+            if config.with_projection
+            else None
+        )
 
     def forward(self, ids: Tensor) -> TextStates:
         """Run all layers; a token sees itself and what is before it."""
@@ -182,7 +205,9 @@ class CLIPText(nn.Module):
         return TextStates(tuple(layers), last, pooled)
 
     def _ends(self, ids: Tensor) -> Tensor:
-        """Position of the end of each text. Old configs carry a wrong eos_token_id of 2: there it is the highest id."""
+        """Position of the end of each text. Old configs carry a wrong eos_token_id of 2: there it
+        is the highest id.
+        """
         if self.config.eos_token_id == 2:
             return ids.argmax(dim=-1)
         return (ids == self.config.eos_token_id).int().argmax(dim=-1)

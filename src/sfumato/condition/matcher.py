@@ -1,7 +1,9 @@
-"""How well a picture matches a text: both as directions of one space (CLIP; Radford et al. 2021, arXiv:2103.00020).
+"""How well a picture matches a text: both as directions of one space (CLIP; Radford et al. 2021,
+arXiv:2103.00020).
 
-The text's side is the end state of the model's own text transformer, so the network here is the picture's side and one
-small map for each. It chooses among pictures that were made for one prompt, and finds pictures by words.
+The text's side is the end state of the model's own text transformer, so the network here is the
+picture's side and one small map for each. It chooses among pictures that were made for one prompt,
+and finds pictures by words.
 """
 
 from __future__ import annotations
@@ -43,22 +45,32 @@ class Matcher(nn.Module):
     def __init__(self, config: MatcherConfig) -> None:
         super().__init__()
         self.config = config
-        layers: list[nn.Module] = [nn.Conv2d(3, config.widths[0], config.patch, stride=config.patch)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, config.widths[0], config.patch, stride=config.patch)
+        ]
         before = config.widths[0]
         for k, (width, many) in enumerate(zip(config.widths, config.blocks, strict=True)):
             layers += [nn.Conv2d(before, width, 2, stride=2)] if k else []
-            layers += [ResnetBlock(width, width, None, groups=config.groups, eps=1e-5) for _ in range(many)]
+            layers += [
+                ResnetBlock(width, width, None, groups=config.groups, eps=1e-5) for _ in range(many)
+            ]
             before = width
         self.body = nn.Sequential(*layers)
         self.norm = nn.LayerNorm(before)
         self.to_space = nn.Linear(before, config.width)
-        self.from_text = nn.Sequential(nn.Linear(config.text_width, 2 * config.width), nn.GELU(), nn.Linear(2 * config.width, config.width))
+        self.from_text = nn.Sequential(
+            nn.Linear(config.text_width, 2 * config.width),
+            nn.GELU(),
+            nn.Linear(2 * config.width, config.width),
+        )
 
     def pictures(self, x: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1], of any size, to directions (B, width) of length 1."""
         side = self.config.size
         if x.shape[-2:] != (side, side):
-            x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+            x = F.interpolate(
+                x, size=(side, side), mode="bilinear", antialias=True, align_corners=False
+            )
         return F.normalize(self.to_space(self.norm(self.body(x).mean(dim=(2, 3)))).float(), dim=-1)
 
     def texts(self, pooled: Tensor) -> Tensor:

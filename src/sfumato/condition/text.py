@@ -1,8 +1,9 @@
-"""Prompts to :class:`Condition`: weights in brackets, prompts of any length in chunks, and what was cut.
+"""Prompts to :class:`Condition`: weights in brackets, prompts of any length in chunks, and what was
+cut.
 
-``(word:1.2)`` weighs a word, ``(word)`` by 1.1, ``[word]`` by 1 / 1.1, as in the Stable Diffusion web UI; a backslash
-takes a bracket as it is, and ``BREAK`` begins a new chunk. A prompt longer than the text transformer's positions is read in
-chunks whose states are joined.
+``(word:1.2)`` weighs a word, ``(word)`` by 1.1, ``[word]`` by 1 / 1.1, as in the Stable Diffusion
+web UI; a backslash takes a bracket as it is, and ``BREAK`` begins a new chunk. A prompt longer than
+the text transformer's positions is read in chunks whose states are joined.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ MAX_CHUNKS = 8
 BRACKET = 1.1
 BYTES = 512  # of a CLIP vocabulary, the first tokens: each byte, and each at the end of a word
 SECTION = re.compile(r"\s*\bBREAK\b\s*")
-PIECE = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
+PIECE = re.compile(
+    r"\\[()\[\]\\]|\(|\[|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|\)|\]|[^\\()\[\]:]+|:|\\"
+)
 
 
 def weighted(prompt: str) -> list[tuple[str, float]]:
@@ -102,16 +105,26 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, max_chunks: int = MAX_CHUNKS
                 sections.append([])
             sections[-1] += [(id_, weight) for id_ in tokenizer.encode(part)]
     room = tokenizer.length - 2
-    chunks = [section[start : start + room] for section in sections for start in range(0, max(1, len(section)), room)]
+    chunks = [
+        section[start : start + room]
+        for section in sections
+        for start in range(0, max(1, len(section)), room)
+    ]
     ids = [[id_ for id_, _ in chunk] for chunk in chunks]
     weights = [[weight for _, weight in chunk] for chunk in chunks]
-    return Tokens(ids[:max_chunks], weights[:max_chunks], tokenizer.text(chain.from_iterable(ids[max_chunks:])))
+    return Tokens(
+        ids[:max_chunks],
+        weights[:max_chunks],
+        tokenizer.text(chain.from_iterable(ids[max_chunks:])),
+    )
 
 
 class Encoder(Protocol):
     """Prompts to a condition; one per family of models."""
 
-    def __call__(self, prompts: Sequence[str], size: tuple[int, int]) -> tuple[Condition, list[Tokens]]:
+    def __call__(
+        self, prompts: Sequence[str], size: tuple[int, int]
+    ) -> tuple[Condition, list[Tokens]]:
         """Encode prompts for pictures of `size` (width, height)."""
         ...
 
@@ -120,7 +133,9 @@ class Encoder(Protocol):
         ...
 
     def chunks(self, prompt: str) -> int:
-        """How many chunks of tokens a prompt takes; texts of one batch are filled up to that of the longest."""
+        """How many chunks of tokens a prompt takes; texts of one batch are filled up to that of the
+        longest.
+        """
         ...
 
 
@@ -145,18 +160,24 @@ class TextEncoder(nn.Module):
     clip : CLIPText
     tokenizer : CLIPTokenizer
     skip : int
-        Blocks left out at the end: 0 takes the last state (SD 1 and, as converted, SD 2), 1 the penultimate.
+        Blocks left out at the end: 0 takes the last state (SD 1 and, as converted, SD 2), 1 the
+        penultimate.
     normed : bool
         Whether a penultimate state goes through the final norm (not in SD XL).
     """
 
-    def __init__(self, clip: CLIPText, tokenizer: CLIPTokenizer, *, skip: int = 0, normed: bool = True) -> None:
+    def __init__(
+        self, clip: CLIPText, tokenizer: CLIPTokenizer, *, skip: int = 0, normed: bool = True
+    ) -> None:
         super().__init__()
-        tokenizer.length = min(tokenizer.length, clip.config.max_position_embeddings)  # where its file names no length, it is 1e30
+        # where its file names no length, it is 1e30
+        tokenizer.length = min(tokenizer.length, clip.config.max_position_embeddings)
         self.clip, self.tokenizer, self.skip, self.normed = clip, tokenizer, skip, normed
 
     def states(self, tokens: Sequence[Tokens], chunks: int) -> tuple[Tensor, Tensor]:
-        """Text states (B, chunks * length, D), weighted, and the pooled state (B, P) of the first chunk."""
+        """Text states (B, chunks * length, D), weighted, and the pooled state (B, P) of the first
+        chunk.
+        """
         made = [_ids(self.tokenizer, t, chunks, self.tokenizer.pad) for t in tokens]
         out = self._run(torch.cat([i for i, _ in made]))
         states = _weigh(self._pick(out), torch.cat([w for _, w in made]).to(out.last.device))
@@ -189,7 +210,9 @@ class TextEncoder(nn.Module):
         normed: Tensor = self.clip.text_model.final_layer_norm(state)
         return normed if self.normed else state
 
-    def forward(self, prompts: Sequence[str], size: tuple[int, int]) -> tuple[Condition, list[Tokens]]:
+    def forward(
+        self, prompts: Sequence[str], size: tuple[int, int]
+    ) -> tuple[Condition, list[Tokens]]:
         """Encode prompts; all are filled up to as many chunks as the longest has."""
         tokens = [tokenize(self.tokenizer, p) for p in prompts]
         states, _ = self.states(tokens, max(len(t.chunks) for t in tokens))
@@ -197,11 +220,16 @@ class TextEncoder(nn.Module):
 
 
 def _weigh(states: Tensor, weights: Tensor) -> Tensor:
-    """Scale each token's state, then restore the mean of the whole chunk, so that weights shift rather than brighten."""
+    """Scale each token's state, then restore the mean of the whole chunk, so that weights shift
+    rather than brighten.
+    """
     if bool((weights == 1).all()):
         return states
     scaled = states * weights.to(states)[..., None]
-    before, after = states.float().mean(dim=(1, 2), keepdim=True), scaled.float().mean(dim=(1, 2), keepdim=True)
+    before, after = (
+        states.float().mean(dim=(1, 2), keepdim=True),
+        scaled.float().mean(dim=(1, 2), keepdim=True),
+    )
     return (scaled * (before / after)).to(states.dtype)
 
 
@@ -216,26 +244,43 @@ class NoText(nn.Module):
         """One, as for any prompt."""
         return 1
 
-    def forward(self, prompts: Sequence[str], size: tuple[int, int]) -> tuple[Condition, list[Tokens]]:
+    def forward(
+        self, prompts: Sequence[str], size: tuple[int, int]
+    ) -> tuple[Condition, list[Tokens]]:
         """An empty condition, and every prompt cut whole."""
         return Condition(), [Tokens([], [], prompt) for prompt in prompts]
 
 
 class PairEncoder(nn.Module):
-    """The two text transformers of SD XL (Podell et al. 2023, arXiv:2307.01952, section 2.1): states side by side.
+    """The two text transformers of SD XL (Podell et al. 2023, arXiv:2307.01952, section 2.1):
+    states side by side.
 
-    The second one's pooled state and six numbers (original size, crop, target size) steer the time embedding.
+    The second one's pooled state and six numbers (original size, crop, target size) steer the time
+    embedding.
 
     Parameters
     ----------
     first, second : TextEncoder
     zero_empty : bool
-        Whether an empty prompt is all zeros, as SD XL was trained without a text, rather than the encoding of "".
+        Whether an empty prompt is all zeros, as SD XL was trained without a text, rather than the
+        encoding of "".
     """
 
-    def __init__(self, first: TextEncoder, second: TextEncoder, *, zero_empty: bool = False, time_width: int = 256) -> None:
+    def __init__(
+        self,
+        first: TextEncoder,
+        second: TextEncoder,
+        *,
+        zero_empty: bool = False,
+        time_width: int = 256,
+    ) -> None:
         super().__init__()
-        self.first, self.second, self.zero_empty, self.time_width = first, second, zero_empty, time_width
+        self.first, self.second, self.zero_empty, self.time_width = (
+            first,
+            second,
+            zero_empty,
+            time_width,
+        )
 
     def pooled(self, prompts: Sequence[str]) -> Tensor:
         """The first transformer's pooled state (B, P) of each text."""
@@ -245,17 +290,24 @@ class PairEncoder(nn.Module):
         """How many chunks of tokens a prompt takes, by the tokenizer that needs more."""
         return max(self.first.chunks(prompt), self.second.chunks(prompt))
 
-    def forward(self, prompts: Sequence[str], size: tuple[int, int]) -> tuple[Condition, list[Tokens]]:
+    def forward(
+        self, prompts: Sequence[str], size: tuple[int, int]
+    ) -> tuple[Condition, list[Tokens]]:
         """Encode prompts for pictures of `size` (width, height)."""
         tokens = [tokenize(self.first.tokenizer, p) for p in prompts]
         others = [tokenize(self.second.tokenizer, p) for p in prompts]
         chunks = max(len(t.chunks) for t in tokens + others)
         one, _ = self.first.states(tokens, chunks)
         two, pooled = self.second.states(others, chunks)
-        said = pooled.new_tensor([0.0 if self.zero_empty and not p else 1.0 for p in prompts])[:, None]
+        said = pooled.new_tensor([0.0 if self.zero_empty and not p else 1.0 for p in prompts])[
+            :, None
+        ]
         sizes = pooled.new_tensor([size[1], size[0], 0, 0, size[1], size[0]])
         waves = sinusoids(sizes, self.time_width).flatten().to(pooled).expand(len(prompts), -1)
-        return Condition(torch.cat([one, two], dim=-1) * said[..., None], torch.cat([pooled * said, waves], dim=-1)), tokens
+        return Condition(
+            torch.cat([one, two], dim=-1) * said[..., None],
+            torch.cat([pooled * said, waves], dim=-1),
+        ), tokens
 
 
 def transformers(encoder: Encoder) -> list[TextEncoder]:
@@ -266,7 +318,13 @@ def transformers(encoder: Encoder) -> list[TextEncoder]:
 
 
 def is_spelled(encoder: Encoder, prompt: str) -> bool:
-    """Whether no word of a prompt is in the vocabulary of the encoder, not even a part of one: all its tokens are single bytes."""
+    """Whether no word of a prompt is in the vocabulary of the encoder, not even a part of one: all
+    its tokens are single bytes.
+    """
     found = transformers(encoder)
-    ids = [id_ for chunk in tokenize(found[0].tokenizer, prompt).chunks for id_ in chunk] if found and not prompt.isascii() else []
+    ids = (
+        [id_ for chunk in tokenize(found[0].tokenizer, prompt).chunks for id_ in chunk]
+        if found and not prompt.isascii()
+        else []
+    )
     return bool(ids) and max(ids) < BYTES

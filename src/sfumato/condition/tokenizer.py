@@ -1,6 +1,8 @@
-"""CLIP's tokenizer: lower case, byte-level BPE with an end-of-word mark, from ``vocab.json`` and ``merges.txt``.
+"""CLIP's tokenizer: lower case, byte-level BPE with an end-of-word mark, from ``vocab.json`` and
+``merges.txt``.
 
-The work is done by the `tokenizers` library; this file says how CLIP sets it up, and trains such a vocabulary.
+The work is done by the `tokenizers` library; this file says how CLIP sets it up, and trains such a
+vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +13,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from sfumato.errors import ModelError
 from sfumato.runtime import atomic, legible
@@ -19,13 +30,16 @@ from sfumato.runtime import atomic, legible
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 SUFFIX = "</w>"
 ORIGINAL = Path(__file__).parents[1] / "pretrained" / "clip" / "merges.txt.gz"
-# Contractions, runs of letters, single digits, runs of anything else (openai/CLIP, simple_tokenizer.py).
+# Contractions, runs of letters, single digits, runs of anything else (openai/CLIP,
+# simple_tokenizer.py).
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def _set_up(model: models.BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
@@ -33,13 +47,23 @@ def _set_up(model: models.BPE) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(BEGIN, normalized=True), AddedToken(END, normalized=False)])
+    tokenizer.add_special_tokens(
+        [AddedToken(BEGIN, normalized=True), AddedToken(END, normalized=False)]
+    )
     return tokenizer
 
 
 def _mark(token: str, *, normalized: bool = False) -> dict[str, Any]:
-    """A special token as transformers writes it; one that is normalized is found in capitals, too."""
-    return {"content": token, "lstrip": False, "normalized": normalized, "rstrip": False, "single_word": False}
+    """A special token as transformers writes it; one that is normalized is found in capitals,
+    too.
+    """
+    return {
+        "content": token,
+        "lstrip": False,
+        "normalized": normalized,
+        "rstrip": False,
+        "single_word": False,
+    }
 
 
 def _read_bpe(folder: Path) -> models.BPE:
@@ -65,7 +89,9 @@ def _added(folder: Path) -> dict[int, str]:
 
 
 def _pad(folder: Path, settings: Mapping[str, Any]) -> str:
-    """The token that fills up; where the config has no table of added tokens, special_tokens_map.json says so before it."""
+    """The token that fills up; where the config has no table of added tokens,
+    special_tokens_map.json says so before it.
+    """
     older = folder / "special_tokens_map.json"
     said = settings.get("pad_token")
     if older.exists() and "added_tokens_decoder" not in settings:
@@ -75,14 +101,18 @@ def _pad(folder: Path, settings: Mapping[str, Any]) -> str:
 
 
 def _byte_letters() -> list[str]:
-    """A letter for each byte, in CLIP's order: printable ones stand for themselves, the others follow from 256 on."""
+    """A letter for each byte, in CLIP's order: printable ones stand for themselves, the others
+    follow from 256 on.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
 
 
 def _merges(learnt: dict[str, Any]) -> list[tuple[str, str]]:
     """Pairs to merge, which older files spell as one string."""
-    return [(a, b) for a, b in (m.split(" ") if isinstance(m, str) else m for m in learnt["merges"])]
+    return [
+        (a, b) for a, b in (m.split(" ") if isinstance(m, str) else m for m in learnt["merges"])
+    ]
 
 
 class CLIPTokenizer:
@@ -135,7 +165,8 @@ class CLIPTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> CLIPTokenizer:
-        """Read ``vocab.json`` and ``merges.txt``, or transformers 5's ``tokenizer.json``, and the config.
+        """Read ``vocab.json`` and ``merges.txt``, or transformers 5's ``tokenizer.json``, and the
+        config.
 
         Raises
         ------
@@ -153,11 +184,15 @@ class CLIPTokenizer:
                 if tokenizer.token_to_id(token) is None:
                     tokenizer.add_tokens([AddedToken(token, normalized=True)])
                 if tokenizer.token_to_id(token) != id_:
-                    raise ModelError(f"its added token {token} has id {id_}, which does not follow the others")
+                    raise ModelError(
+                        f"its added token {token} has id {id_}, which does not follow the others"
+                    )
             if length < 3:
                 raise ModelError(f"model_max_length is {length}")
         except Exception as error:
-            raise ModelError(f"{folder} holds no CLIP tokenizer (vocab.json, merges.txt): {error}") from None
+            raise ModelError(
+                f"{folder} holds no CLIP tokenizer (vocab.json, merges.txt): {error}"
+            ) from None
         return cls(tokenizer, length, pad)
 
     @classmethod
@@ -172,13 +207,18 @@ class CLIPTokenizer:
         lines = gzip.decompress(ORIGINAL.read_bytes()).decode("utf-8").splitlines()
         merges = [(a, b) for a, b in (line.split(" ") for line in lines[1:])]
         alphabet = _byte_letters()
-        tokens = alphabet + [c + SUFFIX for c in alphabet] + ["".join(m) for m in merges] + [BEGIN, END]
-        model = models.BPE({t: i for i, t in enumerate(tokens)}, merges, unk_token=END, end_of_word_suffix=SUFFIX)
+        tokens = (
+            alphabet + [c + SUFFIX for c in alphabet] + ["".join(m) for m in merges] + [BEGIN, END]
+        )
+        model = models.BPE(
+            {t: i for i, t in enumerate(tokens)}, merges, unk_token=END, end_of_word_suffix=SUFFIX
+        )
         return cls(_set_up(model), 77, pad or END)
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, length: int = 77) -> CLIPTokenizer:
-        """Learn a vocabulary of `size` tokens from texts: all bytes, all bytes at a word's end, then merges.
+        """Learn a vocabulary of `size` tokens from texts: all bytes, all bytes at a word's end,
+        then merges.
 
         Examples
         --------
@@ -188,11 +228,17 @@ class CLIPTokenizer:
         """
         scratch = _set_up(models.BPE(unk_token=END, end_of_word_suffix=SUFFIX))
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        trainer = trainers.BpeTrainer(vocab_size=size - 256 - 2, end_of_word_suffix=SUFFIX, initial_alphabet=alphabet, show_progress=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=size - 256 - 2,
+            end_of_word_suffix=SUFFIX,
+            initial_alphabet=alphabet,
+            show_progress=False,
+        )
         scratch.train_from_iterator(texts, trainer)
         learnt = json.loads(scratch.to_str())["model"]
         merges = _merges(learnt)
-        tokens = alphabet + [c + SUFFIX for c in alphabet]  # CLIP's order: bytes, bytes that end a word, merges, marks
+        # CLIP's order: bytes, bytes that end a word, merges, marks
+        tokens = alphabet + [c + SUFFIX for c in alphabet]
         tokens += [t for t in dict.fromkeys("".join(m) for m in merges) if t not in set(tokens)]
         vocab = {t: i for i, t in enumerate([*tokens, BEGIN, END])}
         model = models.BPE(vocab, merges, unk_token=END, end_of_word_suffix=SUFFIX)
@@ -204,10 +250,27 @@ class CLIPTokenizer:
         vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
         merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
         end = _mark(END)
-        marks: dict[str, Any] = {"bos_token": _mark(BEGIN, normalized=True), "eos_token": end, "unk_token": end, "pad_token": self.pad_token}
-        typed = {name: {"__type": "AddedToken", **mark} if isinstance(mark, dict) else mark for name, mark in marks.items()}
-        settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.length, "do_lower_case": True, **typed}
-        added = {t.content: id_ for id_, t in self.tokenizer.get_added_tokens_decoder().items() if t.content not in vocab}
+        marks: dict[str, Any] = {
+            "bos_token": _mark(BEGIN, normalized=True),
+            "eos_token": end,
+            "unk_token": end,
+            "pad_token": self.pad_token,
+        }
+        typed = {
+            name: {"__type": "AddedToken", **mark} if isinstance(mark, dict) else mark
+            for name, mark in marks.items()
+        }
+        settings = {
+            "tokenizer_class": "CLIPTokenizer",
+            "model_max_length": self.length,
+            "do_lower_case": True,
+            **typed,
+        }
+        added = {
+            t.content: id_
+            for id_, t in self.tokenizer.get_added_tokens_decoder().items()
+            if t.content not in vocab
+        }
         held = {
             **({"added_tokens.json": json.dumps(added, ensure_ascii=False)} if added else {}),
             "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",

@@ -1,6 +1,7 @@
 """The registry of corruptions, their spelling, and their composition.
 
-``parse("mask:0.5+noise:25")`` hides half of the pixels and then adds noise; ``str`` prints the spelling back.
+``parse("mask:0.5+noise:25")`` hides half of the pixels and then adds noise; ``str`` prints the
+spelling back.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Compose:
         """
         for part in self.parts:
             if not isinstance(part, Linear):
-                raise OptionError(f'"{part}" is not linear: it has no adjoint (draw random masks first)')
+                raise OptionError(
+                    f'"{part}" is not linear: it has no adjoint (draw random masks first)'
+                )
         return cast("tuple[Linear, ...]", self.parts)
 
     def apply(self, x: Tensor) -> Tensor:
@@ -70,7 +73,8 @@ class Compose:
         return y
 
     def pinv(self, y: Tensor, tolerance: float = 1e-13, limit: int = 500) -> Tensor:
-        """``A+ y`` by conjugate gradients on the normal equations (Hestenes & Stiefel 1952, section 10), in float64.
+        """``A+ y`` by conjugate gradients on the normal equations (Hestenes & Stiefel 1952, section
+        10), in float64.
 
         From a start of zero they end at the least-squares solution of least norm.
         """
@@ -91,7 +95,9 @@ class Compose:
 
 
 def draw(corruption: Corruption, x: Tensor, generator: Generator | None = None) -> Corruption:
-    """The corruption made definite for pictures like `x`: masks, factors and qualities drawn, sizes bound; hence linear where it can be."""
+    """The corruption made definite for pictures like `x`: masks, factors and qualities drawn, sizes
+    bound; hence linear where it can be.
+    """
     if isinstance(corruption, Compose):
         parts, seen = [], x
         for part in corruption.parts:
@@ -126,7 +132,9 @@ def _mask(words: Sequence[str]) -> Corruption:
         return PictureMask(":".join(words[1:]))
     if words[0][:1].isdigit() or words[0][:1] == ".":
         return RandomMask("pixels", float(words[0]))
-    return RandomMask(words[0], float(words[1]) if len(words) > 1 else RandomMask.shares.get(words[0], 0.5))
+    return RandomMask(
+        words[0], float(words[1]) if len(words) > 1 else RandomMask.shares.get(words[0], 0.5)
+    )
 
 
 def _jpeg(words: Sequence[str]) -> Corruption:
@@ -139,7 +147,9 @@ def _down(words: Sequence[str]) -> Corruption:
     if low == high:
         return Downscale(low, words[1] if len(words) > 1 else "bicubic")
     if len(words) > 1:
-        raise OptionError(f"a range of factors is shrunk by the bicubic kernel alone: down:{words[0]}")
+        raise OptionError(
+            f"a range of factors is shrunk by the bicubic kernel alone: down:{words[0]}"
+        )
     return RandomDownscale(low, high)
 
 
@@ -147,11 +157,18 @@ CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
     "none": (lambda words: Compose(()), "none"),
     "noise": (_noise, "noise:25 or noise:0-50, the level for pixels of 0 to 255"),
     "salt": (_salt, "salt:0.1, the share of pixels that turn black or white"),
-    "mask": (_mask, "mask:0.5 (random pixels), mask:box:0.25, mask:strokes:0.2, mask:text:0.1, mask:file:PICTURE (white = hidden)"),
+    "mask": (
+        _mask,
+        "mask:0.5 (random pixels), mask:box:0.25, mask:strokes:0.2, mask:text:0.1, "
+        "mask:file:PICTURE (white = hidden)",
+    ),
     "gray": (lambda words: Grayscale(), "gray"),
     "down": (_down, "down:2 (bicubic), down:2:average or down:1.5-4, factors of 1.5 to 8"),
     "blur": (lambda words: Blur(float(words[0])), "blur:1.6, the kernel's deviation in pixels"),
-    "scratches": (lambda words: Scratches(float(words[0])), "scratches:0.05, about the share of the picture that is covered at most"),
+    "scratches": (
+        lambda words: Scratches(float(words[0])),
+        "scratches:0.05, about the share of the picture that is covered at most",
+    ),
     "jpeg": (_jpeg, "jpeg:30 or jpeg:10-95, the quality"),
 }
 
@@ -173,7 +190,9 @@ def parse(text: str) -> Corruption:
     'mask:0.5+noise:25'
     """
     if "|" in text:
-        raise OptionError(f'"{text}" has alternatives; those are for train restorer, here one corruption is meant')
+        raise OptionError(
+            f'"{text}" has alternatives; those are for train restorer, here one corruption is meant'
+        )
     parts = []
     for word in text.split("+"):
         name, *words = word.strip().split(":")

@@ -45,6 +45,8 @@ class JPEG:
         out = []
         for picture, draw in zip(image.to_pictures(x), draws, strict=True):
             stream = io.BytesIO()
-            picture.save(stream, "JPEG", quality=self.low + int(float(draw) * (self.high - self.low + 1)))
+            picture.save(
+                stream, "JPEG", quality=self.low + int(float(draw) * (self.high - self.low + 1))
+            )
             out.append(image.to_tensor(Image.open(stream)))
         return Corrupted(torch.cat(out).to(x), torch.zeros(len(x), device=x.device))

@@ -1,4 +1,6 @@
-"""Hidden pixels: a box, strokes, random pixels, or a picture that says where. ``known`` = 1 where a pixel was observed."""
+"""Hidden pixels: a box, strokes, random pixels, or a picture that says where. ``known`` = 1 where a
+pixel was observed.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Mask:
     def apply(self, x: Tensor) -> Tensor:
         """Keep the known pixels."""
         if self.known.shape[-2:] != x.shape[-2:]:
-            raise OptionError(f"the mask has {_size(self.known)} pixels, the picture {_size(x)}: they must agree")
+            raise OptionError(
+                f"the mask has {_size(self.known)} pixels, the picture {_size(x)}: they must agree"
+            )
         return x * self.known.to(x)
 
     adjoint = pinv = apply
@@ -75,7 +79,9 @@ class RandomMask:
             raise OptionError(f"mask share {self.share:g} is not between 0 and 1")
 
     def __str__(self) -> str:
-        return f"mask:{self.share:g}" if self.kind == "pixels" else f"mask:{self.kind}:{self.share:g}"
+        return (
+            f"mask:{self.share:g}" if self.kind == "pixels" else f"mask:{self.kind}:{self.share:g}"
+        )
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Draw a mask per picture and hide."""
@@ -85,7 +91,12 @@ class RandomMask:
         """The linear operator of one draw."""
         draws = uniform(len(x), x, generator)  # one number per picture seeds its mask
         size = (int(x.shape[-2]), int(x.shape[-1]))
-        make = {"pixels": self._pixels, "box": self._box, "strokes": self._strokes, "text": self._text}[self.kind]
+        make = {
+            "pixels": self._pixels,
+            "box": self._box,
+            "strokes": self._strokes,
+            "text": self._text,
+        }[self.kind]
         masks = [make(size, np.random.default_rng(int(float(d) * 2**24))) for d in draws]
         return Mask(torch.from_numpy(np.stack(masks))[:, None].to(x.device))
 
@@ -95,7 +106,10 @@ class RandomMask:
     def _box(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         known = np.ones(size, np.float32)
         aspect = math.exp(rng.uniform(-0.5, 0.5))
-        tall, wide = (max(1, min(n, round(n * math.sqrt(self.share) * a))) for n, a in zip(size, (aspect, 1 / aspect), strict=True))
+        tall, wide = (
+            max(1, min(n, round(n * math.sqrt(self.share) * a)))
+            for n, a in zip(size, (aspect, 1 / aspect), strict=True)
+        )
         top, left = rng.integers(0, size[0] - tall + 1), rng.integers(0, size[1] - wide + 1)
         known[top : top + tall, left : left + wide] = 0
         return known
@@ -104,8 +118,16 @@ class RandomMask:
         canvas = Image.new("L", (size[1], size[0]), 1)
         pen = ImageDraw.Draw(canvas)
         for _ in range(100):
-            points = [(float(rng.uniform(0, size[1])), float(rng.uniform(0, size[0]))) for _ in range(rng.integers(2, 5))]
-            pen.line(points, fill=0, width=max(1, round(min(size) * rng.uniform(0.01, 0.06))), joint="curve")
+            points = [
+                (float(rng.uniform(0, size[1])), float(rng.uniform(0, size[0])))
+                for _ in range(rng.integers(2, 5))
+            ]
+            pen.line(
+                points,
+                fill=0,
+                width=max(1, round(min(size) * rng.uniform(0.01, 0.06))),
+                joint="curve",
+            )
             if 1 - np.asarray(canvas).mean() >= self.share:
                 break
         return np.asarray(canvas).astype(np.float32)
@@ -116,7 +138,9 @@ class RandomMask:
         for _ in range(100):
             letters = "".join(rng.choice(list(ascii_letters + digits + " "), rng.integers(3, 20)))
             place = float(rng.uniform(-0.3, 0.8) * size[1]), float(rng.uniform(-0.1, 1) * size[0])
-            pen.text(place, letters, fill=0, font=ImageFont.load_default(float(rng.integers(8, 40))))
+            pen.text(
+                place, letters, fill=0, font=ImageFont.load_default(float(rng.integers(8, 40)))
+            )
             if 1 - np.asarray(canvas).mean() >= self.share:
                 break
         return np.asarray(canvas).astype(np.float32)
@@ -137,5 +161,7 @@ class PictureMask:
 
     def draw(self, x: Tensor, generator: Generator | None = None) -> Linear:
         """The linear operator for pictures of this size."""
-        picture = image.read_mask(Path(self.path)).resize((x.shape[-1], x.shape[-2]), Image.Resampling.NEAREST)
+        picture = image.read_mask(Path(self.path)).resize(
+            (x.shape[-1], x.shape[-2]), Image.Resampling.NEAREST
+        )
         return Mask(torch.from_numpy((np.asarray(picture) < 128).astype(np.float32)).to(x.device))

@@ -12,12 +12,16 @@ from sfumato.types import Corrupted
 
 def normal(x: Tensor, generator: Generator | None) -> Tensor:
     """Standard normal noise like `x`, drawn on the generator's device."""
-    return torch.randn(x.shape, generator=generator, device=generator.device if generator else x.device).to(x)
+    return torch.randn(
+        x.shape, generator=generator, device=generator.device if generator else x.device
+    ).to(x)
 
 
 def uniform(count: int, x: Tensor, generator: Generator | None) -> Tensor:
     """`count` numbers in [0, 1), on the device of `x`."""
-    return torch.rand(count, generator=generator, device=generator.device if generator else x.device).to(x.device)
+    return torch.rand(
+        count, generator=generator, device=generator.device if generator else x.device
+    ).to(x.device)
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class GaussianNoise:
     Parameters
     ----------
     low, high : float
-        Range of the noise level for pixels of 0 to 255, as the field gives it; equal for a fixed level.
-        (A level of 255 is 2 in the frame of [-1, 1].)
+        Range of the noise level for pixels of 0 to 255, as the field gives it; equal for a fixed
+        level. (A level of 255 is 2 in the frame of [-1, 1].)
 
     Examples
     --------
@@ -41,7 +45,9 @@ class GaussianNoise:
     high: float
 
     def __str__(self) -> str:
-        return f"noise:{self.low:g}" if self.low == self.high else f"noise:{self.low:g}-{self.high:g}"
+        return (
+            f"noise:{self.low:g}" if self.low == self.high else f"noise:{self.low:g}-{self.high:g}"
+        )
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Draw a level per picture and add noise."""
@@ -64,8 +70,8 @@ class DiffusionNoise:
     sigmas : Tensor, (T,)
         Noise level of each time in the frame of the latents.
     shift : float
-        Above 1 draws noisier times more often, u becoming s u / (1 + (s - 1) u) (Esser et al. 2024, arXiv:2403.03206,
-        equation 23): those at which the text decides what the picture shows.
+        Above 1 draws noisier times more often, u becoming s u / (1 + (s - 1) u) (Esser et al. 2024,
+        arXiv:2403.03206, equation 23): those at which the text decides what the picture shows.
 
     Examples
     --------
@@ -83,7 +89,8 @@ class DiffusionNoise:
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Draw a time per picture, evenly spread over the batch, and add noise of its level."""
         count = len(x)
-        # One draw, then even spacing: less variance than independent times (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
+        # One draw, then even spacing: less variance than independent times (Kingma et al. 2021,
+        # arXiv:2107.00630, appendix I.1).
         places = (uniform(1, x, generator) + torch.arange(count, device=x.device) / count) % 1
         places = (self.shift * places / (1 + (self.shift - 1) * places)).clamp_max(1 - 1e-6)
         sigma = self.sigmas.to(x.device)[(places * len(self.sigmas)).long()]
@@ -98,7 +105,8 @@ class DiffusionNoise:
 
 @dataclass(frozen=True)
 class SaltAndPepper:
-    """A share of the pixels becomes black or white, all channels together. Not linear: where is unknown.
+    """A share of the pixels becomes black or white, all channels together. Not linear: where is
+    unknown.
 
     Examples
     --------
@@ -115,6 +123,10 @@ class SaltAndPepper:
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Hit each pixel with probability `share`; half of the hits are white."""
         shape = (len(x), 1, *x.shape[2:])
-        draw = torch.rand(shape, generator=generator, device=generator.device if generator else x.device).to(x)
+        draw = torch.rand(
+            shape, generator=generator, device=generator.device if generator else x.device
+        ).to(x)
         extreme = torch.where(draw < self.share / 2, -torch.ones_like(draw), torch.ones_like(draw))
-        return Corrupted(torch.where(draw < self.share, extreme, x), torch.zeros(len(x), device=x.device))
+        return Corrupted(
+            torch.where(draw < self.share, extreme, x), torch.zeros(len(x), device=x.device)
+        )

@@ -1,4 +1,6 @@
-"""Lost resolution: operators that work on rows and columns one after the other, ``A x = R x C'``."""
+"""Lost resolution: operators that work on rows and columns one after the other, ``A x = R x
+C'``.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,11 @@ class Downscale:
     ----------
     factor : float, 1.5 to 8
     kernel : {"bicubic", "average"}
-        ``bicubic`` is the antialiased kernel of MATLAB's imresize, which the field's tables use; ``average`` takes
-        the mean of the covered area.
+        ``bicubic`` is the antialiased kernel of MATLAB's imresize, which the field's tables use;
+        ``average`` takes the mean of the covered area.
     size : (int, int), optional
-        Height and width of the full picture, for `adjoint` and `pinv`; without it the full size is taken to be
-        ``floor(small * factor)``. :meth:`draw` sets it.
+        Height and width of the full picture, for `adjoint` and `pinv`; without it the full size is
+        taken to be ``floor(small * factor)``. :meth:`draw` sets it.
 
     Examples
     --------
@@ -45,12 +47,18 @@ class Downscale:
 
     def __post_init__(self) -> None:
         if not FACTORS[0] <= self.factor <= FACTORS[1]:
-            raise OptionError(f"downscale factor {self.factor:g} is not between {FACTORS[0]:g} and {FACTORS[1]:g}")
+            raise OptionError(
+                f"downscale factor {self.factor:g} is not between {FACTORS[0]:g} and {FACTORS[1]:g}"
+            )
         if self.kernel not in KERNELS:
             raise unknown("downscale kernel", self.kernel, KERNELS)
 
     def __str__(self) -> str:
-        return f"down:{self.factor:g}" if self.kernel == "bicubic" else f"down:{self.factor:g}:{self.kernel}"
+        return (
+            f"down:{self.factor:g}"
+            if self.kernel == "bicubic"
+            else f"down:{self.factor:g}:{self.kernel}"
+        )
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Shrink."""
@@ -94,7 +102,10 @@ class RandomDownscale:
 
     def __post_init__(self) -> None:
         if not FACTORS[0] <= self.low <= self.high <= FACTORS[1]:
-            raise OptionError(f"downscale factors {self.low:g}-{self.high:g} are not between {FACTORS[0]:g} and {FACTORS[1]:g}")
+            raise OptionError(
+                f"downscale factors {self.low:g}-{self.high:g} are not between {FACTORS[0]:g} and "
+                f"{FACTORS[1]:g}"
+            )
 
     def __str__(self) -> str:
         return f"down:{self.low:g}-{self.high:g}"
@@ -104,7 +115,9 @@ class RandomDownscale:
         return self.draw(x, generator)(x)
 
     def draw(self, x: Tensor, generator: Generator | None = None) -> Downscale:
-        """The operator of one draw; its factor is such that the width shrinks to whole pixels, if one in the range is."""
+        """The operator of one draw; its factor is such that the width shrinks to whole pixels, if
+        one in the range is.
+        """
         wide = int(x.shape[-1])
         factor = self.low + (self.high - self.low) * float(uniform(1, x, generator))
         least, most = math.ceil(wide / self.high), math.floor(wide / self.low)
@@ -124,7 +137,9 @@ def _inverse(factor: float, kernel: str, size: int) -> Tensor:
 
 
 def average(size: int, factor: float) -> NDArray[np.float64]:
-    """Matrix (ceil(size / factor), size) of the area that each output pixel covers of each input pixel."""
+    """Matrix (ceil(size / factor), size) of the area that each output pixel covers of each input
+    pixel.
+    """
     edges = np.minimum(np.arange(math.ceil(size / factor - 1e-9) + 1) * factor, size)
     pixels = np.arange(size)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -134,7 +149,9 @@ def average(size: int, factor: float) -> NDArray[np.float64]:
 
 
 def bicubic(size: int, factor: float) -> NDArray[np.float64]:
-    """Matrix of MATLAB's imresize: Keys' cubic with a = -1/2 (Keys 1981, equation 15), widened by the factor, mirrored at the border."""
+    """Matrix of MATLAB's imresize: Keys' cubic with a = -1/2 (Keys 1981, equation 15), widened by
+    the factor, mirrored at the border.
+    """
     out_size = math.ceil(size / factor - 1e-9)
     centers = (np.arange(out_size) + 0.5) * factor - 0.5
     reach = math.ceil(2 * factor) + 1
@@ -143,33 +160,44 @@ def bicubic(size: int, factor: float) -> NDArray[np.float64]:
 
 
 def _spread(places: NDArray[Any], weights: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """A matrix (outputs, size) from the weight of each place (outputs, reach) within 0 to size - 1."""
+    """A matrix (outputs, size) from the weight of each place (outputs, reach) within 0 to size -
+    1.
+    """
     out = np.zeros((len(places), size))
-    np.add.at(out, (np.arange(len(places))[:, None], places), weights / weights.sum(1, keepdims=True))
+    np.add.at(
+        out, (np.arange(len(places))[:, None], places), weights / weights.sum(1, keepdims=True)
+    )
     return out
 
 
 def _folded(places: NDArray[Any], size: int) -> NDArray[Any]:
-    """Places outside 0 to size - 1 folded back as in a mirror: the picture and its mirror image, repeated."""
+    """Places outside 0 to size - 1 folded back as in a mirror: the picture and its mirror image,
+    repeated.
+    """
     repeated = places.astype(int) % (2 * size)
     return np.where(repeated < size, repeated, 2 * size - 1 - repeated)
 
 
 def interpolate(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge (B, C, h, w) to (B, C, *size) by Keys' cubic, as MATLAB's imresize does: what a trained method must beat.
+    """Enlarge (B, C, h, w) to (B, C, *size) by Keys' cubic, as MATLAB's imresize does: what a
+    trained method must beat.
 
     Examples
     --------
     >>> interpolate(torch.ones(1, 1, 4, 4), (6, 8)).shape
     torch.Size([1, 1, 6, 8])
     """
-    rows, columns = (magnify(int(small), large, 0, large)[1].to(x) for small, large in zip(x.shape[-2:], size, strict=True))
+    rows, columns = (
+        magnify(int(small), large, 0, large)[1].to(x)
+        for small, large in zip(x.shape[-2:], size, strict=True)
+    )
     return rows @ x @ columns.T
 
 
 @functools.lru_cache(maxsize=64)
 def magnify(small: int, large: int, start: int, stop: int) -> tuple[slice, Tensor]:
-    """Values `start` to `stop` of `large` that are made of `small`: which of those they need, and the matrix that makes them.
+    """Values `start` to `stop` of `large` that are made of `small`: which of those they need, and
+    the matrix that makes them.
 
     Examples
     --------
@@ -181,7 +209,9 @@ def magnify(small: int, large: int, start: int, stop: int) -> tuple[slice, Tenso
     places = np.floor(centers)[:, None] + np.arange(-1, 3)
     folded = _folded(places, small)
     first, last = int(folded.min()), int(folded.max()) + 1
-    return slice(first, last), torch.from_numpy(_spread(folded - first, _keys(places - centers[:, None]), last - first))
+    return slice(first, last), torch.from_numpy(
+        _spread(folded - first, _keys(places - centers[:, None]), last - first)
+    )
 
 
 def _keys(t: NDArray[np.float64]) -> NDArray[np.float64]:

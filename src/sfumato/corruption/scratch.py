@@ -1,26 +1,30 @@
-"""Scratches and dust: what happens to a print in a drawer."""
+"""Scratches, folds, dust and stains: what happens to a print in a drawer."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 from torch import Generator, Tensor
 
 from sfumato.corruption.noise import uniform
 from sfumato.errors import OptionError
 from sfumato.types import Corrupted
 
-FINE = 3  # scratches are drawn this much larger, then shrunk: their edges are soft
+FINE = 3  # marks are drawn this much larger, then shrunk: their edges are soft
+THINNEST, WIDEST = 0.8, 8.5  # pixels across a scratch
+Plane = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Scratches:
-    """Thin bright or dark lines and specks over a picture. Not linear: where they are is unknown.
+    """Marks on a print: scratches, folds, dust, stains and torn corners. Not linear: where they are
+    is unknown.
 
     Parameters
     ----------
@@ -30,7 +34,7 @@ class Scratches:
     Examples
     --------
     >>> y = Scratches(0.1)(torch.zeros(1, 3, 64, 64), generator=torch.Generator().manual_seed(0)).y
-    >>> 0 < float((y != 0).float().mean()) < 0.4
+    >>> 0 < float((y != 0).float().mean()) < 0.5
     True
     """
 
@@ -44,36 +48,198 @@ class Scratches:
         return f"scratches:{self.share:g}"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Scratch each picture in its own way."""
-        draws = uniform(len(x), x, generator)  # one number per picture seeds its scratches
-        out = []
-        for picture, seed in zip(x, draws, strict=True):
-            cover, shade = self._drawn((int(x.shape[-2]), int(x.shape[-1])), np.random.default_rng(int(float(seed) * 2**24)))
-            opacity = torch.from_numpy(cover).to(x)
-            out.append(picture * (1 - opacity) + shade * opacity)
-        return Corrupted(torch.stack(out), torch.zeros(len(x), device=x.device))
+        """Damage each picture in its own way."""
+        return self.marked(x, generator)[0]
 
-    def _drawn(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.float32], float]:
-        """How opaque the scratches are at each pixel, (H, W), and their shade in [-1, 1]."""
+    def marked(self, x: Tensor, generator: Generator | None = None) -> tuple[Corrupted, Tensor]:
+        """The damaged pictures, and where the marks are: (B, 1, H, W) in [0, 1]."""
+        size = (int(x.shape[-2]), int(x.shape[-1]))
+        damaged, covers = [], []
+        # a number per picture seeds its marks
+        for picture, seed in zip(x, uniform(len(x), x, generator), strict=True):
+            rng = np.random.default_rng(int(float(seed) * 2**24))
+            cover = np.zeros(size, np.float32)
+            for layer in self._layers(size, rng):
+                opacity = torch.from_numpy(layer.opacity).to(x)
+                picture = picture * (1 - opacity) + layer.shade * opacity
+                cover = np.maximum(cover, layer.cover)
+            damaged.append(picture)
+            covers.append(torch.from_numpy(cover).to(x)[None])
+        return Corrupted(torch.stack(damaged), torch.zeros(len(x), device=x.device)), torch.stack(
+            covers
+        )
+
+    def _layers(self, size: tuple[int, int], rng: np.random.Generator) -> Iterator[_Layer]:
+        """One to three layers: the marks of one layer have one shade."""
+        count = int(rng.integers(1, 4))
+        area = self.share * rng.uniform(0.1, 1) * size[0] * size[1]
+        for _ in range(count):
+            yield _Layer.drawn(size, area / count, rng)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Marks of one shade.
+
+    Attributes
+    ----------
+    cover : array, (H, W), in [0, 1]
+        Where the marks are.
+    opacity : array, (H, W), in [0, 1]
+        How much of the picture they hide there.
+    shade : float, in [-1, 1]
+    """
+
+    cover: Plane
+    opacity: Plane
+    shade: float
+
+    @classmethod
+    def drawn(cls, size: tuple[int, int], area: float, rng: np.random.Generator) -> _Layer:
         tall, wide = size
         canvas = Image.new("L", (wide * FINE, tall * FINE))
-        pen = ImageDraw.Draw(canvas)
-        most = self.share * rng.uniform(0.2, 1) * tall * wide
-        area = 0.0
-        while area < most:
-            width = FINE * math.exp(rng.uniform(math.log(0.7), math.log(4.5)))
-            at, shade = rng.uniform(0, (wide * FINE, tall * FINE)), int(rng.integers(140, 256))
-            if rng.random() < 0.3:  # a speck
-                pen.ellipse((*at, *(at + width * rng.uniform(0.7, 2, 2))), fill=shade)
-                area += (width / FINE) ** 2
-                continue
-            points, angle, step = [tuple(at)], rng.uniform(0, 2 * math.pi), FINE * rng.uniform(6, 30)
-            for _ in range(rng.integers(2, 16)):
-                angle += rng.normal(0, 0.12)
-                at = at + step * np.array([math.cos(angle), math.sin(angle)])
-                points.append(tuple(at))
-            pen.line(points, fill=shade, width=max(1, round(width)), joint="curve")
-            area += len(points) * step / FINE * width / FINE
-        cover = np.asarray(canvas.resize((wide, tall), Image.Resampling.BOX), np.float32) * np.float32(1 / 255)
-        bright = rng.uniform(0.5, 1) if rng.random() < 0.65 else rng.uniform(-1, -0.6)
-        return cover, float(bright)
+        pen = _Pen(ImageDraw.Draw(canvas), canvas.size, rng)
+        kinds = [pen.scratch, pen.scratch, pen.dust, pen.fold, pen.stain, pen.corner]
+        often = np.array([0.4, 0.25, 0.2, 0.07, 0.05, 0.03])
+        drawn = 0.0
+        while drawn < area:
+            mark = kinds[int(rng.choice(len(kinds), p=often))]
+            drawn += mark() / FINE**2
+        if rng.random() < 0.4:
+            canvas = canvas.filter(ImageFilter.GaussianBlur(FINE * rng.uniform(0.2, 1.0)))
+        shrunk = canvas.resize((wide, tall), Image.Resampling.BOX)
+        cover = np.asarray(shrunk, np.float32) * np.float32(1 / 255)
+        strength = rng.uniform(0.55, 1.0)
+        worn = 1 - rng.uniform(0, 0.5) * _clouds(size, rng)
+        return cls(cover, cover * np.float32(strength) * worn, _shade(rng))
+
+
+class _Pen:
+    """Draws marks on a canvas that is FINE times as large; each returns the area that it covers
+    there.
+    """
+
+    def __init__(
+        self, draw: ImageDraw.ImageDraw, size: tuple[int, int], rng: np.random.Generator
+    ) -> None:
+        self.draw, self.size, self.rng = draw, size, rng
+
+    def scratch(self) -> float:
+        """A line that wanders or bends."""
+        rng = self.rng
+        step = FINE * rng.uniform(5, 25)
+        bend = 0.0 if rng.random() < 0.5 else rng.normal(0, 0.15)
+        points = self._walk(
+            rng.uniform(0, self.size),
+            int(rng.integers(2, 24)),
+            step,
+            bend,
+            shake=rng.choice([0.02, 0.12]),
+        )
+        return self._line(points, self._width())
+
+    def fold(self) -> float:
+        """A crease from side to side."""
+        rng = self.rng
+        across, step = rng.random() < 0.5, FINE * rng.uniform(8, 20)
+        wide, tall = self.size
+        start = (
+            np.array([0.0, rng.uniform(0, tall)])
+            if across
+            else np.array([rng.uniform(0, wide), 0.0])
+        )
+        angle = (0.0 if across else math.pi / 2) + rng.normal(0, 0.1)
+        points = self._walk(
+            start, int(max(self.size) / step) + 2, step, 0.0, shake=0.03, angle=angle
+        )
+        return self._line(points, self._width())
+
+    def dust(self) -> float:
+        """Some specks, and now and then a hair."""
+        rng, area = self.rng, 0.0
+        for _ in range(rng.integers(1, 8)):
+            at, width = rng.uniform(0, self.size), self._width()
+            wide, tall = width * rng.uniform(0.7, 2, 2)
+            self.draw.ellipse((*at, *(at + (wide, tall))), fill=self._ink())
+            area += float(wide * tall)
+        if rng.random() < 0.3:
+            curl = rng.choice([-1, 1]) * rng.uniform(0.03, 0.3)
+            hair = self._walk(rng.uniform(0, self.size), 12, FINE * 3.0, curl, shake=0.1)
+            area += self._line(hair, FINE * rng.uniform(0.7, 1.5))
+        return area
+
+    def stain(self) -> float:
+        """A blotch with an uneven rim."""
+        rng = self.rng
+        at, radius = rng.uniform(0, self.size), FINE * rng.uniform(3, 14)
+        return self._blob(at, radius, np.linspace(0, 2 * math.pi, 18, endpoint=False))
+
+    def corner(self) -> float:
+        """A corner, or a piece of the rim, that is torn off."""
+        rng = self.rng
+        at = np.array([rng.choice([0, side]) for side in self.size], float)
+        if rng.random() < 0.5:
+            at[int(rng.integers(2))] = rng.uniform(0, max(self.size))
+        return (
+            self._blob(
+                at, FINE * rng.uniform(4, 16), np.linspace(0, 2 * math.pi, 24, endpoint=False)
+            )
+            / 2
+        )
+
+    def _walk(
+        self,
+        at: NDArray[np.float64],
+        count: int,
+        step: float,
+        bend: float,
+        shake: float,
+        angle: float | None = None,
+    ) -> list[tuple[float, ...]]:
+        """Points one step apart, whose direction bends steadily and shakes."""
+        rng = self.rng
+        angle = rng.uniform(0, 2 * math.pi) if angle is None else angle
+        points = [tuple(at)]
+        for _ in range(count):
+            angle += bend + rng.normal(0, shake)
+            at = at + step * np.array([math.cos(angle), math.sin(angle)])
+            points.append(tuple(at))
+        return points
+
+    def _line(self, points: list[tuple[float, ...]], width: float) -> float:
+        length = sum(math.dist(a, b) for a, b in zip(points, points[1:], strict=False))
+        self.draw.line(points, fill=self._ink(), width=max(1, round(width)), joint="curve")
+        if self.rng.random() < 0.5 and len(points) > 3:  # thinner towards an end
+            self.draw.line(
+                points[len(points) // 2 :],
+                fill=self._ink(),
+                width=max(1, round(1.3 * width)),
+                joint="curve",
+            )
+        return length * width
+
+    def _blob(self, at: NDArray[np.float64], radius: float, angles: NDArray[np.float64]) -> float:
+        radii = radius * self.rng.uniform(0.6, 1.4, len(angles))
+        rim = at[:, None] + radii * np.stack([np.cos(angles), np.sin(angles)])
+        self.draw.polygon([tuple(point) for point in rim.T], fill=self._ink())
+        return math.pi * radius**2
+
+    def _width(self) -> float:
+        return FINE * math.exp(self.rng.uniform(math.log(THINNEST), math.log(WIDEST)))
+
+    def _ink(self) -> int:
+        return int(self.rng.integers(170, 256))
+
+
+def _shade(rng: np.random.Generator) -> float:
+    """Bright as a bare print, dark as ink, or in between."""
+    bright, dark, between = rng.uniform(0.4, 1), rng.uniform(-1, -0.5), rng.uniform(-0.5, 0.4)
+    return float(rng.choice([bright, dark, between], p=[0.45, 0.4, 0.15]))
+
+
+def _clouds(size: tuple[int, int], rng: np.random.Generator) -> Plane:
+    """Smooth noise in [0, 1]: (H, W)."""
+    small = Image.fromarray(rng.integers(0, 256, (6, 6), np.uint8))
+    return np.asarray(
+        small.resize((size[1], size[0]), Image.Resampling.BICUBIC), np.float32
+    ) / np.float32(255)

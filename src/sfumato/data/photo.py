@@ -1,8 +1,8 @@
 """Photographs as files: read with all that a file may hold, written back without losing it.
 
-A :class:`Photo` keeps what a network does not see (transparency, the color profile, 16 bits a channel) beside the values
-that it does, so that a restored picture differs from its file in nothing that was not asked for. What cannot be kept is
-converted, with a note.
+A :class:`Photo` keeps what a network does not see (transparency, the color profile, 16 bits a
+channel) beside the values that it does, so that a restored picture differs from its file in nothing
+that was not asked for. What cannot be kept is converted, with a note.
 """
 
 from __future__ import annotations
@@ -30,9 +30,18 @@ from sfumato.runtime import atomic
 
 ORIENTATION, PIXEL_WIDTH, PIXEL_HEIGHT = 0x0112, 0xA002, 0xA003  # EXIF 2.32, tables 4 and 7
 XMP_KEYWORD, SETTINGS = "XML:com.adobe.xmp", "sfumato"  # of texts in a PNG
-DESCRIPTIVE = frozenset({0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298})  # title, maker, model, software, date, artist, copyright
+# title, maker, model, software, date, artist, copyright
+DESCRIPTIVE = frozenset({0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298})
 SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+SUFFIXES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,8 @@ class Photo:
     quality : int, optional
         Of a JPEG, 1 to 100.
     exif : bytes, optional
-        Date, place, camera and what else a file says of its picture; its orientation has been followed and is left out.
+        Date, place, camera and what else a file says of its picture; its orientation has been
+        followed and is left out.
     dpi : (float, float), optional
         Pixels per inch, across and down.
     texts : dict of str to str
@@ -73,8 +83,16 @@ class Photo:
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
-        if values.dtype not in (np.uint8, np.uint16) or values.ndim != 3 or values.shape[2] not in (1, 3) or not values.size:
-            raise PictureError(f"a photo is an array (H, W, 1 or 3) of uint8 or uint16; {values.shape} of {values.dtype} was given")
+        if (
+            values.dtype not in (np.uint8, np.uint16)
+            or values.ndim != 3
+            or values.shape[2] not in (1, 3)
+            or not values.size
+        ):
+            raise PictureError(
+                f"a photo is an array (H, W, 1 or 3) of uint8 or uint16; {values.shape} of "
+                f"{values.dtype} was given"
+            )
 
     @property
     def top(self) -> int:
@@ -94,13 +112,21 @@ class Photo:
 
     def frame(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[np.float32]:
         """Values of a window in [-1, 1], (C, H, W)."""
-        return np.ascontiguousarray(self.values[rows, columns].transpose(2, 0, 1), np.float32) * np.float32(2 / self.top) - 1
+        return (
+            np.ascontiguousarray(self.values[rows, columns].transpose(2, 0, 1), np.float32)
+            * np.float32(2 / self.top)
+            - 1
+        )
 
     def opaque(self) -> Photo:
-        """The same photo with what is clear in the color of the nearest pixel that is seen, as nobody sees its own."""
+        """The same photo with what is clear in the color of the nearest pixel that is seen, as
+        nobody sees its own.
+        """
         if self.alpha is None or self.alpha.all() or not self.alpha.any():
             return self
-        nearest = distance_transform_edt(self.alpha == 0, return_distances=False, return_indices=True)
+        nearest = distance_transform_edt(
+            self.alpha == 0, return_distances=False, return_indices=True
+        )
         return replace(self, values=self.values[tuple(nearest)])
 
     def stored(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -110,7 +136,9 @@ class Photo:
         return scaled.round().clip(0, self.top).astype(self.values.dtype)
 
     def with_values(self, values: NDArray[Any]) -> Photo:
-        """The same photo with other values, (H, W, 1 or 3); transparency takes their size, a profile goes if it is for other channels."""
+        """The same photo with other values, (H, W, 1 or 3); transparency takes their size, a
+        profile goes if it is for other channels.
+        """
         alpha, size = self.alpha, (values.shape[1], values.shape[0])
         if alpha is not None and alpha.shape != values.shape[:2]:
             alpha = np.asarray(Image.fromarray(alpha).resize(size, Image.Resampling.BICUBIC))
@@ -130,14 +158,31 @@ def read(source: Path | str | bytes) -> Photo:
 
 
 def _photo(opened: Image.Image) -> Photo:
-    quality = _quality(next(iter(opened.quantization.values()))) if isinstance(opened, JpegImageFile) and opened.quantization else None
-    deep = ";16" in str(getattr(opened, "tile", ""))  # how the file stores a pixel; known before it is loaded
+    quality = (
+        _quality(next(iter(opened.quantization.values())))
+        if isinstance(opened, JpegImageFile) and opened.quantization
+        else None
+    )
+    # how the file stores a pixel; known before it is loaded
+    deep = ";16" in str(getattr(opened, "tile", ""))
     opened.load()
     converted = _converted(opened)
     exif, notes = _said_of(opened)
     texts, xmp = _texts(opened), _xmp(opened)
-    photo = replace(converted, quality=quality, exif=exif, dpi=_dpi(opened), texts=texts, xmp=xmp, notes=(*converted.notes, *notes))
-    return replace(photo, notes=(*photo.notes, "16 bits a channel were read as 8")) if deep and photo.top == 255 else photo
+    photo = replace(
+        converted,
+        quality=quality,
+        exif=exif,
+        dpi=_dpi(opened),
+        texts=texts,
+        xmp=xmp,
+        notes=(*converted.notes, *notes),
+    )
+    return (
+        replace(photo, notes=(*photo.notes, "16 bits a channel were read as 8"))
+        if deep and photo.top == 255
+        else photo
+    )
 
 
 def _said_of(opened: Image.Image) -> tuple[bytes | None, list[str]]:
@@ -146,7 +191,8 @@ def _said_of(opened: Image.Image) -> tuple[bytes | None, list[str]]:
     exif.pop(ORIENTATION, None)
     if str(exif.get(DESCRIPTION, "")).startswith('{"schema"'):
         return None, []  # the settings of create, whose picture this is no longer
-    if opened.format == "TIFF":  # most of its tags say how it is stored; those that say of what it is a picture are taken along
+    # most of its tags say how it is stored; those that say of what it is a picture are taken along
+    if opened.format == "TIFF":
         kept = Image.Exif()
         kept.update({tag: value for tag, value in exif.items() if tag in DESCRIPTIVE})
         exif = kept
@@ -159,8 +205,14 @@ def _said_of(opened: Image.Image) -> tuple[bytes | None, list[str]]:
 
 
 def _texts(opened: Image.Image) -> dict[str, str]:
-    """The texts of a PNG but for XMP and for settings of ours, whose picture this is no longer; and a JPEG's comment."""
-    found = {k: str(v) for k, v in getattr(opened, "text", {}).items() if k not in (XMP_KEYWORD, SETTINGS)}
+    """The texts of a PNG but for XMP and for settings of ours, whose picture this is no longer; and
+    a JPEG's comment.
+    """
+    found = {
+        k: str(v)
+        for k, v in getattr(opened, "text", {}).items()
+        if k not in (XMP_KEYWORD, SETTINGS)
+    }
     comment = opened.info.get("comment")
     if comment and "Comment" not in found:
         found["Comment"] = decode(comment)[0] if isinstance(comment, bytes) else str(comment)
@@ -237,10 +289,18 @@ def _converted(opened: Image.Image) -> Photo:
         notes.append(f"{picture.mode} was converted to RGB")
         profile = None  # it described the other color space
     elif picture.mode in ("P", "PA", "1"):
-        notes.append("a palette was converted to RGB" if picture.mode != "1" else "1 bit was converted to 8")
+        notes.append(
+            "a palette was converted to RGB" if picture.mode != "1" else "1 bit was converted to 8"
+        )
     alpha = np.asarray(picture.convert("RGBA").getchannel("A")) if clear else None
-    values = np.asarray(picture.convert("LA").getchannel(0) if gray and clear else picture.convert("L" if gray else "RGB"))
-    return Photo(values if values.ndim == 3 else values[..., None], alpha, profile, notes=tuple(notes))
+    values = np.asarray(
+        picture.convert("LA").getchannel(0)
+        if gray and clear
+        else picture.convert("L" if gray else "RGB")
+    )
+    return Photo(
+        values if values.ndim == 3 else values[..., None], alpha, profile, notes=tuple(notes)
+    )
 
 
 def _sixteen(values: NDArray[Any]) -> NDArray[Any]:
@@ -271,7 +331,9 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
         raise PictureError(f"{path}: a picture's name ends in one of {', '.join(sorted(SUFFIXES))}")
     notes = []
     values, alpha = photo.values, photo.alpha
-    if values.dtype == np.uint16 and (kind not in ("PNG", "TIFF") or values.shape[2] == 3 or alpha is not None):
+    if values.dtype == np.uint16 and (
+        kind not in ("PNG", "TIFF") or values.shape[2] == 3 or alpha is not None
+    ):
         notes.append(f"16 bits a channel were brought to 8 for {kind}")
         values = (values.astype(np.float64) / 257).round().astype(np.uint8)
     if alpha is not None and kind in ("JPEG", "BMP"):
@@ -304,7 +366,9 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
 
 
 def _said(photo: Photo, kind: str, settings: str | None) -> tuple[dict[str, Any], list[str]]:
-    """What Pillow is to write of texts, XMP and settings; and notes on what the format has no place for."""
+    """What Pillow is to write of texts, XMP and settings; and notes on what the format has no place
+    for.
+    """
     extra: dict[str, Any] = {}
     texts = dict(photo.texts)
     if kind == "PNG":
@@ -328,7 +392,11 @@ def _hold(picture: Image.Image, path: Path) -> None:
     """Read a file back: what is in it must be what was to be written, value by value."""
     with image.unbounded(), Image.open(path) as written:
         written.load()
-        same = written if written.mode == picture.mode or picture.mode.startswith("I") else written.convert(picture.mode)
+        same = (
+            written
+            if written.mode == picture.mode or picture.mode.startswith("I")
+            else written.convert(picture.mode)
+        )
         if not np.array_equal(np.asarray(same), np.asarray(picture)):
             raise OSError("what was written is not what is read back")
 
@@ -337,7 +405,15 @@ def side_by_side(before: Photo, after: Photo) -> Photo:
     """Both at the size of the second, in 8 bits."""
     sides = []
     for photo in (before, after):
-        values = photo.values if photo.top == 255 else (photo.values / np.float32(257)).round().astype(np.uint8)
+        values = (
+            photo.values
+            if photo.top == 255
+            else (photo.values / np.float32(257)).round().astype(np.uint8)
+        )
         picture = Image.fromarray(values if values.shape[2] == 3 else values[..., 0]).convert("RGB")
         sides.append(np.asarray(picture.resize(after.size, Image.Resampling.NEAREST)))
-    return Photo(np.concatenate([sides[0], np.full((sides[0].shape[0], 4, 3), 255, np.uint8), sides[1]], axis=1))
+    return Photo(
+        np.concatenate(
+            [sides[0], np.full((sides[0].shape[0], 4, 3), 255, np.uint8), sides[1]], axis=1
+        )
+    )

@@ -1,4 +1,5 @@
-"""Data of any kind as rows of numbers: pictures, tables and documents, with labels where there are some.
+"""Data of any kind as rows of numbers: pictures, tables and documents, with labels where there are
+some.
 
 What cannot be read is skipped and listed, never fatal; a set with nothing usable gets one sentence.
 """
@@ -27,7 +28,8 @@ from sfumato.errors import DataError, OptionError, PictureError, unknown
 
 Kind = Literal["pictures", "numbers", "documents"]
 LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person", "y_train")
-NUMBERS = ("int", "uint", "halffloat", "float", "double", "decimal", "bool")  # how the names of pyarrow's types begin
+# how the names of pyarrow's types begin
+NUMBERS = ("int", "uint", "halffloat", "float", "double", "decimal", "bool")
 TEXTS = ("text", "body", "document", "content")
 ARRAYS = ("images", "pictures", "x", "data", "x_train", "arr_0")
 SIDE = 32  # of a picture, in pixels, where the pictures differ in size and the user gives none
@@ -99,7 +101,9 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
     if size is not None and not 4 <= size <= 512:
         raise OptionError(f"size {size} is not within 4 to 512 pixels")
     if not source.exists():
-        raise DataError(f"{source} does not exist; give a folder, .zip, .npz, .npy, idx.gz, .csv or .parquet")
+        raise DataError(
+            f"{source} does not exist; give a folder, .zip, .npz, .npy, idx.gz, .csv or .parquet"
+        )
     name = source.name.lower()
     if source.is_dir():
         table = _folder(source, size)
@@ -112,14 +116,22 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
     elif "idx" in name:
         table = _idx(source)
     else:
-        raise DataError(f"{source} is of no kind that is known; give a folder, .zip, .npz, .npy, idx.gz, .csv or .parquet")
+        raise DataError(
+            f"{source} is of no kind that is known; give a folder, .zip, .npz, .npy, idx.gz, .csv "
+            "or .parquet"
+        )
     return _usable(table, source)
 
 
 def _usable(table: Table, source: Path) -> Table:
     """Without rows that hold NaN, infinities or no text; with a sentence for each."""
     documents = table.kind == "documents"
-    good = np.array([bool(t.strip()) for t in table.texts] if documents else np.isfinite(table.rows).all(axis=1), dtype=np.bool_)
+    good = np.array(
+        [bool(t.strip()) for t in table.texts]
+        if documents
+        else np.isfinite(table.rows).all(axis=1),
+        dtype=np.bool_,
+    )
     reason = "it is empty" if documents else "it holds NaN or infinity"
     skipped = table.skipped + [f"row {k}: {reason}" for k in np.flatnonzero(~good)]
     if good.sum() < 3:
@@ -129,7 +141,11 @@ def _usable(table: Table, source: Path) -> Table:
 
 
 def _folder(folder: Path, size: int | None) -> Table:
-    idx = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and "images" in p.name and "idx3" in p.name)
+    idx = sorted(
+        p
+        for p in folder.iterdir()
+        if not p.name.startswith(".") and "images" in p.name and "idx3" in p.name
+    )
     if idx:
         return _idx(next((p for p in idx if "train" in p.name), idx[0]))
     there = files(folder)
@@ -154,10 +170,15 @@ def _folder(folder: Path, size: int | None) -> Table:
 def _zip(path: Path, size: int | None) -> Table:
     try:
         with zipfile.ZipFile(path) as archive:
-            endings = {n: PurePosixPath(n).suffix.lower() for n in sorted(archive.namelist()) if not hidden(n)}
+            endings = {
+                n: PurePosixPath(n).suffix.lower()
+                for n in sorted(archive.namelist())
+                if not hidden(n)
+            }
             names = [n for n, ending in endings.items() if ending in image.SUFFIXES]
             texts = [n for n, ending in endings.items() if ending == ".txt"] if not names else []
-            held = {n: archive.read(n) for n in names or texts}  # into memory: nothing is unpacked, so a member's path cannot do harm
+            # into memory: nothing is unpacked, so a member's path cannot do harm
+            held = {n: archive.read(n) for n in names or texts}
     except Exception as error:  # whatever one of its compressions finds wrong
         raise DataError(f"{path} cannot be read as a zip file: {error}") from None
     if texts:
@@ -169,7 +190,12 @@ def _zip(path: Path, size: int | None) -> Table:
     return _pictures(samples, [PurePosixPath(n).parent.name for n in names], size)
 
 
-def _pictures(samples: list[Sample], labels: list[str], size: int | None, test: NDArray[np.bool_] | None = None) -> Table:
+def _pictures(
+    samples: list[Sample],
+    labels: list[str],
+    size: int | None,
+    test: NDArray[np.bool_] | None = None,
+) -> Table:
     """Decode all; gray if every picture is, of one size if they differ."""
     kept: list[Image.Image] = []
     places, skipped, sizes = [], [], set()
@@ -177,8 +203,13 @@ def _pictures(samples: list[Sample], labels: list[str], size: int | None, test: 
         try:
             picture = image.read(sample.read())
             sizes.add(picture.size)
-            large = math.prod(picture.size) > 64 * 64  # one such, and all are made small: it need not be kept whole
-            kept.append(image.crop_to(picture, (size, size) if size else (SIDE, SIDE) if large else picture.size))
+            # one such, and all are made small: it need not be kept whole
+            large = math.prod(picture.size) > 64 * 64
+            kept.append(
+                image.crop_to(
+                    picture, (size, size) if size else (SIDE, SIDE) if large else picture.size
+                )
+            )
             places.append(k)
         except (PictureError, OSError) as error:
             skipped.append(f"{sample.name}: {error}")
@@ -187,17 +218,23 @@ def _pictures(samples: list[Sample], labels: list[str], size: int | None, test: 
     same = len(sizes) == 1 and math.prod(next(iter(sizes))) <= 64 * 64
     target = (size, size) if size else next(iter(sizes)) if same else (SIDE, SIDE)
     pixels = np.stack([np.asarray(image.crop_to(p, target), dtype=np.float32) / 255 for p in kept])
-    if np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2]):
+    if np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(
+        pixels[..., 0], pixels[..., 2]
+    ):
         pixels = pixels[..., :1]
     table = _stack(pixels, _labels([labels[k] for k in places]), skipped)
     return table if test is None else replace(table, test=test[places])
 
 
-def _stack(pixels: NDArray[Any], labels: NDArray[np.str_] | None, skipped: list[str] | None = None) -> Table:
+def _stack(
+    pixels: NDArray[Any], labels: NDArray[np.str_] | None, skipped: list[str] | None = None
+) -> Table:
     """(N, H, W, C) in 0 to 1 as rows."""
     n, tall, wide, channels = pixels.shape
     rows = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32).reshape(n, -1)
-    return Table("pictures", rows, labels=labels, shape=(channels, tall, wide), skipped=skipped or [])
+    return Table(
+        "pictures", rows, labels=labels, shape=(channels, tall, wide), skipped=skipped or []
+    )
 
 
 def _labels(values: Iterable[Any]) -> NDArray[np.str_] | None:
@@ -217,19 +254,36 @@ def _numpy(path: Path, label: str | None) -> Table:
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
-            arrays = {k: loaded[k] for k in loaded.files} if hasattr(loaded, "files") else {"data": loaded}
+            arrays = (
+                {k: loaded[k] for k in loaded.files}
+                if hasattr(loaded, "files")
+                else {"data": loaded}
+            )
     except Exception as error:  # numpy raises what its parser, zip and zlib raise
         raise DataError(f"{path} cannot be read: {error}") from None
     lower = {k.lower(): k for k in arrays}
-    main = next((lower[n] for n in ARRAYS if n in lower), max(arrays, key=lambda k: arrays[k].size, default=None))
+    main = next(
+        (lower[n] for n in ARRAYS if n in lower),
+        max(arrays, key=lambda k: arrays[k].size, default=None),
+    )
     if main is None or not 2 <= arrays[main].ndim <= 4:
-        raise DataError(f"{path} holds no rows; an array of shape (N, d), (N, H, W) or (N, H, W, C) is needed, found {sorted(arrays)}")
+        raise DataError(
+            f"{path} holds no rows; an array of shape (N, d), (N, H, W) or (N, H, W, C) is needed, "
+            f"found {sorted(arrays)}"
+        )
     if label and label not in arrays:
         raise unknown("array", label, arrays)
     if label and arrays[label].shape[:1] != arrays[main].shape[:1]:
-        raise DataError(f"{path} has {len(arrays[main])} rows in {main}, but {arrays[label].size} values in {label}")
+        raise DataError(
+            f"{path} has {len(arrays[main])} rows in {main}, but {arrays[label].size} values in "
+            f"{label}"
+        )
     known = label or next((lower[n] for n in LABELS if n in lower), None)
-    labels = _labels(_classes(arrays[known])) if known and arrays[known].shape[:1] == arrays[main].shape[:1] else None
+    labels = (
+        _labels(_classes(arrays[known]))
+        if known and arrays[known].shape[:1] == arrays[main].shape[:1]
+        else None
+    )
     values = arrays[main]
     if values.ndim == 2:
         return Table("numbers", _float(values, path), labels=labels)
@@ -237,19 +291,29 @@ def _numpy(path: Path, label: str | None) -> Table:
         values = values[..., None]
     if values.shape[-1] not in (1, 3, 4):  # channels first, as PyTorch has them
         if values.shape[1] not in (1, 3, 4):
-            raise DataError(f"{path} holds pictures of shape {values.shape[1:]}; 1, 3 or 4 channels are needed, last or first")
+            raise DataError(
+                f"{path} holds pictures of shape {values.shape[1:]}; 1, 3 or 4 channels are "
+                "needed, last or first"
+            )
         values = np.moveaxis(values, 1, -1)
     return _stack(_unit(_float(values, path), 255.0 if values.dtype == np.uint8 else None), labels)
 
 
 def _classes(labels: NDArray[Any]) -> NDArray[Any]:
     """One label a row; rows of zeros and a single one (one-hot) say which by its place."""
-    one_hot = labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "fiub" and bool(((labels != 0).sum(axis=1) == 1).all())
+    one_hot = (
+        labels.ndim == 2
+        and labels.shape[1] > 1
+        and labels.dtype.kind in "fiub"
+        and bool(((labels != 0).sum(axis=1) == 1).all())
+    )
     return labels.argmax(axis=1) if one_hot else labels
 
 
 def _unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float32]:
-    """Brightness from 0 to `top`, or to the brightest where that is above 1, as 0 to 1; negative values count from the darkest."""
+    """Brightness from 0 to `top`, or to the brightest where that is above 1, as 0 to 1; negative
+    values count from the darkest.
+    """
     finite = values[np.isfinite(values)]
     low = min(0.0, float(finite.min(initial=0)))
     high = top or max(1.0, float(finite.max(initial=0)))
@@ -265,21 +329,42 @@ def _float(values: NDArray[Any], path: Path) -> NDArray[np.float32]:
 
 def _idx(path: Path) -> Table:
     """The files of MNIST; a test set beside them is marked as such."""
-    parts = [path, *([p] if (p := path.with_name(path.name.replace("train", "t10k"))).exists() and p != path else [])]
+    parts = [
+        path,
+        *(
+            [p]
+            if (p := path.with_name(path.name.replace("train", "t10k"))).exists() and p != path
+            else []
+        ),
+    ]
     pixels = [_idx_array(p) for p in parts]
     if wrong := [p for p, values in zip(parts, pixels, strict=True) if values.ndim != 3]:
         raise DataError(f"{wrong[0]} holds no pictures (labels?); give the file of images")
-    beside = [p.with_name(p.name.replace("images-idx3", "labels-idx1").replace("images", "labels")) for p in parts]
-    labels = _labels(np.concatenate([_idx_array(p) for p in beside])) if all(b.exists() and b not in parts for b in beside) else None
+    beside = [
+        p.with_name(p.name.replace("images-idx3", "labels-idx1").replace("images", "labels"))
+        for p in parts
+    ]
+    labels = (
+        _labels(np.concatenate([_idx_array(p) for p in beside]))
+        if all(b.exists() and b not in parts for b in beside)
+        else None
+    )
     test = np.repeat([False, True], [len(p) for p in pixels]) if len(parts) == 2 else None
     if labels is not None and len(labels) != sum(map(len, pixels)):
-        raise DataError(f"{path} has {sum(map(len, pixels))} pictures, the files of labels beside it {len(labels)} labels")
+        raise DataError(
+            f"{path} has {sum(map(len, pixels))} pictures, the files of labels beside it "
+            f"{len(labels)} labels"
+        )
     return replace(_stack(np.concatenate(pixels)[..., None] / np.float32(255), labels), test=test)
 
 
 def _idx_array(path: Path) -> NDArray[np.uint8]:
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+        raw = (
+            gzip.decompress(path.read_bytes())
+            if path.suffix.lower() == ".gz"
+            else path.read_bytes()
+        )
         if raw[:3] != b"\0\0\x08":
             raise ValueError("it does not begin as an idx file of bytes does")
         shape = np.frombuffer(raw, ">i4", raw[3], 4)
@@ -302,12 +387,23 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     if picture_column(table):
         samples = [sample for sample, keep in zip(find(path), kept, strict=True) if keep]
         return replace(_pictures(samples, [word(v) for v in given], size, test), notes=notes)
-    numeric = [n for n in names if n != known and str(table.schema.field(n).type).startswith(NUMBERS)]
+    numeric = [
+        n for n in names if n != known and str(table.schema.field(n).type).startswith(NUMBERS)
+    ]
     text = next((n for n in names if n.lower() in TEXTS and n not in numeric), None)
     if text:
-        return Table("documents", texts=["" if t is None else str(t) for t in table[text].to_pylist()], labels=_labels(given), test=test, notes=notes)
+        return Table(
+            "documents",
+            texts=["" if t is None else str(t) for t in table[text].to_pylist()],
+            labels=_labels(given),
+            test=test,
+            notes=notes,
+        )
     if not numeric:
-        raise DataError(f"{path} has no column of numbers, text ({', '.join(TEXTS)}) or pictures; found {', '.join(names)}")
+        raise DataError(
+            f"{path} has no column of numbers, text ({', '.join(TEXTS)}) or pictures; found "
+            f"{', '.join(names)}"
+        )
     rows = np.stack([table[n].cast("float32", safe=False).to_numpy() for n in numeric], axis=1)
     left_out = [f"column {n}: no numbers" for n in names if n not in numeric and n != known]
     return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out, notes=notes)

@@ -1,8 +1,11 @@
-"""Pictures with captions, from a folder, a parquet file or a WebDataset tar. Nothing is decoded here."""
+"""Pictures with captions, from a folder, a parquet file or a WebDataset tar. Nothing is decoded
+here.
+"""
 
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -26,7 +29,10 @@ PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "webp", "bytes")
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "label")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TARS = (".tar", ".tar.gz", ".tgz")
-SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"})  # folders that are no classes
+# folders that are no classes
+SPLITS = frozenset(
+    {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Scan:
-    """The samples of a source, and a sentence for each caption that was guessed or has no picture."""
+    """The samples of a source, and a sentence for each caption that was guessed or has no
+    picture.
+    """
 
     samples: list[Sample]
     notes: list[str]
@@ -71,9 +79,10 @@ class Scan:
 def find(source: Path) -> list[Sample]:
     """List the samples of a folder, ``.parquet`` file or ``.tar`` file.
 
-    A folder's captions come from ``metadata.jsonl``, ``.csv`` or ``.parquet`` in it or in a folder of it (columns
-    file_name and text or caption, as Hugging Face's datasets read them), else from a ``.txt`` beside each picture, else
-    from the name of the class folder that holds it. In a tar, what has one name up to the first dot belongs together.
+    A folder's captions come from ``metadata.jsonl``, ``.csv`` or ``.parquet`` in it or in a folder
+    of it (columns file_name and text or caption, as Hugging Face's datasets read them), else from a
+    ``.txt`` beside each picture, else from the name of the class folder that holds it. In a tar,
+    what has one name up to the first dot belongs together.
 
     Raises
     ------
@@ -86,7 +95,9 @@ def find(source: Path) -> list[Sample]:
 def scan(source: Path) -> Scan:
     """The samples as :func:`find` lists them, with notes."""
     if not source.exists():
-        raise DataError(f"{source} does not exist; give a folder of pictures, a .parquet or a .tar file")
+        raise DataError(
+            f"{source} does not exist; give a folder of pictures, a .parquet or a .tar file"
+        )
     if source.is_dir():
         found = _scan_folder(source)
     elif source.suffix.lower() == ".parquet":
@@ -94,7 +105,9 @@ def scan(source: Path) -> Scan:
     elif source.name.lower().endswith(TARS):
         found = _scan_tar(source)
     else:
-        raise DataError(f"{source} is no set of pictures; give a folder of pictures, a .parquet or a .tar file")
+        raise DataError(
+            f"{source} is no set of pictures; give a folder of pictures, a .parquet or a .tar file"
+        )
     if not found.samples:
         raise DataError(f"{source} holds no pictures ({', '.join(sorted(image.SUFFIXES))})")
     return found
@@ -139,7 +152,9 @@ class _Captions:
         for path in tables:
             place = path.parent.relative_to(folder).as_posix()
             for record in _records(path):
-                self.rows[_normal(posixpath.join(place, _file_name(record, path)))] = _caption_of(record)
+                self.rows[_normal(posixpath.join(place, _file_name(record, path)))] = _caption_of(
+                    record
+                )
         self.folded = {name.casefold(): name for name in self.rows}
         self.waiting = dict.fromkeys(self.rows)
 
@@ -180,29 +195,53 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 
 def _file_name(record: dict[str, Any], path: Path) -> str:
-    name = record.get("file_name") or next((v for k, v in record.items() if str(k).endswith("_file_name")), None)
+    name = record.get("file_name") or next(
+        (v for k, v in record.items() if str(k).endswith("_file_name")), None
+    )
     if not isinstance(name, str):
-        raise DataError(f"{path}: its rows need the columns file_name and text; found {', '.join(map(str, record))}")
+        raise DataError(
+            f"{path}: its rows need the columns file_name and text; found "
+            f"{', '.join(map(str, record))}"
+        )
     return name
 
 
 def picture_column(table: Any) -> str | None:
-    """The column of a table that holds picture files, if one does: of bytes, and named as such columns are."""
+    """The column of a table that holds picture files, if one does: of bytes, and named as such
+    columns are.
+    """
     kinds = "binary", "large_binary", "struct"
-    return next((c for c in PICTURE_COLUMNS if c in table.column_names and str(table.schema.field(c).type).startswith(kinds)), None)
+    return next(
+        (
+            c
+            for c in PICTURE_COLUMNS
+            if c in table.column_names and str(table.schema.field(c).type).startswith(kinds)
+        ),
+        None,
+    )
 
 
 def _parquet(path: Path) -> Iterator[Sample]:
     table, _ = read_table(path)
     picture = picture_column(table)
     if picture is None:
-        raise DataError(f"{path} has no picture column; one of {', '.join(PICTURE_COLUMNS)} is expected, found {', '.join(table.column_names)}")
+        raise DataError(
+            f"{path} has no picture column; one of {', '.join(PICTURE_COLUMNS)} is expected, found "
+            f"{', '.join(table.column_names)}"
+        )
     caption = next((c for c in CAPTION_COLUMNS if c in table.column_names), None)
     pictures = table[picture]
     texts = table[caption].to_pylist() if caption else [None] * len(pictures)
-    weights = table["weight"].to_pylist() if "weight" in table.column_names else [1.0] * len(pictures)
+    weights = (
+        table["weight"].to_pylist() if "weight" in table.column_names else [1.0] * len(pictures)
+    )
     for k, (text, weight) in enumerate(zip(texts, weights, strict=True)):
-        yield Sample(f"row {k}", _captions(text), lambda k=k: cell(pictures[k].as_py()), _weight(weight, path, k))  # type: ignore[misc]
+        read = functools.partial(_cell_of, pictures, k)
+        yield Sample(f"row {k}", _captions(text), read, _weight(weight, path, k))
+
+
+def _cell_of(column: Any, row: int) -> bytes:
+    return cell(column[row].as_py())
 
 
 def _weight(value: Any, path: Path, row: int) -> float:
@@ -225,13 +264,18 @@ def cell(value: Any) -> bytes:
 
 
 def _scan_tar(path: Path) -> Scan:
-    """The samples of a WebDataset: what has one name up to the first dot of its base name belongs together."""
+    """The samples of a WebDataset: what has one name up to the first dot of its base name belongs
+    together.
+    """
     groups: dict[str, dict[str, bytes]] = {}
     try:
         with tarfile.open(path) as tar:
             for member in tar:
-                handle = tar.extractfile(member) if member.isfile() and not hidden(member.name) else None
-                if handle is not None:  # read into memory: nothing is unpacked, so a member's path cannot do harm
+                handle = (
+                    tar.extractfile(member) if member.isfile() and not hidden(member.name) else None
+                )
+                # read into memory: nothing is unpacked, so a member's path cannot do harm
+                if handle is not None:
                     place, slash, name = member.name.rpartition("/")
                     key, _, ending = name.partition(".")
                     groups.setdefault(place + slash + key, {})[ending] = handle.read()
@@ -250,7 +294,9 @@ def _scan_tar(path: Path) -> Scan:
 
 
 def _tar_captions(parts: dict[str, bytes], inner: str) -> tuple[tuple[str, ...], str | None]:
-    """The captions beside a picture: of its own name, else of its key, else any; text before JSON. And a note."""
+    """The captions beside a picture: of its own name, else of its key, else any; text before JSON.
+    And a note.
+    """
     lower = {ending.lower(): content for ending, content in parts.items()}
     for kind in ("txt", "json"):
         others = [ending for ending in lower if ending.endswith(f".{kind}")]

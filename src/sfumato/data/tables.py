@@ -1,4 +1,6 @@
-"""Tables: parquet and CSV as pyarrow reads them, whatever delimiter, encoding or decimal sign a CSV has."""
+"""Tables: parquet and CSV as pyarrow reads them, whatever delimiter, encoding or decimal sign a CSV
+has.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ SAMPLED = 50  # lines from which the delimiter is found
 def read_table(path: Path) -> tuple[Any, list[str]]:
     """A .parquet, .csv or .tsv file as a pyarrow table, and notes on what was guessed or left out.
 
-    The columns of a table without names are f0, f1, ... A column without a name that counts the rows is left out.
+    The columns of a table without names are f0, f1, ... A column without a name that counts the
+    rows is left out.
 
     Raises
     ------
@@ -67,29 +70,50 @@ def _parse(text: str, delimiter: str, decimal: str) -> Any:
 
     content = text.encode()
     # one thread: those of pyarrow end a process that leaves early, with torch loaded, by SIGABRT
-    named = pyarrow.csv.ReadOptions(autogenerate_column_names=is_headless(text, delimiter), use_threads=False)
+    named = pyarrow.csv.ReadOptions(
+        autogenerate_column_names=is_headless(text, delimiter), use_threads=False
+    )
     lines = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     values = pyarrow.csv.ConvertOptions(decimal_point=decimal, null_values=list(MISSING))
-    return pyarrow.csv.read_csv(io.BytesIO(content), named, parse_options=lines, convert_options=values)
+    return pyarrow.csv.read_csv(
+        io.BytesIO(content), named, parse_options=lines, convert_options=values
+    )
 
 
 def find_delimiter(text: str, usual: str) -> str:
-    """What separates the cells: the usual sign, unless it is in no line and another one is in all, equally often.
+    """What separates the cells: the usual sign, unless it is in no line and another one is in all,
+    equally often.
 
     Examples
     --------
-    >>> find_delimiter("a;b\\n1,5;2\\n", ","), find_delimiter("a,b\\n1,2\\n", ","), find_delimiter("text\\none; two\\nthree\\n", ",")
-    (';', ',', ',')
+    >>> find_delimiter("a;b\\n1,5;2\\n", ","), find_delimiter("a,b\\n1,2\\n", ",")
+    (';', ',')
+    >>> find_delimiter("text\\none; two\\nthree\\n", ",")
+    ','
     """
+
     def widths(sign: str) -> set[int]:
         with contextlib.suppress(csv.Error):
-            return {len(row) for row in islice(csv.reader(io.StringIO(text, newline=""), delimiter=sign), SAMPLED) if row}
+            return {
+                len(row)
+                for row in islice(
+                    csv.reader(io.StringIO(text, newline=""), delimiter=sign), SAMPLED
+                )
+                if row
+            }
         return {1}
 
     header = text.split("\n", 1)[0]
     if usual in header:
         return usual
-    return next((sign for sign in DELIMITERS if sign in header and len(found := widths(sign)) == 1 and found != {1}), usual)
+    return next(
+        (
+            sign
+            for sign in DELIMITERS
+            if sign in header and len(found := widths(sign)) == 1 and found != {1}
+        ),
+        usual,
+    )
 
 
 def _has_decimal_commas(column: Any) -> bool:
@@ -112,7 +136,8 @@ def is_headless(text: str, delimiter: str) -> bool:
 
     Examples
     --------
-    >>> [is_headless(line, ",") for line in ("a,inf,label", "region,2010,2015,2019", "0,1,2", "5.1,3.5,1.4,setosa", "0.5,0.7")]
+    >>> lines = "a,inf,label", "region,2010,2015,2019", "0,1,2", "5.1,3.5,1.4,setosa", "0.5,0.7"
+    >>> [is_headless(line, ",") for line in lines]
     [False, False, False, True, True]
     """
     words = [w.strip().strip('"') for w in text.split("\n", 1)[0].split(delimiter)]

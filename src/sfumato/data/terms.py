@@ -53,10 +53,15 @@ class Terms:
         except ValueError:
             raise DataError("the documents hold no words that can be counted") from None
         weights = TfidfTransformer().fit(counts).idf_
-        return cls(tuple(counter.get_feature_names_out().tolist()), tuple(float(w) for w in weights), weighting)
+        return cls(
+            tuple(counter.get_feature_names_out().tolist()),
+            tuple(float(w) for w in weights),
+            weighting,
+        )
 
     def known(self, text: str) -> float:
-        """The share of a text's words, English stop words left out, that are in the vocabulary; 1 for a text without words.
+        """The share of a text's words, English stop words left out, that are in the vocabulary; 1
+        for a text without words.
 
         Examples
         --------

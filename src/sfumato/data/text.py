@@ -17,7 +17,8 @@ GUESSED = "its text is not UTF-8 and was read as Windows-1252"
 def decode(content: bytes) -> tuple[str, str | None]:
     """The text, and a note where its encoding had to be guessed.
 
-    UTF-8, and UTF-16 and UTF-32 that say so by a byte order mark, are certain; UTF-16 without one is known by its zeros.
+    UTF-8, and UTF-16 and UTF-32 that say so by a byte order mark, are certain; UTF-16 without one
+    is known by its zeros.
 
     Examples
     --------

@@ -7,10 +7,11 @@ from pathlib import Path, PurePosixPath
 
 
 def files(folder: Path) -> list[Path]:
-    """All files in a folder and in its folders, in order. Links to folders are followed, but not in circles.
+    """All files in a folder and in its folders, in order. Links to folders are followed, but not in
+    circles.
 
-    What begins with a dot is left out: thumbnails, checkpoints and resource forks of other programs. So are pipes, sockets
-    and devices; a link that leads nowhere is kept, to be told of.
+    What begins with a dot is left out: thumbnails, checkpoints and resource forks of other
+    programs. So are pipes, sockets and devices; a link that leads nowhere is kept, to be told of.
     """
     seen: set[str] = set()
     found: list[Path] = []
@@ -22,16 +23,21 @@ def files(folder: Path) -> list[Path]:
         seen.add(here)
         inner[:] = [name for name in inner if not name.startswith(".")]
         found += [Path(place) / name for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.is_file() or not path.exists())  # no pipes, which would be waited for
+    # no pipes, which would be waited for
+    return sorted(path for path in found if path.is_file() or not path.exists())
 
 
 def hidden(name: str) -> bool:
-    """Whether a member of an archive is hidden: it, or a folder that holds it, begins with a dot or is macOS's own.
+    """Whether a member of an archive is hidden: it, or a folder that holds it, begins with a dot or
+    is macOS's own.
 
     Examples
     --------
-    >>> hidden("./cat/0.png"), hidden("cat/.ipynb_checkpoints/0.png"), hidden("__MACOSX/cat/._0.png")
-    (False, True, True)
+    >>> names = "./cat/0.png", "cat/.ipynb_checkpoints/0.png", "__MACOSX/cat/._0.png"
+    >>> [hidden(name) for name in names]
+    [False, True, True]
     """
     parts = PurePosixPath(name).parts
-    return any((part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in parts)
+    return any(
+        (part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in parts
+    )

@@ -1,4 +1,5 @@
-"""Consistency with a measurement: from a denoiser of pictures to one of pictures that agree with what was observed.
+"""Consistency with a measurement: from a denoiser of pictures to one of pictures that agree with
+what was observed.
 
 The one place where an axis meets another: a :class:`Linear` corruption, by protocol.
 """
@@ -11,7 +12,8 @@ from sfumato.types import Denoise, Linear
 
 
 def consistent(denoise: Denoise, corruption: Linear, y: Tensor) -> Denoise:
-    """``D + A+ (y - A D)``: what was measured is kept, the rest is the denoiser's (Wang et al. 2022, arXiv:2212.00490, equation 10).
+    """``D + A+ (y - A D)``: what was measured is kept, the rest is the denoiser's (Wang et al.
+    2022, arXiv:2212.00490, equation 10).
 
     Any sampler then fills, colorizes and enlarges, and ends with ``A x = y``.
 

@@ -33,7 +33,13 @@ class Denoiser(nn.Module):
     True
     """
 
-    def __init__(self, network: Network, kind: str = "eps", times: Times | None = None, sigma_data: float = 1.0) -> None:
+    def __init__(
+        self,
+        network: Network,
+        kind: str = "eps",
+        times: Times | None = None,
+        sigma_data: float = 1.0,
+    ) -> None:
         super().__init__()
         if kind not in PRECONDITIONS:
             raise unknown("prediction", kind, PRECONDITIONS)
@@ -41,24 +47,39 @@ class Denoiser(nn.Module):
         self.kind, self.times, self.sigma_data = kind, times or Times.from_betas(), sigma_data
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        """The four numbers at noise levels (B,), in float64; computed on the CPU for a device without it."""
+        """The four numbers at noise levels (B,), in float64; computed on the CPU for a device
+        without it.
+        """
         exact = (sigma.cpu() if sigma.device.type == "mps" else sigma).double()
         return PRECONDITIONS[self.kind](exact, self.times.to_time, self.sigma_data)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """(B, C, h, w), (B,), condition -> (B, C, h, w) estimate of the clean picture, of the dtype of `x`."""
-        dtype = next(self.parameters(), x).dtype  # a network without parameters works as its input is
+        """(B, C, h, w), (B,), condition -> (B, C, h, w) estimate of the clean picture, of the dtype
+        of `x`.
+        """
+        # a network without parameters works as its input is
+        dtype = next(self.parameters(), x).dtype
         if self.kind == "direct":  # 0 x + 1 F(1 x): the network alone
-            return self.network(x.to(dtype), sigma.float().to(x.device), condition.to(dtype=dtype)).to(x.dtype)
+            return self.network(
+                x.to(dtype), sigma.float().to(x.device), condition.to(dtype=dtype)
+            ).to(x.dtype)
         c = self.coefficients(sigma)
-        skip, out, scale = (k.to(x.dtype).to(x.device)[:, None, None, None] for k in (c.c_skip, c.c_out, c.c_in))
-        raw = self.network((scale * x).to(dtype), c.c_noise.float().to(x.device), condition.to(dtype=dtype)).to(x.dtype)
+        skip, out, scale = (
+            k.to(x.dtype).to(x.device)[:, None, None, None] for k in (c.c_skip, c.c_out, c.c_in)
+        )
+        raw = self.network(
+            (scale * x).to(dtype), c.c_noise.float().to(x.device), condition.to(dtype=dtype)
+        ).to(x.dtype)
         # A network may predict the variance, too (Nichol & Dhariwal 2021): only the mean is used.
         return skip * x[:, : raw.shape[1]] + out * raw
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """Loss weight (B,) that makes ``weight |D - x0|^2`` the network's own squared error: ``1 / c_out^2``."""
-        return (1 / self.coefficients(sigma).c_out.square().clamp_min(1e-12)).float().to(sigma.device)
+        """Loss weight (B,) that makes ``weight |D - x0|^2`` the network's own squared error: ``1 /
+        c_out^2``.
+        """
+        return (
+            (1 / self.coefficients(sigma).c_out.square().clamp_min(1e-12)).float().to(sigma.device)
+        )
 
 
 def prediction(kind: str) -> str:
@@ -69,7 +90,13 @@ def prediction(kind: str) -> str:
     >>> prediction("v_prediction")
     'v'
     """
-    names = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "edm": "edm", "flow_prediction": "flow"}
+    names = {
+        "epsilon": "eps",
+        "v_prediction": "v",
+        "sample": "x0",
+        "edm": "edm",
+        "flow_prediction": "flow",
+    }
     if kind not in names:
         raise unknown("prediction_type", kind, names)
     return names[kind]

@@ -9,19 +9,28 @@ from sfumato.denoiser.denoiser import Denoiser
 from sfumato.types import Condition, Denoise
 
 
-def guided(denoiser: Denoiser, condition: Condition, negative: Condition | None, scale: float, *, rescale: float = 0.0) -> Denoise:
-    """Classifier-free guidance, ``D- + scale (D+ - D-)`` (Ho & Salimans 2022, arXiv:2207.12598, equation 6).
+def guided(
+    denoiser: Denoiser,
+    condition: Condition,
+    negative: Condition | None,
+    scale: float,
+    *,
+    rescale: float = 0.0,
+) -> Denoise:
+    """Classifier-free guidance, ``D- + scale (D+ - D-)`` (Ho & Salimans 2022, arXiv:2207.12598,
+    equation 6).
 
     Parameters
     ----------
     denoiser : Denoiser
     condition, negative : Condition
-        What to follow and what to turn away from; with a scale of 1, or no negative, one evaluation suffices.
+        What to follow and what to turn away from; with a scale of 1, or no negative, one evaluation
+        suffices.
     scale : float
         1 is the network by itself; 7.5 is common for Stable Diffusion.
     rescale : float, 0 to 1
-        How far the result's deviation is pulled back to that of the unguided one (Lin et al. 2023, arXiv:2305.08891,
-        equations 15-16), taken on the network's own prediction.
+        How far the result's deviation is pulled back to that of the unguided one (Lin et al. 2023,
+        arXiv:2305.08891, equations 15-16), taken on the network's own prediction.
 
     Returns
     -------
@@ -39,7 +48,9 @@ def guided(denoiser: Denoiser, condition: Condition, negative: Condition | None,
     return denoise
 
 
-def _rescaled(denoiser: Denoiser, x: Tensor, sigma: Tensor, out: Tensor, positive: Tensor, share: float) -> Tensor:
+def _rescaled(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, out: Tensor, positive: Tensor, share: float
+) -> Tensor:
     c = denoiser.coefficients(sigma)
     skip, scale = (k.to(x.dtype).to(x.device)[:, None, None, None] for k in (c.c_skip, c.c_out))
     raw, plain = ((d - skip * x) / scale for d in (out, positive))
@@ -49,7 +60,9 @@ def _rescaled(denoiser: Denoiser, x: Tensor, sigma: Tensor, out: Tensor, positiv
 
 
 def _join(a: Condition, b: Condition) -> Condition:
-    """Both conditions in one batch; the shorter text's chunks are repeated to the length of the longer."""
+    """Both conditions in one batch; the shorter text's chunks are repeated to the length of the
+    longer.
+    """
     tokens = None
     if a.tokens is not None and b.tokens is not None:
         length = max(a.tokens.shape[1], b.tokens.shape[1])

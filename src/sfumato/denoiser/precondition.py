@@ -1,7 +1,8 @@
 """Preconditioning: what a network predicts, as four numbers per noise level.
 
-Every denoiser of the field is ``D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)`` (Karras et al. 2022,
-arXiv:2206.00364, equation 7) in the frame ``x = x0 + sigma n``. The six rows differ in the coefficients only.
+Every denoiser of the field is ``D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)`` (Karras et al.
+2022, arXiv:2206.00364, equation 7) in the frame ``x = x0 + sigma n``. The six rows differ in the
+coefficients only.
 """
 
 from __future__ import annotations
@@ -40,16 +41,24 @@ class Times:
 
     @classmethod
     def from_betas(
-        cls, kind: str = "scaled_linear", start: float = 0.00085, end: float = 0.012, count: int = 1000, *, zero_snr: bool = False
+        cls,
+        kind: str = "scaled_linear",
+        start: float = 0.00085,
+        end: float = 0.012,
+        count: int = 1000,
+        *,
+        zero_snr: bool = False,
     ) -> Times:
-        """Noise levels of a variance-preserving process, ``sigma = sqrt((1 - a) / a)``, a the running product of 1 - beta.
+        """Noise levels of a variance-preserving process, ``sigma = sqrt((1 - a) / a)``, a the
+        running product of 1 - beta.
 
         Parameters
         ----------
         kind : {"scaled_linear", "linear", "squaredcos_cap_v2"}
             ``scaled_linear`` from 0.00085 to 0.012 is Stable Diffusion's.
         zero_snr : bool
-            Rescale so that the last level has (nearly) no signal (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
+            Rescale so that the last level has (nearly) no signal (Lin et al. 2023,
+            arXiv:2305.08891, algorithm 1).
         """
         if kind == "scaled_linear":
             betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
@@ -82,7 +91,9 @@ ToTime = Callable[[Tensor], Tensor]
 
 
 def direct(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
-    """The network's output is the clean picture, its input the picture as it is: a plain denoising autoencoder."""
+    """The network's output is the clean picture, its input the picture as it is: a plain denoising
+    autoencoder.
+    """
     one = torch.ones_like(sigma)
     return Coefficients(0 * one, one, one, sigma)
 
@@ -93,7 +104,9 @@ def eps(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
 
 
 def v(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
-    """The network predicts ``alpha n - sigma x0`` (Salimans & Ho 2022, arXiv:2202.00512, appendix D)."""
+    """The network predicts ``alpha n - sigma x0`` (Salimans & Ho 2022, arXiv:2202.00512, appendix
+    D).
+    """
     scale = (1 + sigma**2).rsqrt()
     return Coefficients(scale**2, -sigma * scale, scale, time(sigma))
 
@@ -105,15 +118,24 @@ def x0(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
 
 
 def edm(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
-    """Input, target and training loss of unit variance at every level (Karras et al. 2022, table 1)."""
+    """Input, target and training loss of unit variance at every level (Karras et al. 2022, table
+    1).
+    """
     total = sigma**2 + sigma_data**2
-    return Coefficients(sigma_data**2 / total, sigma * sigma_data * total.rsqrt(), total.rsqrt(), sigma.clamp_min(1e-20).log() / 4)
+    return Coefficients(
+        sigma_data**2 / total,
+        sigma * sigma_data * total.rsqrt(),
+        total.rsqrt(),
+        sigma.clamp_min(1e-20).log() / 4,
+    )
 
 
 def flow(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
-    """The network predicts the velocity ``n - x0`` of a straight path (Liu et al. 2022, arXiv:2209.03003, equation 1).
+    """The network predicts the velocity ``n - x0`` of a straight path (Liu et al. 2022,
+    arXiv:2209.03003, equation 1).
 
-    The path is ``(1 - t) x0 + t n`` with ``t = sigma / (1 + sigma)``; the network's time runs to 1000.
+    The path is ``(1 - t) x0 + t n`` with ``t = sigma / (1 + sigma)``; the network's time runs to
+    1000.
     """
     scale = 1 / (1 + sigma)
     return Coefficients(scale, -sigma * scale, scale, 1000 * sigma * scale)

@@ -1,8 +1,10 @@
-"""The network that repairs photographs in one step: plain 3x3 convolutions on three scales, told what is known.
+"""The network that repairs photographs in one step: plain 3x3 convolutions on three scales, told
+what is known.
 
-It works on a picture shuffled to half its size (Shi et al. 2016, arXiv:1609.05158; FFDNet, Zhang et al. 2018,
-arXiv:1710.04026), on the scales of DRUNet (Zhang et al. 2021, arXiv:2008.13751): residual blocks without norms or biases, so
-that what it does scales with its input. On a CPU such convolutions run in bfloat16 nearer to the roof than any other layer.
+It works on a picture shuffled to half its size (Shi et al. 2016, arXiv:1609.05158; FFDNet, Zhang et
+al. 2018, arXiv:1710.04026), on the scales of DRUNet (Zhang et al. 2021, arXiv:2008.13751): residual
+blocks without norms or biases, so that what it does scales with its input. On a CPU such
+convolutions run in bfloat16 nearer to the roof than any other layer.
 """
 
 from __future__ import annotations
@@ -16,13 +18,19 @@ from torch import Tensor, nn
 from sfumato.config import Config
 from sfumato.types import Condition
 
-PLANES = ("known", "color", "detail", "quality")  # 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
-TILE, MARGIN = 640, 96  # pixels of a window, and around it: more than a bundled network sees, so windows change nothing
-VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]  # the eight ways to lay a square; the first is as it is
-REACH, FILLS_MARGIN = 5, 192  # halvings over which hidden pixels are interpolated, and the margin for a network that begins so
+# 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
+PLANES = ("known", "color", "detail", "quality")
+# pixels of a window, and around it: more than a bundled network sees, so windows change nothing
+TILE, MARGIN = 640, 96
+# the eight ways to lay a square; the first is as it is
+VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
+# halvings over which hidden pixels are interpolated, and the margin for a network that begins so
+REACH, FILLS_MARGIN = 5, 192
 
 
-def restorer_planes(known: Tensor, color: float = 1.0, detail: float = 1.0, quality: float = 1.0) -> Tensor:
+def restorer_planes(
+    known: Tensor, color: float = 1.0, detail: float = 1.0, quality: float = 1.0
+) -> Tensor:
     """The planes (B, 4, H, W) that tell a restorer what is known.
 
     Parameters
@@ -41,11 +49,16 @@ def restorer_planes(known: Tensor, color: float = 1.0, detail: float = 1.0, qual
     >>> restorer_planes(torch.ones(1, 1, 2, 2), detail=0.5)[0, :, 0, 0].tolist()
     [1.0, 1.0, 0.5, 1.0]
     """
-    return torch.cat([known, *(torch.full_like(known, value) for value in (color, detail, quality))], dim=1)
+    return torch.cat(
+        [known, *(torch.full_like(known, value) for value in (color, detail, quality))], dim=1
+    )
 
 
-def self_ensemble(answer: Callable[..., Tensor], views: Sequence[tuple[int, bool]], *pictures: Tensor) -> Tensor:
-    """The mean of answers to pictures turned and mirrored, brought back: what is wrong with them differs from view to view.
+def self_ensemble(
+    answer: Callable[..., Tensor], views: Sequence[tuple[int, bool]], *pictures: Tensor
+) -> Tensor:
+    """The mean of answers to pictures turned and mirrored, brought back: what is wrong with them
+    differs from view to view.
 
     Parameters
     ----------
@@ -67,7 +80,10 @@ def self_ensemble(answer: Callable[..., Tensor], views: Sequence[tuple[int, bool
     """
     answers = []
     for turns, mirrored in views:
-        seen = (torch.rot90(x.flip(-1) if mirrored else x, turns, (-2, -1)).contiguous() for x in pictures)
+        seen = (
+            torch.rot90(x.flip(-1) if mirrored else x, turns, (-2, -1)).contiguous()
+            for x in pictures
+        )
         back = torch.rot90(answer(*seen), -turns, (-2, -1))
         answers.append(back.flip(-1) if mirrored else back)
     return sum(answers[1:], answers[0]) / len(answers)
@@ -78,14 +94,21 @@ class RestorerConfig(Config):
 
     channels: int = 3
     widths: tuple[int, ...] = (64, 128, 176)  # of the features at 1/2, 1/4, 1/8 of the size
-    blocks: int | tuple[int, ...] = 2  # residual blocks on each scale, on the way down and on the way up; one number for all, or one each
-    normed: bool = False  # group norms, for what is guessed from the meaning of a picture rather than from its pixels
-    fills: bool = False  # makes hidden pixels alone, from what interpolates known ones near them; known pixels stay as they are
-    finds: bool = False  # answers where the damage is, one channel in [-1, 1], in place of the picture without it
+    # residual blocks on each scale, on the way down and on the way up; one number for all, or one
+    # each
+    blocks: int | tuple[int, ...] = 2
+    # group norms, for what is guessed from the meaning of a picture rather than from its pixels
+    normed: bool = False
+    # makes hidden pixels alone, from what interpolates known ones near them; known pixels stay as
+    # they are
+    fills: bool = False
+    # answers where the damage is, one channel in [-1, 1], in place of the picture without it
+    finds: bool = False
 
 
 def interpolated(x: Tensor, known: Tensor, levels: int = REACH) -> Tensor:
-    """Hidden pixels from known ones: shrunk over what is known until it closes, and grown again (pull-push, Gortler et al. 1996).
+    """Hidden pixels from known ones: shrunk over what is known until it closes, and grown again
+    (pull-push, Gortler et al. 1996).
 
     Parameters
     ----------
@@ -106,7 +129,9 @@ def interpolated(x: Tensor, known: Tensor, levels: int = REACH) -> Tensor:
     if levels == 0:
         return x
     weight = F.avg_pool2d(known, 2)
-    coarse = interpolated(F.avg_pool2d(x, 2) / weight.clamp_min(1e-6), (4 * weight).clamp_max(1), levels - 1)
+    coarse = interpolated(
+        F.avg_pool2d(x, 2) / weight.clamp_min(1e-6), (4 * weight).clamp_max(1), levels - 1
+    )
     return x + (1 - known) * F.interpolate(coarse, scale_factor=2, mode="bilinear")
 
 
@@ -129,7 +154,8 @@ def _conv(a: int, b: int) -> nn.Conv2d:
 
 
 class Restorer(nn.Module):
-    """Damaged picture, noise level and planes in; the clean picture out: a network of the row ``direct``.
+    """Damaged picture, noise level and planes in; the clean picture out: a network of the row
+    ``direct``.
 
     Parameters
     ----------
@@ -151,19 +177,33 @@ class Restorer(nn.Module):
             raise ValueError(f"blocks are given for {len(blocks)} scales, widths for {len(widths)}")
         stages = list(zip(widths, blocks, strict=True))
         self.head = _conv(4 * (config.channels + 1 + len(PLANES)), widths[0])
-        self.down = nn.ModuleList(nn.Sequential(*(_Residual(w, config.normed) for _ in range(many))) for w, many in stages)
-        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in zip(widths, widths[1:], strict=False))
-        self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2, bias=False) for a, b in zip(widths, widths[1:], strict=False))
-        self.up = nn.ModuleList(nn.Sequential(*(_Residual(w, config.normed) for _ in range(many))) for w, many in stages[:-1])
+        self.down = nn.ModuleList(
+            nn.Sequential(*(_Residual(w, config.normed) for _ in range(many))) for w, many in stages
+        )
+        self.shrink = nn.ModuleList(
+            nn.Conv2d(a, b, 2, stride=2, bias=False)
+            for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose2d(b, a, 2, stride=2, bias=False)
+            for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.up = nn.ModuleList(
+            nn.Sequential(*(_Residual(w, config.normed) for _ in range(many)))
+            for w, many in stages[:-1]
+        )
         self.tail = _conv(widths[0], 4 * (1 if config.finds else config.channels))
-        with torch.no_grad():  # residual branches and the last layer start small: the network starts as the identity
+        # residual branches and the last layer start small: the network starts as the identity
+        with torch.no_grad():
             for module in self.modules():
                 if isinstance(module, _Residual):
                     module.conv2.weight.mul_(0.1)
             self.tail.weight.mul_(0.01)
 
     def channels_last(self) -> Restorer:
-        """The same network with its weights laid out as the fastest kernels of convolutions want them."""
+        """The same network with its weights laid out as the fastest kernels of convolutions want
+        them.
+        """
         for weights in self.parameters():
             if weights.ndim == 4:
                 weights.data = weights.data.contiguous(memory_format=torch.channels_last)
@@ -175,15 +215,28 @@ class Restorer(nn.Module):
         return int(2 ** max(len(self.config.widths), REACH * self.config.fills))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """(B, C, H, W), sigma (B,), planes (B, 4, H, W) or none where all is known -> (B, C, H, W), or (B, 1, H, W) of a finder."""
+        """(B, C, H, W), sigma (B,), planes (B, 4, H, W) or none where all is known -> (B, C, H, W),
+        or (B, 1, H, W) of a finder.
+        """
         size = x.shape[-2:]
-        planes = x.new_ones(len(x), len(PLANES), *size) if condition.planes is None else condition.planes.to(x)
+        planes = (
+            x.new_ones(len(x), len(PLANES), *size)
+            if condition.planes is None
+            else condition.planes.to(x)
+        )
         noise = c_noise.to(x)[:, None, None, None].expand(-1, 1, *size)
         short = [-n % self.multiple for n in size]
-        joined = F.pad(torch.cat([x, noise, planes], dim=1), (0, short[1], 0, short[0]), mode="replicate")
+        joined = F.pad(
+            torch.cat([x, noise, planes], dim=1), (0, short[1], 0, short[0]), mode="replicate"
+        )
         if self.config.fills:
-            begun = interpolated(joined[:, : x.shape[1]], joined[:, x.shape[1] + 1 : x.shape[1] + 2])
-            x, joined = begun[..., : size[0], : size[1]], torch.cat([begun, joined[:, x.shape[1] :]], dim=1)
+            begun = interpolated(
+                joined[:, : x.shape[1]], joined[:, x.shape[1] + 1 : x.shape[1] + 2]
+            )
+            x, joined = (
+                begun[..., : size[0], : size[1]],
+                torch.cat([begun, joined[:, x.shape[1] :]], dim=1),
+            )
         h = self.head(F.pixel_unshuffle(joined, 2))
         skips = []
         for k, stage in enumerate(self.down):

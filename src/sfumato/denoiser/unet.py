@@ -1,7 +1,8 @@
-"""The U-Net of Stable Diffusion 1, 2, inpaint, the x4 upscaler and XL, and of diffusion without a text, from one config.
+"""The U-Net of Stable Diffusion 1, 2, inpaint, the x4 upscaler and XL, and of diffusion without a
+text, from one config.
 
-Parameter names and config keys are diffusers' ``UNet2DConditionModel``, so its checkpoints load as they are; those of
-``UNet2DModel`` by way of :class:`PlainUNetConfig`.
+Parameter names and config keys are diffusers' ``UNet2DConditionModel``, so its checkpoints load as
+they are; those of ``UNet2DModel`` by way of :class:`PlainUNetConfig`.
 """
 
 from __future__ import annotations
@@ -15,16 +16,28 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from sfumato.config import Config
-from sfumato.layers import Downsample, PictureAttention, ResnetBlock, SpatialTransformer, TimestepEmbedding, Upsample, sinusoids
+from sfumato.layers import (
+    Downsample,
+    PictureAttention,
+    ResnetBlock,
+    SpatialTransformer,
+    TimestepEmbedding,
+    Upsample,
+    sinusoids,
+)
 from sfumato.types import Condition
 
-AVERAGING = frozenset("decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split())
+AVERAGING = frozenset(
+    "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split()
+)
 DownType = Literal["CrossAttnDownBlock2D", "AttnDownBlock2D", "DownBlock2D"]
 UpType = Literal["CrossAttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]
 
 
 class UNetConfig(Config):
-    """``unet/config.json``. A key of diffusers that we support in one form only has that form as its type."""
+    """``unet/config.json``. A key of diffusers that we support in one form only has that form as
+    its type.
+    """
 
     sample_size: int | None = None
     in_channels: int = 4
@@ -35,7 +48,8 @@ class UNetConfig(Config):
     layers_per_block: int = 2
     cross_attention_dim: int = 1280
     transformer_layers_per_block: int | tuple[int, ...] = 1
-    attention_head_dim: int | tuple[int, ...] = 8  # the number of heads: a misnomer kept for old checkpoints
+    # the number of heads: a misnomer kept for old checkpoints
+    attention_head_dim: int | tuple[int, ...] = 8
     only_cross_attention: bool | tuple[bool, ...] = False
     use_linear_projection: bool = False
     norm_num_groups: int = 32
@@ -46,7 +60,8 @@ class UNetConfig(Config):
     addition_embed_type: Literal["text_time"] | None = None
     addition_time_embed_dim: int | None = None
     projection_class_embeddings_input_dim: int | None = None
-    upcast_attention: bool | None = False  # a remedy for float16 overflow: our attention accumulates in float32
+    # a remedy for float16 overflow: our attention accumulates in float32
+    upcast_attention: bool | None = False
 
     center_input_sample: Literal[False] = False
     mid_block_type: Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"] = "UNetMidBlock2DCrossAttn"
@@ -79,8 +94,14 @@ class UNetConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, data: Any) -> Any:
-        """Without the notes of how weights were averaged, which some released configs (SD XL inpainting) hold."""
-        return {k: v for k, v in data.items() if k not in AVERAGING} if isinstance(data, Mapping) else data
+        """Without the notes of how weights were averaged, which some released configs (SD XL
+        inpainting) hold.
+        """
+        return (
+            {k: v for k, v in data.items() if k not in AVERAGING}
+            if isinstance(data, Mapping)
+            else data
+        )
 
     @property
     def unit(self) -> int:
@@ -89,7 +110,11 @@ class UNetConfig(Config):
 
     def heads(self, level: int) -> int:
         """Attention heads at a level (0 = finest)."""
-        return self.attention_head_dim if isinstance(self.attention_head_dim, int) else self.attention_head_dim[level]
+        return (
+            self.attention_head_dim
+            if isinstance(self.attention_head_dim, int)
+            else self.attention_head_dim[level]
+        )
 
     def depth(self, level: int) -> int:
         """Transformer blocks per attention at a level."""
@@ -103,13 +128,19 @@ class UNetConfig(Config):
 
 
 class PlainUNetConfig(Config):
-    """``unet/config.json`` of diffusers' ``UNet2DModel``: the U-Net of Ho et al. 2020 (arXiv:2006.11239), which sees no text."""
+    """``unet/config.json`` of diffusers' ``UNet2DModel``: the U-Net of Ho et al. 2020
+    (arXiv:2006.11239), which sees no text.
+    """
 
     sample_size: int | None = None
     in_channels: int = 3
     out_channels: int = 3
-    down_block_types: tuple[Literal["AttnDownBlock2D", "DownBlock2D"], ...] = ("DownBlock2D",) + ("AttnDownBlock2D",) * 3
-    up_block_types: tuple[Literal["AttnUpBlock2D", "UpBlock2D"], ...] = ("AttnUpBlock2D",) * 3 + ("UpBlock2D",)
+    down_block_types: tuple[Literal["AttnDownBlock2D", "DownBlock2D"], ...] = ("DownBlock2D",) + (
+        "AttnDownBlock2D",
+    ) * 3
+    up_block_types: tuple[Literal["AttnUpBlock2D", "UpBlock2D"], ...] = ("AttnUpBlock2D",) * 3 + (
+        "UpBlock2D",
+    )
     block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
     layers_per_block: int = 2
     attention_head_dim: int | None = 8  # channels of a head, here; None: one head
@@ -137,23 +168,43 @@ class PlainUNetConfig(Config):
 
     def network(self) -> UNetConfig:
         """The same network as a :class:`UNetConfig`."""
-        shared = self.model_dump(include=UNetConfig.model_fields.keys() & type(self).model_fields.keys(), exclude={"dropout"})
-        heads = tuple(1 if self.attention_head_dim is None else width // self.attention_head_dim for width in self.block_out_channels)
+        shared = self.model_dump(
+            include=UNetConfig.model_fields.keys() & type(self).model_fields.keys(),
+            exclude={"dropout"},
+        )
+        heads = tuple(
+            1 if self.attention_head_dim is None else width // self.attention_head_dim
+            for width in self.block_out_channels
+        )
         return UNetConfig.model_validate({**shared, "attention_head_dim": heads})
 
 
 class _Block(nn.Module):
-    """Resnets, each followed by attention if the level has any. The three kinds of level differ only in their ends."""
+    """Resnets, each followed by attention if the level has any. The three kinds of level differ
+    only in their ends.
+    """
 
-    def __init__(self, config: UNetConfig, widths_in: list[int], level: int, *, attention: int, text: bool = True) -> None:
+    def __init__(
+        self,
+        config: UNetConfig,
+        widths_in: list[int],
+        level: int,
+        *,
+        attention: int,
+        text: bool = True,
+    ) -> None:
         super().__init__()
         width = config.block_out_channels[level]
         time_width = config.block_out_channels[0] * 4
-        self.resnets = nn.ModuleList(ResnetBlock(w, width, time_width, groups=config.norm_num_groups, eps=config.norm_eps) for w in widths_in)
+        self.resnets = nn.ModuleList(
+            ResnetBlock(w, width, time_width, groups=config.norm_num_groups, eps=config.norm_eps)
+            for w in widths_in
+        )
         if attention and not text:
             heads, groups = config.heads(level), config.norm_num_groups
             self.attentions = nn.ModuleList(
-                PictureAttention(width, heads, bias=True, norm_groups=groups, eps=config.norm_eps) for _ in range(attention)
+                PictureAttention(width, heads, bias=True, norm_groups=groups, eps=config.norm_eps)
+                for _ in range(attention)
             )
         elif attention:
             self.attentions = nn.ModuleList(
@@ -184,9 +235,19 @@ class _Down(_Block):
         width, layers = config.block_out_channels[level], config.layers_per_block
         kind = config.down_block_types[level]
         attention = 0 if kind == "DownBlock2D" else layers
-        super().__init__(config, [width_in] + [width] * (layers - 1), level, attention=attention, text=kind == "CrossAttnDownBlock2D")
+        super().__init__(
+            config,
+            [width_in] + [width] * (layers - 1),
+            level,
+            attention=attention,
+            text=kind == "CrossAttnDownBlock2D",
+        )
         last = level == len(config.block_out_channels) - 1
-        self.downsamplers = None if last else nn.ModuleList([Downsample(width, asymmetric=config.downsample_padding == 0)])
+        self.downsamplers = (
+            None
+            if last
+            else nn.ModuleList([Downsample(width, asymmetric=config.downsample_padding == 0)])
+        )
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> list[Tensor]:
         """Return the state after each layer; the last one goes on to the next level."""
@@ -204,7 +265,13 @@ class _Mid(_Block):
 
     def __init__(self, config: UNetConfig) -> None:
         level = len(config.block_out_channels) - 1
-        super().__init__(config, [config.block_out_channels[-1]] * 2, level, attention=1, text=config.mid_block_type == "UNetMidBlock2DCrossAttn")
+        super().__init__(
+            config,
+            [config.block_out_channels[-1]] * 2,
+            level,
+            attention=1,
+            text=config.mid_block_type == "UNetMidBlock2DCrossAttn",
+        )
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Resnet, attention, resnet."""
@@ -214,11 +281,19 @@ class _Mid(_Block):
 
 
 class _Up(_Block):
-    def __init__(self, config: UNetConfig, width_in: int, widths_skip: list[int], level: int) -> None:
+    def __init__(
+        self, config: UNetConfig, width_in: int, widths_skip: list[int], level: int
+    ) -> None:
         width, layers = config.block_out_channels[level], config.layers_per_block + 1
         kind = config.up_block_types[len(config.block_out_channels) - 1 - level]
         widths = [(width_in if i == 0 else width) + widths_skip[i] for i in range(layers)]
-        super().__init__(config, widths, level, attention=0 if kind == "UpBlock2D" else layers, text=kind == "CrossAttnUpBlock2D")
+        super().__init__(
+            config,
+            widths,
+            level,
+            attention=0 if kind == "UpBlock2D" else layers,
+            text=kind == "CrossAttnUpBlock2D",
+        )
         self.upsamplers = None if level == 0 else nn.ModuleList([Upsample(width)])
 
     def forward(self, x: Tensor, skips: list[Tensor], time: Tensor, condition: Condition) -> Tensor:
@@ -241,8 +316,11 @@ class UNet(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> net = UNet(UNetConfig(block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-    ...     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=16, layers_per_block=1))
+    >>> net = UNet(UNetConfig(
+    ...     block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=16,
+    ...     down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    ...     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ... ))
     >>> net(torch.zeros(2, 4, 8, 8), torch.zeros(2), Condition(tokens=torch.zeros(2, 7, 16))).shape
     torch.Size([2, 4, 8, 8])
     """
@@ -257,7 +335,9 @@ class UNet(nn.Module):
         if config.num_class_embeds is not None:
             self.class_embedding = nn.Embedding(config.num_class_embeds, time_width)
         if config.addition_embed_type is not None:
-            self.add_embedding = TimestepEmbedding(config.projection_class_embeddings_input_dim or 0, time_width)
+            self.add_embedding = TimestepEmbedding(
+                config.projection_class_embeddings_input_dim or 0, time_width
+            )
         levels = range(len(widths))
         self.down_blocks = nn.ModuleList(_Down(config, widths[max(0, i - 1)], i) for i in levels)
         self.mid_block = _Mid(config)
@@ -266,16 +346,25 @@ class UNet(nn.Module):
             skips += [widths[i]] * (config.layers_per_block + (i < len(widths) - 1))
         ups, width_in = [], widths[-1]
         for i in reversed(levels):
-            ups.append(_Up(config, width_in, [skips.pop() for _ in range(config.layers_per_block + 1)], i))
+            ups.append(
+                _Up(config, width_in, [skips.pop() for _ in range(config.layers_per_block + 1)], i)
+            )
             width_in = widths[i]
         self.up_blocks = nn.ModuleList(ups)
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def embed(self, c_noise: Tensor, condition: Condition) -> Tensor:
-        """The time embedding (B, 4 w0), with the condition's vector added and SiLU applied once for all blocks."""
+        """The time embedding (B, 4 w0), with the condition's vector added and SiLU applied once for
+        all blocks.
+        """
         config = self.config
-        waves = sinusoids(c_noise, config.block_out_channels[0], flip=config.flip_sin_to_cos, shift=config.freq_shift)
+        waves = sinusoids(
+            c_noise,
+            config.block_out_channels[0],
+            flip=config.flip_sin_to_cos,
+            shift=config.freq_shift,
+        )
         time: Tensor = self.time_embedding(waves.to(self.conv_in.weight.dtype))
         if config.num_class_embeds is not None and condition.vector is not None:
             time = time + self.class_embedding(condition.vector[:, 0].long())
@@ -284,7 +373,9 @@ class UNet(nn.Module):
         return F.silu(time)
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """(B, C, h, w), (B,), condition -> (B, out_channels, h, w); ``condition.planes`` are joined to `x`."""
+        """(B, C, h, w), (B,), condition -> (B, out_channels, h, w); ``condition.planes`` are joined
+        to `x`.
+        """
         time = self.embed(c_noise, condition)
         x = self.conv_in(x if condition.planes is None else torch.cat([x, condition.planes], dim=1))
         skips = [x]

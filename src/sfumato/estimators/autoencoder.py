@@ -44,7 +44,8 @@ class Autoencoder(Reducer):
     loss : {"squared", "cross_entropy"}
         Cross-entropy is for values between two bounds, as black and white.
     corruption : str
-        As :func:`sfumato.parse` reads it, for values scaled to [-1, 1] by the range of the data: "noise:25", "mask:0.3".
+        As :func:`sfumato.parse` reads it, for values scaled to [-1, 1] by the range of the data:
+        "noise:25", "mask:0.3".
     epochs : int
         Passes over the rows, or rather as many draws of random batches.
     batch_size : int or "auto"
@@ -52,7 +53,8 @@ class Autoencoder(Reducer):
     learning_rate : float
     weight_decay : float
     dtype : {"auto", "float32", "bfloat16", "float16"}
-        Of mixed-precision training; auto is what the device is good at. Codes are computed in the precision of the rows.
+        Of mixed-precision training; auto is what the device is good at. Codes are computed in the
+        precision of the rows.
     device : str
     random_state : int, RandomState or None
     warm_start : bool
@@ -62,7 +64,8 @@ class Autoencoder(Reducer):
 
     Notes
     -----
-    Training lets the process keep the memory that it frees (glibc's ``mallopt``), which spares a tenth of the time.
+    Training lets the process keep the memory that it frees (glibc's ``mallopt``), which spares a
+    tenth of the time.
 
     Examples
     --------
@@ -92,14 +95,37 @@ class Autoencoder(Reducer):
     }
 
     def __init__(
-        self, n_components: int = 2, *, kind: str = "deep", layers: tuple[int, ...] = (256, 64), shape: tuple[int, int, int] | None = None,
-        loss: str = "squared", corruption: str = "none", epochs: int = 50, batch_size: int | str = "auto", learning_rate: float = 1e-3,
-        weight_decay: float = 0.01, dtype: str = "auto", device: str = "auto", random_state: Any = None, warm_start: bool = False,
+        self,
+        n_components: int = 2,
+        *,
+        kind: str = "deep",
+        layers: tuple[int, ...] = (256, 64),
+        shape: tuple[int, int, int] | None = None,
+        loss: str = "squared",
+        corruption: str = "none",
+        epochs: int = 50,
+        batch_size: int | str = "auto",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        dtype: str = "auto",
+        device: str = "auto",
+        random_state: Any = None,
+        warm_start: bool = False,
         verbose: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.n_components, self.kind, self.layers, self.shape = n_components, kind, layers, shape
-        self.loss, self.corruption, self.epochs, self.batch_size = loss, corruption, epochs, batch_size
-        self.learning_rate, self.weight_decay, self.dtype, self.device = learning_rate, weight_decay, dtype, device
+        self.loss, self.corruption, self.epochs, self.batch_size = (
+            loss,
+            corruption,
+            epochs,
+            batch_size,
+        )
+        self.learning_rate, self.weight_decay, self.dtype, self.device = (
+            learning_rate,
+            weight_decay,
+            dtype,
+            device,
+        )
         self.random_state, self.warm_start, self.verbose = random_state, warm_start, verbose
 
     def fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
@@ -119,27 +145,55 @@ class Autoencoder(Reducer):
         if fresh:
             low, high = float(rows.min()), float(rows.max())
             present = rows.nnz if scipy.sparse.issparse(rows) else np.count_nonzero(rows)
-            if self.shape is None and self.loss == "squared" and low == 0 and present < math.prod(rows.shape) / 2:
-                low = -high  # counts: zero is the middle of the frame, which is what a mask leaves, so a masked word is an absent one
+            if (
+                self.shape is None
+                and self.loss == "squared"
+                and low == 0
+                and present < math.prod(rows.shape) / 2
+            ):
+                # counts: zero is the middle of the frame, which is what a mask leaves, so a masked
+                # word is an absent one
+                low = -high
             self.range_ = low, max(high, low + max(1e-12, 1e-6 * abs(low)))
             self.space_ = self._build(rows.shape[1], seed)
             self.n_steps_ = 0
         job = AutoencoderFit(
-            self.space_, lambda chosen: self._framed(rows[chosen]).float(), rows.shape[0],
-            loss=self.loss, corruption=self.corruption,
-        )  # fmt: skip
+            self.space_,
+            lambda chosen: self._framed(rows[chosen]).float(),
+            rows.shape[0],
+            loss=self.loss,
+            corruption=self.corruption,
+        )
         if fresh:
             job.fit_normalization()
         count = rows.shape[0]
-        batch = min(count, max(16, min(256, count // 50)) if self.batch_size == "auto" else int(self.batch_size))
+        batch = min(
+            count,
+            max(16, min(256, count // 50)) if self.batch_size == "auto" else int(self.batch_size),
+        )
         steps = epochs * math.ceil(count / batch)
-        settings = TrainSettings(  # a rate that falls to zero for so long makes an average of the weights needless
-            steps=steps, batch=batch, rate=self.learning_rate, warmup=min(100, steps // 10), cooldown=0.6, weight_decay=self.weight_decay,
-            average=0, seed=seed + self.n_steps_, device=self.device, dtype=self.dtype,
-        )  # fmt: skip
+        # a rate that falls to zero for so long makes an average of the weights needless
+        settings = TrainSettings(
+            steps=steps,
+            batch=batch,
+            rate=self.learning_rate,
+            warmup=min(100, steps // 10),
+            cooldown=0.6,
+            weight_decay=self.weight_decay,
+            average=0,
+            seed=seed + self.n_steps_,
+            device=self.device,
+            dtype=self.dtype,
+        )
         for progress in train(job, settings):
-            if self.verbose and (progress.step % max(1, steps // epochs) == 0 or progress.step == steps):
-                print(f"step {progress.step} of {steps}, loss {progress.loss:.5f}, {progress.seconds_left:.0f} s left", flush=True)
+            if self.verbose and (
+                progress.step % max(1, steps // epochs) == 0 or progress.step == steps
+            ):
+                print(
+                    f"step {progress.step} of {steps}, loss {progress.loss:.5f}, "
+                    f"{progress.seconds_left:.0f} s left",
+                    flush=True,
+                )
         self.n_steps_ += steps
         self.space_.eval()
         job.recenter()
@@ -150,14 +204,30 @@ class Autoencoder(Reducer):
         if len(shape) != 3 or not all(isinstance(n, Integral) and n > 0 for n in shape):
             raise ValueError(f"shape {shape} is not (channels, height, width)")
         if math.prod(shape) != columns:
-            raise ValueError(f"shape {shape} has {math.prod(shape)} values, the rows have {columns}")
+            raise ValueError(
+                f"shape {shape} has {math.prod(shape)} values, the rows have {columns}"
+            )
         output = "sigmoid" if self.loss == "cross_entropy" else "linear"
         with SEEDING, torch.random.fork_rng():  # the seed is the whole process's: one at a time
             torch.manual_seed(seed)
             if self.kind == "conv":
-                space: AutoencoderSpace = ConvAutoencoder(ConvConfig(shape=shape, widths=tuple(self.layers), codes=self.n_components, output=output))
+                space: AutoencoderSpace = ConvAutoencoder(
+                    ConvConfig(
+                        shape=shape,
+                        widths=tuple(self.layers),
+                        codes=self.n_components,
+                        output=output,
+                    )
+                )
             else:
-                space = DeepAutoencoder(DeepConfig(shape=shape, layers=tuple(self.layers), codes=self.n_components, output=output))
+                space = DeepAutoencoder(
+                    DeepConfig(
+                        shape=shape,
+                        layers=tuple(self.layers),
+                        codes=self.n_components,
+                        output=output,
+                    )
+                )
         return space.to(choose_device(self.device))
 
     @property
@@ -168,13 +238,20 @@ class Autoencoder(Reducer):
     def _framed(self, rows: Rows) -> Tensor:
         """Rows in the frame [-1, 1]; by torch, which does it on all cores."""
         low, high = self.range_
-        return torch.from_numpy(np.require(dense(rows), requirements=["C", "W"])).sub(low).mul_(2 / (high - low)).sub_(1)
+        return (
+            torch.from_numpy(np.require(dense(rows), requirements=["C", "W"]))
+            .sub(low)
+            .mul_(2 / (high - low))
+            .sub_(1)
+        )
 
     @torch.no_grad()
     def _encode(self, rows: Rows) -> NDArray[Any]:
         x = self._framed(rows)
         space = self._space_in(x.dtype)
-        codes: NDArray[Any] = space.encode(x.unflatten(1, space.config.shape).to(space.center.device)).cpu().numpy()
+        codes: NDArray[Any] = (
+            space.encode(x.unflatten(1, space.config.shape).to(space.center.device)).cpu().numpy()
+        )
         return codes
 
     @torch.no_grad()
@@ -186,14 +263,23 @@ class Autoencoder(Reducer):
         return (rows + 1) * ((high - low) / 2) + low
 
     def _space_in(self, dtype: torch.dtype) -> AutoencoderSpace:
-        """The space in the precision of the rows, so that float64 rows give float64 codes that do not depend on their neighbors.
+        """The space in the precision of the rows, so that float64 rows give float64 codes that do
+        not depend on their neighbors.
 
         A copy, where that is another: being used changes no estimator.
         """
-        return self.space_ if self.space_.center.dtype == dtype else copy.deepcopy(self.space_).to(dtype)
+        return (
+            self.space_
+            if self.space_.center.dtype == dtype
+            else copy.deepcopy(self.space_).to(dtype)
+        )
 
     def _state(self) -> dict[str, Any]:
-        return {"config": self.space_.config.model_dump(mode="json"), "range": list(self.range_), "steps": self.n_steps_}
+        return {
+            "config": self.space_.config.model_dump(mode="json"),
+            "range": list(self.range_),
+            "steps": self.n_steps_,
+        }
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         return {k: v.float().cpu().numpy() for k, v in self.space_.state_dict().items()}

@@ -41,13 +41,21 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return int(self.n_components_)
 
     def _check(self, X: Rows, *, reset: bool) -> Rows:  # noqa: N803 (scikit-learn's name)
-        return validate_data(self, X, reset=reset, dtype=FLOATS, accept_sparse="csr" if self.accepts_sparse else False)
+        return validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=FLOATS,
+            accept_sparse="csr" if self.accepts_sparse else False,
+        )
 
     def transform(self, X: Rows) -> NDArray[Any]:  # noqa: N803
         """Rows (N, d) to codes (N, k), in the precision of the rows."""
         check_is_fitted(self)
         rows = self._check(X, reset=False)
-        return np.concatenate([self._encode(rows[k : k + BATCH]) for k in range(0, rows.shape[0], BATCH)])
+        return np.concatenate(
+            [self._encode(rows[k : k + BATCH]) for k in range(0, rows.shape[0], BATCH)]
+        )
 
     def inverse_transform(self, X: Rows) -> NDArray[Any]:  # noqa: N803
         """Codes (N, k) to rows (N, d)."""
@@ -56,17 +64,26 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if codes.dtype not in FLOATS:
             codes = codes.astype(np.float64)
         if codes.ndim != 2 or codes.shape[1] != self._n_features_out:
-            raise ValueError(f"codes of shape {codes.shape} were given; {self._n_features_out} columns are expected")
-        return np.concatenate([self._decode(codes[k : k + BATCH]) for k in range(0, max(1, len(codes)), BATCH)])
+            raise ValueError(
+                f"codes of shape {codes.shape} were given; {self._n_features_out} columns are "
+                "expected"
+            )
+        return np.concatenate(
+            [self._decode(codes[k : k + BATCH]) for k in range(0, max(1, len(codes)), BATCH)]
+        )
 
     def score(self, X: Rows, y: Any = None) -> float:  # noqa: N803
-        """Negative squared reconstruction error of a row, summed over its values; mean over the rows. 0 is perfect."""
+        """Negative squared reconstruction error of a row, summed over its values; mean over the
+        rows. 0 is perfect.
+        """
         check_is_fitted(self)
         rows = self._check(X, reset=False)
         total = 0.0
         for k in range(0, rows.shape[0], BATCH):
             part = dense(rows[k : k + BATCH])
-            total += float(np.square(self._decode(self._encode(part)) - part, dtype=np.float64).sum())
+            total += float(
+                np.square(self._decode(self._encode(part)) - part, dtype=np.float64).sum()
+            )
         return -total / int(rows.shape[0])
 
     def _encode(self, rows: Rows) -> NDArray[Any]:
@@ -76,14 +93,27 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         raise NotImplementedError
 
     def save(self, folder: str | Path) -> None:
-        """Write ``estimator.json`` and ``weights.safetensors`` to a folder; :meth:`load` reads them back."""
+        """Write ``estimator.json`` and ``weights.safetensors`` to a folder; :meth:`load` reads them
+        back.
+        """
         check_is_fitted(self)
         folder = Path(folder)
-        params = {k: v for k, v in self.get_params().items() if not isinstance(v, np.random.RandomState)}
+        params = {
+            k: v for k, v in self.get_params().items() if not isinstance(v, np.random.RandomState)
+        }
         names = self.feature_names_in_.tolist() if hasattr(self, "feature_names_in_") else None
-        fitted = {"n_features_in_": self.n_features_in_, "feature_names_in_": names, "state": self._state()}
+        fitted = {
+            "n_features_in_": self.n_features_in_,
+            "feature_names_in_": names,
+            "state": self._state(),
+        }
         described = {"estimator": type(self).__name__, "params": params, "fitted": fitted}
-        text = json.dumps(described, indent=2, default=lambda v: v.item() if isinstance(v, np.generic) else list(v))  # numpy's numbers, tuples
+        # numpy's numbers, tuples
+        text = json.dumps(
+            described,
+            indent=2,
+            default=lambda v: v.item() if isinstance(v, np.generic) else list(v),
+        )
         with atomic(folder / "weights.safetensors") as scratch:
             save_file(self._arrays(), scratch)
         with atomic(folder / "estimator.json") as scratch:
@@ -103,7 +133,9 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             data = json.loads(path.read_text("utf-8"))
             if data["estimator"] != cls.__name__:
                 raise ModelError(f"{path} is a {data['estimator']}, not a {cls.__name__}")
-            out = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data["params"].items()})
+            out = cls(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in data["params"].items()}
+            )
             out.n_features_in_ = data["fitted"]["n_features_in_"]
             if data["fitted"]["feature_names_in_"] is not None:
                 out.feature_names_in_ = np.array(data["fitted"]["feature_names_in_"], dtype=object)
@@ -111,7 +143,9 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         except ModelError:
             raise
         except Exception as error:
-            raise ModelError(f"{folder} holds no {cls.__name__} that can be read: {error}") from None
+            raise ModelError(
+                f"{folder} holds no {cls.__name__} that can be read: {error}"
+            ) from None
         return out
 
     def _state(self) -> dict[str, Any]:

@@ -25,14 +25,18 @@ class _Linear(Reducer):
         "random_state": ["random_state"],
     }
 
-    def __init__(self, n_components: int | None = None, *, solver: str = "auto", random_state: Any = None) -> None:
+    def __init__(
+        self, n_components: int | None = None, *, solver: str = "auto", random_state: Any = None
+    ) -> None:
         self.n_components, self.solver, self.random_state = n_components, solver, random_state
 
     def fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
         """Find the directions of rows (N, d)."""
         self._validate_params()
         rows = self._check(X, reset=True)
-        if self.solver == "randomized" or (self.solver == "auto" and rows.shape[1] > WIDE and min(rows.shape) > 1):
+        if self.solver == "randomized" or (
+            self.solver == "auto" and rows.shape[1] > WIDE and min(rows.shape) > 1
+        ):
             self.n_samples_seen_ = int(rows.shape[0])
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             self.__dict__.pop("_sums", None)
@@ -48,8 +52,9 @@ class _Linear(Reducer):
     def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
         """Take more rows into account.
 
-        After the last ones the result is that of one exact fit on all. Of more than 5,000 columns, and after a randomized
-        fit or from a file, only the leading directions are kept between calls.
+        After the last ones the result is that of one exact fit on all. Of more than 5,000 columns,
+        and after a randomized fit or from a file, only the leading directions are kept between
+        calls.
         """
         self._validate_params()
         first = not hasattr(self, "_sums")
@@ -73,19 +78,26 @@ class _Linear(Reducer):
         """How many components are wanted of all the rows there will be."""
         most = min(rows.shape)
         if self.n_components is not None and self.n_components > most:
-            raise ValueError(f"n_components={self.n_components} must be between 1 and min(n_samples, n_features)={most}")
+            raise ValueError(
+                f"n_components={self.n_components} must be between 1 and min(n_samples, "
+                f"n_features)={most}"
+            )
         return most if self.n_components is None else int(self.n_components)
 
     def _count(self) -> int:
         most = min(self.n_features_in_, self.n_samples_seen_)
         wanted = self.n_components
         if wanted is not None and wanted > self.n_features_in_:
-            raise ValueError(f"n_components={wanted} must be between 1 and n_features={self.n_features_in_}")
+            raise ValueError(
+                f"n_components={wanted} must be between 1 and n_features={self.n_features_in_}"
+            )
         return most if wanted is None else wanted
 
     @property
     def space_(self) -> LinearSpace:
-        """The fitted space; solved when it is first asked for, so that a stream of partial fits costs sums alone."""
+        """The fitted space; solved when it is first asked for, so that a stream of partial fits
+        costs sums alone.
+        """
         return self._sums.solve(self._count()) if hasattr(self, "_sums") else self._space
 
     @property
@@ -114,23 +126,32 @@ class _Linear(Reducer):
         return self.space_.variances / max(self.space_.total, np.finfo(float).tiny)
 
     def _encode(self, rows: Rows) -> NDArray[Any]:
-        centered = rows - self.mean_.astype(rows.dtype) if self.centered else rows  # first: the difference of large codes loses digits
+        # first: the difference of large codes loses digits
+        centered = rows - self.mean_.astype(rows.dtype) if self.centered else rows
         codes: NDArray[Any] = np.asarray(centered @ self.components_.astype(rows.dtype).T)
         return codes
 
     def _decode(self, codes: NDArray[Any]) -> NDArray[Any]:
-        rows: NDArray[Any] = codes @ self.components_.astype(codes.dtype) + self.mean_.astype(codes.dtype)
+        rows: NDArray[Any] = codes @ self.components_.astype(codes.dtype) + self.mean_.astype(
+            codes.dtype
+        )
         return rows
 
     def _state(self) -> dict[str, Any]:
         return {"total": self.space_.total, "n_samples_seen": self.n_samples_seen_}
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {"mean": self.mean_, "components": self.components_, "variances": self.explained_variance_}
+        return {
+            "mean": self.mean_,
+            "components": self.components_,
+            "variances": self.explained_variance_,
+        }
 
     def _restore(self, state: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
         self.n_samples_seen_ = state["n_samples_seen"]
-        self._space = LinearSpace(arrays["mean"], arrays["components"], arrays["variances"], state["total"])
+        self._space = LinearSpace(
+            arrays["mean"], arrays["components"], arrays["variances"], state["total"]
+        )
 
 
 class PCA(_Linear):
@@ -157,7 +178,8 @@ class PCA(_Linear):
 
 
 class LSA(_Linear):
-    """Latent semantic analysis: the truncated SVD of term counts (Deerwester et al. 1990); sparse rows welcome.
+    """Latent semantic analysis: the truncated SVD of term counts (Deerwester et al. 1990); sparse
+    rows welcome.
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""What a model folder says of itself besides its networks: the scheduler config, and our own defaults."""
+"""What a model folder says of itself besides its networks: the scheduler config, and our own
+defaults.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +18,40 @@ from sfumato.errors import ConfigError
 from sfumato.sampler.registry import sampler_name
 from sfumato.sampler.schedule import Rule, shaped, spaced
 
-# Keys that tune a sampler we choose ourselves, or a remedy for pixels that latent models do not use.
+# Keys that tune a sampler we choose ourselves, or a remedy for pixels that latent models do not
+# use.
 IGNORED = frozenset(
     "clip_sample clip_sample_range dynamic_thresholding_ratio sample_max_value skip_prk_steps"
     " solver_type use_lu_lambdas flow_shift"
-    " lambda_min_clipped variance_type use_dynamic_shifting time_shift_type interpolation_type timestep_type"
+    " lambda_min_clipped variance_type use_dynamic_shifting time_shift_type interpolation_type "
+    "timestep_type"
     " sigma_min sigma_max disable_corrector solver_p predict_x0 timestep_scaling rho".split()
 )
 # Keys that are taken in one form only, as another would walk another way than we do.
-ONLY: dict[str, Any] = {"thresholding": False, "use_flow_sigmas": False, "solver_order": 2, "algorithm_type": "dpmsolver++", "shift_terminal": None}
-LEADING = frozenset({"DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"})  # the other classes space by linspace
-RULES: dict[str, Rule] = {"dpmpp_2m": "solver", "dpmpp_2m_sde": "solver", "unipc": "solver", "lcm": "lcm"}  # of the classes of these samplers
+ONLY: dict[str, Any] = {
+    "thresholding": False,
+    "use_flow_sigmas": False,
+    "solver_order": 2,
+    "algorithm_type": "dpmsolver++",
+    "shift_terminal": None,
+}
+# the other classes space by linspace
+LEADING = frozenset(
+    {"DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"}
+)
+# of the classes of these samplers
+RULES: dict[str, Rule] = {
+    "dpmpp_2m": "solver",
+    "dpmpp_2m_sde": "solver",
+    "unipc": "solver",
+    "lcm": "lcm",
+}
 
 
 class SchedulerConfig(Config):
-    """``scheduler/scheduler_config.json``: the training process, and how the checkpoint likes its steps spaced."""
+    """``scheduler/scheduler_config.json``: the training process, and how the checkpoint likes its
+    steps spaced.
+    """
 
     num_train_timesteps: int = Field(1000, ge=2)
     beta_start: float = Field(0.0001, gt=0, lt=1)
@@ -43,12 +64,14 @@ class SchedulerConfig(Config):
     rescale_betas_zero_snr: bool = False
     set_alpha_to_one: bool = True  # False: a walk ends at the first noise level, not at zero
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
-    lower_order_final: bool = True  # a solver's last step is of first order: UniPC's always, the others' below 15 steps
+    # a solver's last step is of first order: UniPC's always, the others' below 15 steps
+    lower_order_final: bool = True
     euler_at_final: bool = False  # it always is
     use_karras_sigmas: bool | None = False
     use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = False
-    original_inference_steps: int = Field(50, ge=1)  # of LCMScheduler: the steps that its network was distilled from
+    # of LCMScheduler: the steps that its network was distilled from
+    original_inference_steps: int = Field(50, ge=1)
     sampler: str = "dpmpp_2m"  # ours: from the class name
 
     @classmethod
@@ -56,9 +79,15 @@ class SchedulerConfig(Config):
         """Read diffusers' form, in which defaults depend on the class."""
         kind = str(data.get("_class_name", "DDIMScheduler"))
         stochastic = data.get("algorithm_type") == "sde-dpmsolver++"
-        wrong = [k for k, form in ONLY.items() if data.get(k, form) != form and not (stochastic and k == "algorithm_type")]
+        wrong = [
+            k
+            for k, form in ONLY.items()
+            if data.get(k, form) != form and not (stochastic and k == "algorithm_type")
+        ]
         if wrong:
-            raise ConfigError(f"{source}: {wrong[0]} is {data[wrong[0]]!r}; only {ONLY[wrong[0]]!r} is supported")
+            raise ConfigError(
+                f"{source}: {wrong[0]} is {data[wrong[0]]!r}; only {ONLY[wrong[0]]!r} is supported"
+            )
         known = {k: v for k, v in data.items() if k not in IGNORED and k not in ONLY}
         known.setdefault("timestep_spacing", "leading" if kind in LEADING else "linspace")
         try:
@@ -74,7 +103,13 @@ class SchedulerConfig(Config):
 
     def times(self) -> Times:
         """The discrete times that the network was trained on."""
-        return Times.from_betas(self.beta_schedule, self.beta_start, self.beta_end, self.num_train_timesteps, zero_snr=self.rescale_betas_zero_snr)
+        return Times.from_betas(
+            self.beta_schedule,
+            self.beta_start,
+            self.beta_end,
+            self.num_train_timesteps,
+            zero_snr=self.rescale_betas_zero_snr,
+        )
 
     @property
     def rule(self) -> Rule:
@@ -82,24 +117,44 @@ class SchedulerConfig(Config):
         return RULES.get(self.sampler, "all")
 
     def first_order_end(self, sampler: str, steps: int) -> bool:
-        """Whether the last of so many steps by `sampler` is of first order, as its class of diffusers has it."""
-        return (self.lower_order_final and (sampler == "unipc" or steps < 15)) or (self.euler_at_final and sampler != "unipc")
+        """Whether the last of so many steps by `sampler` is of first order, as its class of
+        diffusers has it.
+        """
+        return (self.lower_order_final and (sampler == "unipc" or steps < 15)) or (
+            self.euler_at_final and sampler != "unipc"
+        )
 
     def default_sigmas(self, table: Tensor, steps: int, sampler: str) -> Tensor:
         """Noise levels (steps + 1,) spaced as the checkpoint asks.
 
-        The walk ends at zero, except that DDIM and DDPM follow ``set_alpha_to_one`` and all follow ``final_sigmas_type``.
+        The walk ends at zero, except that DDIM and DDPM follow ``set_alpha_to_one`` and all follow
+        ``final_sigmas_type``.
         """
-        levels = spaced(table, steps, self.timestep_spacing, self.steps_offset, self.rule, self.original_inference_steps)
-        shape = next((n for n in ("karras", "exponential", "beta") if getattr(self, f"use_{n}_sigmas")), None)
+        levels = spaced(
+            table,
+            steps,
+            self.timestep_spacing,
+            self.steps_offset,
+            self.rule,
+            self.original_inference_steps,
+        )
+        shape = next(
+            (n for n in ("karras", "exponential", "beta") if getattr(self, f"use_{n}_sigmas")), None
+        )
         if shape is not None:
             levels = shaped(table if self.rule == "solver" else levels[:-1].flip(0), steps, shape)
-        stop_early = self.final_sigmas_type == "sigma_min" or (not self.set_alpha_to_one and sampler in ("ddim", "ddpm"))
-        return torch.cat([levels[:-1], levels.new_full((1,), float(table[0]) if stop_early else 0.0)])
+        stop_early = self.final_sigmas_type == "sigma_min" or (
+            not self.set_alpha_to_one and sampler in ("ddim", "ddpm")
+        )
+        return torch.cat(
+            [levels[:-1], levels.new_full((1,), float(table[0]) if stop_early else 0.0)]
+        )
 
 
 class Defaults(Config):
-    """``sfumato.json`` in a model folder: what to use where the user says nothing. All of it is optional."""
+    """``sfumato.json`` in a model folder: what to use where the user says nothing. All of it is
+    optional.
+    """
 
     steps: int = Field(20, ge=1)
     guidance_scale: float = 7.5

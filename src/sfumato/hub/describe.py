@@ -14,7 +14,9 @@ from sfumato.space.kl import AutoencoderConfig
 
 def describe(name: str) -> dict[str, Any]:
     """A model's size, licence, styles and digest, from its files."""
-    if name in restorers() or ((Path(name) / "config.json").exists() and not (Path(name) / "model_index.json").exists()):
+    if name in restorers() or (
+        (Path(name) / "config.json").exists() and not (Path(name) / "model_index.json").exists()
+    ):
         return _restorer(name, restorer_folder(name))
     path = resolve(name)
     return _file(name, path) if path.is_file() else _folder(name, path)
@@ -24,20 +26,35 @@ def _file(name: str, path: Path) -> dict[str, Any]:
     family, notes = single.identify(path)
     side = (family.unet.sample_size or 64) * family.vae.factor
     defaults = Defaults(
-        guidance_scale=family.guidance, description=notes.get("modelspec.title", family.name), licence=notes.get("modelspec.license", "")
+        guidance_scale=family.guidance,
+        description=notes.get("modelspec.title", family.name),
+        licence=notes.get("modelspec.license", ""),
     )
-    return _described(name, defaults, side, [path], f"{family.name}, {family.unet.in_channels} channels in", path)
+    return _described(
+        name, defaults, side, [path], f"{family.name}, {family.unet.in_channels} channels in", path
+    )
 
 
 def _folder(name: str, folder: Path) -> dict[str, Any]:
     own = folder / "sfumato.json"
     defaults = Defaults.read(read_json(own), str(own)) if own.exists() else Defaults()
-    index, unet = read_json(folder / "model_index.json"), read_json(part(folder, "unet") / "config.json")
+    index, unet = (
+        read_json(folder / "model_index.json"),
+        read_json(part(folder, "unet") / "config.json"),
+    )
     vae = folder / "vae" / "config.json"
-    side = (unet.get("sample_size") or 64) * (1 if in_pixels(index) else AutoencoderConfig.read(read_json(vae), str(vae)).factor)
-    parts = {part(folder, name) for name in index if name.startswith(("unet", "vae", "text_encoder")) and any(index[name] or ())}
+    side = (unet.get("sample_size") or 64) * (
+        1 if in_pixels(index) else AutoencoderConfig.read(read_json(vae), str(vae)).factor
+    )
+    parts = {
+        part(folder, name)
+        for name in index
+        if name.startswith(("unet", "vae", "text_encoder")) and any(index[name] or ())
+    }
     weights = [weight_file(p) for p in parts]
-    return _described(name, defaults, side, weights, index.get("_class_name"), weight_file(part(folder, "unet")))
+    return _described(
+        name, defaults, side, weights, index.get("_class_name"), weight_file(part(folder, "unet"))
+    )
 
 
 def _restorer(name: str, folder: Path) -> dict[str, Any]:
@@ -53,7 +70,9 @@ def _restorer(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _described(name: str, defaults: Defaults, side: int, weights: list[Path], pipeline: object, main: Path) -> dict[str, Any]:
+def _described(
+    name: str, defaults: Defaults, side: int, weights: list[Path], pipeline: object, main: Path
+) -> dict[str, Any]:
     return {
         "name": name,
         "description": defaults.description,

@@ -1,4 +1,6 @@
-"""Files of a model: safetensors and JSON in, networks out. Nothing is unpickled and nothing is fetched."""
+"""Files of a model: safetensors and JSON in, networks out. Nothing is unpickled and nothing is
+fetched.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ from torch import Tensor, nn
 from sfumato.errors import ModelError
 
 VARIANTS = ("", ".fp16", ".bf16", ".non_ema")  # the first that is there is read
-WEIGHTS = tuple(f"{name}{variant}.safetensors" for name in ("diffusion_pytorch_model", "model") for variant in VARIANTS)
+WEIGHTS = tuple(
+    f"{name}{variant}.safetensors"
+    for name in ("diffusion_pytorch_model", "model")
+    for variant in VARIANTS
+)
 INDEX = ".index.json"  # of weights in several files
 PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 M = TypeVar("M", bound=nn.Module)
@@ -30,8 +36,16 @@ def network_from(kind: type[M], config: Any, folder: Path, dtype: torch.dtype = 
     return filled(kind, settings, read_weights(weight_file(folder)), str(folder), dtype)
 
 
-def filled(kind: Callable[[C], M], settings: C, weights: dict[str, Tensor], source: str, dtype: torch.dtype = torch.float32) -> M:
-    """Build a network without drawing random weights, and put these in place; `weights` is emptied, so that none is held twice."""
+def filled(
+    kind: Callable[[C], M],
+    settings: C,
+    weights: dict[str, Tensor],
+    source: str,
+    dtype: torch.dtype = torch.float32,
+) -> M:
+    """Build a network without drawing random weights, and put these in place; `weights` is emptied,
+    so that none is held twice.
+    """
     network = outline(kind, settings, source)
     fill(network, weights, source, dtype)
     return network.requires_grad_(False)
@@ -53,27 +67,53 @@ def outline(kind: Callable[[C], M], settings: C, source: str) -> M:
 
 
 def decoded_in(dtype: torch.dtype) -> torch.dtype:
-    """What an autoencoder is computed in: half precision overflows in the decoder of Stable Diffusion, bfloat16 does not."""
+    """What an autoencoder is computed in: half precision overflows in the decoder of Stable
+    Diffusion, bfloat16 does not.
+    """
     return torch.float32 if dtype == torch.float16 else dtype
 
 
 def fill(network: nn.Module, weights: dict[str, Tensor], source: str, dtype: torch.dtype) -> None:
     """Put weights in place by name; names and shapes must agree exactly."""
-    weights = {_modern(k): weights.pop(k).to(dtype) for k in list(weights) if not k.endswith("position_ids")}
-    if "text_model.final_layer_norm.weight" in network.state_dict() and "final_layer_norm.weight" in weights:
-        weights = {k if k.startswith("text_projection") else f"text_model.{k}": v for k, v in weights.items()}
+    weights = {
+        _modern(k): weights.pop(k).to(dtype)
+        for k in list(weights)
+        if not k.endswith("position_ids")
+    }
+    if (
+        "text_model.final_layer_norm.weight" in network.state_dict()
+        and "final_layer_norm.weight" in weights
+    ):
+        weights = {
+            k if k.startswith("text_projection") else f"text_model.{k}": v
+            for k, v in weights.items()
+        }
     want = {k: v.shape for k, v in network.state_dict().items()}
     have = {k: _squeezed(v, want.get(k)) for k, v in weights.items()}
-    for what, names in (("lacks", want.keys() - have.keys()), ("has an unknown", have.keys() - want.keys())):
+    for what, names in (
+        ("lacks", want.keys() - have.keys()),
+        ("has an unknown", have.keys() - want.keys()),
+    ):
         if names:
-            raise ModelError(f"{source} {what} weight {min(names)} ({len(names)} such): weights and config do not belong together")
+            raise ModelError(
+                f"{source} {what} weight {min(names)} ({len(names)} such): weights and config do "
+                "not belong together"
+            )
     wrong = [k for k in want if have[k].shape != want[k]]
     if wrong:
-        raise ModelError(f"{source}: weight {wrong[0]} has shape {tuple(have[wrong[0]].shape)}, the config asks for {tuple(want[wrong[0]])}")
+        raise ModelError(
+            f"{source}: weight {wrong[0]} has shape {tuple(have[wrong[0]].shape)}, the config asks "
+            f"for {tuple(want[wrong[0]])}"
+        )
     network.load_state_dict(have, assign=True)
 
 
-OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+OLD_NAMES = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
+}
 
 
 def _modern(name: str) -> str:
@@ -106,12 +146,20 @@ def weight_file(folder: Path) -> Path:
 
 
 def shards(path: Path) -> list[Path]:
-    """The files that hold weights: a safetensors file itself, or those that an index names, which lie beside it."""
+    """The files that hold weights: a safetensors file itself, or those that an index names, which
+    lie beside it.
+    """
     if not path.name.endswith(INDEX):
         return [path]
     named = read_json(path).get("weight_map")
-    names = sorted(set(named.values())) if isinstance(named, dict) and named and all(isinstance(n, str) for n in named.values()) else []
-    if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+    names = (
+        sorted(set(named.values()))
+        if isinstance(named, dict) and named and all(isinstance(n, str) for n in named.values())
+        else []
+    )
+    if not names or any(
+        Path(name).name != name or not name.endswith(".safetensors") for name in names
+    ):
         raise ModelError(f"{path} is no index of safetensors files")
     return [path.with_name(name) for name in names]
 
@@ -121,7 +169,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return {name: value for part in shards(path) for name, value in load_file(part).items()}
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors ({error}); it may be cut short") from None
+        raise ModelError(
+            f"{path} cannot be read as safetensors ({error}); it may be cut short"
+        ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -143,7 +193,9 @@ def in_pixels(index: Mapping[str, Any]) -> bool:
 
 
 def part(folder: Path, name: str) -> Path:
-    """Where a part of a model is: in its own folder, or beside the index, as in the oldest models of one network."""
+    """Where a part of a model is: in its own folder, or beside the index, as in the oldest models
+    of one network.
+    """
     return folder / name if (folder / name).is_dir() else folder
 
 
@@ -157,7 +209,9 @@ def fingerprint(*networks: nn.Module) -> str:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or over those of the files that an index names; read once, until they change."""
+    """SHA-256 of a file, or over those of the files that an index names; read once, until they
+    change.
+    """
     if path.name.endswith(INDEX):
         return hashlib.sha256("".join(digest(part) for part in shards(path)).encode()).hexdigest()
     state = path.stat()

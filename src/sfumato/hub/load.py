@@ -1,6 +1,7 @@
 """Open a model: a bundled name, a folder in diffusers' layout, or a single-file checkpoint.
 
-Every config is read strictly and every weight must find its place. Nothing is unpickled and nothing is fetched.
+Every config is read strictly and every weight must find its place. Nothing is unpickled and nothing
+is fetched.
 """
 
 from __future__ import annotations
@@ -40,8 +41,12 @@ from sfumato.space.pixels import Pixels
 from sfumato.types import Condition, Denoise
 
 BUNDLED = Path(__file__).parents[1] / "pretrained"
-PIPELINES = frozenset(f"StableDiffusion{kind}Pipeline" for kind in ("", "Img2Img", "Inpaint", "XL", "XLImg2Img", "XLInpaint"))
-PLAIN = frozenset({"DDPMPipeline", "DDIMPipeline", "PNDMPipeline"})  # a U-Net on pixels, without a text
+PIPELINES = frozenset(
+    f"StableDiffusion{kind}Pipeline"
+    for kind in ("", "Img2Img", "Inpaint", "XL", "XLImg2Img", "XLInpaint")
+)
+# a U-Net on pixels, without a text
+PLAIN = frozenset({"DDPMPipeline", "DDIMPipeline", "PNDMPipeline"})
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,15 @@ class Model:
         folder = self.path / "matcher"
         if not (folder / "config.json").exists():
             return None
-        network, width = network_from(Matcher, MatcherConfig, folder), self.text.pooled([""]).shape[1]
+        network, width = (
+            network_from(Matcher, MatcherConfig, folder),
+            self.text.pooled([""]).shape[1],
+        )
         if network.config.text_width != width:
-            raise ModelError(f"{folder} takes texts of {network.config.text_width} values, the model's text encoder gives {width}")
+            raise ModelError(
+                f"{folder} takes texts of {network.config.text_width} values, the model's text "
+                f"encoder gives {width}"
+            )
         return network.to(self.device).eval()
 
     @property
@@ -90,13 +101,20 @@ class Model:
         assert isinstance(network, UNet)
         return network
 
-    def guided(self, condition: Condition, negative: Condition, scale: float, *, rescale: float = 0.0) -> Denoise:
+    def guided(
+        self, condition: Condition, negative: Condition, scale: float, *, rescale: float = 0.0
+    ) -> Denoise:
         """The denoiser under guidance (:func:`sfumato.denoiser.guidance.guided`).
 
-        In pixels its estimates are kept within [-1, 1]: the mean of pictures cannot leave it (``clip_sample`` in diffusers).
+        In pixels its estimates are kept within [-1, 1]: the mean of pictures cannot leave it
+        (``clip_sample`` in diffusers).
         """
         denoise = guided(self.denoiser, condition, negative, scale, rescale=rescale)
-        return denoise if isinstance(self.space, AutoencoderKL) else lambda x, sigma: denoise(x, sigma).clamp(-1, 1)
+        return (
+            denoise
+            if isinstance(self.space, AutoencoderKL)
+            else lambda x, sigma: denoise(x, sigma).clamp(-1, 1)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +129,9 @@ class Model:
 
     @property
     def unit(self) -> int:
-        """Sides of pictures must be multiples of this: the space's factor times the U-Net's halvings."""
+        """Sides of pictures must be multiples of this: the space's factor times the U-Net's
+        halvings.
+        """
         return self.space.config.factor * self.network.config.unit
 
     @property
@@ -124,9 +144,19 @@ class Model:
         """The beginnings of the digests of the other files that a picture depends on, by part."""
         if not self.path.is_dir():
             return {}
-        networks, texts = ("vae", "text_encoder", "text_encoder_2"), ("scheduler", "tokenizer", "tokenizer_2")
-        there = {name: self.path / name for name in (*networks, *texts) if (self.path / name).is_dir()}
-        return {name: (digest(weight_file(folder)) if name in networks else digest_of_texts(folder))[:16] for name, folder in there.items()}
+        networks, texts = (
+            ("vae", "text_encoder", "text_encoder_2"),
+            ("scheduler", "tokenizer", "tokenizer_2"),
+        )
+        there = {
+            name: self.path / name for name in (*networks, *texts) if (self.path / name).is_dir()
+        }
+        return {
+            name: (digest(weight_file(folder)) if name in networks else digest_of_texts(folder))[
+                :16
+            ]
+            for name, folder in there.items()
+        }
 
 
 def bundled() -> list[str]:
@@ -149,7 +179,10 @@ def restorer_folder(name: str | Path) -> Path:
     """
     folder = BUNDLED / name if str(name) in restorers() else Path(name)
     if not (folder / "config.json").exists():
-        raise ModelError(f"{name} is no restorer (sfumato train restorer makes one; bundled are {', '.join(restorers())})")
+        raise ModelError(
+            f"{name} is no restorer (sfumato train restorer makes one; bundled are "
+            f"{', '.join(restorers())})"
+        )
     return folder
 
 
@@ -165,10 +198,16 @@ def resolve(name: str) -> Path:
         return BUNDLED / name
     path = Path(name)
     if path.suffix in PICKLES:
-        raise ModelError(f"{name} is a pickle, which can run code when opened; convert it to .safetensors where you trust it")
+        raise ModelError(
+            f"{name} is a pickle, which can run code when opened; convert it to .safetensors where "
+            "you trust it"
+        )
     if path.is_dir():
         if not (path / "model_index.json").exists():
-            raise ModelError(f"{name} is no model folder: it has no model_index.json (diffusers' layout is expected)")
+            raise ModelError(
+                f"{name} is no model folder: it has no model_index.json (diffusers' layout is "
+                "expected)"
+            )
         return path
     if path.is_file():
         if path.suffix != ".safetensors":
@@ -186,8 +225,8 @@ def load(name: str | Path = "icons", device: str = "auto", dtype: str = "auto") 
     device : str
         ``auto``, ``cpu``, ``cuda``, ``mps``.
     dtype : str
-        ``auto``, ``float32``, ``bfloat16``, ``float16``; of the networks' weights and activations. ``auto`` is float32 on
-        a CPU, as bfloat16 changes pictures by more than they vary otherwise.
+        ``auto``, ``float32``, ``bfloat16``, ``float16``; of the networks' weights and activations.
+        ``auto`` is float32 on a CPU, as bfloat16 changes pictures by more than they vary otherwise.
 
     Raises
     ------
@@ -203,7 +242,10 @@ def load(name: str | Path = "icons", device: str = "auto", dtype: str = "auto") 
     parts = single.read(path, kind) if path.is_file() else _folder(path, name, kind)
     unet, scheduler = parts.unet.to(where), parts.scheduler
     if isinstance(parts.space, Pixels) and unet.config.out_channels != 3:
-        raise ModelError(f"{name} has no autoencoder, but its U-Net makes {unet.config.out_channels} channels, not red, green and blue")
+        raise ModelError(
+            f"{name} has no autoencoder, but its U-Net makes {unet.config.out_channels} channels, "
+            "not red, green and blue"
+        )
     space = parts.space.to(where)
     denoiser = Denoiser(unet, scheduler.kind, scheduler.times()).eval()
     text: Encoder
@@ -223,28 +265,47 @@ def _folder(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
     if index.get("_class_name") in PLAIN:
         return _plain(folder, name, dtype)
     if index.get("_class_name") not in PIPELINES:
-        raise ModelError(f"{name} is a {index.get('_class_name')}; supported are {', '.join(sorted(PIPELINES | PLAIN))}")
+        raise ModelError(
+            f"{name} is a {index.get('_class_name')}; supported are "
+            f"{', '.join(sorted(PIPELINES | PLAIN))}"
+        )
     unet = network_from(UNet, UNetConfig, folder / "unet", dtype)
-    space = Pixels() if in_pixels(index) else network_from(AutoencoderKL, AutoencoderConfig, folder / "vae", decoded_in(dtype))
-    scheduler = SchedulerConfig.from_file(read_json(folder / "scheduler" / "scheduler_config.json"), f"{name}/scheduler")
+    space = (
+        Pixels()
+        if in_pixels(index)
+        else network_from(AutoencoderKL, AutoencoderConfig, folder / "vae", decoded_in(dtype))
+    )
+    scheduler = SchedulerConfig.from_file(
+        read_json(folder / "scheduler" / "scheduler_config.json"), f"{name}/scheduler"
+    )
     xl = "text_encoder_2" in index
     texts = [_text(folder, suffix, dtype, xl=xl) for suffix in (("", "_2") if xl else ("",))]
     own = folder / "sfumato.json"
     usual = Defaults(guidance_scale=5.0) if xl else Defaults()
     defaults = Defaults.read(read_json(own), str(own)) if own.exists() else usual
     zero_empty = bool(index.get("force_zeros_for_empty_prompt", False))
-    return single.Parts(weight_file(folder / "unet"), unet, space, texts, scheduler, defaults, zero_empty)
+    return single.Parts(
+        weight_file(folder / "unet"), unet, space, texts, scheduler, defaults, zero_empty
+    )
 
 
 def _plain(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
     """The parts of a model of pixels alone."""
     unet, scheduler = part(folder, "unet"), part(folder, "scheduler")
-    config = PlainUNetConfig.read(read_json(unet / "config.json"), str(unet / "config.json")).network()
+    config = PlainUNetConfig.read(
+        read_json(unet / "config.json"), str(unet / "config.json")
+    ).network()
     network = filled(UNet, config, read_weights(weight_file(unet)), str(unet), dtype)
-    schedule = SchedulerConfig.from_file(read_json(scheduler / "scheduler_config.json"), f"{name}/scheduler")
-    return single.Parts(weight_file(unet), network, Pixels(), [], schedule, Defaults(guidance_scale=1.0))
+    schedule = SchedulerConfig.from_file(
+        read_json(scheduler / "scheduler_config.json"), f"{name}/scheduler"
+    )
+    return single.Parts(
+        weight_file(unet), network, Pixels(), [], schedule, Defaults(guidance_scale=1.0)
+    )
 
 
 def _text(folder: Path, suffix: str, dtype: torch.dtype, *, xl: bool) -> TextEncoder:
     clip = network_from(CLIPText, CLIPTextConfig, folder / f"text_encoder{suffix}", dtype)
-    return TextEncoder(clip.eval(), CLIPTokenizer.load(folder / f"tokenizer{suffix}"), skip=int(xl), normed=not xl)
+    return TextEncoder(
+        clip.eval(), CLIPTokenizer.load(folder / f"tokenizer{suffix}"), skip=int(xl), normed=not xl
+    )

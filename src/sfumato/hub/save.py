@@ -32,49 +32,97 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
     """Write a network's weights as safetensors."""
     with atomic(path) as scratch:
-        save_file({k: v.detach().to(dtype).contiguous().cpu() for k, v in network.state_dict().items()}, scratch, {"format": "pt"})
+        save_file(
+            {k: v.detach().to(dtype).contiguous().cpu() for k, v in network.state_dict().items()},
+            scratch,
+            {"format": "pt"},
+        )
 
 
-def save_network(network: UNet | AutoencoderKL | Restorer | Matcher, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+def save_network(
+    network: UNet | AutoencoderKL | Restorer | Matcher,
+    folder: Path,
+    dtype: torch.dtype = torch.float16,
+) -> None:
     """Write ``config.json`` and the weights of a U-Net, an autoencoder, a restorer or a matcher."""
     name = "UNet2DConditionModel" if isinstance(network, UNet) else type(network).__name__
-    write_json(folder / "config.json", {"_class_name": name, "_diffusers_version": DIFFUSERS, **network.config.model_dump(mode="json")})
+    write_json(
+        folder / "config.json",
+        {
+            "_class_name": name,
+            "_diffusers_version": DIFFUSERS,
+            **network.config.model_dump(mode="json"),
+        },
+    )
     save_weights(network, folder / "diffusion_pytorch_model.safetensors", dtype)
 
 
-def save_text(clip: CLIPText, tokenizer: CLIPTokenizer, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+def save_text(
+    clip: CLIPText, tokenizer: CLIPTokenizer, folder: Path, dtype: torch.dtype = torch.float16
+) -> None:
     """Write ``text_encoder/`` and ``tokenizer/``."""
     settings = clip.config.model_dump(exclude={"with_projection"})
     kind = "CLIPTextModelWithProjection" if clip.config.with_projection else "CLIPTextModel"
-    # transformers takes the file's dtype unless the config names one; diffusers runs the rest in float32
-    head = {"architectures": [kind], "model_type": "clip_text_model", "dtype": "float32", "torch_dtype": "float32"}
+    # transformers takes the file's dtype unless the config names one; diffusers runs the rest in
+    # float32
+    head = {
+        "architectures": [kind],
+        "model_type": "clip_text_model",
+        "dtype": "float32",
+        "torch_dtype": "float32",
+    }
     write_json(folder / "text_encoder" / "config.json", {**head, **settings})
     save_weights(clip, folder / "text_encoder" / "model.safetensors", dtype)
     tokenizer.save(folder / "tokenizer")
 
 
 CLASSES = {
-    "ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler", "dpm2": "KDPM2DiscreteScheduler", "lms": "LMSDiscreteScheduler", "unipc": "UniPCMultistepScheduler",
+    "ddpm": "DDPMScheduler",
+    "ddim": "DDIMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "dpm2": "KDPM2DiscreteScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
     "lcm": "LCMScheduler",
-}  # fmt: skip
+}
 
 
 def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
-    """Write the scheduler under the name of diffusers' class for its sampler; DPM-Solver++(2M) for those that have none there."""
-    always = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing", "steps_offset"}
-    settings = config.model_dump(include=always) | config.model_dump(exclude={*always, "sampler", "trained_betas"}, exclude_defaults=True)
+    """Write the scheduler under the name of diffusers' class for its sampler; DPM-Solver++(2M) for
+    those that have none there.
+    """
+    always = {
+        "num_train_timesteps",
+        "beta_start",
+        "beta_end",
+        "beta_schedule",
+        "prediction_type",
+        "timestep_spacing",
+        "steps_offset",
+    }
+    settings = config.model_dump(include=always) | config.model_dump(
+        exclude={*always, "sampler", "trained_betas"}, exclude_defaults=True
+    )
     head: dict[str, Any]
     if config.sampler in CLASSES:
         head = {"_class_name": CLASSES[config.sampler], "_diffusers_version": DIFFUSERS}
     else:
         kind = "sde-dpmsolver++" if config.sampler == "dpmpp_2m_sde" else "dpmsolver++"
-        head = {"_class_name": "DPMSolverMultistepScheduler", "_diffusers_version": DIFFUSERS, "algorithm_type": kind, "solver_order": 2}
+        head = {
+            "_class_name": "DPMSolverMultistepScheduler",
+            "_diffusers_version": DIFFUSERS,
+            "algorithm_type": kind,
+            "solver_order": 2,
+        }
     write_json(folder / "scheduler_config.json", {**head, **settings})
 
 
 def save_index(folder: Path, defaults: Defaults, *, pixels: bool = False) -> None:
-    """Write ``model_index.json`` and ``sfumato.json``; last, so that a folder with an index is whole. In pixels it has no ``vae/``."""
+    """Write ``model_index.json`` and ``sfumato.json``; last, so that a folder with an index is
+    whole. In pixels it has no ``vae/``.
+    """
     write_json(folder / "sfumato.json", defaults.model_dump(mode="json", exclude_defaults=True))
     parts = {
         "unet": ["diffusers", "UNet2DConditionModel"],
@@ -86,5 +134,9 @@ def save_index(folder: Path, defaults: Defaults, *, pixels: bool = False) -> Non
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
     }
-    head = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": DIFFUSERS, "requires_safety_checker": False}
+    head = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": DIFFUSERS,
+        "requires_safety_checker": False,
+    }
     write_json(folder / "model_index.json", {**head, **parts})

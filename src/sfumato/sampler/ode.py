@@ -1,7 +1,8 @@
 """Deterministic samplers: numerical solutions of ``dx/dsigma = (x - D(x; sigma)) / sigma``.
 
-The equation is the probability-flow ODE in the frame ``x = x0 + sigma n`` (Karras et al. 2022, arXiv:2206.00364,
-equation 1). From simple to hard. All are generators of :class:`Step`; to cancel, stop iterating.
+The equation is the probability-flow ODE in the frame ``x = x0 + sigma n`` (Karras et al. 2022,
+arXiv:2206.00364, equation 1). From simple to hard. All are generators of :class:`Step`; to cancel,
+stop iterating.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from sfumato.types import Denoise, Step
 
 def level(sigma: float, x: Tensor) -> Tensor:
     """The noise level (B,) for every picture of `x`."""
-    return torch.full((len(x),), sigma, dtype=torch.float64, device=x.device) if x.device.type != "mps" else x.new_full((len(x),), sigma)
+    return (
+        torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
+        if x.device.type != "mps"
+        else x.new_full((len(x),), sigma)
+    )
 
 
 def pairs(sigmas: Tensor) -> list[tuple[int, float, float]]:
@@ -28,7 +33,9 @@ def pairs(sigmas: Tensor) -> list[tuple[int, float, float]]:
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
-    """Euler's method; equal to DDIM with eta = 0 (Song et al. 2021, arXiv:2010.02502, equation 13). Order 1."""
+    """Euler's method; equal to DDIM with eta = 0 (Song et al. 2021, arXiv:2010.02502, equation 13).
+    Order 1.
+    """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
         x = denoised + (t / s) * (x - denoised)
@@ -49,7 +56,9 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
 
 
 def dpm2(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
-    """DPM-Solver-2: a midpoint in log sigma (Lu et al. 2022, arXiv:2206.00927, algorithm 1). Order 2."""
+    """DPM-Solver-2: a midpoint in log sigma (Lu et al. 2022, arXiv:2206.00927, algorithm 1). Order
+    2.
+    """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
         slope = (x - denoised) / s
@@ -62,7 +71,8 @@ def dpm2(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
 
 
 def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Iterator[Step]:
-    """Linear multistep (Adams-Bashforth on uneven steps): the last slopes' polynomial, integrated exactly.
+    """Linear multistep (Adams-Bashforth on uneven steps): the last slopes' polynomial, integrated
+    exactly.
 
     The first steps have fewer slopes to look back on, which bounds the order of the whole at 2.
     """
@@ -71,7 +81,11 @@ def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Itera
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
         slopes = [(x - denoised) / s, *slopes[: order - 1]]
-        weights = _lagrange([values[i - k] for k in range(len(slopes))], s, t) if t < s else [0.0] * len(slopes)
+        weights = (
+            _lagrange([values[i - k] for k in range(len(slopes))], s, t)
+            if t < s
+            else [0.0] * len(slopes)
+        )
         for weight, slope in zip(weights, slopes, strict=True):
             x = x + weight * slope
         yield Step(i, s, x, denoised)
@@ -80,7 +94,8 @@ def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Itera
 def _lagrange(nodes: list[float], start: float, end: float) -> list[float]:
     """Integrals from start to end of the Lagrange polynomials over `nodes`."""
     out = []
-    places = [(node - start) / (end - start) for node in nodes]  # in units of the step, or the sums cancel badly
+    # in units of the step, or the sums cancel badly
+    places = [(node - start) / (end - start) for node in nodes]
     for k, place in enumerate(places):
         others = [p for j, p in enumerate(places) if j != k]
         whole = (np.poly1d(others, r=True) / np.prod([place - p for p in others])).integ()
@@ -88,11 +103,15 @@ def _lagrange(nodes: list[float], start: float, end: float) -> list[float]:
     return out
 
 
-def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, *, first_order_end: bool = False) -> Iterator[Step]:
-    """DPM-Solver++(2M): one evaluation a step, extrapolated from the last two (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
+def dpmpp_2m(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, first_order_end: bool = False
+) -> Iterator[Step]:
+    """DPM-Solver++(2M): one evaluation a step, extrapolated from the last two (Lu et al. 2022,
+    arXiv:2211.01095, algorithm 2).
 
-    Order 2. The last step to sigma = 0 is the denoiser's own answer; with `first_order_end` the last step to any level is
-    of first order, and where a level is repeated nothing moves: diffusers' ``lower_order_final``.
+    Order 2. The last step to sigma = 0 is the denoiser's own answer; with `first_order_end` the
+    last step to any level is of first order, and where a level is repeated nothing moves:
+    diffusers' ``lower_order_final``.
     """
     before: Tensor | None = None
     h_before = 0.0
@@ -108,11 +127,15 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, *, first_order_end: bo
         yield Step(i, s, x, denoised)
 
 
-def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, *, first_order_end: bool = False) -> Iterator[Step]:
-    """UniPC-2 with B(h) = e^h - 1: a predictor, and a corrector that costs no evaluation (Zhao et al. 2023, arXiv:2302.04867).
+def unipc(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, first_order_end: bool = False
+) -> Iterator[Step]:
+    """UniPC-2 with B(h) = e^h - 1: a predictor, and a corrector that costs no evaluation (Zhao et
+    al. 2023, arXiv:2302.04867).
 
-    A step's evaluation corrects the state that the step before predicted (algorithm 1), then serves the next prediction.
-    With `first_order_end` the last prediction is of first order, as in :func:`dpmpp_2m`.
+    A step's evaluation corrects the state that the step before predicted (algorithm 1), then serves
+    the next prediction. With `first_order_end` the last prediction is of first order, as in
+    :func:`dpmpp_2m`.
     """
     past: list[tuple[float, Tensor]] = []  # (sigma, denoised), newest first
     base = x
@@ -149,4 +172,6 @@ def _correct(x: Tensor, past: list[tuple[float, Tensor]], t: float, denoised: Te
     b1, b2 = (phi / hh - 1) / phi, 2 * (second - 0.5) / phi
     weight_past = (b2 - b1) / (ratio - 1)
     weight_new = b1 - weight_past
-    return out - phi * (weight_past * (past[1][1] - newest) / ratio + weight_new * (denoised - newest))
+    return out - phi * (
+        weight_past * (past[1][1] - newest) / ratio + weight_new * (denoised - newest)
+    )

@@ -25,8 +25,8 @@ class Entry:
     run : callable
         A generator of steps; takes `noise` as well if `stochastic`.
     order : int
-        Order of convergence in the number of steps, weak order for a stochastic one; 0 where it does not converge
-        to the model's distribution by itself.
+        Order of convergence in the number of steps, weak order for a stochastic one; 0 where it
+        does not converge to the model's distribution by itself.
     evaluations : int
         Network evaluations per step.
     stochastic : bool
@@ -56,7 +56,8 @@ SAMPLERS: dict[str, Entry] = {
     "unipc": Entry(ode.unipc, 3, 1, False, "UniPC"),
     "lcm": Entry(sde.lcm, 0, 1, True, "LCM"),
 }
-MULTISTEP = frozenset({"dpmpp_2m", "dpmpp_2m_sde", "unipc"})  # whose last step may be of first order
+# whose last step may be of first order
+MULTISTEP = frozenset({"dpmpp_2m", "dpmpp_2m_sde", "unipc"})
 WITH_ETA = frozenset({"ddim", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "dpmpp_2s_ancestral"})
 
 # Other spellings, folded by `_fold`: diffusers' classes, A1111's labels and ComfyUI's names.
@@ -77,7 +78,8 @@ ALIASES: dict[str, str] = {
     "dpmsolversde": "dpmpp_sde",
     "dpmppsde": "dpmpp_sde",
     "dpmpp2sa": "dpmpp_2s_ancestral",
-    "dpmsolversinglestep": "dpmpp_2m",  # the nearest: deterministic, one call of the network a step, second order
+    # the nearest: deterministic, one call of the network a step, second order
+    "dpmsolversinglestep": "dpmpp_2m",
     "unipcmultistep": "unipc",
     "uni_pc": "unipc",
 }
@@ -105,7 +107,8 @@ def sampler_name(name: str) -> str:
 
     Examples
     --------
-    >>> [sampler_name(n) for n in ("DPM++ 2M", "EulerAncestralDiscreteScheduler", "uni_pc", "k_euler")]
+    >>> names = "DPM++ 2M", "EulerAncestralDiscreteScheduler", "uni_pc", "k_euler"
+    >>> [sampler_name(name) for name in names]
     ['dpmpp_2m', 'euler_ancestral', 'unipc', 'euler']
     """
     return _lookup("sampler", name, SAMPLERS, ALIASES)
@@ -132,8 +135,16 @@ def _lookup(what: str, name: str, known: object, aliases: dict[str, str]) -> str
     raise unknown(what, name, names)
 
 
-def build(name: str, noise: Callable[[Tensor], Tensor], eta: float | None = None, *, first_order_end: bool = False) -> Sampler:
-    """A sampler ready to walk, with its noise source, eta and the order of its last step bound where it has them."""
+def build(
+    name: str,
+    noise: Callable[[Tensor], Tensor],
+    eta: float | None = None,
+    *,
+    first_order_end: bool = False,
+) -> Sampler:
+    """A sampler ready to walk, with its noise source, eta and the order of its last step bound
+    where it has them.
+    """
     own = sampler_name(name)
     entry = SAMPLERS[own]
     bound: dict[str, Any] = {"noise": noise} if entry.stochastic else {}

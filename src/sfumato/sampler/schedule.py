@@ -1,7 +1,8 @@
 """Schedules: which noise levels a sampler visits.
 
-A schedule takes the model's own levels, `table` (T,) rising, and a number of steps, and returns (steps + 1,) falling
-levels of which the last is where to stop (0); fewer, where it has not so many of its own.
+A schedule takes the model's own levels, `table` (T,) rising, and a number of steps, and returns
+(steps + 1,) falling levels of which the last is where to stop (0); fewer, where it has not so many
+of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ def at_times(table: Tensor, times: Tensor) -> Tensor:
 
 
 def _end(sigmas: Tensor, last: float = 0.0) -> Tensor:
-    """Each level once, which is fewer than asked for where the table has no more, and the one where to stop."""
-    return torch.cat([sigmas.double().unique_consecutive(), sigmas.new_full((1,), last, dtype=torch.float64)])
+    """Each level once, which is fewer than asked for where the table has no more, and the one where
+    to stop.
+    """
+    return torch.cat(
+        [sigmas.double().unique_consecutive(), sigmas.new_full((1,), last, dtype=torch.float64)]
+    )
 
 
 def uniform(table: Tensor, steps: int) -> Tensor:
@@ -38,7 +43,9 @@ def uniform(table: Tensor, steps: int) -> Tensor:
 
 
 def linspace(table: Tensor, steps: int) -> Tensor:
-    """Even in time like :func:`uniform`, but interpolated in sigma itself: what diffusers' configs mean by the word."""
+    """Even in time like :func:`uniform`, but interpolated in sigma itself: what diffusers' configs
+    mean by the word.
+    """
     times = np.linspace(len(table) - 1, 0, steps)
     return _end(torch.from_numpy(np.interp(times, np.arange(len(table)), table.double().numpy())))
 
@@ -61,7 +68,9 @@ def trailing(table: Tensor, steps: int) -> Tensor:
 
 
 def leading(table: Tensor, steps: int, offset: int = 1) -> Tensor:
-    """Whole times counted up from `offset`, as Stable Diffusion's own configs ask for; never the very last."""
+    """Whole times counted up from `offset`, as Stable Diffusion's own configs ask for; never the
+    very last.
+    """
     times = np.arange(min(steps, len(table))) * (len(table) // min(steps, len(table)))
     return at_times(table, torch.from_numpy(times[::-1].copy() + offset))
 
@@ -79,12 +88,18 @@ def exponential(table: Tensor, steps: int) -> Tensor:
 
 
 def beta(table: Tensor, steps: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
-    """Times at even quantiles of a beta distribution: denser at both ends (Lee et al. 2024, arXiv:2407.12173)."""
-    times = np.round(_quantiles(1 - np.linspace(0, 1, steps, endpoint=False), alpha, beta) * (len(table) - 1))
+    """Times at even quantiles of a beta distribution: denser at both ends (Lee et al. 2024,
+    arXiv:2407.12173).
+    """
+    times = np.round(
+        _quantiles(1 - np.linspace(0, 1, steps, endpoint=False), alpha, beta) * (len(table) - 1)
+    )
     return at_times(table, torch.from_numpy(times))
 
 
-def _quantiles(shares: NDArray[np.float64], alpha: float = 0.6, beta: float = 0.6) -> NDArray[np.float64]:
+def _quantiles(
+    shares: NDArray[np.float64], alpha: float = 0.6, beta: float = 0.6
+) -> NDArray[np.float64]:
     from scipy.stats import beta as distribution
 
     found: NDArray[np.float64] = distribution.ppf(shares, alpha, beta)
@@ -103,35 +118,50 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-def spaced(table: Tensor, steps: int, name: str, offset: int = 0, rule: Rule = "all", distilled: int = 50) -> Tensor:
-    """A schedule as a checkpoint's config names it: diffusers' "linspace", "trailing" or "leading", by the rule of a class.
+def spaced(
+    table: Tensor, steps: int, name: str, offset: int = 0, rule: Rule = "all", distilled: int = 50
+) -> Tensor:
+    """A schedule as a checkpoint's config names it: diffusers' "linspace", "trailing" or "leading",
+    by the rule of a class.
 
     Parameters
     ----------
     offset : int
         Of "leading".
     rule : {"all", "solver", "lcm"}
-        Solvers of several steps take one time more and leave the least out; LCM takes even parts of the times that
-        its network was distilled from, `distilled` of them.
+        Solvers of several steps take one time more and leave the least out; LCM takes even parts of
+        the times that its network was distilled from, `distilled` of them.
     """
     count = len(table)
     if rule == "lcm":
-        known = (np.arange(1, min(distilled, count) + 1) * (count // min(distilled, count)) - 1)[::-1]
+        known = (np.arange(1, min(distilled, count) + 1) * (count // min(distilled, count)) - 1)[
+            ::-1
+        ]
         times = known[np.floor(np.linspace(0, len(known), steps, endpoint=False)).astype(int)]
     elif rule == "solver" and name != "trailing":
         most = min(steps, count - 1) + 1
-        even = np.linspace(0, count - 1, most).round() if name == "linspace" else np.arange(most) * (count // most) + offset
+        even = (
+            np.linspace(0, count - 1, most).round()
+            if name == "linspace"
+            else np.arange(most) * (count // most) + offset
+        )
         times = even[:0:-1]
     else:
-        own: dict[str, Schedule] = {"linspace": linspace, "trailing": trailing, "leading": functools.partial(leading, offset=offset)}
+        own: dict[str, Schedule] = {
+            "linspace": linspace,
+            "trailing": trailing,
+            "leading": functools.partial(leading, offset=offset),
+        }
         return own[name](table, steps)
     return at_times(table, torch.from_numpy(times.copy()))
 
 
 def shaped(levels: Tensor, steps: int, name: str) -> Tensor:
-    """Levels between the ends of rising ones, as a checkpoint's ``use_karras_sigmas``, ``..exponential..`` or ``..beta..`` asks.
+    """Levels between the ends of rising ones, as a checkpoint's ``use_karras_sigmas``,
+    ``..exponential..`` or ``..beta..`` asks.
 
-    There the quantiles of the beta distribution are levels themselves, not times as in :func:`beta`.
+    There the quantiles of the beta distribution are levels themselves, not times as in
+    :func:`beta`.
     """
     if name != "beta":
         return SCHEDULES[name](levels, steps)

@@ -1,7 +1,7 @@
 """Stochastic samplers: each step removes noise and puts some back.
 
-All take `noise`, a function that returns standard normal noise like its argument: random streams stay with the caller.
-``eta`` scales what is put back; with 0 each becomes a sampler of `ode`.
+All take `noise`, a function that returns standard normal noise like its argument: random streams
+stay with the caller. ``eta`` scales what is put back; with 0 each becomes a sampler of `ode`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,27 @@ Noise = Callable[[Tensor], Tensor]
 
 
 def split(s: float, t: float, eta: float) -> tuple[float, float]:
-    """Levels (down, up) with ``down^2 + up^2 = t^2``: go down deterministically, then add noise of level up.
+    """Levels (down, up) with ``down^2 + up^2 = t^2``: go down deterministically, then add noise of
+    level up.
 
-    With eta = 1 this is the posterior of the forward process (Ho et al. 2020, equation 7) in the sigma frame.
+    With eta = 1 this is the posterior of the forward process (Ho et al. 2020, equation 7) in the
+    sigma frame.
     """
     up = min(t, eta * math.sqrt(max(0.0, t**2 * (s**2 - t**2) / s**2)))
     return math.sqrt(max(0.0, t**2 - up**2)), up
 
 
-def euler_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like, eta: float = 1.0) -> Iterator[Step]:
-    """Euler to a lower level, then noise. This *is* DDIM(eta) (Song et al. 2021, equation 12), and DDPM with eta = 1."""
+def euler_ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: Noise = torch.randn_like,
+    eta: float = 1.0,
+) -> Iterator[Step]:
+    """Euler to a lower level, then noise. This *is* DDIM(eta) (Song et al. 2021, equation 12), and
+    DDPM with eta = 1.
+    """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
         down, up = split(s, t, eta)
@@ -38,8 +49,17 @@ def euler_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise
         yield Step(i, s, x, denoised)
 
 
-def dpmpp_2s_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like, eta: float = 1.0) -> Iterator[Step]:
-    """DPM-Solver++(2S), two evaluations a step, to a lower level; then noise (Lu et al. 2022, arXiv:2211.01095, algorithm 1)."""
+def dpmpp_2s_ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: Noise = torch.randn_like,
+    eta: float = 1.0,
+) -> Iterator[Step]:
+    """DPM-Solver++(2S), two evaluations a step, to a lower level; then noise (Lu et al. 2022,
+    arXiv:2211.01095, algorithm 1).
+    """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
         down, up = split(s, t, eta)
@@ -54,10 +74,19 @@ def dpmpp_2s_ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: No
         yield Step(i, s, x, denoised)
 
 
-def dpmpp_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like, eta: float = 1.0) -> Iterator[Step]:
-    """DPM-Solver++ for the reverse SDE, a midpoint in log sigma, both halves driven by one Brownian path.
+def dpmpp_sde(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: Noise = torch.randn_like,
+    eta: float = 1.0,
+) -> Iterator[Step]:
+    """DPM-Solver++ for the reverse SDE, a midpoint in log sigma, both halves driven by one Brownian
+    path.
 
-    Two evaluations a step (Lu et al. 2022, arXiv:2211.01095, section 5, in the form of k-diffusion).
+    Two evaluations a step (Lu et al. 2022, arXiv:2211.01095, section 5, in the form of
+    k-diffusion).
     """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
@@ -72,15 +101,26 @@ def dpmpp_sde(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = tor
         ahead = denoise(half, level(middle, x))
         down, up = split(s, t, eta)
         # The increment over the whole step is made of the increments over its halves.
-        whole = first if t == s else (math.sqrt(s - middle) * first + math.sqrt(middle - t) * second) / math.sqrt(s - t)
+        whole = (
+            first
+            if t == s
+            else (math.sqrt(s - middle) * first + math.sqrt(middle - t) * second) / math.sqrt(s - t)
+        )
         x = (down / s) * x + (1 - down / s) * ahead + up * whole
         yield Step(i, s, x, denoised)
 
 
 def dpmpp_2m_sde(
-    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like, eta: float = 1.0, first_order_end: bool = False
-) -> Iterator[Step]:  # fmt: skip
-    """DPM-Solver++(2M) for the reverse SDE: one evaluation a step (Lu et al. 2022, arXiv:2211.01095, section 5).
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: Noise = torch.randn_like,
+    eta: float = 1.0,
+    first_order_end: bool = False,
+) -> Iterator[Step]:
+    """DPM-Solver++(2M) for the reverse SDE: one evaluation a step (Lu et al. 2022,
+    arXiv:2211.01095, section 5).
 
     `first_order_end` as in :func:`sfumato.sampler.ode.dpmpp_2m`.
     """
@@ -105,10 +145,14 @@ def dpmpp_2m_sde(
         yield Step(i, s, x, denoised)
 
 
-def lcm(denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like) -> Iterator[Step]:
-    """Jump to the clean picture, then noise it to the next level (Luo et al. 2023, arXiv:2310.04378, algorithm 3).
+def lcm(
+    denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like
+) -> Iterator[Step]:
+    """Jump to the clean picture, then noise it to the next level (Luo et al. 2023,
+    arXiv:2310.04378, algorithm 3).
 
-    For models distilled to be consistent; exact in one step where the denoiser's answer is the end of the path.
+    For models distilled to be consistent; exact in one step where the denoiser's answer is the end
+    of the path.
     """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))

@@ -1,6 +1,7 @@
 """Deep and convolutional autoencoders: nonlinear codes of a few numbers.
 
-Both take pictures (B, C, H, W); a row of a table is a picture of one line, (B, 1, 1, d). Values are in [-1, 1].
+Both take pictures (B, C, H, W); a row of a table is a picture of one line, (B, 1, 1, d). Values are
+in [-1, 1].
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class DeepConfig(Config):
     """A stack of fully connected layers and its mirror image."""
 
     shape: tuple[int, int, int]  # C, H, W of a picture
-    layers: tuple[int, ...] = (1000, 500, 250)  # hidden widths of the encoder; the decoder's are these in reverse
+    # hidden widths of the encoder; the decoder's are these in reverse
+    layers: tuple[int, ...] = (1000, 500, 250)
     codes: int = 30
     output: Output = "linear"  # sigmoid for data that is black or white, trained by cross-entropy
 
@@ -43,7 +45,8 @@ class Autoencoder(nn.Module):
     Attributes
     ----------
     center, spread : Tensor
-        Mean of each value (C, H, W) and one deviation for all, of the data: the layers see values near N(0, 1).
+        Mean of each value (C, H, W) and one deviation for all, of the data: the layers see values
+        near N(0, 1).
     """
 
     center: Tensor
@@ -69,7 +72,9 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def recenter(self, x: Tensor) -> None:
-        """Move the origin of the codes to the mean code of data (N, C, H, W), as it is for PCA; decoding moves along."""
+        """Move the origin of the codes to the mean code of data (N, C, H, W), as it is for PCA;
+        decoding moves along.
+        """
         last, first = self.encoder[-1], self.decoder[0]
         assert isinstance(last, nn.Linear) and isinstance(first, nn.Linear)
         mean = self.encode(x).mean(dim=0)
@@ -83,7 +88,11 @@ class Autoencoder(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, codes) -> (B, C, H, W)."""
-        y: Tensor = self.decoder(z).unflatten(1, self.config.shape) if isinstance(self.decoder[-1], nn.Linear) else self.decoder(z)
+        y: Tensor = (
+            self.decoder(z).unflatten(1, self.config.shape)
+            if isinstance(self.decoder[-1], nn.Linear)
+            else self.decoder(z)
+        )
         if self.config.output == "sigmoid":  # log-odds are counted from those of the mean picture
             return 2 * torch.sigmoid(((self.center + 1) / 2).clamp(1e-3, 1 - 1e-3).logit() + y) - 1
         return torch.addcmul(self.center, self.spread, y)
@@ -94,7 +103,8 @@ class Autoencoder(nn.Module):
 
 
 class DeepAutoencoder(Autoencoder):
-    """Fully connected layers, as 784-1000-500-250-30 (Hinton & Salakhutdinov 2006), with SiLU and no pretraining.
+    """Fully connected layers, as 784-1000-500-250-30 (Hinton & Salakhutdinov 2006), with SiLU and
+    no pretraining.
 
     Examples
     --------
@@ -119,10 +129,14 @@ def _stack(widths: list[int]) -> list[nn.Module]:
 
 
 def _start(layers: nn.Sequential) -> None:
-    """Weights that keep the variance through half-linear units (He et al. 2015); the last one, which nothing rectifies, keeps it by itself."""
+    """Weights that keep the variance through half-linear units (He et al. 2015); the last one,
+    which nothing rectifies, keeps it by itself.
+    """
     weighted = [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
     for layer in weighted:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if layer is weighted[-1] else "relu")
+        nn.init.kaiming_normal_(
+            layer.weight, nonlinearity="linear" if layer is weighted[-1] else "relu"
+        )
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
 
@@ -142,18 +156,44 @@ class ConvAutoencoder(Autoencoder):
     def _build(self) -> tuple[nn.Sequential, nn.Sequential]:
         config = self.config
         channels, *size = config.shape
-        sizes = [(math.ceil(size[0] / 2**k), math.ceil(size[1] / 2**k)) for k in range(len(config.widths) + 1)]
+        sizes = [
+            (math.ceil(size[0] / 2**k), math.ceil(size[1] / 2**k))
+            for k in range(len(config.widths) + 1)
+        ]
         down: list[nn.Module] = []
         for a, b in zip((channels, *config.widths), config.widths, strict=False):
-            down += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.SiLU(), nn.Conv2d(b, b, 3, padding=1), nn.SiLU()]
+            down += [
+                nn.Conv2d(a, b, 3, stride=2, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(b, b, 3, padding=1),
+                nn.SiLU(),
+            ]
         deepest = config.widths[-1], *sizes[-1]
-        down += [nn.Flatten(), nn.Linear(math.prod(deepest), config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.codes)]
-        up: list[nn.Module] = [nn.Linear(config.codes, config.hidden), nn.SiLU(), nn.Linear(config.hidden, math.prod(deepest)), nn.SiLU()]
+        down += [
+            nn.Flatten(),
+            nn.Linear(math.prod(deepest), config.hidden),
+            nn.SiLU(),
+            nn.Linear(config.hidden, config.codes),
+        ]
+        up: list[nn.Module] = [
+            nn.Linear(config.codes, config.hidden),
+            nn.SiLU(),
+            nn.Linear(config.hidden, math.prod(deepest)),
+            nn.SiLU(),
+        ]
         up.append(nn.Unflatten(1, deepest))
         narrower = (*config.widths[-2::-1], config.widths[0])
         for a, b, to in zip(config.widths[::-1], narrower, sizes[-2::-1], strict=True):
-            up += [_Grow(to), nn.Conv2d(a, b, 3, padding=1), nn.SiLU(), nn.Conv2d(b, b, 3, padding=1), nn.SiLU()]
-        return nn.Sequential(*down), nn.Sequential(*up, nn.Conv2d(config.widths[0], channels, 3, padding=1))
+            up += [
+                _Grow(to),
+                nn.Conv2d(a, b, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(b, b, 3, padding=1),
+                nn.SiLU(),
+            ]
+        return nn.Sequential(*down), nn.Sequential(
+            *up, nn.Conv2d(config.widths[0], channels, 3, padding=1)
+        )
 
 
 class _Grow(nn.Module):

@@ -1,7 +1,8 @@
-"""The autoencoder of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G).
+"""The autoencoder of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and
+appendix G).
 
-Parameter names and config keys are diffusers' ``AutoencoderKL``. The variational part is a Gaussian per latent
-value, kept near the standard normal by a small KL penalty; ``encode`` returns its mean.
+Parameter names and config keys are diffusers' ``AutoencoderKL``. The variational part is a Gaussian
+per latent value, kept near the standard normal by a small KL penalty; ``encode`` returns its mean.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ EPS = 1e-6  # of every group norm in this network, as in the reference implement
 
 
 class AutoencoderConfig(Config):
-    """``vae/config.json``. A key of diffusers that we support in one form only has that form as its type."""
+    """``vae/config.json``. A key of diffusers that we support in one form only has that form as its
+    type.
+    """
 
     in_channels: int = 3
     out_channels: int = 3
@@ -29,7 +32,8 @@ class AutoencoderConfig(Config):
     latent_channels: int = 4
     norm_num_groups: int = 32
     sample_size: int = 512
-    scaling_factor: float = 0.18215  # Rombach et al. 2022, released checkpoints: 1 / std of the latents
+    # Rombach et al. 2022, released checkpoints: 1 / std of the latents
+    scaling_factor: float = 0.18215
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     force_upcast: bool = True  # a remedy for float16 on GPUs; we run the VAE in float32 or bfloat16
@@ -49,7 +53,10 @@ class AutoencoderConfig(Config):
 class _Level(nn.Module):
     def __init__(self, width_in: int, width: int, layers: int, groups: int) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(ResnetBlock(width_in if i == 0 else width, width, None, groups=groups, eps=EPS) for i in range(layers))
+        self.resnets = nn.ModuleList(
+            ResnetBlock(width_in if i == 0 else width, width, None, groups=groups, eps=EPS)
+            for i in range(layers)
+        )
 
     def forward(self, x: Tensor, tile: int | None = None) -> Tensor:
         for block in self.resnets:
@@ -81,7 +88,9 @@ class _UpLevel(_Level):
 class _Middle(nn.Module):
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(ResnetBlock(width, width, None, groups=groups, eps=EPS) for _ in range(2))
+        self.resnets = nn.ModuleList(
+            ResnetBlock(width, width, None, groups=groups, eps=EPS) for _ in range(2)
+        )
         self.attentions = nn.ModuleList([PictureAttention(width, 1, bias=True, norm_groups=groups)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,7 +107,10 @@ class Encoder(nn.Module):
         widths, groups = config.block_out_channels, config.norm_num_groups
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
-            _DownLevel(widths[max(0, i - 1)], w, config.layers_per_block, groups, last=i == len(widths) - 1) for i, w in enumerate(widths)
+            _DownLevel(
+                widths[max(0, i - 1)], w, config.layers_per_block, groups, last=i == len(widths) - 1
+            )
+            for i, w in enumerate(widths)
         )
         self.mid_block = _Middle(widths[-1], groups)
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
@@ -121,7 +133,14 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = _Middle(widths[0], groups)
         self.up_blocks = nn.ModuleList(
-            _UpLevel(widths[max(0, i - 1)], w, config.layers_per_block + 1, groups, last=i == len(widths) - 1) for i, w in enumerate(widths)
+            _UpLevel(
+                widths[max(0, i - 1)],
+                w,
+                config.layers_per_block + 1,
+                groups,
+                last=i == len(widths) - 1,
+            )
+            for i, w in enumerate(widths)
         )
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=EPS)
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
@@ -135,27 +154,32 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """The space of latent diffusion: ``encode`` to scaled latents of about unit variance, ``decode`` back.
+    """The space of latent diffusion: ``encode`` to scaled latents of about unit variance,
+    ``decode`` back.
 
     Parameters
     ----------
     config : AutoencoderConfig
     tile : int, optional
-        A layer whose features have a longer side is worked on in windows of this side, which takes less memory and
-        makes no difference to the result; None never does that. A multiple of 4.
+        A layer whose features have a longer side is worked on in windows of this side, which takes
+        less memory and makes no difference to the result; None never does that. A multiple of 4.
 
     Examples
     --------
     >>> import torch
-    >>> space = AutoencoderKL(AutoencoderConfig(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2,
-    ...     up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1))
+    >>> space = AutoencoderKL(AutoencoderConfig(
+    ...     block_out_channels=(32, 32), layers_per_block=1,
+    ...     down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    ... ))
     >>> z = space.encode(torch.zeros(1, 3, 16, 16)); z.shape
     torch.Size([1, 4, 8, 8])
     >>> space.decode(z).shape
     torch.Size([1, 3, 16, 16])
     """
 
-    deviation = 2.0  # of what noise of deviation 1 on a picture, of deviation 1/2, becomes in latents, of deviation 1
+    # of what noise of deviation 1 on a picture, of deviation 1/2, becomes in latents, of deviation
+    # 1
+    deviation = 2.0
 
     def __init__(self, config: AutoencoderConfig, tile: int | None = 256) -> None:
         super().__init__()
@@ -167,7 +191,9 @@ class AutoencoderKL(nn.Module):
         self.post_quant_conv = nn.Conv2d(c, c, 1) if config.use_post_quant_conv else None
 
     def moments(self, x: Tensor, tile: int | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance (clamped to [-30, 20]) of the unscaled latents, (B, c, h, w) each."""
+        """Mean and log variance (clamped to [-30, 20]) of the unscaled latents, (B, c, h, w)
+        each.
+        """
         h = self.encoder(x, tile)
         h = h if self.quant_conv is None else self.quant_conv(h)
         mean, log_variance = h.chunk(2, dim=1)
@@ -175,13 +201,20 @@ class AutoencoderKL(nn.Module):
 
     def reconstruct(self, z: Tensor, tile: int | None = None) -> Tensor:
         """Pictures (B, C, H, W) from unscaled latents (B, c, h, w)."""
-        out: Tensor = self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z), tile)
+        out: Tensor = self.decoder(
+            z if self.post_quant_conv is None else self.post_quant_conv(z), tile
+        )
         return out
 
     def encode(self, x: Tensor) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] to scaled latents (B, c, H / f, W / f)."""
-        return self.moments(x.to(self.encoder.conv_in.weight), self.tile)[0] * self.config.scaling_factor
+        return (
+            self.moments(x.to(self.encoder.conv_in.weight), self.tile)[0]
+            * self.config.scaling_factor
+        )
 
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents (B, c, h, w) to pictures (B, C, f h, f w), about [-1, 1]."""
-        return self.reconstruct(z.to(self.encoder.conv_in.weight) / self.config.scaling_factor, self.tile)
+        return self.reconstruct(
+            z.to(self.encoder.conv_in.weight) / self.config.scaling_factor, self.tile
+        )

@@ -1,4 +1,6 @@
-"""Pictures as they are: the space of denoising autoencoders, and of diffusion before there were latents."""
+"""Pictures as they are: the space of denoising autoencoders, and of diffusion before there were
+latents.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from sfumato.config import Config
 
 
 class PixelsConfig(Config):
-    """What a latent space says of itself, of pixels: a position is a pixel, its values are the colors."""
+    """What a latent space says of itself, of pixels: a position is a pixel, its values are the
+    colors.
+    """
 
     factor: Literal[1] = 1
     latent_channels: Literal[3] = 3
@@ -18,9 +22,11 @@ class PixelsConfig(Config):
 
 
 class Pixels(nn.Module):
-    """The identity as a :class:`Space`: a model without an autoencoder works here (Ho et al. 2020, arXiv:2006.11239).
+    """The identity as a :class:`Space`: a model without an autoencoder works here (Ho et al. 2020,
+    arXiv:2006.11239).
 
-    What was measured of a picture is then kept exactly at every step, where a latent space only comes near it.
+    What was measured of a picture is then kept exactly at every step, where a latent space only
+    comes near it.
 
     Examples
     --------

@@ -10,11 +10,17 @@ from torch import Tensor, nn
 
 from sfumato.layers import ResnetBlock
 
-MARGIN = 2  # positions around a window of one layer: a kernel of 3 sees one, and halving needs an even number
+# positions around a window of one layer: a kernel of 3 sees one, and halving needs an even number
+MARGIN = 2
 
 
 def windowed(
-    f: Callable[[slice, slice], Tensor], size: tuple[int, int], *, tile: int, margin: int, ratio: float = 1
+    f: Callable[[slice, slice], Tensor],
+    size: tuple[int, int],
+    *,
+    tile: int,
+    margin: int,
+    ratio: float = 1,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Apply a local network window by window, in bounded memory.
 
@@ -27,7 +33,8 @@ def windowed(
     size : (int, int)
         Height and width of the picture.
     tile, margin : int
-        Pixels of a window that are kept, and around it. Both are multiples of what the network divides sides by.
+        Pixels of a window that are kept, and around it. Both are multiples of what the network
+        divides sides by.
     ratio : float
         Output pixels per input pixel.
 
@@ -43,13 +50,27 @@ def windowed(
             bottom, right = min(height, top + tile), min(width, left + tile)
             y, x = max(0, top - margin), max(0, left - margin)
             part = f(slice(y, min(height, bottom + margin)), slice(x, min(width, right + margin)))
-            rows, columns = (slice(int(a * ratio), int(b * ratio)) for a, b in ((top, bottom), (left, right)))
+            rows, columns = (
+                slice(int(a * ratio), int(b * ratio)) for a, b in ((top, bottom), (left, right))
+            )
             above, before = int(y * ratio), int(x * ratio)
-            yield rows, columns, part[..., rows.start - above : rows.stop - above, columns.start - before : columns.stop - before]
+            yield (
+                rows,
+                columns,
+                part[
+                    ...,
+                    rows.start - above : rows.stop - above,
+                    columns.start - before : columns.stop - before,
+                ],
+            )
 
 
-def layer(f: nn.Module | Callable[[Tensor], Tensor], x: Tensor, tile: int | None, ratio: float = 1) -> Tensor:
-    """One layer of kernels up to 3x3, on all of (B, C, H, W) at once or, if that is larger than `tile`, window by window."""
+def layer(
+    f: nn.Module | Callable[[Tensor], Tensor], x: Tensor, tile: int | None, ratio: float = 1
+) -> Tensor:
+    """One layer of kernels up to 3x3, on all of (B, C, H, W) at once or, if that is larger than
+    `tile`, window by window.
+    """
     if tile is None or fits(x, tile, ratio):
         out: Tensor = f(x)
         return out
@@ -57,9 +78,11 @@ def layer(f: nn.Module | Callable[[Tensor], Tensor], x: Tensor, tile: int | None
 
 
 def resnet(block: ResnetBlock, x: Tensor, tile: int | None) -> Tensor:
-    """A residual block without a time, layer by layer; its norms see the whole picture, as they would without windows.
+    """A residual block without a time, layer by layer; its norms see the whole picture, as they
+    would without windows.
 
-    In windows, the result takes the place of `x` where it has the same shape, unless a gradient needs it: it is large.
+    In windows, the result takes the place of `x` where it has the same shape, unless a gradient
+    needs it: it is large.
     """
     if tile is None or fits(x, tile):
         out: Tensor = block(x)
@@ -69,9 +92,13 @@ def resnet(block: ResnetBlock, x: Tensor, tile: int | None) -> Tensor:
 
     def rest(rows: slice, columns: slice) -> Tensor:
         here = x[..., rows, columns]
-        return second(h[..., rows, columns]) + (here if block.conv_shortcut is None else block.conv_shortcut(here))
+        return second(h[..., rows, columns]) + (
+            here if block.conv_shortcut is None else block.conv_shortcut(here)
+        )
 
-    return _assembled(rest, x, tile, out=x if block.conv_shortcut is None and not x.requires_grad else None)
+    return _assembled(
+        rest, x, tile, out=x if block.conv_shortcut is None and not x.requires_grad else None
+    )
 
 
 def head(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, tile: int | None) -> Tensor:
@@ -83,25 +110,39 @@ def head(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, tile: int | None) -> Te
 
 
 def fits(x: Tensor, tile: int, ratio: float = 1) -> bool:
-    """Whether a layer takes (B, C, H, W) in one piece: its result, too, is no larger than a window."""
+    """Whether a layer takes (B, C, H, W) in one piece: its result, too, is no larger than a
+    window.
+    """
     return max(x.shape[-2:]) * max(1, ratio) <= tile
 
 
 def _normed(norm: nn.GroupNorm, conv: nn.Conv2d, whole: Tensor) -> Callable[[Tensor], Tensor]:
-    """``conv(silu(norm(part)))`` for parts of a picture, with the norm's statistics those of the whole."""
-    variance, mean = torch.var_mean(whole.reshape(len(whole), norm.num_groups, -1).float(), dim=-1, correction=0)
+    """``conv(silu(norm(part)))`` for parts of a picture, with the norm's statistics those of the
+    whole.
+    """
+    variance, mean = torch.var_mean(
+        whole.reshape(len(whole), norm.num_groups, -1).float(), dim=-1, correction=0
+    )
     each = whole.shape[1] // norm.num_groups
     scale = norm.weight * (variance + norm.eps).rsqrt().repeat_interleave(each, 1)
     shift = norm.bias - mean.repeat_interleave(each, 1) * scale
 
     def apply(part: Tensor) -> Tensor:
-        out: Tensor = conv(F.silu((part.float() * scale[..., None, None] + shift[..., None, None]).to(part.dtype)))
+        out: Tensor = conv(
+            F.silu((part.float() * scale[..., None, None] + shift[..., None, None]).to(part.dtype))
+        )
         return out
 
     return apply
 
 
-def _assembled(f: Callable[[slice, slice], Tensor], like: Tensor, tile: int, ratio: float = 1, out: Tensor | None = None) -> Tensor:
+def _assembled(
+    f: Callable[[slice, slice], Tensor],
+    like: Tensor,
+    tile: int,
+    ratio: float = 1,
+    out: Tensor | None = None,
+) -> Tensor:
     """A layer's result for a picture of the size of `like`, put together from windows."""
     height, width = like.shape[-2:]
     tile = int(tile / max(1, ratio))

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from sfumato import image
+from sfumato.hub.save import save_network
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
+from sfumato.train.loop import train
 from sfumato.train.loss import kl_to_normal
-from sfumato.train.pack import Pictures
+from sfumato.train.pack import Pictures, pack
+from sfumato.train.plan import (
+    Event,
+    check_size,
+    checked,
+    identity,
+    read_plan,
+    skipped_lines,
+)
 
 KL_WEIGHT = 2e-4  # per latent value, against a mean absolute pixel error of about 0.03
 
 
 class AutoencoderJob:
-    """Absolute error of the reconstruction (sharp edges), squared error (right colors), and a divergence.
+    """Absolute error of the reconstruction (sharp edges), squared error (right colors), and a
+    divergence.
 
     The divergence is small and keeps the latents near the standard normal. The decoder sees
     ``mean + deviation n``: it is a denoising autoencoder in its own latent space.
     """
 
-    def __init__(self, config: AutoencoderConfig, pictures: Pictures, kl_weight: float = KL_WEIGHT) -> None:
+    def __init__(
+        self, config: AutoencoderConfig, pictures: Pictures, kl_weight: float = KL_WEIGHT
+    ) -> None:
         self.module = AutoencoderKL(config)
         self.pixels, self.kl_weight = pictures.pixels, kl_weight
         self.weights = torch.from_numpy(pictures.weights)
@@ -39,7 +54,11 @@ class AutoencoderJob:
         noise = torch.randn(mean.shape, generator=random).to(mean)
         y = self.module.reconstruct(mean + (0.5 * log_variance).exp() * noise)
         error = y.float() - x
-        return error.abs().mean() + 2 * error.square().mean() + self.kl_weight * kl_to_normal(mean, log_variance)
+        return (
+            error.abs().mean()
+            + 2 * error.square().mean()
+            + self.kl_weight * kl_to_normal(mean, log_variance)
+        )
 
     def preview(self, path: Path) -> None:
         """Originals above their reconstructions."""
@@ -47,3 +66,39 @@ class AutoencoderJob:
         pictures = image.to_pictures(torch.cat([x, self.module.decode(self.module.encode(x))]))
         path.parent.mkdir(parents=True, exist_ok=True)
         image.sheet(pictures, columns=len(x)).save(path)
+
+
+def train_autoencoder(
+    data: Path, output: Path, config: Path | None, given: Mapping[str, Any]
+) -> Iterator[Event]:
+    """Train the first stage; writes its config and weights."""
+    plan, settings = read_plan("autoencoder", data, output, config, given)
+    network = checked(
+        AutoencoderKL, AutoencoderConfig, {**_small_autoencoder(plan.size), **plan.network}
+    )
+    check_size(plan.size, network.factor, "the autoencoder's factor")
+    yield f"reading {data}"
+    pictures = pack(data, plan.size, output / "cache", captions=False)
+    yield from skipped_lines(pictures.skipped, pictures.notes)
+    torch.manual_seed(settings.seed)
+    job = AutoencoderJob(network, pictures)
+    yield from train(
+        job, settings, output, identity(plan, data, job.module.config, task="autoencoder")
+    )
+    save_network(job.module, output)
+
+
+def _small_autoencoder(size: int) -> dict[str, Any]:
+    levels = 4
+    kinds = {
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+    return {
+        **kinds,
+        "block_out_channels": [16, 32, 64, 128],
+        "layers_per_block": 1,
+        "latent_channels": 16,
+        "norm_num_groups": 16,
+        "sample_size": size,
+    }

@@ -11,7 +11,9 @@ from sfumato.train.loop import Progress
 
 
 class Board:
-    """Writes loss and rate every few steps; without tensorboard it does nothing, nor before the first step."""
+    """Writes loss and rate every few steps; without tensorboard it does nothing, nor before the
+    first step.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,6 +36,11 @@ class Board:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.__dict__.get("writer") is not None:
             self.writer.close()

@@ -22,7 +22,10 @@ from sfumato.train.settings import TrainSettings
 NAME = "checkpoint.safetensors"
 # Settings that may differ between a run and its resumption; another device rounds otherwise.
 FREE = frozenset({"device", "dtype", "checkpoint_every", "preview_every"})
-REMEMBERED: dict[type, tuple[str, ...]] = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
+REMEMBERED: dict[type, tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    Muon: ("momentum",),
+}
 
 
 @dataclass
@@ -37,18 +40,26 @@ class State:
     def start(cls, module: nn.Module, settings: TrainSettings) -> State:
         """A fresh state; decay holds for matrices and kernels, not for biases and norms."""
         trained = [p for p in module.parameters() if p.requires_grad]
-        decay, ours = settings.weight_decay, matrix_weights(module) if settings.optimizer == "muon" else []
+        decay, ours = (
+            settings.weight_decay,
+            matrix_weights(module) if settings.optimizer == "muon" else [],
+        )
         rest = [p for p in trained if not any(p is q for q in ours)]
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": decay},
             {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
         ]
         groups = [g for g in groups if g["params"]]
-        optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)] if groups else []
+        optimizers: list[torch.optim.Optimizer] = (
+            [torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)] if groups else []
+        )
         if ours:
             half = choose_dtype(settings.dtype, ours[0].device) == torch.bfloat16
-            optimizers.append(Muon(ours, decay, dtype=torch.bfloat16 if half else torch.float32))  # float16 is too narrow for its sums
-        return cls(module, [p.detach().clone() for p in trained] if settings.average else [], optimizers)
+            # float16 is too narrow for its sums
+            optimizers.append(Muon(ours, decay, dtype=torch.bfloat16 if half else torch.float32))
+        return cls(
+            module, [p.detach().clone() for p in trained] if settings.average else [], optimizers
+        )
 
     def step(self, rate: float) -> None:
         """Take the step that the gradients ask for, at a learning rate."""
@@ -93,20 +104,29 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it by name."""
-        out = {f"average.{name}": mean for name, mean in zip(self.names, self.average, strict=False)}
+        out = {
+            f"average.{name}": mean for name, mean in zip(self.names, self.average, strict=False)
+        }
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         for name, parameter in zip(self.names, parameters, strict=True):
             out[f"weights.{name}"] = parameter.data
             for optimizer in self.optimizers:
-                out |= {f"{key}.{name}": value for key, value in optimizer.state.get(parameter, {}).items()}
+                out |= {
+                    f"{key}.{name}": value
+                    for key, value in optimizer.state.get(parameter, {}).items()
+                }
         return out
 
 
-def save(state: State, folder: Path, settings: TrainSettings, step: int, about: Mapping[str, Any]) -> None:
+def save(
+    state: State, folder: Path, settings: TrainSettings, step: int, about: Mapping[str, Any]
+) -> None:
     """Write the checkpoint; the one before stays until this one is whole."""
     with atomic(folder / NAME) as scratch:
         tensors = {k: t.contiguous() for k, t in state.tensors().items()}
-        save_file(tensors, scratch, {"step": str(step), "settings": _key(settings), "about": _text(about)})
+        save_file(
+            tensors, scratch, {"step": str(step), "settings": _key(settings), "about": _text(about)}
+        )
 
 
 def resume(state: State, folder: Path, settings: TrainSettings, about: Mapping[str, Any]) -> int:
@@ -115,7 +135,8 @@ def resume(state: State, folder: Path, settings: TrainSettings, about: Mapping[s
     Raises
     ------
     TrainingError
-        If the checkpoint was made with other settings, from other data or of another network, or cannot be read.
+        If the checkpoint was made with other settings, from other data or of another network, or
+        cannot be read.
     """
     path = folder / NAME
     if not path.exists():
@@ -124,9 +145,14 @@ def resume(state: State, folder: Path, settings: TrainSettings, about: Mapping[s
         with safe_open(path, framework="pt") as f:
             notes = f.metadata() or {}
             if notes.get("settings") != _key(settings):
-                raise TrainingError(f"{path} was made with other settings; give those again, or another --output: {notes.get('settings')}")
+                raise TrainingError(
+                    f"{path} was made with other settings; give those again, or another --output: "
+                    f"{notes.get('settings')}"
+                )
             if other := _other(json.loads(notes.get("about", "{}")), json.loads(_text(about))):
-                raise TrainingError(f"{path} belongs to another run: {other}; give another --output")
+                raise TrainingError(
+                    f"{path} belongs to another run: {other}; give another --output"
+                )
             _fill(state, {k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise TrainingError(f"{path} cannot be read ({error}); remove it to start anew") from None
@@ -137,19 +163,29 @@ def _fill(state: State, tensors: dict[str, Tensor]) -> None:
     parameters = [p for p in state.module.parameters() if p.requires_grad]
     for name, parameter in zip(state.names, parameters, strict=True):
         if tensors.get(f"weights.{name}", parameter.new_zeros(0)).shape != parameter.shape:
-            raise TrainingError(f"the checkpoint has no {name} of shape {tuple(parameter.shape)}: it belongs to another network")
+            raise TrainingError(
+                f"the checkpoint has no {name} of shape {tuple(parameter.shape)}: it belongs to "
+                "another network"
+            )
         parameter.data.copy_(tensors[f"weights.{name}"])
         for optimizer, keys in ((o, REMEMBERED[type(o)]) for o in state.optimizers):
             kept = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}
             if kept:
-                optimizer.state[parameter] = {k: _laid_out(t, parameter) for k, t in kept.items()}  # fused: the step, too
+                # fused: the step, too
+                optimizer.state[parameter] = {k: _laid_out(t, parameter) for k, t in kept.items()}
     for name, mean in zip(state.names, state.average, strict=False):
         mean.copy_(tensors[f"average.{name}"])
 
 
 def _laid_out(kept: Tensor, parameter: Tensor) -> Tensor:
-    """As the parameter lies in memory, channels last or not: fused optimizers go through both in that order."""
-    return torch.empty_like(parameter).copy_(kept) if kept.shape == parameter.shape else kept.to(parameter.device)
+    """As the parameter lies in memory, channels last or not: fused optimizers go through both in
+    that order.
+    """
+    return (
+        torch.empty_like(parameter).copy_(kept)
+        if kept.shape == parameter.shape
+        else kept.to(parameter.device)
+    )
 
 
 def _other(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -157,7 +193,11 @@ def _other(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     wrong = [k for k in then if k in now and then[k] != now[k]]
     if wrong[:1] == ["data"]:
         return "it was made from other files"
-    return f"its {wrong[0]} was {str(then[wrong[0]])[:80]}, now it is {str(now[wrong[0]])[:80]}" if wrong else ""
+    return (
+        f"its {wrong[0]} was {str(then[wrong[0]])[:80]}, now it is {str(now[wrong[0]])[:80]}"
+        if wrong
+        else ""
+    )
 
 
 def _text(about: Mapping[str, Any]) -> str:

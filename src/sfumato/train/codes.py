@@ -1,4 +1,6 @@
-"""Train an autoencoder of a few codes: the denoising objective in the row ``direct``, on rows of numbers."""
+"""Train an autoencoder of a few codes: the denoising objective in the row ``direct``, on rows of
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from sfumato.train.loss import Measure, cross_entropy, denoising_loss, squared
 from sfumato.types import Condition, Corrupted
 
 MEASURES: dict[str, Measure] = {"squared": squared, "cross_entropy": cross_entropy}
-SETTLE, RECENTER = 5_000, 1_000  # rows from which center and spread are taken, once, and the mean code, after each fit
+# rows from which center and spread are taken, once, and the mean code, after each fit
+SETTLE, RECENTER = 5_000, 1_000
 
 
 class AutoencoderFit:
@@ -63,16 +66,33 @@ class AutoencoderFit:
 
     def batch(self, rows: Tensor) -> Tensor:
         """Rows as pictures (B, C, H, W) on the module's device."""
-        return self.rows(rows.numpy()).reshape(-1, *self.module.config.shape).to(self.module.center.device)
+        return (
+            self.rows(rows.numpy())
+            .reshape(-1, *self.module.config.shape)
+            .to(self.module.center.device)
+        )
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean loss over the rows."""
-        return denoising_loss(self.denoiser, self.batch(rows), self.damage, Condition(), generator=random, measure=self.measure)
+        return denoising_loss(
+            self.denoiser,
+            self.batch(rows),
+            self.damage,
+            Condition(),
+            generator=random,
+            measure=self.measure,
+        )
 
     def damage(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Rows damaged; what became smaller is brought back to its size, as the network takes no other."""
+        """Rows damaged; what became smaller is brought back to its size, as the network takes no
+        other.
+        """
         out = self.corruption(x, generator=generator)
-        return out if out.y.shape == x.shape else Corrupted(interpolate(out.y, (x.shape[-2], x.shape[-1])), out.sigma)
+        return (
+            out
+            if out.y.shape == x.shape
+            else Corrupted(interpolate(out.y, (x.shape[-2], x.shape[-1])), out.sigma)
+        )
 
     def preview(self, path: Path) -> None:
         """Nothing: the estimators train in memory, and `sfumato reduce` shows reconstructions."""

@@ -1,26 +1,48 @@
-"""Train latent diffusion: captions to latents, on an autoencoder and a text encoder that stay as they are.
+"""Train latent diffusion: captions to latents, on an autoencoder and a text encoder that stay as
+they are.
 
 Latents and text states are computed once and kept on disk, so a step costs the U-Net alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from sfumato import image
+from sfumato.condition.text import NoText, TextEncoder
 from sfumato.corruption.noise import DiffusionNoise
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.unet import UNet, UNetConfig
-from sfumato.hub.config import SchedulerConfig
+from sfumato.errors import OptionError
+from sfumato.hub.config import Defaults, SchedulerConfig
+from sfumato.hub.files import fingerprint, network_from
+from sfumato.hub.load import Model, load
+from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.runtime import Streams
 from sfumato.sampler.ode import dpmpp_2m
+from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
+from sfumato.space.pixels import Pixels
 from sfumato.train.latents import Latents
+from sfumato.train.loop import train
 from sfumato.train.loss import denoising_loss, drop_condition
+from sfumato.train.pack import pack
+from sfumato.train.plan import (
+    Event,
+    Plan,
+    check_size,
+    checked,
+    identity,
+    in_tenths,
+    read_plan,
+    skipped_lines,
+    text_encoder,
+)
 from sfumato.types import Condition
 
 STATES = 2000  # texts whose states tell how much these vary
@@ -42,12 +64,18 @@ class DiffusionJob:
     shift : float
         Above 1 trains more on noisier latents (:class:`DiffusionNoise`).
     text_noise : float
-        Noise on the text's states, as a share of their standard deviation: texts that mean nearly the same
-        shall give nearly the same picture.
+        Noise on the text's states, as a share of their standard deviation: texts that mean nearly
+        the same shall give nearly the same picture.
     """
 
     def __init__(
-        self, config: UNetConfig, data: Latents, scheduler: SchedulerConfig, prompts: list[str], shift: float = 1.0, text_noise: float = 0.0
+        self,
+        config: UNetConfig,
+        data: Latents,
+        scheduler: SchedulerConfig,
+        prompts: list[str],
+        shift: float = 1.0,
+        text_noise: float = 0.0,
     ) -> None:
         self.module = UNet(config)
         self.denoiser = Denoiser(self.module, scheduler.kind, scheduler.times())
@@ -64,7 +92,10 @@ class DiffusionJob:
         condition = self._tokens(self.data.draw(rows, random))
         tokens = condition.tokens
         if self.text_noise and tokens is not None:
-            condition = Condition(tokens=tokens + self.text_noise * torch.randn(tokens.shape, generator=random).to(tokens))
+            condition = Condition(
+                tokens=tokens
+                + self.text_noise * torch.randn(tokens.shape, generator=random).to(tokens)
+            )
         condition = drop_condition(condition, self.empty, DROPPED, random)
         z = self.data.latents(rows).to(self.module.conv_in.weight.device)
         return denoising_loss(self.denoiser, z, self.corruption, condition, generator=random)
@@ -74,12 +105,185 @@ class DiffusionJob:
         if not self.prompts:
             return
         device = self.module.conv_in.weight.device
-        condition, negative = (self.data.text(p, (0, 0))[0].to(device) for p in (self.prompts, [""] * len(self.prompts)))
+        condition, negative = (
+            self.data.text(p, (0, 0))[0].to(device)
+            for p in (self.prompts, [""] * len(self.prompts))
+        )
         table = self.denoiser.times.sigmas
-        sigmas = torch.cat([table[list(range(len(table) - 1, 0, -len(table) // 20))], table.new_zeros(1)])
+        sigmas = torch.cat(
+            [table[list(range(len(table) - 1, 0, -len(table) // 20))], table.new_zeros(1)]
+        )
         shape = self.data.latents(torch.tensor([0])).shape[1:]
         noise = Streams(range(len(self.prompts))).normal((len(self.prompts), *shape)).to(device)
-        walk = dpmpp_2m(guided(self.denoiser, condition, negative, 3.0), noise * float((1 + sigmas[0] ** 2).sqrt()), sigmas)
+        walk = dpmpp_2m(
+            guided(self.denoiser, condition, negative, 3.0),
+            noise * float((1 + sigmas[0] ** 2).sqrt()),
+            sigmas,
+        )
         z = [step.x for step in walk][-1]
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.sheet(image.to_pictures(self.data.space.decode(z)), columns=min(8, len(self.prompts)), captions=self.prompts).save(path)
+        image.sheet(
+            image.to_pictures(self.data.space.decode(z)),
+            columns=min(8, len(self.prompts)),
+            captions=self.prompts,
+        ).save(path)
+
+
+STABLE_DIFFUSION = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+}
+
+
+def train_diffusion(
+    data: Path,
+    output: Path,
+    autoencoder: Path | None,
+    text: Path | None,
+    config: Path | None,
+    given: Mapping[str, Any],
+    start: str | None = None,
+    *,
+    pixels: bool = False,
+) -> Iterator[Event]:
+    """Train text-to-image diffusion, in the latents of an autoencoder or in `pixels`; writes a
+    whole model folder.
+
+    With `start`, a bundled name or a model, its U-Net is trained on, with its own autoencoder and
+    text encoder.
+    """
+    kind = "diffusion from a model" if start else "diffusion"
+    plan, settings = read_plan(kind, data, output, config, given)
+    begun, space, encoder = _grounds(autoencoder, text, plan, start, pixels=pixels)
+    size = _size(plan, begun)
+    small = _small_unet(size, space, encoder.clip.config.hidden_size)
+    network = (
+        begun.network.config if begun else checked(UNet, UNetConfig, {**small, **plan.network})
+    )
+    unit = space.config.factor * network.unit
+    check_size(size, unit, "the space's factor times the U-Net's halvings")
+    yield f"reading {data}"
+    pictures = pack(data, size, output / "cache", captions=True)
+    yield from skipped_lines(pictures.skipped, pictures.notes)
+    torch.manual_seed(settings.seed)
+    scheduler, defaults = _described(plan, begun, size)
+    found = Latents(pictures, space, encoder, output / "cache")
+    encoders = fingerprint(space, encoder.clip)
+    yield from in_tenths(found.prepare(encoders, states=True, own_scale=begun is None))
+    job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, plan.text_noise)
+    if begun is not None:
+        job.module.load_state_dict(begun.network.state_dict())
+    about = {
+        "scheduler": scheduler.model_dump(mode="json"),
+        "start": start,
+        "encoders": encoders,
+        **plan.model_dump(include={"shift", "text_noise"}),
+    }
+    known = identity(plan, data, network, task="diffusion", **about)
+    yield from train(job, settings, output, known)
+    _save(job.module, space, encoder, begun, output)
+    save_scheduler(scheduler, output / "scheduler")
+    save_index(output, defaults, pixels=isinstance(space, Pixels))
+
+
+def _save(
+    network: UNet,
+    space: AutoencoderKL | Pixels,
+    encoder: TextEncoder,
+    begun: Model | None,
+    output: Path,
+) -> None:
+    """Write the networks of a model folder."""
+    save_network(network, output / "unet")
+    if isinstance(space, AutoencoderKL):
+        save_network(space, output / "vae")
+    save_text(encoder.clip, encoder.tokenizer, output)
+    if begun is not None and begun.matcher is not None:
+        save_network(begun.matcher, output / "matcher")
+
+
+def _described(plan: Plan, begun: Model | None, size: int) -> tuple[SchedulerConfig, Defaults]:
+    """The noise levels, and what ``sfumato create`` does with the model unless it is told."""
+    if begun is None:
+        scheduler = SchedulerConfig.read({**STABLE_DIFFUSION, **plan.scheduler}, "scheduler")
+        return scheduler, Defaults.read(plan.defaults, "defaults")
+    known = begun.defaults.model_dump(mode="json", exclude_defaults=True)
+    if begun.size != (size, size):
+        known["size"] = [size, size]
+    return begun.scheduler, Defaults.read({**known, **plan.defaults}, "defaults")
+
+
+def _grounds(
+    autoencoder: Path | None, text: Path | None, plan: Plan, start: str | None, *, pixels: bool
+) -> tuple[Model | None, AutoencoderKL | Pixels, TextEncoder]:
+    """What a U-Net is trained on: the model to begin with, if there is one; the space; the text
+    encoder.
+    """
+    if start is None:
+        if (autoencoder is None) != pixels:
+            raise OptionError(
+                "give --autoencoder (train autoencoder makes one) or --pixels; or --start, a model "
+                "to train on"
+            )
+        space = (
+            Pixels()
+            if autoencoder is None
+            else network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval()
+        )
+        return None, space, text_encoder(text or Path("icons"))
+    if autoencoder or pixels or text or plan.network or plan.scheduler:
+        raise OptionError(
+            "a model that is trained on keeps its autoencoder, text encoder, network and "
+            "scheduler; leave those out"
+        )
+    begun, encoder = _begun(start)
+    return begun, begun.space, encoder
+
+
+def _begun(name: str) -> tuple[Model, TextEncoder]:
+    """A model to train on from, or a part for."""
+    begun = load(name, "cpu", "float32")
+    if not isinstance(begun.text, TextEncoder):
+        what = (
+            "no text encoder"
+            if isinstance(begun.text, NoText)
+            else "two text encoders, as Stable Diffusion XL"
+        )
+        raise OptionError(f"{name} has {what}; such models cannot be trained on")
+    if begun.network.config.in_channels != begun.space.config.latent_channels:
+        raise OptionError(
+            f"{name} sees more than latents (it fills or enlarges); such models cannot be "
+            "trained on"
+        )
+    return begun, begun.text
+
+
+def _size(plan: Plan, begun: Model | None) -> int:
+    """Side of the pictures: the plan's, or where it names none that of the model."""
+    return begun.size[0] if begun and "size" not in plan.model_fields_set else plan.size
+
+
+def _small_unet(size: int, space: AutoencoderKL | Pixels, text_width: int) -> dict[str, Any]:
+    """For pictures of 64 pixels: two levels of latents 8 wide, or four of pixels; the text is
+    looked at where a side is 16 or less.
+    """
+    channels, widths, plain = (
+        (3, [32, 64, 128, 256], 2)
+        if isinstance(space, Pixels)
+        else (space.config.latent_channels, [128, 256], 0)
+    )
+    looking = len(widths) - plain
+    return {
+        "down_block_types": ["DownBlock2D"] * plain + ["CrossAttnDownBlock2D"] * looking,
+        "up_block_types": ["CrossAttnUpBlock2D"] * looking + ["UpBlock2D"] * plain,
+        "sample_size": size // space.config.factor,
+        "in_channels": channels,
+        "out_channels": channels,
+        "cross_attention_dim": text_width,
+        "block_out_channels": widths,
+        "layers_per_block": 1,
+        "attention_head_dim": 4,
+    }

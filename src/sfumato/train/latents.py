@@ -1,4 +1,6 @@
-"""Captioned pictures as the later stages see them: latents, states and ends of texts, computed once and kept on disk."""
+"""Captioned pictures as the later stages see them: latents, states and ends of texts, computed once
+and kept on disk.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,16 @@ from sfumato.space.pixels import Pixels
 from sfumato.train.pack import Pictures
 
 
-def cached(path: Path, key: str, shape: tuple[int, ...], rows: Callable[[int, int], Tensor], batch: int = 256) -> Iterator[int]:
-    """Fill ``path`` (.npy, float16) with ``rows(start, end)`` batch by batch unless it holds `key` already; yields rows done."""
+def cached(
+    path: Path,
+    key: str,
+    shape: tuple[int, ...],
+    rows: Callable[[int, int], Tensor],
+    batch: int = 256,
+) -> Iterator[int]:
+    """Fill ``path`` (.npy, float16) with ``rows(start, end)`` batch by batch unless it holds `key`
+    already; yields rows done.
+    """
     note = path.with_suffix(".json")
     if path.exists() and note.exists() and json.loads(note.read_text("utf-8")) == {"key": key}:
         return
@@ -66,7 +76,9 @@ class Captions:
         place = {t: k for k, t in enumerate(self.texts)}
         self.choices = [[place[c] for c in row] for row in pictures.captions]
 
-    def prepare(self, key: str, *, states: bool = False, ends: bool = False) -> Iterator[tuple[str, int, int]]:
+    def prepare(
+        self, key: str, *, states: bool = False, ends: bool = False
+    ) -> Iterator[tuple[str, int, int]]:
         """Fill the cache, yielding (what, done, of how many). `key` names the encoders."""
         said = hashlib.blake2b("\0".join(self.texts).encode(), digest_size=12).hexdigest()
         for wanted, name, make in ((states, "states", self._read), (ends, "ends", self._end)):
@@ -77,7 +89,9 @@ class Captions:
         if ends:
             self._ends = self._kept("ends")
 
-    def _filled(self, name: str, key: str, count: int, make: Callable[[int, int], Tensor]) -> Iterator[tuple[str, int, int]]:
+    def _filled(
+        self, name: str, key: str, count: int, make: Callable[[int, int], Tensor]
+    ) -> Iterator[tuple[str, int, int]]:
         for done in cached(self.cache / f"{name}.npy", key, (count, *make(0, 1).shape[1:]), make):
             yield name, done, count
 
@@ -97,7 +111,10 @@ class Captions:
     def draw(self, rows: Tensor, random: Generator) -> list[int]:
         """For each picture the place of one of its captions."""
         chosen = torch.rand(len(rows), generator=random)
-        return [self.choices[r][int(u * len(self.choices[r]))] for r, u in zip(rows.tolist(), chosen.tolist(), strict=True)]
+        return [
+            self.choices[r][int(u * len(self.choices[r]))]
+            for r, u in zip(rows.tolist(), chosen.tolist(), strict=True)
+        ]
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Pictures (B, 3, S, S) in [-1, 1]."""
@@ -122,28 +139,45 @@ class Latents(Captions):
     space : AutoencoderKL or Pixels
     """
 
-    def __init__(self, pictures: Pictures, space: AutoencoderKL | Pixels, text: TextEncoder, cache: Path) -> None:
+    def __init__(
+        self, pictures: Pictures, space: AutoencoderKL | Pixels, text: TextEncoder, cache: Path
+    ) -> None:
         super().__init__(pictures, text, cache)
         self.space = space
 
-    def prepare(self, key: str, *, states: bool = False, ends: bool = False, own_scale: bool = False) -> Iterator[tuple[str, int, int]]:
-        """Fill the cache; with `own_scale` the autoencoder's factor is set so that these latents have unit variance."""
+    def prepare(
+        self, key: str, *, states: bool = False, ends: bool = False, own_scale: bool = False
+    ) -> Iterator[tuple[str, int, int]]:
+        """Fill the cache; with `own_scale` the autoencoder's factor is set so that these latents
+        have unit variance.
+        """
         if isinstance(self.space, AutoencoderKL):
-            yield from self._filled("latents", f"{key} {self.pictures.key}", len(self.pictures.pixels), self._encode)
+            yield from self._filled(
+                "latents", f"{key} {self.pictures.key}", len(self.pictures.pixels), self._encode
+            )
             self._latents = self._kept("latents")[: len(self.pictures.pixels)]
         yield from super().prepare(key, states=states, ends=ends)
         if own_scale and isinstance(self.space, AutoencoderKL):
-            sample = torch.from_numpy(self._latents[:: max(1, len(self._latents) // 2000)].astype(np.float32))
-            self.space.config = self.space.config.model_copy(update={"scaling_factor": 1 / float(sample.std())})
+            sample = torch.from_numpy(
+                self._latents[:: max(1, len(self._latents) // 2000)].astype(np.float32)
+            )
+            self.space.config = self.space.config.model_copy(
+                update={"scaling_factor": 1 / float(sample.std())}
+            )
 
     @torch.no_grad()
     def _encode(self, start: int, end: int) -> Tensor:
         assert isinstance(self.space, AutoencoderKL)
-        mean, _ = self.space.moments(self.pixels(torch.arange(start, end)).to(self.space.encoder.conv_in.weight))
+        mean, _ = self.space.moments(
+            self.pixels(torch.arange(start, end)).to(self.space.encoder.conv_in.weight)
+        )
         return mean
 
     def latents(self, rows: Tensor) -> Tensor:
         """Scaled latents (B, C, h, w) of pictures."""
         if isinstance(self.space, Pixels):
             return self.pixels(rows)
-        return torch.from_numpy(self._latents[rows.numpy()].astype(np.float32)) * self.space.config.scaling_factor
+        return (
+            torch.from_numpy(self._latents[rows.numpy()].astype(np.float32))
+            * self.space.config.scaling_factor
+        )

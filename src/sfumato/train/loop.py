@@ -1,7 +1,8 @@
 """The one training loop: a generator of :class:`Progress` that survives being killed.
 
-Everything random at step s comes from generators keyed by (seed, s), so a checkpoint is weights, averages and a step
-number, and a resumed run walks bit for bit where an undisturbed one would have walked.
+Everything random at step s comes from generators keyed by (seed, s), so a checkpoint is weights,
+averages and a step number, and a resumed run walks bit for bit where an undisturbed one would have
+walked.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from sfumato.train import checkpoint
 from sfumato.train.settings import TrainSettings
 
 SAVE_SECONDS = 300.0  # after so long a checkpoint is written, however few steps were done
-FLOAT16_SCALE = 1024.0  # of the loss: gradients of activations would vanish in float16 (Micikevicius et al. 2018, section 3.2)
+# of the loss: gradients of activations would vanish in float16 (Micikevicius et al. 2018, section
+# 3.2)
+FLOAT16_SCALE = 1024.0
 
 
 class Job(Protocol):
@@ -40,7 +43,9 @@ class Job(Protocol):
         ...
 
     def preview(self, path: Path) -> None:
-        """Write pictures that show how far training is; called with the averaged weights in place."""
+        """Write pictures that show how far training is; called with the averaged weights in
+        place.
+        """
         ...
 
 
@@ -69,18 +74,24 @@ class Progress:
     preview: Path | None = None
 
 
-def train(job: Job, settings: TrainSettings, folder: Path | None = None, about: Mapping[str, Any] | None = None) -> Iterator[Progress]:
-    """Train until ``settings.steps``, going on from the checkpoint in `folder` if there is one; without one, in memory.
+def train(
+    job: Job,
+    settings: TrainSettings,
+    folder: Path | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Iterator[Progress]:
+    """Train until ``settings.steps``, going on from the checkpoint in `folder` if there is one;
+    without one, in memory.
 
-    `about` says what else the run depends on (network, data, corruption): a checkpoint of another run is not gone on with.
-    The averaged weights are in ``job.module`` when the generator is exhausted. To stop early, stop iterating: a
-    checkpoint is written on the way out.
+    `about` says what else the run depends on (network, data, corruption): a checkpoint of another
+    run is not gone on with. The averaged weights are in ``job.module`` when the generator is
+    exhausted. To stop early, stop iterating: a checkpoint is written on the way out.
 
     Raises
     ------
     TrainingError
-        If nothing has a weight; if the loss stops being a number, with the step and the first layer that gave one that is not; or if the
-        checkpoint belongs to another run.
+        If nothing has a weight; if the loss stops being a number, with the step and the first layer
+        that gave one that is not; or if the checkpoint belongs to another run.
     """
     keep_memory()
     device = choose_device(settings.device)
@@ -110,7 +121,8 @@ def train(job: Job, settings: TrainSettings, folder: Path | None = None, about: 
                 checkpoint.save(state, folder, settings, step, about or {})
                 saved, since = step, time.monotonic()
             yield meter.read(step, loss, preview)
-    except TrainingError:  # from these weights it would fail again: the checkpoint before them stays
+    # from these weights it would fail again: the checkpoint before them stays
+    except TrainingError:
         whole = False
         raise
     finally:
@@ -120,7 +132,8 @@ def train(job: Job, settings: TrainSettings, folder: Path | None = None, about: 
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Linear rise, plateau, linear fall (trapezoid): a longer run shares its beginning with a shorter one.
+    """Linear rise, plateau, linear fall (trapezoid): a longer run shares its beginning with a
+    shorter one.
 
     Examples
     --------
@@ -129,14 +142,23 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
     [0.1, 1.0, 1.0, 0.5]
     """
     up = min(1.0, (step + 1) / max(1, settings.warmup))
-    down = 1.0 if not settings.cooldown else min(1.0, (settings.steps - step) / (settings.cooldown * settings.steps))
+    down = (
+        1.0
+        if not settings.cooldown
+        else min(1.0, (settings.steps - step) / (settings.cooldown * settings.steps))
+    )
     return settings.rate * min(up, down)
 
 
-def _gradient(job: Job, settings: TrainSettings, step: int, device: torch.device, places: Tensor) -> float:
+def _gradient(
+    job: Job, settings: TrainSettings, step: int, device: torch.device, places: Tensor
+) -> float:
     """Leave the gradient of a batch in the parameters; returns the loss."""
-    draws = torch.rand(settings.batch, generator=generator(settings.seed, step, "rows"), dtype=torch.float64)
-    rows = torch.searchsorted(places, draws * places[-1], right=True)  # each row has a stretch as long as its weight
+    draws = torch.rand(
+        settings.batch, generator=generator(settings.seed, step, "rows"), dtype=torch.float64
+    )
+    # each row has a stretch as long as its weight
+    rows = torch.searchsorted(places, draws * places[-1], right=True)
     dtype = choose_dtype(settings.dtype, device)
 
     def loss_now() -> Tensor:
@@ -151,7 +173,10 @@ def _gradient(job: Job, settings: TrainSettings, step: int, device: torch.device
         torch._foreach_div_(gradients, scale)
     norm = nn.utils.get_total_norm(gradients)
     if not math.isfinite(float(norm)):
-        raise TrainingError(f"step {step + 1}: {_blame(job.module, loss_now)}; lower the learning rate ({settings.rate:g})")
+        raise TrainingError(
+            f"step {step + 1}: {_blame(job.module, loss_now)}; lower the learning rate "
+            f"({settings.rate:g})"
+        )
     if norm > settings.clip:
         nn.utils.clip_grads_with_norm_(job.module.parameters(), settings.clip, norm)
     return float(loss.detach())
@@ -164,7 +189,9 @@ def _apply(state: checkpoint.State, settings: TrainSettings, step: int) -> None:
 
 
 def _blame(module: nn.Module, again: object) -> str:
-    """Name the first layer whose output is not finite, by running the same batch again; else the first such gradient."""
+    """Name the first layer whose output is not finite, by running the same batch again; else the
+    first such gradient.
+    """
     found: list[str] = []
     hooks = []
     for name, layer in module.named_modules():
@@ -180,7 +207,11 @@ def _blame(module: nn.Module, again: object) -> str:
         hook.remove()
     if found:
         return f"the output of layer {found[0] or 'the network'} is not finite"
-    bad = (n for n, p in module.named_parameters() if p.grad is not None and not p.grad.isfinite().all())
+    bad = (
+        n
+        for n, p in module.named_parameters()
+        if p.grad is not None and not p.grad.isfinite().all()
+    )
     return f"the gradient of {next(bad, 'the loss')} is not finite"
 
 

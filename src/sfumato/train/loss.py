@@ -21,7 +21,9 @@ def squared(estimate: Tensor, x: Tensor) -> Tensor:
 
 
 def cross_entropy(estimate: Tensor, x: Tensor) -> Tensor:
-    """Cross-entropy in nats of values in [-1, 1] read as shares of black and white (Hinton & Salakhutdinov 2006)."""
+    """Cross-entropy in nats of values in [-1, 1] read as shares of black and white (Hinton &
+    Salakhutdinov 2006).
+    """
     share = ((estimate + 1) / 2).clamp(1e-6, 1 - 1e-6)
     return -((1 + x) * share.log() + (1 - x) * (1 - share).log()) / 2
 
@@ -29,8 +31,8 @@ def cross_entropy(estimate: Tensor, x: Tensor) -> Tensor:
 def vivid(estimate: Tensor, x: Tensor) -> Tensor:
     """Squared error of pictures (B, C, h, w), weighted by how colorful the true pixel is.
 
-    What has one of few colors is then guessed as one of them, not as their gray mean: what rebalancing the classes of color
-    does for a classifier (Zhang et al. 2016, arXiv:1603.08511).
+    What has one of few colors is then guessed as one of them, not as their gray mean: what
+    rebalancing the classes of color does for a classifier (Zhang et al. 2016, arXiv:1603.08511).
     """
     colorful = (x - x.mean(dim=1, keepdim=True)).square().mean(dim=1, keepdim=True).sqrt()
     return (estimate - x).square() * (colorful + 0.1)
@@ -55,13 +57,15 @@ def denoising_loss(
     x : Tensor, (B, C, h, w)
         Clean pictures or latents.
     corruption : Corruption
-        For diffusion: Gaussian noise at a random level. For a denoising autoencoder: any of the registry.
+        For diffusion: Gaussian noise at a random level. For a denoising autoencoder: any of the
+        registry.
     condition : Condition
     measure : callable
         What stands for the squared error.
     logarithmic : bool
-        Take the mean over pictures of the error's logarithm: a picture that lost much and one that lost little count
-        alike, and what is made best is the mean PSNR (Chen et al. 2022, arXiv:2204.04676).
+        Take the mean over pictures of the error's logarithm: a picture that lost much and one that
+        lost little count alike, and what is made best is the mean PSNR (Chen et al. 2022,
+        arXiv:2204.04676).
     teach : callable, optional
         From x and the corrupted x to what stands for x in the comparison.
 
@@ -73,24 +77,37 @@ def denoising_loss(
     ----------
     Vincent et al. 2008; Ho et al. 2020, equation 14; Karras et al. 2022, equation 8.
     """
-    with torch.autocast(x.device.type, enabled=False):  # what is measured is exact, whatever the network computes in
+    # what is measured is exact, whatever the network computes in
+    with torch.autocast(x.device.type, enabled=False):
         corrupted = corruption(x, generator=generator)
     target = x if teach is None else teach(x, corrupted)
-    error = measure(denoiser(corrupted.y, corrupted.sigma, condition).float(), target.float()).mean(dim=(1, 2, 3))
+    error = measure(denoiser(corrupted.y, corrupted.sigma, condition).float(), target.float()).mean(
+        dim=(1, 2, 3)
+    )
     error = denoiser.weight(corrupted.sigma) * error
     out: Tensor = ((error + 1e-8).log() if logarithmic else error).mean()
     return out
 
 
 def kl_to_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Divergence of N(mean, exp(log_variance)) from N(0, 1) in nats, mean over values (Kingma & Welling 2014, appendix B)."""
+    """Divergence of N(mean, exp(log_variance)) from N(0, 1) in nats, mean over values (Kingma &
+    Welling 2014, appendix B).
+    """
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
 
-def drop_condition(condition: Condition, empty: Condition, share: float, generator: Generator) -> Condition:
-    """Swap a random `share` of the conditions for the empty one (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1)."""
+def drop_condition(
+    condition: Condition, empty: Condition, share: float, generator: Generator
+) -> Condition:
+    """Swap a random `share` of the conditions for the empty one (Ho & Salimans 2022,
+    arXiv:2207.12598, algorithm 1).
+    """
     if condition.tokens is None or empty.tokens is None:
         return condition
     keep = torch.rand(len(condition.tokens), generator=generator) >= share
-    tokens = torch.where(keep.to(condition.tokens.device)[:, None, None], condition.tokens, empty.tokens.to(condition.tokens))
+    tokens = torch.where(
+        keep.to(condition.tokens.device)[:, None, None],
+        condition.tokens,
+        empty.tokens.to(condition.tokens),
+    )
     return Condition(tokens, condition.vector, condition.planes)

@@ -1,9 +1,13 @@
-"""Train the matcher: of all texts of a batch, each picture's own shall be the nearest, and the other way round."""
+"""Train the matcher: of all texts of a batch, each picture's own shall be the nearest, and the
+other way round.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +15,28 @@ from torch import Generator, Tensor, nn
 
 from sfumato import image
 from sfumato.condition.matcher import Matcher, MatcherConfig
+from sfumato.hub.files import fingerprint
+from sfumato.hub.save import save_network
 from sfumato.train.latents import Captions
+from sfumato.train.loop import train
+from sfumato.train.pack import pack
+from sfumato.train.plan import (
+    Event,
+    checked,
+    identity,
+    in_tenths,
+    read_plan,
+    skipped_lines,
+    text_encoder,
+)
 
 
 class MatchJob:
     """The contrastive objective of CLIP (Radford et al. 2021, section 2.3).
 
-    Pictures are shifted, scaled, tinted and blurred a little at random, so that the network looks at what is shown rather than
-    at how, and also knows pictures that a diffusion model made. Two pictures that share a caption are no negatives.
+    Pictures are shifted, scaled, tinted and blurred a little at random, so that the network looks
+    at what is shown rather than at how, and also knows pictures that a diffusion model made. Two
+    pictures that share a caption are no negatives.
 
     Parameters
     ----------
@@ -34,10 +52,23 @@ class MatchJob:
         """Mean of the two cross-entropies in nats."""
         places, device = self.data.draw(rows, random), self.module.scale.device
         with torch.autocast(device.type, enabled=False):
-            x, ends = augment(self.data.pixels(rows), random).to(device), self.data.pooled(places).to(device)
-        scores = self.module.scale.exp() * self.module.matcher.pictures(x) @ self.module.matcher.texts(ends).T
+            x, ends = (
+                augment(self.data.pixels(rows), random).to(device),
+                self.data.pooled(places).to(device),
+            )
+        scores = (
+            self.module.scale.exp()
+            * self.module.matcher.pictures(x)
+            @ self.module.matcher.texts(ends).T
+        )
         said = [set(self.data.choices[r]) for r in rows.tolist()]
-        alike = torch.tensor([[k != j and place in said[k] for j, place in enumerate(places)] for k in range(len(rows))], device=device)
+        alike = torch.tensor(
+            [
+                [k != j and place in said[k] for j, place in enumerate(places)]
+                for k in range(len(rows))
+            ],
+            device=device,
+        )
         scores = scores.float().masked_fill(alike | alike.T, -math.inf)
         own = torch.arange(len(rows), device=device)
         return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
@@ -51,28 +82,74 @@ class MatchJob:
         said = matcher.texts(self.data.pooled([self.data.choices[r][0] for r in asked]).to(x))
         found = (said @ directions.T).topk(min(9, count)).indices
         path.parent.mkdir(parents=True, exist_ok=True)
-        shown = torch.cat([torch.cat([x[[row]], x[near]]) for row, near in zip(asked, found, strict=True)])
+        shown = torch.cat(
+            [torch.cat([x[[row]], x[near]]) for row, near in zip(asked, found, strict=True)]
+        )
         image.sheet(image.to_pictures(shown), columns=found.shape[1] + 1).save(path)
 
 
 class _Pair(nn.Module):
-    """The matcher and the scale of its scores, which is trained with it and then not needed any more."""
+    """The matcher and the scale of its scores, which is trained with it and then not needed any
+    more.
+    """
 
     def __init__(self, config: MatcherConfig) -> None:
         super().__init__()
         self.matcher = Matcher(config)
-        self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # Radford et al. 2021, section 2.5
+        # Radford et al. 2021, section 2.5
+        self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
 
 def augment(x: Tensor, random: Generator) -> Tensor:
-    """Pictures (B, 3, S, S) shifted by up to 7 %, scaled by up to 15 %, tinted by up to 10 %; some blurred, all a little noisy."""
+    """Pictures (B, 3, S, S) shifted by up to 7 %, scaled by up to 15 %, tinted by up to 10 %; some
+    blurred, all a little noisy.
+    """
     count = len(x)
     draw = torch.rand((count, 12), generator=random) * 2 - 1
     matrix = torch.zeros(count, 2, 3)
-    matrix[:, 0, 0], matrix[:, 1, 1] = 1 + 0.15 * draw[:, 0] + 0.05 * draw[:, 1], 1 + 0.15 * draw[:, 0]
+    matrix[:, 0, 0], matrix[:, 1, 1] = (
+        1 + 0.15 * draw[:, 0] + 0.05 * draw[:, 1],
+        1 + 0.15 * draw[:, 0],
+    )
     matrix[:, :, 2] = 0.15 * draw[:, 2:4]
-    x = F.grid_sample(x, F.affine_grid(matrix, list(x.shape), align_corners=False), padding_mode="border", align_corners=False)
-    coarse = F.interpolate(F.avg_pool2d(x, 2), size=x.shape[-2:], mode="bilinear", align_corners=False)
+    x = F.grid_sample(
+        x,
+        F.affine_grid(matrix, list(x.shape), align_corners=False),
+        padding_mode="border",
+        align_corners=False,
+    )
+    coarse = F.interpolate(
+        F.avg_pool2d(x, 2), size=x.shape[-2:], mode="bilinear", align_corners=False
+    )
     x = x.lerp(coarse, draw[:, 4].clamp_min(0)[:, None, None, None])
     x = x * (1 + 0.1 * draw[:, 5:8, None, None]) + 0.08 * draw[:, 8:11, None, None]
-    return x + 0.06 * draw[:, 11].abs()[:, None, None, None] * torch.randn(x.shape, generator=random)
+    return x + 0.06 * draw[:, 11].abs()[:, None, None, None] * torch.randn(
+        x.shape, generator=random
+    )
+
+
+def train_matcher(
+    data: Path, output: Path, text: Path, config: Path | None, given: Mapping[str, Any]
+) -> Iterator[Event]:
+    """Train what tells how well a picture matches a text; writes ``matcher/``, and into a model's
+    folder makes it a part of it.
+    """
+    plan, settings = read_plan("matcher", data, output, config, given)
+    encoder = text_encoder(text)
+    yield f"reading {data}"
+    pictures = pack(data, plan.size, output / "cache", captions=True)
+    yield from skipped_lines(pictures.skipped, pictures.notes)
+    torch.manual_seed(settings.seed)
+    network = checked(
+        Matcher,
+        MatcherConfig,
+        {"size": plan.size, "text_width": encoder.pooled([""]).shape[1], **plan.network},
+    )
+    found = Captions(pictures, encoder, output / "cache")
+    yield from in_tenths(found.prepare(fingerprint(encoder.clip), ends=True))
+    job = MatchJob(network, found)
+    about = identity(
+        plan, data, job.module.matcher.config, task="matcher", text=fingerprint(encoder.clip)
+    )
+    yield from train(job, settings, output / "matcher", about)
+    save_network(job.module.matcher, output / "matcher")

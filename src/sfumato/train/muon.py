@@ -1,9 +1,10 @@
 """Muon: steps of equal length in all directions of a weight matrix.
 
-The gradient of a layer has a few strong directions and many weak ones; AdamW, which scales each weight by itself, keeps that.
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) steps along the nearest matrix whose directions are all
-as strong. torch.optim.Muon takes matrices only; nearly all weights of the networks here are kernels of convolutions,
-which are matrices (C_out, C_in k k) as well.
+The gradient of a layer has a few strong directions and many weak ones; AdamW, which scales each
+weight by itself, keeps that. Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)
+steps along the nearest matrix whose directions are all as strong. torch.optim.Muon takes matrices
+only; nearly all weights of the networks here are kernels of convolutions, which are matrices
+(C_out, C_in k k) as well.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 ITERATIONS, CURVE = 5, (3.4445, -4.7750, 2.0315)  # of Newton and Schulz; the quintic of the post
-LEAST = 32  # a matrix narrower than this has few directions: what goes into a network, and what comes out
+# a matrix narrower than this has few directions: what goes into a network, and what comes out
+LEAST = 32
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -29,7 +31,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
     Returns
     -------
     Tensor, (N, m, n)
-        Singular values are within 0.5 to 1.3, but for those that were below about 1e-3 of the largest.
+        Singular values are within 0.5 to 1.3, but for those that were below about 1e-3 of the
+        largest.
 
     Examples
     --------
@@ -42,14 +45,23 @@ def orthogonal(matrices: Tensor) -> Tensor:
     a, b, c = CURVE
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)  # a x + (b g + c g g) x
+        # a x + (b g + c g g) x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if matrices.shape[-2] <= matrices.shape[-1] else x.mT
 
 
 def matrix_weights(module: nn.Module) -> list[Tensor]:
-    """The weights that Muon is for: matrices and kernels from many features to many; not embeddings, layers of a few channels, norms or biases."""
-    layers = (m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d))
-    return [m.weight for m in layers if m.weight.requires_grad and min(len(m.weight), m.weight[0].numel()) >= LEAST]
+    """The weights that Muon is for: matrices and kernels from many features to many; not
+    embeddings, layers of a few channels, norms or biases.
+    """
+    layers = (
+        m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+    )
+    return [
+        m.weight
+        for m in layers
+        if m.weight.requires_grad and min(len(m.weight), m.weight[0].numel()) >= LEAST
+    ]
 
 
 class Muon(torch.optim.Optimizer):
@@ -66,13 +78,20 @@ class Muon(torch.optim.Optimizer):
 
     References
     ----------
-    Liu et al. 2025, arXiv:2502.16982, section 2.2: a factor 0.2 sqrt(max(m, n)) gives the root mean square of AdamW's steps.
+    Liu et al. 2025, arXiv:2502.16982, section 2.2: a factor 0.2 sqrt(max(m, n)) gives the root mean
+    square of AdamW's steps.
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], weight_decay: float = 0.0, momentum: float = 0.95, dtype: torch.dtype = torch.float32
-    ) -> None:  # fmt: skip
-        super().__init__(parameters, {"lr": 1e-3, "weight_decay": weight_decay, "momentum": momentum})
+        self,
+        parameters: Iterable[Tensor],
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(
+            parameters, {"lr": 1e-3, "weight_decay": weight_decay, "momentum": momentum}
+        )
         self.dtype = dtype
 
     @torch.no_grad()
@@ -84,7 +103,14 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     shaped.setdefault(tuple(parameter.shape), []).append(parameter)
             for shape, parameters in shaped.items():
-                updates = orthogonal(torch.stack([self._ahead(p, group["momentum"]).flatten(1).to(self.dtype) for p in parameters]))
+                updates = orthogonal(
+                    torch.stack(
+                        [
+                            self._ahead(p, group["momentum"]).flatten(1).to(self.dtype)
+                            for p in parameters
+                        ]
+                    )
+                )
                 scale = 0.2 * math.sqrt(max(updates.shape[-2:])) * group["lr"]
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])

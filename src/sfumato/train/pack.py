@@ -35,7 +35,8 @@ class Pictures:
     notes : list of str
         One sentence for each caption whose encoding was guessed, and for each that has no picture.
     key : str
-        Names these pictures and captions: what is computed from others must not be taken for theirs.
+        Names these pictures and captions: what is computed from others must not be taken for
+        theirs.
     """
 
     pixels: NDArray[np.uint8]
@@ -47,7 +48,8 @@ class Pictures:
 
 
 def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
-    """Decode every picture once to `size` x `size` bytes in ``cache/pictures.npy``; later calls read that.
+    """Decode every picture once to `size` x `size` bytes in ``cache/pictures.npy``; later calls
+    read that.
 
     Parameters
     ----------
@@ -68,33 +70,64 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
     found = scan(source)
     samples = found.samples
     if captions and not any(s.captions for s in samples):
-        raise DataError(f"{source} has no captions; add metadata.jsonl (file_name, text), a .txt beside each picture, or class folders")
+        raise DataError(
+            f"{source} has no captions; add metadata.jsonl (file_name, text), a .txt beside each "
+            "picture, or class folders"
+        )
     index = cache / "pictures.json"
-    key = {"source": str(source.resolve()), "state": state(source, times=True), "size": size, "captions": captions}
-    if not (index.exists() and (cache / "pictures.npy").exists() and json.loads(index.read_text("utf-8"))["key"] == key):
+    key = {
+        "source": str(source.resolve()),
+        "state": state(source, times=True),
+        "size": size,
+        "captions": captions,
+    }
+    if not (
+        index.exists()
+        and (cache / "pictures.npy").exists()
+        and json.loads(index.read_text("utf-8"))["key"] == key
+    ):
         _decode(samples, size, cache, key, captions=captions)
     record = json.loads(index.read_text("utf-8"))
     kept = [samples[k] for k in record["kept"]]
     if not kept:
-        raise DataError(f"{source}: none of {len(samples)} pictures could be used; first: {record['skipped'][0]}")
+        raise DataError(
+            f"{source}: none of {len(samples)} pictures could be used; first: "
+            f"{record['skipped'][0]}"
+        )
     pixels = np.load(cache / "pictures.npy", mmap_mode="r")[: len(kept)]
     named = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest()
-    return Pictures(pixels, [s.captions for s in kept], np.array([s.weight for s in kept]), record["skipped"], found.notes, named)
+    return Pictures(
+        pixels,
+        [s.captions for s in kept],
+        np.array([s.weight for s in kept]),
+        record["skipped"],
+        found.notes,
+        named,
+    )
 
 
 def state(source: Path, *, times: bool = False) -> str:
-    """A digest of what training data are on disk: names and sizes of files, with `times` also when each was changed."""
+    """A digest of what training data are on disk: names and sizes of files, with `times` also when
+    each was changed.
+    """
     kinds = image.SUFFIXES | {".txt", ".csv", ".jsonl", ".parquet"}
-    there = [p for p in files(source) if p.suffix.lower() in kinds and p.exists()] if source.is_dir() else [source]
+    there = (
+        [p for p in files(source) if p.suffix.lower() in kinds and p.exists()]
+        if source.is_dir()
+        else [source]
+    )
     found = [(p.relative_to(source).as_posix(), p.stat()) for p in there]
     lines = [[name, about.st_size, about.st_mtime_ns if times else 0] for name, about in found]
     return hashlib.blake2b(json.dumps(lines).encode(), digest_size=12).hexdigest()
 
 
-def _decode(samples: list[Sample], size: int, cache: Path, key: dict[str, Any], *, captions: bool) -> None:
+def _decode(
+    samples: list[Sample], size: int, cache: Path, key: dict[str, Any], *, captions: bool
+) -> None:
     kept: list[int] = []
     skipped: list[str] = []
-    (cache / "pictures.json").unlink(missing_ok=True)  # it must not vouch for other pictures, whenever this ends
+    # it must not vouch for other pictures, whenever this ends
+    (cache / "pictures.json").unlink(missing_ok=True)
     with atomic(cache / "pictures.npy") as scratch:
         out = array_file(scratch, np.uint8, (len(samples), 3, size, size))
         for k, sample in enumerate(samples):

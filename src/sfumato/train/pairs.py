@@ -1,4 +1,6 @@
-"""Train a restorer on pairs of a dirty and a clean picture: a corruption of which nothing but its results is known."""
+"""Train a restorer on pairs of a dirty and a clean picture: a corruption of which nothing but its
+results is known.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,9 @@ class PairJob(RestorerJob):
     Parameters
     ----------
     config, photos, corruptions, crop, gray, turned, measure
-        As of :class:`RestorerJob`, but that each photo is a pair (6, H, W), uint8: RGB of the clean picture, then of the dirty one.
-        There are no corruptions to choose from, and gray stays with the data.
+        As of :class:`RestorerJob`, but that each photo is a pair (6, H, W), uint8: RGB of the clean
+        picture, then of the dirty one. There are no corruptions to choose from, and gray stays with
+        the data.
     """
 
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
@@ -58,24 +61,38 @@ def read_pairs(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], li
     Parameters
     ----------
     source : Path
-        Folder with ``clean/`` and ``dirty/``, which hold files of the same names (but for their suffix); or a parquet file
-        with a column ``clean`` and a column ``dirty`` or ``noisy``: a picture file's bytes, or a list of such.
+        Folder with ``clean/`` and ``dirty/``, which hold files of the same names (but for their
+        suffix); or a parquet file with a column ``clean`` and a column ``dirty`` or ``noisy``: a
+        picture file's bytes, or a list of such.
     """
     pairs, skipped = [], []
     for name, clean, dirty in _pair_files(source):
         try:
-            both = [image.read(part if isinstance(part, Path) else cell(part)) for part in (clean, dirty)]
+            both = [
+                image.read(part if isinstance(part, Path) else cell(part))
+                for part in (clean, dirty)
+            ]
         except PictureError as error:
             skipped.append(f"{name}: {error}")
             continue
         if both[0].size != both[1].size:
-            skipped.append(f"{name}: the clean picture has {both[0].width}x{both[0].height} pixels, the dirty one {both[1].width}x{both[1].height}")
+            skipped.append(
+                f"{name}: the clean picture has {both[0].width}x{both[0].height} pixels, the dirty "
+                f"one {both[1].width}x{both[1].height}"
+            )
         elif min(both[0].size) < smallest:
-            skipped.append(f"{name}: {both[0].width}x{both[0].height} is smaller than the crops of {smallest}x{smallest}")
+            skipped.append(
+                f"{name}: {both[0].width}x{both[0].height} is smaller than the crops of "
+                f"{smallest}x{smallest}"
+            )
         else:
-            pairs.append(np.concatenate([np.asarray(picture).transpose(2, 0, 1) for picture in both]))
+            pairs.append(
+                np.concatenate([np.asarray(picture).transpose(2, 0, 1) for picture in both])
+            )
     if not pairs:
-        raise DataError(f"{source} has no pair to train on{'; first: ' + skipped[0] if skipped else ''}")
+        raise DataError(
+            f"{source} has no pair to train on{'; first: ' + skipped[0] if skipped else ''}"
+        )
     return pairs, skipped
 
 
@@ -83,14 +100,22 @@ def paired(source: Path) -> bool:
     """Whether a training set holds pairs."""
     if source.is_dir():
         return (source / "clean").is_dir() and (source / "dirty").is_dir()
-    return source.suffix.lower() == ".parquet" and source.exists() and "clean" in read_table(source)[0].column_names
+    return (
+        source.suffix.lower() == ".parquet"
+        and source.exists()
+        and "clean" in read_table(source)[0].column_names
+    )
 
 
 def _pair_files(source: Path) -> Iterator[tuple[str, Any, Any]]:
     """Name, clean picture and dirty picture of each pair: paths, or cells of a table."""
     if source.is_dir():
-        dirty = {p.stem: p for p in (source / "dirty").iterdir() if p.suffix.lower() in image.SUFFIXES}
-        for path in sorted(p for p in (source / "clean").iterdir() if p.suffix.lower() in image.SUFFIXES):
+        dirty = {
+            p.stem: p for p in (source / "dirty").iterdir() if p.suffix.lower() in image.SUFFIXES
+        }
+        for path in sorted(
+            p for p in (source / "clean").iterdir() if p.suffix.lower() in image.SUFFIXES
+        ):
             if path.stem in dirty:
                 yield path.name, path, dirty[path.stem]
         return
@@ -98,6 +123,8 @@ def _pair_files(source: Path) -> Iterator[tuple[str, Any, Any]]:
     column = next((c for c in ("dirty", "noisy") if c in table.column_names), None)
     if column is None:
         raise DataError(f'{source} has a column "clean"; it needs one "dirty", too')
-    for k, (clean, several) in enumerate(zip(table["clean"].to_pylist(), table[column].to_pylist(), strict=True)):
+    for k, (clean, several) in enumerate(
+        zip(table["clean"].to_pylist(), table[column].to_pylist(), strict=True)
+    ):
         for one in several if isinstance(several, list) else [several]:
             yield f"row {k}", clean, one

@@ -1,4 +1,6 @@
-"""Train a restorer: photographs, damaged in all the ways it shall undo, and what is known about each damage."""
+"""Train a restorer: photographs, damaged in all the ways it shall undo, and what is known about
+each damage.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +23,33 @@ from sfumato.corruption.mask import Mask
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.data.samples import find
 from sfumato.denoiser.denoiser import Denoiser
-from sfumato.denoiser.restorer import VIEWS, Restorer, RestorerConfig, restorer_planes, self_ensemble
+from sfumato.denoiser.restorer import (
+    VIEWS,
+    Restorer,
+    RestorerConfig,
+    restorer_planes,
+    self_ensemble,
+)
 from sfumato.errors import DataError, PictureError
 from sfumato.train.loss import Measure, denoising_loss, squared
 from sfumato.types import Condition, Corrupted, Corruption
 
 SCALES = (1.0, 0.67, 0.45)
-TAUGHT, LOOKS = 0.7, 2  # how much a teacher's answer counts against the clean picture, and of how many of the eight views it is the mean
+# how much a teacher's answer counts against the clean picture, and of how many of the eight views
+# it is the mean
+TAUGHT, LOOKS = 0.7, 2
 LONGEST = 1500  # side of a photo, in pixels: all are held in memory
 
 
-def read_photos(source: Path, smallest: int, longest: int = LONGEST) -> tuple[list[NDArray[np.uint8]], list[str], list[float]]:
-    """All photographs (3, H, W) whose sides are at least `smallest`, a sentence for each that was left out, and how often each is drawn.
+def read_photos(
+    source: Path, smallest: int, longest: int = LONGEST
+) -> tuple[list[NDArray[np.uint8]], list[str], list[float]]:
+    """All photographs (3, H, W) whose sides are at least `smallest`, a sentence for each that was
+    left out, and how often each is drawn.
 
-    Each comes in several sizes: shrunk, a photo has finer detail, and the marks of its own compression and noise are gone.
-    Before that, a photo is shrunk so that no side is longer than `longest`.
+    Each comes in several sizes: shrunk, a photo has finer detail, and the marks of its own
+    compression and noise are gone. Before that, a photo is shrunk so that no side is longer than
+    `longest`.
 
     Raises
     ------
@@ -51,11 +65,20 @@ def read_photos(source: Path, smallest: int, longest: int = LONGEST) -> tuple[li
             skipped.append(f"{sample.name}: {error}")
             continue
         if min(picture.size) < smallest:
-            skipped.append(f"{sample.name}: {picture.width}x{picture.height} is smaller than the crops of {smallest}x{smallest}")
+            skipped.append(
+                f"{sample.name}: {picture.width}x{picture.height} is smaller than the crops of "
+                f"{smallest}x{smallest}"
+            )
             continue
         for size in ((round(picture.width * s), round(picture.height * s)) for s in SCALES):
             if min(size) >= smallest:
-                photos.append(np.ascontiguousarray(np.asarray(picture.resize(size, Image.Resampling.LANCZOS)).transpose(2, 0, 1)))
+                photos.append(
+                    np.ascontiguousarray(
+                        np.asarray(picture.resize(size, Image.Resampling.LANCZOS)).transpose(
+                            2, 0, 1
+                        )
+                    )
+                )
                 often.append(sample.weight)
     if not photos:
         raise DataError(f"{source} has no photograph to train on; first: {skipped[0]}")
@@ -64,7 +87,8 @@ def read_photos(source: Path, smallest: int, longest: int = LONGEST) -> tuple[li
 
 @dataclass(frozen=True)
 class Measured:
-    """A drawn corruption as the network meets it: its result brought back to the size and channels of the picture.
+    """A drawn corruption as the network meets it: its result brought back to the size and channels
+    of the picture.
 
     Attributes
     ----------
@@ -77,13 +101,19 @@ class Measured:
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Corrupt; enlarge what is small, spread gray over three channels, empty what is hidden."""
         out = self.corruption(x, generator=generator)
-        y = out.y if out.y.shape[-2:] == x.shape[-2:] else interpolate(out.y, (x.shape[-2], x.shape[-1]))
+        y = (
+            out.y
+            if out.y.shape[-2:] == x.shape[-2:]
+            else interpolate(out.y, (x.shape[-2], x.shape[-1]))
+        )
         return Corrupted(y.expand(-1, 3, -1, -1) * self.planes(x)[:, :1], out.sigma)
 
     def planes(self, x: Tensor) -> Tensor:
         """What is known about pictures like `x`: (B, 4, H, W)."""
         known, color, detail, quality = x.new_ones(len(x), 1, *x.shape[-2:]), 1.0, 1.0, 1.0
-        for part in self.corruption.parts if isinstance(self.corruption, Compose) else (self.corruption,):
+        for part in (
+            self.corruption.parts if isinstance(self.corruption, Compose) else (self.corruption,)
+        ):
             if isinstance(part, Mask):
                 known = part.apply(known)
             elif isinstance(part, Downscale):
@@ -98,7 +128,8 @@ class Measured:
 
 
 class RestorerJob:
-    """The denoising objective in the row ``direct`` on random crops, each batch damaged in one way of many.
+    """The denoising objective in the row ``direct`` on random crops, each batch damaged in one way
+    of many.
 
     Parameters
     ----------
@@ -111,21 +142,32 @@ class RestorerJob:
     gray : float
         Share of the batches whose photos are turned gray first: gray in, gray out.
     turned : bool
-        Turn crops by right angles, too; not where up and down say something, as they do about colors.
+        Turn crops by right angles, too; not where up and down say something, as they do about
+        colors.
     measure : callable, optional
         The mean of this error counts, instead of the mean logarithm of the squared error.
     often : sequence of float, optional
-        How often each photo is drawn, against others of its size; large photos have more to show and are drawn more.
+        How often each photo is drawn, against others of its size; large photos have more to show
+        and are drawn more.
     teacher : Denoiser, optional
-        A trained restorer, of which the new one learns what it answers to all views of a picture in the mean. Such an answer
-        says what can be known, where the clean picture also has what nobody could guess, so less is to be averaged away
-        (Hinton et al. 2015, arXiv:1503.02531; with a network of its own kind as the teacher: Furlanello et al. 2018, arXiv:1805.04770).
+        A trained restorer, of which the new one learns what it answers to all views of a picture in
+        the mean. Such an answer says what can be known, where the clean picture also has what
+        nobody could guess, so less is to be averaged away (Hinton et al. 2015, arXiv:1503.02531;
+        with a network of its own kind as the teacher: Furlanello et al. 2018, arXiv:1805.04770).
     """
 
     def __init__(
-        self, config: RestorerConfig, photos: list[NDArray[np.uint8]], corruptions: Sequence[str], crop: int, gray: float = 0.25,
-        turned: bool = True, measure: Measure | None = None, often: Sequence[float] | None = None, teacher: Denoiser | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        config: RestorerConfig,
+        photos: list[NDArray[np.uint8]],
+        corruptions: Sequence[str],
+        crop: int,
+        gray: float = 0.25,
+        turned: bool = True,
+        measure: Measure | None = None,
+        often: Sequence[float] | None = None,
+        teacher: Denoiser | None = None,
+    ) -> None:
         self.module = Restorer(config).channels_last()
         self.denoiser = Denoiser(self.module, "direct")
         self.photos, self.crop, self.gray, self.turned = photos, crop, gray, turned
@@ -136,15 +178,25 @@ class RestorerJob:
             self.weights = self.weights * torch.tensor(often)
 
     def batch(self, rows: Tensor, random: Generator) -> Tensor:
-        """Random crops, mirrored and, if so wished, turned at random: (B, 3, crop, crop) in [-1, 1]."""
+        """Random crops, mirrored and, if so wished, turned at random: (B, 3, crop, crop) in [-1,
+        1].
+        """
         draws = torch.rand((len(rows), 4), generator=random).tolist()
         crops = []
         for row, (top, left, mirror, turn) in zip(rows.tolist(), draws, strict=True):
             photo, side = self.photos[row], self.crop
             y, x = int(top * (photo.shape[1] - side + 1)), int(left * (photo.shape[2] - side + 1))
             crop = photo[:, y : y + side, x : x + side]
-            crops.append(np.rot90(crop[:, :, ::-1] if mirror < 0.5 else crop, int(4 * turn) if self.turned else 0, axes=(1, 2)))
-        return image.from_bytes(torch.from_numpy(np.stack(crops))).to(self.module.head.weight.device)
+            crops.append(
+                np.rot90(
+                    crop[:, :, ::-1] if mirror < 0.5 else crop,
+                    int(4 * turn) if self.turned else 0,
+                    axes=(1, 2),
+                )
+            )
+        return image.from_bytes(torch.from_numpy(np.stack(crops))).to(
+            self.module.head.weight.device
+        )
 
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
         """Clean crops, what happens to them, and what is told about it."""
@@ -160,16 +212,41 @@ class RestorerJob:
         """Mean logarithm of the restored crops' squared error, or the mean of another."""
         x, corruption, condition = self.drawn(rows, random)
         measure, logarithmic = self.measure or squared, self.measure is None
-        teach = None if self.teacher is None else lambda x, seen: self.taught(x, seen, condition, random)
-        return denoising_loss(self.denoiser, x, corruption, condition, generator=random, measure=measure, logarithmic=logarithmic, teach=teach)
+        teach = (
+            None
+            if self.teacher is None
+            else lambda x, seen: self.taught(x, seen, condition, random)
+        )
+        return denoising_loss(
+            self.denoiser,
+            x,
+            corruption,
+            condition,
+            generator=random,
+            measure=measure,
+            logarithmic=logarithmic,
+            teach=teach,
+        )
 
     @torch.no_grad()
     def taught(self, x: Tensor, seen: Corrupted, condition: Condition, random: Generator) -> Tensor:
-        """What the network shall answer, where it has a teacher: partly the teacher's own answer, partly the clean crops."""
+        """What the network shall answer, where it has a teacher: partly the teacher's own answer,
+        partly the clean crops.
+        """
         assert self.teacher is not None
-        teacher, planes = self.teacher.to(x.device), restorer_planes(torch.ones_like(seen.y[:, :1])) if condition.planes is None else condition.planes
+        teacher, planes = (
+            self.teacher.to(x.device),
+            restorer_planes(torch.ones_like(seen.y[:, :1]))
+            if condition.planes is None
+            else condition.planes,
+        )
         views = [VIEWS[k] for k in torch.randperm(len(VIEWS), generator=random)[:LOOKS].tolist()]
-        answer = self_ensemble(lambda y, told_of: teacher(y, seen.sigma, Condition(planes=told_of)), views, seen.y, planes)
+        answer = self_ensemble(
+            lambda y, told_of: teacher(y, seen.sigma, Condition(planes=told_of)),
+            views,
+            seen.y,
+            planes,
+        )
         return TAUGHT * answer + (1 - TAUGHT) * x
 
     def preview(self, path: Path) -> None:
@@ -180,6 +257,10 @@ class RestorerJob:
         for _ in range(8):
             x, corruption, condition = self.drawn(rows, random)
             seen = corruption(x, generator=random)
-            shown += [x.expand_as(seen.y), seen.y, self.denoiser(seen.y, seen.sigma, condition)]
+            shown += [
+                x.expand_as(seen.y),
+                seen.y,
+                self.denoiser(seen.y, seen.sigma, condition).expand_as(seen.y),
+            ]
         path.parent.mkdir(parents=True, exist_ok=True)
         image.sheet(image.to_pictures(torch.cat(shown)), columns=len(rows)).save(path)

@@ -20,11 +20,15 @@ class TrainSettings(Config):
     cooldown: float = option(0.2, "Share of the steps in which the rate falls to zero.", ge=0, le=1)
     weight_decay: float = option(0.01, "Decay of the weights per step, times the rate.", ge=0)
     clip: float = option(1.0, "Largest norm of the gradient.", gt=0)
-    average: float = option(0.999, "Decay of the moving average of the weights; 0: none.", ge=0, lt=1)
+    average: float = option(
+        0.999, "Decay of the moving average of the weights; 0: none.", ge=0, lt=1
+    )
     seed: int = option(0, "Seed of weights and batches.", ge=0, lt=2**63)
     device: str = option("auto", "auto, cpu, cuda or mps.")
     dtype: str = option(
-        "auto", "Of mixed precision: auto, float32 (which turns it off), bfloat16 or float16; auto is what the device is good at."
+        "auto",
+        "Of mixed precision: auto, float32 (which turns it off), bfloat16 or float16; auto is what "
+        "the device is good at.",
     )
     checkpoint_every: int = option(500, "Steps between checkpoints.", ge=1)
     preview_every: int = option(1000, "Steps between previews.", ge=1)

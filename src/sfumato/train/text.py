@@ -1,17 +1,21 @@
 """Train the text encoder: distil a sentence encoder into a small CLIP text transformer.
 
-The student sees token ids; its projected state at the end of the text must point where the teacher's embedding of the
-text points. As attention is causal, the state at a phrase's last word in a longer text is the phrase's own state, so
-that word, too, carries a meaning that the teacher knows: that is what lets words beyond the captions work.
+The student sees token ids; its projected state at the end of the text must point where the
+teacher's embedding of the text points. As attention is causal, the state at a phrase's last word in
+a longer text is the phrase's own state, so that word, too, carries a meaning that the teacher
+knows: that is what lets words beyond the captions work.
 
-A text encoder that a U-Net was trained with can learn more words without that U-Net: where it begins from, it keeps the states of
-the texts marked as kept, the captions, while the other texts move to where the teacher puts them among those.
+A text encoder that a U-Net was trained with can learn more words without that U-Net: where it
+begins from, it keeps the states of the texts marked as kept, the captions, while the other texts
+move to where the teacher puts them among those.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +25,18 @@ from torch import Generator, Tensor
 
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.tokenizer import SUFFIX, CLIPTokenizer
-from sfumato.errors import DataError
+from sfumato.errors import DataError, OptionError
+from sfumato.hub.files import fingerprint
+from sfumato.hub.save import save_text
+from sfumato.train.loop import train
+from sfumato.train.plan import (
+    Event,
+    Plan,
+    checked,
+    identity,
+    read_plan,
+    text_encoder,
+)
 
 LONGEST = 16  # tokens; longer texts cost most of the time and teach least about words
 PARTS = 4  # of a batch, by length
@@ -49,7 +64,9 @@ class Phrases:
 
     @classmethod
     def read(cls, path: Path) -> Phrases:
-        """Read a parquet file with the columns text, weight, embedding and, where some shall be, kept."""
+        """Read a parquet file with the columns text, weight, embedding and, where some shall be,
+        kept.
+        """
         try:
             import pyarrow.parquet as pq
 
@@ -59,21 +76,33 @@ class Phrases:
         except ImportError:
             raise DataError('reading parquet needs pyarrow: pip install "sfumato[train]"') from None
         except Exception as error:
-            raise DataError(f"{path}: a parquet file with text, weight and embedding is needed: {error}") from None
+            raise DataError(
+                f"{path}: a parquet file with text, weight and embedding is needed: {error}"
+            ) from None
         if not table.num_rows or any(table[name].null_count for name in table.column_names):
-            raise DataError(f"{path}: a row needs a text, a weight and an embedding, none of them empty")
+            raise DataError(
+                f"{path}: a row needs a text, a weight and an embedding, none of them empty"
+            )
         try:
             weights = table["weight"].to_numpy().astype(np.float64)
             lengths = {len(e) for e in table["embedding"]}
         except (TypeError, ValueError) as error:
-            raise DataError(f"{path}: weights are numbers, embeddings lists of numbers: {error}") from None
+            raise DataError(
+                f"{path}: weights are numbers, embeddings lists of numbers: {error}"
+            ) from None
         if not (np.isfinite(weights).all() and weights.min() >= 0):
             raise DataError(f"{path}: weights are numbers from 0 on")
-        flat = np.concatenate([c.flatten().to_numpy(zero_copy_only=False) for c in table["embedding"].chunks])
+        flat = np.concatenate(
+            [c.flatten().to_numpy(zero_copy_only=False) for c in table["embedding"].chunks]
+        )
         if len(lengths) != 1:
             raise DataError(f"{path}: embeddings of one length are needed")
         embeddings = flat.reshape(table.num_rows, -1).astype(np.float16)
-        kept = table["kept"].to_numpy().astype(bool) if "kept" in table.column_names else np.zeros(table.num_rows, bool)
+        kept = (
+            table["kept"].to_numpy().astype(bool)
+            if "kept" in table.column_names
+            else np.zeros(table.num_rows, bool)
+        )
         return cls(table["text"].to_pylist(), weights, embeddings, kept)
 
 
@@ -87,7 +116,8 @@ def pad(rows: list[list[int]], tokenizer: CLIPTokenizer) -> Tensor:
 
 
 class TextJob:
-    """Cosine distance to the teacher, at the end of the text and at its last word; to the states before, at every token of kept texts.
+    """Cosine distance to the teacher, at the end of the text and at its last word; to the states
+    before, at every token of kept texts.
 
     Parameters
     ----------
@@ -99,16 +129,29 @@ class TextJob:
         The encoder to train on.
     """
 
-    def __init__(self, config: CLIPTextConfig, tokenizer: CLIPTokenizer, phrases: Phrases, start: CLIPText | None = None) -> None:
+    def __init__(
+        self,
+        config: CLIPTextConfig,
+        tokenizer: CLIPTokenizer,
+        phrases: Phrases,
+        start: CLIPText | None = None,
+    ) -> None:
         self.module = CLIPText(config)
         self.tokenizer, self.start = tokenizer, start
-        self.embeddings, self.kept = torch.from_numpy(phrases.embeddings), torch.from_numpy(phrases.kept)
-        rows = [e.ids for e in tokenizer.tokenizer.encode_batch(phrases.texts, add_special_tokens=False)]
+        self.embeddings, self.kept = (
+            torch.from_numpy(phrases.embeddings),
+            torch.from_numpy(phrases.kept),
+        )
+        rows = [
+            e.ids for e in tokenizer.tokenizer.encode_batch(phrases.texts, add_special_tokens=False)
+        ]
         self.ids = pad(rows, tokenizer)
         short = torch.tensor([len(ids) <= LONGEST for ids in rows])
         self.weights = torch.from_numpy(phrases.weights) * short
         if not self.weights.any():
-            raise DataError(f"none of the {len(rows)} texts has a weight and at most {LONGEST} tokens")
+            raise DataError(
+                f"none of the {len(rows)} texts has a weight and at most {LONGEST} tokens"
+            )
         if start is None:
             self._start_from_teacher(phrases)
         else:
@@ -116,25 +159,32 @@ class TextJob:
 
     @torch.no_grad()
     def _start_from(self, start: CLIPText) -> None:
-        """Begin with an encoder's weights, and the projection that brings the states of kept texts nearest to the teacher's embeddings."""
+        """Begin with an encoder's weights, and the projection that brings the states of kept texts
+        nearest to the teacher's embeddings.
+        """
         self.module.text_model.load_state_dict(start.text_model.state_dict())
         rows = (self.weights * self.kept if self.kept.any() else self.weights).nonzero()[:, 0]
         rows = rows[torch.randperm(len(rows), generator=Generator().manual_seed(0))[:FITTED]]
         states = torch.cat([start(self.ids[part]).pooled for part in rows.split(512)])
         assert self.module.text_projection is not None
-        self.module.text_projection.weight.copy_(torch.linalg.lstsq(states, self.embeddings[rows].float()).solution.T)
+        self.module.text_projection.weight.copy_(
+            torch.linalg.lstsq(states, self.embeddings[rows].float()).solution.T
+        )
 
     @torch.no_grad()
     def _start_from_teacher(self, phrases: Phrases) -> None:
         """Begin with token embeddings that the teacher gives to whole words.
 
-        The projection becomes the principal directions of the teacher's embeddings, and the embedding of each token
-        that is a phrase by itself becomes that phrase's coordinates there: a bag of words before the first step.
+        The projection becomes the principal directions of the teacher's embeddings, and the
+        embedding of each token that is a phrase by itself becomes that phrase's coordinates there:
+        a bag of words before the first step.
         """
         model, projection = self.module.text_model, self.module.text_projection
         assert projection is not None
         sample = self.embeddings[:: max(1, len(self.embeddings) // 50_000)].float()
-        directions = torch.linalg.eigh(sample.T @ sample).eigenvectors.flip(1)[:, : projection.in_features]
+        directions = torch.linalg.eigh(sample.T @ sample).eigenvectors.flip(1)[
+            :, : projection.in_features
+        ]
         projection.weight[:, : directions.shape[1]] = directions
         place = {text: k for k, text in enumerate(phrases.texts)}
         table = model.embeddings.token_embedding.weight
@@ -145,9 +195,13 @@ class TextJob:
         model.embeddings.position_embedding.weight.normal_(0, 0.01)
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean distance over the texts, those of like length together: what is filled up costs time."""
+        """Mean distance over the texts, those of like length together: what is filled up costs
+        time.
+        """
         order = rows[self._ends(self.ids[rows]).argsort(stable=True)]
-        return torch.cat([self.distances(part) for part in order.split(max(1, len(rows) // PARTS))]).mean()
+        return torch.cat(
+            [self.distances(part) for part in order.split(max(1, len(rows) // PARTS))]
+        ).mean()
 
     def _ends(self, ids: Tensor) -> Tensor:
         return (ids == self.tokenizer.end).int().argmax(dim=1)
@@ -157,7 +211,8 @@ class TextJob:
         device = self.module.text_model.final_layer_norm.weight.device
         ids, kept = self.ids[rows], self.kept[rows].to(device)
         ends = self._ends(ids)
-        ids = ids[:, : int(ends.max()) + 1].to(device)  # what stands behind the longest text is padding
+        # what stands behind the longest text is padding
+        ids = ids[:, : int(ends.max()) + 1].to(device)
         states = self.module(ids)
         target = self.embeddings[rows].to(states.last).float()
         last_word = states.last[torch.arange(len(ids)), (ends - 1).clamp_min(1)]
@@ -178,3 +233,65 @@ class TextJob:
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(a.float(), b.float(), dim=-1)
+
+
+def train_text(
+    data: Path,
+    output: Path,
+    config: Path | None,
+    given: Mapping[str, Any],
+    start: Path | None = None,
+) -> Iterator[Event]:
+    """Distil a text encoder; writes ``text_encoder/`` and ``tokenizer/``.
+
+    With `start`, a bundled name or a folder, that one learns more words: its states of the texts
+    marked as kept stay.
+    """
+    plan, settings = read_plan("text", data, output, config, given)
+    phrases = Phrases.read(data)
+    begun = text_encoder(start) if start else None
+    if begun is not None and (plan.network or begun.clip.config.with_projection):
+        raise OptionError(
+            "a text encoder that is trained on keeps its network, which has no projection; leave "
+            "network out"
+        )
+    length = int(plan.network.get("max_position_embeddings", 32))
+    if begun is None and not (output / "tokenizer" / "vocab.json").exists():
+        yield f"learning {plan.vocabulary} tokens from {len(phrases.texts)} phrases"
+        CLIPTokenizer.train(phrases.texts, plan.vocabulary, length).save(output / "tokenizer")
+    tokenizer = begun.tokenizer if begun else CLIPTokenizer.load(output / "tokenizer")
+    fresh = _text_network(plan, tokenizer, length)
+    taught = {"projection_dim": phrases.embeddings.shape[1], "with_projection": True}
+    known = (begun.clip.config if begun else fresh).model_copy(update=taught)
+    torch.manual_seed(settings.seed)
+    job = TextJob(known, tokenizer, phrases, begun.clip if begun else None)
+    about = {"vocabulary": plan.vocabulary, "start": fingerprint(begun.clip) if begun else None}
+    yield from train(
+        job, settings, output, identity(plan, data, job.module.config, task="text", **about)
+    )
+    # the projection served the teacher only
+    plain = CLIPText(job.module.config.model_copy(update={"with_projection": False}))
+    plain.load_state_dict(
+        {k: v for k, v in job.module.state_dict().items() if not k.startswith("text_projection")}
+    )
+    save_text(plain, tokenizer, output)
+
+
+def _text_network(plan: Plan, tokenizer: CLIPTokenizer, length: int) -> CLIPTextConfig:
+    """The config of a new text encoder: small, with the marks of its tokenizer."""
+    small = {
+        "hidden_size": 256,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "hidden_act": "gelu",
+        "max_position_embeddings": length,
+    }
+    marks = {
+        "bos_token_id": tokenizer.begin,
+        "eos_token_id": tokenizer.end,
+        "pad_token_id": tokenizer.pad,
+        "vocab_size": tokenizer.end + 1,
+        "architectures": ["CLIPTextModel"],
+    }
+    return checked(CLIPText, CLIPTextConfig, {**small, **plan.network, **marks})

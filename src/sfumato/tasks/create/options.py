@@ -1,6 +1,7 @@
 """The options of `create`: one record for library, command line and server.
 
-Validators import what needs torch when they run, so that the command line can read this file quickly.
+Validators import what needs torch when they run, so that the command line can read this file
+quickly.
 """
 
 from __future__ import annotations
@@ -28,26 +29,43 @@ class CreateOptions(Options):
     """
 
     model: str = option(
-        "icons", "A bundled name; or Stable Diffusion 1, 2, XL: a folder in diffusers' layout, a .safetensors.",
+        "icons", "A bundled name; or Stable Diffusion 1, 2, XL: a folder in diffusers' layout, a "
+                 ".safetensors.",
         group=COMPUTING,
     )  # fmt: skip
     count: int = option(1, "Pictures per prompt, of seeds S, S+1, ...", ge=1, le=100_000)
     seed: int | None = option(None, "Same seed, same picture. Random if absent.", ge=0, lt=2**63)
     best_of: int | None = option(
-        None, "Tries per picture, of which the best match is kept; the model's own number by default.", ge=1, le=64
+        None,
+        "Tries per picture, of which the best match is kept; the model's own number by default.",
+        ge=1,
+        le=64,
     )
     candidate: int | None = option(
-        None, "Make this try alone, counted from 0, as a picture's settings name the one that was kept.", ge=0, lt=64
+        None,
+        "Make this try alone, counted from 0, as a picture's settings name the one that was kept.",
+        ge=0,
+        lt=64,
     )
-    steps: int | None = option(None, "Sampler steps; the model's own number by default.", group=SAMPLING, ge=1, le=1000)
+    steps: int | None = option(
+        None, "Sampler steps; the model's own number by default.", group=SAMPLING, ge=1, le=1000
+    )
     guidance_scale: float | None = option(
         None, "How closely to follow the text; 1 is off.", group=SAMPLING, ge=0, le=100
     )
-    guidance_rescale: float = option(0.0, "Pull back the contrast that guidance adds.", group=SAMPLING, ge=0, le=1)
-    negative_prompt: str = option("", "What the picture should not show.", flags="--negative --negative-prompt")
-    sampler: str | None = option(None, "As dpmpp_2m, 'DPM++ 2M' or DPMSolverMultistepScheduler.", group=SAMPLING)
+    guidance_rescale: float = option(
+        0.0, "Pull back the contrast that guidance adds.", group=SAMPLING, ge=0, le=1
+    )
+    negative_prompt: str = option(
+        "", "What the picture should not show.", flags="--negative --negative-prompt"
+    )
+    sampler: str | None = option(
+        None, "As dpmpp_2m, 'DPM++ 2M' or DPMSolverMultistepScheduler.", group=SAMPLING
+    )
     schedule: str = option(
-        "auto", "auto, uniform, karras, exponential, beta, sgm_uniform, simple, trailing, leading.", group=SAMPLING
+        "auto",
+        "auto, uniform, karras, exponential, beta, sgm_uniform, simple, trailing, leading.",
+        group=SAMPLING,
     )
     eta: float | None = option(
         None, "Noise put back at each step by stochastic samplers.", group=SAMPLING, ge=0, le=1
@@ -69,7 +87,9 @@ class CreateOptions(Options):
         """A sampler and its schedule in one name, as "DPM++ 2M Karras"."""
         if not isinstance(data, dict) or data.get("schedule", "auto") != "auto":
             return data
-        named = re.fullmatch(r"(.+?)[ _](karras|exponential)", str(data.get("sampler")).strip(), re.IGNORECASE)
+        named = re.fullmatch(
+            r"(.+?)[ _](karras|exponential)", str(data.get("sampler")).strip(), re.IGNORECASE
+        )
         return {**data, "sampler": named[1], "schedule": named[2]} if named else data
 
     @field_validator("size", mode="before")

@@ -1,4 +1,6 @@
-"""Prompts from the command line or a file, and pictures into files: what stands around `create` in a batch job."""
+"""Prompts from the command line or a file, and pictures into files: what stands around `create` in
+a batch job.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,25 @@ from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
 from sfumato.runtime import atomic, check_file, check_folder
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.run import Made, SamplerProgress, check, walk
+from sfumato.tasks.create.plan import check, resolve
+from sfumato.tasks.create.run import Made, SamplerProgress, walk
 
 NO_SOURCE = "--strength says how much of a picture is made anew: it goes with --from PICTURE"
-OF_A_ROW = frozenset(CreateOptions.model_fields) - {"model", "count", "candidate", "device", "dtype", "batch"}
+OF_A_ROW = frozenset(CreateOptions.model_fields) - {
+    "model",
+    "count",
+    "candidate",
+    "device",
+    "dtype",
+    "batch",
+}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One line of work: a text, and what its own line of the file says besides; `twin` counts those of the same name."""
+    """One line of work: a text, and what its own line of the file says besides; `twin` counts those
+    of the same name.
+    """
 
     text: str
     name: str | None = None
@@ -43,11 +55,14 @@ class Prompt:
 
 
 def gather(words: Sequence[str], path: Path | None) -> list[Prompt]:
-    """Prompts of the command line and of a file (.txt, .jsonl, .json, .csv); a row may have an id and options of its own."""
+    """Prompts of the command line and of a file (.txt, .jsonl, .json, .csv); a row may have an id
+    and options of its own.
+    """
     found = [Prompt(w) for w in words] + (_read(path) if path else [])
     if not found:
         raise OptionError("no prompt given; say what the picture shows, or give --prompts FILE")
-    twins: Counter[tuple[str, Any]] = Counter()  # the names that are taken, twins' own ones, too, and the last twin of each
+    # the names that are taken, twins' own ones, too, and the last twin of each
+    twins: Counter[tuple[str, Any]] = Counter()
     out = []
     for item in found:  # names that differ in signs or capitals only would be one file
         seed = None if item.name else dict(item.own).get("seed")
@@ -67,19 +82,26 @@ def _read(path: Path) -> list[Prompt]:
         raise OptionError(f"{path} cannot be read as prompts: {error}") from None
     if guessed:
         raise OptionError(f"{path} cannot be read as prompts: it is not UTF-8; save it as UTF-8")
-    lines, kind = [line for line in text.split("\n") if line.strip()], path.suffix.lower()  # JSON may hold other ends of lines
+    # JSON may hold other ends of lines
+    lines, kind = [line for line in text.split("\n") if line.strip()], path.suffix.lower()
     if kind == ".csv":
         try:
             rows = list(csv.DictReader(io.StringIO(text, newline="")))
         except csv.Error as error:  # a quotation mark that is not closed
             raise OptionError(f"{path} cannot be read as prompts: {error}") from None
-        rows = [{name: cell for name, cell in row.items() if cell not in (None, "")} for row in rows]  # an empty cell says nothing
+        # an empty cell says nothing
+        rows = [
+            {name: cell for name, cell in row.items() if cell not in (None, "")} for row in rows
+        ]
         return [_record(row, f"{path}, row {k}") for k, row in enumerate(rows, 1)]
     if kind == ".json" and lines and lines[0].lstrip().startswith("["):
         listed = _json(text)
         if not isinstance(listed, list):
             raise OptionError(f"{path} cannot be read as a JSON list of prompts")
-        return [Prompt(row) if isinstance(row, str) else _record(row, f"{path}, row {k}") for k, row in enumerate(listed, 1)]
+        return [
+            Prompt(row) if isinstance(row, str) else _record(row, f"{path}, row {k}")
+            for k, row in enumerate(listed, 1)
+        ]
     if kind == ".jsonl" or (kind != ".txt" and lines and lines[0].lstrip().startswith("{")):
         return [_record(_json(line), f"{path}, row {k}") for k, line in enumerate(lines, 1)]
     return [Prompt(line.strip()) for line in lines]
@@ -96,12 +118,20 @@ def _record(row: object, where: str) -> Prompt:
     """A row's prompt, id and options; `where` is for the sentence if it is wrong."""
     given = {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else {}
     if None in given:
-        raise OptionError(f"{where}: more cells than columns; a prompt with a comma goes into quotation marks")
+        raise OptionError(
+            f"{where}: more cells than columns; a prompt with a comma goes into quotation marks"
+        )
     text, name = given.pop("prompt", None), given.pop("id", None)
     if not isinstance(text, str):
-        raise OptionError(f"{where}: each row needs a prompt, a text; optional are id, seed, negative_prompt and other options of create")
+        raise OptionError(
+            f"{where}: each row needs a prompt, a text; optional are id, seed, negative_prompt and "
+            "other options of create"
+        )
     if unknown := given.keys() - OF_A_ROW:
-        raise OptionError(f"{where}: {min(map(str, unknown))} is no option of a picture; known are {', '.join(sorted(OF_A_ROW))}")
+        raise OptionError(
+            f"{where}: {min(map(str, unknown))} is no option of a picture; known are "
+            f"{', '.join(sorted(OF_A_ROW))}"
+        )
     try:
         chosen = CreateOptions.build(given)
     except OptionError as error:
@@ -112,21 +142,43 @@ def _record(row: object, where: str) -> Prompt:
 
 def _safe(text: str) -> str:
     """A file name without path tricks."""
-    return re.sub(r"[^\w\-]+", "-", text).strip("-")[:60].encode()[:200].decode(errors="ignore") or "picture"
+    return (
+        re.sub(r"[^\w\-]+", "-", text).strip("-")[:60].encode()[:200].decode(errors="ignore")
+        or "picture"
+    )
 
 
-def again(path: Path, given: Mapping[str, Any], wanted: Sequence[Prompt] = ()) -> tuple[list[Prompt], dict[str, Any], Model]:
-    """The prompt, options and model that a picture was made with; what is given anew, options and prompts, wins."""
+def again(
+    path: Path, given: Mapping[str, Any], wanted: Sequence[Prompt] = ()
+) -> tuple[list[Prompt], dict[str, Any], Model]:
+    """The prompt, options and model that a picture was made with; what is given anew, options and
+    prompts, wins.
+    """
     settings, _ = metadata.read(path)
-    if settings is None or settings.get("task") != "create" or not isinstance(settings.get("prompt"), str):
-        raise PictureError(f"{path} carries no settings of sfumato create; sfumato inspect shows what it carries")
+    if (
+        settings is None
+        or settings.get("task") != "create"
+        or not isinstance(settings.get("prompt"), str)
+    ):
+        raise PictureError(
+            f"{path} carries no settings of sfumato create; sfumato inspect shows what it carries"
+        )
     # pictures made before there were tries have none in their settings
-    known = {"candidate": 0} | {k: v for k, v in settings.items() if k in CreateOptions.model_fields}
+    known = {"candidate": 0} | {
+        k: v for k, v in settings.items() if k in CreateOptions.model_fields
+    }
     chosen = {k: v for k, v in given.items() if v is not None and k != "count"}
     if settings.get("prior", 1) != 1 and not chosen.keys() & {"model", "source"}:
-        raise OptionError(f"{path} was begun from a prior's estimate of the text, which is not supported any more: the same picture cannot come out")
+        raise OptionError(
+            f"{path} was begun from a prior's estimate of the text, which is not supported any "
+            "more: the same picture cannot come out"
+        )
     for kind in ("source", "mask", "model"):  # the paths of then, or beside the picture
-        if isinstance(file := known.get(kind), str) and not Path(file).exists() and (path.parent / file).exists():
+        if (
+            isinstance(file := known.get(kind), str)
+            and not Path(file).exists()
+            and (path.parent / file).exists()
+        ):
             settings[kind] = known[kind] = str(path.parent / file)
     _same_files(path, settings, {"source", "mask"} - chosen.keys())
     known = {k: v for k, v in known.items() if k not in _outdone(chosen, given, wanted)}
@@ -148,9 +200,14 @@ def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None
     """Refuse to make a picture again from what is not there any more."""
     parts = model.parts
     then = settings.get("parts") or {}
-    wrong = [k for k, v in then.items() if parts.get(k) != v] if isinstance(then, dict) else ["parts"]
+    wrong = (
+        [k for k, v in then.items() if parts.get(k) != v] if isinstance(then, dict) else ["parts"]
+    )
     if settings.get("model_sha256") != model.sha256 or wrong:
-        raise OptionError(f"{path} was made with other weights of model {model.name}: the same bytes cannot come out")
+        raise OptionError(
+            f"{path} was made with other weights of model {model.name}: the same bytes cannot "
+            "come out"
+        )
 
 
 def _same_words(path: Path, settings: Mapping[str, Any], model: Model) -> None:
@@ -158,7 +215,10 @@ def _same_words(path: Path, settings: Mapping[str, Any], model: Model) -> None:
     words = model.defaults.styles.get(settings.get("style") or "")
     styled = f"{settings['prompt']}, {words}" if words else settings["prompt"]
     if settings.get("styled", styled) != styled:
-        raise OptionError(f'{path} was made from "{settings["styled"]}", the style is "{words}" now: the same bytes cannot come out')
+        raise OptionError(
+            f'{path} was made from "{settings["styled"]}", the style is "{words}" now: the same '
+            "bytes cannot come out"
+        )
 
 
 def _same_files(path: Path, settings: Mapping[str, Any], kinds: set[str]) -> None:
@@ -169,10 +229,14 @@ def _same_files(path: Path, settings: Mapping[str, Any], kinds: set[str]) -> Non
         if file and not Path(file).is_file():
             raise OptionError(f"{path} was made from {file}, which is not there any more")
         if file and settings.get(f"{kind}_sha256") not in (None, digest(Path(file))):
-            raise OptionError(f"{path} was made from another {file}: the same bytes cannot come out")
+            raise OptionError(
+                f"{path} was made from another {file}: the same bytes cannot come out"
+            )
 
 
-def _outdone(chosen: Mapping[str, Any], given: Mapping[str, Any], wanted: Sequence[Prompt]) -> set[str]:
+def _outdone(
+    chosen: Mapping[str, Any], given: Mapping[str, Any], wanted: Sequence[Prompt]
+) -> set[str]:
     """Settings that do not hold any more beside what is given anew."""
     out: set[str] = set()
     if chosen.keys() & {"model", "sampler"}:
@@ -184,8 +248,12 @@ def _outdone(chosen: Mapping[str, Any], given: Mapping[str, Any], wanted: Sequen
     return out
 
 
-def run(wanted: Sequence[Prompt], values: Mapping[str, Any], model: Model | None = None) -> Iterator[tuple[Prompt | None, SamplerProgress | Made]]:
-    """Make all pictures, prompts of equal options together; yields each event with the prompt it belongs to."""
+def run(
+    wanted: Sequence[Prompt], values: Mapping[str, Any], model: Model | None = None
+) -> Iterator[tuple[Prompt | None, SamplerProgress | Made]]:
+    """Make all pictures, prompts of equal options together; yields each event with the prompt it
+    belongs to.
+    """
     model = model or _opened(values)
     groups: dict[tuple[tuple[str, Any], ...], list[Prompt]] = {}
     for item in wanted:
@@ -194,7 +262,7 @@ def run(wanted: Sequence[Prompt], values: Mapping[str, Any], model: Model | None
     for chosen, items in jobs:
         if chosen.source is None and any("strength" in dict(item.own) for item in items):
             raise OptionError(NO_SOURCE)
-        check([item.text for item in items], chosen, model)
+        check([item.text for item in items], resolve(chosen, model))
     for chosen, items in jobs:
         order = [item for item in items for _ in range(chosen.count)]
         done = 0
@@ -213,10 +281,15 @@ class Saver:
         if output.suffix.lower() in image.ENDINGS and not self.as_file:
             raise OptionError(f"{output}: pictures are written as {', '.join(metadata.FORMATS)}")
         if self.as_file and not single:
-            raise OptionError(f"{output} is one file, but several pictures are asked for; give a folder, as {output.with_suffix('')}/")
+            raise OptionError(
+                f"{output} is one file, but several pictures are asked for; give a folder, as "
+                f"{output.with_suffix('')}/"
+            )
         self.folder = output.parent if self.as_file else output
 
-    def check(self, wanted: Sequence[Prompt], values: Mapping[str, Any], *, grid: bool = False) -> None:
+    def check(
+        self, wanted: Sequence[Prompt], values: Mapping[str, Any], *, grid: bool = False
+    ) -> None:
         """Refuse before any work what cannot be written."""
         check_folder(self.folder)
         seed, count = values.get("seed"), int(values.get("count") or 1)
@@ -225,11 +298,15 @@ class Saver:
             self._free(path)
         for item in wanted:
             first: Any = dict(item.own).get("seed", seed)
-            unnamed = self.path(item, 0, count) == self.path(item, 1, count)  # a name without the seed is known without it
+            # a name without the seed is known without it
+            unnamed = self.path(item, 0, count) == self.path(item, 1, count)
             for one in range(unnamed) if first is None else range(int(first), int(first) + count):
                 path = self.path(item, one, count)
                 if path in planned:
-                    raise OptionError(f"two pictures would be written to {path}; give the prompts ids, or another --output")
+                    raise OptionError(
+                        f"two pictures would be written to {path}; give the prompts ids, or "
+                        "another --output"
+                    )
                 planned.add(path)
                 self._free(path)
 

@@ -1,10 +1,12 @@
 """Evaluate: the field's standard figures by the field's exact conventions.
 
-Denoising: Gaussian noise of a fixed seed is added to values of 0 to 255 and not clipped; PSNR over all channels. Enlarging:
-pictures are cut to a multiple of the factor and shrunk by MATLAB's antialiased bicubic kernel to whole numbers; PSNR and SSIM
-of the luminance Y (BT.601), without a border as wide as the factor. JPEG: as Pillow writes it; PSNR over all channels. Filling:
-a part of a fixed shape and seed is hidden, the rest stays; PSNR over the whole picture. Coloring: PSNR against the picture
-before its color was taken out. LPIPS, where it can be had: of whole pictures in color, AlexNet's (version 0.1).
+Denoising: Gaussian noise of a fixed seed is added to values of 0 to 255 and not clipped; PSNR over
+all channels. Enlarging: pictures are cut to a multiple of the factor and shrunk by MATLAB's
+antialiased bicubic kernel to whole numbers; PSNR and SSIM of the luminance Y (BT.601), without a
+border as wide as the factor. JPEG: as Pillow writes it; PSNR over all channels. Filling: a part of
+a fixed shape and seed is hidden, the rest stays; PSNR over the whole picture. Coloring: PSNR
+against the picture before its color was taken out. LPIPS, where it can be had: of whole pictures in
+color, AlexNet's (version 0.1).
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -33,11 +34,11 @@ from sfumato.denoiser.restorer import restorer_planes
 from sfumato.errors import OptionError, PictureError, unknown
 from sfumato.metrics import luminance, psnr, ssim
 from sfumato.runtime import generator
+from sfumato.tasks.evaluate.options import Task
 from sfumato.tasks.restore.color import colorize
 from sfumato.tasks.restore.options import Only
 from sfumato.tasks.restore.run import Engine, answer
 
-Task = Literal["denoise", "enlarge", "dejpeg", "fill", "colorize"]
 ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps", "enlarge": "size"}
 WINDOW = 11  # of SSIM
 Method = Callable[["Damaged"], Tensor]
@@ -77,7 +78,9 @@ class Damaged:
 
 @dataclass(frozen=True)
 class Score:
-    """Of one picture, in dB, -1 to 1, and 0 for alike; `name` is its file's, and LPIPS is None where it cannot be had."""
+    """Of one picture, in dB, -1 to 1, and 0 for alike; `name` is its file's, and LPIPS is None
+    where it cannot be had.
+    """
 
     name: str
     psnr: float
@@ -86,9 +89,15 @@ class Score:
 
 
 def restore(
-    source: Path, task: Task, amount: float | str | None = None, *, gray: bool = False, method: str = "trained", engine: Engine | None = None,
-    skipped: list[str] | None = None,
-) -> Iterator[Score]:  # fmt: skip
+    source: Path,
+    task: Task,
+    amount: float | str | None = None,
+    *,
+    gray: bool = False,
+    method: str = "trained",
+    engine: Engine | None = None,
+    left_out: Callable[[str], None] | None = None,
+) -> Iterator[Score]:
     """Damage each picture of a folder, restore it, and compare.
 
     Parameters
@@ -97,40 +106,55 @@ def restore(
         Folder of pictures.
     task : {"denoise", "enlarge", "dejpeg", "fill", "colorize"}
     amount : float or str
-        Deviation of the noise for values of 0 to 255; factor, 1.5 to 8; quality, 1 to 100; or what is hidden: one of `SHAPES`.
+        Deviation of the noise for values of 0 to 255; factor, 1.5 to 8; quality, 1 to 100; or what
+        is hidden: one of `SHAPES`.
     gray : bool
         Take the pictures as gray: BSD68 is CBSD68 so taken.
     method : str, optional
-        ``trained``, ``best`` (the mean of eight views), or what leaves the damage in: ``input``, ``bicubic``. Of these the
-        figures are known, which shows that the ruler is right.
+        ``trained``, ``best`` (the mean of eight views), or what leaves the damage in: ``input``,
+        ``bicubic``. Of these the figures are known, which shows that the ruler is right.
     engine : Engine, optional
         What is meant by ``trained`` and ``best``.
-    skipped : list, optional
-        Gets a sentence for each picture that cannot be read or is too small, which is then left out.
+    left_out : callable, optional
+        Told a sentence for each picture that cannot be read or is too small.
 
     Raises
     ------
     OptionError
         For an amount out of range, or a method that does not belong to the task.
     PictureError
-        For a picture that cannot be read or is too small, without `skipped`.
+        For a picture that cannot be read or is too small, without `left_out`.
     """
-    methods: dict[str, Method] = {"bicubic": lambda d: interpolate(d.y, d.size)} if task == "enlarge" else {"input": lambda d: d.y}
+    methods: dict[str, Method] = (
+        {"bicubic": lambda d: interpolate(d.y, d.size)}
+        if task == "enlarge"
+        else {"input": lambda d: d.y}
+    )
     if engine is not None:
-        methods |= {"trained": lambda d: trained(d, engine), "best": lambda d: trained(d, engine, best=True)}
+        methods |= {
+            "trained": lambda d: trained(d, engine),
+            "best": lambda d: trained(d, engine, best=True),
+        }
     if method not in methods:
         raise unknown(f"method to {task}", method, methods)
-    for damaged in damage(source, task, amount, gray=gray, skipped=skipped):
+    for damaged in damage(source, task, amount, gray=gray, left_out=left_out):
         yield score(damaged, methods[method](damaged))
 
 
 def damage(
-    source: Path, task: Task, amount: float | str | None = None, *, gray: bool = False, skipped: list[str] | None = None
-) -> Iterator[Damaged]:  # fmt: skip
+    source: Path,
+    task: Task,
+    amount: float | str | None = None,
+    *,
+    gray: bool = False,
+    left_out: Callable[[str], None] | None = None,
+) -> Iterator[Damaged]:
     """Each picture with its damage; the same at every call."""
     if task == "fill" and amount not in SHAPES:
         raise unknown("shape to fill", str(amount), SHAPES)
-    number = float(amount) if task in ("denoise", "enlarge", "dejpeg") and amount is not None else 0.0
+    number = (
+        float(amount) if task in ("denoise", "enlarge", "dejpeg") and amount is not None else 0.0
+    )
     if task == "colorize" and gray:
         raise OptionError("--colorize needs pictures in color: leave --gray out")
     if task == "denoise" and not 0 < number <= 255:
@@ -143,11 +167,17 @@ def damage(
         try:
             picture = _read(sample, WINDOW + 2 * math.ceil(number if task == "enlarge" else 0))
         except PictureError as error:
-            if skipped is None:
+            if left_out is None:
                 raise
-            skipped.append(str(error))
+            left_out(str(error))
             continue
-        yield _damaged(sample.name, np.asarray(picture.convert("L") if gray else picture, np.float64), task, amount, number)
+        yield _damaged(
+            sample.name,
+            np.asarray(picture.convert("L") if gray else picture, np.float64),
+            task,
+            amount,
+            number,
+        )
 
 
 def _read(sample: Sample, smallest: int) -> Image.Image:
@@ -157,11 +187,15 @@ def _read(sample: Sample, smallest: int) -> Image.Image:
     except PictureError as error:
         raise PictureError(f"{sample.name} {str(error).removeprefix('picture ')}") from None
     if min(picture.size) < smallest:
-        raise PictureError(f"{sample.name} has {picture.width}x{picture.height} pixels: too few to measure SSIM")
+        raise PictureError(
+            f"{sample.name} has {picture.width}x{picture.height} pixels: too few to measure SSIM"
+        )
     return picture
 
 
-def _damaged(name: str, clean: NDArray[np.float64], task: Task, amount: float | str | None, number: float) -> Damaged:
+def _damaged(
+    name: str, clean: NDArray[np.float64], task: Task, amount: float | str | None, number: float
+) -> Damaged:
     """A picture (H, W[, C]) and what is left of it; `number` is the amount, where it is one."""
     clean = clean if clean.ndim == 3 else clean[..., None]
     if task == "enlarge":
@@ -170,13 +204,17 @@ def _damaged(name: str, clean: NDArray[np.float64], task: Task, amount: float | 
     x = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None]
     known = np.ones(clean.shape[:2], bool)
     if task == "denoise":
-        x = x + number * torch.randn(x.shape, generator=generator("evaluate", name), dtype=torch.float64)
+        x = x + number * torch.randn(
+            x.shape, generator=generator("evaluate", name), dtype=torch.float64
+        )
     elif task == "enlarge":
         x = Downscale(number).apply(x).round().clamp(0, 255)
     elif task == "dejpeg":
         x = ((JPEG(int(number), int(number))(x / 127.5 - 1).y[:, : x.shape[1]] + 1) * 127.5).round()
     elif task == "fill":
-        known = ~SHAPES[str(amount)](known.shape, np.random.default_rng(int(generator("fill", name).initial_seed()) % 2**32))
+        known = ~SHAPES[str(amount)](
+            known.shape, np.random.default_rng(int(generator("fill", name).initial_seed()) % 2**32)
+        )
         x = x * torch.from_numpy(known)
     else:
         x = Grayscale().apply(x).round()
@@ -184,21 +222,35 @@ def _damaged(name: str, clean: NDArray[np.float64], task: Task, amount: float | 
 
 
 def trained(damaged: Damaged, engine: Engine, *, best: bool = False) -> Tensor:
-    """What the trained networks make of it, as :func:`sfumato.tasks.restore.run.answer`: values 0 to 255, (1, C, H, W)."""
+    """What the trained networks make of it, as :func:`sfumato.tasks.restore.run.answer`: values 0
+    to 255, (1, C, H, W).
+    """
     x = (damaged.y / 127.5 - 1).float()
     if damaged.task == "colorize":
         gray = Photo(damaged.y[0].permute(1, 2, 0).numpy().astype(np.uint8))
-        return torch.from_numpy(colorize(gray, (), 1.0, engine.colors).values.astype(np.float64)).permute(2, 0, 1)[None]
+        return torch.from_numpy(
+            colorize(gray, (), 1.0, engine.colors).values.astype(np.float64)
+        ).permute(2, 0, 1)[None]
     if damaged.task == "enlarge":
         x = interpolate(x, damaged.size)
     known = torch.from_numpy(damaged.known).float()[None, None]
-    detail, quality = 1 / damaged.amount if damaged.task == "enlarge" else 1.0, damaged.amount / 100 if damaged.task == "dejpeg" else 1.0
+    detail, quality = (
+        1 / damaged.amount if damaged.task == "enlarge" else 1.0,
+        damaged.amount / 100 if damaged.task == "dejpeg" else 1.0,
+    )
     planes = restorer_planes(known, detail=detail, quality=quality)
-    level, only = damaged.amount / 127.5 if damaged.task == "denoise" else 0.0, ONLY.get(damaged.task)
+    level, only = (
+        damaged.amount / 127.5 if damaged.task == "denoise" else 0.0,
+        ONLY.get(damaged.task),
+    )
     made = answer(engine, x.expand(-1, 3, -1, -1) * known, planes, level, only, best=best)
     made = Grayscale().apply(made) if x.shape[1] == 1 else made
     made = (made.double() + 1) * 127.5
-    return torch.where(known.bool(), damaged.y, made.round().clamp(0, 255)) if damaged.task == "fill" else made
+    return (
+        torch.where(known.bool(), damaged.y, made.round().clamp(0, 255))
+        if damaged.task == "fill"
+        else made
+    )
 
 
 def score(damaged: Damaged, made: Tensor) -> Score:
@@ -217,10 +269,11 @@ def score(damaged: Damaged, made: Tensor) -> Score:
 
 @functools.cache
 def lpips() -> Callable[[NDArray[np.float64], NDArray[np.float64]], float] | None:
-    """The distance of Zhang et al. 2018 (arXiv:1801.03924) between pictures (H, W, C) of 0 to 255; 0 for alike.
+    """The distance of Zhang et al. 2018 (arXiv:1801.03924) between pictures (H, W, C) of 0 to 255;
+    0 for alike.
 
-    None unless the package ``lpips`` is installed and AlexNet's weights are where torch keeps what it fetched: nothing is
-    fetched here.
+    None unless the package ``lpips`` is installed and AlexNet's weights are where torch keeps what
+    it fetched: nothing is fetched here.
     """
     weights = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
     try:
@@ -254,7 +307,10 @@ def _boxes(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]
     hidden = np.zeros(size, bool)
     cells = [(y, x) for y in range(16, size[0] - 48, 64) for x in range(16, size[1] - 48, 64)]
     if not cells:
-        raise OptionError(f"a picture of {size[1]}x{size[0]} pixels has no room for boxes of 32x32; 65x65 are needed")
+        raise OptionError(
+            f"a picture of {size[1]}x{size[0]} pixels has no room for boxes of 32x32; 65x65 are "
+            "needed"
+        )
     for k in rng.permutation(len(cells))[:6]:
         y, x = cells[k] + rng.integers(-12, 13, 2)
         hidden[y : y + 32, x : x + 32] = True
@@ -267,7 +323,11 @@ def _scratches(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bo
     pen = ImageDraw.Draw(canvas)
     for _ in range(12):
         x = rng.uniform(-0.2, 1.2, 3) * size[1]
-        pen.line([(float(x[0]), 0.0), (float(x[1]), size[0] / 2), (float(x[2]), float(size[0]))], fill=255, width=int(rng.integers(2, 5)))
+        pen.line(
+            [(float(x[0]), 0.0), (float(x[1]), size[0] / 2), (float(x[2]), float(size[0]))],
+            fill=255,
+            width=int(rng.integers(2, 5)),
+        )
     return np.asarray(canvas) > 0
 
 

@@ -1,7 +1,8 @@
 """Explain: prompts in, all that is to be seen of how their pictures came about.
 
-The walks are those of :mod:`sfumato.tasks.create.run`, recorded (:mod:`sfumato.tasks.explain.trace`); what is added here are experiments with
-the model that is loaded: its estimates decoded, its picture noised again and guessed at, its autoencoder tried on it.
+The walks are those of :mod:`sfumato.tasks.create.run`, recorded
+(:mod:`sfumato.tasks.explain.trace`); what is added here are experiments with the model that is
+loaded: its estimates decoded, its picture noised again and guessed at, its autoencoder tried on it.
 """
 
 from __future__ import annotations
@@ -26,18 +27,21 @@ from sfumato.sampler.ode import level
 from sfumato.space.kl import AutoencoderKL
 from sfumato.space.pixels import Pixels
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.run import SamplerProgress, check
+from sfumato.tasks.create.plan import check, resolve
+from sfumato.tasks.create.run import SamplerProgress
 from sfumato.tasks.explain.trace import Trace, record
 
 MOST = 6  # pictures on one page
 SHOWN = ("x", "negative", "positive", "denoised")  # what is decoded of a step
-SMALL = 128  # side up to which a picture is decoded in a moment; of larger ones only the last of `SHOWN` is
+# side up to which a picture is decoded in a moment; of larger ones only the last of `SHOWN` is
+SMALL = 128
 RIDGE = 1e-3  # of the linear decoder, against latents of deviation 1
 
 
 @dataclass(frozen=True)
 class DenoisingProbe:
-    """What the model makes of its own finished picture, noised again: the question that it was trained on.
+    """What the model makes of its own finished picture, noised again: the question that it was
+    trained on.
 
     Attributes
     ----------
@@ -45,7 +49,8 @@ class DenoisingProbe:
     noisy, guess : Tensor, (C, h, w)
         Latents with noise of this level, and the clean ones that the network expects under them.
     error : float
-        Mean squared error of the guessed noise: the loss that an eps network is trained by; 1 is what guessing nothing costs.
+        Mean squared error of the guessed noise: the loss that an eps network is trained by; 1 is
+        what guessing nothing costs.
     decoded : dict
         The pictures of both, by name, where the picture is small.
     """
@@ -119,7 +124,9 @@ class Explained:
 
     @functools.cached_property
     def linear(self) -> tuple[Tensor, float]:
-        """The linear map that comes nearest to the decoder, fitted to all estimates that were decoded: see :func:`linear_decoder`."""
+        """The linear map that comes nearest to the decoder, fitted to all estimates that were
+        decoded: see :func:`linear_decoder`.
+        """
         if isinstance(self.model.space, Pixels):
             return torch.eye(4)[:, :3], 1.0
         z, pictures = [], []
@@ -130,19 +137,26 @@ class Explained:
                 z += [getattr(look, name) for name in shown if name != "x"]
                 pictures += [picture for name, picture in shown.items() if name != "x"]
         factor = self.model.space.config.factor
-        small = [image.crop_to(p, (latent.shape[2] * factor, latent.shape[1] * factor)) for p, latent in zip(pictures, z, strict=True)]
+        small = [
+            image.crop_to(p, (latent.shape[2] * factor, latent.shape[1] * factor))
+            for p, latent in zip(pictures, z, strict=True)
+        ]
         return linear_decoder(torch.stack(z), image.to_tensor(small))
 
     @functools.cached_property
     def apart(self) -> NDArray[np.float64]:
-        """How far each run's noisy latents are from the first run's, (runs, steps + 1), for noise of deviation 1 in each number."""
+        """How far each run's noisy latents are from the first run's, (runs, steps + 1), for noise
+        of deviation 1 in each number.
+        """
         ways = self._ways()
         out: NDArray[np.float64] = np.sqrt(np.square(ways - ways[:1]).mean(axis=2))
         return out
 
     @functools.cached_property
     def map(self) -> NDArray[np.float64]:
-        """All noisy latents on the plane of their two principal components, (runs, steps + 1, 2)."""
+        """All noisy latents on the plane of their two principal components, (runs, steps + 1,
+        2).
+        """
         ways = self._ways()
         rows = ways.reshape(-1, ways.shape[2])
         left, sizes, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
@@ -166,7 +180,13 @@ class Explained:
         write(self, path)
 
 
-def explain(prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None, *, light: bool = False) -> Explained:
+def explain(
+    prompts: str | Sequence[str],
+    options: CreateOptions | None = None,
+    model: Model | None = None,
+    *,
+    light: bool = False,
+) -> Explained:
     """Make a picture of each prompt, all from the same noise, and show how they came about.
 
     Parameters
@@ -195,33 +215,65 @@ def explain(prompts: str | Sequence[str], options: CreateOptions | None = None, 
 
 
 def steps(
-    prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None, *, light: bool = False
+    prompts: str | Sequence[str],
+    options: CreateOptions | None = None,
+    model: Model | None = None,
+    *,
+    light: bool = False,
 ) -> Iterator[SamplerProgress | Decoded | Explained]:
     """As :func:`explain`, and yield every step on the way; to cancel, stop iterating."""
-    texts, options = [prompts] if isinstance(prompts, str) else list(prompts), options or CreateOptions()
+    texts, options = (
+        [prompts] if isinstance(prompts, str) else list(prompts),
+        options or CreateOptions(),
+    )
     if not 0 < len(texts) <= MOST:
         raise OptionError(f"{len(texts)} prompts: a page shows 1 to {MOST} pictures")
     model = model or load(options.model, options.device, options.dtype)
-    options = options.model_copy(update={"seed": random_seed() if options.seed is None else options.seed})
-    check(texts, options, model)
+    options = options.model_copy(
+        update={"seed": random_seed() if options.seed is None else options.seed}
+    )
+    check(texts, resolve(options, model))
     traces, walks = [], 1
     for k, text in enumerate(texts):
         for event in record(text, options, model):
-            walks = event.total if isinstance(event, SamplerProgress) and k == 0 else walks  # of the first prompt's tries; the others take one
+            # of the first prompt's tries; the others take one
+            walks = event.total if isinstance(event, SamplerProgress) and k == 0 else walks
             if isinstance(event, Trace):
                 traces.append(event)
-                options = options.model_copy(update={"candidate": event.made.settings["candidate"]})  # of all others the same try
+                # of all others the same try
+                options = options.model_copy(update={"candidate": event.made.settings["candidate"]})
             else:
-                yield SamplerProgress(event.step, event.steps, event.done if k == 0 else walks + k - 1, walks + len(texts) - 1)
+                yield SamplerProgress(
+                    event.step,
+                    event.steps,
+                    event.done if k == 0 else walks + k - 1,
+                    walks + len(texts) - 1,
+                )
     runs: list[Run] = []
     total = sum(len(t.looks) for t in traces)
     for told in traces:
         decoded: list[dict[str, Image.Image]] = []
         for look in () if light else told.looks:
             wanted = SHOWN if max(told.made.picture.size) <= SMALL else SHOWN[-1:]
-            decoded.append(_decoded({name: getattr(look, name) for name in wanted if getattr(look, name) is not None}, model))
+            decoded.append(
+                _decoded(
+                    {
+                        name: getattr(look, name)
+                        for name in wanted
+                        if getattr(look, name) is not None
+                    },
+                    model,
+                )
+            )
             yield Decoded(sum(len(r.decoded) for r in runs) + len(decoded), total)
-        runs.append(Run(told, decoded, [] if light else guesses(told, model), None if light else _there(told, model)))
+        runs.append(
+            Run(
+                told,
+                decoded,
+                [] if light else guesses(told, model),
+                None if light else _there(told, model),
+            )
+        )
     yield Explained(runs, model)
 
 
@@ -234,13 +286,18 @@ def _decoded(latents: dict[str, Tensor], model: Model) -> dict[str, Image.Image]
 
 @torch.inference_mode()
 def guesses(told: Trace, model: Model) -> list[DenoisingProbe]:
-    """The finished picture noised again at each level of its walk, with the same noise, and what the network expects under it.
+    """The finished picture noised again at each level of its walk, with the same noise, and what
+    the network expects under it.
 
     Empty for a network that is shown more than noisy latents.
     """
     if model.network.config.in_channels != model.space.config.latent_channels:
         return []
-    settings, z, small = told.made.settings, told.looks[-1].after.to(model.device)[None], max(told.made.picture.size) <= SMALL
+    settings, z, small = (
+        told.made.settings,
+        told.looks[-1].after.to(model.device)[None],
+        max(told.made.picture.size) <= SMALL,
+    )
     condition, _ = model.text([settings["styled"]], tuple(settings["size"]))
     noise = torch.randn(z.shape, generator=generator(settings["seed"], "guess")).to(z)
     out = []
@@ -249,7 +306,11 @@ def guesses(told: Trace, model: Model) -> list[DenoisingProbe]:
         guess = model.denoiser(noisy, level(look.sigma, noisy), condition)
         found = {name: x[0].float().cpu() for name, x in (("noisy", noisy), ("guess", guess))}
         error = float((guess - z).square().mean() / look.sigma**2)
-        out.append(DenoisingProbe(look.sigma, **found, error=error, decoded=_decoded(found, model) if small else {}))
+        out.append(
+            DenoisingProbe(
+                look.sigma, **found, error=error, decoded=_decoded(found, model) if small else {}
+            )
+        )
     return out
 
 
@@ -262,7 +323,11 @@ def _there(told: Trace, model: Model) -> There | None:
     picture = image.crop_to(picture, tuple(max(unit, n // unit * unit) for n in picture.size))  # type: ignore[arg-type]
     z = model.space.encode(image.to_tensor(picture).to(model.device))
     again = image.to_pictures(model.space.decode(z).float().cpu())[0]
-    return There(z[0].float().cpu(), again, psnr(np.asarray(again, np.float64), np.asarray(picture, np.float64)))
+    return There(
+        z[0].float().cpu(),
+        again,
+        psnr(np.asarray(again, np.float64), np.asarray(picture, np.float64)),
+    )
 
 
 def linear_decoder(z: Tensor, pictures: Tensor) -> tuple[Tensor, float]:
@@ -289,9 +354,13 @@ def linear_decoder(z: Tensor, pictures: Tensor) -> tuple[Tensor, float]:
     """
     factor = pictures.shape[-1] // z.shape[-1]
     seen = torch.cat([z, torch.ones_like(z[:, :1])], dim=1).movedim(1, -1).flatten(0, 2).double()
-    wanted = torch.nn.functional.pixel_unshuffle(pictures, factor).movedim(1, -1).flatten(0, 2).double()
+    wanted = (
+        torch.nn.functional.pixel_unshuffle(pictures, factor).movedim(1, -1).flatten(0, 2).double()
+    )
     weak = RIDGE * len(seen) * torch.eye(seen.shape[1], dtype=torch.float64)
     weak[-1, -1] = 0
     found = torch.linalg.solve(seen.T @ seen + weak, seen.T @ wanted)
-    left = (seen @ found - wanted).square().sum() / (wanted - wanted.mean(dim=0)).square().sum().clamp_min(1e-12)
+    left = (seen @ found - wanted).square().sum() / (
+        wanted - wanted.mean(dim=0)
+    ).square().sum().clamp_min(1e-12)
     return found.float(), float(1 - left)

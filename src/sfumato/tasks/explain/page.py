@@ -1,7 +1,8 @@
 """The page of an explanation: one HTML file with all numbers in it, which opens without a network.
 
-Latents travel as 16-bit floats and are drawn in the browser by the linear decoder; what was decoded by the model travels as
-pictures. All of it is one archive, compressed. The page's own text, style and program are in ``static/``.
+Latents travel as 16-bit floats and are drawn in the browser by the linear decoder; what was decoded
+by the model travels as pictures. All of it is one archive, compressed. The page's own text, style
+and program are in ``static/``.
 """
 
 from __future__ import annotations
@@ -27,24 +28,37 @@ from sfumato.runtime import atomic
 from sfumato.tasks.explain.experiments import SMALL, DenoisingProbe, Explained, Run, There
 from sfumato.tasks.explain.trace import Look
 
-SETTINGS = "prompt styled negative_prompt seed candidate best_of sampler guidance_scale size source".split()
-KEPT = 80  # tokens of which the page holds maps; those behind are added to what fills up behind the prompt
+SETTINGS = (
+    "prompt styled negative_prompt seed candidate best_of sampler guidance_scale size source"
+).split()
+# tokens of which the page holds maps; those behind are added to what fills up behind the prompt
+KEPT = 80
 STATIC = Path(__file__).parent / "static"
 Ref = tuple[str, int, int]  # kind, offset and length in bytes of what the archive holds
 
 
 def write(found: Explained, path: Path) -> None:
     """Write the page."""
-    page, style, program = ((STATIC / f"explain.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    page, style, program = (
+        (STATIC / f"explain.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
+    )
     title = html.escape(" / ".join(run.trace.made.prompt or "no text" for run in found.runs))
-    for name, text in (("STYLE", style), ("PROGRAM", program), ("DATA", packed(found)), ("TITLE", title)):  # the user's words come last
+    # the user's words come last
+    for name, text in (
+        ("STYLE", style),
+        ("PROGRAM", program),
+        ("DATA", packed(found)),
+        ("TITLE", title),
+    ):
         page = page.replace(f"<!--{name}-->", text, 1)
     with atomic(path) as scratch:
         scratch.write_text(page, "utf-8")
 
 
 def packed(found: Explained) -> str:
-    """All that the page shows: the length of a JSON text (4 bytes), the text, and what it refers to; gzip, in base64."""
+    """All that the page shows: the length of a JSON text (4 bytes), the text, and what it refers
+    to; gzip, in base64.
+    """
     archive = _Archive()
     text = json.dumps(archive.data(found), separators=(",", ":")).encode()
     whole = len(text).to_bytes(4, "little") + text + b"".join(archive.parts)
@@ -96,18 +110,29 @@ class _Archive:
             "cosines": _cosines(run, model),
             "layers": list(told.layers),
             "attention": self.attention(told.looks),
-            "steps": [self.step(look, told.scale, run.decoded[k] if run.decoded else {}) for k, look in enumerate(told.looks)],
+            "steps": [
+                self.step(look, told.scale, run.decoded[k] if run.decoded else {})
+                for k, look in enumerate(told.looks)
+            ],
             "shape": list(told.looks[0].x.shape),
             "end": settings["sigmas"][-1],
             "final": self.latent(told.looks[-1].after),
-            "noise": self.latent((run.guesses[0].noisy - told.looks[-1].after) / run.guesses[0].sigma) if run.guesses else None,
+            "noise": self.latent(
+                (run.guesses[0].noisy - told.looks[-1].after) / run.guesses[0].sigma
+            )
+            if run.guesses
+            else None,
             "guesses": [self.guess(g) for g in run.guesses],
             "there": run.there and self.there(run.there),
         }
 
     def step(self, look: Look, scale: float, decoded: dict[str, Image.Image]) -> dict[str, Any]:
         latents = {name: getattr(look, name) for name in ("x", "positive", "negative", "denoised")}
-        mixed = look.denoised if look.negative is None else look.negative + scale * (look.positive - look.negative)
+        mixed = (
+            look.denoised
+            if look.negative is None
+            else look.negative + scale * (look.positive - look.negative)
+        )
         if abs(scale - 1) >= 0.5 and torch.allclose(mixed, look.denoised, atol=1e-3):
             latents["negative"] = None  # it follows from the others
         return {
@@ -122,20 +147,41 @@ class _Archive:
 
     def guess(self, guess: DenoisingProbe) -> dict[str, Any]:
         pictures = {name: self.picture(p) for name, p in guess.decoded.items()}
-        return {"sigma": guess.sigma, "error": guess.error, "guess": self.latent(guess.guess), "pictures": pictures}
+        return {
+            "sigma": guess.sigma,
+            "error": guess.error,
+            "guess": self.latent(guess.guess),
+            "pictures": pictures,
+        }
 
     def there(self, there: There) -> dict[str, Any]:
-        return {"z": self.latent(there.z), "shape": list(there.z.shape), "again": self.picture(there.again), "psnr": round(there.psnr, 2)}
+        return {
+            "z": self.latent(there.z),
+            "shape": list(there.z.shape),
+            "again": self.picture(there.again),
+            "psnr": round(there.psnr, 2),
+        }
 
     def attention(self, looks: tuple[Look, ...]) -> dict[str, Any] | None:
-        """Maps (steps, layers, tokens + 1, a, b), their roots in 255ths of the largest; None without text."""
+        """Maps (steps, layers, tokens + 1, a, b), their roots in 255ths of the largest; None
+        without text.
+        """
         whole = torch.stack([look.attention for look in looks])
         if not whole.numel():
             return None
         kept = min(KEPT, whole.shape[2] - 1)
-        maps = torch.cat([whole[:, :, :kept], whole[:, :, kept:].sum(dim=2, keepdim=True)], dim=2).clamp_min(0).sqrt().numpy()
+        maps = (
+            torch.cat([whole[:, :, :kept], whole[:, :, kept:].sum(dim=2, keepdim=True)], dim=2)
+            .clamp_min(0)
+            .sqrt()
+            .numpy()
+        )
         top = float(maps.max())
-        return {"shape": list(maps.shape), "top": top, "maps": self.array((maps / top * 255).round().astype(np.uint8))}
+        return {
+            "shape": list(maps.shape),
+            "top": top,
+            "maps": self.array((maps / top * 255).round().astype(np.uint8)),
+        }
 
 
 def _model(model: Model) -> dict[str, Any]:
@@ -148,7 +194,11 @@ def _model(model: Model) -> dict[str, Any]:
         "factor": model.space.config.factor,
         "length": encoders[0].tokenizer.length if encoders else 0,
         "width": sum(e.clip.config.hidden_size for e in encoders),
-        "parameters": {"text": sum(_count(e) for e in encoders), "network": _count(model.network), "space": _count(model.space)},
+        "parameters": {
+            "text": sum(_count(e) for e in encoders),
+            "network": _count(model.network),
+            "space": _count(model.space),
+        },
     }
 
 
@@ -163,5 +213,7 @@ def _cosines(run: Run, model: Model) -> list[list[float]]:
         condition, _ = model.text([settings["styled"]], tuple(settings["size"]))
     if condition.tokens is None:
         return []
-    states = torch.nn.functional.normalize(condition.tokens[0, [w.place for w in run.trace.words[:KEPT]]].float().cpu(), dim=1)
+    states = torch.nn.functional.normalize(
+        condition.tokens[0, [w.place for w in run.trace.words[:KEPT]]].float().cpu(), dim=1
+    )
     return [[round(float(v), 3) for v in row] for row in states @ states.T]

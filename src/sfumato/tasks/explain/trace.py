@@ -1,8 +1,9 @@
 """A trace: what happened inside while a picture was made.
 
-It is recorded from the walk that makes the picture (:func:`sfumato.tasks.create.run.walk`), by a denoiser of its own that shares the
-model's network, so the picture is the one that is made without it, and other runs of the model are not seen. The weights of
-attention, which fused kernels do not give away, are computed once more from the layer's own queries and keys.
+It is recorded from the walk that makes the picture (:func:`sfumato.tasks.create.run.walk`), by a
+denoiser of its own that shares the model's network, so the picture is the one that is made without
+it, and other runs of the model are not seen. The weights of attention, which fused kernels do not
+give away, are computed once more from the layer's own queries and keys.
 """
 
 from __future__ import annotations
@@ -69,13 +70,15 @@ class Look:
     x, after : Tensor
         The noisy latents before and after it.
     positive, negative : Tensor
-        The clean latents as the network expects them with the prompt, and with the negative prompt (or none); without
-        guidance the second is not computed, and None.
+        The clean latents as the network expects them with the prompt, and with the negative prompt
+        (or none); without guidance the second is not computed, and None.
     denoised : Tensor
-        What the sampler was told: both under guidance, made to agree with what is known of the picture.
+        What the sampler was told: both under guidance, made to agree with what is known of the
+        picture.
     attention : Tensor, (L, T + 1, a, b)
-        For each layer that attends to the text: how much each place of the picture looks at each token, in the mean over heads.
-        The last row of tokens is all that fills up behind the prompt; over all rows the sum is 1. Empty for a model without text.
+        For each layer that attends to the text: how much each place of the picture looks at each
+        token, in the mean over heads. The last row of tokens is all that fills up behind the
+        prompt; over all rows the sum is 1. Empty for a model without text.
     """
 
     index: int
@@ -89,20 +92,34 @@ class Look:
     attention: Tensor
 
     def noise(self, estimate: Tensor) -> Tensor:
-        """The noise that an estimate of the clean latents takes `x` to hold, of deviation 1: ``(x - estimate) / sigma``."""
+        """The noise that an estimate of the clean latents takes `x` to hold, of deviation 1: ``(x -
+        estimate) / sigma``.
+        """
         return (self.x - estimate) / self.sigma
 
     @property
     def agreement(self) -> float:
-        """Cosine between the noises seen with the prompt and without; 1 where the text says nothing new."""
+        """Cosine between the noises seen with the prompt and without; 1 where the text says nothing
+        new.
+        """
         if self.negative is None:
             return 1.0
-        return float(F.cosine_similarity(self.noise(self.positive).flatten(), self.noise(self.negative).flatten(), dim=0))
+        return float(
+            F.cosine_similarity(
+                self.noise(self.positive).flatten(), self.noise(self.negative).flatten(), dim=0
+            )
+        )
 
     @property
     def change(self) -> float:
-        """Root mean square of what the prompt changes in the clean latents that the network expects; 0 without guidance."""
-        return 0.0 if self.negative is None else float((self.positive - self.negative).square().mean().sqrt())
+        """Root mean square of what the prompt changes in the clean latents that the network
+        expects; 0 without guidance.
+        """
+        return (
+            0.0
+            if self.negative is None
+            else float((self.positive - self.negative).square().mean().sqrt())
+        )
 
 
 @dataclass(frozen=True)
@@ -133,17 +150,38 @@ class Trace:
 
     def record(self) -> dict[str, Any]:
         """All that is not a tensor, for JSON."""
-        steps = [{"index": k.index, "sigma": k.sigma, "seconds": round(k.seconds, 5), "agreement": round(k.agreement, 6)} for k in self.looks]
-        said = {"words": [w.__dict__ for w in self.words], "cut": self.made.cut, "layers": list(self.layers)}
+        steps = [
+            {
+                "index": k.index,
+                "sigma": k.sigma,
+                "seconds": round(k.seconds, 5),
+                "agreement": round(k.agreement, 6),
+            }
+            for k in self.looks
+        ]
+        said = {
+            "words": [w.__dict__ for w in self.words],
+            "cut": self.made.cut,
+            "layers": list(self.layers),
+        }
         return {"schema": SCHEMA, "settings": self.made.settings, **said, "steps": steps}
 
     def tensors(self) -> dict[str, Tensor]:
         """All steps of each tensor stacked, (S, ...)."""
-        names = ("x", "after", "positive", "denoised", "attention", *(("negative",) if self.looks[0].negative is not None else ()))
+        names = (
+            "x",
+            "after",
+            "positive",
+            "denoised",
+            "attention",
+            *(("negative",) if self.looks[0].negative is not None else ()),
+        )
         return {name: torch.stack([getattr(look, name) for look in self.looks]) for name in names}
 
     def save(self, folder: Path) -> None:
-        """Write ``trace.json``, ``trace.safetensors`` and ``picture.png``, the file that `sfumato create` would write."""
+        """Write ``trace.json``, ``trace.safetensors`` and ``picture.png``, the file that `sfumato
+        create` would write.
+        """
         with atomic(folder / "trace.safetensors") as scratch:
             save_file({k: v.contiguous() for k, v in self.tensors().items()}, scratch)
         self.made.save(folder / "picture.png")
@@ -178,7 +216,9 @@ def trace(prompt: str, options: CreateOptions | None = None, model: Model | None
     return last
 
 
-def record(prompt: str, options: CreateOptions | None = None, model: Model | None = None) -> Iterator[SamplerProgress | Trace]:
+def record(
+    prompt: str, options: CreateOptions | None = None, model: Model | None = None
+) -> Iterator[SamplerProgress | Trace]:
     """As :func:`trace`, and yield every sampler step on the way; to cancel, stop iterating."""
     options = options or CreateOptions()
     if options.count != 1:
@@ -195,7 +235,9 @@ def record(prompt: str, options: CreateOptions | None = None, model: Model | Non
 
 
 def words(encoder: Encoder, prompt: str) -> list[Word]:
-    """The tokens of a prompt that the model sees, with begin and end; of two text transformers those of the first. None without text."""
+    """The tokens of a prompt that the model sees, with begin and end; of two text transformers
+    those of the first. None without text.
+    """
     found = transformers(encoder)
     if not found:
         return []
@@ -203,14 +245,20 @@ def words(encoder: Encoder, prompt: str) -> list[Word]:
     marks = {tokenizer.begin: "<start>", tokenizer.end: "<end>"}
     out = []
     for k, (ids, weights) in enumerate(zip(tokens.chunks, tokens.weights, strict=True)):
-        for j, (id_, weight) in enumerate(zip([tokenizer.begin, *ids, tokenizer.end], [1.0, *weights, 1.0], strict=True)):
-            out.append(Word(id_, marks.get(id_) or tokenizer.piece(id_), weight, k * tokenizer.length + j))
+        for j, (id_, weight) in enumerate(
+            zip([tokenizer.begin, *ids, tokenizer.end], [1.0, *weights, 1.0], strict=True)
+        ):
+            out.append(
+                Word(id_, marks.get(id_) or tokenizer.piece(id_), weight, k * tokenizer.length + j)
+            )
     return out
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """One evaluation of the denoiser for a batch, with guidance the text's half first; and how the text's rows look at tokens."""
+    """One evaluation of the denoiser for a batch, with guidance the text's half first; and how the
+    text's rows look at tokens.
+    """
 
     x: Tensor
     out: Tensor
@@ -218,13 +266,16 @@ class _Pass:
 
 
 class _Recorder(Denoiser):
-    """A model's denoiser that keeps what enters and leaves it; the network is shared, and is not changed."""
+    """A model's denoiser that keeps what enters and leaves it; the network is shared, and is not
+    changed.
+    """
 
     def __init__(self, model: Model) -> None:
         told = model.denoiser
         super().__init__(told.network, told.kind, told.times, told.sigma_data)
         self.heads = [block.attn2.heads for block in _attending(model.network).values()]
-        self.first: tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]] | None = None  # since the last step: in, out, queries and keys
+        # since the last step: in, out, queries and keys
+        self.first: tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]] | None = None
         self.begun: float | None = None
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
@@ -236,13 +287,17 @@ class _Recorder(Denoiser):
         return out
 
     def taken(self, batch: int) -> tuple[_Pass, float]:
-        """The evaluation that the last step of `batch` pictures started with, and the seconds since; forgets it."""
+        """The evaluation that the last step of `batch` pictures started with, and the seconds
+        since; forgets it.
+        """
         assert self.first is not None and self.begun is not None
         seconds, (x, out, asked) = time.perf_counter() - self.begun, self.first
         maps = []
         for heads, pair in zip(self.heads, asked, strict=True):
             q, k = (t[:batch].unflatten(-1, (heads, -1)).transpose(1, 2).float() for t in pair)
-            weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1).mean(dim=1)
+            weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1).mean(
+                dim=1
+            )
             maps.append(_small(weights, x))
         self.first = self.begun = None
         return _Pass(x.float().cpu(), out.float().cpu(), maps), seconds
@@ -256,7 +311,9 @@ def _attending(network: nn.Module) -> dict[str, TransformerBlock]:
 
 
 def _halved(count: int, x: Tensor) -> tuple[int, int]:
-    """Height and width of a level of the U-Net that has `count` places, where the latents are `x`."""
+    """Height and width of a level of the U-Net that has `count` places, where the latents are
+    `x`.
+    """
     tall, wide = int(x.shape[-2]), int(x.shape[-1])
     while tall * wide > count:
         tall, wide = -(-tall // 2), -(-wide // 2)
@@ -264,7 +321,9 @@ def _halved(count: int, x: Tensor) -> tuple[int, int]:
 
 
 def _small(looks: Tensor, x: Tensor) -> Tensor:
-    """Attention (rows, places, T) as maps (rows, T, a, b), all layers of the same size; sums over T stay."""
+    """Attention (rows, places, T) as maps (rows, T, a, b), all layers of the same size; sums over T
+    stay.
+    """
     tall, wide = _halved(looks.shape[1], x)
     size = x.shape[-2:]
     while max(size) > FINEST:
@@ -273,13 +332,25 @@ def _small(looks: Tensor, x: Tensor) -> Tensor:
     return F.interpolate(maps, size=size, mode="area" if tall > size[0] else "nearest").cpu()
 
 
-def _trace(made: Made, options: CreateOptions, model: Model, batches: dict[int, list[tuple[Step, _Pass, float]]]) -> Trace:
+def _trace(
+    made: Made,
+    options: CreateOptions,
+    model: Model,
+    batches: dict[int, list[tuple[Step, _Pass, float]]],
+) -> Trace:
     """What was recorded of the try that was kept."""
     said = words(model.text, made.settings["styled"])
-    done, row = divmod(int(made.settings["candidate"]) if options.candidate is None else 0, options.batch)
-    looks = [_look(step, seen, seconds, row, [w.place for w in said]) for step, seen, seconds in batches[done]]
+    done, row = divmod(
+        int(made.settings["candidate"]) if options.candidate is None else 0, options.batch
+    )
+    looks = [
+        _look(step, seen, seconds, row, [w.place for w in said])
+        for step, seen, seconds in batches[done]
+    ]
     factor, (wide, tall) = model.space.config.factor, made.settings["size"]
-    layers = [_label(name, model, tall // factor, wide // factor) for name in _attending(model.network)]
+    layers = [
+        _label(name, model, tall // factor, wide // factor) for name in _attending(model.network)
+    ]
     return Trace(made, tuple(said), tuple(layers), tuple(looks))
 
 
@@ -297,8 +368,14 @@ def _look(step: Step, seen: _Pass, seconds: float, row: int, places: list[int]) 
 
 
 def _label(name: str, model: Model, tall: int, wide: int) -> str:
-    """A layer's name for people: which way, level, attention (and block, where it has several), and at which size."""
-    way, levels, numbers = name.split("_")[0], len(model.network.config.block_out_channels) - 1, [int(n) for n in name.split(".") if n.isdigit()]
+    """A layer's name for people: which way, level, attention (and block, where it has several), and
+    at which size.
+    """
+    way, levels, numbers = (
+        name.split("_")[0],
+        len(model.network.config.block_out_channels) - 1,
+        [int(n) for n in name.split(".") if n.isdigit()],
+    )
     level = levels if way == "mid" else numbers[0] if way == "down" else levels - numbers[0]
     for _ in range(level):
         tall, wide = -(-tall // 2), -(-wide // 2)

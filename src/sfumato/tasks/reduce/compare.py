@@ -1,7 +1,7 @@
 """Reduce: the same data through PCA and autoencoders at equal code lengths, compared honestly.
 
-:func:`reduce` is the whole job; :func:`compare` yields a :class:`Trial` after each fit; :mod:`sfumato.tasks.reduce.report` draws
-what they found.
+:func:`reduce` is the whole job; :func:`compare` yields a :class:`Trial` after each fit;
+:mod:`sfumato.tasks.reduce.report` draws what they found.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class Comparison:
     outliers: list[Outliers] = field(default_factory=list)
 
     def verdict(self) -> list[str]:
-        """Plain sentences: who wins at which length, when the linear method is enough, what outliers do."""
+        """Plain sentences: who wins at which length, when the linear method is enough, what
+        outliers do.
+        """
         lines = []
         linear = _methods(self)[0]
         for k in sorted({t.codes for t in self.trials}):
@@ -97,20 +99,37 @@ class Comparison:
             word = "code" if k == 1 else "codes"
             best, base = here[0], next(t for t in here if t.method == linear)
             if best.method == linear:
-                lines.append(f"At {k} {word} {linear} wins, with error {base.error:.4g}; the next is the {here[1].method} with {here[1].error:.4g}.")
+                lines.append(
+                    f"At {k} {word} {linear} wins, with error {base.error:.4g}; the next is the "
+                    f"{here[1].method} with {here[1].error:.4g}."
+                )
             elif best.error > 0.95 * base.error:
-                lines.append(f"At {k} {word} {linear} is enough: its error {base.error:.4g} is within 5 % of the {best.method}'s {best.error:.4g}.")
+                lines.append(
+                    f"At {k} {word} {linear} is enough: its error {base.error:.4g} is within 5 % "
+                    f"of the {best.method}'s {best.error:.4g}."
+                )
             else:
                 less = 100 * (1 - best.error / base.error)
                 lines.append(
-                    f"At {k} {word} the {best.method} wins: error {best.error:.4g}, {less:.0f} % below {linear}'s {base.error:.4g}, "
+                    f"At {k} {word} the {best.method} wins: error {best.error:.4g}, {less:.0f} % "
+                    f"below {linear}'s {base.error:.4g}, "
                     f"for {best.seconds:.1f} s of training against {base.seconds:.2f} s."
                 )
         for o in self.outliers:
-            share, times = f"{self.options.outliers:.0%} of the training rows", o.contaminated / max(o.clean, 1e-12)
-            lines.append(f"With {share} replaced by noise, the error of {_article(o.method)} on clean rows is {times:.2f} times as large.")
+            share, times = (
+                f"{self.options.outliers:.0%} of the training rows",
+                o.contaminated / max(o.clean, 1e-12),
+            )
+            lines.append(
+                f"With {share} replaced by noise, the error of {_article(o.method)} on clean rows "
+                f"is {times:.2f} times as large."
+            )
         if self.table.kind == "numbers":
-            told = "were standardized, so errors count in their deviations" if self.options.standardize else "were left in their own units"
+            told = (
+                "were standardized, so errors count in their deviations"
+                if self.options.standardize
+                else "were left in their own units"
+            )
             lines.append(f"The columns {told}.")
         return lines
 
@@ -124,7 +143,9 @@ class Note:
     total: int
 
 
-def reduce(data: str | Path | NDArray[Any] | Table, options: ReduceOptions | None = None) -> Comparison:
+def reduce(
+    data: str | Path | NDArray[Any] | Table, options: ReduceOptions | None = None
+) -> Comparison:
     """Compare PCA (LSA for documents) with autoencoders at equal code lengths.
 
     Parameters
@@ -136,7 +157,8 @@ def reduce(data: str | Path | NDArray[Any] | Table, options: ReduceOptions | Non
     Returns
     -------
     Comparison
-        ``trials``, ``outliers`` and ``verdict()``; :func:`sfumato.tasks.reduce.report.write` makes the page of it.
+        ``trials``, ``outliers`` and ``verdict()``; :func:`sfumato.tasks.reduce.report.write` makes
+        the page of it.
 
     Raises
     ------
@@ -145,7 +167,8 @@ def reduce(data: str | Path | NDArray[Any] | Table, options: ReduceOptions | Non
 
     Examples
     --------
-    >>> rows = np.random.default_rng(0).normal(size=(60, 4)) @ np.ones((4, 9))  # a line, in nine numbers
+    >>> line = np.random.default_rng(0).normal(size=(60, 4)) @ np.ones((4, 9))
+    >>> rows = line  # of one dimension, in nine numbers
     >>> found = reduce(rows, ReduceOptions(codes=(1,), epochs=1, outliers=0))
     >>> found.verdict()[0][:20]
     'At 1 code PCA wins, '
@@ -186,13 +209,22 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     """
     test = table.test if table.test is not None else _held_out(len(table), options)
     if test.sum() < 2 or (~test).sum() < 3:
-        raise DataError(f"{len(table)} rows are too few: at least 3 to train on and 2 to test on are needed")
-    train, held = _terms(table, test, options) if table.kind == "documents" else (table.rows[~test], table.rows[test])
+        raise DataError(
+            f"{len(table)} rows are too few: at least 3 to train on and 2 to test on are needed"
+        )
+    train, held = (
+        _terms(table, test, options)
+        if table.kind == "documents"
+        else (table.rows[~test], table.rows[test])
+    )
     if table.kind == "numbers" and options.standardize:
         train, held = _standardized(train, held)
     most = min(train.shape)
     if max(options.codes) >= most:
-        raise OptionError(f"{max(options.codes)} codes are too many: {train.shape[0]} rows of {train.shape[1]} values allow at most {most - 1}")
+        raise OptionError(
+            f"{max(options.codes)} codes are too many: {train.shape[0]} rows of {train.shape[1]} "
+            f"values allow at most {most - 1}"
+        )
     if train.shape[1] == 0 or float(train.max()) == float(train.min()):
         raise DataError("all values are the same: there is nothing to reduce")
     labels = table.labels
@@ -202,7 +234,9 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
 
 
 def _standardized(train: NDArray[Any], held: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Both by the means and deviations of the training rows; a column that is the same everywhere stays at zero."""
+    """Both by the means and deviations of the training rows; a column that is the same everywhere
+    stays at zero.
+    """
     mean, spread = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     spread[spread <= 1e-9 * np.maximum(1.0, np.abs(mean))] = 1.0
     return ((train - mean) / spread).astype(np.float32), ((held - mean) / spread).astype(np.float32)
@@ -217,13 +251,17 @@ def _held_out(count: int, options: ReduceOptions) -> NDArray[np.bool_]:
 
 def _terms(table: Table, test: NDArray[np.bool_], options: ReduceOptions) -> tuple[Any, Any]:
     """Weighted term counts; the vocabulary is that of the training documents."""
-    split = [[t for t, h in zip(table.texts, test, strict=True) if h == held] for held in (False, True)]
+    split = [
+        [t for t, h in zip(table.texts, test, strict=True) if h == held] for held in (False, True)
+    ]
     terms = Terms.fit(split[0], weighting=options.weighting)
     return terms(split[0]), terms(split[1])
 
 
 def compare(found: Comparison) -> Iterator[Note | Trial]:
-    """Fit every method at every length, filling `found`; yields what is being done and each result."""
+    """Fit every method at every length, filling `found`; yields what is being done and each
+    result.
+    """
     options = found.options
     lengths = sorted({2, *options.codes})  # a map needs two
     jobs = [(name, k) for k in lengths for name in _methods(found)]
@@ -254,18 +292,26 @@ def _build(found: Comparison, method: str, k: int) -> Any:
     if method == "LSA":
         return LSA(k, random_state=options.seed)
     epochs = options.epochs or max(20, min(500, 2_000_000 // found.train.shape[0] // 10))
-    corruption, decay = ("mask:0.5", 1.0) if found.table.kind == "documents" else ("none", 0.01)  # many words, few documents
+    # many words, few documents
+    corruption, decay = ("mask:0.5", 1.0) if found.table.kind == "documents" else ("none", 0.01)
     shared: dict[str, Any] = {
-        "epochs": epochs, "loss": options.loss, "corruption": options.corruption or corruption, "weight_decay": decay,
-        "random_state": options.seed, "device": options.device, "dtype": options.dtype, "shape": found.table.shape,
-    }  # fmt: skip
+        "epochs": epochs,
+        "loss": options.loss,
+        "corruption": options.corruption or corruption,
+        "weight_decay": decay,
+        "random_state": options.seed,
+        "device": options.device,
+        "dtype": options.dtype,
+        "shape": found.table.shape,
+    }
     if method == "autoencoder":
         return Autoencoder(k, layers=options.layers or default_layers(width), **shared)
     return Autoencoder(k, kind="conv", layers=(32, 64, 128), **shared)
 
 
 def default_layers(width: int) -> tuple[int, ...]:
-    """Hidden widths for rows of `width` values: those of Hinton & Salakhutdinov 2006 for digits and documents.
+    """Hidden widths for rows of `width` values: those of Hinton & Salakhutdinov 2006 for digits and
+    documents.
 
     Examples
     --------
@@ -286,31 +332,54 @@ def _trial(found: Comparison, method: str, k: int) -> Trial:
     seconds = time.perf_counter() - began
     train, test = model.transform(found.train), model.transform(found.test)
     again = model.inverse_transform(test[:SHOWN])
-    size = sum(p.numel() for p in model.space_.parameters()) if isinstance(model, Autoencoder) else model.components_.size + model.mean_.size
+    size = (
+        sum(p.numel() for p in model.space_.parameters())
+        if isinstance(model, Autoencoder)
+        else model.components_.size + model.mean_.size
+    )
     accuracy: dict[int, float] = {}
     precision: dict[int, float] = {}
     average = None
     if found.train_labels is not None and found.test_labels is not None:
         known, asked = found.train_labels != "", found.test_labels != ""
         for n in sorted({1, found.options.neighbours}):
-            accuracy[n] = knn_accuracy(train[known], found.train_labels[known], test[asked], found.test_labels[asked], n)
+            accuracy[n] = knn_accuracy(
+                train[known], found.train_labels[known], test[asked], found.test_labels[asked], n
+            )
         if found.table.kind == "documents":
             precision = precision_at(test[asked], found.test_labels[asked], RANKS)
             average = mean_average_precision(test[asked], found.test_labels[asked])
-    return Trial(method, k, -model.score(found.test), seconds, int(size), accuracy, precision, average, test, again)
+    return Trial(
+        method,
+        k,
+        -model.score(found.test),
+        seconds,
+        int(size),
+        accuracy,
+        precision,
+        average,
+        test,
+        again,
+    )
 
 
 def _with_outliers(found: Comparison, method: str, k: int) -> Outliers:
-    """Fit on rows of which a share was replaced by uniform noise over three times the range of the values."""
+    """Fit on rows of which a share was replaced by uniform noise over three times the range of the
+    values.
+    """
     dense = found.train.toarray() if hasattr(found.train, "toarray") else found.train.copy()
     low, high = float(dense.min()), float(dense.max())
     rng = np.random.default_rng(found.options.seed)
     chosen = rng.permutation(len(dense))[: max(1, round(len(dense) * found.options.outliers))]
-    dense[chosen] = rng.uniform(low - (high - low), high + (high - low), (len(chosen), dense.shape[1])).astype(dense.dtype)
+    dense[chosen] = rng.uniform(
+        low - (high - low), high + (high - low), (len(chosen), dense.shape[1])
+    ).astype(dense.dtype)
     test = found.test.toarray() if hasattr(found.test, "toarray") else found.test
     clean = next(t.error for t in found.trials if (t.method, t.codes) == (method, k))
     model = _build(found, method, k).fit(dense)
-    return Outliers(method, k, clean, squared_error(test, model.inverse_transform(model.transform(test))))
+    return Outliers(
+        method, k, clean, squared_error(test, model.inverse_transform(model.transform(test)))
+    )
 
 
 def _article(method: str) -> str:

@@ -1,4 +1,6 @@
-"""Many photos: which file each is restored to, what is done already, and what is written beside the results."""
+"""Many photos: which file each is restored to, what is done already, and what is written beside the
+results.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,12 @@ class Failed:
 
 
 def plan(
-    pictures: list[Path], output: Path, options: RestoreOptions, *, compare: bool = False, overwrite: bool = False
+    pictures: list[Path],
+    output: Path,
+    options: RestoreOptions,
+    *,
+    compare: bool = False,
+    overwrite: bool = False,
 ) -> Batch:
     """Find the pictures and the files that they are restored to, before any work.
 
@@ -134,7 +141,9 @@ def plan(
 
 
 def run(batch: Batch, options: RestoreOptions) -> Iterator[Progress | Written | Failed]:
-    """Restore all pictures of a batch; one that cannot be restored is left out if there are many."""
+    """Restore all pictures of a batch; one that cannot be restored is left out if there are
+    many.
+    """
     restore = engine(options)
     for index, job in enumerate(batch.waiting):
         yield Progress(job.source.name, index, len(batch.waiting))
@@ -142,7 +151,9 @@ def run(batch: Batch, options: RestoreOptions) -> Iterator[Progress | Written | 
             compared = job.lacks_comparison_alone and not batch.overwrite
             for event in _compared(job) if compared else _restored(job, restore):
                 if isinstance(event, Progress):
-                    yield Progress(job.source.name, index + event.done / event.total, len(batch.waiting))
+                    yield Progress(
+                        job.source.name, index + event.done / event.total, len(batch.waiting)
+                    )
                 else:
                     yield event
         except SfumatoError as error:
@@ -159,7 +170,9 @@ def engine(options: RestoreOptions) -> Restore:
         return lambda photo: diffuse(photo, options, model, finder.unscratch)
     if options.clean and options.model is None:
         raise OptionError("--clean goes with --model: a folder written by sfumato train restorer")
-    networks = RestorationNetworks(options.model, options.device, options.dtype, repairs=options.clean)
+    networks = RestorationNetworks(
+        options.model, options.device, options.dtype, repairs=options.clean
+    )
     return lambda photo: walk(photo, options, networks)
 
 
@@ -174,7 +187,10 @@ def _restored(job: Job, restore: Restore) -> Iterator[Progress | Written]:
             answers.append(event)
     for k, (made, path) in enumerate(zip(answers, job.targets, strict=True)):
         report, notes = dict(made.report), [*before.notes]
-        if photos.SUFFIXES[path.suffix.lower()] == "JPEG" and report.pop("largest_change_elsewhere", None) is not None:
+        if (
+            photos.SUFFIXES[path.suffix.lower()] == "JPEG"
+            and report.pop("largest_change_elsewhere", None) is not None
+        ):
             notes.append(image.JPEG_TOUCHES)
         notes += photos.write(made.photo, path, json.dumps({"schema": SCHEMA, **report}))
         if job.comparisons:
@@ -198,14 +214,20 @@ def spread(answers: list[Photo]) -> Photo:
     return Photo((deviation * (255 / max(1e-6, float(deviation.max())))).round().astype(np.uint8))
 
 
-def _jobs(sources: dict[Path, Path], output: Path, samples: int, *, compare: bool, many: bool) -> list[Job]:
+def _jobs(
+    sources: dict[Path, Path], output: Path, samples: int, *, compare: bool, many: bool
+) -> list[Job]:
     """The files that each picture is restored to; no two pictures share one."""
     stems = Counter(name.with_suffix("") for name in sources.values())
     jobs, owner = [], dict[Path, Path]()
     for source, name in sources.items():
         alone = stems[name.with_suffix("")] == 1
         target = _target(source, name, output, many=many, alone=alone)
-        targets = [target] if samples == 1 else [_beside(target, str(k), target.suffix) for k in range(1, samples + 1)]
+        targets = (
+            [target]
+            if samples == 1
+            else [_beside(target, str(k), target.suffix) for k in range(1, samples + 1)]
+        )
         told_apart = alone or target.suffix != source.suffix  # by the target's own name
         about = "compare" if told_apart else f"{source.suffix[1:]}-compare"
         comparisons = [_beside(path, about) for path in targets] if compare else []
@@ -213,21 +235,31 @@ def _jobs(sources: dict[Path, Path], output: Path, samples: int, *, compare: boo
         for path in job.outputs:
             if owner.setdefault(path, source) != source:
                 both = f"{owner[path]} and {source}"
-                raise OptionError(f"{both} would both be written to {path}; restore them into two folders")
+                raise OptionError(
+                    f"{both} would both be written to {path}; restore them into two folders"
+                )
             if path.exists() and path.samefile(source):
-                raise OptionError(f"{source} would be replaced by what is made of it; give another --output")
+                raise OptionError(
+                    f"{source} would be replaced by what is made of it; give another --output"
+                )
         jobs.append(job)
     return jobs
 
 
 def _target(source: Path, name: Path, output: Path, *, many: bool, alone: bool) -> Path:
-    """The file that a picture is restored to; `alone` says that no other one has its name but for the ending."""
+    """The file that a picture is restored to; `alone` says that no other one has its name but for
+    the ending.
+    """
     if output.suffix.lower() in photos.SUFFIXES:
         if many:
-            raise OptionError(f"{output} is one file, but several pictures are given; give a folder")
+            raise OptionError(
+                f"{output} is one file, but several pictures are given; give a folder"
+            )
         return output
     if output.suffix.lower() in image.ENDINGS:
-        raise OptionError(f"{output}: a picture's name ends in one of {', '.join(sorted(photos.SUFFIXES))}")
+        raise OptionError(
+            f"{output}: a picture's name ends in one of {', '.join(sorted(photos.SUFFIXES))}"
+        )
     if source.suffix.lower() in photos.SUFFIXES:
         return output / name
     stem = name.stem if alone else f"{name.stem}-{name.suffix[1:]}"
@@ -240,7 +272,9 @@ def _beside(path: Path, what: str, suffix: str = ".png") -> Path:
 
 
 def _sources(pictures: list[Path], output: Path) -> dict[Path, Path]:
-    """The pictures named, those of folders, and those that a pattern finds; each with its name below the output."""
+    """The pictures named, those of folders, and those that a pattern finds; each with its name
+    below the output.
+    """
     out: dict[Path, Path] = {}
     for path in pictures:
         if path.is_dir():

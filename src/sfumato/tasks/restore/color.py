@@ -1,4 +1,6 @@
-"""Color for a gray photo: chroma is guessed on a small copy and laid over the full luminance, which stays as it is."""
+"""Color for a gray photo: chroma is guessed on a small copy and laid over the full luminance, which
+stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,20 @@ from sfumato.data.photo import Photo
 from sfumato.tasks.restore.options import rgb
 
 SIDE = 96  # the longer side of the small copy, about as large as photos were in training
-STRENGTH = 0.7  # of the guessed chroma: training counts vivid pixels more, so guesses are bolder than the mean
+# of the guessed chroma: training counts vivid pixels more, so guesses are bolder than the mean
+STRENGTH = 0.7
 TONED = 6  # of 255: chroma that compression adds to a print in one tone stays below it
 ROWS = 256  # of the full picture that are worked on at once
-REACH, LIKENESS = 0.12, 0.15  # of a hint: share of the small copy's longer side, and difference of luminance in [-1, 1]
+# of a hint: share of the small copy's longer side, and difference of luminance in [-1, 1]
+REACH, LIKENESS = 0.12, 0.15
 
 
-def colorize(photo: Photo, hints: tuple[tuple[int, int, str], ...], scale: float, chroma_of: Callable[[Tensor], Tensor]) -> Photo:
+def colorize(
+    photo: Photo,
+    hints: tuple[tuple[int, int, str], ...],
+    scale: float,
+    chroma_of: Callable[[Tensor], Tensor],
+) -> Photo:
     """Lay color over a photo's luminance.
 
     Parameters
@@ -41,17 +50,33 @@ def colorize(photo: Photo, hints: tuple[tuple[int, int, str], ...], scale: float
     small = (max(1, round(wide * shrink)), max(1, round(tall * shrink)))
     copy = np.empty((tall, wide), np.uint8)
     for top in range(0, tall, ROWS):
-        copy[top : top + ROWS] = (luminance(photo.values[top : top + ROWS]) * (255 / photo.top)).round()
-    small_gray = np.asarray(Image.fromarray(copy).resize(small, Image.Resampling.BOX), np.float32) / 127.5 - 1
-    slope, offset = guided_filter(small_gray, STRENGTH * chroma_of(torch.from_numpy(small_gray.copy())[None, None])[0].numpy())
+        copy[top : top + ROWS] = (
+            luminance(photo.values[top : top + ROWS]) * (255 / photo.top)
+        ).round()
+    small_gray = (
+        np.asarray(Image.fromarray(copy).resize(small, Image.Resampling.BOX), np.float32) / 127.5
+        - 1
+    )
+    slope, offset = guided_filter(
+        small_gray, STRENGTH * chroma_of(torch.from_numpy(small_gray.copy())[None, None])[0].numpy()
+    )
 
     def guess(rows: slice) -> tuple[Tensor, Tensor]:
         """Chroma (1, 3, h, W) and luminance (1, 1, h, W) of some rows."""
-        gray = torch.from_numpy(luminance(photo.values[rows]) * (2 / photo.top) - 1).float()[None, None]
+        gray = torch.from_numpy(luminance(photo.values[rows]) * (2 / photo.top) - 1).float()[
+            None, None
+        ]
         a, b = (_grown(x, (tall, wide), rows) for x in (slope, offset))
         return a * gray + b, gray
 
-    spread = _Hints([(min(wide - 1, int(scale * x)), min(tall - 1, int(scale * y)), color) for x, y, color in hints], max(photo.size), guess)
+    spread = _Hints(
+        [
+            (min(wide - 1, int(scale * x)), min(tall - 1, int(scale * y)), color)
+            for x, y, color in hints
+        ],
+        max(photo.size),
+        guess,
+    )
     out = np.empty((tall, wide, 3), photo.values.dtype)
     for top in range(0, tall, ROWS):
         rows = slice(top, min(tall, top + ROWS))
@@ -61,29 +86,42 @@ def colorize(photo: Photo, hints: tuple[tuple[int, int, str], ...], scale: float
 
 
 def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None:
-    """Chroma by luminance (256, 3), in the frame [-1, 1], of a print in one tone, as sepia; None of a picture in colors, or in gray.
+    """Chroma by luminance (256, 3), in the frame [-1, 1], of a print in one tone, as sepia; None of
+    a picture in colors, or in gray.
 
-    In one tone is a picture whose chroma, taken over five pixels, is nowhere far from the mean chroma of its luminance. Pixels
-    that are `hidden` (H, W), as a red line across the print, do not count.
+    In one tone is a picture whose chroma, taken over five pixels, is nowhere far from the mean
+    chroma of its luminance. Pixels that are `hidden` (H, W), as a red line across the print, do not
+    count.
     """
     if photo.gray:
         return None
     step = -(-max(photo.size) // 1024)
-    small = Image.fromarray(photo.values if photo.top == 255 else (photo.values >> 8).astype(np.uint8))
+    small = Image.fromarray(
+        photo.values if photo.top == 255 else (photo.values >> 8).astype(np.uint8)
+    )
     values = np.asarray(small.reduce(step), np.float32)  # means: a thin line is seen, too
-    covered = np.zeros(values.shape[:2], bool) if hidden is None else np.asarray(Image.fromarray(hidden.view(np.uint8) * 255).reduce(step)) > 0
+    covered = (
+        np.zeros(values.shape[:2], bool)
+        if hidden is None
+        else np.asarray(Image.fromarray(hidden.view(np.uint8) * 255).reduce(step)) > 0
+    )
     known = (~covered).astype(np.float64)
     gray = luminance(values)
     chroma, level = (values - gray[..., None]) * known[..., None], gray.round().astype(int)
     count = np.bincount(level.ravel(), known.ravel(), 256)
-    sums = np.stack([np.bincount(level.ravel(), chroma[..., k].ravel(), 256) for k in range(3)], axis=1)
+    sums = np.stack(
+        [np.bincount(level.ravel(), chroma[..., k].ravel(), 256) for k in range(3)], axis=1
+    )
     mean = (sums / np.maximum(count, 1)[:, None])[level] * known[..., None]
     if not count.any() or np.abs(uniform_filter(chroma - mean, (5, 5, 0))).max() > TONED:
         return None
-    sums, around = uniform_filter1d(sums, 9, axis=0), uniform_filter1d(count, 9)  # over like luminance
+    # over like luminance
+    sums, around = uniform_filter1d(sums, 9, axis=0), uniform_filter1d(count, 9)
     seen = np.flatnonzero(around > 0.1)  # one pixel is enough
     near = sums[seen] / around[seen, None]
-    return torch.from_numpy(np.stack([np.interp(np.arange(256), seen, near[:, k]) for k in range(3)], axis=1) / 127.5).float()
+    return torch.from_numpy(
+        np.stack([np.interp(np.arange(256), seen, near[:, k]) for k in range(3)], axis=1) / 127.5
+    ).float()
 
 
 def toned(gray: Tensor, chroma: Tensor) -> Tensor:
@@ -97,24 +135,40 @@ def toned(gray: Tensor, chroma: Tensor) -> Tensor:
 class _Hints:
     """Corrects chroma so that it has the hinted colors at their places.
 
-    What is missing there is spread to what is near and of like luminance: interpolation by a Gaussian kernel of place and
-    luminance, which meets every hint.
+    What is missing there is spread to what is near and of like luminance: interpolation by a
+    Gaussian kernel of place and luminance, which meets every hint.
     """
 
-    def __init__(self, hints: list[tuple[int, int, str]], side: int, guess: Callable[[slice], tuple[Tensor, Tensor]]) -> None:
+    def __init__(
+        self,
+        hints: list[tuple[int, int, str]],
+        side: int,
+        guess: Callable[[slice], tuple[Tensor, Tensor]],
+    ) -> None:
         self.reach = REACH * side
         self.places = torch.zeros(0, 3)
         if not hints:
             return
         rows = [guess(slice(y, y + 1)) for _, y, _ in hints]
-        self.places = torch.stack([self._place(x, y, gray[0, 0, 0, x]) for (x, y, _), (_, gray) in zip(hints, rows, strict=True)])
+        self.places = torch.stack(
+            [
+                self._place(x, y, gray[0, 0, 0, x])
+                for (x, y, _), (_, gray) in zip(hints, rows, strict=True)
+            ]
+        )
         wanted = torch.tensor([rgb(color) for _, _, color in hints]) / 127.5 - 1
         wanted = wanted - (wanted * wanted.new_tensor(LUMA)).sum(1, keepdim=True)
-        missing = wanted - torch.stack([chroma[0, :, 0, x] for (x, _, _), (chroma, _) in zip(hints, rows, strict=True)])
-        self.weights = torch.linalg.lstsq(self._near(self.places).double(), missing.double(), driver="gelsd").solution.float()
+        missing = wanted - torch.stack(
+            [chroma[0, :, 0, x] for (x, _, _), (chroma, _) in zip(hints, rows, strict=True)]
+        )
+        self.weights = torch.linalg.lstsq(
+            self._near(self.places).double(), missing.double(), driver="gelsd"
+        ).solution.float()
 
     def _place(self, x: int, y: int, gray: Tensor) -> Tensor:
-        return torch.stack([torch.tensor(x / self.reach), torch.tensor(y / self.reach), gray / LIKENESS])
+        return torch.stack(
+            [torch.tensor(x / self.reach), torch.tensor(y / self.reach), gray / LIKENESS]
+        )
 
     def _near(self, places: Tensor) -> Tensor:
         """Likeness (N, K) of places (N, 3) to the hints."""
@@ -126,15 +180,22 @@ class _Hints:
         if not len(self.places):
             return chroma
         tall, wide = gray.shape[-2:]
-        down, across = torch.meshgrid(torch.arange(top, top + tall) / self.reach, torch.arange(wide) / self.reach, indexing="ij")
+        down, across = torch.meshgrid(
+            torch.arange(top, top + tall) / self.reach,
+            torch.arange(wide) / self.reach,
+            indexing="ij",
+        )
         near = self._near(torch.stack([across, down, gray[0, 0] / LIKENESS], dim=-1).view(-1, 3))
         out: Tensor = chroma + (near @ self.weights).T.view_as(chroma)
         return out
 
 
-def guided_filter(gray: NDArray[Any], chroma: NDArray[Any], radius: int = 4, smooth: float = 1e-3) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Chroma (3, h, w) as a local linear function of luminance (h, w), so that it can be laid over a larger copy
-    without running over edges: the guided filter (He et al. 2013, equations 5, 6 and 8).
+def guided_filter(
+    gray: NDArray[Any], chroma: NDArray[Any], radius: int = 4, smooth: float = 1e-3
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Chroma (3, h, w) as a local linear function of luminance (h, w), so that it can be laid over
+    a larger copy without running over edges: the guided filter (He et al. 2013, equations 5, 6 and
+    8).
 
     Returns
     -------
@@ -142,7 +203,9 @@ def guided_filter(gray: NDArray[Any], chroma: NDArray[Any], radius: int = 4, smo
     """
 
     def mean(x: NDArray[Any]) -> NDArray[Any]:
-        out: NDArray[Any] = uniform_filter(x, (0,) * (x.ndim - 2) + (2 * radius + 1,) * 2, mode="nearest")
+        out: NDArray[Any] = uniform_filter(
+            x, (0,) * (x.ndim - 2) + (2 * radius + 1,) * 2, mode="nearest"
+        )
         return out
 
     m, c = mean(gray), mean(chroma)
@@ -152,18 +215,27 @@ def guided_filter(gray: NDArray[Any], chroma: NDArray[Any], radius: int = 4, smo
 
 def _grown(x: NDArray[Any], size: tuple[int, int], rows: slice) -> Tensor:
     """Some rows of (3, h, w) enlarged to (3, *size)."""
-    (down, tall), (across, wide) = magnify(x.shape[1], size[0], rows.start, rows.stop), magnify(x.shape[2], size[1], 0, size[1])
+    (down, tall), (across, wide) = (
+        magnify(x.shape[1], size[0], rows.start, rows.stop),
+        magnify(x.shape[2], size[1], 0, size[1]),
+    )
     return tall.float() @ torch.from_numpy(x[:, down, across]).float()[None] @ wide.float().T
 
 
 def luminance(values: NDArray[Any]) -> NDArray[np.float64]:
     """Luminance (..., ) of values (..., 1 or 3), on their scale."""
-    out: NDArray[np.float64] = values[..., 0].astype(np.float64) if values.shape[-1] == 1 else values @ np.array(LUMA)
+    out: NDArray[np.float64] = (
+        values[..., 0].astype(np.float64) if values.shape[-1] == 1 else values @ np.array(LUMA)
+    )
     return out
 
 
 def with_luminance(chroma: Tensor, gray: Tensor) -> Tensor:
-    """Chroma (B, 3, H, W) on the luminance `gray` (B, 1, H, W), paled where the sum would leave [-1, 1]."""
+    """Chroma (B, 3, H, W) on the luminance `gray` (B, 1, H, W), paled where the sum would leave
+    [-1, 1].
+    """
     chroma = chroma - Grayscale().apply(chroma)
-    room = torch.where(chroma > 0, (1 - gray) / chroma.clamp_min(1e-6), (1 + gray) / (-chroma).clamp_min(1e-6))
+    room = torch.where(
+        chroma > 0, (1 - gray) / chroma.clamp_min(1e-6), (1 + gray) / (-chroma).clamp_min(1e-6)
+    )
     return gray + chroma * room.amin(dim=1, keepdim=True).clamp(0, 1)

@@ -1,8 +1,10 @@
-"""Restore with a diffusion model: at every step its clean picture is made to agree with what was measured.
+"""Restore with a diffusion model: at every step its clean picture is made to agree with what was
+measured.
 
-The model fills in what was not measured, guided by a text, and differently for each seed. In pixels the agreement is exact
-at every step. A latent model's picture is decoded, made to agree, and encoded again; encoding loses a little, so there the
-agreement is exact only in the end, where it is made on the picture itself.
+The model fills in what was not measured, guided by a text, and differently for each seed. In pixels
+the agreement is exact at every step. A latent model's picture is decoded, made to agree, and
+encoded again; encoding loses a little, so there the agreement is exact only in the end, where it is
+made on the picture itself.
 """
 
 from __future__ import annotations
@@ -34,13 +36,15 @@ from sfumato.tasks.restore.options import HOW, OF_DIFFUSION, RestoreOptions
 from sfumato.tasks.restore.run import Restored
 from sfumato.types import Linear, Progress
 
-LARGEST = 4_000_000  # pixels of a result: all of it is walked at once, as text and layout concern the whole
+# pixels of a result: all of it is walked at once, as text and layout concern the whole
+LARGEST = 4_000_000
 
 
 def diffuse(
     photo: Photo, options: RestoreOptions, model: Model, unscratch: Callable[[Tensor], Tensor]
 ) -> Iterator[Progress | Restored]:
-    """Undo what is asked for with a diffusion model; yields after each step, and at last one answer per sample.
+    """Undo what is asked for with a diffusion model; yields after each step, and at last one answer
+    per sample.
 
     Parameters
     ----------
@@ -54,10 +58,14 @@ def diffuse(
     Raises
     ------
     OptionError
-        For what has no linear operator: the marks of JPEG, and what a network of one's own was trained on.
+        For what has no linear operator: the marks of JPEG, and what a network of one's own was
+        trained on.
     """
     if options.dejpeg is not None or options.clean or options.hints or options.best:
-        raise OptionError("--engine diffusion undoes what is linear; --dejpeg, --clean, --hint and --best go with --engine trained")
+        raise OptionError(
+            "--engine diffusion undoes what is linear; --dejpeg, --clean, --hint and --best go "
+            "with --engine trained"
+        )
     if options.prompt and isinstance(model.text, NoText):
         raise OptionError(f"{model.name} takes no text; leave --prompt out")
     if model.network.config.in_channels != model.network.config.out_channels:
@@ -65,7 +73,8 @@ def diffuse(
     pixels = math.prod(photo.size) * (options.enlarge or 1) ** 2
     if pixels > LARGEST:
         raise OptionError(
-            f"{pixels / 1e6:.1f} megapixels are too many at once: the diffusion engine takes up to {LARGEST / 1e6:g}; --engine trained takes any size"
+            f"{pixels / 1e6:.1f} megapixels are too many at once: the diffusion engine takes up to "
+            f"{LARGEST / 1e6:g}; --engine trained takes any size"
         )
     job = _Job(photo, options, model, masks.find(photo, options, unscratch))
     yield from job.run()
@@ -74,7 +83,9 @@ def diffuse(
 class _Job:
     """One photo: its measurement, the operator that it came by, and the model."""
 
-    def __init__(self, photo: Photo, options: RestoreOptions, model: Model, gaps: NDArray[np.bool_] | None) -> None:
+    def __init__(
+        self, photo: Photo, options: RestoreOptions, model: Model, gaps: NDArray[np.bool_] | None
+    ) -> None:
         self.photo, self.options, self.model, self.gaps = photo, options, model, gaps
         self.level = noise_level(photo, options)
         self.gray = options.colorize or photo.values.shape[2] == 1
@@ -83,7 +94,11 @@ class _Job:
         rows, columns = (_padded(n, factor, model.unit) for n in (tall, wide))
         self.full = (round(rows * factor), round(columns * factor))
         x = np.pad(photo.frame(), ((0, 0), (0, rows - tall), (0, columns - wide)), mode="symmetric")
-        gone = np.pad(np.zeros((tall, wide), bool) if gaps is None else gaps, ((0, rows - tall), (0, columns - wide)), mode="symmetric")
+        gone = np.pad(
+            np.zeros((tall, wide), bool) if gaps is None else gaps,
+            ((0, rows - tall), (0, columns - wide)),
+            mode="symmetric",
+        )
         known = Mask(torch.from_numpy((~gone).astype(np.float32)).to(model.device))
         y = torch.from_numpy(x)[None].to(model.device)
         y = Grayscale().apply(y) if self.gray and y.shape[1] == 3 else y
@@ -113,7 +128,9 @@ class _Job:
         yield from (self.restored(m, s) for m, s in zip(made, seeds, strict=True))
 
     def sigmas(self) -> Tensor:
-        """The noise levels to walk: all, or those below that of the photo if noise is all there is to undo."""
+        """The noise levels to walk: all, or those below that of the photo if noise is all there is
+        to undo.
+        """
         model = self.model
         steps = self.options.steps or model.defaults.steps
         table = model.denoiser.times.sigmas
@@ -127,23 +144,35 @@ class _Job:
         """Noise; or, if noise is all there is to undo, the photo itself."""
         model = self.model
         factor = model.space.config.factor
-        shape = (self.options.samples, model.space.config.latent_channels, self.full[0] // factor, self.full[1] // factor)
+        shape = (
+            self.options.samples,
+            model.space.config.latent_channels,
+            self.full[0] // factor,
+            self.full[1] // factor,
+        )
         noise = streams.normal(shape).to(model.device)
         if self.linear:
             return noise * math.sqrt(1 + top**2)
-        # The photo's own noise stands for most of that of its level; a little of each seed's makes the answers differ.
+        # The photo's own noise stands for most of that of its level; a little of each seed's makes
+        # the answers differ.
         return self.encode(self.y.expand(self.options.samples, 3, -1, -1)) + 0.3 * top * noise
 
     def agreeing(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The guided model, made to agree with the measurement while there is more noise than in it."""
+        """The guided model, made to agree with the measurement while there is more noise than in
+        it.
+        """
         model, how = self.model, self.options
         size = (self.full[1], self.full[0])
-        condition, negative = (model.text([text] * how.samples, size)[0] for text in (how.prompt, ""))
+        condition, negative = (
+            model.text([text] * how.samples, size)[0] for text in (how.prompt, "")
+        )
         scale = model.defaults.guidance_scale if how.guidance_scale is None else how.guidance_scale
         denoise = model.guided(condition, negative, scale if how.prompt else 1.0)
         if not self.linear:
             return denoise
-        picture = consistent(lambda z, sigma: self.decode(denoise(z, sigma)).clamp(-1, 1), self.operator, self.y)
+        picture = consistent(
+            lambda z, sigma: self.decode(denoise(z, sigma)).clamp(-1, 1), self.operator, self.y
+        )
 
         def agree(z: Tensor, sigma: Tensor) -> Tensor:
             if float(sigma[0]) < model.space.deviation * self.level:
@@ -170,20 +199,28 @@ class _Job:
         x = made[:, : self.size[0], : self.size[1]]
         x = Grayscale().apply(x[None])[0] if self.gray and not options.colorize else x
         values = photo.stored(x.cpu().numpy())
-        fills = self.gaps is not None and not (options.enlarge or options.colorize or options.denoise is not None)
+        fills = self.gaps is not None and not (
+            options.enlarge or options.colorize or options.denoise is not None
+        )
         if fills and self.gaps is not None:
             values = np.where(self.gaps[..., None], values, photo.values)
         report: dict[str, Any] = {
-            "task": "restore", "version": __version__, "engine": "diffusion", "model_sha256": self.model.sha256, "seed": seed,
+            "task": "restore",
+            "version": __version__,
+            "engine": "diffusion",
+            "model_sha256": self.model.sha256,
+            "seed": seed,
             **options.model_dump(mode="json", exclude_defaults=True, exclude=set(HOW)),
             **options.model_dump(mode="json", include=set(OF_DIFFUSION - {"seed"})),
             "largest_disagreement": round(disagreement, 2),
-        }  # fmt: skip
+        }
         if options.denoise is not None:
             report["sigma"] = round(self.level * 127.5, 2)
         if fills and self.gaps is not None:
             report["made_anew"] = round(float(self.gaps.mean()), 6)
-            report["largest_change_elsewhere"] = int(np.abs(values.astype(int) - photo.values)[~self.gaps].max(initial=0))
+            report["largest_change_elsewhere"] = int(
+                np.abs(values.astype(int) - photo.values)[~self.gaps].max(initial=0)
+            )
         return Restored(photo.with_values(values), report)
 
 
@@ -199,4 +236,7 @@ def _padded(size: int, factor: float, unit: int) -> int:
         large = n * factor
         if abs(large - round(large)) < 1e-9 and round(large) % unit == 0:
             return n
-    raise OptionError(f"--enlarge {factor:g} leads to no size that is a multiple of {unit}, which this model needs; try 2, 3 or 4")
+    raise OptionError(
+        f"--enlarge {factor:g} leads to no size that is a multiple of {unit}, which this model "
+        "needs; try 2, 3 or 4"
+    )

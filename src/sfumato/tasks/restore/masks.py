@@ -17,11 +17,14 @@ from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks.restore.options import RestoreOptions, rgb
 
-SURE, MAYBE = 30 / 127.5, 12 / 127.5  # a scratch is changed so much somewhere, and so much everywhere
+# a scratch is changed so much somewhere, and so much everywhere
+SURE, MAYBE = 30 / 127.5, 12 / 127.5
 NEAR = 40  # largest difference in a channel of 0 to 255 of what counts as a color
 
 
-def find(photo: Photo, options: RestoreOptions, unscratch: Callable[[Tensor], Tensor]) -> NDArray[np.bool_] | None:
+def find(
+    photo: Photo, options: RestoreOptions, unscratch: Callable[[Tensor], Tensor]
+) -> NDArray[np.bool_] | None:
     """The pixels (H, W) that the options ask to be made anew; None if they ask for none.
 
     Raises
@@ -36,26 +39,40 @@ def find(photo: Photo, options: RestoreOptions, unscratch: Callable[[Tensor], Te
     if not hidden.any():
         raise OptionError("; ".join(reason for _, reason in parts))
     if hidden.all():
-        raise OptionError("all of the picture is to be made anew: nothing is left to go by; sfumato create makes new pictures")
+        raise OptionError(
+            "all of the picture is to be made anew: nothing is left to go by; sfumato create makes "
+            "new pictures"
+        )
     return hidden
 
 
-def _parts(photo: Photo, options: RestoreOptions, unscratch: Callable[[Tensor], Tensor]) -> Iterator[tuple[NDArray[np.bool_], str]]:
+def _parts(
+    photo: Photo, options: RestoreOptions, unscratch: Callable[[Tensor], Tensor]
+) -> Iterator[tuple[NDArray[np.bool_], str]]:
     """Each mask that is asked for, and what to say if it is empty."""
     if options.fill is not None:
-        yield image.white(image.read_mask(options.fill, photo.size)), image.nothing_white(options.fill)
+        yield (
+            image.white(image.read_mask(options.fill, photo.size)),
+            image.nothing_white(options.fill),
+        )
     if options.fill_box is not None:
         yield _box(photo, options.fill_box), ""
     if options.fill_color is not None:
         yield painted(photo, options.fill_color), f"no pixel has the color {options.fill_color}"
     if options.fill_scratches:
-        yield scratches(photo, unscratch), "no scratches were found; paint them white in a picture and give it as --fill"
+        yield (
+            scratches(photo, unscratch),
+            "no scratches were found; paint them white in a picture and give it as --fill",
+        )
 
 
 def _box(photo: Photo, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
     (left, top, width, height), (wide, tall) = box, photo.size
     if width < 1 or height < 1 or left < 0 or top < 0 or left + width > wide or top + height > tall:
-        raise OptionError(f"the box {left},{top},{width},{height} does not lie within the picture of {wide}x{tall} pixels")
+        raise OptionError(
+            f"the box {left},{top},{width},{height} does not lie within the picture of "
+            f"{wide}x{tall} pixels"
+        )
     hidden = np.zeros((tall, wide), bool)
     hidden[top : top + height, left : left + width] = True
     return hidden
@@ -72,7 +89,8 @@ def painted(photo: Photo, color: str) -> NDArray[np.bool_]:
 
 
 def scratches(photo: Photo, repair: Callable[[Tensor], Tensor]) -> NDArray[np.bool_]:
-    """Pixels that a network which learnt to undo scratches, untold where they are, wants to change much.
+    """Pixels that a network which learnt to undo scratches, untold where they are, wants to change
+    much.
 
     Parameters
     ----------
@@ -86,7 +104,13 @@ def scratches(photo: Photo, repair: Callable[[Tensor], Tensor]) -> NDArray[np.bo
         x = torch.from_numpy(photo.frame(rows, columns))[None].expand(-1, 3, -1, -1)
         return (repair(x) - x).abs().amax(dim=1, keepdim=True)
 
-    for rows, columns, part in windowed(change, (photo.size[1], photo.size[0]), tile=TILE, margin=MARGIN):
-        sure[rows, columns], maybe[rows, columns] = part[0, 0].numpy() > SURE, part[0, 0].numpy() > MAYBE
-    found: NDArray[np.bool_] = ndimage.binary_propagation(sure, mask=maybe)  # of the whole picture: a scratch knows no windows
+    for rows, columns, part in windowed(
+        change, (photo.size[1], photo.size[0]), tile=TILE, margin=MARGIN
+    ):
+        sure[rows, columns], maybe[rows, columns] = (
+            part[0, 0].numpy() > SURE,
+            part[0, 0].numpy() > MAYBE,
+        )
+    # of the whole picture: a scratch knows no windows
+    found: NDArray[np.bool_] = ndimage.binary_propagation(sure, mask=maybe)
     return ndimage.binary_dilation(found, structure=np.ones((3, 3), bool)) if found.any() else found

@@ -17,22 +17,36 @@ from sfumato.types import Condition
 
 
 class RestorationNetworks:
-    """The restorers: ``noise``, ``gaps`` and ``size`` for these, ``photos`` for JPEG (and noise under it), ``tints`` for color, and
-    ``scratches`` to find them. Each is read when it is first needed.
+    """The restorers: ``noise``, ``gaps`` and ``size`` for these, ``photos`` for JPEG (and noise
+    under it), ``tints`` for color, and ``scratches`` to find them. Each is read when it is first
+    needed.
 
     Parameters
     ----------
     folder : Path, optional
-        A restorer of one's own, written by ``sfumato train restorer``, or one bundled name; it then does all.
+        A restorer of one's own, written by ``sfumato train restorer``, or one bundled name; it then
+        does all.
     device : str
     dtype : str
         In which changes are computed; what they are added to stays in float32.
     repairs : bool
-        Leave finding scratches and giving color to the bundled ones: for a network of one's own that was trained on pairs.
+        Leave finding scratches and giving color to the bundled ones: for a network of one's own
+        that was trained on pairs.
     """
 
-    def __init__(self, folder: Path | str | None = None, device: str = "auto", dtype: str = "auto", *, repairs: bool = False) -> None:
-        self.own, self.device, self.repairs = None if folder is None else restorer_folder(folder), choose_device(device), repairs
+    def __init__(
+        self,
+        folder: Path | str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        *,
+        repairs: bool = False,
+    ) -> None:
+        self.own, self.device, self.repairs = (
+            None if folder is None else restorer_folder(folder),
+            choose_device(device),
+            repairs,
+        )
         self.dtype = choose_dtype(dtype, self.device)
         self.read: dict[Path, Denoiser] = {}
 
@@ -52,7 +66,12 @@ class RestorationNetworks:
     def _denoiser(self, name: str) -> Denoiser:
         folder = self._folder(name)
         if folder not in self.read:
-            network = network_from(Restorer, RestorerConfig, folder).eval().to(self.device).channels_last()
+            network = (
+                network_from(Restorer, RestorerConfig, folder)
+                .eval()
+                .to(self.device)
+                .channels_last()
+            )
             self.read[folder] = Denoiser(network, "direct")
         return self.read[folder]
 
@@ -60,11 +79,15 @@ class RestorationNetworks:
     def _run(self, name: str, x: Tensor, planes: Tensor, sigma: float) -> Tensor:
         x = x.to(self.device)
         with autocast(self.device, self.dtype):
-            made: Tensor = self._denoiser(name)(x, x.new_full((1,), sigma), Condition(planes=planes.to(self.device)))
+            made: Tensor = self._denoiser(name)(
+                x, x.new_full((1,), sigma), Condition(planes=planes.to(self.device))
+            )
         return made.float().cpu()
 
     def repair(self, y: Tensor, planes: Tensor, sigma: float, only: Only = None) -> Tensor:
-        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame -> (1, 3, h, w)."""
+        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame
+        -> (1, 3, h, w).
+        """
         return self._run(only or "photos", y, planes, sigma)
 
     def unscratch(self, y: Tensor) -> Tensor:

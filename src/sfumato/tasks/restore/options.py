@@ -13,7 +13,8 @@ from sfumato.errors import OptionError
 Only = Literal["noise", "gaps", "size"] | None
 COMPUTING, DIFFUSION = "Model and computing", "With --engine diffusion"
 OF_DIFFUSION = frozenset({"prompt", "samples", "seed", "steps", "guidance_scale"})
-HOW = OF_DIFFUSION | {"engine", "model", "device", "dtype"}  # with what it is done; all others say what is done
+# with what it is done; all others say what is done
+HOW = OF_DIFFUSION | {"engine", "model", "device", "dtype"}
 
 
 def rgb(text: str) -> tuple[int, int, int]:
@@ -64,17 +65,29 @@ class RestoreOptions(Options):
         bare="auto",
         metavar="auto|QUALITY",
     )
-    fill: str | None = option(None, "Mask picture: white = make anew; all other pixels stay bit for bit.")
-    fill_box: tuple[int, int, int, int] | None = option(None, "Box to make anew, in pixels.", metavar="X,Y,W,H")
+    fill: str | None = option(
+        None, "Mask picture: white = make anew; all other pixels stay bit for bit."
+    )
+    fill_box: tuple[int, int, int, int] | None = option(
+        None, "Box to make anew, in pixels.", metavar="X,Y,W,H"
+    )
     fill_color: str | None = option(None, "Make anew what was painted in this color, as '#ff0000'.")
     fill_scratches: bool = option(False, "Find scratches, folds and specks, and make them anew.")
     colorize: bool = option(False, "Give a gray picture colors; its luminance stays.")
     hints: tuple[tuple[int, int, str], ...] = option(
-        (), "A color that --colorize shall meet; may be given again.", flags="--hint", metavar="X,Y,#rrggbb"
+        (),
+        "A color that --colorize shall meet; may be given again.",
+        flags="--hint",
+        metavar="X,Y,#rrggbb",
     )
     enlarge: float | None = option(None, "Factor.", ge=1.5, le=8)
-    best: bool = option(False, "Take the mean of eight answers, to the picture turned and mirrored: eight times slower.")
-    clean: bool = option(False, "Undo what your own --model was trained on, as pairs of dirty and clean pictures.")
+    best: bool = option(
+        False,
+        "Take the mean of eight answers, to the picture turned and mirrored: eight times slower.",
+    )
+    clean: bool = option(
+        False, "Undo what your own --model was trained on, as pairs of dirty and clean pictures."
+    )
 
     engine: Literal["trained", "diffusion"] = option(
         "trained",
@@ -83,18 +96,31 @@ class RestoreOptions(Options):
     )
     model: str | None = option(
         None,
-        "Folder written by sfumato train restorer; for diffusion, a model as create takes it, icons by default.",
+        "Folder written by sfumato train restorer; for diffusion, a model as create takes it, "
+        "icons by default.",
         group=COMPUTING,
     )
     device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
     dtype: str = option(
-        "auto", "auto, float32, bfloat16 or float16; auto is what the device is good at.", group=COMPUTING
+        "auto",
+        "auto, float32, bfloat16 or float16; auto is what the device is good at.",
+        group=COMPUTING,
     )
 
     prompt: str = option("", "What the picture shows.", group=DIFFUSION)
-    samples: int = option(1, "How many answers; of several, a picture shows where they differ.", group=DIFFUSION, ge=1, le=64)
-    seed: int | None = option(None, "Same seed, same answer. Random if absent.", group=DIFFUSION, ge=0, lt=2**63)
-    steps: int | None = option(None, "Sampler steps; the model's own number by default.", group=DIFFUSION, ge=1, le=1000)
+    samples: int = option(
+        1,
+        "How many answers; of several, a picture shows where they differ.",
+        group=DIFFUSION,
+        ge=1,
+        le=64,
+    )
+    seed: int | None = option(
+        None, "Same seed, same answer. Random if absent.", group=DIFFUSION, ge=0, lt=2**63
+    )
+    steps: int | None = option(
+        None, "Sampler steps; the model's own number by default.", group=DIFFUSION, ge=1, le=1000
+    )
     guidance_scale: float | None = option(
         None, "How closely to follow the text; 1 is off.", group=DIFFUSION, ge=0, le=100
     )
@@ -108,7 +134,9 @@ class RestoreOptions(Options):
         try:
             return kind(given)
         except ValueError:
-            raise OptionError(f'--{info.field_name} "{given}" cannot be read; write auto or {what}') from None
+            raise OptionError(
+                f'--{info.field_name} "{given}" cannot be read; write auto or {what}'
+            ) from None
 
     @field_validator("fill_box", mode="before")
     @classmethod
@@ -127,12 +155,16 @@ class RestoreOptions(Options):
     @model_validator(mode="after")
     def _sensible(self) -> RestoreOptions:
         if self.engine != "diffusion" and self.model_fields_set & OF_DIFFUSION:
-            raise OptionError("--prompt, --samples, --seed, --steps and --guidance-scale go with --engine diffusion")
+            raise OptionError(
+                "--prompt, --samples, --seed, --steps and --guidance-scale go with --engine "
+                "diffusion"
+            )
         if self.hints and not self.colorize:
             raise OptionError("--hint says a color: it goes with --colorize")
         if not (self.structural or self.colorize):
             raise OptionError(
-                "nothing to undo; give --denoise, --dejpeg, --fill, --fill-box, --fill-color, --fill-scratches, --colorize or --enlarge"
+                "nothing to undo; give --denoise, --dejpeg, --fill, --fill-box, --fill-color, "
+                "--fill-scratches, --colorize or --enlarge"
             )
         if self.best and not self.structural:
             raise OptionError("--best is not for --colorize alone")
@@ -148,16 +180,31 @@ class RestoreOptions(Options):
     @property
     def only(self) -> Only:
         """What is all there is to undo, but for color, if it is one thing."""
-        asked: dict[Only, bool] = {"noise": self.denoise is not None, "gaps": self.fills, "size": self.enlarge is not None}
+        asked: dict[Only, bool] = {
+            "noise": self.denoise is not None,
+            "gaps": self.fills,
+            "size": self.enlarge is not None,
+        }
         chosen = [name for name, wanted in asked.items() if wanted]
         return chosen[0] if len(chosen) == 1 and not self.clean and self.dejpeg is None else None
 
     def in_turn(self) -> list[RestoreOptions]:
-        """The same, one after the other: what is missing, noise and JPEG, size. Color is asked for in each, so that all work on gray."""
-        kinds = ("fill", "fill_box", "fill_color", "fill_scratches"), ("denoise", "dejpeg"), ("enlarge",)
+        """The same, one after the other: what is missing, noise and JPEG, size. Color is asked for
+        in each, so that all work on gray.
+        """
+        kinds = (
+            ("fill", "fill_box", "fill_color", "fill_scratches"),
+            ("denoise", "dejpeg"),
+            ("enlarge",),
+        )
         nothing = {name: type(self).model_fields[name].default for kind in kinds for name in kind}
         asked = [kind for kind in kinds if any(getattr(self, name) for name in kind)]
-        return [self.model_copy(update={name: none for name, none in nothing.items() if name not in kind}) for kind in asked]
+        return [
+            self.model_copy(
+                update={name: none for name, none in nothing.items() if name not in kind}
+            )
+            for kind in asked
+        ]
 
     @property
     def fills(self) -> bool:
@@ -167,4 +214,10 @@ class RestoreOptions(Options):
     @property
     def structural(self) -> bool:
         """Whether anything but color is asked for."""
-        return bool(self.fills or self.denoise is not None or self.dejpeg is not None or self.enlarge or self.clean)
+        return bool(
+            self.fills
+            or self.denoise is not None
+            or self.dejpeg is not None
+            or self.enlarge
+            or self.clean
+        )

@@ -1,4 +1,6 @@
-"""The embedded database of an index (LanceDB): its table, its nearest rows, and what it says when it cannot write."""
+"""The embedded database of an index (LanceDB): its table, its nearest rows, and what it says when
+it cannot write.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ MANY = 1000  # items whose names are looked at for the words of a query
 
 @contextlib.contextmanager
 def writing(folder: Path, *, new: bool) -> Iterator[None]:
-    """Whatever the database says of a disk, in one sentence; a `new` folder without an item goes, one that was there stays."""
+    """Whatever the database says of a disk, in one sentence; a `new` folder without an item goes,
+    one that was there stays.
+    """
     try:
         yield
     except SfumatoError:
@@ -47,7 +51,9 @@ def open_table(folder: Path, codes: int | None = None) -> Any:
         import lancedb
         import pyarrow as pa
     except ImportError:
-        raise OptionError('search needs an embedded database: pip install "sfumato[search]"') from None
+        raise OptionError(
+            'search needs an embedded database: pip install "sfumato[search]"'
+        ) from None
     logging.getLogger("lance").setLevel(logging.ERROR)
     database = lancedb.connect(folder / "database")
     try:
@@ -55,11 +61,15 @@ def open_table(folder: Path, codes: int | None = None) -> Any:
     except Exception as error:
         if codes is None:
             raise ModelError(f"{folder} holds no items that can be read: {error}") from None
-    fields = [(n, pa.string()) for n in ("name", "stamp", "label", "text")] + [("vector", pa.list_(pa.float32(), codes))]
+    fields = [(n, pa.string()) for n in ("name", "stamp", "label", "text")] + [
+        ("vector", pa.list_(pa.float32(), codes))
+    ]
     return database.create_table(TABLE, schema=pa.schema(fields), exist_ok=True)
 
 
-def nearest(table: Any, code: NDArray[np.float32], k: int, where: str | None = None, *, exact: bool = True) -> list[dict[str, Any]]:
+def nearest(
+    table: Any, code: NDArray[np.float32], k: int, where: str | None = None, *, exact: bool = True
+) -> list[dict[str, Any]]:
     """The rows of a table whose codes are nearest to one by cosine."""
     asked = table.search(code, vector_column_name="vector").distance_type("cosine").limit(k)
     asked = asked.bypass_vector_index() if exact else asked
@@ -67,8 +77,12 @@ def nearest(table: Any, code: NDArray[np.float32], k: int, where: str | None = N
     return rows
 
 
-def named(table: Any, code: NDArray[np.float32], query: str, k: int, where: str | None) -> list[dict[str, Any]]:
-    """The rows nearest to a code among those whose name or label has all words of the query, in the singular or plural."""
+def named(
+    table: Any, code: NDArray[np.float32], query: str, k: int, where: str | None
+) -> list[dict[str, Any]]:
+    """The rows nearest to a code among those whose name or label has all words of the query, in the
+    singular or plural.
+    """
     words = [word.removesuffix("s") for word in re.findall(r"\w+", query.lower())]
     if not words:
         return []
@@ -76,7 +90,10 @@ def named(table: Any, code: NDArray[np.float32], query: str, k: int, where: str 
     rows = nearest(table, code, MANY, " AND ".join([*likely, *([f"({where})"] if where else [])]))
 
     def has_all(row: dict[str, Any]) -> bool:
-        held = {word.removesuffix("s") for word in re.split(r"[\W_]+", f"{row['name']} {row['label']}".lower())}
+        held = {
+            word.removesuffix("s")
+            for word in re.split(r"[\W_]+", f"{row['name']} {row['label']}".lower())
+        }
         return held.issuperset(words)
 
     return [row for row in rows if has_all(row)][:k]

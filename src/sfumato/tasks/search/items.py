@@ -1,4 +1,6 @@
-"""What can be indexed in a folder, a parquet or a tar file: pictures or documents. In a folder they are known by size and time, else by content."""
+"""What can be indexed in a folder, a parquet or a tar file: pictures or documents. In a folder they
+are known by size and time, else by content.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from sfumato.errors import PictureError
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that can be found: its name, what tells whether it changed, its label, and how to read it."""
+    """One thing that can be found: its name, what tells whether it changed, its label, and how to
+    read it.
+    """
 
     name: str
     stamp: str
@@ -40,11 +44,15 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
         if documents := _documents(table, labels):
             return "documents", documents
     samples = find(source)
-    return "pictures", [_held(s, label) for s, label in zip(samples, labels or [(*s.captions, "")[0] for s in samples], strict=True)]
+    return "pictures", [
+        _held(s, label)
+        for s, label in zip(samples, labels or [(*s.captions, "")[0] for s in samples], strict=True)
+    ]
 
 
 def _file(source: Path, path: Path, sample: Sample) -> Item:
-    state = path.stat() if path.exists() else None  # a link may lead nowhere: it is listed when it is read
+    # a link may lead nowhere: it is listed when it is read
+    state = path.stat() if path.exists() else None
     stamp = f"{state.st_mtime_ns}:{state.st_size}" if state else "missing"
     return Item(sample.name, stamp, path.parent.name if path.parent != source else "", sample)
 
@@ -69,7 +77,9 @@ def _documents(table: Any, labels: list[str] | None) -> list[Item]:
     if column is None or picture_column(table):
         return []
     out = []
-    for k, (text, label) in enumerate(zip(table[column].to_pylist(), labels or [""] * table.num_rows, strict=True)):
+    for k, (text, label) in enumerate(
+        zip(table[column].to_pylist(), labels or [""] * table.num_rows, strict=True)
+    ):
         raw = ("" if text is None else str(text)).encode()
         sample = Sample(f"row {k}", (), lambda raw=raw: raw)  # type: ignore[misc]
         out.append(_held(sample, label))

@@ -18,7 +18,9 @@ BATCH = 256  # pictures that go through the network at once
 
 def has_matcher(name: str) -> bool:
     """Whether this is a bundled model or the folder of one that has a matcher."""
-    return any((place / "matcher" / "config.json").exists() for place in (BUNDLED / name, Path(name)))
+    return any(
+        (place / "matcher" / "config.json").exists() for place in (BUNDLED / name, Path(name))
+    )
 
 
 class Matched:
@@ -48,7 +50,10 @@ class Matched:
 
     def save(self, folder: Path) -> None:
         """Write down which model it is; its weights stay where they are."""
-        write_json(folder / "estimator.json", {"estimator": "Matched", "model": self.model.name, "sha256": self.stamp})
+        write_json(
+            folder / "estimator.json",
+            {"estimator": "Matched", "model": self.model.name, "sha256": self.stamp},
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Matched:
@@ -61,10 +66,16 @@ class Matched:
         """
         noted = read_json(folder / "estimator.json")
         if not has_matcher(str(noted.get("model"))):
-            raise ModelError(f"{folder} was made with model {noted.get('model')}, which is not there or has no matcher")
+            raise ModelError(
+                f"{folder} was made with model {noted.get('model')}, which is not there or has no "
+                "matcher"
+            )
         out = cls.open(str(noted["model"]))
         if out.stamp != noted.get("sha256"):
-            raise ModelError(f"{folder} was made with other weights of model {noted['model']}; index again into another --output")
+            raise ModelError(
+                f"{folder} was made with other weights of model {noted['model']}; index again into "
+                "another --output"
+            )
         return out
 
     @torch.inference_mode()

@@ -10,10 +10,14 @@ class IndexOptions(Options):
 
     space: str | None = option(
         None,
-        "pca:30, autoencoder:30, lsa:128, fitted to the data; the folder of a saved estimator; or a text-to-image model, "
-        "as icons, by which pictures are found by words. pca:30 for pictures and lsa:128 for documents by default.",
+        "pca:30, autoencoder:30, lsa:128, fitted to the data; the folder of a saved estimator; or "
+        "a text-to-image model, "
+        "as icons, by which pictures are found by words. pca:30 for pictures and lsa:128 for "
+        "documents by default.",
     )
-    side: int | None = option(None, "Side in pixels that pictures are brought to; 32 by default.", ge=4, le=512)
+    side: int | None = option(
+        None, "Side in pixels that pictures are brought to; 32 by default.", ge=4, le=512
+    )
 
 
 class SearchOptions(Options):

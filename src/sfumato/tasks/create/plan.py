@@ -1,0 +1,272 @@
+"""What options and a model come to: every choice made, before any work.
+
+:func:`resolve` makes a :class:`Plan`, :func:`check` refuses what the model cannot do. Who follows a
+plan looks nothing up any more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sfumato import __version__, image
+from sfumato.condition.text import NoText
+from sfumato.errors import OptionError, unknown
+from sfumato.hub.files import digest
+from sfumato.hub.load import Model
+from sfumato.sampler.registry import WITH_ETA
+from sfumato.sampler.schedule import SCHEDULES
+from sfumato.tasks.create.options import CreateOptions
+
+LARGEST = 4096  # pixels of a side
+
+
+@dataclass(frozen=True)
+class Start:
+    """A picture to start from.
+
+    Attributes
+    ----------
+    picture : Image
+        RGB, at the size that the model works at.
+    stored : Image
+        The same in the file's own colors, with its transparency: what is kept outside of a mask.
+    profile : bytes, optional
+        The color profile of `stored`.
+    hidden : array, (H, W), bool, optional
+        What is made anew; all of it if None.
+    """
+
+    picture: Image.Image
+    stored: Image.Image
+    profile: bytes | None
+    hidden: NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One call of create: a model, its options, and what follows from both.
+
+    Attributes
+    ----------
+    model : Model
+    options : CreateOptions
+    steps : int
+    guidance_scale : float
+    sampler : str
+    best_of : int
+        Tries per picture.
+    tries : sequence of int
+        Their numbers.
+    size, shown : (int, int)
+        Width and height that the model works at, and those of the picture.
+    start : Start, optional
+    strength : float
+        How much of the start is made anew; 1 without one.
+    """
+
+    model: Model
+    options: CreateOptions
+    steps: int
+    guidance_scale: float
+    sampler: str
+    best_of: int
+    tries: Sequence[int]
+    size: tuple[int, int]
+    shown: tuple[int, int]
+    start: Start | None
+    strength: float
+
+    def style(self, text: str) -> str | None:
+        """The style asked for; else the model's own.
+
+        A prompt that says more than a subject (it has a comma) gets none by itself.
+        """
+        return self.options.style or (None if "," in text else self.model.defaults.style)
+
+    def styled(self, text: str) -> str:
+        """The prompt with the words of its style behind it."""
+        words = self.model.defaults.styles.get(self.style(text) or "")
+        return f"{text}, {words}" if words else text
+
+    def chunks(self, text: str) -> int:
+        """How many chunks of tokens the prompt takes."""
+        return self.model.text.chunks(self.styled(text))
+
+    def sigmas(self) -> Tensor:
+        """The noise levels to walk; with a source picture only the lower ones, by strength.
+
+        There are at most as many as the model's table has.
+        """
+        table, config = self.model.denoiser.times.sigmas, self.model.scheduler
+        steps = max(self.steps, math.ceil(min(len(table), self.steps / self.strength)))
+        if self.options.schedule == "auto":
+            sigmas = config.default_sigmas(table, steps, self.sampler)
+        else:
+            sigmas = SCHEDULES[self.options.schedule](table, steps)
+        # a schedule may have fewer levels than steps
+        kept = min(self.steps, max(1, round(self.strength * (len(sigmas) - 1))))
+        levels: Tensor = sigmas[-(kept + 1) :]
+        return levels
+
+    def settings(self, text: str, seed: int, sigmas: Tensor, candidate: int) -> dict[str, Any]:
+        """All that it takes to make a picture again, for its metadata."""
+        options, model = self.options, self.model
+        given = options.model_dump(mode="json", exclude={"count", "batch", "device", "seed"})
+        files = {"source": options.source, "mask": options.mask}
+        found = {
+            "task": "create",
+            "version": __version__,
+            "model": model.name,
+            # what auto was then
+            "dtype": str(model.network.conv_in.weight.dtype).removeprefix("torch."),
+            "prompt": text,
+            "styled": self.styled(text),
+            "seed": seed,
+            "best_of": self.best_of,
+            "candidate": candidate,
+            "style": self.style(text),
+            "steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "sampler": self.sampler,
+            "size": list(self.shown),
+            "sigmas": [round(float(s), 6) for s in sigmas],
+            "model_sha256": model.sha256,
+            "parts": model.parts,
+            **{f"{kind}_sha256": digest(Path(path)) for kind, path in files.items() if path},
+        }
+        return {**given, **found}
+
+
+def resolve(options: CreateOptions, model: Model) -> Plan:
+    """Make every choice that the options leave to the model.
+
+    Raises
+    ------
+    OptionError
+        For a mask without a picture, or one that hides nothing.
+    PictureError
+        If a file cannot be read.
+    """
+    defaults = model.defaults
+    start, size, shown = _start(options, model)
+    best_of, scale = options.best_of or defaults.best_of, options.guidance_scale
+    return Plan(
+        model,
+        options,
+        steps=options.steps or defaults.steps,
+        guidance_scale=defaults.guidance_scale if scale is None else scale,
+        sampler=options.sampler or model.scheduler.sampler,
+        best_of=best_of,
+        tries=range(best_of) if options.candidate is None else [options.candidate],
+        size=size,
+        shown=shown,
+        start=start,
+        strength=options.strength if start else 1.0,
+    )
+
+
+def _start(
+    options: CreateOptions, model: Model
+) -> tuple[Start | None, tuple[int, int], tuple[int, int]]:
+    """The picture to start from, the size to work at, and the size of the result."""
+    if options.source is None:
+        if options.mask:
+            raise OptionError("--mask needs --from: the picture of which a part is made anew")
+        size = options.size or model.size
+        return None, size, size
+    source, (stored, profile) = image.read(options.source), image.read_stored(options.source)
+    mask = image.read_mask(options.mask, source.size) if options.mask else None
+    size = shown = options.size or _nearest(source.size, model.unit)
+    if mask is not None and options.size in (None, source.size):
+        shown = source.size  # no pixel that is kept may be scaled
+        source, stored, mask = (_filled_up(part, model.unit) for part in (source, stored, mask))
+        size = source.size
+    hidden = None if mask is None else image.white(image.crop_to(mask, size))
+    if hidden is not None and not hidden.any():
+        raise OptionError(image.nothing_white(str(options.mask)))
+    start = Start(image.crop_to(source, size), image.crop_to(stored, size), profile, hidden)
+    return start, size, shown
+
+
+def check(prompts: Sequence[str], plan: Plan) -> None:
+    """Refuse what a model cannot do, before any work.
+
+    Raises
+    ------
+    OptionError
+    """
+    _check_texts(prompts, plan.model)
+    _check_size(plan)
+    _check_options(plan)
+
+
+def _check_texts(texts: Sequence[str], model: Model) -> None:
+    empty = not all(text.strip() for text in texts)
+    if not texts or (model.defaults.needs_prompt and empty):
+        raise OptionError("the prompt is empty; say what the picture shows")
+    if isinstance(model.text, NoText) and any(text.strip() for text in texts):
+        raise OptionError(f'{model.name} takes no text; give "" as the prompt')
+
+
+def _check_size(plan: Plan) -> None:
+    unit, (wide, tall) = plan.model.unit, plan.size
+    if any(n % unit or not unit <= n <= LARGEST for n in plan.size):
+        near = "x".join(str(n) for n in _nearest(plan.size, unit))
+        raise OptionError(
+            f"size {wide}x{tall}: both sides must be multiples of {unit} up to {LARGEST}; "
+            f"try {near}"
+        )
+
+
+def _check_options(plan: Plan) -> None:
+    options, model = plan.options, plan.model
+    if options.style and options.style not in model.defaults.styles:
+        raise unknown("style", options.style, model.defaults.styles)
+    seen, made = model.network.config.in_channels, model.space.config.latent_channels
+    if seen not in (made, 2 * made + 1):
+        raise OptionError(
+            f"{model.name} sees {seen} channels, more than latents of {made} and a mask: what else "
+            "is not known"
+        )
+    if options.eta is not None and plan.sampler not in WITH_ETA:
+        takers = ", ".join(sorted(WITH_ETA))
+        raise OptionError(
+            f"--eta is for samplers that take one ({takers}); {plan.sampler} does not"
+        )
+    unguided = plan.guidance_scale == 1
+    if options.negative_prompt and unguided:
+        raise OptionError(
+            "a negative prompt needs guidance to turn away from it: --guidance-scale is 1, which "
+            "is none"
+        )
+    if options.guidance_rescale and unguided:
+        raise OptionError(
+            "--guidance-rescale pulls guidance back: --guidance-scale is 1, which is none"
+        )
+    if len(plan.tries) > 1 and model.matcher is None:
+        raise OptionError(
+            f"{model.name} has no matcher/ that could choose the best of {len(plan.tries)}; "
+            "sfumato train matcher makes one"
+        )
+
+
+def _nearest(size: tuple[int, int], unit: int) -> tuple[int, int]:
+    most = LARGEST // unit * unit
+    wide, tall = (min(most, max(unit, round(n / unit) * unit)) for n in size)
+    return wide, tall
+
+
+def _filled_up(picture: Image.Image, unit: int) -> Image.Image:
+    """Mirrored at its right and lower edge until both sides are multiples of `unit`."""
+    values = np.asarray(picture)
+    edges = [(0, -picture.height % unit), (0, -picture.width % unit), *[(0, 0)] * (values.ndim - 2)]
+    return Image.fromarray(np.pad(values, edges, mode="symmetric"))

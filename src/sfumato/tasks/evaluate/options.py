@@ -1,0 +1,70 @@
+"""The options of `evaluate restore`: one record for library, command line and server."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from sfumato.config import Options, option
+from sfumato.errors import OptionError
+
+Task = Literal["denoise", "enlarge", "dejpeg", "fill", "colorize"]
+DAMAGE, COMPUTING = "Damage: one of", "Model and computing"
+
+
+class EvaluateOptions(Options):
+    """What is done to pictures before they are restored and measured: one kind of damage."""
+
+    denoise: float | None = option(
+        None, "Deviation of Gaussian noise for values of 0 to 255.", group=DAMAGE
+    )
+    enlarge: float | None = option(None, "Factor that pictures are shrunk by.", group=DAMAGE)
+    dejpeg: int | None = option(
+        None, "Quality of the JPEG that pictures are written as, 1 to 100.", group=DAMAGE
+    )
+    fill: str | None = option(
+        None, "What is hidden: text, scratches, boxes or pixels (80 %).", group=DAMAGE
+    )
+    colorize: bool = option(False, "Take the color out.", group=DAMAGE)
+    gray: bool = option(False, "Take the pictures as gray.")
+    method: str = option(
+        "trained",
+        "trained; best (the mean of eight answers); or input (the damage stays), bicubic.",
+    )
+    model: str | None = option(
+        None,
+        "A restorer of your own: a folder written by sfumato train restorer.",
+        group=COMPUTING,
+    )
+    device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
+    dtype: str = option(
+        "auto",
+        "auto, float32, bfloat16 or float16; auto is what the device is good at.",
+        group=COMPUTING,
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> EvaluateOptions:
+        if len(self._asked()) != 1:
+            raise OptionError(
+                "give one of --denoise SIGMA, --enlarge FACTOR, --dejpeg QUALITY, --fill SHAPE "
+                "and --colorize"
+            )
+        return self
+
+    def _asked(self) -> dict[Task, float | str]:
+        amounts: dict[Task, float | str | None] = {
+            "denoise": self.denoise,
+            "enlarge": self.enlarge,
+            "dejpeg": self.dejpeg,
+            "fill": self.fill,
+            "colorize": self.colorize or None,
+        }
+        return {task: amount for task, amount in amounts.items() if amount is not None}
+
+    @property
+    def damage(self) -> tuple[Task, float | str]:
+        """The task that is measured, and how much of the damage there is."""
+        ((task, amount),) = self._asked().items()
+        return task, amount

@@ -1,0 +1,123 @@
+"""Train a finder: a restorer whose clean picture is the damage alone, shown on prints that were
+damaged by us.
+
+The photograph is what hides the marks, and is taken away. Between the marks the finder meets things
+that look like them and are none: letters, grids and rings.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Generator, Tensor
+
+from sfumato import image
+from sfumato.corruption.base import Compose
+from sfumato.corruption.scratch import Scratches
+from sfumato.errors import OptionError
+from sfumato.train.loss import cross_entropy, denoising_loss
+from sfumato.train.pairs import PairedCorruption
+from sfumato.train.restorer import RestorerJob
+from sfumato.types import Condition, Corruption
+
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,()©-"
+ADDED = 0.35  # share of the crops on which something is drawn that is no damage
+Color = tuple[int, ...]
+SEPIA = (1.0, 0.86, 0.64)  # of white, in a print that turned brown
+
+
+class FinderJob(RestorerJob):
+    """The denoising objective on pictures of the damage: cross-entropy between where it is and
+    where the network sees it.
+
+    Parameters
+    ----------
+    As of :class:`RestorerJob`. Each corruption begins with ``scratches``; what follows, as noise
+    and JPEG, comes over the marks.
+    """
+
+    def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
+        """Where the marks are, in [-1, 1], and the damaged prints."""
+        x = self.batch(rows, random)
+        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=random)))
+        x = torch.stack([_printed(picture, self.gray, rng) for picture in x])
+        chosen = self.corruptions[int(torch.randint(len(self.corruptions), (), generator=random))]
+        first, *others = chosen.parts if isinstance(chosen, Compose) else (chosen,)
+        if not isinstance(first, Scratches):
+            raise OptionError(
+                f'a finder learns to find scratches; "{chosen}" does not begin with them'
+            )
+        damaged, cover = first.marked(x, random)
+        seen = Compose(tuple(others))(damaged.y.clamp(-1, 1), generator=random)
+        return 2 * cover - 1, PairedCorruption(seen.y), Condition()
+
+    def loss(self, rows: Tensor, random: Generator) -> Tensor:
+        """Mean cross-entropy of each pixel, in nats."""
+        x, corruption, condition = self.drawn(rows, random)
+        return denoising_loss(
+            self.denoiser, x, corruption, condition, generator=random, measure=cross_entropy
+        )
+
+
+def _printed(picture: Tensor, gray: float, rng: np.random.Generator) -> Tensor:
+    """A photograph (3, H, W) as it lies in an album: gray, brown or in color, faded, with letters
+    or lines of its own.
+    """
+    x = (picture + 1) / 2
+    if rng.random() < ADDED:
+        x = _with_things(x, rng)
+    if rng.random() < gray:
+        x = x.mean(dim=0, keepdim=True).expand(3, -1, -1)
+        if rng.random() < 0.35:
+            x = x * torch.tensor(SEPIA).to(x)[:, None, None]
+    black, white = rng.uniform(0, 0.2), rng.uniform(0.75, 1)
+    x = black + (white - black) * x
+    return 2 * x - 1
+
+
+def _with_things(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Letters, a grid of bars or some rings: no damage, though it looks like it."""
+    picture = image.to_pictures(2 * x[None] - 1)[0]
+    gray = (int(rng.integers(0, 256)),) * 3
+    color = tuple(int(v) for v in rng.integers(0, 256, 3)) if rng.random() < 0.3 else gray
+    draw = (_letters, _grid, _rings)[int(rng.integers(3))]
+    draw(ImageDraw.Draw(picture), picture.size, color, rng)
+    if rng.random() < 0.3:
+        degrees = math.degrees(rng.normal(0, 0.1))
+        picture = picture.rotate(degrees, Image.Resampling.BICUBIC)
+    return (image.to_tensor(picture)[0].to(x) + 1) / 2
+
+
+def _letters(
+    pen: ImageDraw.ImageDraw, size: tuple[int, int], color: Color, rng: np.random.Generator
+) -> None:
+    text = "".join(rng.choice(list(LETTERS), 24))
+    font = ImageFont.load_default(size=float(rng.uniform(8, 30)))
+    for _ in range(rng.integers(1, 4)):
+        at = rng.uniform(-0.3 * size[0], 0.7 * size[0]), rng.uniform(0, 0.9 * size[1])
+        pen.text(at, text, fill=color, font=font)
+
+
+def _grid(
+    pen: ImageDraw.ImageDraw, size: tuple[int, int], color: Color, rng: np.random.Generator
+) -> None:
+    (wide, tall), width = size, int(rng.integers(1, 6))
+    gap, start = int(rng.integers(8, 40)), int(rng.integers(0, 20))
+    for at in range(start, wide, gap):
+        pen.line([(at, 0), (at, tall)], fill=color, width=width)
+    if rng.random() < 0.5:
+        for at in range(start, tall, gap * int(rng.integers(1, 3))):
+            pen.line([(0, at), (wide, at)], fill=color, width=width)
+
+
+def _rings(
+    pen: ImageDraw.ImageDraw, size: tuple[int, int], color: Color, rng: np.random.Generator
+) -> None:
+    for _ in range(rng.integers(1, 4)):
+        center, half = rng.uniform(0, size), rng.uniform(4, 20, 2)
+        filled, width = color if rng.random() < 0.3 else None, int(rng.integers(1, 6))
+        box = (*(center - half), *(center + half))
+        pen.ellipse(box, fill=filled, outline=color, width=width)

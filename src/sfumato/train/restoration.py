@@ -1,0 +1,114 @@
+"""The command that trains a restorer: what it shall undo, on photographs or on pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato.denoiser.denoiser import Denoiser
+from sfumato.denoiser.restorer import Restorer, RestorerConfig
+from sfumato.errors import OptionError
+from sfumato.hub.files import fingerprint, network_from
+from sfumato.hub.load import restorer_folder
+from sfumato.hub.save import save_network
+from sfumato.train.finder import FinderJob
+from sfumato.train.loop import train
+from sfumato.train.loss import vivid
+from sfumato.train.pairs import PairJob, paired, read_pairs
+from sfumato.train.plan import (
+    Event,
+    Plan,
+    checked,
+    identity,
+    read_plan,
+    skipped_lines,
+)
+from sfumato.train.restorer import RestorerJob, read_photos
+
+PAIRS = "pairs"
+
+
+def train_restorer(
+    data: Path,
+    output: Path,
+    corruption: str | None,
+    config: Path | None,
+    given: Mapping[str, Any],
+    start: Path | None = None,
+) -> Iterator[Event]:
+    """Train a restorer for corruptions separated by bars, or on pairs; writes config and weights.
+
+    With `start`, a restorer's folder or the name of a bundled one, its network is trained on; if
+    the plan names a network of another size, that one starts from the layers that both have. If it
+    names a teacher, its answers are learnt from, too.
+    """
+    plan, settings = read_plan("restorer", data, output, config, given)
+    begun = _restorer(start) if start else None
+    if begun is None or plan.network:
+        network = checked(Restorer, RestorerConfig, plan.network)
+    else:
+        network = begun.config
+    teacher = Denoiser(_restorer(plan.teacher).eval(), "direct") if plan.teacher else None
+    asked = _asked(data, corruption or plan.corruption)
+    yield f"reading {data}"
+    torch.manual_seed(settings.seed)
+    job, skipped = _job(data, network, plan, asked, teacher)
+    yield from skipped_lines(skipped)
+    if begun is not None:
+        yield _start_from(job.module, begun, str(start))
+    about = {
+        "corruption": asked,
+        "start": start,
+        **plan.model_dump(include={"longest", "gray", "turned", "vivid"}),
+    }
+    if teacher is not None:
+        about["teacher"] = fingerprint(teacher)
+    known = identity(plan, data, network, task="restorer", **about)
+    yield from train(job, settings, output, known)
+    save_network(job.module, output)
+
+
+def _asked(data: Path, corruption: str) -> str:
+    """What the restorer shall undo; "pairs" if that is what happened to pairs of pictures."""
+    pairs = paired(data)
+    if not corruption and not pairs:
+        raise OptionError(
+            "say what it shall undo: --corruption 'noise:0-50 | mask:strokes', or give pairs in "
+            "clean/ and dirty/"
+        )
+    if corruption and pairs:
+        raise OptionError(
+            f"{data} holds pairs, whose corruption is what happened to them; leave {corruption} out"
+        )
+    return corruption or PAIRS
+
+
+def _job(
+    data: Path, network: RestorerConfig, plan: Plan, asked: str, teacher: Denoiser | None
+) -> tuple[RestorerJob, list[str]]:
+    """The training job, and a sentence for each picture that was left out."""
+    how: dict[str, Any] = {"turned": plan.turned, "teacher": teacher}
+    how["measure"] = vivid if plan.vivid else None
+    if asked == PAIRS:
+        photos, skipped = read_pairs(data, plan.size)
+        return PairJob(network, photos, (), plan.size, **how), skipped
+    photos, skipped, often = read_photos(data, plan.size, plan.longest)
+    kind = FinderJob if network.finds else RestorerJob
+    job = kind(network, photos, asked.split("|"), plan.size, plan.gray, often=often, **how)
+    return job, skipped
+
+
+def _start_from(network: Restorer, begun: Restorer, name: str) -> str:
+    """Take the layers that both have from a trained network, and say how many there are."""
+    fresh = {k: v.shape for k, v in network.state_dict().items()}
+    shared = {k: v for k, v in begun.state_dict().items() if v.shape == fresh.get(k)}
+    network.load_state_dict(shared, strict=False)
+    return f"starts from {len(shared)} of the {len(fresh)} layers of {name}"
+
+
+def _restorer(name: str | Path) -> Restorer:
+    """A bundled restorer, or one's own."""
+    return network_from(Restorer, RestorerConfig, restorer_folder(name)).channels_last()
