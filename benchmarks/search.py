@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from sklearn.neighbors import NearestNeighbors
 
 from sfumato import PCA
-from sfumato.tasks.search import index as work
+from sfumato.tasks.search import database as work
 
 COUNT, CODES, QUERIES, KILLS = 100_000, 30, 50, 20
 SCRIPT = """

@@ -36,7 +36,7 @@ _HOME = {
     "parse": "corruption.base",
     "reduce": "tasks.reduce.compare",
     "restore": "tasks.restore.run",
-    "search": "tasks.search.index",
+    "search": "tasks.search.query",
     "trace": "tasks.explain.trace",
     "walk": "tasks.create.run",
 }
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from sfumato.tasks.restore.options import RestoreOptions as RestoreOptions
     from sfumato.tasks.restore.run import restore as restore
     from sfumato.tasks.search.index import index as index
-    from sfumato.tasks.search.index import search as search
+    from sfumato.tasks.search.query import search as search
     from sfumato.types import Condition as Condition
     from sfumato.types import Step as Step
 

@@ -158,7 +158,7 @@ def test_size(path):
             length = (
                 node.end_lineno - node.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0)
             )
-            assert length <= 45 or path.parent.name == "cli", f"{node.name} has {length} lines"
+            assert length <= 45, f"{node.name} has {length} lines"
 
 
 def test_no_pickle():

@@ -930,9 +930,11 @@ def test_what_a_mask_keeps_stays_transparent(run, tiny, tmp_path):
         "mask.png",
     )
     assert run(*words, "--output", "a.png")[0] == 0
-    made = np.asarray(Image.open("a.png"))
+    with Image.open("a.png") as picture:
+        made = np.asarray(picture)
     assert made.shape == values.shape
     assert (made == values)[hidden == 0].all(), "colors and transparency, bit for bit"
     assert (made[hidden > 0][:, 3] == 255).all(), "what is made anew is opaque"
     assert run(*words, "--output", "b.jpg")[0] == 0
-    assert Image.open("b.jpg").mode == "RGB"
+    with Image.open("b.jpg") as flat:
+        assert flat.mode == "RGB"

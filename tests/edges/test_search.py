@@ -25,8 +25,10 @@ from sfumato.errors import DataError, ModelError, OptionError
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
 from sfumato.tasks.search import index as work
-from sfumato.tasks.search.index import index, search
+from sfumato.tasks.search.index import index
 from sfumato.tasks.search.items import items_of
+from sfumato.tasks.search.query import search
+from sfumato.tasks.search.space import settings_of
 
 pytest.importorskip("lancedb")
 DIGITS = load_digits()
@@ -278,8 +280,8 @@ def test_a_large_index_is_approximate_and_says_how_well(tmp_path, monkeypatch):
     index(source, tmp_path / "exact", "lsa:3")
     monkeypatch.setattr(work, "APPROXIMATE", 1000)
     index(source, tmp_path / "ix", "lsa:3")
-    assert work._settings(tmp_path / "exact").recall is None
-    recall = work._settings(tmp_path / "ix").recall
+    assert settings_of(tmp_path / "exact").recall is None
+    recall = settings_of(tmp_path / "ix").recall
     assert 0.2 < recall <= 1
     near, true = (
         search(folder, "sweet cherry pear", 12) for folder in (tmp_path / "ix", tmp_path / "exact")
@@ -366,7 +368,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypat
     )
     monkeypatch.setattr(
         work,
-        "_encode",
+        "encode",
         lambda *_: (_ for _ in ()).throw(
             RuntimeError("lance error: No space left on device\n at a\n at b")
         ),
@@ -379,7 +381,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypat
     index(source, tmp_path / "ix")
     documents(source, d9="apples pears")
     monkeypatch.setattr(
-        work, "_encode", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        work, "encode", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
     with pytest.raises(DataError, match="No space left"):
         index(source, tmp_path / "ix")

@@ -18,7 +18,7 @@ from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.errors import ModelError
-from sfumato.hub import single
+from sfumato.hub import names, single
 from sfumato.hub.describe import describe
 from sfumato.hub.load import load
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
@@ -28,14 +28,14 @@ from sfumato.tasks.create.run import create
 
 def as_one(unet, vae, clip, family):
     """One dict under the original code's names, from state dicts under ours."""
-    out = {single.UNET + single.unet_name(k, family.unet): v for k, v in unet.items()}
-    out |= {single.VAE + single.vae_name(k, family.vae): v for k, v in vae.items()}
+    out = {single.UNET + names.unet_name(k, family.unet): v for k, v in unet.items()}
+    out |= {single.VAE + names.vae_name(k, family.vae): v for k, v in vae.items()}
     text = family.texts[0]
     if not text.open_clip:
         return out | {text.prefix + k: v for k, v in clip.items()}
     thirds = {}
     for k, v in clip.items():
-        name = text.prefix + single._replace(k, single.OPEN_CLIP)
+        name = text.prefix + names.replaced(k, names.OPEN_CLIP)
         if "in_proj" in name:
             thirds.setdefault(name, {})["qkv".index(k.split("self_attn.")[1][0])] = v
         else:
@@ -74,11 +74,11 @@ def test_open_clip_names():
         with_projection=True,
     )
     clip = CLIPText(config)
-    text = single.Text("conditioner.embedders.1.model.", config, True)
+    text = names.Text("conditioner.embedders.1.model.", config, True)
     family = replace(single.FAMILIES[1024], texts=(text,))
     one = as_one({}, {}, clip.state_dict(), family)
     one[text.prefix + "text_projection"] = one[text.prefix + "text_projection"].T.contiguous()
-    found = single.clip_weights(one, text, "x")
+    found = names.clip_weights(one, text, "x")
     assert all(torch.equal(found[k], v) for k, v in clip.state_dict().items())
     model = transformers.CLIPTextModelWithProjection(
         transformers.CLIPTextConfig(hidden_size=32, projection_dim=32)
@@ -101,7 +101,7 @@ def checkpoint(tmp_path, monkeypatch):
     config = CLIPTextConfig.read(
         json.loads((folder / "text_encoder/config.json").read_text()), "text"
     )
-    text = single.Text("cond_stage_model.transformer.", config, False)
+    text = names.Text("cond_stage_model.transformer.", config, False)
     family = replace(
         single.FAMILIES[768],
         unet=UNetConfig(**UNET),
@@ -296,8 +296,8 @@ def test_an_index_that_leads_elsewhere(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "m")
     sharded(tmp_path / "m/unet")
     index = tmp_path / "m/unet/diffusion_pytorch_model.safetensors.index.json"
-    for names in ({"x": "../../secret.safetensors"}, {"x": "a.bin"}, {}, {"x": 3}):
-        index.write_text(json.dumps({"weight_map": names}))
+    for listed in ({"x": "../../secret.safetensors"}, {"x": "a.bin"}, {}, {"x": 3}):
+        index.write_text(json.dumps({"weight_map": listed}))
         with pytest.raises(ModelError, match="no index of safetensors files"):
             load(str(tmp_path / "m"))
 

@@ -22,28 +22,35 @@ if TYPE_CHECKING:
 Argument, Option = typer.Argument, typer.Option
 
 
+Prompts = Annotated[
+    list[str] | None, Argument(help="What the picture shows; several make several pictures.")
+]
+PromptFile = Annotated[
+    Path | None,
+    Option(
+        help="File: .txt (a prompt a line), .jsonl or .csv (prompt, id, and any option of a "
+        "picture)."
+    ),
+]
+Output = Annotated[Path, Option(help="FILE.png (.jpg, .webp) or FOLDER/.")]
+Grid = Annotated[bool, Option("--grid", help="Also write all pictures on one sheet.")]
+Again = Annotated[
+    Path | None, Option(help="Make the picture in this file once more, from its own settings.")
+]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace pictures that are there.")]
+AsJson = Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")]
+
+
 @takes(CreateOptions, without={"candidate"})
 def create(
     values: Values,
-    prompt: Annotated[
-        list[str] | None, Argument(help="What the picture shows; several make several pictures.")
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        Option(
-            help="File: .txt (a prompt a line), .jsonl or .csv (prompt, id, and any option of a "
-            "picture)."
-        ),
-    ] = None,
-    output: Annotated[Path, Option(help="FILE.png (.jpg, .webp) or FOLDER/.")] = Path("pictures"),
-    grid: Annotated[bool, Option("--grid", help="Also write all pictures on one sheet.")] = False,
-    again: Annotated[
-        Path | None, Option(help="Make the picture in this file once more, from its own settings.")
-    ] = None,
-    overwrite: Annotated[
-        bool, Option("--overwrite", help="Replace pictures that are there.")
-    ] = False,
-    as_json: Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")] = False,
+    prompt: Prompts = None,
+    prompts: PromptFile = None,
+    output: Output = Path("pictures"),
+    grid: Grid = False,
+    again: Again = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make pictures from texts."""
     from sfumato.errors import OptionError
@@ -64,13 +71,12 @@ def create(
     options = CreateOptions.build(values)  # before pictures are counted
     saver = texts.Saver(output, overwrite=overwrite, single=len(wanted) * options.count <= 1)
     saver.check(wanted, values, grid=grid)
-    finished = []
+    pictures = []
     for item, made in _with_progress(wanted, values, opened):
-        path = saver.save(item, made)
-        finished += [made.picture] if grid else []
-        _tell(made, path, as_json=as_json)
+        _tell(made, saver.save(item, made), as_json=as_json)
+        pictures += [made.picture] if grid else []
     if grid:
-        say(str(saver.sheet(finished)), err=as_json)
+        say(str(saver.sheet(pictures)), err=as_json)
 
 
 def _tell(made: Made, path: Path, *, as_json: bool) -> None:

@@ -20,36 +20,41 @@ if TYPE_CHECKING:
 Argument, Option = typer.Argument, typer.Option
 
 
+Prompts = Annotated[
+    list[str] | None,
+    Argument(help="What the picture shows; several are set side by side, from the same noise."),
+]
+Page = Annotated[Path, Option(help="FILE.html: the page, which needs no network.")]
+Again = Annotated[
+    Path | None,
+    Option(
+        help="A picture of sfumato create, to be explained; prompts are set beside it, from its "
+        "settings."
+    ),
+]
+Light = Annotated[
+    bool,
+    Option("--light", help="Record the walk alone: no estimate is decoded, no experiment is made."),
+]
+Numbers = Annotated[
+    Path | None, Option(help="FOLDER/ for all numbers, too: trace.json and trace.safetensors.")
+]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace a page that is there.")]
+AsJson = Annotated[
+    bool, Option("--json", help="What was seen, but for the large arrays, as JSON on stdout.")
+]
+
+
 @takes(CreateOptions, without={"count", "candidate", "batch"})
 def explain(
     values: Values,
-    prompt: Annotated[
-        list[str] | None,
-        Argument(help="What the picture shows; several are set side by side, from the same noise."),
-    ] = None,
-    output: Annotated[Path, Option(help="FILE.html: the page, which needs no network.")] = Path(
-        "explained.html"
-    ),
-    again: Annotated[
-        Path | None,
-        Option(
-            help="A picture of sfumato create, to be explained; prompts are set beside it, from "
-            "its settings."
-        ),
-    ] = None,
-    light: Annotated[
-        bool,
-        Option(
-            "--light", help="Record the walk alone: no estimate is decoded, no experiment is made."
-        ),
-    ] = False,
-    trace: Annotated[
-        Path | None, Option(help="FOLDER/ for all numbers, too: trace.json and trace.safetensors.")
-    ] = None,
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace a page that is there.")] = False,
-    as_json: Annotated[
-        bool, Option("--json", help="What was seen, but for the large arrays, as JSON on stdout.")
-    ] = False,
+    prompt: Prompts = None,
+    output: Page = Path("explained.html"),
+    again: Again = None,
+    light: Light = False,
+    trace: Numbers = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make pictures, and a page that shows every step of how they came about."""
     from sfumato.errors import OptionError
@@ -66,13 +71,19 @@ def explain(
     _check_places(output, trace, overwrite=overwrite)
     found = _with_progress(wanted, CreateOptions.build(values), opened, light=light)
     found.write(output)
-    for k, run in enumerate(found.runs):
-        if trace is not None:
-            run.trace.save(trace if len(found.runs) == 1 else trace / str(k + 1))
+    if trace is not None:
+        _save_traces(found, trace)
+    for run in found.runs:
         if run.trace.made.cut:
             note(f'the end of the prompt was not seen by the model: "{run.trace.made.cut}"')
     record = {"path": str(output), "runs": [run.trace.record() for run in found.runs]}
     say(json.dumps(record) if as_json else str(output))
+
+
+def _save_traces(found: Explained, folder: Path) -> None:
+    """Write all numbers of a run into a folder, of several runs into one each."""
+    for k, run in enumerate(found.runs, 1):
+        run.trace.save(folder if len(found.runs) == 1 else folder / str(k))
 
 
 def _check_places(output: Path, trace: Path | None, *, overwrite: bool) -> None:

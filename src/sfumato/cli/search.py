@@ -61,7 +61,7 @@ def search(
     from sfumato.errors import OptionError
     from sfumato.metadata import FORMATS
     from sfumato.runtime import atomic, check_file
-    from sfumato.tasks.search import index as work
+    from sfumato.tasks.search import query as work
 
     options = SearchOptions.build(values)
     if output is not None and output.suffix.lower() not in FORMATS:

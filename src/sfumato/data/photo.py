@@ -7,9 +7,6 @@ that was not asked for. What cannot be kept is converted, with a note.
 
 from __future__ import annotations
 
-import functools
-import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,15 +20,20 @@ from PIL.JpegImagePlugin import JpegImageFile
 from scipy.ndimage import distance_transform_edt
 
 from sfumato import image
-from sfumato.data.text import decode
+from sfumato.data.exif import (
+    ORIENTATION,
+    SETTINGS,
+    XMP_KEYWORD,
+    descriptions,
+    jpeg_quality,
+    resolution,
+    texts_of,
+    with_size,
+    xmp_of,
+)
 from sfumato.errors import PictureError
-from sfumato.metadata import DESCRIPTION, EXIF_POINTER
 from sfumato.runtime import atomic
 
-ORIENTATION, PIXEL_WIDTH, PIXEL_HEIGHT = 0x0112, 0xA002, 0xA003  # EXIF 2.32, tables 4 and 7
-XMP_KEYWORD, SETTINGS = "XML:com.adobe.xmp", "sfumato"  # of texts in a PNG
-# title, maker, model, software, date, artist, copyright
-DESCRIPTIVE = frozenset({0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298})
 SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 SUFFIXES = {
     ".png": "PNG",
@@ -159,7 +161,7 @@ def read(source: Path | str | bytes) -> Photo:
 
 def _photo(opened: Image.Image) -> Photo:
     quality = (
-        _quality(next(iter(opened.quantization.values())))
+        jpeg_quality(next(iter(opened.quantization.values())))
         if isinstance(opened, JpegImageFile) and opened.quantization
         else None
     )
@@ -167,13 +169,13 @@ def _photo(opened: Image.Image) -> Photo:
     deep = ";16" in str(getattr(opened, "tile", ""))
     opened.load()
     converted = _converted(opened)
-    exif, notes = _said_of(opened)
-    texts, xmp = _texts(opened), _xmp(opened)
+    exif, notes = descriptions(opened)
+    texts, xmp = texts_of(opened), xmp_of(opened)
     photo = replace(
         converted,
         quality=quality,
         exif=exif,
-        dpi=_dpi(opened),
+        dpi=resolution(opened),
         texts=texts,
         xmp=xmp,
         notes=(*converted.notes, *notes),
@@ -183,88 +185,6 @@ def _photo(opened: Image.Image) -> Photo:
         if deep and photo.top == 255
         else photo
     )
-
-
-def _said_of(opened: Image.Image) -> tuple[bytes | None, list[str]]:
-    """What EXIF says but for the orientation, and a note if that cannot be kept."""
-    exif = opened.getexif()
-    exif.pop(ORIENTATION, None)
-    if str(exif.get(DESCRIPTION, "")).startswith('{"schema"'):
-        return None, []  # the settings of create, whose picture this is no longer
-    # most of its tags say how it is stored; those that say of what it is a picture are taken along
-    if opened.format == "TIFF":
-        kept = Image.Exif()
-        kept.update({tag: value for tag, value in exif.items() if tag in DESCRIPTIVE})
-        exif = kept
-    if not exif:
-        return None, []
-    try:
-        return exif.tobytes(), []
-    except Exception:  # whatever a file may say
-        return None, ["its EXIF data are damaged and were left out"]
-
-
-def _texts(opened: Image.Image) -> dict[str, str]:
-    """The texts of a PNG but for XMP and for settings of ours, whose picture this is no longer; and
-    a JPEG's comment.
-    """
-    found = {
-        k: str(v)
-        for k, v in getattr(opened, "text", {}).items()
-        if k not in (XMP_KEYWORD, SETTINGS)
-    }
-    comment = opened.info.get("comment")
-    if comment and "Comment" not in found:
-        found["Comment"] = decode(comment)[0] if isinstance(comment, bytes) else str(comment)
-    return found
-
-
-def _xmp(opened: Image.Image) -> bytes | None:
-    """The XMP packet, which says upright of a picture that is turned so."""
-    found = opened.info.get("xmp") or opened.info.get(XMP_KEYWORD)
-    if not isinstance(found, bytes | str):
-        return None
-    packet = found.encode() if isinstance(found, str) else found
-    return re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", packet)
-
-
-def _with_size(exif: bytes, size: tuple[int, int]) -> bytes:
-    """EXIF data that give the width and height that the picture has now, if they give any."""
-    held = Image.Exif()
-    held.load(exif)
-    if EXIF_POINTER not in held:
-        return exif
-    sizes = held.get_ifd(EXIF_POINTER)
-    for tag, value in zip((PIXEL_WIDTH, PIXEL_HEIGHT), size, strict=True):
-        if tag in sizes:
-            sizes[tag] = value
-    return held.tobytes()
-
-
-def _dpi(opened: Image.Image) -> tuple[float, float] | None:
-    try:
-        across, down = (float(n) for n in opened.info["dpi"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    return (across, down) if 0 < across < 65536 and 0 < down < 65536 else None
-
-
-def _quality(table: list[int]) -> int:
-    """The quality whose quantization table is nearest to a file's."""
-    return 1 + int(np.abs(_tables() - np.asarray(table)).sum(axis=1).argmin())
-
-
-@functools.cache
-def _tables() -> NDArray[Any]:
-    """The luminance tables of all qualities from 1 to 100, (100, 64)."""
-    out = []
-    for quality in range(1, 101):
-        stream = io.BytesIO()
-        Image.new("L", (8, 8)).save(stream, "JPEG", quality=quality)
-        with Image.open(stream) as written:
-            assert isinstance(written, JpegImageFile)
-            out.append(written.quantization[0])
-    return np.array(out)
 
 
 def _converted(opened: Image.Image) -> Photo:
@@ -344,7 +264,7 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     extra: dict[str, Any] = {"icc_profile": photo.profile} if photo.profile else {}
     extra |= {"dpi": photo.dpi} if photo.dpi and kind != "WEBP" else {}
     if photo.exif and kind in ("PNG", "JPEG", "WEBP"):
-        extra["exif"] = _with_size(photo.exif, photo.size)
+        extra["exif"] = with_size(photo.exif, photo.size)
     if photo.exif and "exif" not in extra:
         notes.append(f"{kind} does not take the EXIF data")
     if kind == "JPEG":

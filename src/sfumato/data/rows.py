@@ -6,10 +6,8 @@ What cannot be read is skipped and listed, never fatal; a set with nothing usabl
 
 from __future__ import annotations
 
-import gzip
 import math
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato import image
+from sfumato.data.arrays import classes, read_idx, to_float, to_unit
 from sfumato.data.samples import Sample, find, picture_column
 from sfumato.data.tables import read_table
 from sfumato.data.text import decode
@@ -251,80 +250,55 @@ def word(value: Any) -> str:
 
 
 def _numpy(path: Path, label: str | None) -> Table:
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            arrays = (
-                {k: loaded[k] for k in loaded.files}
-                if hasattr(loaded, "files")
-                else {"data": loaded}
-            )
-    except Exception as error:  # numpy raises what its parser, zip and zlib raise
-        raise DataError(f"{path} cannot be read: {error}") from None
-    lower = {k.lower(): k for k in arrays}
-    main = next(
-        (lower[n] for n in ARRAYS if n in lower),
-        max(arrays, key=lambda k: arrays[k].size, default=None),
-    )
+    """The largest array of a ``.npy`` or ``.npz``, or the one with a usual name; and its labels."""
+    arrays = _arrays(path)
+    lower = {name.lower(): name for name in arrays}
+    largest = max(arrays, key=lambda name: arrays[name].size, default=None)
+    main = next((lower[n] for n in ARRAYS if n in lower), largest)
     if main is None or not 2 <= arrays[main].ndim <= 4:
         raise DataError(
             f"{path} holds no rows; an array of shape (N, d), (N, H, W) or (N, H, W, C) is needed, "
             f"found {sorted(arrays)}"
         )
+    values = arrays[main]
     if label and label not in arrays:
         raise unknown("array", label, arrays)
-    if label and arrays[label].shape[:1] != arrays[main].shape[:1]:
+    if label and arrays[label].shape[:1] != values.shape[:1]:
         raise DataError(
-            f"{path} has {len(arrays[main])} rows in {main}, but {arrays[label].size} values in "
-            f"{label}"
+            f"{path} has {len(values)} rows in {main}, but {arrays[label].size} values in {label}"
         )
     known = label or next((lower[n] for n in LABELS if n in lower), None)
-    labels = (
-        _labels(_classes(arrays[known]))
-        if known and arrays[known].shape[:1] == arrays[main].shape[:1]
-        else None
-    )
-    values = arrays[main]
+    fits = known is not None and arrays[known].shape[:1] == values.shape[:1]
+    labels = _labels(classes(arrays[known])) if known and fits else None
     if values.ndim == 2:
-        return Table("numbers", _float(values, path), labels=labels)
+        return Table("numbers", to_float(values, path), labels=labels)
+    top = 255.0 if values.dtype == np.uint8 else None
+    return _stack(to_unit(to_float(_channels_last(values, path), path), top), labels)
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if hasattr(loaded, "files"):
+                return {name: loaded[name] for name in loaded.files}
+            return {"data": loaded}
+    except Exception as error:  # numpy raises what its parser, zip and zlib raise
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
+def _channels_last(values: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Pictures (N, H, W, C), from (N, H, W) or, as PyTorch has them, (N, C, H, W)."""
     if values.ndim == 3:
         values = values[..., None]
-    if values.shape[-1] not in (1, 3, 4):  # channels first, as PyTorch has them
-        if values.shape[1] not in (1, 3, 4):
-            raise DataError(
-                f"{path} holds pictures of shape {values.shape[1:]}; 1, 3 or 4 channels are "
-                "needed, last or first"
-            )
-        values = np.moveaxis(values, 1, -1)
-    return _stack(_unit(_float(values, path), 255.0 if values.dtype == np.uint8 else None), labels)
-
-
-def _classes(labels: NDArray[Any]) -> NDArray[Any]:
-    """One label a row; rows of zeros and a single one (one-hot) say which by its place."""
-    one_hot = (
-        labels.ndim == 2
-        and labels.shape[1] > 1
-        and labels.dtype.kind in "fiub"
-        and bool(((labels != 0).sum(axis=1) == 1).all())
-    )
-    return labels.argmax(axis=1) if one_hot else labels
-
-
-def _unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float32]:
-    """Brightness from 0 to `top`, or to the brightest where that is above 1, as 0 to 1; negative
-    values count from the darkest.
-    """
-    finite = values[np.isfinite(values)]
-    low = min(0.0, float(finite.min(initial=0)))
-    high = top or max(1.0, float(finite.max(initial=0)))
-    out: NDArray[np.float32] = (values - np.float32(low)) / np.float32(high - low)
-    return out
-
-
-def _float(values: NDArray[Any], path: Path) -> NDArray[np.float32]:
-    if values.dtype.kind not in "fiub":
-        raise DataError(f"{path} holds values of type {values.dtype}, not numbers")
-    return values.astype(np.float32)
+    if values.shape[-1] in (1, 3, 4):
+        return values
+    if values.shape[1] not in (1, 3, 4):
+        raise DataError(
+            f"{path} holds pictures of shape {values.shape[1:]}; 1, 3 or 4 channels are "
+            "needed, last or first"
+        )
+    return np.moveaxis(values, 1, -1)
 
 
 def _idx(path: Path) -> Table:
@@ -337,7 +311,7 @@ def _idx(path: Path) -> Table:
             else []
         ),
     ]
-    pixels = [_idx_array(p) for p in parts]
+    pixels = [read_idx(p) for p in parts]
     if wrong := [p for p, values in zip(parts, pixels, strict=True) if values.ndim != 3]:
         raise DataError(f"{wrong[0]} holds no pictures (labels?); give the file of images")
     beside = [
@@ -345,7 +319,7 @@ def _idx(path: Path) -> Table:
         for p in parts
     ]
     labels = (
-        _labels(np.concatenate([_idx_array(p) for p in beside]))
+        _labels(np.concatenate([read_idx(p) for p in beside]))
         if all(b.exists() and b not in parts for b in beside)
         else None
     )
@@ -356,21 +330,6 @@ def _idx(path: Path) -> Table:
             f"{len(labels)} labels"
         )
     return replace(_stack(np.concatenate(pixels)[..., None] / np.float32(255), labels), test=test)
-
-
-def _idx_array(path: Path) -> NDArray[np.uint8]:
-    try:
-        raw = (
-            gzip.decompress(path.read_bytes())
-            if path.suffix.lower() == ".gz"
-            else path.read_bytes()
-        )
-        if raw[:3] != b"\0\0\x08":
-            raise ValueError("it does not begin as an idx file of bytes does")
-        shape = np.frombuffer(raw, ">i4", raw[3], 4)
-        return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as an idx file: {error}") from None
 
 
 def _columns(path: Path, size: int | None, label: str | None) -> Table:

@@ -22,7 +22,7 @@ from sfumato.runtime import DTYPES, choose_device
 from sfumato.space.autoencoder import Autoencoder as AutoencoderSpace
 from sfumato.space.autoencoder import ConvAutoencoder, ConvConfig, DeepAutoencoder, DeepConfig
 from sfumato.train.codes import AutoencoderFit
-from sfumato.train.loop import train
+from sfumato.train.loop import Progress, train
 from sfumato.train.settings import TrainSettings
 
 SEEDING = threading.Lock()
@@ -143,41 +143,50 @@ class Autoencoder(Reducer):
     def _train(self, rows: Rows, epochs: int, *, fresh: bool) -> Self:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if fresh:
-            low, high = float(rows.min()), float(rows.max())
-            present = rows.nnz if scipy.sparse.issparse(rows) else np.count_nonzero(rows)
-            if (
-                self.shape is None
-                and self.loss == "squared"
-                and low == 0
-                and present < math.prod(rows.shape) / 2
-            ):
-                # counts: zero is the middle of the frame, which is what a mask leaves, so a masked
-                # word is an absent one
-                low = -high
-            self.range_ = low, max(high, low + max(1e-12, 1e-6 * abs(low)))
+            self.range_ = self._range(rows)
             self.space_ = self._build(rows.shape[1], seed)
             self.n_steps_ = 0
+        count = rows.shape[0]
         job = AutoencoderFit(
             self.space_,
             lambda chosen: self._framed(rows[chosen]).float(),
-            rows.shape[0],
+            count,
             loss=self.loss,
             corruption=self.corruption,
         )
         if fresh:
             job.fit_normalization()
-        count = rows.shape[0]
-        batch = min(
-            count,
-            max(16, min(256, count // 50)) if self.batch_size == "auto" else int(self.batch_size),
-        )
+        settings = self._settings(count, epochs, seed)
+        for progress in train(job, settings):
+            if self.verbose:
+                self._tell(progress, max(1, settings.steps // epochs))
+        self.n_steps_ += settings.steps
+        self.space_.eval()
+        job.recenter()
+        return self
+
+    def _range(self, rows: Rows) -> tuple[float, float]:
+        """The values that become -1 and 1."""
+        low, high = float(rows.min()), float(rows.max())
+        sparse = scipy.sparse.issparse(rows)
+        present = rows.nnz if sparse else np.count_nonzero(rows)
+        counts = low == 0 and present < math.prod(rows.shape) / 2
+        if self.shape is None and self.loss == "squared" and counts:
+            # zero is the middle of the frame, which is what a mask leaves, so a masked word is an
+            # absent one
+            low = -high
+        return low, max(high, low + max(1e-12, 1e-6 * abs(low)))
+
+    def _settings(self, count: int, epochs: int, seed: int) -> TrainSettings:
+        usual = max(16, min(256, count // 50))
+        batch = min(count, usual if self.batch_size == "auto" else int(self.batch_size))
         steps = epochs * math.ceil(count / batch)
-        # a rate that falls to zero for so long makes an average of the weights needless
-        settings = TrainSettings(
+        return TrainSettings(
             steps=steps,
             batch=batch,
             rate=self.learning_rate,
             warmup=min(100, steps // 10),
+            # a rate that falls to zero for so long makes an average of the weights needless
             cooldown=0.6,
             weight_decay=self.weight_decay,
             average=0,
@@ -185,19 +194,14 @@ class Autoencoder(Reducer):
             device=self.device,
             dtype=self.dtype,
         )
-        for progress in train(job, settings):
-            if self.verbose and (
-                progress.step % max(1, steps // epochs) == 0 or progress.step == steps
-            ):
-                print(
-                    f"step {progress.step} of {steps}, loss {progress.loss:.5f}, "
-                    f"{progress.seconds_left:.0f} s left",
-                    flush=True,
-                )
-        self.n_steps_ += steps
-        self.space_.eval()
-        job.recenter()
-        return self
+
+    def _tell(self, progress: Progress, every: int) -> None:
+        if progress.step % every == 0 or progress.step == progress.steps:
+            print(
+                f"step {progress.step} of {progress.steps}, loss {progress.loss:.5f}, "
+                f"{progress.seconds_left:.0f} s left",
+                flush=True,
+            )
 
     def _build(self, columns: int, seed: int) -> AutoencoderSpace:
         shape = (1, 1, columns) if self.shape is None else tuple(self.shape)

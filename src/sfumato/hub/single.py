@@ -10,14 +10,14 @@ the family, which the shapes of two weights tell.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.text import TextEncoder
@@ -26,6 +26,7 @@ from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.errors import ModelError
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import decoded_in, filled, read_weights
+from sfumato.hub.names import Text, clip_weights, names_of, unet_name, vae_name, weight_of
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
 
@@ -51,15 +52,6 @@ class Parts:
     scheduler: SchedulerConfig
     defaults: Defaults
     zero_empty: bool = False  # SD XL: an empty prompt is all zeros
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text encoder inside a file: where it is, and whether its names are OpenCLIP's."""
-
-    prefix: str
-    config: CLIPTextConfig
-    open_clip: bool
 
 
 @dataclass(frozen=True)
@@ -146,38 +138,19 @@ def read(path: Path, dtype: torch.dtype = torch.float32) -> Parts:
         If the file is cut short, is of no family that is known here, or lacks a weight.
     """
     family, notes = identify(path)
-    weights = {_plain(k): v for k, v in read_weights(path).items()}
-    name = str(path)
-    for prefix, what in ((VAE, "autoencoder"), (family.texts[0].prefix, "text encoder")):
-        if not any(k.startswith(prefix) for k in weights):
-            raise ModelError(
-                f"{path} has no {what}: it holds a U-Net of {family.name}, not a whole checkpoint"
-            )
-    if odd := sorted(ODD & weights.keys()):
-        raise ModelError(
-            f"{path} was trained in another frame of noise ({odd[0]}), which is not supported"
-        )
+    weights, name = {_plain(k): v for k, v in read_weights(path).items()}, str(path)
+    _check_whole(path, family, weights)
     predicted = prediction_type(family, notes, weights)
-    unet = filled(
-        UNet,
-        family.unet,
-        _take(weights, UNET, _names(UNet, family.unet, unet_name), name),
-        name,
-        dtype,
-    )
+    names = names_of(UNet, family.unet, unet_name)
+    unet = filled(UNet, family.unet, _take(weights, UNET, names, name), name, dtype)
     if unknown := sorted(k for k in weights if k.startswith(UNET)):
         raise ModelError(
             f"{path} has weight {unknown[0]} ({len(unknown)} such), which no U-Net of "
             f"{family.name} has: it is of another kind"
         )
-    vae = family.vae
-    space = filled(
-        AutoencoderKL,
-        vae,
-        _take(weights, VAE, _names(AutoencoderKL, vae, vae_name), name),
-        name,
-        decoded_in(dtype),
-    )
+    names = names_of(AutoencoderKL, family.vae, vae_name)
+    taken = _take(weights, VAE, names, name)
+    space = filled(AutoencoderKL, family.vae, taken, name, decoded_in(dtype))
     xl = len(family.texts) == 2
     texts = []
     for part in family.texts:
@@ -193,9 +166,21 @@ def read(path: Path, dtype: torch.dtype = torch.float32) -> Parts:
         prediction_type=predicted,
         rescale_betas_zero_snr="ztsnr" in weights,
     )
-    return Parts(
-        path, unet, space, texts, scheduler, Defaults(guidance_scale=family.guidance), zero_empty=xl
-    )
+    defaults = Defaults(guidance_scale=family.guidance)
+    return Parts(path, unet, space, texts, scheduler, defaults, zero_empty=xl)
+
+
+def _check_whole(path: Path, family: Family, weights: Mapping[str, Tensor]) -> None:
+    """Refuse a file that lacks a part, or whose network was trained in another frame."""
+    for prefix, what in ((VAE, "autoencoder"), (family.texts[0].prefix, "text encoder")):
+        if not any(k.startswith(prefix) for k in weights):
+            raise ModelError(
+                f"{path} has no {what}: it holds a U-Net of {family.name}, not a whole checkpoint"
+            )
+    if odd := sorted(ODD & weights.keys()):
+        raise ModelError(
+            f"{path} was trained in another frame of noise ({odd[0]}), which is not supported"
+        )
 
 
 OTHERS = {  # how a name of a weight tells what a file is that is no checkpoint; the first that fits
@@ -291,144 +276,13 @@ def prediction_type(family: Family, notes: Mapping[str, str], weights: Mapping[s
     )
 
 
-def _get(weights: dict[str, Tensor], name: str, source: str) -> Tensor:
-    if name not in weights:
-        raise ModelError(f"{source} lacks weight {name}")
-    return weights[name]
-
-
 def _take(
     weights: dict[str, Tensor], part: str, names: list[tuple[str, str]], source: str
 ) -> dict[str, Tensor]:
     """The weights of a part under our names, out of the file's: what is not wanted in two forms
     takes no memory twice.
     """
-    found = {ours: _get(weights, part + theirs, source) for ours, theirs in names}
+    found = {ours: weight_of(weights, part + theirs, source) for ours, theirs in names}
     for _, theirs in names:
         del weights[part + theirs]
     return found
-
-
-def _names(
-    kind: Callable[[C], nn.Module], config: C, translate: Callable[[str, C], str]
-) -> list[tuple[str, str]]:
-    with torch.device("meta"):
-        ours = kind(config).state_dict()
-    return [(k, translate(k, config)) for k in ours]
-
-
-def _replace(name: str, table: dict[str, str]) -> str:
-    for ours, theirs in table.items():
-        name = re.sub(ours, theirs, name)
-    return name
-
-
-RESNET = {
-    r"\.norm1\.": ".in_layers.0.",
-    r"\.conv1\.": ".in_layers.2.",
-    r"\.time_emb_proj\.": ".emb_layers.1.",
-    r"\.norm2\.": ".out_layers.0.",
-    r"\.conv2\.": ".out_layers.3.",
-    r"\.conv_shortcut\.": ".skip_connection.",
-}
-UNET_ENDS = {
-    r"^time_embedding\.linear_1": "time_embed.0",
-    r"^time_embedding\.linear_2": "time_embed.2",
-    r"^add_embedding\.linear_1": "label_emb.0.0",
-    r"^add_embedding\.linear_2": "label_emb.0.2",
-    r"^class_embedding": "label_emb",
-    r"^conv_in": "input_blocks.0.0",
-    r"^conv_norm_out": "out.0",
-    r"^conv_out": "out.2",
-    r"^mid_block\.resnets\.0": "middle_block.0",
-    r"^mid_block\.attentions\.0": "middle_block.1",
-    r"^mid_block\.resnets\.1": "middle_block.2",
-}
-
-
-def unet_name(name: str, config: UNetConfig) -> str:
-    """The name of a U-Net weight in the original code, which numbers layers through all levels.
-
-    Examples
-    --------
-    >>> unet_name("down_blocks.1.resnets.0.conv1.weight", UNetConfig())
-    'input_blocks.4.0.in_layers.2.weight'
-    """
-    if ".resnets." in name:
-        name = _replace(name, RESNET)
-    layers = config.layers_per_block
-    found = re.match(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", name)
-    if found is None:
-        return _replace(name, UNET_ENDS)
-    side, level, part, layer, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
-    if side == "down":
-        if part == "downsamplers":
-            return f"input_blocks.{(level + 1) * (layers + 1)}.0.{rest.replace('conv.', 'op.')}"
-        return f"input_blocks.{1 + level * (layers + 1) + layer}.{int(part == 'attentions')}.{rest}"
-    if part == "upsamplers":
-        behind = 2 if config.up_block_types[level] == "CrossAttnUpBlock2D" else 1
-        return f"output_blocks.{level * (layers + 1) + layers}.{behind}.{rest}"
-    return f"output_blocks.{level * (layers + 1) + layer}.{int(part == 'attentions')}.{rest}"
-
-
-VAE_NAMES = {
-    r"mid_block\.resnets\.0": "mid.block_1",
-    r"mid_block\.resnets\.1": "mid.block_2",
-    r"mid_block\.attentions\.0": "mid.attn_1",
-    r"attn_1\.group_norm": "attn_1.norm",
-    r"attn_1\.to_([qkv])": r"attn_1.\1",
-    r"attn_1\.to_out\.0": "attn_1.proj_out",
-    "conv_norm_out": "norm_out",
-    "conv_shortcut": "nin_shortcut",
-    r"down_blocks\.(\d)\.resnets": r"down.\1.block",
-    r"down_blocks\.(\d)\.downsamplers\.0": r"down.\1.downsample",
-}
-
-
-def vae_name(name: str, config: AutoencoderConfig) -> str:
-    """The name of an autoencoder's weight in the original code, which counts the decoder's levels
-    from the finest.
-
-    Examples
-    --------
-    >>> vae_name("decoder.up_blocks.0.resnets.1.conv1.weight", AutoencoderConfig())
-    'decoder.up.3.block.1.conv1.weight'
-    """
-    last = len(config.block_out_channels) - 1
-    name = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"up.{last - int(m[1])}.block", name)
-    name = re.sub(
-        r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{last - int(m[1])}.upsample", name
-    )
-    return _replace(name, VAE_NAMES)
-
-
-OPEN_CLIP = {
-    r"^text_model\.": "",
-    r"^embeddings\.token_embedding\.weight": "token_embedding.weight",
-    r"^embeddings\.position_embedding\.weight": "positional_embedding",
-    "^final_layer_norm": "ln_final",
-    r"^text_projection\.weight": "text_projection",
-    r"^encoder\.layers": "transformer.resblocks",
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    r"mlp\.fc1": "mlp.c_fc",
-    r"mlp\.fc2": "mlp.c_proj",
-    r"self_attn\.out_proj": "attn.out_proj",
-    r"self_attn\.[qkv]_proj\.": "attn.in_proj_",
-}
-
-
-def clip_weights(weights: dict[str, Tensor], part: Text, source: str) -> dict[str, Tensor]:
-    """A text encoder's weights under our names; OpenCLIP keeps q, k and v in one and its projection
-    transposed.
-    """
-    out = {}
-    for name, theirs in _names(
-        CLIPText, part.config, lambda k, _: _replace(k, OPEN_CLIP) if part.open_clip else k
-    ):
-        bare = part.prefix + theirs.removeprefix("text_model.")  # as newer programs write it
-        value = weights[bare] if bare in weights else _get(weights, part.prefix + theirs, source)
-        if theirs.endswith(("in_proj_weight", "in_proj_bias")):
-            value = value.chunk(3)["qkv".index(name.split("self_attn.")[1][0])]
-        out[name] = value.T if theirs == "text_projection" else value
-    return out

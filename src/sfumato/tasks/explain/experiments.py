@@ -29,7 +29,7 @@ from sfumato.space.pixels import Pixels
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import check, resolve
 from sfumato.tasks.create.run import SamplerProgress
-from sfumato.tasks.explain.trace import Trace, record
+from sfumato.tasks.explain.trace import Look, Trace, record
 
 MOST = 6  # pictures on one page
 SHOWN = ("x", "negative", "positive", "denoised")  # what is decoded of a step
@@ -222,59 +222,58 @@ def steps(
     light: bool = False,
 ) -> Iterator[SamplerProgress | Decoded | Explained]:
     """As :func:`explain`, and yield every step on the way; to cancel, stop iterating."""
-    texts, options = (
-        [prompts] if isinstance(prompts, str) else list(prompts),
-        options or CreateOptions(),
-    )
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    options = options or CreateOptions()
     if not 0 < len(texts) <= MOST:
         raise OptionError(f"{len(texts)} prompts: a page shows 1 to {MOST} pictures")
     model = model or load(options.model, options.device, options.dtype)
-    options = options.model_copy(
-        update={"seed": random_seed() if options.seed is None else options.seed}
-    )
+    if options.seed is None:
+        options = options.model_copy(update={"seed": random_seed()})
     check(texts, resolve(options, model))
-    traces, walks = [], 1
+    traces: list[Trace] = []
+    for event in _recorded(texts, options, model):
+        if isinstance(event, Trace):
+            traces.append(event)
+        else:
+            yield event
+    runs: list[Run] = []
+    done, total = 0, sum(len(trace.looks) for trace in traces)
+    for trace in traces:
+        decoded: list[dict[str, Image.Image]] = []
+        for look in () if light else trace.looks:
+            decoded.append(_decoded(_shown(trace, look), model))
+            done += 1
+            yield Decoded(done, total)
+        if light:
+            runs.append(Run(trace, decoded, [], None))
+        else:
+            runs.append(Run(trace, decoded, guesses(trace, model), _there(trace, model)))
+    yield Explained(runs, model)
+
+
+def _recorded(
+    texts: list[str], options: CreateOptions, model: Model
+) -> Iterator[SamplerProgress | Trace]:
+    """Walk with each prompt: the best of the first one's tries, and of the others the same try."""
+    first_walks = 1
     for k, text in enumerate(texts):
         for event in record(text, options, model):
-            # of the first prompt's tries; the others take one
-            walks = event.total if isinstance(event, SamplerProgress) and k == 0 else walks
             if isinstance(event, Trace):
-                traces.append(event)
-                # of all others the same try
-                options = options.model_copy(update={"candidate": event.made.settings["candidate"]})
-            else:
-                yield SamplerProgress(
-                    event.step,
-                    event.steps,
-                    event.done if k == 0 else walks + k - 1,
-                    walks + len(texts) - 1,
-                )
-    runs: list[Run] = []
-    total = sum(len(t.looks) for t in traces)
-    for told in traces:
-        decoded: list[dict[str, Image.Image]] = []
-        for look in () if light else told.looks:
-            wanted = SHOWN if max(told.made.picture.size) <= SMALL else SHOWN[-1:]
-            decoded.append(
-                _decoded(
-                    {
-                        name: getattr(look, name)
-                        for name in wanted
-                        if getattr(look, name) is not None
-                    },
-                    model,
-                )
-            )
-            yield Decoded(sum(len(r.decoded) for r in runs) + len(decoded), total)
-        runs.append(
-            Run(
-                told,
-                decoded,
-                [] if light else guesses(told, model),
-                None if light else _there(told, model),
-            )
-        )
-    yield Explained(runs, model)
+                yield event
+                candidate = event.made.settings["candidate"]
+                options = options.model_copy(update={"candidate": candidate})
+                continue
+            if k == 0:
+                first_walks = event.total
+            done = event.done if k == 0 else first_walks + k - 1
+            yield SamplerProgress(event.step, event.steps, done, first_walks + len(texts) - 1)
+
+
+def _shown(trace: Trace, look: Look) -> dict[str, Tensor]:
+    """The latents of a step that the page shows as pictures: fewer of a large one."""
+    names = SHOWN if max(trace.made.picture.size) <= SMALL else SHOWN[-1:]
+    found = {name: getattr(look, name) for name in names}
+    return {name: latents for name, latents in found.items() if latents is not None}
 
 
 @torch.inference_mode()

@@ -1,0 +1,58 @@
+"""Arrays of numbers as files hold them: idx files, labels, and values brought to [0, 1]."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.errors import DataError
+
+
+def classes(labels: NDArray[Any]) -> NDArray[Any]:
+    """One label a row; rows of zeros and a single one (one-hot) say which by its place."""
+    one_hot = (
+        labels.ndim == 2
+        and labels.shape[1] > 1
+        and labels.dtype.kind in "fiub"
+        and bool(((labels != 0).sum(axis=1) == 1).all())
+    )
+    return labels.argmax(axis=1) if one_hot else labels
+
+
+def to_unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float32]:
+    """Brightness from 0 to `top`, or to the brightest where that is above 1, as 0 to 1; negative
+    values count from the darkest.
+    """
+    finite = values[np.isfinite(values)]
+    low = min(0.0, float(finite.min(initial=0)))
+    high = top or max(1.0, float(finite.max(initial=0)))
+    out: NDArray[np.float32] = (values - np.float32(low)) / np.float32(high - low)
+    return out
+
+
+def to_float(values: NDArray[Any], path: Path) -> NDArray[np.float32]:
+    """Numbers as float32; an error for anything else."""
+    if values.dtype.kind not in "fiub":
+        raise DataError(f"{path} holds values of type {values.dtype}, not numbers")
+    return values.astype(np.float32)
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """An idx file of bytes, as MNIST's, packed by gzip or not."""
+    try:
+        raw = (
+            gzip.decompress(path.read_bytes())
+            if path.suffix.lower() == ".gz"
+            else path.read_bytes()
+        )
+        if raw[:3] != b"\0\0\x08":
+            raise ValueError("it does not begin as an idx file of bytes does")
+        shape = np.frombuffer(raw, ">i4", raw[3], 4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as an idx file: {error}") from None

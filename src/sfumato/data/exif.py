@@ -1,0 +1,104 @@
+"""What the file of a photo says besides its pixels: EXIF, XMP, texts, resolution, JPEG quality."""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from sfumato.data.text import decode
+from sfumato.metadata import DESCRIPTION, EXIF_POINTER
+
+ORIENTATION, PIXEL_WIDTH, PIXEL_HEIGHT = 0x0112, 0xA002, 0xA003  # EXIF 2.32, tables 4 and 7
+XMP_KEYWORD, SETTINGS = "XML:com.adobe.xmp", "sfumato"  # of texts in a PNG
+# title, maker, model, software, date, artist, copyright
+DESCRIPTIVE = frozenset({0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298})
+
+
+def descriptions(opened: Image.Image) -> tuple[bytes | None, list[str]]:
+    """What EXIF says but for the orientation, and a note if that cannot be kept."""
+    exif = opened.getexif()
+    exif.pop(ORIENTATION, None)
+    if str(exif.get(DESCRIPTION, "")).startswith('{"schema"'):
+        return None, []  # the settings of create, whose picture this is no longer
+    # most of its tags say how it is stored; those that say of what it is a picture are taken along
+    if opened.format == "TIFF":
+        kept = Image.Exif()
+        kept.update({tag: value for tag, value in exif.items() if tag in DESCRIPTIVE})
+        exif = kept
+    if not exif:
+        return None, []
+    try:
+        return exif.tobytes(), []
+    except Exception:  # whatever a file may say
+        return None, ["its EXIF data are damaged and were left out"]
+
+
+def texts_of(opened: Image.Image) -> dict[str, str]:
+    """The texts of a PNG but for XMP and for settings of ours, whose picture this is no longer; and
+    a JPEG's comment.
+    """
+    found = {
+        k: str(v)
+        for k, v in getattr(opened, "text", {}).items()
+        if k not in (XMP_KEYWORD, SETTINGS)
+    }
+    comment = opened.info.get("comment")
+    if comment and "Comment" not in found:
+        found["Comment"] = decode(comment)[0] if isinstance(comment, bytes) else str(comment)
+    return found
+
+
+def xmp_of(opened: Image.Image) -> bytes | None:
+    """The XMP packet, which says upright of a picture that is turned so."""
+    found = opened.info.get("xmp") or opened.info.get(XMP_KEYWORD)
+    if not isinstance(found, bytes | str):
+        return None
+    packet = found.encode() if isinstance(found, str) else found
+    return re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", packet)
+
+
+def with_size(exif: bytes, size: tuple[int, int]) -> bytes:
+    """EXIF data that give the width and height that the picture has now, if they give any."""
+    held = Image.Exif()
+    held.load(exif)
+    if EXIF_POINTER not in held:
+        return exif
+    sizes = held.get_ifd(EXIF_POINTER)
+    for tag, value in zip((PIXEL_WIDTH, PIXEL_HEIGHT), size, strict=True):
+        if tag in sizes:
+            sizes[tag] = value
+    return held.tobytes()
+
+
+def resolution(opened: Image.Image) -> tuple[float, float] | None:
+    """Pixels per inch, across and down."""
+    try:
+        across, down = (float(n) for n in opened.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (across, down) if 0 < across < 65536 and 0 < down < 65536 else None
+
+
+def jpeg_quality(table: list[int]) -> int:
+    """The quality whose quantization table is nearest to a file's."""
+    return 1 + int(np.abs(_tables() - np.asarray(table)).sum(axis=1).argmin())
+
+
+@functools.cache
+def _tables() -> NDArray[Any]:
+    """The luminance tables of all qualities from 1 to 100, (100, 64)."""
+    out = []
+    for quality in range(1, 101):
+        stream = io.BytesIO()
+        Image.new("L", (8, 8)).save(stream, "JPEG", quality=quality)
+        with Image.open(stream) as written:
+            assert isinstance(written, JpegImageFile)
+            out.append(written.quantization[0])
+    return np.array(out)

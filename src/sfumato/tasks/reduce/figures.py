@@ -1,0 +1,224 @@
+"""The figures of a comparison: curves, maps and reconstructions."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from sfumato import image
+from sfumato.tasks.reduce.compare import RANKS, Comparison, Trial
+
+COLORS = (
+    "#3465a4",
+    "#cc6633",
+    "#4e9a06",
+    "#75507b",
+    "#c4a000",
+    "#a40000",
+    "#06989a",
+    "#888a85",
+    "#ad7fa8",
+    "#8f5902",
+)
+MARKED, NAMED = 3000, 24  # points on a map; labels that a legend has room for
+
+
+def methods_of(found: Comparison) -> list[str]:
+    """The methods that were compared, in order."""
+    return list(dict.fromkeys(t.method for t in found.trials))
+
+
+def curves(found: Comparison, what: str, title: str) -> Any:
+    """Error or accuracy of each method against the number of codes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.2, 4))
+    axes = figure.add_subplot()
+    for color, method in zip(COLORS, methods_of(found), strict=False):
+        mine = [t for t in found.trials if t.method == method]
+        axes.plot(
+            [t.codes for t in mine],
+            [t.error if what == "error" else t.accuracy[1] for t in mine],
+            "o-",
+            color=color,
+            label=method,
+        )
+    axes.set_xscale("log")
+    lengths = sorted({t.codes for t in found.trials})
+    axes.set_xticks(lengths, [str(k) for k in lengths])
+    axes.minorticks_off()
+    axes.set(xlabel="codes per item", ylabel=title)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def precision_curves(found: Comparison) -> Any:
+    """Figure 4A of Hinton & Salakhutdinov 2006: the share of neighbours with the query's label."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.2, 4))
+    axes = figure.add_subplot()
+    for color, method in zip(COLORS, methods_of(found), strict=False):
+        for style, t in zip(
+            ("-", "--", ":", "-."),
+            [t for t in found.trials if t.method == method][::-1],
+            strict=False,
+        ):
+            axes.plot(
+                list(t.precision),
+                list(t.precision.values()),
+                style,
+                color=color,
+                label=f"{method}-{t.codes}",
+            )
+    axes.set_xscale("log")
+    axes.set_xticks(RANKS, [str(k) for k in RANKS])
+    axes.minorticks_off()
+    axes.set(xlabel="neighbours looked at", ylabel="share with the query's label")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def mapped(found: Comparison) -> list[Trial]:
+    """The trials with two codes, which make a map."""
+    return [t for t in found.trials if t.codes == 2]
+
+
+def _marked(found: Comparison) -> NDArray[np.int64]:
+    count = len(found.places)
+    return (
+        np.arange(count)
+        if count <= MARKED
+        else np.sort(np.random.default_rng(0).permutation(count)[:MARKED])
+    )
+
+
+def _palette(found: Comparison) -> dict[str, str]:
+    """A color for each label: ten that are told apart well, or as many as there are along the
+    rainbow.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    names = [] if found.test_labels is None else sorted(set(found.test_labels.tolist()))
+    many = [
+        to_hex(colormaps["turbo"](0.05 + 0.9 * k / max(1, len(names) - 1)))
+        for k in range(len(names))
+    ]
+    return dict(zip(names, many if len(names) > len(COLORS) else COLORS, strict=False))
+
+
+def static_maps(found: Comparison) -> Any:
+    """The maps side by side, as a figure."""
+    from matplotlib.figure import Figure
+
+    trials, chosen, palette = mapped(found), _marked(found), _palette(found)
+    figure = Figure(figsize=(5 * len(trials), 4.6))
+    for k, trial in enumerate(trials):
+        axes = figure.add_subplot(1, len(trials), k + 1)
+        if found.test_labels is None:
+            axes.scatter(trial.test[chosen, 0], trial.test[chosen, 1], s=4, color=COLORS[0])
+        for name, color in palette.items():
+            mine = chosen[found.test_labels[chosen] == name]  # type: ignore[index]
+            axes.scatter(trial.test[mine, 0], trial.test[mine, 1], s=4, color=color, label=name)
+        axes.set(title=f"{trial.method}, 2 codes", xticks=[], yticks=[])
+    if 0 < len(palette) <= NAMED:
+        figure.axes[-1].legend(
+            markerscale=3, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+        )
+    return figure
+
+
+def reconstructions(found: Comparison) -> Image.Image:
+    """Originals in the first row, then each method at each length, fewest codes first."""
+    assert found.table.shape is not None
+    rows = [
+        found.test[: len(found.trials[0].again)],
+        *(t.again for t in sorted(found.trials, key=lambda t: t.codes)),
+    ]
+    x = (
+        torch.from_numpy(np.concatenate(rows).astype(np.float32)).unflatten(1, found.table.shape)
+        * 2
+        - 1
+    )
+    small = image.to_pictures(x)
+    factor = max(1, 48 // small[0].height)
+    larger = [
+        p.convert("RGB").resize((p.width * factor, p.height * factor), Image.Resampling.NEAREST)
+        for p in small
+    ]
+    return image.sheet(larger, columns=len(rows[0]))
+
+
+def live_map(found: Comparison, trial: Trial) -> Any:
+    """A map whose points show what they are."""
+    from bokeh.models import HoverTool
+    from bokeh.plotting import ColumnDataSource, figure
+
+    chosen, palette = _marked(found), _palette(found)
+    labels = np.full(len(found.places), "") if found.test_labels is None else found.test_labels
+    items = _thumbnails(found, chosen)
+    plot = figure(
+        title=f"{trial.method}, 2 codes",
+        width=520,
+        height=460,
+        tools="pan,wheel_zoom,box_zoom,reset,save",
+        active_scroll="wheel_zoom",
+    )
+    for name in palette or {"": COLORS[0]}:
+        mine = np.flatnonzero(labels[chosen] == name)
+        x, y = trial.test[chosen[mine]].T
+        data = ColumnDataSource(
+            {
+                "x": x,
+                "y": y,
+                "item": [items[k] for k in mine],
+                "label": [html.escape(str(name))] * len(mine),
+            }
+        )
+        legend: dict[str, Any] = (
+            {"legend_label": str(name)} if name and len(palette) <= NAMED else {}
+        )
+        plot.scatter(
+            "x", "y", source=data, size=5, alpha=0.7, color=palette.get(name, COLORS[0]), **legend
+        )
+    plot.add_tools(
+        HoverTool(tooltips="<div style='max-width:20rem'>@item{safe}<div>@label{safe}</div></div>")
+    )
+    if plot.legend:
+        plot.add_layout(plot.legend[0], "right")
+        plot.legend.click_policy = "hide"
+        plot.legend.label_text_font_size, plot.legend.spacing = "8pt", 0
+        plot.legend.label_height = plot.legend.glyph_height = 15
+    return plot
+
+
+def _thumbnails(found: Comparison, chosen: NDArray[np.int64]) -> list[str]:
+    """What a mark shows when it is pointed at: a picture, the beginning of a text, or the first
+    numbers.
+    """
+    table, places = found.table, found.places[chosen]
+    if table.kind == "documents":
+        return [html.escape(" ".join(table.texts[k].split())[:160]) for k in places]
+    if table.shape is None:
+        return [html.escape(", ".join(f"{v:.3g}" for v in table.rows[k][:8])) for k in places]
+    x = torch.from_numpy(table.rows[places]).unflatten(1, table.shape) * 2 - 1
+    out = []
+    for picture in image.to_pictures(x):
+        buffer = io.BytesIO()
+        picture.save(buffer, format="PNG")
+        out.append(
+            "<img width='64' style='image-rendering:pixelated' "
+            f"src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+        )
+    return out

@@ -1,0 +1,137 @@
+"""Find the items of an index that are nearest to words, a picture or a text."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sfumato import image
+from sfumato.data.samples import Sample, find
+from sfumato.errors import DataError, ModelError, OptionError, PictureError
+from sfumato.tasks.search.database import named, nearest, open_table
+from sfumato.tasks.search.items import Item
+from sfumato.tasks.search.matcher import Matched
+from sfumato.tasks.search.space import (
+    Index,
+    load_space,
+    rows_of,
+    settings_of,
+)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result.
+
+    Attributes
+    ----------
+    name : str
+        Of the file, or the row of a table.
+    similarity : float
+        Cosine of the angle between the codes, -1 to 1.
+    label, text : str
+        Empty if there is none; the text is the beginning of a document.
+    """
+
+    name: str
+    similarity: float
+    label: str
+    text: str
+
+
+def search(folder: Path | str, query: str, k: int = 12, where: str | None = None) -> list[Hit]:
+    """The `k` items nearest to a text, or to a picture or text file.
+
+    Pictures that are searched by words come first where their name or label has all of the words.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the index.
+    query : str
+        Words, or the path of a file.
+    where : str, optional
+        SQL over name, label and text: ``label = 'cat'``.
+    """
+    if k < 1:
+        raise OptionError(f"k is {k}; it must be 1 or more")
+    folder = Path(folder)
+    settings = settings_of(folder)
+    code, table, exact = (
+        _query(settings, load_space(folder / "space"), query),
+        open_table(folder),
+        settings.recall is None,
+    )
+    try:
+        rows = nearest(table, code, k, where, exact=exact)
+        if settings.kind == "pictures" and not _is_file(query):
+            rows = list(
+                {row["name"]: row for row in (*named(table, code, query, k, where), *rows)}.values()
+            )[:k]
+    except Exception as error:
+        why = str(error).splitlines()[0][:300]
+        if where is None:
+            raise ModelError(
+                f"{folder} cannot be read: {why}; index again into another --output"
+            ) from None
+        raise OptionError(
+            f'the filter "{where}" cannot be used ({str(error).splitlines()[0]}); write SQL as '
+            "label = 'cat'"
+        ) from None
+    return [Hit(r["name"], round(1 - r["_distance"], 6), r["label"], r["text"]) for r in rows]
+
+
+def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Image:
+    """The pictures of results on one sheet, nearest first."""
+    settings = settings_of(Path(folder))
+    if settings.kind != "pictures":
+        raise OptionError("this index holds documents: there are no pictures to show")
+    if not hits:
+        raise DataError("nothing was found: there are no pictures to show")
+    held = {s.name: s for s in find(Path(settings.source))}
+    found = []
+    for sample in (held[h.name] for h in hits if h.name in held):
+        with contextlib.suppress(PictureError, OSError):  # it was changed since
+            found.append(image.crop_to(image.read(sample.read()), (side, side)))
+    if not found:
+        raise DataError(f"none of the pictures found is still in {settings.source}")
+    return image.sheet(found)
+
+
+def _is_file(query: str) -> bool:
+    return os.path.isfile(query)  # noqa: PTH113 (a text too long for a name is no error here)
+
+
+def _query(settings: Index, model: Any, query: str) -> NDArray[np.float32]:
+    path, is_file = Path(query), _is_file(query)
+    if not is_file and path.suffix.lower() in image.SUFFIXES | {".txt"}:
+        raise OptionError(f"{query} does not exist")
+    if settings.kind == "pictures":
+        if not is_file and isinstance(model, Matched):
+            return model.words(query)
+        if not is_file:
+            raise OptionError(
+                f'"{query}" is no picture file; an index of pictures is searched by example, '
+                "unless made with --space icons"
+            )
+        sample = Sample(query, (), path.read_bytes)
+    else:
+        sample = Sample(query, (), path.read_bytes if is_file else query.encode)
+    rows, good, skipped = rows_of([Item(query, "", "", sample)], settings)
+    if not good:
+        raise PictureError(skipped[query])
+    code: NDArray[np.float32] = model.transform(rows)[0].astype(np.float32)
+    if not code.any():
+        raise OptionError(
+            f"no word in {query} occurs in the index"
+            if is_file
+            else f'no word of "{query[:60]}" occurs in the index'
+        )
+    return code
