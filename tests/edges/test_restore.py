@@ -661,7 +661,7 @@ def test_in_pixels_the_measurement_is_kept_at_every_step(options, tiny, tmp_path
     ("words", "message"),
     [
         (["--engine", "magic"], "engine='magic' is not supported"),
-        (["--samples", "2"], "go with --engine diffusion"),
+        (["--samples", "2"], "several answers"),
         (["--engine", "diffusion", "--dejpeg", "30"], "is linear"),
         (["--engine", "diffusion", "--samples", "0"], "samples"),
         (["--engine", "diffusion", "--colorize", "--hint", "1,1,#ff0000"], "is linear"),

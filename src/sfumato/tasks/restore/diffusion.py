@@ -64,7 +64,7 @@ def diffuse(
     if options.dejpeg is not None or options.clean or options.hints or options.best:
         raise OptionError(
             "--engine diffusion undoes what is linear; --dejpeg, --clean, --hint and --best go "
-            "with --engine trained"
+            "with --engine auto"
         )
     if options.prompt and isinstance(model.text, NoText):
         raise OptionError(f"{model.name} takes no text; leave --prompt out")
@@ -74,7 +74,7 @@ def diffuse(
     if pixels > LARGEST:
         raise OptionError(
             f"{pixels / 1e6:.1f} megapixels are too many at once: the diffusion engine takes up to "
-            f"{LARGEST / 1e6:g}; --engine trained takes any size"
+            f"{LARGEST / 1e6:g}; --engine auto takes any size"
         )
     job = _Job(photo, options, model, masks.find(photo, options, unscratch))
     yield from job.run()
@@ -211,7 +211,7 @@ class _Job:
             "model_sha256": self.model.sha256,
             "seed": seed,
             **options.model_dump(mode="json", exclude_defaults=True, exclude=set(HOW)),
-            **options.model_dump(mode="json", include=set(OF_DIFFUSION - {"seed"})),
+            **options.model_dump(mode="json", include={*OF_DIFFUSION, "samples"}),
             "largest_disagreement": round(disagreement, 2),
         }
         if options.denoise is not None:

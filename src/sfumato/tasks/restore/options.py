@@ -11,10 +11,12 @@ from sfumato.config import Options, option
 from sfumato.errors import OptionError
 
 Only = Literal["noise", "gaps", "size"] | None
-COMPUTING, DIFFUSION = "Model and computing", "With --engine diffusion"
-OF_DIFFUSION = frozenset({"prompt", "samples", "seed", "steps", "guidance_scale"})
+COMPUTING, SEVERAL = "Model and computing", "Several answers"
+DIFFUSION = "With --engine diffusion"
+OF_DIFFUSION = frozenset({"prompt", "steps", "guidance_scale"})
+OF_SEVERAL = frozenset({"samples", "seed"})
 # with what it is done; all others say what is done
-HOW = OF_DIFFUSION | {"engine", "model", "device", "dtype"}
+HOW = OF_DIFFUSION | OF_SEVERAL | {"engine", "model", "device", "dtype"}
 
 
 def rgb(text: str) -> tuple[int, int, int]:
@@ -89,9 +91,11 @@ class RestoreOptions(Options):
         False, "Undo what your own --model was trained on, as pairs of dirty and clean pictures."
     )
 
-    engine: Literal["trained", "diffusion"] = option(
-        "trained",
-        "trained, or diffusion: any text-to-image model, which may answer in several ways.",
+    engine: Literal["auto", "network", "patches", "diffusion"] = option(
+        "auto",
+        "auto; network: one trained network for all; patches: fill holes with texture of the "
+        "picture's own; diffusion: any text-to-image model. auto takes patches for wide holes and "
+        "networks for all else.",
         group=COMPUTING,
     )
     model: str | None = option(
@@ -111,12 +115,16 @@ class RestoreOptions(Options):
     samples: int = option(
         1,
         "How many answers; of several, a picture shows where they differ.",
-        group=DIFFUSION,
+        group=SEVERAL,
         ge=1,
         le=64,
     )
     seed: int | None = option(
-        None, "Same seed, same answer. Random if absent.", group=DIFFUSION, ge=0, lt=2**63
+        None,
+        "Same seed, same answer; patches begin with 0, diffusion at random.",
+        group=SEVERAL,
+        ge=0,
+        lt=2**63,
     )
     steps: int | None = option(
         None, "Sampler steps; the model's own number by default.", group=DIFFUSION, ge=1, le=1000
@@ -124,6 +132,11 @@ class RestoreOptions(Options):
     guidance_scale: float | None = option(
         None, "How closely to follow the text; 1 is off.", group=DIFFUSION, ge=0, le=100
     )
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _engine(cls, given: Any) -> Any:
+        return "auto" if given == "trained" else given  # its name before there were patches
 
     @field_validator("denoise", "dejpeg", mode="before")
     @classmethod
@@ -155,9 +168,16 @@ class RestoreOptions(Options):
     @model_validator(mode="after")
     def _sensible(self) -> RestoreOptions:
         if self.engine != "diffusion" and self.model_fields_set & OF_DIFFUSION:
+            raise OptionError("--prompt, --steps and --guidance-scale go with --engine diffusion")
+        several = self.engine != "network" and (self.fills or self.engine == "diffusion")
+        if self.model_fields_set & OF_SEVERAL and not several:
             raise OptionError(
-                "--prompt, --samples, --seed, --steps and --guidance-scale go with --engine "
-                "diffusion"
+                "--samples and --seed go with what has several answers: a hole that is filled, or "
+                "--engine diffusion"
+            )
+        if self.engine == "patches" and not self.fills:
+            raise OptionError(
+                "--engine patches fills holes: give --fill, --fill-box or --fill-color"
             )
         if self.hints and not self.colorize:
             raise OptionError("--hint says a color: it goes with --colorize")

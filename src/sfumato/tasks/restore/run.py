@@ -9,7 +9,7 @@ The work goes window by window, so memory does not grow with the picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,9 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato import __version__
 from sfumato.corruption.color import Grayscale
-from sfumato.corruption.resample import Downscale, magnify
+from sfumato.corruption.resample import magnify
 from sfumato.data.photo import Photo, read
 from sfumato.denoiser.restorer import (
     FILLS_MARGIN,
@@ -35,8 +34,10 @@ from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import colorize, luminance, tone, toned
-from sfumato.tasks.restore.noise import SAMPLE, noise_level, quality
-from sfumato.tasks.restore.options import HOW, Only, RestoreOptions
+from sfumato.tasks.restore.noise import noise_level, quality
+from sfumato.tasks.restore.options import Only, RestoreOptions
+from sfumato.tasks.restore.patches import WIDE, Filled, complete, wide_holes
+from sfumato.tasks.restore.report import largest_change, report, shrunk_difference
 from sfumato.types import Progress
 
 
@@ -135,17 +136,33 @@ def restore(
 
 
 def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Progress | Restored]:
-    """Undo what is asked for, and yield after each window; the last event is the result."""
+    """Undo what is asked for, and yield after each part; the last events are the answers.
+
+    There is one answer, or as many as are asked for where a wide hole is filled by patches.
+    """
     _check_hints(photo, options)
+    first = options.seed or 0
+    for seed in range(first, first + options.samples):
+        for event in _answer(photo, options, engine, seed):
+            if isinstance(event, Progress):
+                done = (seed - first) * event.total + event.done
+                yield Progress(event.what, done, options.samples * event.total)
+                continue
+            if options.samples > 1 and "seed" not in event.report:
+                raise OptionError(
+                    "there is one answer only: no hole is so wide that patches fill it; leave "
+                    "--samples out, or give --engine patches or diffusion"
+                )
+            yield event
+
+
+def _answer(
+    photo: Photo, options: RestoreOptions, engine: Engine, seed: int
+) -> Iterator[Progress | Restored]:
+    """One answer."""
     # as it is: what is filled has no noise
     level, jpeg = noise_level(photo, options), quality(photo, options)
-    stages = (
-        options.in_turn()
-        if engine.in_turn and not options.clean
-        else [options]
-        if options.structural
-        else []
-    )
+    stages = _stages(options, engine)
     total, done = sum(_windows(_size(photo, stage)) for stage in stages), 0
     made, job = photo.opaque(), None
     said: dict[str, Any] = {}
@@ -158,12 +175,39 @@ def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Prog
             yield Progress("restoring", done, total)
         made = made.with_values(out)
         said |= job.said(made)
+        holes = job.wide_holes()
+        if holes is not None:
+            made = yield from _textured(made, holes, seed)
+            said |= {"engine": "patches", "seed": seed}
     if options.colorize:
         made = colorize(made, options.hints, options.enlarge or 1.0, engine.colors)
     made = _with_clear(made, photo)
-    yield Restored(
-        made, _report(photo, made, options, stages, engine, said, job.hidden if job else None)
-    )
+    hidden = job.hidden if job else None
+    yield Restored(made, report(photo, made, options, stages, engine.sha256, said, hidden))
+
+
+def _stages(options: RestoreOptions, engine: Engine) -> list[RestoreOptions]:
+    """What is undone one after the other; all at once by a network that does all."""
+    if engine.in_turn and not options.clean:
+        return options.in_turn()
+    return [options] if options.structural else []
+
+
+def _textured(made: Photo, holes: NDArray[np.bool_], seed: int) -> Generator[Progress, None, Photo]:
+    """The photo with its wide holes filled by patches."""
+    values = made.values.copy()
+
+    def read(rows: slice, columns: slice) -> Tensor:
+        return torch.from_numpy(made.frame(rows, columns))
+
+    for event in complete(read, holes, seed):
+        if not isinstance(event, Filled):
+            yield Progress("filling", event, 1)
+            continue
+        place = event.rows, event.columns
+        filled = made.stored(event.values.numpy())
+        values[place] = np.where(holes[place][..., None], filled, values[place])
+    return made.with_values(values)
 
 
 def _with_clear(made: Photo, photo: Photo) -> Photo:
@@ -191,39 +235,6 @@ def _size(photo: Photo, options: RestoreOptions) -> tuple[int, int]:
 def _windows(size: tuple[int, int]) -> int:
     """How many there are."""
     return -(-size[0] // TILE) * -(-size[1] // TILE)
-
-
-def _report(
-    photo: Photo,
-    made: Photo,
-    options: RestoreOptions,
-    stages: list[RestoreOptions],
-    engine: Engine,
-    said: dict[str, Any],
-    hidden: NDArray[np.bool_] | None,
-) -> dict[str, Any]:
-    """What was done, in numbers; what holds of one stage alone is said where it is all there is."""
-    parts = [
-        *(stage.only or "photos" for stage in stages),
-        *(["tints"] if options.colorize else []),
-    ]
-    weights = {part: engine.sha256(part) for part in parts}
-    asked = options.model_dump(mode="json", exclude_defaults=True, exclude=set(HOW))
-    out: dict[str, Any] = {
-        "task": "restore",
-        "version": __version__,
-        "model_sha256": weights if len(weights) > 1 else next(iter(weights.values())),
-        **asked,
-    }
-    if options.only != "gaps" or options.colorize:
-        said.pop("largest_change_elsewhere", None)
-    if options.denoise is not None:
-        said.pop("shrunk_difference", None)
-    if options.colorize and (options.only == "gaps" or not options.structural):
-        said["largest_change_of_luminance"] = round(
-            _change_of_luminance(made, photo, hidden) * 255 / made.top, 3
-        )
-    return out | said
 
 
 class _Job:
@@ -304,6 +315,16 @@ class _Job:
             own = luminance(own).round().astype(own.dtype)[..., None]
         return np.where(self.hidden[rows, columns, None], made, own)
 
+    def wide_holes(self) -> NDArray[np.bool_] | None:
+        """The holes that patches fill; None if there are none."""
+        chosen = self.options.engine
+        if self.hidden is None or not self.only_fills or chosen == "network":
+            return None
+        if not self.engine.in_turn and chosen == "auto":
+            return None  # a network of one's own knows best what it was trained for
+        holes = wide_holes(self.hidden, 0 if chosen == "patches" else WIDE)
+        return holes if holes.any() else None
+
     def said(self, made: Photo) -> dict[str, Any]:
         """What was measured on the way."""
         options = self.options
@@ -315,10 +336,12 @@ class _Job:
         if self.hidden is not None:
             out["made_anew"] = round(float(self.hidden.mean()), 6)
         if self.only_fills and self.hidden is not None and not options.colorize:
-            out["largest_change_elsewhere"] = _largest(made.values, self.photo.values, ~self.hidden)
+            out["largest_change_elsewhere"] = largest_change(
+                made.values, self.photo.values, ~self.hidden
+            )
         if options.enlarge is not None:
             out["shrunk_difference"] = round(
-                _shrunk_difference(made, self.photo, options.enlarge), 3
+                shrunk_difference(made, self.photo, options.enlarge), 3
             )
         return out
 
@@ -336,43 +359,3 @@ def answer(
         y,
         planes,
     )
-
-
-def _largest(made: NDArray[Any], before: NDArray[Any], where: NDArray[np.bool_]) -> int:
-    """Largest difference of values at some pixels, row by row to save memory."""
-    rows = (
-        np.abs(a.astype(int) - b)[w].max(initial=0)
-        for a, b, w in zip(made, before, where, strict=True)
-    )
-    return int(max(rows, default=0))
-
-
-def _change_of_luminance(made: Photo, before: Photo, hidden: NDArray[np.bool_] | None) -> float:
-    """Largest change of luminance where nothing was hidden, row by row to save memory."""
-    known = np.ones(before.values.shape[:2], bool) if hidden is None else ~hidden
-    rows = (
-        np.abs(luminance(a) - luminance(b))[w].max(initial=0)
-        for a, b, w in zip(made.values, before.values, known, strict=True)
-    )
-    return float(max(rows, default=0))
-
-
-def _shrunk_difference(made: Photo, before: Photo, factor: float) -> float:
-    """Mean difference, for values of 0 to 255, between the input and the result shrunk again; the
-    middle of large pictures.
-
-    Of luminance, where one of them is gray.
-    """
-    tall, wide = (min(n, SAMPLE // 2) for n in before.values.shape[:2])
-    large = torch.from_numpy(
-        made.frame(slice(0, round(tall * factor)), slice(0, round(wide * factor)))
-    )[None]
-    small = Downscale(factor).apply(large)[
-        ..., : tall - 4 if tall > 4 else None, : wide - 4 if wide > 4 else None
-    ]
-    same = torch.from_numpy(before.frame(slice(0, small.shape[-2]), slice(0, small.shape[-1])))[
-        None
-    ]
-    if made.gray or before.gray:
-        small, same = (Grayscale().apply(x) if x.shape[1] == 3 else x for x in (small, same))
-    return float((small[..., : same.shape[-2], : same.shape[-1]] - same).abs().mean()) * 127.5

@@ -1,0 +1,230 @@
+"""Fill wide holes with real texture: patches of the picture's own, coarse to fine.
+
+A network that answers with the mean of all possible fillings is blurred where the hole is wide.
+Here every small window over the hole is made to look like some window of the known part (Wexler et
+al. 2007): each looks for its nearest one (PatchMatch, Barnes et al. 2009), each hidden pixel is the
+weighted mean of what the windows over it propose, and both are repeated, on a small copy of the
+picture first. Texture features (Newson et al. 2014) keep flat windows from filling rough places.
+At last the seam is spread over the hole as a smooth difference (Darabi et al. 2012).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Generator, Tensor
+
+from sfumato.denoiser.restorer import interpolated
+from sfumato.tasks.restore.patchmatch import RADIUS, Level, grown, search, votes
+
+WIDE = 24  # pixels across a hole, from which on its mean filling looks blurred
+CONTEXT = 1.25  # of the hole's size: as much of the picture around it is looked through
+SMALLEST = 7.0  # pixels across the hole on the smallest copy
+ROUNDS = (10, 6, 4, 3, 2)  # on the smallest copy and on the next ones; the last holds for the rest
+TEXTURE = 2.0  # how much features count against colors
+Box = tuple[int, int, int, int]
+Read = Callable[[slice, slice], Tensor]
+
+
+def wide_holes(hidden: NDArray[np.bool_], width: float = WIDE) -> NDArray[np.bool_]:
+    """The holes of a mask (H, W) that are wider than `width` pixels somewhere.
+
+    Examples
+    --------
+    >>> hidden = np.zeros((64, 64), bool)
+    >>> hidden[:, 3:6] = hidden[20:60, 20:60] = True
+    >>> int(wide_holes(hidden).sum())
+    1600
+    """
+    labels, count = ndimage.label(hidden, np.ones((3, 3)))
+    if count == 0:
+        return hidden
+    depth = ndimage.distance_transform_edt(hidden)
+    deepest = ndimage.maximum(depth, labels, np.arange(1, count + 1))
+    chosen = np.concatenate([[False], 2 * np.atleast_1d(deepest) > width])
+    out: NDArray[np.bool_] = chosen[labels]
+    return out
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A part of a picture whose holes are filled.
+
+    Attributes
+    ----------
+    rows, columns : slice
+    values : Tensor, (C, h, w)
+        Known pixels are as they were.
+    """
+
+    rows: slice
+    columns: slice
+    values: Tensor
+
+
+def complete(read: Read, hidden: NDArray[np.bool_], seed: int = 0) -> Iterator[float | Filled]:
+    """Fill the hidden pixels with texture of the known ones, box by box.
+
+    Parameters
+    ----------
+    read : callable
+        From rows and columns to that part of the picture, (C, h, w) in [-1, 1].
+    hidden : array, (H, W), bool
+    seed : int
+        The same seed fills in the same way.
+
+    Yields
+    ------
+    float or Filled
+        The share of the work that is done, and each box that is finished.
+
+    Examples
+    --------
+    >>> stripes = torch.tensor([1.0, -1.0]).repeat(32).expand(1, 64, 64)
+    >>> hidden = np.zeros((64, 64), bool)
+    >>> hidden[16:48, 16:48] = True
+    >>> *_, filled = complete(lambda rows, columns: stripes[:, rows, columns], hidden)
+    >>> bool((filled.values - stripes[:, filled.rows, filled.columns]).abs().max() < 0.2)
+    True
+    """
+    boxes = list(_boxes(hidden))
+    for k, (rows, columns) in enumerate(boxes):
+        hole = torch.from_numpy(hidden[rows, columns])
+        random = torch.Generator().manual_seed((seed + 7919 * k) % 2**63)
+        for event in _complete(read(rows, columns), hole, random):
+            if isinstance(event, float):
+                yield (k + event) / len(boxes)
+            else:
+                yield Filled(rows, columns, event)
+
+
+def _boxes(hidden: NDArray[np.bool_]) -> Iterator[tuple[slice, slice]]:
+    """The parts of a picture that are worked on: each hole with as much around it as is looked
+    through.
+
+    Holes whose surroundings overlap share one.
+    """
+    boxes: list[Box] = []
+    for found in ndimage.find_objects(ndimage.label(hidden, np.ones((3, 3)))[0]):
+        reach = int(CONTEXT * max(side.stop - side.start for side in found)) + 8 * RADIUS
+        top, left = (max(0, side.start - reach) for side in found)
+        bottom = min(hidden.shape[0], found[0].stop + reach)
+        right = min(hidden.shape[1], found[1].stop + reach)
+        box = top, bottom, left, right
+        while other := next((one for one in boxes if _overlap(one, box)), None):
+            boxes.remove(other)
+            low, high = (
+                map(min, zip(box, other, strict=True)),
+                map(max, zip(box, other, strict=True)),
+            )
+            (top, _, left, _), (_, bottom, _, right) = low, high
+            box = top, bottom, left, right
+        boxes.append(box)
+    for top, bottom, left, right in boxes:
+        yield slice(top, bottom), slice(left, right)
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
+
+
+def _complete(part: Tensor, hole: Tensor, random: Generator) -> Iterator[float | Tensor]:
+    """Fill one box (C, h, w): yields the share of the work done, and at last the box."""
+    copies = _copies(part, hole)
+    level, matches, errors = None, None, None
+    for k, (values, small) in enumerate(copies):
+        finer = Level.of(values, small)
+        if not finer.valid.any() or len(finer.targets) == 0:
+            continue  # no window of this copy is known: the next one has some
+        if level is None or matches is None:
+            matches = finer.chance(random)
+        else:
+            matches = grown(matches, level, finer, random)
+            _vote(finer, matches)
+        level = finer
+        rounds, last = ROUNDS[min(k, len(ROUNDS) - 1)], k == len(copies) - 1
+        for done in range(1, rounds + 1):
+            matches, errors = search(level, matches, random)
+            _vote(level, matches, errors, sharp=last and done == rounds)
+            yield (k + done / rounds) / len(copies)
+    if level is None or matches is None or errors is None:
+        yield part
+    else:
+        yield _blended(part, hole, level, matches, errors)
+
+
+def _copies(part: Tensor, hole: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The box with its features and its hole, from the smallest copy to the whole size."""
+    depth = float(ndimage.distance_transform_edt(hole.numpy()).max())
+    halvings = math.ceil(math.log2(max(1.0, 2 * depth / SMALLEST)))
+    room = int(math.log2(max(1, min(hole.shape) / (8 * RADIUS))))
+    copies = [(torch.cat([_smooth(part, ~hole), TEXTURE * _features(part, hole)]), hole)]
+    for _ in range(min(halvings, room)):
+        copies.append(_halved(*copies[-1]))
+    return copies[::-1]
+
+
+def _features(part: Tensor, hole: Tensor) -> Tensor:
+    """How rough it is around each pixel: mean steps across and down, (2, H, W).
+
+    They are known near the hole, and spread into it.
+    """
+    gray, size = part.mean(dim=0), 4 * RADIUS + 1
+    across = F.pad((gray[:, 1:] - gray[:, :-1]).abs(), (0, 1))
+    down = F.pad((gray[1:] - gray[:-1]).abs(), (0, 0, 0, 1))
+    # steps into the hole say nothing
+    known = 1 - F.max_pool2d(hole[None].float(), 3, 1, 1)
+    steps = torch.stack([across, down]) * known
+    mean, share = (
+        F.avg_pool2d(x, size, 1, size // 2, count_include_pad=False) for x in (steps, known)
+    )
+    near = share > 0.1
+    return _smooth(torch.where(near, mean / share.clamp_min(1e-3), mean), near[0])
+
+
+def _halved(values: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+    """A copy of half the size; a pixel is hidden where most of it was."""
+    known = (~hole).float()[None]
+    whole, seen, share = (
+        F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+        for x in (values, values * known, known)
+    )
+    small = share[0] < 0.5
+    return torch.where(small, whole, seen / share.clamp_min(0.5)), small
+
+
+def _vote(
+    level: Level, matches: Tensor, errors: Tensor | None = None, *, sharp: bool = False
+) -> None:
+    """Make each hidden pixel what the windows over it propose."""
+    places = level.hole.flatten().nonzero()[:, 0]
+    level.values[places] = votes(level, places, matches, errors, sharp=sharp)
+
+
+def _blended(part: Tensor, hole: Tensor, level: Level, matches: Tensor, errors: Tensor) -> Tensor:
+    """The box with its hole filled; the difference at the rim is spread smoothly over the hole."""
+    colors, shape = len(part), hole.shape
+    made = level.values[:, :colors].T.reshape(colors, *shape)
+    ring = F.max_pool2d(hole[None].float(), 5, 1, 2)[0].bool() & ~hole
+    places = ring.flatten().nonzero()[:, 0]
+    proposed = votes(level, places, matches, errors)[:, :colors]
+    seam = torch.zeros(colors, hole.numel())
+    seam[:, places] = part.flatten(1)[:, places] - proposed.T
+    smooth = _smooth(seam.view(colors, *shape), ring)
+    return torch.where(hole, (made + smooth).clamp(-1, 1), part)
+
+
+def _smooth(values: Tensor, known: Tensor) -> Tensor:
+    """What is known of (C, H, W), spread smoothly over all else."""
+    levels = max(1, math.ceil(math.log2(max(known.shape))))
+    short = [-n % 2**levels for n in known.shape]
+    padding = (0, short[1], 0, short[0])
+    values, weight = F.pad(values[None], padding), F.pad(known.float()[None, None], padding)
+    return interpolated(values, weight, levels)[0, :, : known.shape[0], : known.shape[1]]

@@ -1,0 +1,184 @@
+"""PatchMatch over the windows that see a hole (Barnes et al. 2009), and the votes of these windows.
+
+All windows are worked on at once: each takes its neighbours' matches, moved along, and random
+places around its own, where those differ less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Generator, Tensor
+
+RADIUS = 3  # of a window: 7x7 pixels
+FEW = 60_000  # windows; of more, every second pixel is compared, across and down
+CHUNK = 1 << 15  # windows that are compared at once
+FALL = 1.3  # by which a pixel's weight falls with each pixel that it lies deeper in the hole
+DEEPEST = 40.0  # pixels, beyond which it falls no more
+HARD, SOFT = 0.2, 1.0  # how far from the best windows others still count, in the usual error
+
+
+@dataclass
+class Level:
+    """A copy of a picture at one size, whose hidden pixels change.
+
+    Attributes
+    ----------
+    values : Tensor, (H * W, K)
+        Colors, then features.
+    hole : Tensor, (H, W), bool
+    targets : Tensor, (N,)
+        Centers of the windows that see the hole.
+    number : Tensor, (H * W,)
+        The place of each center among the targets; -1 for all others.
+    valid : Tensor, (H * W,), bool
+        Whether a window lies in the known part.
+    weight : Tensor, (H * W,)
+        How far a pixel can be trusted: it falls from the rim of the hole inwards.
+    """
+
+    values: Tensor
+    hole: Tensor
+    targets: Tensor
+    number: Tensor
+    valid: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, hole: Tensor) -> Level:
+        """From values (K, H, W) and the hole (H, W)."""
+        inside = torch.zeros_like(hole)
+        inside[RADIUS : hole.shape[0] - RADIUS, RADIUS : hole.shape[1] - RADIUS] = True
+        near = F.max_pool2d(hole[None].float(), 2 * RADIUS + 1, 1, RADIUS)[0].bool()
+        targets = (near & inside).flatten().nonzero()[:, 0]
+        number = torch.full((hole.numel(),), -1)
+        number[targets] = torch.arange(len(targets))
+        depth = torch.from_numpy(ndimage.distance_transform_edt(hole.numpy())).float().flatten()
+        weight = FALL ** -depth.clamp_max(DEEPEST)
+        rows = values.flatten(1).T.contiguous()
+        return cls(rows, hole, targets, number, (inside & ~near).flatten(), weight)
+
+    @property
+    def width(self) -> int:
+        """Of the copy, in pixels."""
+        return self.hole.shape[1]
+
+    def window(self, step: int = 1) -> Tensor:
+        """Places of a window's pixels, relative to its center."""
+        side = torch.arange(-RADIUS, RADIUS + 1, step)
+        return (side[:, None] * self.width + side).flatten()
+
+    def chance(self, random: Generator) -> Tensor:
+        """A random known window for each target."""
+        sources = self.valid.nonzero()[:, 0]
+        return sources[torch.randint(len(sources), (len(self.targets),), generator=random)]
+
+
+def search(level: Level, matches: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
+    """One round: better matches (N,), and the error of each (N,)."""
+    few = len(level.targets) < FEW
+    window = level.window(1 if few else 2)
+    errors = _errors(level, level.targets, matches, window)
+    for step in (4, 1):  # what suits a neighbour, moved along, may suit this one
+        for shift in (step, -step, step * level.width, -step * level.width):
+            neighbour = level.number[_within(level, level.targets - shift)]
+            proposed = torch.where(neighbour < 0, matches, matches[neighbour.clamp_min(0)] + shift)
+            matches, errors = _better(level, matches, errors, proposed, window)
+    tall, wide = level.hole.shape
+    reach = float(max(tall, wide))
+    while reach >= 1:
+        jump = torch.rand((2, len(matches)), generator=random) * 2 - 1
+        down, across = (jump * reach).round().long()
+        row = (matches // wide + down).clamp(0, tall - 1)
+        column = (matches % wide + across).clamp(0, wide - 1)
+        matches, errors = _better(level, matches, errors, row * wide + column, window)
+        reach /= 2 if few else 4
+    return matches, errors
+
+
+def _within(level: Level, places: Tensor) -> Tensor:
+    return places.clamp(0, level.hole.numel() - 1)
+
+
+def _better(
+    level: Level, matches: Tensor, errors: Tensor, proposed: Tensor, window: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Take those proposals that are known windows and differ less."""
+    proposed = _within(level, proposed)
+    chosen = (level.valid[proposed] & (proposed != matches)).nonzero()[:, 0]
+    if len(chosen) == 0:
+        return matches, errors
+    found = _errors(level, level.targets[chosen], proposed[chosen], window)
+    less = found < errors[chosen]
+    matches, errors, chosen = matches.clone(), errors.clone(), chosen[less]
+    matches[chosen], errors[chosen] = proposed[chosen], found[less]
+    return matches, errors
+
+
+def _errors(level: Level, targets: Tensor, matches: Tensor, window: Tensor) -> Tensor:
+    """Mean squared difference of windows; pixels deep in the hole count less."""
+    out = torch.empty(len(targets))
+    for start in range(0, len(targets), CHUNK):
+        part = slice(start, start + CHUNK)
+        here, there = targets[part, None] + window, matches[part, None] + window
+        apart = level.values[here.flatten()] - level.values[there.flatten()]
+        squares = apart.square_().sum(dim=1).view(here.shape)
+        weight = level.weight[here]
+        out[part] = (squares * weight).sum(dim=1) / weight.sum(dim=1)
+    return out
+
+
+def votes(
+    level: Level,
+    places: Tensor,
+    matches: Tensor,
+    errors: Tensor | None = None,
+    *,
+    sharp: bool = False,
+) -> Tensor:
+    """What the windows over each place propose for it, in the weighted mean: (P, K).
+
+    Parameters
+    ----------
+    level : Level
+    places : Tensor, (P,)
+    matches, errors : Tensor, (N,)
+        Of each window; without errors all windows count alike.
+    sharp : bool
+        Let little but the best window count, which keeps the grain.
+    """
+    trust = level.weight[level.targets]
+    if errors is not None:
+        usual = errors.sort().values[len(errors) // 4 if sharp else 3 * len(errors) // 4]
+        scale = 2 * float(usual.clamp_min(1e-6)) * (HARD if sharp else SOFT)
+        trust = trust * (-errors / scale).clamp_min(-60).exp()
+    side = torch.arange(-RADIUS, RADIUS + 1).float()
+    apart = (side[:, None].square() + side.square()).flatten()
+    # a window's middle says more than its rim
+    nearness = (-apart / RADIUS**2 * (2.0 if sharp else 0.5)).exp()
+    total = torch.zeros(len(places), 1)
+    mean = torch.zeros(len(places), level.values.shape[1])
+    for offset, near in zip(level.window().tolist(), nearness.tolist(), strict=True):
+        number = level.number[_within(level, places - offset)]
+        there, number = number >= 0, number.clamp_min(0)
+        weight = (trust[number] * there * near)[:, None]
+        mean += weight * level.values[_within(level, matches[number] + offset)]
+        total += weight
+    unseen = total < 1e-12  # at the picture's rim, or where all is far off
+    return torch.where(unseen, level.values[places], mean / total.clamp_min(1e-12))
+
+
+def grown(matches: Tensor, small: Level, level: Level, random: Generator) -> Tensor:
+    """The matches of a copy of half the size, for this one."""
+    wide, less = level.width, small.width
+    row, column = level.targets // wide, level.targets % wide
+    above = (row // 2).clamp_max(small.hole.shape[0] - 1)
+    parent = above * less + (column // 2).clamp_max(less - 1)
+    number = small.number[parent]
+    match = matches[number.clamp_min(0)]
+    found = (2 * (match // less) + row % 2) * wide + 2 * (match % less) + column % 2
+    found = _within(level, found)
+    return torch.where((number >= 0) & level.valid[found], found, level.chance(random))

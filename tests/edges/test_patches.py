@@ -1,0 +1,125 @@
+"""Wide holes filled with texture of the picture's own."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.cli import main
+from sfumato.data.photo import Photo
+from sfumato.errors import OptionError
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.patches import wide_holes
+from sfumato.tasks.restore.run import restore
+
+
+def stripes(tall=96, wide=128, period=8, channels=3):
+    """Slanted stripes: a mean filling of them is gray."""
+    y, x = np.mgrid[:tall, :wide]
+    wave = 127 + 100 * np.sign(np.sin(2 * np.pi * (x + 0.5 * y) / period))
+    return np.repeat(wave[..., None], channels, axis=2).astype(np.uint8)
+
+
+def box(values, left, top, width, height):
+    hidden = np.zeros(values.shape[:2], bool)
+    hidden[top : top + height, left : left + width] = True
+    return hidden
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("place", [(40, 30, 40, 36), (0, 0, 40, 36), (88, 60, 40, 36)], ids=str)
+def test_texture_goes_on_where_a_mean_would_be_gray(channels, place):
+    values = stripes(channels=channels)
+    hidden = box(values, *place)
+    made = restore(Photo(values), RestoreOptions(fill_box=place))
+    mean = restore(Photo(values), RestoreOptions(fill_box=place, engine="network"))
+    assert (made.photo.values == values)[~hidden].all(), "known pixels stay bit for bit"
+    off, off_mean = (
+        np.abs(m.photo.values.astype(int) - values)[hidden].mean() for m in (made, mean)
+    )
+    assert off < 25 < off_mean
+    assert (made.report["engine"], made.report["seed"]) == ("patches", 0)
+    assert made.report["largest_change_elsewhere"] == 0
+    assert "engine" not in mean.report
+
+
+def test_the_same_seed_fills_in_the_same_way():
+    values = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    made = [
+        restore(Photo(values), RestoreOptions(fill_box=(16, 16, 30, 30), seed=seed)).photo.values
+        for seed in (3, 3, 4)
+    ]
+    assert (made[0] == made[1]).all()
+    assert (made[0] != made[2]).any()
+
+
+def test_thin_gaps_are_left_to_the_network():
+    hidden = np.zeros((64, 64), bool)
+    hidden[:, 30:40] = True
+    assert not wide_holes(hidden).any()
+    values = stripes(64, 64)
+    options = {"fill_box": (30, 0, 10, 64)}
+    auto = restore(Photo(values), RestoreOptions(**options))
+    network = restore(Photo(values), RestoreOptions(**options, engine="network"))
+    patches = restore(Photo(values), RestoreOptions(**options, engine="patches"))
+    assert (auto.photo.values == network.photo.values).all()
+    assert (patches.photo.values != network.photo.values).any()
+    assert patches.report["engine"] == "patches"
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (9, 60), (5, 5), (64, 3)], ids=str)
+def test_pictures_with_hardly_a_known_window(shape):
+    values = stripes(*shape)
+    place = (0, 0, shape[1], shape[0] - 1)
+    made = restore(Photo(values), RestoreOptions(fill_box=place, engine="patches")).photo.values
+    assert made.shape == values.shape
+    assert (made[-1] == values[-1]).all()
+
+
+def test_sixteen_bits_and_transparency_survive():
+    values = stripes().astype(np.uint16) * 257
+    alpha = np.full(values.shape[:2], 200, np.uint8)
+    made = restore(Photo(values, alpha), RestoreOptions(fill_box=(40, 30, 40, 36)))
+    hidden = box(values, 40, 30, 40, 36)
+    assert made.photo.values.dtype == np.uint16
+    assert (made.photo.values == values)[~hidden].all()
+    assert (made.photo.alpha == alpha).all()
+
+
+def test_several_answers(tmp_path, monkeypatch, capsys):
+    values = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    words = ["restore", "a.png", "--fill-box", "16,16,30,30", "--samples", "2", "--output", "b.png"]
+    monkeypatch.setattr("sys.argv", ["sfumato", *words, "--json"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["path"], line["seed"]) for line in lines] == [("b-1.png", 0), ("b-2.png", 1)]
+    assert (tmp_path / "b-spread.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"denoise": 9.0, "samples": 2}, "go with what has several answers"),
+        ({"fill_box": (1, 1, 30, 30), "samples": 2, "engine": "network"}, "several answers"),
+        ({"denoise": 9.0, "engine": "patches"}, "--engine patches fills holes"),
+        ({"fill_box": (1, 1, 30, 30), "steps": 3}, "go with --engine diffusion"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together(options, message):
+    with pytest.raises(OptionError, match=message):
+        RestoreOptions(**options)
+
+
+def test_samples_of_a_thin_gap_are_refused():
+    with pytest.raises(OptionError, match="there is one answer only"):
+        restore(Photo(stripes()), RestoreOptions(fill_box=(5, 5, 6, 6), samples=2))
+
+
+def test_the_old_name_of_the_engine():
+    assert RestoreOptions(denoise=9.0, engine="trained").engine == "auto"
