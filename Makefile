@@ -34,7 +34,7 @@ $(VENV)/bin/python:
 
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "== installing sfumato with all extras (PyTorch is the largest part)"
-	@$(PIP) --editable ".[train,reduce,search]"
+	@$(PIP) --editable ".[train,reduce,search,studio]"
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -112,7 +112,7 @@ def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: st
         ) from None
 
 
-def read(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+def read(path: Path | bytes) -> tuple[dict[str, Any] | None, str | None]:
     """Our settings and the ``parameters`` text of a picture; None for what is not there.
 
     Raises

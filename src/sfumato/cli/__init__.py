@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sfumato import __version__
-from sfumato.cli import create, evaluate, explain, reduce, restore, search, train
+from sfumato.cli import create, evaluate, explain, reduce, restore, search, serve, train
 from sfumato.cli.say import FAILED, note, say
 
 INTERRUPTED = 130  # 128 and the number of SIGINT, as typer exits at Ctrl-C
@@ -72,6 +72,7 @@ for verb in (
     reduce.reduce,
     search.index,
     search.search,
+    serve.serve,
     create.models,
     create.inspect,
 ):

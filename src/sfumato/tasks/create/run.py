@@ -141,8 +141,13 @@ def walk(
             f"seed {seed} and {options.count} pictures go beyond the largest seed, {MAX_SEED}"
         )
     rows = [(text, seed + k) for text in texts for k in range(options.count)]
+    yield from walk_rows(plan, rows)
+
+
+def walk_rows(plan: Plan, rows: list[tuple[str, int]]) -> Iterator[SamplerProgress | Made]:
+    """Follow a plan that was checked: a picture for each text and seed, in order."""
     batches = _batches(plan, rows)
-    runs = [-(-len(batch) * len(plan.tries) // options.batch) for batch in batches]
+    runs = [-(-len(batch) * len(plan.tries) // plan.options.batch) for batch in batches]
     for batch, done in zip(batches, accumulate(runs, initial=0), strict=False):
         yield from _batch(plan, batch, done, sum(runs))
 

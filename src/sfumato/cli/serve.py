@@ -1,0 +1,86 @@
+"""``serve``: the studio in a browser, and HTTP APIs that existing clients speak."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sfumato.cli.say import note, say
+
+Option = typer.Option
+Folder = Annotated[
+    Path, Option(help="Folder of the queue and the pictures; a server that was stopped goes on.")
+]
+Host = Annotated[str, Option(help="Address to listen at; another than loopback needs --token.")]
+Token = Annotated[
+    str | None,
+    Option(
+        envvar="SFUMATO_TOKEN",
+        help="A secret that each request must name (Authorization: Bearer).",
+    ),
+]
+Models = Annotated[
+    list[str] | None,
+    Option("--model", help="A model to offer besides the bundled ones; may be given again."),
+]
+
+
+def serve(
+    folder: Folder = Path("served"),
+    host: Host = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    token: Token = None,
+    model: Models = None,
+    queue: Annotated[int, Option(min=1, help="Jobs that may wait.")] = 100,
+    keep: Annotated[float, Option(min=0.01, help="Hours that results are kept.")] = 24.0,
+    log: Annotated[bool, Option("--log", help="A JSON line per request on stderr.")] = False,
+) -> None:
+    """Serve the studio, and the APIs of OpenAI's and AUTOMATIC1111's clients, on this machine."""
+    from sfumato.errors import OptionError
+    from sfumato.runtime import check_folder
+
+    try:
+        import uvicorn
+
+        from sfumato.web.app import Settings, build
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"serve needs the package {error.name}: pip install 'sfumato[studio]'"
+        ) from None
+    from sfumato.web.guard import LOOPBACK, logger
+
+    if host not in LOOPBACK and not token:
+        raise OptionError(f"{host} is no address of this machine alone: give --token, a secret")
+    check_folder(folder)
+    settings = Settings(folder, host, token, model or [], queue, 3600 * keep)
+    if log:
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.INFO)
+    config = uvicorn.Config(
+        build(settings),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    server.startup = functools.partial(_startup, server, server.startup)  # type: ignore[method-assign]
+    server.run()
+    if not server.started:
+        raise OptionError(f"port {port} of {host} cannot be listened at; is it taken? give --port")
+    note("stopped; what was not finished goes on at the next start")
+
+
+async def _startup(server: Any, startup: Callable[..., Any], sockets: Any = None) -> None:
+    """Start, and say where the server listens."""
+    await startup(sockets)
+    for listening in server.servers if server.started else ():
+        host, port = listening.sockets[0].getsockname()[:2]
+        say(f"http://{host}:{port}/")

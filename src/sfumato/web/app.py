@@ -1,0 +1,163 @@
+"""The HTTP server: jobs over the verbs, the studio, and the APIs that existing clients speak."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from sfumato import __version__
+from sfumato.errors import SfumatoError
+from sfumato.web import a1111, jobs, openai
+from sfumato.web.bodies import offered
+from sfumato.web.guard import Guard
+from sfumato.web.queue import Full, Queue
+from sfumato.web.store import Store
+
+FINISHED = 10.0  # seconds that a request has to end when the server stops
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server is run.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the queue and the pictures.
+    host : str
+    token : str, optional
+        Asked for with every request, as ``Authorization: Bearer TOKEN``.
+    models : list of str
+        Folders and files of models that are offered besides the bundled ones.
+    longest : int
+        Jobs that may wait.
+    keep : float
+        Seconds after which results are forgotten.
+    largest : int
+        Bytes of a request, at most.
+    batching : bool
+        Make compatible jobs together.
+    """
+
+    folder: Path
+    host: str = "127.0.0.1"
+    token: str | None = None
+    models: list[str] = field(default_factory=list)
+    longest: int = 100
+    keep: float = 86_400
+    largest: int = 64 * 2**20
+    batching: bool = True
+
+
+def build(settings: Settings) -> FastAPI:
+    """The application; its queue begins to work when the server starts."""
+    store = Store(settings.folder)
+    queue = Queue(store, settings.longest, settings.keep, batching=settings.batching)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await queue.start()
+        yield
+        await queue.stop()
+        store.close()
+
+    app = FastAPI(
+        title="sfumato",
+        version=__version__,
+        description="Make, repair and explain pictures.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.queue, app.state.settings = queue, settings
+    app.state.models = offered(settings.models)
+    app.include_router(router)
+    app.include_router(jobs.router, prefix="/v1")
+    app.include_router(openai.router, prefix="/v1")
+    app.include_router(a1111.router, prefix="/sdapi/v1")
+    static = resources.files("sfumato.web") / "static"
+    app.mount("/static", StaticFiles(directory=str(static)), name="static")
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    app.add_middleware(Guard, token=settings.token, host=settings.host, largest=settings.largest)
+    return app
+
+
+router = APIRouter()
+
+
+@router.get("/", include_in_schema=False)
+async def studio() -> FileResponse:
+    """The studio."""
+    return FileResponse(str(resources.files("sfumato.web") / "static" / "index.html"))
+
+
+@router.get("/healthz")
+async def health(request: Request) -> dict[str, Any]:
+    """Whether the server works, and how many jobs it has."""
+    queue: Queue = request.app.state.queue
+    alive = queue.process is not None and queue.process.is_alive()
+    return {"status": "ok" if alive else "starting", "queued": queue.store.count("queued")}
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """Counts for Prometheus."""
+    registry = CollectorRegistry()
+    registry.register(jobs.Counts(request.app.state.queue))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def failure(status: int, message: str, **headers: str) -> JSONResponse:
+    """An error, in the shape that OpenAI's clients read."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    error = {"message": message, "type": kind, "param": None, "code": None}
+    return JSONResponse({"error": error}, status, headers=dict(headers))
+
+
+async def _asked_wrong(_: Request, error: Exception) -> Response:
+    return failure(400, str(error))
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    parts = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"][1:])
+        said = item["msg"].removeprefix("Value error, ")
+        parts.append(f"{key}: {said}" if key else said)
+    return failure(422, "; ".join(parts))
+
+
+async def _full(request: Request, _: Exception) -> Response:
+    wait = request.app.state.queue.retry_after()
+    return failure(429, "the queue is full; try again later", **{"Retry-After": str(wait)})
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return failure(500, str(error))
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return failure(error.status_code, str(error.detail))
+
+
+HANDLERS = {
+    SfumatoError: _asked_wrong,
+    RequestValidationError: _invalid,
+    Full: _full,
+    jobs.Failed: _failed,
+    HTTPException: _http,
+}

@@ -1,0 +1,129 @@
+"""What clients send: the verbs' options, with pictures as base64 in place of paths.
+
+A path would let a stranger read the server's files, so a picture comes as its bytes and is kept in
+the job's own folder. Models are those that the server offers, by name.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from sfumato import image
+from sfumato.errors import OptionError, unknown
+from sfumato.hub.load import bundled, restorers
+from sfumato.runtime import random_seed
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.restore.options import RestoreOptions
+
+PICTURES = ("source", "mask", "image", "fill")
+MOST = 64  # pictures of one request
+LARGEST = 1024  # pixels of a side of a created picture
+LONGEST = 4000  # letters of a prompt
+STEPS = 200
+
+
+class CreateBody(CreateOptions):
+    """A request for pictures from texts: the options of create, and the texts.
+
+    ``source`` and ``mask`` are pictures in base64, with or without ``data:image/png;base64,``.
+    """
+
+    prompt: str | list[str] = Field(description="What the picture shows; several make several.")
+    previews: int = Field(0, ge=0, le=1, description="Send pictures on the way, too.")
+
+
+class RestoreBody(RestoreOptions):
+    """A request to repair a photo: the options of restore, and the photo.
+
+    ``image`` and ``fill`` are pictures in base64.
+    """
+
+    image: str = Field(description="The photo, in base64.")
+    previews: int = Field(0, ge=0, le=0)
+
+
+Body = CreateBody | RestoreBody
+
+
+def checked(body: Body, folder: Path, models: Mapping[str, str]) -> dict[str, Any]:
+    """The request of a job: its pictures as files in a folder, its model and seed named.
+
+    Raises
+    ------
+    OptionError
+        For more than the server does at once, and for models that it does not offer.
+    PictureError
+        For what is no picture.
+    """
+    request = body.model_dump(mode="json", exclude_unset=True)
+    if isinstance(body, CreateBody):
+        texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        _check_amount(body, texts)
+        request["prompt"] = texts
+        request["model"] = _model(body.model, models)
+        request["seed"] = random_seed() if body.seed is None else body.seed
+    elif body.engine == "diffusion":
+        request["model"] = _model(body.model or "icons", models)
+    elif body.model is not None and body.model not in restorers():
+        raise unknown("model", body.model, restorers())
+    for name in ("device", "dtype", "batch"):
+        request.pop(name, None)  # of a server they are its own
+    for name in PICTURES:
+        if request.get(name) is not None:
+            request[name] = str(kept(request[name], folder, name))
+    return request
+
+
+def _check_amount(body: CreateBody, texts: list[str]) -> None:
+    if not texts or len(texts) * body.count > MOST:
+        raise OptionError(f"a request makes 1 to {MOST} pictures")
+    if any(len(text) > LONGEST for text in [*texts, body.negative_prompt]):
+        raise OptionError(f"a prompt may have up to {LONGEST} letters")
+    if body.size and max(body.size) > LARGEST:
+        raise OptionError(f"the server makes pictures up to {LARGEST}x{LARGEST}")
+    if body.steps and body.steps > STEPS:
+        raise OptionError(f"the server takes up to {STEPS} steps")
+
+
+def _model(name: str, models: Mapping[str, str]) -> str:
+    """The path or bundled name behind a name that the server offers."""
+    if name not in models:
+        raise unknown("model", name, models)
+    return models[name]
+
+
+def offered(paths: list[str]) -> dict[str, str]:
+    """The models of a server: the bundled ones, and those at some paths, by the names of these."""
+    return {name: name for name in bundled()} | {Path(path).stem: path for path in paths}
+
+
+def decoded(text: str) -> bytes:
+    """The bytes of a picture in base64, with or without ``data:...;base64,``.
+
+    Raises
+    ------
+    OptionError
+    """
+    if re.match(r"\w+://", text):
+        raise OptionError("pictures are sent as base64: the server fetches no addresses")
+    try:
+        return base64.b64decode(re.sub(r"^data:[\w/+.;=-]*,", "", text), validate=True)
+    except (binascii.Error, ValueError):
+        raise OptionError("a picture is no base64") from None
+
+
+def kept(given: str | bytes, folder: Path, name: str) -> Path:
+    """Keep a picture of a request as a file, if it is one."""
+    data = decoded(given) if isinstance(given, str) else given
+    image.read(data)  # refuses what is none, and what unpacks to too much
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.picture"
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,119 @@
+"""What every request passes: the token, the host's name, its origin and its size.
+
+A page of another site that a browser shows can send requests to a server on this machine, and can
+name it as its own (DNS rebinding), so requests without a token must name a loopback host, and what
+comes from a page must come from the server's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import time
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]", "testserver"})
+SLOW = 30.0  # seconds that a client may take between two parts of its request
+OPEN = frozenset({"/healthz"})  # what needs no token
+logger = logging.getLogger("sfumato.web")
+
+
+class Refused(Exception):
+    """A request that is not served."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Guard:
+    """Middleware that refuses what must not be served, and logs each request."""
+
+    def __init__(self, app: ASGIApp, token: str | None, host: str, largest: int) -> None:
+        self.app, self.token, self.host, self.largest = app, token, host, largest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve or refuse a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun, status, started = time.monotonic(), 500, False
+
+        async def sent(message: Message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self.app(scope, self._limited(scope, receive), sent)
+        except Refused as refused:
+            status = refused.status
+            if not started:
+                await _refuse(send, refused)
+        finally:
+            line = {
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "seconds": round(time.monotonic() - begun, 4),
+            }
+            logger.info(json.dumps(line))
+
+    def _check(self, scope: Scope) -> None:
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        host = headers.get("host", "")
+        origin = headers.get("origin")
+        if origin not in (None, "null") and urlsplit(origin or "").netloc != host:
+            raise Refused(403, "pages of other sites may not use this server")
+        if self.token is not None:
+            if scope["path"] not in OPEN and not self._known(headers):
+                raise Refused(401, "give the server's token: Authorization: Bearer TOKEN")
+        elif urlsplit(f"//{host}").hostname not in LOOPBACK | {self.host}:
+            raise Refused(403, "the server is not known by this name")
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self.largest:
+            raise Refused(413, f"a request may have up to {self.largest} bytes")
+
+    def _known(self, headers: dict[str, str]) -> bool:
+        assert self.token is not None
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        same = hmac.compare_digest(self.token.encode(), given.strip().encode("latin-1"))
+        return kind.lower() == "bearer" and same
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        """The request's parts, as long as there are not too many and none comes too late."""
+        seen, whole = 0, False
+
+        async def limited() -> Message:
+            nonlocal seen, whole
+            if whole:  # what comes now is the end of the connection, whenever that may be
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), SLOW)
+            except TimeoutError:
+                raise Refused(408, "the request came too slowly") from None
+            seen += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
+            if seen > self.largest:
+                raise Refused(413, f"a request may have up to {self.largest} bytes")
+            return message
+
+        return limited
+
+
+async def _refuse(send: Send, refused: Refused) -> None:
+    error = {"message": str(refused), "type": "invalid_request_error", "param": None, "code": None}
+    body = json.dumps({"error": error}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,228 @@
+"""Our own API: a request becomes a job, which can be followed and cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from sfumato.errors import OptionError
+from sfumato.hub.describe import describe
+from sfumato.hub.load import bundled, restorers
+from sfumato.web.bodies import Body, CreateBody, RestoreBody, checked
+from sfumato.web.queue import Queue, Update
+from sfumato.web.store import Job, new_id
+
+router = APIRouter()
+KINDS: dict[type[Body], str] = {CreateBody: "create", RestoreBody: "restore"}
+PRIVATE = ("source", "mask", "fill", "image")  # files of the server
+
+
+class Failed(Exception):
+    """A job that failed for another reason than what was asked for."""
+
+
+class Counts(Collector):
+    """The numbers of jobs, for Prometheus."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+
+    def collect(self) -> Iterator[Metric]:
+        """One number per status."""
+        jobs = GaugeMetricFamily("sfumato_jobs", "Jobs that are kept, by status", labels=["status"])
+        for status in ("queued", "generating", "completed", "failed", "cancelled"):
+            jobs.add_metric([status], self.queue.store.count(status))
+        yield jobs
+        yield GaugeMetricFamily(
+            "sfumato_job_seconds", "Seconds of a job, moving average", value=self.queue.average
+        )
+
+
+def queue_of(request: Request) -> Queue:
+    """The queue of the server."""
+    queue: Queue = request.app.state.queue
+    return queue
+
+
+async def submit(request: Request, body: Body) -> Job:
+    """Check a request, keep its pictures, and queue it.
+
+    Raises
+    ------
+    Full, OptionError, PictureError
+    """
+    queue, identity = queue_of(request), new_id()
+    folder = queue.store.files(identity)
+    try:
+        asked = await asyncio.to_thread(checked, body, folder, request.app.state.models)
+        return queue.add(KINDS[type(body)], asked, identity)
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+async def finished(request: Request, job: Job) -> dict[str, Any]:
+    """Wait for a job's end and return its result.
+
+    Raises
+    ------
+    OptionError
+        If what was asked for cannot be done.
+    Failed
+        If it failed for another reason, or was cancelled.
+    """
+    queue = queue_of(request)
+    ended = await queue.result(job.id)
+    if ended.status == "completed" and ended.result is not None:
+        return ended.result
+    if queue.wrong.pop(job.id, False) and ended.error:
+        raise OptionError(ended.error)
+    raise Failed(ended.error or f"the job was {ended.status}")
+
+
+def record(queue: Queue, job: Job) -> dict[str, Any]:
+    """A job as clients see it."""
+    base = f"/v1/jobs/{job.id}"
+    out: dict[str, Any] = {
+        "id": job.id,
+        "kind": job.kind,
+        "status": job.status,
+        "created": job.created,
+        "started": job.started,
+        "completed": job.completed,
+        "queue_position": queue.store.position(job) if job.status == "queued" else None,
+        "progress": queue.progress(job),
+        "poll_url": base,
+        "events_url": f"{base}/events",
+        "error": job.error,
+        "result": None,
+    }
+    if job.result is not None:
+        out["result"] = with_addresses(job.id, job.result)
+    return out
+
+
+def with_addresses(identity: str, result: dict[str, Any]) -> dict[str, Any]:
+    """A result whose pictures have addresses in place of file names."""
+    pictures = []
+    for number, picture in enumerate(result.get("pictures", [])):
+        about = {k: v for k, v in picture.items() if k != "file"}
+        pictures.append({"url": f"/v1/jobs/{identity}/pictures/{number}", **_public(about)})
+    return {**result, "pictures": pictures}
+
+
+def _public(about: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a picture without the server's paths."""
+    out = dict(about)
+    for part in ("settings", "report"):
+        if part in out:
+            out[part] = {k: v for k, v in out[part].items() if k not in PRIVATE}
+    return out
+
+
+async def _answer(request: Request, body: Body, wait: bool) -> Response:
+    queue, job = queue_of(request), await submit(request, body)
+    if wait:
+        await finished(request, job)
+        done = queue.store.get(job.id)
+        return JSONResponse(record(queue, done or job))
+    return JSONResponse(record(queue, job), 202)
+
+
+@router.post("/create")
+async def create(request: Request, body: CreateBody, wait: bool = False) -> Response:
+    """Make pictures from texts. Answers at once with the job, or with its end if told to wait."""
+    return await _answer(request, body, wait)
+
+
+@router.post("/restore")
+async def restore(request: Request, body: RestoreBody, wait: bool = False) -> Response:
+    """Repair a photo."""
+    return await _answer(request, body, wait)
+
+
+def _job(request: Request, identity: str) -> Job:
+    job = queue_of(request).store.get(identity)
+    if job is None:
+        raise HTTPException(404, "there is no such job; results are kept for a limited time")
+    return job
+
+
+@router.get("/jobs")
+async def listed(request: Request, count: int = 50) -> dict[str, Any]:
+    """The last jobs, newest first."""
+    queue = queue_of(request)
+    newest = queue.store.newest(max(1, min(count, 500)))
+    return {"jobs": [record(queue, job) for job in newest]}
+
+
+@router.get("/jobs/{identity}")
+async def one(request: Request, identity: str) -> dict[str, Any]:
+    """How far a job is, or what came of it."""
+    return record(queue_of(request), _job(request, identity))
+
+
+@router.post("/jobs/{identity}/cancel")
+async def cancel(request: Request, identity: str) -> dict[str, Any]:
+    """End a job within one step."""
+    job = _job(request, identity)
+    if not queue_of(request).cancel(identity):
+        raise HTTPException(409, f"the job has {job.status} already")
+    return record(queue_of(request), _job(request, identity))
+
+
+@router.get("/jobs/{identity}/events")
+async def events(request: Request, identity: str) -> StreamingResponse:
+    """What happens to a job, as server-sent events: progress, preview, picture, and its end."""
+    _job(request, identity)
+    queue = queue_of(request)
+
+    async def lines() -> AsyncIterator[str]:
+        async for update in queue.watch(identity):
+            data = update.data
+            if update.kind == "completed":
+                data = with_addresses(identity, data)
+            elif update.kind == "picture":
+                data = _public({k: v for k, v in data.items() if k != "file"})
+            yield sse(Update(update.kind, data))
+
+    return StreamingResponse(lines(), media_type="text/event-stream")
+
+
+def sse(update: Update) -> str:
+    """One server-sent event."""
+    return f"event: {update.kind}\ndata: {json.dumps(update.data)}\n\n"
+
+
+@router.get("/jobs/{identity}/pictures/{number}")
+async def picture(request: Request, identity: str, number: int) -> FileResponse:
+    """A picture of a job, as PNG with its settings inside."""
+    job = _job(request, identity)
+    held = (job.result or {}).get("pictures", [])
+    if not 0 <= number < len(held):
+        raise HTTPException(404, "the job has no such picture")
+    path = queue_of(request).store.files(identity) / held[number]["file"]
+    return FileResponse(path, media_type="image/png")
+
+
+@router.get("/models")
+async def models(request: Request) -> dict[str, Any]:
+    """The models that the server offers, with their sizes and styles, and the restorers."""
+    found = [described(name, path) for name, path in request.app.state.models.items()]
+    return {"object": "list", "data": [*found, *(described(name, name) for name in restorers())]}
+
+
+def described(name: str, path: str) -> dict[str, Any]:
+    """A model in OpenAI's shape, and what we know of it besides."""
+    about = describe(path) if path in (*bundled(), *restorers()) else {}
+    keys = ("description", "size", "styles", "licence", "megabytes")
+    known = {key: about[key] for key in keys if key in about}
+    return {"id": name, "object": "model", "created": 0, "owned_by": "sfumato", **known}

@@ -1,0 +1,205 @@
+"""OpenAI's Images API: generations, edits and variations, with partial pictures as a stream.
+
+Fields that OpenAI does not have are taken besides: seed, steps, guidance_scale, sampler,
+negative_prompt, style. The official clients send them as ``extra_body``.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import UploadFile
+
+from sfumato import image
+from sfumato.config import explain
+from sfumato.errors import OptionError
+from sfumato.hub.load import bundled
+from sfumato.web.bodies import CreateBody
+from sfumato.web.jobs import finished, queue_of, submit
+from sfumato.web.store import Job
+from sfumato.web.work import encoded
+
+router = APIRouter(prefix="/images")
+STYLES = ("vivid", "natural")  # OpenAI's own, which our models have not
+OURS = ("seed", "steps", "guidance_scale", "sampler", "schedule", "negative_prompt", "style", "eta")
+FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+VARIED = 0.6  # of a picture's noise, in variations
+
+
+class Generation(BaseModel):
+    """The fields of OpenAI's request, and ours; others are passed over, as OpenAI's own grow."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: str
+    model: str | None = None
+    n: int = Field(1, ge=1, le=10)
+    size: str | None = None
+    response_format: str | None = None
+    output_format: str = "png"
+    partial_images: int = Field(0, ge=0, le=3)
+    stream: bool = False
+    seed: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    schedule: str | None = None
+    negative_prompt: str | None = None
+    style: str | None = None
+    eta: float | None = None
+
+
+@router.post("/generations")
+async def generations(request: Request, asked: Generation) -> Response:
+    """Make pictures from a text."""
+    return await _answer(request, asked, _body(asked, request), "image_generation")
+
+
+@router.post("/edits")
+async def edits(request: Request) -> Response:
+    """Make the transparent part of a mask anew; without a mask, draw the picture anew."""
+    form = await request.form()
+    asked = _asked({"prompt": "", **{k: v for k, v in form.items() if isinstance(v, str)}})
+    extra: dict[str, Any] = {"source": await _upload(form.get("image") or form.get("image[]"))}
+    mask = form.get("mask")
+    if mask is not None:
+        extra |= {"mask": _white(base64.b64decode(await _upload(mask))), "strength": 1.0}
+    return await _answer(request, asked, _body(asked, request, **extra), "image_edit")
+
+
+@router.post("/variations")
+async def variations(request: Request) -> Response:
+    """Draw a picture anew, from the picture itself and no text."""
+    form = await request.form()
+    asked = _asked({"prompt": "a picture", **{k: v for k, v in form.items() if isinstance(v, str)}})
+    source = await _upload(form.get("image"))
+    body = _body(asked, request, source=source, strength=VARIED, guidance_scale=1.0)
+    return await _answer(request, asked, body, "image_generation")
+
+
+def _asked(fields: dict[str, Any]) -> Generation:
+    """The fields of a form."""
+    try:
+        return Generation.model_validate(fields)
+    except ValidationError as error:
+        raise OptionError(explain(error)) from None
+
+
+def _body(asked: Generation, request: Request, **extra: Any) -> CreateBody:
+    """Our request for the same."""
+    given = {name: getattr(asked, name) for name in OURS if getattr(asked, name) is not None}
+    if given.get("style") in STYLES:
+        given.pop("style")
+    if asked.size not in (None, "auto"):
+        given["size"] = asked.size
+    models = request.app.state.models
+    # what is no name of ours is OpenAI's, as "dall-e-3": the server's own is meant
+    given["model"] = asked.model if asked.model in models else bundled()[0]
+    partial = int(asked.stream and asked.partial_images > 0)
+    return CreateBody(prompt=asked.prompt, count=asked.n, previews=partial, **{**given, **extra})
+
+
+async def _upload(part: Any) -> str:
+    """An uploaded file as base64."""
+    if not isinstance(part, UploadFile):
+        raise OptionError("the request has no picture; send it as the file image")
+    return base64.b64encode(await part.read()).decode()
+
+
+def _white(mask: bytes) -> str:
+    """OpenAI's mask, transparent where to edit, as ours, white there."""
+
+    def turned(picture: Image.Image) -> Image.Image:
+        if not picture.has_transparency_data:
+            raise OptionError("a mask is a PNG that is transparent where the picture is made anew")
+        return picture.convert("RGBA").getchannel("A").point(lambda a: 255 * (a < 128))
+
+    return encoded(image.opened(mask, turned))
+
+
+async def _answer(request: Request, asked: Generation, body: CreateBody, kind: str) -> Response:
+    if asked.response_format not in (None, "b64_json", "url"):
+        raise OptionError('response_format is "b64_json" or "url"')
+    if asked.output_format not in FORMATS:
+        raise OptionError(f"output_format is one of {', '.join(FORMATS)}")
+    job = await submit(request, body)
+    if asked.stream:
+        events = _stream(request, job, asked, kind)
+        return StreamingResponse(events, media_type="text/event-stream")
+    result = await finished(request, job)
+    return JSONResponse(_response(request, job, result, asked))
+
+
+def _response(
+    request: Request, job: Job, result: dict[str, Any], asked: Generation
+) -> dict[str, Any]:
+    data = []
+    for number, picture in enumerate(result["pictures"]):
+        about = {"seed": picture["seed"], "revised_prompt": picture["settings"]["styled"]}
+        if asked.response_format == "url":
+            address = f"{request.base_url}v1/jobs/{job.id}/pictures/{number}"
+            data.append({"url": address, **about})
+        else:
+            data.append({"b64_json": _b64(request, job, picture["file"], asked), **about})
+    size = "x".join(map(str, result["pictures"][0]["settings"]["size"]))
+    return {
+        "created": int(time.time()),
+        "data": data,
+        "output_format": asked.output_format,
+        "size": size,
+        "usage": _usage(),
+    }
+
+
+def _usage() -> dict[str, Any]:
+    details = {"image_tokens": 0, "text_tokens": 0}
+    return {
+        "input_tokens": 0,
+        "input_tokens_details": details,
+        "output_tokens": 0,
+        "total_tokens": 0,
+    }
+
+
+def _b64(request: Request, job: Job, file: str, asked: Generation) -> str:
+    """A picture of a job in the format asked for."""
+    data = (queue_of(request).store.files(job.id) / file).read_bytes()
+    if asked.output_format != "png":
+        stream = io.BytesIO()
+        with Image.open(io.BytesIO(data)) as picture:
+            image.flattened(picture).save(stream, FORMATS[asked.output_format], quality=95)
+        data = stream.getvalue()
+    return base64.b64encode(data).decode()
+
+
+async def _stream(request: Request, job: Job, asked: Generation, kind: str) -> AsyncIterator[str]:
+    """Up to so many partial pictures as are asked for, then the finished ones."""
+    sent = 0
+    common = {"background": "opaque", "quality": "auto", "output_format": asked.output_format}
+    async for update in queue_of(request).watch(job.id):
+        if update.kind == "preview" and sent < asked.partial_images:
+            part = {"b64_json": update.data["b64_json"], "partial_image_index": sent}
+            yield _event(f"{kind}.partial_image", {**common, **part, "size": asked.size or "auto"})
+            sent += 1
+        elif update.kind == "completed":
+            response = _response(request, job, update.data, asked)
+            for picture in response["data"]:
+                whole = {**common, **picture, "size": response["size"], "usage": _usage()}
+                yield _event(f"{kind}.completed", whole)
+        elif update.kind in ("failed", "cancelled"):
+            message = update.data.get("error") or f"the job was {update.kind}"
+            yield _event("error", {"error": {"message": message, "type": "server_error"}})
+
+
+def _event(kind: str, data: dict[str, Any]) -> str:
+    told = {"type": kind, "created_at": int(time.time()), **data}
+    return f"event: {kind}\ndata: {json.dumps(told)}\n\n"

@@ -1,0 +1,300 @@
+"""The queue: jobs go to the worker in order, compatible ones together; who waits is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import shutil
+import threading
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from sfumato.errors import OptionError
+from sfumato.types import Progress
+from sfumato.web.store import ENDED, Job, Store
+from sfumato.web.work import Finished, Preview, Told, Work, compatible
+from sfumato.web.worker import Cancel, Ended, Happened, serve
+
+CRASHED = "the worker stopped twice while it worked on this job"
+TOGETHER = 8  # jobs that are made at once, at most
+
+
+class Full(Exception):
+    """The queue is full."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a watcher of a job is told.
+
+    Attributes
+    ----------
+    kind : {"progress", "preview", "picture", "completed", "failed", "cancelled"}
+    data : dict
+    """
+
+    kind: str
+    data: dict[str, Any]
+
+
+@dataclass
+class Running:
+    """A job that the worker has."""
+
+    started: float = field(default_factory=time.monotonic)
+    progress: Progress | None = None
+    preview: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """How far it is: what, done, total, and the seconds that are left."""
+        if self.progress is None or not self.progress.done:
+            return {"what": "waiting for the model", "done": 0, "total": 1, "eta": None}
+        now, share = self.progress, self.progress.done / self.progress.total
+        left = (time.monotonic() - self.started) * (1 / share - 1)
+        return {"what": now.what, "done": now.done, "total": now.total, "eta": round(left, 2)}
+
+
+class Queue:
+    """Takes jobs, has them done one batch after the other, and tells what happens.
+
+    Parameters
+    ----------
+    store : Store
+    longest : int
+        Jobs that may wait.
+    keep : float
+        Seconds after which jobs that ended are forgotten.
+    batching : bool
+        Make compatible jobs together.
+    """
+
+    def __init__(
+        self, store: Store, longest: int = 100, keep: float = 86_400, *, batching: bool = True
+    ) -> None:
+        self.store, self.longest, self.keep, self.batching = store, longest, keep, batching
+        self.running: dict[str, Running] = {}
+        self.watchers: dict[str, set[asyncio.Queue[Update]]] = defaultdict(set)
+        self.woken, self.closing = asyncio.Event(), False
+        self.pipe: Connection | None = None
+        self.process: BaseProcess | None = None
+        self.done = asyncio.Event()
+        self.wrong: dict[str, bool] = {}
+        self.average = 1.0  # seconds of a job, for who is turned away
+
+    async def start(self) -> None:
+        """Take up what an earlier server left, and begin to work."""
+        self.store.recover(CRASHED)
+        self.loop = asyncio.get_running_loop()
+        self._spawn()
+        self.task = asyncio.create_task(self._work())
+
+    async def stop(self) -> None:
+        """Stop the worker; what it works on is queued once more at the next start."""
+        self.closing = True
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+        if self.pipe is not None:
+            self.pipe.close()
+        if self.process is not None:
+            self.process.terminate()
+            await asyncio.to_thread(self.process.join, 5)
+
+    def add(self, kind: str, request: Mapping[str, Any], identity: str | None = None) -> Job:
+        """Queue a job.
+
+        Raises
+        ------
+        Full
+            If too many wait.
+        """
+        if self.store.count("queued") >= self.longest:
+            raise Full
+        job = self.store.add(kind, request, identity)
+        self.woken.set()
+        return job
+
+    def retry_after(self) -> int:
+        """Seconds after which there may be room again."""
+        return max(1, round(self.average * 2))
+
+    def cancel(self, identity: str) -> bool:
+        """End a job; False if it had ended."""
+        if not self.store.cancel(identity):
+            return False
+        if identity in self.running and self.pipe is not None:
+            with contextlib.suppress(OSError):
+                self.pipe.send(Cancel(identity))
+        self._leave(identity)
+        self._tell(identity, Update("cancelled", {}))
+        return True
+
+    def _leave(self, identity: str) -> None:
+        self.running.pop(identity, None)
+        if not self.running:
+            self.done.set()
+
+    async def watch(self, identity: str) -> AsyncIterator[Update]:
+        """What happens to a job until it ends."""
+        inbox: asyncio.Queue[Update] = asyncio.Queue(maxsize=1000)
+        self.watchers[identity].add(inbox)
+        try:
+            job = self.store.get(identity)
+            if job is None:
+                return
+            if job.status in ENDED:
+                yield _last(job)
+                return
+            position = self.store.position(job) if job.status == "queued" else None
+            yield Update("progress", {**self.progress(job), "queue_position": position})
+            while True:
+                update = await inbox.get()
+                yield update
+                if update.kind in ENDED:
+                    return
+        finally:
+            self.watchers[identity].discard(inbox)
+            if not self.watchers[identity]:
+                del self.watchers[identity]
+
+    async def result(self, identity: str) -> Job:
+        """Wait for the end of a job."""
+        async for _ in self.watch(identity):
+            pass
+        job = self.store.get(identity)
+        assert job is not None
+        return job
+
+    def progress(self, job: Job) -> dict[str, Any]:
+        """How far a job is."""
+        if job.id in self.running:
+            return self.running[job.id].told()
+        ended = job.status == "completed"
+        return {"what": job.status, "done": int(ended), "total": 1, "eta": None}
+
+    def _tell(self, identity: str, update: Update) -> None:
+        for inbox in self.watchers.get(identity, ()):
+            if update.kind in ENDED or inbox.qsize() < inbox.maxsize - 1:
+                inbox.put_nowait(update)
+
+    def _spawn(self) -> None:
+        """Start a worker, and a thread that listens to it."""
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+        threading.Thread(target=self._listen, args=(self.pipe,), daemon=True).start()
+
+    def _listen(self, pipe: Connection) -> None:
+        while True:
+            try:
+                message = pipe.recv()
+            except (EOFError, OSError):
+                if not self.closing:
+                    self.loop.call_soon_threadsafe(self._crashed)
+                return
+            self.loop.call_soon_threadsafe(self._heard, message)
+
+    def _heard(self, message: Happened | Ended) -> None:
+        if message.id not in self.running:  # it was cancelled
+            return
+        if isinstance(message, Ended):
+            self._ended(message)
+            return
+        event, running = message.event, self.running[message.id]
+        if isinstance(event, Told):
+            running.progress = event.progress
+            self._tell(message.id, Update("progress", running.told()))
+        elif isinstance(event, Preview):
+            running.preview = event.png
+            self._tell(message.id, Update("preview", {"b64_json": event.png}))
+        elif isinstance(event, Finished):
+            self._tell(message.id, Update("picture", {"file": event.file, **event.about}))
+
+    def _ended(self, message: Ended) -> None:
+        taken = time.monotonic() - self.running[message.id].started
+        self.average = 0.9 * self.average + 0.1 * taken
+        if message.error is None:
+            self.store.complete(message.id, {"pictures": message.pictures, "seconds": taken})
+        else:
+            self.wrong[message.id] = message.asked_wrong
+            self.store.fail(message.id, message.error)
+        job = self.store.get(message.id)
+        self._leave(message.id)
+        if job is not None:
+            self._tell(message.id, _last(job))
+
+    def _crashed(self) -> None:
+        """The worker died: a new one takes over."""
+        for job in self.store.recover(CRASHED):
+            self._tell(job.id, _last(job))
+        self.running.clear()
+        self._spawn()
+        self.done.set()
+        self.woken.set()
+
+    async def _work(self) -> None:
+        """Give the worker one batch after the other."""
+        while True:
+            batch = self._next()
+            if not batch:
+                self._forget()
+                self.woken.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.woken.wait(), 60)
+                continue
+            self.done.clear()
+            for work in batch:
+                self.running[work.id] = Running()
+            assert self.pipe is not None
+            try:
+                self.pipe.send(batch)
+            except OSError:  # it died just now: its end is heard soon
+                await asyncio.sleep(0.1)
+            await self.done.wait()
+
+    def _next(self) -> list[Work]:
+        """The first job that waits, and those that can be made with it."""
+        batch: list[Work] = []
+        for job in self.store.waiting():
+            work = Work(job.id, job.kind, job.request, self.store.files(job.id))
+            if batch and not (self.batching and compatible(batch[0], work)):
+                continue
+            if len(batch) < TOGETHER and self.store.begin(job.id):
+                batch.append(work)
+        return batch
+
+    def _forget(self) -> None:
+        for identity in self.store.expire(self.keep):
+            shutil.rmtree(self.store.files(identity), ignore_errors=True)
+
+
+def _last(job: Job) -> Update:
+    """What is told of a job that ended."""
+    if job.status == "completed":
+        return Update("completed", job.result or {})
+    return Update(job.status, {"error": job.error} if job.error else {})
+
+
+def raise_for(job: Job, wrong: bool) -> dict[str, Any]:
+    """The result of a job that ended.
+
+    Raises
+    ------
+    OptionError
+        If what was asked for cannot be done.
+    RuntimeError
+        If it failed for another reason, or was cancelled.
+    """
+    if job.status == "completed" and job.result is not None:
+        return job.result
+    if wrong and job.error:
+        raise OptionError(job.error)
+    raise RuntimeError(job.error or f"the job was {job.status}")

@@ -1,0 +1,202 @@
+"""Jobs in an SQLite database: what was asked and what came of it. It outlives the server.
+
+A job ends exactly once: each change of its status names the status that it must have had.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["queued", "generating", "completed", "failed", "cancelled"]
+ENDED = ("completed", "failed", "cancelled")
+TRIES = 2  # times that a job is begun: once more after a crash
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT UNIQUE NOT NULL,
+    kind TEXT NOT NULL,
+    request TEXT NOT NULL,
+    status TEXT NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL,
+    started REAL,
+    completed REAL,
+    result TEXT,
+    error TEXT
+);
+CREATE INDEX IF NOT EXISTS waiting ON jobs (status, number);
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row.
+
+    Attributes
+    ----------
+    number : int
+        Jobs are worked on in this order.
+    id : str
+        Not to be guessed: who knows it may see the job.
+    kind : str
+        The verb.
+    request : dict
+    status : {"queued", "generating", "completed", "failed", "cancelled"}
+    tries : int
+        How often it was begun.
+    created, started, completed : float or None
+        Seconds since 1970.
+    result : dict or None
+    error : str or None
+        One sentence.
+    """
+
+    number: int
+    id: str
+    kind: str
+    request: dict[str, Any]
+    status: Status
+    tries: int
+    created: float
+    started: float | None
+    completed: float | None
+    result: dict[str, Any] | None
+    error: str | None
+
+
+class Store:
+    """The jobs of a server, in ``jobs.sqlite`` of a folder; their pictures lie in ``jobs/ID/``."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.lock = threading.Lock()
+        self.database = sqlite3.connect(
+            folder / "jobs.sqlite", check_same_thread=False, isolation_level=None
+        )
+        self.database.row_factory = sqlite3.Row
+        self.database.execute("PRAGMA journal_mode=WAL")
+        self.database.execute("PRAGMA synchronous=NORMAL")
+        self.database.executescript(SCHEMA)
+
+    def close(self) -> None:
+        """Close the database."""
+        with self.lock:
+            self.database.close()
+
+    def files(self, identity: str) -> Path:
+        """The folder of a job's pictures."""
+        return self.folder / "jobs" / identity
+
+    def add(self, kind: str, request: Mapping[str, Any], identity: str | None = None) -> Job:
+        """Queue a job."""
+        identity = identity or new_id()
+        row = (identity, kind, json.dumps(request), "queued", time.time())
+        columns = "(id, kind, request, status, created)"
+        self._change(f"INSERT INTO jobs {columns} VALUES (?, ?, ?, ?, ?)", row)
+        job = self.get(identity)
+        assert job is not None
+        return job
+
+    def get(self, identity: str) -> Job | None:
+        """The job of an id."""
+        found = self._rows("SELECT * FROM jobs WHERE id = ?", (identity,))
+        return found[0] if found else None
+
+    def newest(self, count: int) -> list[Job]:
+        """The last jobs, newest first."""
+        return self._rows("SELECT * FROM jobs ORDER BY number DESC LIMIT ?", (count,))
+
+    def waiting(self) -> list[Job]:
+        """Queued jobs in order."""
+        return self._rows("SELECT * FROM jobs WHERE status = 'queued' ORDER BY number", ())
+
+    def count(self, status: Status) -> int:
+        """How many jobs have a status."""
+        with self.lock:
+            question = "SELECT COUNT(*) FROM jobs WHERE status = ?"
+            return int(self.database.execute(question, (status,)).fetchone()[0])
+
+    def position(self, job: Job) -> int:
+        """How many queued jobs come before it."""
+        with self.lock:
+            question = "SELECT COUNT(*) FROM jobs WHERE status = 'queued' AND number < ?"
+            return int(self.database.execute(question, (job.number,)).fetchone()[0])
+
+    def begin(self, identity: str) -> bool:
+        """Mark a queued job as worked on; False if it is none any more."""
+        return self._change(
+            "UPDATE jobs SET status = 'generating', tries = tries + 1, started = ? "
+            "WHERE id = ? AND status = 'queued'",
+            (time.time(), identity),
+        )
+
+    def complete(self, identity: str, result: Mapping[str, Any]) -> bool:
+        """Keep what came of a job that is worked on."""
+        return self._change(
+            "UPDATE jobs SET status = 'completed', completed = ?, result = ? "
+            "WHERE id = ? AND status = 'generating'",
+            (time.time(), json.dumps(result), identity),
+        )
+
+    def fail(self, identity: str, error: str) -> bool:
+        """Say why nothing came of a job."""
+        return self._end(identity, "failed", error)
+
+    def cancel(self, identity: str) -> bool:
+        """End a job that has not ended."""
+        return self._end(identity, "cancelled", None)
+
+    def _end(self, identity: str, status: Status, error: str | None) -> bool:
+        return self._change(
+            "UPDATE jobs SET status = ?, completed = ?, error = ? "
+            "WHERE id = ? AND status IN ('queued', 'generating')",
+            (status, time.time(), error, identity),
+        )
+
+    def recover(self, reason: str) -> list[Job]:
+        """Queue what was worked on once more; what was begun too often fails, and is returned."""
+        stopped = self._rows("SELECT * FROM jobs WHERE status = 'generating'", ())
+        failed = [job for job in stopped if job.tries >= TRIES]
+        for job in failed:
+            self.fail(job.id, reason)
+        self._change("UPDATE jobs SET status = 'queued' WHERE status = 'generating'", ())
+        return failed
+
+    def expire(self, seconds: float) -> list[str]:
+        """Forget jobs that ended so long ago; returns their ids."""
+        question = f"SELECT * FROM jobs WHERE status IN {ENDED} AND completed < ?"
+        gone = [job.id for job in self._rows(question, (time.time() - seconds,))]
+        for identity in gone:
+            self._change("DELETE FROM jobs WHERE id = ?", (identity,))
+        return gone
+
+    def _change(self, statement: str, values: tuple[Any, ...]) -> bool:
+        with self.lock:
+            return self.database.execute(statement, values).rowcount > 0
+
+    def _rows(self, question: str, values: tuple[Any, ...]) -> list[Job]:
+        with self.lock:
+            rows = self.database.execute(question, values).fetchall()
+        return [_job(row) for row in rows]
+
+
+def new_id() -> str:
+    """A name for a job that cannot be guessed."""
+    return secrets.token_urlsafe(16)
+
+
+def _job(row: sqlite3.Row) -> Job:
+    held = dict(row)
+    for name in ("request", "result"):
+        held[name] = None if held[name] is None else json.loads(held[name])
+    return Job(**held)

@@ -1,0 +1,173 @@
+"""What a worker does with a job: the verbs, from a request to pictures in a folder.
+
+A job is a generator of progress, previews and pictures, as its verb is; who stops it stops the verb
+within one step.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from sfumato import image
+from sfumato.data import photo as photos
+from sfumato.hub.load import Model, load
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.plan import Plan, check, resolve
+from sfumato.tasks.create.run import Made, walk_rows
+from sfumato.tasks.restore.batch import engine
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.types import Progress
+
+EVERY = 0.1  # seconds between previews, at least
+APART = frozenset({"seed", "count", "prompt", "previews"})  # in what jobs of one batch may differ
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture as it is so far, as PNG."""
+
+    job: int
+    png: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A picture in the job's folder, and what there is to say about it."""
+
+    job: int
+    file: str
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """Progress of one of the jobs that are made together."""
+
+    job: int
+    progress: Progress
+
+
+Event = Told | Preview | Finished
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job as a worker sees it: its verb, the request and the folder for what comes of it."""
+
+    id: str
+    kind: str
+    request: dict[str, Any]
+    folder: Path
+
+
+class Models:
+    """The models that were used last; a new one takes the place of the oldest."""
+
+    def __init__(self, most: int = 2) -> None:
+        self.most, self.held = most, dict[tuple[str, str, str], Model]()
+
+    def get(self, options: CreateOptions) -> Model:
+        """The model of some options, loaded at most once."""
+        key = options.model, options.device, options.dtype
+        model = self.held.pop(key, None) or load(*key)
+        self.held[key] = model
+        while len(self.held) > self.most:
+            self.held.pop(next(iter(self.held)))
+        return model
+
+
+def compatible(a: Work, b: Work) -> bool:
+    """Whether two jobs can be made in one batch: pictures that differ in text and seed alone."""
+    if a.kind != "create" or b.kind != "create" or a.request.get("source"):
+        return False
+    return all(
+        a.request.get(name) == b.request.get(name) for name in {*a.request, *b.request} - APART
+    )
+
+
+def perform(works: Sequence[Work], models: Models) -> Iterator[Event]:
+    """Do jobs that are compatible; several are always pictures from texts."""
+    if works[0].kind == "create":
+        yield from _create(works, models)
+    else:
+        yield from _restore(works[0])
+
+
+def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
+    rows: list[tuple[str, int]] = []
+    owner: list[int] = []
+    for number, work in enumerate(works):
+        texts, seed = work.request["prompt"], work.request["seed"]
+        for text in texts:
+            for k in range(work.request.get("count", 1)):
+                rows.append((text, seed + k))
+                owner.append(number)
+    first = {k: v for k, v in works[0].request.items() if k not in ("prompt", "previews")}
+    options = CreateOptions.build({**first, "batch": max(8, len(rows) if len(works) > 1 else 8)})
+    plan = resolve(options, models.get(options))
+    check([text for text, _ in rows], plan)
+    for work in works:
+        work.folder.mkdir(parents=True, exist_ok=True)
+    shown, made, last = [work.request.get("previews", 0) for work in works], 0, 0.0
+    counts = [0] * len(works)
+    for event in walk_rows(plan, rows):
+        if isinstance(event, Made):
+            number = owner[made]
+            file = f"{counts[number]}.png"
+            event.save(works[number].folder / file)
+            made += 1
+            counts[number] += 1
+            about = {"seed": event.seed, "prompt": event.prompt, "settings": event.settings}
+            yield Finished(number, file, {**about, "cut": event.cut, "unknown": event.unknown})
+            continue
+        done = event.done * event.steps + event.step.index + 1
+        progress = Progress("steps", done, event.total * event.steps)
+        for number in range(len(works)):
+            yield Told(number, progress)
+        if any(shown) and time.monotonic() - last >= EVERY and event.step.index < event.steps - 1:
+            last = time.monotonic()
+            for number in (n for n, wanted in enumerate(shown) if wanted and n in owner[made:]):
+                place = owner[made:].index(number)
+                if place < len(event.step.denoised):
+                    yield Preview(number, _preview(plan, event.step.denoised[place]))
+
+
+@torch.inference_mode()
+def _preview(plan: Plan, latents: torch.Tensor) -> str:
+    """The clean estimate of a step as a small PNG."""
+    pixels = plan.model.space.decode(latents[None])
+    picture = image.to_pictures(pixels.float())[0]
+    picture.thumbnail((256, 256))
+    return encoded(picture)
+
+
+def encoded(picture: Image.Image) -> str:
+    """A picture as PNG in base64."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def _restore(work: Work) -> Iterator[Event]:
+    request = {k: v for k, v in work.request.items() if k not in ("image", "previews")}
+    options = RestoreOptions.build(request)
+    before = photos.read(Path(work.request["image"]))
+    work.folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for event in engine(options)(before):
+        if isinstance(event, Progress):
+            yield Told(0, event)
+            continue
+        file = f"{count}.png"
+        notes = [*before.notes, *photos.write(event.photo, work.folder / file)]
+        count += 1
+        yield Finished(0, file, {"report": event.report, "notes": notes})
