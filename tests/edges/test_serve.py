@@ -299,6 +299,11 @@ def test_a_token_is_asked_for(tmp_path):
         assert ask(address, "/v1/models", headers={"Authorization": "Bearer wrong"})[0] == 401
         assert ask(address, "/v1/models", headers={"Authorization": "Bearer sesame"})[0] == 200
         assert ask(address, "/healthz")[0] == 200
+        known = {"Authorization": "Bearer sesame"}
+        _, job = ask(address, "/v1/create?wait=true", {"prompt": "a", "steps": 1}, known)
+        with urllib.request.urlopen(address + job["result"]["pictures"][0]["url"]) as answer:
+            assert answer.read(8) == b"\x89PNG\r\n\x1a\n", "behind an id that cannot be guessed"
+        assert ask(address, f"/v1/jobs/{job['id']}")[0] == 401
 
 
 def test_another_host_needs_a_token(tmp_path):

@@ -39,6 +39,10 @@ class CreateBody(CreateOptions):
     previews: int = Field(0, ge=0, le=1, description="Send pictures on the way, too.")
 
 
+class TraceBody(CreateBody):
+    """A request to explain pictures: the same, and a page comes of it."""
+
+
 class RestoreBody(RestoreOptions):
     """A request to repair a photo: the options of restore, and the photo.
 
@@ -49,7 +53,7 @@ class RestoreBody(RestoreOptions):
     previews: int = Field(0, ge=0, le=0)
 
 
-Body = CreateBody | RestoreBody
+Body = CreateBody | TraceBody | RestoreBody
 
 
 def checked(body: Body, folder: Path, models: Mapping[str, str]) -> dict[str, Any]:

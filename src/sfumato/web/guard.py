@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import json
 import logging
+import re
 import time
 from urllib.parse import urlsplit
 
@@ -18,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]", "testserver"})
 SLOW = 30.0  # seconds that a client may take between two parts of its request
-OPEN = frozenset({"/healthz"})  # what needs no token
+# what needs no token: the studio's files, and what lies behind a job's id that cannot be guessed
+OPEN = re.compile(r"/|/healthz|/static/[\w.-]+|/v1/jobs/[\w-]{22}/(page|pictures/\d+)")
 logger = logging.getLogger("sfumato.web")
 
 
@@ -72,7 +74,7 @@ class Guard:
         if origin not in (None, "null") and urlsplit(origin or "").netloc != host:
             raise Refused(403, "pages of other sites may not use this server")
         if self.token is not None:
-            if scope["path"] not in OPEN and not self._known(headers):
+            if not OPEN.fullmatch(scope["path"]) and not self._known(headers):
                 raise Refused(401, "give the server's token: Authorization: Bearer TOKEN")
         elif urlsplit(f"//{host}").hostname not in LOOPBACK | {self.host}:
             raise Refused(403, "the server is not known by this name")

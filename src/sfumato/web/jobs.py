@@ -16,12 +16,16 @@ from prometheus_client.registry import Collector
 from sfumato.errors import OptionError
 from sfumato.hub.describe import describe
 from sfumato.hub.load import bundled, restorers
-from sfumato.web.bodies import Body, CreateBody, RestoreBody, checked
+from sfumato.web.bodies import Body, CreateBody, RestoreBody, TraceBody, checked
 from sfumato.web.queue import Queue, Update
 from sfumato.web.store import Job, new_id
 
 router = APIRouter()
-KINDS: dict[type[Body], str] = {CreateBody: "create", RestoreBody: "restore"}
+KINDS: dict[type[Body], str] = {
+    CreateBody: "create",
+    TraceBody: "trace",
+    RestoreBody: "restore",
+}
 PRIVATE = ("source", "mask", "fill", "image")  # files of the server
 
 
@@ -147,6 +151,22 @@ async def create(request: Request, body: CreateBody, wait: bool = False) -> Resp
 async def restore(request: Request, body: RestoreBody, wait: bool = False) -> Response:
     """Repair a photo."""
     return await _answer(request, body, wait)
+
+
+@router.post("/traces")
+async def trace(request: Request, body: TraceBody, wait: bool = False) -> Response:
+    """Make pictures, and a page that shows every step of how they came about."""
+    return await _answer(request, body, wait)
+
+
+@router.get("/jobs/{identity}/page")
+async def page(request: Request, identity: str) -> FileResponse:
+    """The page of an explanation. It may not speak to the server, whatever it holds."""
+    path = queue_of(request).store.files(_job(request, identity).id) / "page.html"
+    if not path.exists():
+        raise HTTPException(404, "the job has no page")
+    headers = {"Content-Security-Policy": "sandbox allow-scripts"}
+    return FileResponse(path, media_type="text/html", headers=headers)
 
 
 def _job(request: Request, identity: str) -> Job:

@@ -23,6 +23,7 @@ from sfumato.hub.load import Model, load
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, resolve
 from sfumato.tasks.create.run import Made, walk_rows
+from sfumato.tasks.explain.experiments import Decoded, Explained, steps
 from sfumato.tasks.restore.batch import engine
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.types import Progress
@@ -98,6 +99,8 @@ def perform(works: Sequence[Work], models: Models) -> Iterator[Event]:
     """Do jobs that are compatible; several are always pictures from texts."""
     if works[0].kind == "create":
         yield from _create(works, models)
+    elif works[0].kind == "trace":
+        yield from _trace(works[0], models)
     else:
         yield from _restore(works[0])
 
@@ -155,6 +158,25 @@ def encoded(picture: Image.Image) -> str:
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return base64.b64encode(stream.getvalue()).decode()
+
+
+def _trace(work: Work, models: Models) -> Iterator[Event]:
+    request = {k: v for k, v in work.request.items() if k not in ("prompt", "previews", "count")}
+    options = CreateOptions.build(request)
+    work.folder.mkdir(parents=True, exist_ok=True)
+    for event in steps(work.request["prompt"], options, models.get(options)):
+        if isinstance(event, Explained):
+            event.write(work.folder / "page.html")
+            for k, run in enumerate(event.runs):
+                made = run.trace.made
+                made.save(work.folder / f"{k}.png")
+                about = {"seed": made.seed, "prompt": made.prompt, "settings": made.settings}
+                yield Finished(0, f"{k}.png", about)
+        elif isinstance(event, Decoded):
+            yield Told(0, Progress("decoding", event.done, event.total))
+        else:
+            done = event.done * event.steps + event.step.index + 1
+            yield Told(0, Progress("steps", done, event.total * event.steps))
 
 
 def _restore(work: Work) -> Iterator[Event]:

@@ -1,0 +1,64 @@
+// Talks to the server: requests with the token, jobs followed by their events, pictures as addresses.
+
+let token = sessionStorage.getItem("token") ?? "";
+
+async function askForToken() {
+  const dialog = document.getElementById("token");
+  dialog.showModal();
+  await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
+  token = dialog.querySelector("input").value;
+  sessionStorage.setItem("token", token);
+}
+
+export async function request(path, body, signal) {
+  for (;;) {
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    const options = { headers, signal };
+    if (body !== undefined) {
+      options.method = "POST";
+      options.body = JSON.stringify(body);
+      headers["Content-Type"] = "application/json";
+    }
+    const answer = await fetch(path, options);
+    if (answer.status === 401) {
+      await askForToken();
+      continue;
+    }
+    if (!answer.ok) {
+      const told = await answer.json().catch(() => null);
+      throw new Error(told?.error?.message ?? `the server answered ${answer.status}`);
+    }
+    return answer;
+  }
+}
+
+export const json = async (path, body) => (await request(path, body)).json();
+
+// Follow a job: calls heard(kind, data) for each event, and returns the last one.
+export async function follow(job, heard) {
+  const answer = await request(job.events_url);
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  let last = null;
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return last;
+    text += value;
+    const parts = text.split("\n\n");
+    text = parts.pop();
+    for (const part of parts) {
+      const [first, second] = part.split("\n");
+      last = { kind: first.slice(7), data: JSON.parse(second.slice(6)) };
+      heard(last.kind, last.data);
+    }
+  }
+}
+
+export function base64(file) {
+  return new Promise((done, failed) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.onerror = () => failed(reader.error);
+    reader.readAsDataURL(file);
+  });
+}

@@ -1,0 +1,100 @@
+// A picture to paint on. What is painted becomes a mask of the picture's full size, white on black.
+
+const SHOWN = 1400; // pixels of a side, at most: the server keeps the picture itself
+
+export class Brush {
+  constructor(element) {
+    this.element = element;
+    this.file = null;
+  }
+
+  async open(file) {
+    const picture = await createImageBitmap(file);
+    this.file = file;
+    this.size = [picture.width, picture.height];
+    this.scale = Math.min(1, SHOWN / Math.max(...this.size));
+    this.element.hidden = false;
+    this.element.replaceChildren();
+    this.canvas = document.createElement("canvas");
+    this.canvas.width = Math.round(picture.width * this.scale);
+    this.canvas.height = Math.round(picture.height * this.scale);
+    this.canvas.setAttribute("role", "img");
+    this.canvas.setAttribute("aria-label", "The picture; paint with the pointer over what shall be made anew");
+    this.mask = new OffscreenCanvas(this.canvas.width, this.canvas.height);
+    this.painted = false;
+    this.picture = picture;
+    const tools = document.createElement("div");
+    tools.className = "tools";
+    tools.innerHTML = '<label>Brush <input type="range" min="2" max="120" value="24"></label>'
+      + '<button type="button">Clear</button>';
+    this.width = tools.querySelector("input");
+    tools.querySelector("button").addEventListener("click", () => this.clear());
+    this.element.append(this.canvas, tools);
+    this.canvas.addEventListener("pointerdown", (event) => this.stroke(event, true));
+    this.canvas.addEventListener("pointermove", (event) => event.buttons && this.stroke(event, false));
+    this.draw();
+  }
+
+  clear() {
+    this.mask.getContext("2d").clearRect(0, 0, this.mask.width, this.mask.height);
+    this.painted = false;
+    this.draw();
+  }
+
+  stroke(event, begins) {
+    const box = this.canvas.getBoundingClientRect();
+    const x = ((event.clientX - box.left) * this.canvas.width) / box.width;
+    const y = ((event.clientY - box.top) * this.canvas.height) / box.height;
+    const pen = this.mask.getContext("2d");
+    pen.lineWidth = this.width.value;
+    pen.lineCap = "round";
+    pen.strokeStyle = "#fff";
+    pen.beginPath();
+    pen.moveTo(...(begins ? [x, y] : this.last));
+    pen.lineTo(x, y);
+    pen.stroke();
+    this.last = [x, y];
+    this.painted = true;
+    if (begins) this.canvas.setPointerCapture(event.pointerId);
+    this.draw();
+  }
+
+  draw() {
+    const pen = this.canvas.getContext("2d");
+    pen.drawImage(this.picture, 0, 0, this.canvas.width, this.canvas.height);
+    const tint = new OffscreenCanvas(this.mask.width, this.mask.height);
+    const colored = tint.getContext("2d");
+    colored.drawImage(this.mask, 0, 0);
+    colored.globalCompositeOperation = "source-in";
+    colored.fillStyle = "#d9480f";
+    colored.fillRect(0, 0, tint.width, tint.height);
+    pen.globalAlpha = 0.6;
+    pen.drawImage(tint, 0, 0);
+    pen.globalAlpha = 1;
+  }
+
+  // The mask as a data address, in the picture's full size; null if nothing is painted.
+  async white() {
+    if (!this.painted) return null;
+    const full = document.createElement("canvas");
+    [full.width, full.height] = this.size;
+    const pen = full.getContext("2d");
+    pen.fillRect(0, 0, full.width, full.height);
+    pen.drawImage(this.mask, 0, 0, full.width, full.height);
+    return full.toDataURL("image/png");
+  }
+}
+
+export function dropped(element, take) {
+  element.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    element.classList.add("over");
+  });
+  element.addEventListener("dragleave", () => element.classList.remove("over"));
+  element.addEventListener("drop", (event) => {
+    event.preventDefault();
+    element.classList.remove("over");
+    const file = event.dataTransfer.files[0];
+    if (file) take(file);
+  });
+}

@@ -1,0 +1,115 @@
+// The page that makes pictures.
+
+import { base64, follow, json } from "./api.js";
+import { Brush, dropped } from "./brush.js";
+import { run, tile } from "./gallery.js";
+
+const page = document.getElementById("create");
+const form = page.querySelector("form");
+const field = (name) => form.elements[name];
+const brush = new Brush(page.querySelector(".brush"));
+let models = [];
+let current = null;
+
+export async function open() {
+  if (models.length) return;
+  models = (await json("/v1/models")).data.filter((model) => model.styles);
+  field("model").replaceChildren(...models.map((model) => new Option(model.id, model.id)));
+  field("model").addEventListener("change", styles);
+  styles();
+  const samplers = await json("/sdapi/v1/samplers");
+  field("sampler").append(...samplers.map((s) => new Option(s.name, s.aliases[0])));
+}
+
+function styles() {
+  const model = models.find((one) => one.id === field("model").value);
+  const names = Array.isArray(model?.styles) ? model.styles : Object.keys(model?.styles ?? {});
+  field("style").replaceChildren(new Option("model's own", ""), ...names.map((n) => new Option(n, n)));
+}
+
+async function body() {
+  const out = { prompt: field("prompt").value, previews: 1, model: field("model").value };
+  for (const name of ["negative_prompt", "style", "sampler"]) {
+    if (field(name).value) out[name] = field(name).value;
+  }
+  for (const name of ["count", "seed", "steps", "guidance_scale"]) {
+    if (field(name).value !== "") out[name] = Number(field(name).value);
+  }
+  if (brush.file) {
+    out.source = await base64(brush.file);
+    out.strength = Number(field("strength").value);
+    const mask = await brush.white();
+    if (mask) out.mask = mask;
+  }
+  return out;
+}
+
+export function tell(text, wrong = false) {
+  const status = form.querySelector(".status");
+  status.textContent = text;
+  status.classList.toggle("wrong", wrong);
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const [button, stop] = [form.querySelector("[type=submit]"), form.querySelector(".cancel")];
+  const bar = form.querySelector("progress");
+  button.disabled = true;
+  stop.disabled = false;
+  bar.value = 0;
+  tell("waiting");
+  try {
+    const asked = await body();
+    const shown = run(page.querySelector(".results"), asked.prompt, asked.count ?? 1);
+    current = await json("/v1/create", asked);
+    const end = await follow(current, (kind, data) => {
+      if (kind === "progress") {
+        bar.value = data.done / data.total;
+        const waits = data.queue_position ? `, ${data.queue_position} before it` : "";
+        tell(`${data.what}${waits}${data.eta ? `, about ${data.eta.toFixed(0)} s left` : ""}`);
+      } else if (kind === "preview") {
+        shown.preview(`data:image/png;base64,${data.b64_json}`);
+      }
+    });
+    if (end.kind === "completed") {
+      shown.finish(end.data.pictures);
+      bar.value = 1;
+      const cut = end.data.pictures[0].cut;
+      const unknown = end.data.pictures[0].unknown;
+      tell(`${end.data.seconds.toFixed(1)} s${cut ? `; not seen by the model: ${cut}` : ""}`
+        + (unknown ? "; the model knows no word of this" : ""));
+    } else {
+      shown.remove();
+      tell(end.data.error ?? end.kind, end.kind === "failed");
+    }
+  } catch (error) {
+    tell(error.message, true);
+  } finally {
+    button.disabled = false;
+    stop.disabled = true;
+  }
+});
+
+form.querySelector(".cancel").addEventListener("click", () => {
+  json(`/v1/jobs/${current.id}/cancel`, {}).catch((error) => tell(error.message, true));
+});
+
+// Start from a picture; one with settings inside gives these back.
+export async function take(file, settingsToo = true) {
+  await brush.open(file);
+  document.getElementById("from").open = true;
+  if (!settingsToo) return;
+  const told = await json("/sdapi/v1/png-info", { image: await base64(file) }).catch(() => null);
+  if (told?.parameters?.prompt) use(told.parameters);
+}
+
+export function use(settings) {
+  for (const name of ["prompt", "negative_prompt", "seed", "steps", "guidance_scale", "style", "sampler"]) {
+    if (settings[name] !== undefined) field(name).value = settings[name] ?? "";
+  }
+  tell("the settings are those of that picture");
+}
+
+field("file").addEventListener("change", () => field("file").files[0] && take(field("file").files[0]));
+dropped(form, take);
+export { tile };

@@ -1,0 +1,115 @@
+// Pictures in a grid, and the viewer that shows one with its settings.
+
+import { follow, json } from "./api.js";
+
+const viewer = document.getElementById("viewer");
+const TOLD = {
+  seed: "Seed", style: "Style", steps: "Steps", guidance_scale: "Guidance", sampler: "Sampler",
+  negative_prompt: "Not shown", size: "Size", model: "Model",
+};
+
+export function tile(picture) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "tile";
+  const img = document.createElement("img");
+  img.alt = picture.prompt ?? "a picture";
+  img.src = picture.url;
+  img.addEventListener("load", () => button.classList.toggle("small", img.naturalWidth < 200), { once: true });
+  button.append(img);
+  button.addEventListener("click", () => view(picture, img.src));
+  return button;
+}
+
+// A run of several pictures: places for them, filled when they come.
+export function run(element, title, count) {
+  const box = document.createElement("div");
+  box.className = "run";
+  const head = document.createElement("h2");
+  head.textContent = title;
+  const tiles = document.createElement("div");
+  tiles.className = "tiles";
+  for (let k = 0; k < count; k += 1) {
+    const empty = document.createElement("div");
+    empty.className = "tile small";
+    tiles.append(empty);
+  }
+  box.append(head, tiles);
+  element.prepend(box);
+  return {
+    preview(source) {
+      let img = tiles.firstChild.querySelector("img");
+      if (!img) {
+        img = document.createElement("img");
+        img.alt = "the picture so far";
+        tiles.firstChild.append(img);
+      }
+      img.src = source;
+    },
+    finish(pictures) {
+      tiles.replaceChildren(...pictures.map(tile));
+    },
+    remove() {
+      box.remove();
+    },
+  };
+}
+
+export function view(picture, source) {
+  const settings = picture.settings ?? {};
+  viewer.querySelector("img").src = source;
+  viewer.querySelector("img").alt = picture.prompt ?? "the picture";
+  viewer.querySelector("h2").textContent = picture.prompt ?? "";
+  const rows = Object.entries(TOLD).filter(([key]) => settings[key] !== undefined && settings[key] !== "");
+  viewer.querySelector("dl").replaceChildren(...rows.flatMap(([key, name]) => {
+    const [term, value] = [document.createElement("dt"), document.createElement("dd")];
+    term.textContent = name;
+    value.textContent = Array.isArray(settings[key]) ? settings[key].join("x") : settings[key] ?? "none";
+    return [term, value];
+  }));
+  const download = viewer.querySelector(".download");
+  download.href = source;
+  download.download = `${(picture.prompt ?? "picture").replace(/[^\w]+/g, "-").slice(0, 40)}-${picture.seed ?? 0}.png`;
+  viewer.querySelector(".status").textContent = "";
+  viewer.current = { picture, source };
+  viewer.showModal();
+}
+
+const on = (name, act) => viewer.querySelector(name).addEventListener("click", act);
+on(".close", () => viewer.close());
+on(".again", async () => {
+  const { use } = await import("./create.js");
+  use(viewer.current.picture.settings);
+  viewer.close();
+  location.hash = "#create";
+});
+on(".start", async () => {
+  const { take } = await import("./create.js");
+  const blob = await (await fetch(viewer.current.source)).blob();
+  await take(new File([blob], "picture.png", { type: "image/png" }), false);
+  viewer.close();
+  location.hash = "#create";
+});
+on(".explain", async () => {
+  const status = viewer.querySelector(".status");
+  const { prompt, settings } = viewer.current.picture;
+  const asked = { prompt };
+  for (const key of ["model", "seed", "steps", "guidance_scale", "negative_prompt", "sampler", "style", "candidate"]) {
+    if (settings[key] !== undefined && settings[key] !== null && settings[key] !== "") asked[key] = settings[key];
+  }
+  try {
+    const job = await json("/v1/traces", asked);
+    const end = await follow(job, (kind, data) => {
+      if (kind === "progress") status.textContent = `${data.what}: ${Math.round((100 * data.done) / data.total)} %`;
+    });
+    if (end.kind !== "completed") throw new Error(end.data.error ?? end.kind);
+    const link = document.createElement("a");
+    link.href = `/v1/jobs/${job.id}/page`;
+    link.target = "_blank";
+    link.textContent = "Open the explanation";
+    status.replaceChildren(link);
+    link.focus();
+  } catch (error) {
+    status.textContent = error.message;
+  }
+});

@@ -1,0 +1,126 @@
+// The page that repairs photos.
+
+import { base64, follow, json } from "./api.js";
+import { Brush, dropped } from "./brush.js";
+
+const page = document.getElementById("restore");
+const form = page.querySelector("form");
+const brush = new Brush(page.querySelector(".brush"));
+const compare = page.querySelector(".compare");
+let current = null;
+
+function tell(text, wrong = false) {
+  const status = form.querySelector(".status");
+  status.textContent = text;
+  status.classList.toggle("wrong", wrong);
+}
+
+async function take(file) {
+  compare.hidden = true;
+  try {
+    await brush.open(file);
+    tell(`${brush.size.join("x")} pixels`);
+  } catch {
+    tell("the browser cannot show this file", true);
+  }
+}
+
+async function body() {
+  const out = { image: await base64(brush.file) };
+  for (const name of ["denoise", "dejpeg"]) if (form.elements[name].checked) out[name] = "auto";
+  for (const name of ["fill_scratches", "colorize"]) if (form.elements[name].checked) out[name] = true;
+  if (form.elements.enlarge.value) out.enlarge = Number(form.elements.enlarge.value);
+  const mask = await brush.white();
+  if (mask) {
+    out.fill = mask;
+    out.engine = form.elements.engine.value;
+    if (out.engine !== "network") out.seed = Number(form.elements.seed.value || 0);
+  }
+  return out;
+}
+
+const WORDS = { sigma: "noise", quality: "JPEG quality", made_anew: "share made anew",
+  largest_change_elsewhere: "largest change elsewhere", engine: "holes filled by" };
+
+async function show(picture) {
+  const before = document.createElement("canvas");
+  const source = brush.picture;
+  const after = new Image();
+  after.src = picture.url;
+  await after.decode();
+  before.width = after.naturalWidth;
+  before.height = after.naturalHeight;
+  before.getContext("2d").drawImage(source, 0, 0, before.width, before.height);
+  const first = new Image();
+  first.src = before.toDataURL();
+  first.alt = "before";
+  after.alt = "after";
+  after.className = "after";
+  const frame = document.createElement("div");
+  frame.className = "frame";
+  frame.append(first, after);
+  const slider = document.createElement("input");
+  slider.type = "range";
+  slider.max = 100;
+  slider.value = 50;
+  slider.setAttribute("aria-label", "Before and after: how much of the result is shown");
+  const cut = () => { after.style.clipPath = `inset(0 0 0 ${100 - slider.value}%)`; };
+  slider.addEventListener("input", cut);
+  cut();
+  const notes = document.createElement("p");
+  notes.className = "notes";
+  const measured = Object.entries(WORDS).filter(([key]) => picture.report?.[key] !== undefined)
+    .map(([key, name]) => `${name} ${picture.report[key]}`);
+  notes.textContent = [...measured, ...(picture.notes ?? [])].join("; ");
+  const download = document.createElement("a");
+  download.className = "button";
+  download.href = after.src;
+  download.download = `${brush.file.name.replace(/\.\w+$/, "")}-restored.png`;
+  download.textContent = "Download";
+  const more = document.createElement("button");
+  more.type = "button";
+  more.textContent = "Paint again";
+  more.addEventListener("click", () => { compare.hidden = true; brush.element.hidden = false; });
+  const actions = document.createElement("div");
+  actions.className = "actions";
+  actions.append(download, more);
+  compare.replaceChildren(frame, slider, notes, actions);
+  compare.hidden = false;
+  brush.element.hidden = true;
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (!brush.file) {
+    tell("choose a photo first", true);
+    return;
+  }
+  const [button, stop, bar] = ["[type=submit]", ".cancel", "progress"].map((s) => form.querySelector(s));
+  button.disabled = true;
+  stop.disabled = false;
+  bar.value = 0;
+  tell("sending");
+  try {
+    current = await json("/v1/restore", await body());
+    const end = await follow(current, (kind, data) => {
+      if (kind !== "progress") return;
+      bar.value = data.done / data.total;
+      tell(`${data.what}${data.eta ? `, about ${data.eta.toFixed(0)} s left` : ""}`);
+    });
+    if (end.kind !== "completed") throw new Error(end.data.error ?? end.kind);
+    bar.value = 1;
+    await show(end.data.pictures[0]);
+    tell(`${end.data.seconds.toFixed(1)} s`);
+  } catch (error) {
+    tell(error.message, true);
+  } finally {
+    button.disabled = false;
+    stop.disabled = true;
+  }
+});
+
+form.querySelector(".cancel").addEventListener("click", () => {
+  json(`/v1/jobs/${current.id}/cancel`, {}).catch((error) => tell(error.message, true));
+});
+form.elements.file.addEventListener("change", () => form.elements.file.files[0] && take(form.elements.file.files[0]));
+dropped(page, take);

@@ -1,0 +1,41 @@
+// The studio: three pages in one, chosen by the address's hash.
+
+import { json } from "./api.js";
+import * as create from "./create.js";
+import { run } from "./gallery.js";
+import "./restore.js";
+
+const pages = ["create", "restore", "history"];
+
+async function history() {
+  const element = document.querySelector("#history .results");
+  const { jobs } = await json("/v1/jobs?count=40");
+  const done = jobs.filter((job) => job.status === "completed" && job.result.pictures.length);
+  element.replaceChildren();
+  if (!done.length) element.textContent = "Nothing has been made yet.";
+  for (const job of done.reverse()) {
+    const { pictures } = job.result;
+    const titles = { create: pictures[0].prompt, trace: `explained: ${pictures[0].prompt}`, restore: "a repaired photo" };
+    run(element, titles[job.kind], pictures.length).finish(pictures);
+  }
+}
+
+async function open() {
+  const wanted = location.hash.slice(1);
+  const page = pages.includes(wanted) ? wanted : pages[0];
+  for (const name of pages) document.getElementById(name).hidden = name !== page;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${page}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  try {
+    if (page === "create") await create.open();
+    if (page === "history") await history();
+  } catch (error) {
+    create.tell(error.message, true);
+  }
+  document.body.dataset.ready = page;
+}
+
+addEventListener("hashchange", open);
+open();

@@ -1,0 +1,115 @@
+"""The studio in a real browser."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.edges.test_serve import serving
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+playwright = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    """The address of a server, and a browser."""
+    folder = tmp_path_factory.mktemp("served")
+    with serving(folder) as (_, address), playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield address, browser
+        browser.close()
+
+
+@pytest.fixture
+def page(studio):
+    """A page that must not say an error."""
+    address, browser = studio
+    page, said = browser.new_page(viewport={"width": 1280, "height": 800}), []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+    page.goto(address)
+    page.wait_for_selector("body[data-ready=create]")
+    yield page
+    page.close()
+    assert said == []
+
+
+def test_create_view_and_explain(page):
+    page.fill("#create textarea", 'a <b>red</b> "apple"')
+    page.fill("#create [name=count]", "2")
+    page.fill("#create [name=seed]", "7")
+    page.click("#create [type=submit]")
+    page.wait_for_selector("#create button.tile")
+    assert page.locator("#create button.tile").count() == 2
+    assert page.locator("#create .run h2").inner_text() == 'a <b>red</b> "apple"'
+    page.click("#create button.tile >> nth=1")
+    assert "8" in page.locator("#viewer dl").inner_text()
+    page.click("#viewer .explain")
+    page.wait_for_selector("#viewer .status a", timeout=120_000)
+    with page.expect_popup() as opened:
+        page.click("#viewer .status a")
+    explained = opened.value
+    explained.wait_for_function("document.getElementById('where')?.textContent.startsWith('step')")
+    explained.close()
+    page.click("#viewer .again")
+    page.wait_for_function("document.querySelector('#create [name=seed]').value === '8'")
+
+
+def test_by_the_keyboard_alone(page):
+    page.focus("#create textarea")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("a house")
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.type") == "submit":
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#create button.tile")
+    page.focus("#create button.tile")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#viewer[open]")
+    page.keyboard.press("Escape")
+    assert page.locator("#viewer[open]").count() == 0
+
+
+def test_repair_what_was_painted(page, tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    Image.fromarray(values).save(tmp_path / "photo.png")
+    page.goto(page.url.split("#")[0] + "#restore")
+    page.wait_for_selector("body[data-ready=restore]")
+    page.set_input_files("#restore [name=file]", tmp_path / "photo.png")
+    page.wait_for_selector("#restore canvas")
+    box = page.locator("#restore canvas").bounding_box()
+    page.fill("#restore .tools input", "50")
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 180, box["y"] + 110, steps=5)
+    page.mouse.up()
+    page.click("#restore [type=submit]")
+    page.wait_for_selector("#restore .compare .after")
+    assert "holes filled by patches" in page.locator("#restore .notes").inner_text()
+    assert "largest change elsewhere 0" in page.locator("#restore .notes").inner_text()
+    page.goto(page.url.split("#")[0] + "#history")
+    page.wait_for_selector("body[data-ready=history]")
+    assert "a repaired photo" in page.locator("#history").inner_text()
+
+
+@pytest.mark.parametrize("width", [380, 1280, 2560])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_width_and_scheme(studio, width, scheme):
+    address, browser = studio
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for name in ("create", "restore", "history"):
+        page.goto(f"{address}/#{name}")
+        page.wait_for_selector(f"body[data-ready={name}]")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        unnamed = page.evaluate(
+            "[...document.querySelectorAll('button, input, select, textarea, a')].filter("
+            "(n) => !(n.textContent || n.ariaLabel || n.labels?.length || n.querySelector('img[alt]')))"
+            ".length"
+        )
+        assert unnamed == 0
+    page.close()
