@@ -183,19 +183,19 @@ def test_the_best_answer_does_not_depend_on_how_a_picture_lies(repairer):
     assert differences[1] <= 1 < differences[0]
 
 
-def test_scratches_are_where_the_network_wants_to_change_much():
-    """Here a stand-in takes white lines away, and changes all the rest a little."""
+def test_scratches_are_where_the_network_sees_damage():
+    """Here a stand-in takes white lines for damage, and all the rest for hardly any."""
     values = PHOTO // 2
     values[30, 20:90], values[10:70, 50] = 250, 250
 
-    def repair(x):
-        return torch.where(x > 0.9, torch.zeros_like(x), x + 0.05)
+    def damage(x):
+        return torch.where(x > 0.9, 0.9, 0.05).amax(dim=1, keepdim=True)
 
-    found = masks.scratches(Photo(values), repair)
+    found = masks.scratches(Photo(values), damage)
     assert found[30, 20:90].all()
     assert found[10:70, 50].all()
     assert found.mean() < 3.5 * 130 / found.size
-    assert not masks.scratches(Photo(np.full((40, 50, 3), 90, np.uint8)), repair).any()
+    assert not masks.scratches(Photo(np.full((40, 50, 3), 90, np.uint8)), damage).any()
 
 
 def test_what_is_painted_is_found(repairer):
@@ -819,7 +819,7 @@ def test_a_scratch_goes_on_from_window_to_window():
     wide = 2 * TILE + 100
     values = np.full((24, wide, 1), 128, np.uint8)
     values[12, 20:-20], values[12, 40:60] = 148, 198  # weak, but for a part at its beginning
-    found = masks.scratches(Photo(values), lambda x: torch.where(x > 0.01, torch.zeros_like(x), x))
+    found = masks.scratches(Photo(values), lambda x: 2.8 * (x[:, :1] - 0.01).clamp_min(0))
     assert found[12, 20:-20].all()
     assert found.any(axis=0).sum() == wide - 38, "and no farther"
 
@@ -832,3 +832,58 @@ def test_a_white_sky_does_not_hide_the_noise():
         < 127.5 * estimate_noise(Photo(values.clip(0, 255).round().astype(np.uint8)).frame())
         < 14
     )
+
+
+def test_the_mask_is_written_to_be_edited_and_given_back(folder, tmp_path, capsys, monkeypatch):
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    words = [tmp_path / "a.png", "--model", folder, "--fill-box", "5,6,8,9"]
+    first = [*words, "--save-mask", "--output", tmp_path / "b.png"]
+    assert run(capsys, monkeypatch, *first)[0] == 0
+    with Image.open(tmp_path / "b-mask.png") as picture:
+        mask = np.asarray(picture)
+    wanted = np.zeros(PHOTO.shape[:2], np.uint8)
+    wanted[6:15, 5:13] = 255
+    assert (mask == wanted).all()
+    again = [*words[:3], "--fill", tmp_path / "b-mask.png", "--output", tmp_path / "c.png"]
+    assert run(capsys, monkeypatch, *again)[0] == 0
+    with Image.open(tmp_path / "b.png") as one, Image.open(tmp_path / "c.png") as two:
+        assert (np.asarray(one) == np.asarray(two)).all()
+    wrong = [tmp_path / "a.png", "--denoise", "9", "--save-mask", "--output", tmp_path / "d.png"]
+    code, _, err = run(capsys, monkeypatch, *wrong)
+    assert (code, "give a --fill option" in err) == (2, True)
+
+
+def test_the_ghost_of_a_color_in_a_jpeg_is_taken_too(tmp_path):
+    values = np.full((96, 96, 3), 200, np.uint8)
+    values[40:46, 20:76] = (255, 0, 128)
+    for name, quality in (("a.png", {}), ("a.jpg", {"quality": 60})):
+        Image.fromarray(values).save(tmp_path / name, **quality)
+    found = {n: masks.painted(read(tmp_path / n), "#ff0080") for n in ("a.png", "a.jpg")}
+    seen = read(tmp_path / "a.jpg").values.astype(int)
+    ghost = np.ptp(seen, axis=2) > 30
+    assert (ghost & ~found["a.jpg"]).sum() == 0 < (ghost & ~found["a.png"]).sum()
+    assert found["a.png"].sum() == 10 * 60 - 12, "grown by two pixels, but for the corners"
+    more = masks.painted(read(tmp_path / "a.png"), "#ff0080", tolerance=150)
+    assert more.all(), "gray is no farther than that in any channel"
+
+
+def test_more_sensitivity_finds_more(tmp_path):
+    def damage(y):
+        return torch.linspace(0, 1, y.shape[-1]).expand(1, 1, *y.shape[-2:])
+
+    photo = Photo(PHOTO)
+    shares = [masks.scratches(photo, damage, s).mean() for s in (0.1, 0.5, 0.9)]
+    assert 0 < shares[0] < shares[1] < shares[2] < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"denoise": 9.0, "sensitivity": 0.7}, "--sensitivity goes with --fill-scratches"),
+        ({"fill_box": (1, 1, 2, 2), "fill_tolerance": 9.0}, "--fill-tolerance goes with"),
+    ],
+    ids=str,
+)
+def test_options_of_what_is_not_asked_for(options, message):
+    with pytest.raises(OptionError, match=message):
+        RestoreOptions(**options)

@@ -107,9 +107,9 @@ def test_every_width_and_scheme(studio, width, scheme):
         page.wait_for_selector(f"body[data-ready={name}]")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         unnamed = page.evaluate(
-            "[...document.querySelectorAll('button, input, select, textarea, a')].filter("
-            "(n) => !(n.textContent || n.ariaLabel || n.labels?.length || n.querySelector('img[alt]')))"
-            ".length"
+            """[...document.querySelectorAll("button, input, select, textarea, a")].filter((n) =>
+            !(n.textContent || n.ariaLabel || n.labels?.length || n.querySelector("img[alt]"))
+            ).length"""
         )
         assert unnamed == 0
     page.close()

@@ -30,6 +30,10 @@ def restore(
     compare: Annotated[
         bool, Option("--compare", help="Also write before and after side by side.")
     ] = False,
+    save_mask: Annotated[
+        bool,
+        Option("--save-mask", help="Also write what was made anew as a mask: edit it for --fill."),
+    ] = False,
     overwrite: Annotated[
         bool,
         Option(
@@ -43,7 +47,7 @@ def restore(
     from sfumato.tasks.restore.batch import plan
 
     options = RestoreOptions.build(values)
-    batch = plan(pictures, output, options, compare=compare, overwrite=overwrite)
+    batch = plan(pictures, output, options, compare=compare, mask=save_mask, overwrite=overwrite)
     if not batch.waiting:
         note(
             f"nothing to do: all {len(batch.jobs)} pictures are there already; --overwrite makes "

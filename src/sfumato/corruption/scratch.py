@@ -18,6 +18,7 @@ from sfumato.types import Corrupted
 
 FINE = 3  # marks are drawn this much larger, then shrunk: their edges are soft
 THINNEST, WIDEST = 0.8, 8.5  # pixels across a scratch
+SEEN = 16 / 127.5  # change of a pixel, from which on a mark is plain to see
 Plane = NDArray[np.float32]
 
 
@@ -52,19 +53,21 @@ class Scratches:
         return self.marked(x, generator)[0]
 
     def marked(self, x: Tensor, generator: Generator | None = None) -> tuple[Corrupted, Tensor]:
-        """The damaged pictures, and where the marks are: (B, 1, H, W) in [0, 1]."""
+        """The damaged pictures, and where marks are to be seen: (B, 1, H, W) in [0, 1]."""
         size = (int(x.shape[-2]), int(x.shape[-1]))
         damaged, covers = [], []
         # a number per picture seeds its marks
         for picture, seed in zip(x, uniform(len(x), x, generator), strict=True):
             rng = np.random.default_rng(int(float(seed) * 2**24))
-            cover = np.zeros(size, np.float32)
+            cover = torch.zeros(1, *size).to(x)
             for layer in self._layers(size, rng):
                 opacity = torch.from_numpy(layer.opacity).to(x)
-                picture = picture * (1 - opacity) + layer.shade * opacity
-                cover = np.maximum(cover, layer.cover)
+                change = opacity * (layer.shade - picture)
+                picture = picture + change
+                seen = (change.abs().amax(dim=0, keepdim=True) / SEEN).clamp_max(1)
+                cover = torch.maximum(cover, seen * torch.from_numpy(layer.cover).to(x))
             damaged.append(picture)
-            covers.append(torch.from_numpy(cover).to(x)[None])
+            covers.append(cover)
         return Corrupted(torch.stack(damaged), torch.zeros(len(x), device=x.device)), torch.stack(
             covers
         )
@@ -109,8 +112,8 @@ class _Layer:
             canvas = canvas.filter(ImageFilter.GaussianBlur(FINE * rng.uniform(0.2, 1.0)))
         shrunk = canvas.resize((wide, tall), Image.Resampling.BOX)
         cover = np.asarray(shrunk, np.float32) * np.float32(1 / 255)
-        strength = rng.uniform(0.55, 1.0)
-        worn = 1 - rng.uniform(0, 0.5) * _clouds(size, rng)
+        strength = 1.0 if rng.random() < 0.6 else rng.uniform(0.5, 1.0)
+        worn = 1 - (rng.random() < 0.35) * rng.uniform(0.2, 0.6) * _clouds(size, rng)
         return cls(cover, cover * np.float32(strength) * worn, _shade(rng))
 
 
@@ -228,7 +231,7 @@ class _Pen:
         return FINE * math.exp(self.rng.uniform(math.log(THINNEST), math.log(WIDEST)))
 
     def _ink(self) -> int:
-        return int(self.rng.integers(170, 256))
+        return 255 if self.rng.random() < 0.7 else int(self.rng.integers(150, 256))
 
 
 def _shade(rng: np.random.Generator) -> float:

@@ -45,22 +45,27 @@ class Job:
         Before and after side by side, one per answer; empty if not asked for.
     spread : Path, optional
         Where several answers differ.
+    mask : Path, optional
+        What was made anew, white.
     """
 
     source: Path
     targets: list[Path]
     comparisons: list[Path]
     spread: Path | None
+    mask: Path | None
 
     @property
     def outputs(self) -> list[Path]:
         """All files that are written."""
-        return [*self.targets, *self.comparisons, *([self.spread] if self.spread else [])]
+        others = [path for path in (self.spread, self.mask) if path is not None]
+        return [*self.targets, *self.comparisons, *others]
 
     @property
     def lacks_comparison_alone(self) -> bool:
         """Whether the result is there, and only its comparison has to be written."""
-        return len(self.targets) == 1 and self.targets[0].exists()
+        there = self.mask is None or self.mask.exists()
+        return len(self.targets) == 1 and self.targets[0].exists() and there
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ def plan(
     options: RestoreOptions,
     *,
     compare: bool = False,
+    mask: bool = False,
     overwrite: bool = False,
 ) -> Batch:
     """Find the pictures and the files that they are restored to, before any work.
@@ -119,6 +125,8 @@ def plan(
     options : RestoreOptions
     compare : bool
         Also write before and after side by side.
+    mask : bool
+        Also write what is made anew as a picture, to be edited and given as ``fill``.
     overwrite : bool
         Replace results that are there; else they are taken as done.
 
@@ -127,10 +135,12 @@ def plan(
     OptionError, PictureError
         For pictures that are not there, and places that cannot be written to.
     """
+    if mask and not options.fills:
+        raise OptionError("--save-mask writes what is made anew: give a --fill option")
     sources = _sources(pictures, output)
     many = len(sources) > 1 or pictures[0].is_dir()
     check_folder(output.parent if output.suffix.lower() in photos.SUFFIXES else output)
-    jobs = _jobs(sources, output, options.samples, compare=compare, many=many)
+    jobs = _jobs(sources, output, options.samples, compare=compare, mask=mask, many=many)
     waiting = [job for job in jobs if overwrite or not all(path.exists() for path in job.outputs)]
     for path in (path for job in waiting or jobs for path in job.outputs if path.exists()):
         # a folder's run that goes on writes again what it left half done
@@ -167,7 +177,7 @@ def engine(options: RestoreOptions) -> Restore:
     if options.engine == "diffusion":
         model = load(options.model or "icons", options.device, options.dtype)
         finder = RestorationNetworks(None, options.device, options.dtype)
-        return lambda photo: diffuse(photo, options, model, finder.unscratch)
+        return lambda photo: diffuse(photo, options, model, finder.damage)
     if options.clean and options.model is None:
         raise OptionError("--clean goes with --model: a folder written by sfumato train restorer")
     networks = RestorationNetworks(
@@ -196,6 +206,9 @@ def _restored(job: Job, restore: Restore) -> Iterator[Progress | Written]:
         if job.comparisons:
             photos.write(photos.side_by_side(before, made.photo), job.comparisons[k])
         yield Written(job.source, path, report, notes)
+    if job.mask is not None and answers[0].hidden is not None:
+        hidden = answers[0].hidden[..., None].astype(np.uint8) * np.uint8(255)
+        photos.write(Photo(hidden), job.mask)
     if job.spread is not None:
         photos.write(spread([made.photo for made in answers]), job.spread)
 
@@ -215,7 +228,7 @@ def spread(answers: list[Photo]) -> Photo:
 
 
 def _jobs(
-    sources: dict[Path, Path], output: Path, samples: int, *, compare: bool, many: bool
+    sources: dict[Path, Path], output: Path, samples: int, *, compare: bool, mask: bool, many: bool
 ) -> list[Job]:
     """The files that each picture is restored to; no two pictures share one."""
     stems = Counter(name.with_suffix("") for name in sources.values())
@@ -231,7 +244,9 @@ def _jobs(
         told_apart = alone or target.suffix != source.suffix  # by the target's own name
         about = "compare" if told_apart else f"{source.suffix[1:]}-compare"
         comparisons = [_beside(path, about) for path in targets] if compare else []
-        job = Job(source, targets, comparisons, _beside(target, "spread") if samples > 1 else None)
+        spread = _beside(target, "spread") if samples > 1 else None
+        hidden = _beside(target, "mask") if mask else None
+        job = Job(source, targets, comparisons, spread, hidden)
         for path in job.outputs:
             if owner.setdefault(path, source) != source:
                 both = f"{owner[path]} and {source}"

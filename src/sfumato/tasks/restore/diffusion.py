@@ -41,7 +41,7 @@ LARGEST = 4_000_000
 
 
 def diffuse(
-    photo: Photo, options: RestoreOptions, model: Model, unscratch: Callable[[Tensor], Tensor]
+    photo: Photo, options: RestoreOptions, model: Model, damage: masks.Damage
 ) -> Iterator[Progress | Restored]:
     """Undo what is asked for with a diffusion model; yields after each step, and at last one answer
     per sample.
@@ -52,7 +52,7 @@ def diffuse(
     options : RestoreOptions
     model : Model
         Any text-to-image model with as many channels in as out.
-    unscratch : callable
+    damage : callable
         Finds scratches, as in :func:`sfumato.tasks.restore.masks.find`.
 
     Raises
@@ -76,7 +76,7 @@ def diffuse(
             f"{pixels / 1e6:.1f} megapixels are too many at once: the diffusion engine takes up to "
             f"{LARGEST / 1e6:g}; --engine auto takes any size"
         )
-    job = _Job(photo, options, model, masks.find(photo, options, unscratch))
+    job = _Job(photo, options, model, masks.find(photo, options, damage))
     yield from job.run()
 
 
@@ -221,7 +221,7 @@ class _Job:
             report["largest_change_elsewhere"] = int(
                 np.abs(values.astype(int) - photo.values)[~self.gaps].max(initial=0)
             )
-        return Restored(photo.with_values(values), report)
+        return Restored(photo.with_values(values), report, self.gaps)
 
 
 def _padded(size: int, factor: float, unit: int) -> int:

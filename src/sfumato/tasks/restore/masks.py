@@ -12,19 +12,20 @@ from torch import Tensor
 
 from sfumato import image
 from sfumato.data.photo import Photo
-from sfumato.denoiser.restorer import MARGIN, TILE
+from sfumato.denoiser.restorer import FILLS_MARGIN, TILE
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks.restore.options import RestoreOptions, rgb
 
-# a scratch is changed so much somewhere, and so much everywhere
-SURE, MAYBE = 30 / 127.5, 12 / 127.5
-NEAR = 40  # largest difference in a channel of 0 to 255 of what counts as a color
+# largest difference in a channel of 0 to 255 of what counts as a color, and by how many pixels it
+# is grown
+NEAR, RIM = 40.0, 2
+# JPEG spreads a color into its block: so far, where the surroundings lean so much towards it
+NEAR_JPEG, RIM_JPEG, BLOCK, LEAN = 60.0, 4, 14, 8.0
+Damage = Callable[[Tensor], Tensor]
 
 
-def find(
-    photo: Photo, options: RestoreOptions, unscratch: Callable[[Tensor], Tensor]
-) -> NDArray[np.bool_] | None:
+def find(photo: Photo, options: RestoreOptions, damage: Damage) -> NDArray[np.bool_] | None:
     """The pixels (H, W) that the options ask to be made anew; None if they ask for none.
 
     Raises
@@ -32,7 +33,7 @@ def find(
     OptionError
         For a mask or box that does not fit, and if what is asked for is nowhere or everywhere.
     """
-    parts = list(_parts(photo, options, unscratch))
+    parts = list(_parts(photo, options, damage))
     if not parts:
         return None
     hidden: NDArray[np.bool_] = np.logical_or.reduce([mask for mask, _ in parts])
@@ -47,7 +48,7 @@ def find(
 
 
 def _parts(
-    photo: Photo, options: RestoreOptions, unscratch: Callable[[Tensor], Tensor]
+    photo: Photo, options: RestoreOptions, damage: Damage
 ) -> Iterator[tuple[NDArray[np.bool_], str]]:
     """Each mask that is asked for, and what to say if it is empty."""
     if options.fill is not None:
@@ -58,10 +59,11 @@ def _parts(
     if options.fill_box is not None:
         yield _box(photo, options.fill_box), ""
     if options.fill_color is not None:
-        yield painted(photo, options.fill_color), f"no pixel has the color {options.fill_color}"
+        mask = painted(photo, options.fill_color, options.fill_tolerance)
+        yield mask, f"no pixel has the color {options.fill_color}"
     if options.fill_scratches:
         yield (
-            scratches(photo, unscratch),
+            scratches(photo, damage, options.sensitivity),
             "no scratches were found; paint them white in a picture and give it as --fill",
         )
 
@@ -78,39 +80,66 @@ def _box(photo: Photo, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
     return hidden
 
 
-def painted(photo: Photo, color: str) -> NDArray[np.bool_]:
-    """Pixels of nearly that color, grown by two pixels, for a brush leaves a soft rim."""
-    wanted = np.array(rgb(color)) * (photo.top / 255)
-    far = np.zeros(photo.values.shape[:2], bool)
-    for k in range(3):
-        channel = photo.values[..., min(k, photo.values.shape[2] - 1)]
-        far |= np.abs(channel - np.float32(wanted[k])) > NEAR * photo.top / 255
-    return ndimage.binary_dilation(~far, iterations=2)  # type: ignore[no-any-return]
-
-
-def scratches(photo: Photo, repair: Callable[[Tensor], Tensor]) -> NDArray[np.bool_]:
-    """Pixels that a network which learnt to undo scratches, untold where they are, wants to change
-    much.
+def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray[np.bool_]:
+    """Pixels of nearly that color, grown a little, for a brush leaves a soft rim.
 
     Parameters
     ----------
     photo : Photo
-    repair : callable
-        Picture (1, 3, h, w) in [-1, 1] -> the same without scratches.
+    color : str
+        As "#ff0000".
+    tolerance : float, optional
+        Largest difference in a channel, of 0 to 255; by default what the file's own noise needs.
     """
-    sure, maybe = (np.zeros(photo.values.shape[:2], bool) for _ in range(2))
+    jpeg = photo.quality is not None
+    usual, rim = (NEAR_JPEG, RIM_JPEG) if jpeg else (NEAR, RIM)
+    near = usual if tolerance is None else tolerance
+    wanted, scale = np.array(rgb(color), np.float32), 255 / photo.top
+    hue = wanted - wanted.mean()
+    hue /= np.linalg.norm(hue) or 1
+    found = np.ones(photo.values.shape[:2], bool)
+    share = np.zeros(found.shape, np.float32)  # of that hue in each pixel
+    for k in range(3):
+        channel = photo.values[..., min(k, photo.values.shape[2] - 1)] * np.float32(scale)
+        found &= np.abs(channel - wanted[k]) <= near
+        share += hue[k] * channel
+    grown: NDArray[np.bool_] = ndimage.binary_dilation(found, iterations=rim)
+    if not jpeg or not hue.any() or not found.any():
+        return grown
+    # where a pixel near the color has another share of its hue than the surroundings
+    block: NDArray[np.bool_] = ndimage.binary_dilation(found, iterations=BLOCK)
+    outside = (~block).astype(np.float32)
+    size = 4 * BLOCK + 1
+    mean = ndimage.uniform_filter(share * outside, size) / np.maximum(
+        ndimage.uniform_filter(outside, size), 1e-3
+    )
+    ghost: NDArray[np.bool_] = block & (np.abs(share - mean) > LEAN)
+    return grown | ghost
 
-    def change(rows: slice, columns: slice) -> Tensor:
-        x = torch.from_numpy(photo.frame(rows, columns))[None].expand(-1, 3, -1, -1)
-        return (repair(x) - x).abs().amax(dim=1, keepdim=True)
 
-    for rows, columns, part in windowed(
-        change, (photo.size[1], photo.size[0]), tile=TILE, margin=MARGIN
-    ):
-        sure[rows, columns], maybe[rows, columns] = (
-            part[0, 0].numpy() > SURE,
-            part[0, 0].numpy() > MAYBE,
-        )
+def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray[np.bool_]:
+    """Pixels that a network takes for scratches, folds, specks and stains.
+
+    Each damaged place is sure somewhere, and goes on from there as far as it may be one.
+
+    Parameters
+    ----------
+    photo : Photo
+    damage : callable
+        Picture (1, 3, h, w) in [-1, 1] -> the share of each pixel that is damage, (1, 1, h, w).
+    sensitivity : float, in (0, 1)
+        More finds more, and takes more for damage that is none.
+    """
+    enough, found = 1 - 0.8 * sensitivity, np.zeros(photo.values.shape[:2], np.float32)
+
+    def share(rows: slice, columns: slice) -> Tensor:
+        x = torch.from_numpy(photo.frame(rows, columns))[None]
+        return damage(x.expand(-1, 3, -1, -1))
+
+    size = photo.size[1], photo.size[0]
+    for rows, columns, part in windowed(share, size, tile=TILE, margin=FILLS_MARGIN):
+        found[rows, columns] = part[0, 0].numpy()
     # of the whole picture: a scratch knows no windows
-    found: NDArray[np.bool_] = ndimage.binary_propagation(sure, mask=maybe)
-    return ndimage.binary_dilation(found, structure=np.ones((3, 3), bool)) if found.any() else found
+    spread: NDArray[np.bool_] = ndimage.binary_propagation(found > enough, mask=found > enough / 2)
+    around = np.ones((3, 3), bool)
+    return ndimage.binary_dilation(spread, structure=around) if spread.any() else spread

@@ -15,6 +15,8 @@ from sfumato.runtime import autocast, choose_device, choose_dtype
 from sfumato.tasks.restore.options import Only
 from sfumato.types import Condition
 
+LARGE = 60 / 127.5  # a change that a repairing network surely means
+
 
 class RestorationNetworks:
     """The restorers: ``noise``, ``gaps`` and ``size`` for these, ``photos`` for JPEG (and noise
@@ -90,9 +92,15 @@ class RestorationNetworks:
         """
         return self._run(only or "photos", y, planes, sigma)
 
-    def unscratch(self, y: Tensor) -> Tensor:
-        """Scratched picture (1, 3, h, w) in [-1, 1], untold where -> (1, 3, h, w) without."""
-        return self._run("scratches", y, restorer_planes(torch.ones_like(y[:, :1])), 0.0)
+    def damage(self, y: Tensor) -> Tensor:
+        """Picture (1, 3, h, w) in [-1, 1] -> the share of each pixel that is damage, (1, 1, h, w).
+
+        A finder says it. Of a network that repairs, it is what it wants to change much.
+        """
+        made = self._run("scratches", y, restorer_planes(torch.ones_like(y[:, :1])), 0.0)
+        if made.shape[1] == 1:
+            return (made + 1) / 2
+        return ((made - y).abs().amax(dim=1, keepdim=True) / LARGE).clamp_max(1)
 
     def colors(self, gray: Tensor) -> Tensor:
         """Luminance (1, 1, h, w) in [-1, 1] -> chroma (1, 3, h, w)."""

@@ -74,7 +74,16 @@ class RestoreOptions(Options):
         None, "Box to make anew, in pixels.", metavar="X,Y,W,H"
     )
     fill_color: str | None = option(None, "Make anew what was painted in this color, as '#ff0000'.")
+    fill_tolerance: float | None = option(
+        None,
+        "How far from --fill-color a channel of 0 to 255 may be; by default 40, of a JPEG 60.",
+        gt=0,
+        le=255,
+    )
     fill_scratches: bool = option(False, "Find scratches, folds and specks, and make them anew.")
+    sensitivity: float = option(
+        0.5, "Of --fill-scratches: more finds more, and takes more that is no damage.", gt=0, lt=1
+    )
     colorize: bool = option(False, "Give a gray picture colors; its luminance stays.")
     hints: tuple[tuple[int, int, str], ...] = option(
         (),
@@ -179,6 +188,10 @@ class RestoreOptions(Options):
             raise OptionError(
                 "--engine patches fills holes: give --fill, --fill-box or --fill-color"
             )
+        if self.fill_tolerance is not None and self.fill_color is None:
+            raise OptionError("--fill-tolerance goes with --fill-color")
+        if "sensitivity" in self.model_fields_set and not self.fill_scratches:
+            raise OptionError("--sensitivity goes with --fill-scratches")
         if self.hints and not self.colorize:
             raise OptionError("--hint says a color: it goes with --colorize")
         if not (self.structural or self.colorize):

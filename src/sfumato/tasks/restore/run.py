@@ -64,8 +64,8 @@ class Engine(Protocol):
         """
         ...
 
-    def unscratch(self, y: Tensor) -> Tensor:
-        """Scratched picture (1, 3, h, w) in [-1, 1], untold where -> (1, 3, h, w) without."""
+    def damage(self, y: Tensor) -> Tensor:
+        """Picture (1, 3, h, w) in [-1, 1] -> the share of damage in each pixel, (1, 1, h, w)."""
         ...
 
     def colors(self, gray: Tensor) -> Tensor:
@@ -86,10 +86,13 @@ class Restored:
         What was done, in numbers: the noise level, the share of pixels made anew, the largest
         change of the others, the largest change of luminance, or the difference between the shrunk
         result and the input.
+    hidden : array, (H, W), bool, optional
+        What of the photo that was given has been made anew.
     """
 
     photo: Photo
     report: dict[str, Any]
+    hidden: NDArray[np.bool_] | None = None
 
 
 def restore(
@@ -164,7 +167,7 @@ def _answer(
     level, jpeg = noise_level(photo, options), quality(photo, options)
     stages = _stages(options, engine)
     total, done = sum(_windows(_size(photo, stage)) for stage in stages), 0
-    made, job = photo.opaque(), None
+    made, job, filled = photo.opaque(), None, None
     said: dict[str, Any] = {}
     for stage in stages:
         job = _Job(made, stage, engine, level, jpeg)
@@ -175,6 +178,7 @@ def _answer(
             yield Progress("restoring", done, total)
         made = made.with_values(out)
         said |= job.said(made)
+        filled = job.hidden if stage.fills else filled
         holes = job.wide_holes()
         if holes is not None:
             made = yield from _textured(made, holes, seed)
@@ -183,7 +187,8 @@ def _answer(
         made = colorize(made, options.hints, options.enlarge or 1.0, engine.colors)
     made = _with_clear(made, photo)
     hidden = job.hidden if job else None
-    yield Restored(made, report(photo, made, options, stages, engine.sha256, said, hidden))
+    told = report(photo, made, options, stages, engine.sha256, said, hidden)
+    yield Restored(made, told, filled)
 
 
 def _stages(options: RestoreOptions, engine: Engine) -> list[RestoreOptions]:
@@ -244,7 +249,7 @@ class _Job:
         self, photo: Photo, options: RestoreOptions, engine: Engine, level: float, jpeg: int
     ) -> None:
         self.photo, self.options, self.engine = photo, options, engine
-        self.hidden = masks.find(photo, options, engine.unscratch)
+        self.hidden = masks.find(photo, options, engine.damage)
         self.level = level if options.denoise is not None else 0.0
         self.quality, self.size = jpeg if options.dejpeg is not None else 100, _size(photo, options)
         # a sepia print is restored in gray and keeps its tone
