@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 demo: $(VENV)/installed
 	@echo "== making pictures from twelve prompts (demo/)"
 	@$(BIN)/sfumato create --prompts examples/prompts.txt --output demo --seed 7 --grid --overwrite
-	@echo "== done: look at demo/sheet.png"
+	@echo "== done: look at demo/sheet.png; $(BIN)/sfumato serve opens the studio"
 
 test: $(VENV)/installed-dev lint
 	@echo "== tests but for the slow ones, with the network blocked"

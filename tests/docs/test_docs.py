@@ -4,6 +4,7 @@ how large things are.
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -240,3 +241,11 @@ def test_options_are_read_without_torch():
     """Help and errors of the command line come quickly."""
     code = "import sys, sfumato.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_page_of_options_is_that_of_the_records():
+    spec = importlib.util.spec_from_file_location("options_page", ROOT / "docs" / "options.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (ROOT / "docs" / "options.md").read_text("utf-8")
+    assert module.page() == written, "python docs/options.py writes it"

@@ -12,15 +12,16 @@ from PIL import Image
 
 from sfumato.cli import app
 
-TEXT = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "README.md").read_text("utf-8")
+DOCS = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.S)
-COMMANDS = [
-    line[2:]
-    for kind, block in BLOCKS
-    if not kind
-    for line in block.splitlines()
-    if line.startswith("$ sfumato")
-]
+SHOWN = [block for kind, block in re.findall(r"```(\w*)\n(.*?)```", TEXT + DOCS, re.S) if not kind]
+LINES = {line.removeprefix("$ ") for block in SHOWN for line in block.splitlines()}
+# but for lines with placeholders
+COMMANDS = sorted(
+    line for line in LINES if line.startswith("sfumato ") and not re.search(r"[\[|]|\.\.\.", line)
+)
 PYTHON = [block for kind, block in BLOCKS if kind == "python"]
 
 

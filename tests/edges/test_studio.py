@@ -55,7 +55,7 @@ def test_create_view_and_explain(page):
     explained.wait_for_function("document.getElementById('where')?.textContent.startsWith('step')")
     explained.close()
     page.click("#viewer .again")
-    page.wait_for_function("document.querySelector('#create [name=seed]').value === '8'")
+    playwright.expect(page.locator("#create [name=seed]")).to_have_value("8")
 
 
 def test_by_the_keyboard_alone(page):
