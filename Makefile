@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations 10
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs clean
 
 demo: $(VENV)/installed
 	@echo "== making pictures from twelve prompts (demo/)"
@@ -19,9 +19,13 @@ test: $(VENV)/installed-dev lint
 	@echo "== tests but for the slow ones, with the network blocked"
 	@$(PYTEST)
 
-test-all: $(VENV)/installed-dev lint
+test-all: $(VENV)/installed-dev lint docs
 	@echo "== all tests, with the network blocked"
 	@$(PYTEST) -m ""
+
+docs: $(VENV)/installed-dev
+	@echo "== the documentation: build/docs/index.html"
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
 lint: $(VENV)/installed-dev
 	@echo "== ruff and mypy"
