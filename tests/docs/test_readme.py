@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text("utf-8")
 DOCS = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "docs").rglob("*.md")))
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.S)
-SHOWN = [block for kind, block in re.findall(r"```(\w*)\n(.*?)```", TEXT + DOCS, re.S) if not kind]
+FENCED = re.findall(r"```([^\n`]*)\n(.*?)```", TEXT + DOCS, re.S)
+SHOWN = [block for kind, block in FENCED if not kind]
 LINES = {line.removeprefix("$ ") for block in SHOWN for line in block.splitlines()}
 # but for lines with placeholders
 COMMANDS = sorted(
