@@ -13,6 +13,7 @@ import typer
 from sfumato.cli.say import note, say
 
 Option = typer.Option
+MISSING = "serve needs the package {}: pip install 'sfumato[studio]'"
 Folder = Annotated[
     Path, Option(help="Folder of the queue and the pictures; a server that was stopped goes on.")
 ]
@@ -30,6 +31,16 @@ Models = Annotated[
 ]
 
 
+Mcp = Annotated[
+    bool,
+    Option(
+        "--mcp",
+        help="Speak the Model Context Protocol over standard input and output instead, with the "
+        "program that started this.",
+    ),
+]
+
+
 def serve(
     folder: Folder = Path("served"),
     host: Host = "127.0.0.1",
@@ -38,20 +49,22 @@ def serve(
     model: Models = None,
     queue: Annotated[int, Option(min=1, help="Jobs that may wait.")] = 100,
     keep: Annotated[float, Option(min=0.01, help="Hours that results are kept.")] = 24.0,
+    mcp: Mcp = False,
     log: Annotated[bool, Option("--log", help="A JSON line per request on stderr.")] = False,
 ) -> None:
     """Serve the studio, and the APIs of OpenAI's and AUTOMATIC1111's clients, on this machine."""
     from sfumato.errors import OptionError
     from sfumato.runtime import check_folder
 
+    if mcp:
+        _serve_mcp(folder)
+        return
     try:
         import uvicorn
 
         from sfumato.web.app import Settings, build
     except ModuleNotFoundError as error:
-        raise OptionError(
-            f"serve needs the package {error.name}: pip install 'sfumato[studio]'"
-        ) from None
+        raise OptionError(MISSING.format(error.name)) from None
     from sfumato.web.guard import LOOPBACK, logger
 
     if host not in LOOPBACK and not token:
@@ -84,3 +97,15 @@ async def _startup(server: Any, startup: Callable[..., Any], sockets: Any = None
     for listening in server.servers if server.started else ():
         host, port = listening.sockets[0].getsockname()[:2]
         say(f"http://{host}:{port}/")
+
+
+def _serve_mcp(folder: Path) -> None:
+    from sfumato.errors import OptionError
+    from sfumato.runtime import check_folder
+
+    try:
+        from sfumato.web.mcp import build
+    except ModuleNotFoundError as error:
+        raise OptionError(MISSING.format(error.name)) from None
+    check_folder(folder)
+    build(folder).run("stdio")

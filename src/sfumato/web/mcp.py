@@ -1,0 +1,130 @@
+"""The verbs as tools of the Model Context Protocol, so that language models can make, repair and
+find pictures.
+
+The server speaks over standard input and output, with whoever started it. Pictures are written into
+its folder, and shown to the client, too.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mcp.server.mcpserver import Image as Shown
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from PIL import Image
+
+from sfumato import __version__, image
+from sfumato import metadata as settings_of
+from sfumato.data import photo as photos
+from sfumato.errors import SfumatoError
+from sfumato.hub.describe import describe
+from sfumato.hub.load import bundled, restorers
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import create as make
+from sfumato.tasks.restore.batch import engine
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.run import Restored
+from sfumato.tasks.search.options import SearchOptions
+from sfumato.tasks.search.query import search as find
+
+T = TypeVar("T")
+SMALL = 768  # pixels of a side of a picture that a client is shown
+ABOUT = """sfumato makes small pictures from texts, repairs photographs, and finds pictures.
+Pictures are given by their paths on this machine; results are written into one folder."""
+
+
+def build(folder: Path) -> MCPServer[Any]:
+    """The server; pictures go into a folder."""
+    server: MCPServer[Any] = MCPServer("sfumato", instructions=ABOUT, version=__version__)
+
+    @server.tool(structured_output=False)
+    @_told
+    def create(prompt: str, options: CreateOptions | None = None) -> list[Any]:
+        """Make pictures from a text; returns them and where they are."""
+        out: list[Any] = []
+        for made in make(prompt, options):
+            path = _free(folder, f"{prompt}-{made.seed}")
+            made.save(path)
+            unknown = "; the model knows no word of this text" if made.unknown else ""
+            out += [_shown(made.picture), f"{path}: seed {made.seed}{unknown}"]
+        return out
+
+    @server.tool(structured_output=False)
+    @_told
+    def restore(picture: str, options: RestoreOptions) -> list[Any]:
+        """Repair a photograph: noise, JPEG, holes, scratches, color, size; returns it, where it is
+        and what was done.
+        """
+        before = photos.read(Path(picture))
+        out: list[Any] = []
+        for event in engine(options)(before):
+            if isinstance(event, Restored):
+                path = _free(folder, f"{Path(picture).stem}-restored")
+                notes = [*before.notes, *photos.write(event.photo, path)]
+                out += [_shown(image.read(path)), f"{path}: {event.report}", *notes]
+        return out
+
+    @server.tool()
+    @_told
+    def search(
+        index: str, query: str, options: SearchOptions | None = None
+    ) -> list[dict[str, Any]]:
+        """Find the items of an index (made by sfumato index) that are nearest to words or to a
+        file.
+        """
+        given = options or SearchOptions()
+        return [hit.__dict__ for hit in find(index, query, given.k, given.where)]
+
+    @server.tool()
+    @_told
+    def inspect(picture: str) -> dict[str, Any]:
+        """Say how a picture was made, as far as it carries its settings."""
+        settings, text = settings_of.read(Path(picture))
+        return {"settings": settings, "parameters": text}
+
+    @server.tool()
+    @_told
+    def models() -> list[dict[str, Any]]:
+        """List the bundled models, their sizes and styles."""
+        return [describe(name) for name in (*bundled(), *restorers())]
+
+    return server
+
+
+def _told(tool: Callable[..., T]) -> Callable[..., T]:
+    """A tool whose known errors reach the client as their sentences."""
+
+    @functools.wraps(tool)
+    def run(*args: Any, **given: Any) -> T:
+        try:
+            return tool(*args, **given)
+        except SfumatoError as error:
+            raise ToolError(str(error)) from None
+
+    return run
+
+
+def _free(folder: Path, name: str) -> Path:
+    """A file that is not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[^\w-]+", "-", name).strip("-")[:60] or "picture"
+    path = folder / f"{stem}.png"
+    while path.exists():
+        path = folder / f"{stem}-{time.time_ns() % 10**9}.png"
+    return path
+
+
+def _shown(picture: Image.Image) -> Shown:
+    """A picture as the client sees it, no larger than is useful."""
+    small = picture.copy()
+    small.thumbnail((SMALL, SMALL))
+    stream = io.BytesIO()
+    small.save(stream, "PNG")
+    return Shown(data=stream.getvalue(), format="png")

@@ -1,0 +1,62 @@
+"""The verbs as tools of the Model Context Protocol, driven by the official client."""
+
+import base64
+import io
+import sys
+
+import anyio
+import numpy as np
+from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from PIL import Image
+
+import sfumato
+
+
+def talk(folder, *calls):
+    """What a server answers to calls of tools, and the names of its tools."""
+    command = ["-m", "sfumato", "serve", "--mcp", "--folder", str(folder)]
+
+    async def run():
+        async with Client(
+            stdio_client(StdioServerParameters(command=sys.executable, args=command))
+        ) as client:
+            tools = [tool.name for tool in (await client.list_tools()).tools]
+            return tools, [await client.call_tool(name, given) for name, given in calls]
+
+    return anyio.run(run)
+
+
+def test_create_restore_search_and_inspect(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(values).save(tmp_path / "photo.png")
+    for k in range(4):
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        (tmp_path / "texts" / f"{k}.txt").write_text(f"apples pears plums number{k} fruit")
+    sfumato.index(tmp_path / "texts", tmp_path / "ix", "lsa:2")
+    photo = str(tmp_path / "photo.png")
+    tools, answers = talk(
+        tmp_path / "made",
+        ("create", {"prompt": "a red apple", "options": {"seed": 7, "steps": 2, "count": 2}}),
+        ("restore", {"picture": photo, "options": {"fill_box": "5,6,7,8"}}),
+        ("search", {"index": str(tmp_path / "ix"), "query": "apples", "options": {"k": 2}}),
+        ("inspect", {"picture": str(tmp_path / "made" / "a-red-apple-7.png")}),
+        ("create", {"prompt": "x", "options": {"size": "65x65"}}),
+        ("restore", {"picture": "/nowhere.png", "options": {"denoise": 9}}),
+    )
+    assert {"create", "restore", "search", "inspect", "models"} <= set(tools)
+    created, restored, found, told, *wrong = answers
+    alone = sfumato.create("a red apple", sfumato.CreateOptions(seed=7, steps=2, count=2))
+    pictures = [part for part in created.content if part.type == "image"]
+    for part, made in zip(pictures, alone, strict=True):
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(part.data)))).astype(int)
+        assert np.abs(shown - np.asarray(made.picture)).max() <= 1
+    with Image.open(tmp_path / "made" / "photo-restored.png") as picture:
+        made = np.asarray(picture)
+    outside = np.ones((40, 50), bool)
+    outside[6:14, 5:12] = False
+    assert (made == values)[outside].all() and not restored.is_error
+    assert "similarity" in str(found.content)
+    assert "a red apple" in str(told.content)
+    for answer, message in zip(wrong, ("multiples of", "nowhere.png"), strict=True):
+        assert answer.is_error and message in str(answer.content)
