@@ -172,6 +172,8 @@ class RestoreOptions(Options):
     @field_validator("hints", mode="before")
     @classmethod
     def _hints(cls, given: Any) -> Any:
+        if not isinstance(given, list | tuple):
+            return given
         return tuple(_hint(one) if isinstance(one, str) else one for one in given)
 
     @model_validator(mode="after")
