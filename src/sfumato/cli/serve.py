@@ -74,15 +74,8 @@ def serve(
     if log:
         logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO)
-    config = uvicorn.Config(
-        build(settings),
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,
-        server_header=False,
-    )
+    how: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False}
+    config = uvicorn.Config(build(settings), host, port, timeout_graceful_shutdown=5, **how)
     server = uvicorn.Server(config)
     server.startup = functools.partial(_startup, server, server.startup)  # type: ignore[method-assign]
     server.run()

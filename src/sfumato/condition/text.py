@@ -185,9 +185,9 @@ class TextEncoder(nn.Module):
         return states.unflatten(0, (len(tokens), chunks)).flatten(1, 2), pooled
 
     def pooled(self, prompts: Sequence[str]) -> Tensor:
-        """The pooled state (B, P) of each text: of its first chunk, where it is longer.
+        """The pooled state (B, P) of each text; for a text of several chunks, of the first one.
 
-        A token sees none behind it, so what fills up the chunk is left out.
+        Attention is causal, so the padding after the text need not be computed.
         """
         tokens = [tokenize(self.tokenizer, p) for p in prompts]
         ids = torch.cat([_ids(self.tokenizer, t, 1, self.tokenizer.pad)[0] for t in tokens])

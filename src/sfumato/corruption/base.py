@@ -95,8 +95,9 @@ class Compose:
 
 
 def draw(corruption: Corruption, x: Tensor, generator: Generator | None = None) -> Corruption:
-    """The corruption made definite for pictures like `x`: masks, factors and qualities drawn, sizes
-    bound; hence linear where it can be.
+    """Sample all random parameters (masks, factors, qualities) for pictures of the shape of `x`.
+
+    The result is fixed, and linear if the corruption can be.
     """
     if isinstance(corruption, Compose):
         parts, seen = [], x
@@ -177,7 +178,7 @@ MOST = {"none": 0, "gray": 0, "mask": 2, "down": 2}  # words behind a name; one 
 
 
 def parse(text: str) -> Corruption:
-    """Build a corruption from its spelling.
+    """Build a corruption from its string form.
 
     Raises
     ------

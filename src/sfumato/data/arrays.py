@@ -25,8 +25,9 @@ def classes(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def to_unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float32]:
-    """Brightness from 0 to `top`, or to the brightest where that is above 1, as 0 to 1; negative
-    values count from the darkest.
+    """Scale brightness to [0, 1]: divide by `top`, or without it by a maximum that is above 1.
+
+    If there are negative values, the minimum is subtracted first.
     """
     finite = values[np.isfinite(values)]
     low = min(0.0, float(finite.min(initial=0)))

@@ -134,8 +134,8 @@ def flow(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
     """The network predicts the velocity ``n - x0`` of a straight path (Liu et al. 2022,
     arXiv:2209.03003, equation 1).
 
-    The path is ``(1 - t) x0 + t n`` with ``t = sigma / (1 + sigma)``; the network's time runs to
-    1000.
+    The path is ``(1 - t) x0 + t n`` with ``t = sigma / (1 + sigma)``; the network
+    receives t scaled to 0 to 1000.
     """
     scale = 1 / (1 + sigma)
     return Coefficients(scale, -sigma * scale, scale, 1000 * sigma * scale)

@@ -43,8 +43,9 @@ def filled(
     source: str,
     dtype: torch.dtype = torch.float32,
 ) -> M:
-    """Build a network without drawing random weights, and put these in place; `weights` is emptied,
-    so that none is held twice.
+    """Build a network without random initialization and load `weights`.
+
+    `weights` is emptied, so that no weight is held twice.
     """
     network = outline(kind, settings, source)
     fill(network, weights, source, dtype)

@@ -120,8 +120,8 @@ def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
 
 
 def save_index(folder: Path, defaults: Defaults, *, pixels: bool = False) -> None:
-    """Write ``model_index.json`` and ``sfumato.json``; last, so that a folder with an index is
-    whole. In pixels it has no ``vae/``.
+    """Write ``model_index.json`` and ``sfumato.json``. Call it last: the index marks the folder as
+    complete. In pixels it has no ``vae/``.
     """
     write_json(folder / "sfumato.json", defaults.model_dump(mode="json", exclude_defaults=True))
     parts = {

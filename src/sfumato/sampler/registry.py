@@ -26,7 +26,7 @@ class Entry:
         A generator of steps; takes `noise` as well if `stochastic`.
     order : int
         Order of convergence in the number of steps, weak order for a stochastic one; 0 where it
-        does not converge to the model's distribution by itself.
+        does not converge to the model's distribution (needs a distilled model).
     evaluations : int
         Network evaluations per step.
     stochastic : bool
@@ -103,7 +103,7 @@ def sampler_name(name: str) -> str:
     Raises
     ------
     OptionError
-        If none is meant, with the nearest name.
+        If the name matches no sampler; the message suggests the nearest one.
 
     Examples
     --------

@@ -19,11 +19,11 @@ Noise = Callable[[Tensor], Tensor]
 
 
 def split(s: float, t: float, eta: float) -> tuple[float, float]:
-    """Levels (down, up) with ``down^2 + up^2 = t^2``: go down deterministically, then add noise of
-    level up.
+    """Split a step to noise level t into (down, up), with ``down^2 + up^2 = t^2``: step to `down`
+    deterministically, then add noise of standard deviation `up`.
 
-    With eta = 1 this is the posterior of the forward process (Ho et al. 2020, equation 7) in the
-    sigma frame.
+    With eta = 1 this is the posterior of the forward process (Ho et al. 2020, equation 7),
+    written for x = x0 + sigma n.
     """
     up = min(t, eta * math.sqrt(max(0.0, t**2 * (s**2 - t**2) / s**2)))
     return math.sqrt(max(0.0, t**2 - up**2)), up

@@ -39,11 +39,11 @@ def train_restorer(
     given: Mapping[str, Any],
     start: Path | None = None,
 ) -> Iterator[Event]:
-    """Train a restorer for corruptions separated by bars, or on pairs; writes config and weights.
+    """Train a restorer on corruptions, alternatives separated by ``|``, or on pairs.
 
-    With `start`, a restorer's folder or the name of a bundled one, its network is trained on; if
-    the plan names a network of another size, that one starts from the layers that both have. If it
-    names a teacher, its answers are learnt from, too.
+    It writes the network's config and weights. With `start`, a restorer's folder or the name of a
+    bundled one, training continues from that network; if the plan asks for another size, the layers
+    that both have are copied. If the plan names a teacher, its outputs are training targets, too.
     """
     plan, settings = read_plan("restorer", data, output, config, given)
     begun = _restorer(start) if start else None

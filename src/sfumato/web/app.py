@@ -42,7 +42,7 @@ class Settings:
     models : list of str
         Folders and files of models that are offered besides the bundled ones.
     longest : int
-        Jobs that may wait.
+        Maximum number of waiting jobs.
     keep : float
         Seconds after which results are forgotten.
     largest : int

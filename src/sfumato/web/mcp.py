@@ -43,59 +43,64 @@ Pictures are given by their paths on this machine; results are written into one 
 def build(folder: Path) -> MCPServer[Any]:
     """The server; pictures go into a folder."""
     server: MCPServer[Any] = MCPServer("sfumato", instructions=ABOUT, version=__version__)
+    tools = _Tools(folder)
+    pictures: list[Callable[..., Any]] = [tools.create, tools.restore]
+    others: list[Callable[..., Any]] = [tools.search, tools.inspect, tools.models]
+    for tool in pictures:  # which have no schema
+        server.tool(structured_output=False)(_told(tool))
+    for tool in others:
+        server.tool()(_told(tool))
+    return server
 
-    @server.tool(structured_output=False)
-    @_told
-    def create(prompt: str, options: CreateOptions | None = None) -> list[Any]:
+
+class _Tools:
+    """The verbs as a client calls them: their docstrings are what it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def create(self, prompt: str, options: CreateOptions | None = None) -> list[Any]:
         """Make pictures from a text; returns them and where they are."""
         out: list[Any] = []
         for made in make(prompt, options):
-            path = _free(folder, f"{prompt}-{made.seed}")
+            path = _free(self.folder, f"{prompt}-{made.seed}")
             made.save(path)
             unknown = "; the model knows no word of this text" if made.unknown else ""
             out += [_shown(made.picture), f"{path}: seed {made.seed}{unknown}"]
         return out
 
-    @server.tool(structured_output=False)
-    @_told
-    def restore(picture: str, options: RestoreOptions) -> list[Any]:
-        """Repair a photograph: noise, JPEG, holes, scratches, color, size; returns it, where it is
-        and what was done.
+    def restore(self, picture: str, options: RestoreOptions) -> list[Any]:
+        """Repair a photograph: noise, JPEG, holes, scratches, color, size.
+
+        Returns it, where it is, and what was done.
         """
         before = photos.read(Path(picture))
         out: list[Any] = []
         for event in engine(options)(before):
             if isinstance(event, Restored):
-                path = _free(folder, f"{Path(picture).stem}-restored")
+                path = _free(self.folder, f"{Path(picture).stem}-restored")
                 notes = [*before.notes, *photos.write(event.photo, path)]
                 out += [_shown(image.read(path)), f"{path}: {event.report}", *notes]
         return out
 
-    @server.tool()
-    @_told
     def search(
-        index: str, query: str, options: SearchOptions | None = None
+        self, index: str, query: str, options: SearchOptions | None = None
     ) -> list[dict[str, Any]]:
-        """Find the items of an index (made by sfumato index) that are nearest to words or to a
-        file.
+        """Find the items of an index that are nearest to words or to a file.
+
+        The index was made by sfumato index.
         """
         given = options or SearchOptions()
         return [hit.__dict__ for hit in find(index, query, given.k, given.where)]
 
-    @server.tool()
-    @_told
-    def inspect(picture: str) -> dict[str, Any]:
+    def inspect(self, picture: str) -> dict[str, Any]:
         """Say how a picture was made, as far as it carries its settings."""
         settings, text = settings_of.read(Path(picture))
         return {"settings": settings, "parameters": text}
 
-    @server.tool()
-    @_told
-    def models() -> list[dict[str, Any]]:
+    def models(self) -> list[dict[str, Any]]:
         """List the bundled models, their sizes and styles."""
         return [describe(name) for name in (*bundled(), *restorers())]
-
-    return server
 
 
 def _told(tool: Callable[..., T]) -> Callable[..., T]:

@@ -61,13 +61,13 @@ class Running:
 
 
 class Queue:
-    """Takes jobs, has them done one batch after the other, and tells what happens.
+    """Accepts jobs, has them run batch by batch, and publishes what happens.
 
     Parameters
     ----------
     store : Store
     longest : int
-        Jobs that may wait.
+        Maximum number of waiting jobs.
     keep : float
         Seconds after which jobs that ended are forgotten.
     batching : bool

@@ -38,14 +38,14 @@ class Trial:
     error : float
         Squared error of a test row, summed over its values.
     seconds : float
-        Of fitting.
+        Fitting time.
     parameters : int
     accuracy : dict
-        Of k nearest neighbours, by k; empty without labels.
+        k-NN accuracy, keyed by k; empty without labels.
     precision : dict
-        Of documents, by number of neighbours; empty otherwise.
+        Retrieval precision, keyed by the number of neighbours; empty if the rows are not documents.
     average_precision : float, optional
-        Of documents.
+        Average precision of retrieval, of documents.
     test : array
         Codes of the test rows.
     again : array
