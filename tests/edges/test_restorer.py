@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from sfumato.cli import app
 from sfumato.corruption.base import draw, parse
+from sfumato.corruption.scratch import Scratches
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import (
     FILLS_MARGIN,
@@ -27,6 +28,7 @@ from sfumato.denoiser.restorer import (
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import network_from
 from sfumato.hub.load import restorer_folder
+from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.train.loop import train
 from sfumato.train.loss import squared, vivid
 from sfumato.train.pairs import PairJob, paired, read_pairs
@@ -339,11 +341,11 @@ def test_wrong_pairs(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["noise", "gaps", "photos", "size"])
+@pytest.mark.parametrize("name", ["noise", "gaps", "photos", "size", "scratches"])
 def test_windows_overlap_by_more_than_the_network_sees(name):
     # untrained, so that no path is closed
     net = Restorer(network_from(Restorer, RestorerConfig, restorer_folder(name)).config)
-    margin = FILLS_MARGIN if net.config.fills else MARGIN
+    margin = FILLS_MARGIN if net.config.fills or net.config.finds else MARGIN
     known = (torch.rand(1, 1, 448, 448, generator=torch.Generator().manual_seed(0)) > 0.8).float()
     for place in (224, 231):
         known[..., place, place] = 0
@@ -384,3 +386,38 @@ def test_what_fills_leaves_known_pixels_and_begins_with_their_interpolation():
     assert torch.equal(
         interpolated(torch.ones(1, 3, 32, 32), nothing), torch.zeros(1, 3, 32, 32)
     ), "no known pixel: no number that is none"
+
+
+def test_a_finder_is_trained_to_see_the_damage(tmp_path):
+    (tmp_path / "in").mkdir()
+    for k, photo in enumerate(PHOTOS):
+        Image.fromarray(photo.transpose(1, 2, 0)).save(tmp_path / "in" / f"{k}.png")
+    network = {"widths": [8, 12], "blocks": 1, "finds": True}
+    settings = {"preview_every": 2, "steps": 2, "batch": 2}
+    plan = {"network": network, "size": 24, "settings": settings}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    words = ["train", "restorer", str(tmp_path / "in"), "--config", str(tmp_path / "plan.json")]
+    out = ["--output", str(tmp_path / "m"), "--corruption"]
+    result = CliRunner().invoke(app, [*words, *out, "scratches:0.1 | scratches:0.05+jpeg:50-90"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "m/previews").exists()
+    share = RestorationNetworks(tmp_path / "m").damage(torch.zeros(1, 3, 17, 30))
+    assert share.shape == (1, 1, 17, 30)
+    assert 0 <= float(share.min()) <= float(share.max()) <= 1
+    wrong = CliRunner().invoke(
+        app, [*words, "--output", str(tmp_path / "n"), "--corruption", "gray"]
+    )
+    assert "does not begin with them" in str(wrong.exception)
+
+
+def test_the_damage_is_where_it_is_seen():
+    """Marks of the picture's own shade are no damage; all that changes much is."""
+    x = torch.full((4, 3, 48, 48), -0.2)
+    damaged, cover = Scratches(0.2).marked(x, torch.Generator().manual_seed(1))
+    change = (damaged.y - x).abs().amax(dim=1, keepdim=True)
+    assert cover.shape == (4, 1, 48, 48)
+    assert 0 <= float(cover.min()) < float(cover.max()) <= 1
+    assert (cover[change == 0] == 0).all()
+    assert (cover[change > 0.5] > 0.3).all()
+    again = Scratches(0.2)(x, generator=torch.Generator().manual_seed(1)).y
+    assert torch.equal(again, damaged.y)

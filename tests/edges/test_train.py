@@ -560,7 +560,7 @@ def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
         for e in train_autoencoder(folder, tmp_path / "v", tmp_path / "vae.json", {})
         if isinstance(e, str)
     ]
-    assert any("skipped 1 pictures" in n for n in notes)
+    assert any("skipped 1 picture:" in n for n in notes)
     list(
         train_diffusion(
             folder, tmp_path / "m", tmp_path / "v", tmp_path / "t", tmp_path / "unet.json", {}

@@ -113,7 +113,7 @@ def checked(kind: Callable[[C], nn.Module], config: type[C], values: Mapping[str
 def skipped_lines(skipped: list[str], notes: list[str] | None = None) -> Iterator[str]:
     """What was left out, and what was guessed; ten lines of each at most."""
     for title, lines in (
-        (f"skipped {len(skipped)} pictures", skipped),
+        (f"skipped {len(skipped)} {'picture' if len(skipped) == 1 else 'pictures'}", skipped),
         ("read with doubt", notes or []),
     ):
         if lines:
