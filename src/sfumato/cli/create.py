@@ -111,11 +111,8 @@ def _with_progress(
     with bar() as progress:
         for item, event in run(wanted, values, model):
             if isinstance(event, SamplerProgress):
-                progress.update(
-                    "steps",
-                    event.done * event.steps + event.step.index + 1,
-                    event.total * event.steps,
-                )
+                now = event.progress
+                progress.update(now.what, now.done, now.total)
             elif item is not None:
                 yield item, event
 

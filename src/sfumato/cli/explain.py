@@ -103,17 +103,12 @@ def _with_progress(
     wanted: list[str], options: CreateOptions, model: Model | None, *, light: bool
 ) -> Explained:
     from sfumato.tasks.explain import experiments as work
+    from sfumato.types import Progress
 
     with bar() as progress:
         for event in work.steps(wanted, options, model, light=light):
             if isinstance(event, work.Explained):
                 return event
-            if isinstance(event, work.Decoded):
-                progress.update("decoding", event.done, event.total)
-            else:
-                progress.update(
-                    "steps",
-                    event.done * event.steps + event.step.index + 1,
-                    event.total * event.steps,
-                )
+            now = event if isinstance(event, Progress) else event.progress
+            progress.update(now.what, now.done, now.total)
     raise AssertionError("an explanation ends with its result")

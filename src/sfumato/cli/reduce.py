@@ -57,12 +57,13 @@ def _compare(
 ) -> None:
     from sfumato.tasks.reduce import compare as work
     from sfumato.tasks.reduce.report import record, write
+    from sfumato.types import Progress
 
     found = work.start(table, options)
     with bar() as progress:
         for event in work.compare(found):
-            if isinstance(event, work.Note):
-                progress.update(event.text, event.done, event.total)
+            if isinstance(event, Progress):
+                progress.update(event.what, event.done, event.total)
             else:
                 say(
                     f"{event.method}, {event.codes} codes: error {event.error:.4g}, "

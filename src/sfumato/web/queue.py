@@ -15,7 +15,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from sfumato.errors import OptionError
 from sfumato.types import Progress
 from sfumato.web.store import ENDED, Job, Store
 from sfumato.web.work import Finished, Preview, Told, Work, compatible
@@ -281,20 +280,3 @@ def _last(job: Job) -> Update:
     if job.status == "completed":
         return Update("completed", job.result or {})
     return Update(job.status, {"error": job.error} if job.error else {})
-
-
-def raise_for(job: Job, wrong: bool) -> dict[str, Any]:
-    """The result of a job that ended.
-
-    Raises
-    ------
-    OptionError
-        If what was asked for cannot be done.
-    RuntimeError
-        If it failed for another reason, or was cancelled.
-    """
-    if job.status == "completed" and job.result is not None:
-        return job.result
-    if wrong and job.error:
-        raise OptionError(job.error)
-    raise RuntimeError(job.error or f"the job was {job.status}")

@@ -23,7 +23,7 @@ from sfumato.hub.load import Model, load
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, resolve
 from sfumato.tasks.create.run import Made, walk_rows
-from sfumato.tasks.explain.experiments import Decoded, Explained, steps
+from sfumato.tasks.explain.experiments import Explained, steps
 from sfumato.tasks.restore.batch import engine
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.types import Progress
@@ -132,10 +132,8 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
             about = {"seed": event.seed, "prompt": event.prompt, "settings": event.settings}
             yield Finished(number, file, {**about, "cut": event.cut, "unknown": event.unknown})
             continue
-        done = event.done * event.steps + event.step.index + 1
-        progress = Progress("steps", done, event.total * event.steps)
         for number in range(len(works)):
-            yield Told(number, progress)
+            yield Told(number, event.progress)
         if any(shown) and time.monotonic() - last >= EVERY and event.step.index < event.steps - 1:
             last = time.monotonic()
             for number in (n for n, wanted in enumerate(shown) if wanted and n in owner[made:]):
@@ -172,11 +170,10 @@ def _trace(work: Work, models: Models) -> Iterator[Event]:
                 made.save(work.folder / f"{k}.png")
                 about = {"seed": made.seed, "prompt": made.prompt, "settings": made.settings}
                 yield Finished(0, f"{k}.png", about)
-        elif isinstance(event, Decoded):
-            yield Told(0, Progress("decoding", event.done, event.total))
+        elif isinstance(event, Progress):
+            yield Told(0, event)
         else:
-            done = event.done * event.steps + event.step.index + 1
-            yield Told(0, Progress("steps", done, event.total * event.steps))
+            yield Told(0, event.progress)
 
 
 def _restore(work: Work) -> Iterator[Event]:

@@ -30,7 +30,7 @@ from sfumato.runtime import MAX_SEED, Streams, derived, legible, random_seed
 from sfumato.sampler.registry import SAMPLERS, build
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, resolve
-from sfumato.types import Condition, Denoise, Step
+from sfumato.types import Condition, Denoise, Progress, Step
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,12 @@ class SamplerProgress:
     steps: int
     done: int
     total: int
+
+    @property
+    def progress(self) -> Progress:
+        """Steps made, of how many in all batches."""
+        made = self.done * self.steps + self.step.index + 1
+        return Progress("steps", made, self.total * self.steps)
 
 
 def create(

@@ -30,6 +30,7 @@ from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import check, resolve
 from sfumato.tasks.create.run import SamplerProgress
 from sfumato.tasks.explain.trace import Look, Trace, record
+from sfumato.types import Progress
 
 MOST = 6  # pictures on one page
 SHOWN = ("x", "negative", "positive", "denoised")  # what is decoded of a step
@@ -98,14 +99,6 @@ class Run:
     decoded: list[dict[str, Image.Image]]
     guesses: list[DenoisingProbe]
     there: There | None
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """Pictures decoded of how many."""
-
-    done: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -220,7 +213,7 @@ def steps(
     model: Model | None = None,
     *,
     light: bool = False,
-) -> Iterator[SamplerProgress | Decoded | Explained]:
+) -> Iterator[SamplerProgress | Progress | Explained]:
     """As :func:`explain`, and yield every step on the way; to cancel, stop iterating."""
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     options = options or CreateOptions()
@@ -243,7 +236,7 @@ def steps(
         for look in () if light else trace.looks:
             decoded.append(_decoded(_shown(trace, look), model))
             done += 1
-            yield Decoded(done, total)
+            yield Progress("decoding", done, total)
         if light:
             runs.append(Run(trace, decoded, [], None))
         else:

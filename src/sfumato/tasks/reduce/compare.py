@@ -22,6 +22,7 @@ from sfumato.errors import DataError, OptionError
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, squared_error
 from sfumato.tasks.reduce.options import ReduceOptions
+from sfumato.types import Progress
 
 RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbours at which documents are counted
 SHOWN = 12  # pictures in a row of reconstructions
@@ -132,15 +133,6 @@ class Comparison:
             )
             lines.append(f"The columns {told}.")
         return lines
-
-
-@dataclass(frozen=True)
-class Note:
-    """What is being done now, and how much of all fits is done."""
-
-    text: str
-    done: int
-    total: int
 
 
 def reduce(
@@ -258,7 +250,7 @@ def _terms(table: Table, test: NDArray[np.bool_], options: ReduceOptions) -> tup
     return terms(split[0]), terms(split[1])
 
 
-def compare(found: Comparison) -> Iterator[Note | Trial]:
+def compare(found: Comparison) -> Iterator[Progress | Trial]:
     """Fit every method at every length, filling `found`; yields what is being done and each
     result.
     """
@@ -268,14 +260,14 @@ def compare(found: Comparison) -> Iterator[Note | Trial]:
     contaminated = _methods(found)[:2] if options.outliers else []
     total = len(jobs) + len(contaminated)
     for done, (name, k) in enumerate(jobs):
-        yield Note(f"{name}, {k} codes", done, total)
+        yield Progress(f"{name}, {k} codes", done, total)
         trial = _trial(found, name, k)
         found.trials.append(trial)
         yield trial
     for done, name in enumerate(contaminated, len(jobs)):
-        yield Note(f"{name}, {max(lengths)} codes, with outliers", done, total)
+        yield Progress(f"{name}, {max(lengths)} codes, with outliers", done, total)
         found.outliers.append(_with_outliers(found, name, max(lengths)))
-    yield Note("done", total, total)
+    yield Progress("done", total, total)
 
 
 def _methods(found: Comparison) -> list[str]:
