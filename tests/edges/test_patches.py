@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sfumato.cli import main
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
 from sfumato.tasks.restore.options import RestoreOptions
-from sfumato.tasks.restore.patches import wide_holes
+from sfumato.tasks.restore.patches import complete, wide_holes
 from sfumato.tasks.restore.run import restore
 
 
@@ -19,6 +20,10 @@ def stripes(tall=96, wide=128, period=8, channels=3):
     y, x = np.mgrid[:tall, :wide]
     wave = 127 + 100 * np.sign(np.sin(2 * np.pi * (x + 0.5 * y) / period))
     return np.repeat(wave[..., None], channels, axis=2).astype(np.uint8)
+
+
+def from_photo(values):
+    return torch.from_numpy(values.transpose(2, 0, 1) / 127.5 - 1).float()
 
 
 def box(values, left, top, width, height):
@@ -123,3 +128,21 @@ def test_samples_of_a_thin_gap_are_refused():
 
 def test_the_old_name_of_the_engine():
     assert RestoreOptions(denoise=9.0, engine="trained").engine == "auto"
+
+
+def test_a_hole_in_a_mesh_leaves_no_window_to_copy():
+    values = stripes(160, 160)
+    hidden = np.zeros((160, 160), np.uint8)
+    hidden[::6, ::6] = 255
+    hidden[60:100, 60:100] = 255
+    made = complete(lambda rows, columns: from_photo(values)[:, rows, columns], hidden > 0)
+    *_, filled = made
+    assert filled.values.shape == (3, 160, 160)
+
+
+def test_a_long_hole_of_a_panorama_takes_little_memory():
+    values = stripes(48, 3000)
+    place = (100, 10, 2800, 28)
+    made = restore(Photo(values), RestoreOptions(fill_box=place)).photo.values
+    hidden = box(values, *place)
+    assert (made == values)[~hidden].all()

@@ -499,6 +499,11 @@ def test_two_pictures_are_not_written_to_one_file(folder, tmp_path, capsys, monk
     assert code == 2
     assert "would both be written" in err
     assert not (tmp_path / "out").exists()
+    masked = (*words, "--fill-box", "1,1,3,3", "--save-mask")
+    code, _, _ = run(capsys, monkeypatch, tmp_path / "c", *masked[2:], "--output", tmp_path / "two")
+    assert code == 0
+    names = sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert names == ["x-gif-mask.png", "x-gif.png", "x-png-mask.png", "x.png"]
     code, _, _ = run(capsys, monkeypatch, tmp_path / "c", *words, "--compare")
     assert code == 0
     made = sorted(path.name for path in (tmp_path / "out").iterdir())

@@ -105,6 +105,15 @@ def test_create_is_what_the_library_makes(server):
         assert picture["seed"] == made.seed and read(data)[0]["prompt"] == made.prompt
 
 
+def test_a_picture_does_not_tell_the_servers_paths(server):
+    body = {"prompt": "x", "steps": 2, "source": b64(noise()), "strength": 0.5}
+    _, job = ask(server, "/v1/create?wait=true", body)
+    with urllib.request.urlopen(server + job["result"]["pictures"][0]["url"]) as answer:
+        data = answer.read()
+    assert "source" not in read(data)[0] and b"source.picture" not in data
+    assert "source.picture" not in json.dumps(job)
+
+
 def test_a_job_is_followed_by_its_events(server):
     status, job = ask(server, "/v1/create", {"prompt": "a car", "seed": 1, "previews": 1})
     assert (status, job["status"] in ("queued", "generating")) == (202, True)
@@ -250,6 +259,7 @@ BOMB = (
         ("/v1/create", {"prompt": "x", "source": "/etc/passwd"}, 400, "base64"),
         ("/v1/create", {"prompt": "x", "source": "http://example.org/a.png"}, 400, "no addresses"),
         ("/v1/create", {"prompt": "x", "count": 65}, 400, "1 to 64"),
+        ("/v1/create", {"prompt": "x", "count": 8, "best_of": 9}, 400, "all tries counted"),
         ("/v1/create", {"prompt": "x", "size": [4096, 4096]}, 400, "1024x1024"),
         ("/v1/create", {"prompt": "x" * 5000}, 400, "letters"),
         ("/v1/create?wait=true", {"prompt": "x", "style": "<b>"}, 400, "unknown style"),
@@ -280,6 +290,7 @@ def test_what_is_asked_wrong_gets_one_sentence(server, path, body, status, messa
     [
         ({"Host": "evil.example"}, 403),
         ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
         ({"Content-Length": "99999999999"}, 413),
     ],
     ids=str,

@@ -25,6 +25,7 @@ from sfumato.web.store import Job
 from sfumato.web.work import encoded
 
 router = APIRouter()
+TASKS = 1000  # ids of clients that are remembered
 SAME = "Automatic"  # A1111's word for the model's own schedule
 
 
@@ -92,7 +93,9 @@ async def img2img(request: Request, asked: ImageToImage) -> dict[str, Any]:
     extra: dict[str, Any] = {"source": asked.init_images[0]}
     extra["strength"] = max(0.01, asked.denoising_strength)
     if asked.mask is not None:
-        extra["mask"] = _inverted(asked.mask) if asked.inpainting_mask_invert else asked.mask
+        extra["mask"] = asked.mask
+        if asked.inpainting_mask_invert:
+            extra["mask"] = await asyncio.to_thread(_inverted, asked.mask)
     return await _made(request, asked, _body(request, asked, **extra))
 
 
@@ -132,6 +135,8 @@ async def _made(request: Request, asked: TextToImage, body: CreateBody) -> dict[
     tasks = request.app.state.__dict__.setdefault("tasks", {})
     if asked.force_task_id:
         tasks[asked.force_task_id] = job.id
+        if len(tasks) > TASKS:
+            tasks.pop(next(iter(tasks)))
     result = await finished(request, job)
     folder = queue_of(request).store.files(job.id)
     pictures, seeds, texts = [], [], []
@@ -167,7 +172,10 @@ async def extra_single_image(request: Request, asked: Single) -> dict[str, Any]:
     job = await submit(request, body)
     result = await finished(request, job)
     path = queue_of(request).store.files(job.id) / result["pictures"][0]["file"]
-    return {"html_info": "", "image": base64.b64encode(path.read_bytes()).decode()}
+    return {
+        "html_info": "",
+        "image": base64.b64encode(await asyncio.to_thread(path.read_bytes)).decode(),
+    }
 
 
 def label_of(settings: dict[str, Any]) -> str:

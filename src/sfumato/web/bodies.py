@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,8 @@ PICTURES = ("source", "mask", "image", "fill")
 MOST = 64  # pictures of one request
 LARGEST = 1024  # pixels of a side of a created picture
 LONGEST = 4000  # letters of a prompt
-STEPS = 200
+STEPS, SAMPLES = 200, 8
+RESULT = 100_000_000  # pixels of a restored photo
 
 
 class CreateBody(CreateOptions):
@@ -73,6 +75,8 @@ def checked(body: Body, folder: Path, models: Mapping[str, str]) -> dict[str, An
         request["prompt"] = texts
         request["model"] = _model(body.model, models)
         request["seed"] = random_seed() if body.seed is None else body.seed
+    elif (body.steps or 0) > STEPS or body.samples > SAMPLES:
+        raise OptionError(f"the server takes up to {STEPS} steps and {SAMPLES} samples")
     elif body.engine == "diffusion":
         request["model"] = _model(body.model or "icons", models)
     elif body.model is not None and body.model not in restorers():
@@ -82,12 +86,20 @@ def checked(body: Body, folder: Path, models: Mapping[str, str]) -> dict[str, An
     for name in PICTURES:
         if request.get(name) is not None:
             request[name] = str(kept(request[name], folder, name))
+    if isinstance(body, RestoreBody):
+        _check_result(Path(request["image"]), body.enlarge or 1)
     return request
 
 
+def _check_result(path: Path, factor: float) -> None:
+    pixels = math.prod(image.read(path).size) * factor**2
+    if pixels > RESULT:
+        raise OptionError(f"the result would have more than {RESULT // 10**6} megapixels")
+
+
 def _check_amount(body: CreateBody, texts: list[str]) -> None:
-    if not texts or len(texts) * body.count > MOST:
-        raise OptionError(f"a request makes 1 to {MOST} pictures")
+    if not texts or len(texts) * body.count * (body.best_of or 1) > MOST:
+        raise OptionError(f"a request makes 1 to {MOST} pictures, all tries counted")
     if any(len(text) > LONGEST for text in [*texts, body.negative_prompt]):
         raise OptionError(f"a prompt may have up to {LONGEST} letters")
     if body.size and max(body.size) > LARGEST:

@@ -36,7 +36,7 @@ class Guard:
     """Middleware that refuses what must not be served, and logs each request."""
 
     def __init__(self, app: ASGIApp, token: str | None, host: str, largest: int) -> None:
-        self.app, self.token, self.host, self.largest = app, token, host, largest
+        self.app, self.token, self.host, self.largest = app, token or None, host, largest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve or refuse a request."""
@@ -71,7 +71,7 @@ class Guard:
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         host = headers.get("host", "")
         origin = headers.get("origin")
-        if origin not in (None, "null") and urlsplit(origin or "").netloc != host:
+        if origin is not None and urlsplit(origin).netloc != host:
             raise Refused(403, "pages of other sites may not use this server")
         if self.token is not None:
             if not OPEN.fullmatch(scope["path"]) and not self._known(headers):

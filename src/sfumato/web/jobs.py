@@ -26,7 +26,6 @@ KINDS: dict[type[Body], str] = {
     TraceBody: "trace",
     RestoreBody: "restore",
 }
-PRIVATE = ("source", "mask", "fill", "image")  # files of the server
 
 
 class Failed(Exception):
@@ -64,6 +63,7 @@ async def submit(request: Request, body: Body) -> Job:
     Full, OptionError, PictureError
     """
     queue, identity = queue_of(request), new_id()
+    queue.check()  # before its pictures are read
     folder = queue.store.files(identity)
     try:
         asked = await asyncio.to_thread(checked, body, folder, request.app.state.models)
@@ -87,7 +87,7 @@ async def finished(request: Request, job: Job) -> dict[str, Any]:
     ended = await queue.result(job.id)
     if ended.status == "completed" and ended.result is not None:
         return ended.result
-    if queue.wrong.pop(job.id, False) and ended.error:
+    if job.id in queue.wrong and ended.error:
         raise OptionError(ended.error)
     raise Failed(ended.error or f"the job was {ended.status}")
 
@@ -119,17 +119,8 @@ def with_addresses(identity: str, result: dict[str, Any]) -> dict[str, Any]:
     pictures = []
     for number, picture in enumerate(result.get("pictures", [])):
         about = {k: v for k, v in picture.items() if k != "file"}
-        pictures.append({"url": f"/v1/jobs/{identity}/pictures/{number}", **_public(about)})
+        pictures.append({"url": f"/v1/jobs/{identity}/pictures/{number}", **about})
     return {**result, "pictures": pictures}
-
-
-def _public(about: dict[str, Any]) -> dict[str, Any]:
-    """What is said of a picture without the server's paths."""
-    out = dict(about)
-    for part in ("settings", "report"):
-        if part in out:
-            out[part] = {k: v for k, v in out[part].items() if k not in PRIVATE}
-    return out
 
 
 async def _answer(request: Request, body: Body, wait: bool) -> Response:
@@ -211,7 +202,7 @@ async def events(request: Request, identity: str) -> StreamingResponse:
             if update.kind == "completed":
                 data = with_addresses(identity, data)
             elif update.kind == "picture":
-                data = _public({k: v for k, v in data.items() if k != "file"})
+                data = {k: v for k, v in data.items() if k != "file"}
             yield sse(Update(update.kind, data))
 
     return StreamingResponse(lines(), media_type="text/event-stream")

@@ -6,6 +6,7 @@ negative_prompt, style. The official clients send them as ``extra_body``.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -72,7 +73,8 @@ async def edits(request: Request) -> Response:
     extra: dict[str, Any] = {"source": await _upload(form.get("image") or form.get("image[]"))}
     mask = form.get("mask")
     if mask is not None:
-        extra |= {"mask": _white(base64.b64decode(await _upload(mask))), "strength": 1.0}
+        white = await asyncio.to_thread(_white, base64.b64decode(await _upload(mask)))
+        extra |= {"mask": white, "strength": 1.0}
     return await _answer(request, asked, _body(asked, request, **extra), "image_edit")
 
 
@@ -136,7 +138,7 @@ async def _answer(request: Request, asked: Generation, body: CreateBody, kind: s
         events = _stream(request, job, asked, kind)
         return StreamingResponse(events, media_type="text/event-stream")
     result = await finished(request, job)
-    return JSONResponse(_response(request, job, result, asked))
+    return JSONResponse(await asyncio.to_thread(_response, request, job, result, asked))
 
 
 def _response(
@@ -191,7 +193,7 @@ async def _stream(request: Request, job: Job, asked: Generation, kind: str) -> A
             yield _event(f"{kind}.partial_image", {**common, **part, "size": asked.size or "auto"})
             sent += 1
         elif update.kind == "completed":
-            response = _response(request, job, update.data, asked)
+            response = await asyncio.to_thread(_response, request, job, update.data, asked)
             for picture in response["data"]:
                 whole = {**common, **picture, "size": response["size"], "usage": _usage()}
                 yield _event(f"{kind}.completed", whole)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import multiprocessing
 import shutil
+import sqlite3
 import threading
 import time
 from collections import defaultdict
@@ -22,6 +24,9 @@ from sfumato.web.worker import Cancel, Ended, Happened, serve
 
 CRASHED = "the worker stopped twice while it worked on this job"
 TOGETHER = 8  # jobs that are made at once, at most
+PAUSE = 0.5  # seconds between the end of a worker and the next one
+FORGET = 60.0  # seconds between looks for old jobs
+logger = logging.getLogger("sfumato.web")
 
 
 class Full(Exception):
@@ -83,7 +88,7 @@ class Queue:
         self.pipe: Connection | None = None
         self.process: BaseProcess | None = None
         self.done = asyncio.Event()
-        self.wrong: dict[str, bool] = {}
+        self.wrong: set[str] = set()  # failed jobs that asked for what cannot be done
         self.average = 1.0  # seconds of a job, for who is turned away
 
     async def start(self) -> None:
@@ -104,6 +109,17 @@ class Queue:
         if self.process is not None:
             self.process.terminate()
             await asyncio.to_thread(self.process.join, 5)
+        self.store.put_back()
+
+    def check(self) -> None:
+        """Refuse a job if too many wait.
+
+        Raises
+        ------
+        Full
+        """
+        if self.store.count("queued") >= self.longest:
+            raise Full
 
     def add(self, kind: str, request: Mapping[str, Any], identity: str | None = None) -> Job:
         """Queue a job.
@@ -113,8 +129,7 @@ class Queue:
         Full
             If too many wait.
         """
-        if self.store.count("queued") >= self.longest:
-            raise Full
+        self.check()
         job = self.store.add(kind, request, identity)
         self.woken.set()
         return job
@@ -223,7 +238,8 @@ class Queue:
         if message.error is None:
             self.store.complete(message.id, {"pictures": message.pictures, "seconds": taken})
         else:
-            self.wrong[message.id] = message.asked_wrong
+            if message.asked_wrong:
+                self.wrong.add(message.id)
             self.store.fail(message.id, message.error)
         job = self.store.get(message.id)
         self._leave(message.id)
@@ -235,19 +251,32 @@ class Queue:
         for job in self.store.recover(CRASHED):
             self._tell(job.id, _last(job))
         self.running.clear()
+        self.loop.create_task(self._again())
+
+    async def _again(self) -> None:
+        """A new worker, a moment later: one that cannot start would be begun without end."""
+        await asyncio.sleep(PAUSE)
         self._spawn()
         self.done.set()
         self.woken.set()
 
     async def _work(self) -> None:
-        """Give the worker one batch after the other."""
+        """Give the worker one batch after the other, and forget old jobs now and then."""
+        forgot = -FORGET
         while True:
-            batch = self._next()
+            try:
+                if time.monotonic() - forgot >= FORGET:
+                    forgot = time.monotonic()
+                    await asyncio.to_thread(self._forget)
+                batch = self._next()
+            except (OSError, sqlite3.Error):  # a full disk: later there may be room
+                logger.exception("the queue cannot be read")
+                await asyncio.sleep(5)
+                continue
             if not batch:
-                self._forget()
                 self.woken.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.woken.wait(), 60)
+                    await asyncio.wait_for(self.woken.wait(), FORGET)
                 continue
             self.done.clear()
             for work in batch:
@@ -262,16 +291,21 @@ class Queue:
     def _next(self) -> list[Work]:
         """The first job that waits, and those that can be made with it."""
         batch: list[Work] = []
+        retried = False
         for job in self.store.waiting():
             work = Work(job.id, job.kind, job.request, self.store.files(job.id))
-            if batch and not (self.batching and compatible(batch[0], work)):
+            # what was begun before may have killed the worker: it is made alone
+            together = self.batching and job.tries == 0 and not retried
+            if batch and not (together and compatible(batch[0], work)):
                 continue
             if len(batch) < TOGETHER and self.store.begin(job.id):
                 batch.append(work)
+                retried = retried or job.tries > 0
         return batch
 
     def _forget(self) -> None:
         for identity in self.store.expire(self.keep):
+            self.wrong.discard(identity)
             shutil.rmtree(self.store.files(identity), ignore_errors=True)
 
 

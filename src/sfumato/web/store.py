@@ -13,7 +13,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
+
+from sfumato.errors import OptionError
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
 
 Status = Literal["queued", "generating", "completed", "failed", "cancelled"]
 ENDED = ("completed", "failed", "cancelled")
@@ -79,6 +86,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.held = _hold(folder)
         self.lock = threading.Lock()
         self.database = sqlite3.connect(
             folder / "jobs.sqlite", check_same_thread=False, isolation_level=None
@@ -92,6 +100,7 @@ class Store:
         """Close the database."""
         with self.lock:
             self.database.close()
+        self.held.close()
 
     def files(self, identity: str) -> Path:
         """The folder of a job's pictures."""
@@ -170,7 +179,15 @@ class Store:
         for job in failed:
             self.fail(job.id, reason)
         self._change("UPDATE jobs SET status = 'queued' WHERE status = 'generating'", ())
-        return failed
+        return [now for job in failed if (now := self.get(job.id)) is not None]
+
+    def put_back(self) -> None:
+        """Queue what is worked on, as if it had not been begun: the server stops, and no job is to
+        blame.
+        """
+        self._change(
+            "UPDATE jobs SET status = 'queued', tries = tries - 1 WHERE status = 'generating'", ()
+        )
 
     def expire(self, seconds: float) -> list[str]:
         """Forget jobs that ended so long ago; returns their ids."""
@@ -188,6 +205,25 @@ class Store:
         with self.lock:
             rows = self.database.execute(question, values).fetchall()
         return [_job(row) for row in rows]
+
+
+def _hold(folder: Path) -> IO[bytes]:
+    """Keep other servers off a folder, as long as the file that is returned is open.
+
+    Raises
+    ------
+    OptionError
+        If another server has it.
+    """
+    file = (folder / "lock").open("wb")
+    if fcntl is None:
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise OptionError(f"{folder} is used by another server; give another --folder") from None
+    return file
 
 
 def new_id() -> str:

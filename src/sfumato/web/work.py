@@ -10,7 +10,7 @@ import base64
 import io
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from sfumato.tasks.restore.batch import engine
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.types import Progress
 
+PRIVATE = ("source", "mask", "fill", "image")  # files of the server
 EVERY = 0.1  # seconds between previews, at least
 APART = frozenset({"seed", "count", "prompt", "previews"})  # in what jobs of one batch may differ
 
@@ -68,6 +69,11 @@ class Work:
     kind: str
     request: dict[str, Any]
     folder: Path
+
+
+def public(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the server's files."""
+    return {name: value for name, value in settings.items() if name not in PRIVATE}
 
 
 class Models:
@@ -115,21 +121,24 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
                 rows.append((text, seed + k))
                 owner.append(number)
     first = {k: v for k, v in works[0].request.items() if k not in ("prompt", "previews")}
-    options = CreateOptions.build({**first, "batch": max(8, len(rows) if len(works) > 1 else 8)})
+    options = CreateOptions.build(first)
     plan = resolve(options, models.get(options))
     check([text for text, _ in rows], plan)
     for work in works:
         work.folder.mkdir(parents=True, exist_ok=True)
-    shown, made, last = [work.request.get("previews", 0) for work in works], 0, 0.0
+    # of several tries nobody knows yet which one is kept
+    shown = [work.request.get("previews", 0) * (len(plan.tries) == 1) for work in works]
+    made, last = 0, 0.0
     counts = [0] * len(works)
     for event in walk_rows(plan, rows):
         if isinstance(event, Made):
             number = owner[made]
             file = f"{counts[number]}.png"
-            event.save(works[number].folder / file)
+            settings = public(event.settings)
+            replace(event, settings=settings).save(works[number].folder / file)
             made += 1
             counts[number] += 1
-            about = {"seed": event.seed, "prompt": event.prompt, "settings": event.settings}
+            about = {"seed": event.seed, "prompt": event.prompt, "settings": settings}
             yield Finished(number, file, {**about, "cut": event.cut, "unknown": event.unknown})
             continue
         for number in range(len(works)):
@@ -166,7 +175,7 @@ def _trace(work: Work, models: Models) -> Iterator[Event]:
         if isinstance(event, Explained):
             event.write(work.folder / "page.html")
             for k, run in enumerate(event.runs):
-                made = run.trace.made
+                made = replace(run.trace.made, settings=public(run.trace.made.settings))
                 made.save(work.folder / f"{k}.png")
                 about = {"seed": made.seed, "prompt": made.prompt, "settings": made.settings}
                 yield Finished(0, f"{k}.png", about)
@@ -189,4 +198,4 @@ def _restore(work: Work) -> Iterator[Event]:
         file = f"{count}.png"
         notes = [*before.notes, *photos.write(event.photo, work.folder / file)]
         count += 1
-        yield Finished(0, file, {"report": event.report, "notes": notes})
+        yield Finished(0, file, {"report": public(event.report), "notes": notes})

@@ -87,16 +87,17 @@ class _Worker:
         """Do some jobs at once; where one of several is wrong, each is done alone."""
         try:
             self._follow(works, perform(works, self.models))
-        except SfumatoError as error:
+        except Exception as error:
+            if isinstance(error, EOFError | OSError) and self.pipe.closed:
+                raise
             if len(works) > 1:
                 for work in works:
-                    self._batch([work])
+                    if work.id not in self.cancelled:
+                        self._batch([work])
                 return
-            self.pipe.send(Ended(works[0].id, [], _said(error, works[0]), asked_wrong=True))
-        except Exception as error:
-            for work in works:
-                said = f"{type(error).__name__}: {_said(error, work)[:200]}"
-                self.pipe.send(Ended(work.id, [], said))
+            wrong, said = isinstance(error, SfumatoError), _said(error, works[0])
+            told = said if wrong else f"{type(error).__name__}: {said[:200]}"
+            self.pipe.send(Ended(works[0].id, [], told, asked_wrong=wrong))
 
     def _follow(self, works: Sequence[Work], events: Iterator[Event]) -> None:
         """Send what happens on, and stop when nobody waits any more."""

@@ -242,10 +242,10 @@ def _jobs(
             else [_beside(target, str(k), target.suffix) for k in range(1, samples + 1)]
         )
         told_apart = alone or target.suffix != source.suffix  # by the target's own name
-        about = "compare" if told_apart else f"{source.suffix[1:]}-compare"
-        comparisons = [_beside(path, about) for path in targets] if compare else []
-        spread = _beside(target, "spread") if samples > 1 else None
-        hidden = _beside(target, "mask") if mask else None
+        kind = "" if told_apart else f"{source.suffix[1:]}-"
+        comparisons = [_beside(path, f"{kind}compare") for path in targets] if compare else []
+        spread = _beside(target, f"{kind}spread") if samples > 1 else None
+        hidden = _beside(target, f"{kind}mask") if mask else None
         job = Job(source, targets, comparisons, spread, hidden)
         for path in job.outputs:
             if owner.setdefault(path, source) != source:

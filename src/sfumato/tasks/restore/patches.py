@@ -154,8 +154,8 @@ def _complete(part: Tensor, hole: Tensor, random: Generator) -> Iterator[float |
             matches, errors = search(level, matches, random)
             _vote(level, matches, errors, sharp=last and done == rounds)
             yield (k + done / rounds) / len(copies)
-    if level is None or matches is None or errors is None:
-        yield part
+    if level is None or matches is None or errors is None or level.hole.shape != hole.shape:
+        yield part  # no window of the whole size is known: there is nothing to copy from
     else:
         yield _blended(part, hole, level, matches, errors)
 
@@ -223,7 +223,7 @@ def _blended(part: Tensor, hole: Tensor, level: Level, matches: Tensor, errors: 
 
 def _smooth(values: Tensor, known: Tensor) -> Tensor:
     """What is known of (C, H, W), spread smoothly over all else."""
-    levels = max(1, math.ceil(math.log2(max(known.shape))))
+    levels = max(1, math.ceil(math.log2(min(known.shape))))
     short = [-n % 2**levels for n in known.shape]
     padding = (0, short[1], 0, short[0])
     values, weight = F.pad(values[None], padding), F.pad(known.float()[None, None], padding)
