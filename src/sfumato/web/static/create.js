@@ -104,6 +104,10 @@ export async function take(file, settingsToo = true) {
 }
 
 export function use(settings) {
+  if (models.some((model) => model.id === settings.model)) {
+    field("model").value = settings.model;
+    styles();
+  }
   for (const name of ["prompt", "negative_prompt", "seed", "steps", "guidance_scale", "style", "sampler"]) {
     if (settings[name] !== undefined) field(name).value = settings[name] ?? "";
   }

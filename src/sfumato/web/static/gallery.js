@@ -94,7 +94,8 @@ on(".explain", async () => {
   const status = viewer.querySelector(".status");
   const { prompt, settings } = viewer.current.picture;
   const asked = { prompt };
-  for (const key of ["model", "seed", "steps", "guidance_scale", "negative_prompt", "sampler", "style", "candidate"]) {
+  for (const key of ["model", "seed", "steps", "guidance_scale", "guidance_rescale", "negative_prompt",
+    "sampler", "schedule", "eta", "style", "size", "candidate"]) {
     if (settings[key] !== undefined && settings[key] !== null && settings[key] !== "") asked[key] = settings[key];
   }
   try {
