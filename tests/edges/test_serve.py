@@ -192,8 +192,11 @@ def test_the_webuiapi_client(server):
     assert "DPM++ 2M" in [sampler["name"] for sampler in api.get_samplers()]
     assert [model["model_name"] for model in api.get_sd_models()] == ["icons"]
     assert api.get_options()["sd_model_checkpoint"] == "icons"
-    info = api.png_info(made.image)
-    assert "parameters" in info.info or info.info == "" or info.parameters is not None
+    _, raw = ask(server, "/sdapi/v1/txt2img", {"prompt": "a star", "seed": 6, "steps": 2})
+    _, told = ask(server, "/sdapi/v1/png-info", {"image": raw["images"][0]})
+    assert told["info"].startswith("a star") and "Seed: 6" in told["info"]
+    assert told["parameters"]["prompt"] == "a star"
+    assert api.png_info(noise()).info == "", "a picture without settings"
 
 
 def test_progress_and_interrupt_of_the_web_ui(server):
