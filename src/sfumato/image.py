@@ -359,7 +359,7 @@ def sheet(
     pen = ImageDraw.Draw(out)
     for k, picture in enumerate(pictures):
         left, top = gap + k % columns * (width + gap), gap + k // columns * (height + room + gap)
-        out.paste(picture, (left, top))
+        out.paste(picture, (left, top), picture if picture.mode == "RGBA" else None)
         if k < len(texts):
             pen.multiline_text(
                 (left, top + height),

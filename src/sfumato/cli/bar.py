@@ -74,8 +74,9 @@ class _Lines:
     """
 
     def __init__(self) -> None:
-        self.begun = self.last = time.monotonic()
+        self.last = time.monotonic()
         self.share = 0.0
+        self.begun: tuple[float, float] | None = None  # when, and at which share: a run may go on
 
     def __enter__(self) -> Self:
         return self
@@ -85,9 +86,11 @@ class _Lines:
 
     def update(self, description: str, done: float, total: float | None, note: str = "") -> None:
         now, share = time.monotonic(), done / total if total else 0.0
+        since, first = self.begun = self.begun or (now, share)
         waited = now - self.last
         if waited < SECONDS or (waited < LONGEST and abs(share - self.share) < SHARE):
             return
         self.last, self.share = now, share
-        left = f", about {(now - self.begun) * (1 / share - 1):.0f} s left" if 0 < share < 1 else ""
+        seconds = (now - since) * (1 - share) / max(share - first, 1e-9)
+        left = f", about {seconds:.0f} s left" if first < share < 1 else ""
         say(f"{description}: {share:.0%}{left}" + (f"; {note}" if note else ""), err=True)

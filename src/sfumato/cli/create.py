@@ -98,6 +98,8 @@ def _tell(made: Made, path: Path, *, as_json: bool) -> None:
     for what, cut in (("prompt", made.cut), ("negative prompt", made.negative_cut)):
         if cut:
             note(f'the end of the {what} was not seen by the model: "{cut}"')
+    if made.settings.get("transparent") and made.picture.getchannel("A").getextrema()[0] == 255:
+        note(f"{path}: no white ground was found, so nothing of the picture is clear")
     if made.settings.get("mask") and FORMATS[path.suffix.lower()] == "JPEG":
         note(f"{path}: {JPEG_TOUCHES}")
 
@@ -106,15 +108,15 @@ def _with_progress(
     wanted: list[Prompt], values: dict[str, Any], model: Model | None
 ) -> Iterator[tuple[Prompt, Made]]:
     from sfumato.tasks.create.prompts import run
-    from sfumato.tasks.create.run import SamplerProgress
+    from sfumato.tasks.create.run import Made, SamplerProgress
 
     with bar() as progress:
         for item, event in run(wanted, values, model):
-            if isinstance(event, SamplerProgress):
-                now = event.progress
-                progress.update(now.what, now.done, now.total)
-            elif item is not None:
+            if item is not None and isinstance(event, Made):
                 yield item, event
+            elif not isinstance(event, Made):
+                now = event.progress if isinstance(event, SamplerProgress) else event
+                progress.update(now.what, now.done, now.total)
 
 
 def models(as_json: Annotated[bool, Option("--json", help="As JSON.")] = False) -> None:

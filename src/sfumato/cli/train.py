@@ -1,4 +1,4 @@
-"""``train text``, ``autoencoder``, ``diffusion``, ``matcher`` and ``restorer``."""
+"""``train text``, ``autoencoder``, ``diffusion``, ``matcher``, ``upscaler`` and ``restorer``."""
 
 from __future__ import annotations
 
@@ -85,11 +85,23 @@ def train_diffusion(
             "checkpoint."
         ),
     ] = None,
+    full: Annotated[
+        bool,
+        Option(
+            "--full",
+            help="With --start: train all weights and write a whole model; without it a LoRA is "
+            "trained, a small file that changes the model.",
+        ),
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
-    """Train text-to-image diffusion on captioned pictures; writes a whole model folder."""
-    from sfumato.train.diffusion import train_diffusion as work
+    """Train text-to-image diffusion on captioned pictures; writes a whole model folder, or with
+    --start a LoRA.
+    """
+    from sfumato.train.diffusion import train_diffusion as whole
+    from sfumato.train.lora import train_lora
 
+    work = train_lora if start is not None and not full else whole
     _train(work(data, output, autoencoder, text, config, values, start, pixels=pixels), output)
 
 
@@ -111,6 +123,23 @@ def train_matcher(
     from sfumato.train.match import train_matcher as work
 
     _train(work(data, output, text, config, values), output)
+
+
+@app.command("upscaler")
+@settings
+def train_upscaler(
+    values: Values,
+    data: Data,
+    output: Output,
+    model: Annotated[
+        str, Option(help="Whose pictures are enlarged: a bundled name, a folder or a checkpoint.")
+    ] = "icons",
+    config: ConfigFile = None,
+) -> None:
+    """Train what enlarges a model's pictures four times, by their text: for create --size."""
+    from sfumato.train.upscaler import train_upscaler as work
+
+    _train(work(data, output, model, config, values), output)
 
 
 @app.command("restorer")

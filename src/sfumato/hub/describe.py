@@ -51,6 +51,8 @@ def _folder(name: str, folder: Path) -> dict[str, Any]:
         for name in index
         if name.startswith(("unet", "vae", "text_encoder")) and any(index[name] or ())
     }
+    own_parts = (folder / name for name in ("matcher", "upscaler"))
+    parts |= {path for path in own_parts if (path / "config.json").exists()}
     weights = [weight_file(p) for p in parts]
     return _described(
         name, defaults, side, weights, index.get("_class_name"), weight_file(part(folder, "unet"))

@@ -7,14 +7,15 @@ is fetched.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
-from sfumato.condition.text import Encoder, NoText, PairEncoder, TextEncoder
+from sfumato.condition.text import Encoder, NoText, PairEncoder, TextEncoder, transformers
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
@@ -35,7 +36,9 @@ from sfumato.hub.files import (
     read_weights,
     weight_file,
 )
+from sfumato.hub.lora import lora_file, lora_scale, merge
 from sfumato.runtime import choose_device, choose_dtype
+from sfumato.space.detail import Detail
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
 from sfumato.types import Condition, Denoise
@@ -66,6 +69,9 @@ class Model:
     defaults : Defaults
     path : Path
         The model's folder or file.
+    loras : dict of str to str
+        The LoRAs that were added to the weights, as they were asked for, and digests of their
+        files.
     """
 
     name: str
@@ -76,6 +82,7 @@ class Model:
     scheduler: SchedulerConfig
     defaults: Defaults
     path: Path
+    loras: Mapping[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def matcher(self) -> Matcher | None:
@@ -93,6 +100,26 @@ class Model:
                 f"encoder gives {width}"
             )
         return network.to(self.device).eval()
+
+    @functools.cached_property
+    def upscaler(self) -> Denoiser | None:
+        """What makes a picture four times as large (:mod:`sfumato.tasks.upscale`), if the model
+        has it.
+        """
+        folder = self.path / "upscaler"
+        if not (folder / "config.json").exists():
+            return None
+        network = network_from(UNet, UNetConfig, folder, self.network.conv_in.weight.dtype)
+        channels, width = Detail().config.latent_channels, network.config.cross_attention_dim
+        text_width = self.network.config.cross_attention_dim
+        made = network.config.in_channels, network.config.out_channels, width
+        if made != (channels + 3, channels, text_width):
+            raise ModelError(
+                f"{folder} is no upscaler of this model: it takes {made[0]} channels, gives "
+                f"{made[1]} and reads texts of {width} values; wanted are {channels + 3}, "
+                f"{channels} and {text_width}"
+            )
+        return Denoiser(network.to(self.device), "v").eval()
 
     @property
     def network(self) -> UNet:
@@ -142,26 +169,35 @@ class Model:
     @property
     def parts(self) -> dict[str, str]:
         """The beginnings of the digests of the other files that a picture depends on, by part."""
+        added = {f"lora {name}": sha256[:16] for name, sha256 in self.loras.items()}
         if not self.path.is_dir():
-            return {}
+            return added
         networks, texts = (
-            ("vae", "text_encoder", "text_encoder_2"),
+            ("vae", "text_encoder", "text_encoder_2", "upscaler"),
             ("scheduler", "tokenizer", "tokenizer_2"),
         )
         there = {
             name: self.path / name for name in (*networks, *texts) if (self.path / name).is_dir()
         }
-        return {
+        found = {
             name: (digest(weight_file(folder)) if name in networks else digest_of_texts(folder))[
                 :16
             ]
             for name, folder in there.items()
         }
+        return found | added
 
 
 def bundled() -> list[str]:
     """Names of the models that came with the package."""
     return sorted(p.parent.name for p in BUNDLED.glob("*/model_index.json"))
+
+
+def is_model(name: str | Path) -> bool:
+    """Whether a name is that of a text-to-image model, bundled or a folder or a checkpoint."""
+    path = Path(name)
+    there = (path / "model_index.json").exists() or path.suffix == ".safetensors"
+    return str(name) in bundled() or there
 
 
 def restorers() -> list[str]:
@@ -216,7 +252,12 @@ def resolve(name: str) -> Path:
     raise unknown("model", name, bundled())
 
 
-def load(name: str | Path = "icons", device: str = "auto", dtype: str = "auto") -> Model:
+def load(
+    name: str | Path = "icons",
+    device: str = "auto",
+    dtype: str = "auto",
+    loras: Sequence[str] = (),
+) -> Model:
     """Open a model by bundled name, folder or file.
 
     Parameters
@@ -227,6 +268,9 @@ def load(name: str | Path = "icons", device: str = "auto", dtype: str = "auto") 
     dtype : str
         ``auto``, ``float32``, ``bfloat16``, ``float16``; of the networks' weights and activations.
         ``auto`` is float32 on a CPU, as bfloat16 changes pictures by more than they vary otherwise.
+    loras : sequence of str
+        Files or folders of LoRAs, each with how strongly it is added behind a colon, as
+        ``mine/:0.8``; 1 if absent.
 
     Raises
     ------
@@ -256,7 +300,20 @@ def load(name: str | Path = "icons", device: str = "auto", dtype: str = "auto") 
             text = one.to(where)
         case [one, two]:
             text = PairEncoder(one, two, zero_empty=parts.zero_empty).to(where)
-    return Model(name, parts.weights, denoiser, space.eval(), text, scheduler, parts.defaults, path)
+    model = Model(
+        name, parts.weights, denoiser, space.eval(), text, scheduler, parts.defaults, path
+    )
+    return with_loras(model, loras)
+
+
+def with_loras(model: Model, loras: Sequence[str]) -> Model:
+    """Add LoRAs to a model's weights, in place; returns the model with their digests."""
+    digests = dict(model.loras)
+    for asked in loras:
+        name, scale = lora_scale(asked)
+        merge(model.network, transformers(model.text), lora_file(name), scale)
+        digests[asked] = digest(lora_file(name))
+    return replace(model, loras=digests)
 
 
 def _folder(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:

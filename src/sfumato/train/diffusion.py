@@ -234,16 +234,21 @@ def _grounds(
             else network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval()
         )
         return None, space, text_encoder(text or Path("icons"))
-    if autoencoder or pixels or text or plan.network or plan.scheduler:
+    check_kept(autoencoder, text, pixels, plan.network, plan.scheduler)
+    begun, encoder = load_to_train(start)
+    return begun, begun.space, encoder
+
+
+def check_kept(*others: object) -> None:
+    """Refuse other parts for a model that is trained on."""
+    if any(others):
         raise OptionError(
             "a model that is trained on keeps its autoencoder, text encoder, network and "
             "scheduler; leave those out"
         )
-    begun, encoder = _begun(start)
-    return begun, begun.space, encoder
 
 
-def _begun(name: str) -> tuple[Model, TextEncoder]:
+def load_to_train(name: str) -> tuple[Model, TextEncoder]:
     """A model to train on from, or a part for."""
     begun = load(name, "cpu", "float32")
     if not isinstance(begun.text, TextEncoder):

@@ -49,6 +49,7 @@ class Plan(Config):
     shift: float = Field(1.0, gt=0)
     # deviation of noise on text states in diffusion training, in units of theirs
     text_noise: float = Field(0.0, ge=0)
+    rank: int = Field(8, ge=1, le=256)  # of a LoRA's changes
     previews: list[str] = [
         "a red apple",
         "a dog",
@@ -68,7 +69,9 @@ USUAL = {
     "autoencoder": (8000, 16),
     "diffusion": (12_000, 64),
     "diffusion from a model": (2000, 64),
+    "lora": (500, 16),
     "matcher": (1500, 256),
+    "upscaler": (12_000, 16),
     "restorer": (4000, 8),
 }
 

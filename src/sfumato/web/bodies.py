@@ -75,9 +75,11 @@ def checked(body: Body, folder: Path, models: Mapping[str, str]) -> dict[str, An
         request["prompt"] = texts
         request["model"] = _model(body.model, models)
         request["seed"] = random_seed() if body.seed is None else body.seed
+        if body.loras:
+            raise OptionError("the server adds no LoRA to its models")
     elif (body.steps or 0) > STEPS or body.samples > SAMPLES:
         raise OptionError(f"the server takes up to {STEPS} steps and {SAMPLES} samples")
-    elif body.engine == "diffusion":
+    elif body.engine == "diffusion" or (body.engine == "auto" and body.model in models):
         request["model"] = _model(body.model or "icons", models)
     elif body.model is not None and body.model not in restorers():
         raise unknown("model", body.model, restorers())

@@ -19,9 +19,9 @@ from PIL import Image
 
 from sfumato import image
 from sfumato.data import photo as photos
-from sfumato.hub.load import Model, load
+from sfumato.hub.load import Model
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import Plan, check, resolve
+from sfumato.tasks.create.plan import Plan, check, opened, resolve
 from sfumato.tasks.create.run import Made, walk_rows
 from sfumato.tasks.explain.experiments import Explained, steps
 from sfumato.tasks.restore.batch import engine
@@ -80,12 +80,12 @@ class Models:
     """The models that were used last; a new one takes the place of the oldest."""
 
     def __init__(self, most: int = 2) -> None:
-        self.most, self.held = most, dict[tuple[str, str, str], Model]()
+        self.most, self.held = most, dict[tuple[object, ...], Model]()
 
     def get(self, options: CreateOptions) -> Model:
         """The model of some options, loaded at most once."""
-        key = options.model, options.device, options.dtype
-        model = self.held.pop(key, None) or load(*key)
+        key = options.model, options.device, options.dtype, options.loras
+        model = self.held.pop(key, None) or opened(options)
         self.held[key] = model
         while len(self.held) > self.most:
             self.held.pop(next(iter(self.held)))
@@ -141,8 +141,11 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
             about = {"seed": event.seed, "prompt": event.prompt, "settings": settings}
             yield Finished(number, file, {**about, "cut": event.cut, "unknown": event.unknown})
             continue
+        now = event if isinstance(event, Progress) else event.progress
         for number in range(len(works)):
-            yield Told(number, event.progress)
+            yield Told(number, now)
+        if isinstance(event, Progress):
+            continue
         if any(shown) and time.monotonic() - last >= EVERY and event.step.index < event.steps - 1:
             last = time.monotonic()
             for number in (n for n, wanted in enumerate(shown) if wanted and n in owner[made:]):

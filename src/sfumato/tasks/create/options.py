@@ -72,10 +72,21 @@ class CreateOptions(Options):
     )
     style: str | None = option(None, "A style of the model; sfumato models lists them.")
     size: tuple[int, int] | None = option(None, "Width and height in pixels.", metavar="WxH")
+    transparent: bool = option(
+        False, "Make the white ground clear, without a white line around the subject."
+    )
     source: str | None = option(None, "A picture to start from.", flags="--from", group=START)
     strength: float = option(0.6, "How much of --from is made anew.", group=START, gt=0, le=1)
     mask: str | None = option(
         None, "Picture: white = make anew; the other pixels stay bit for bit.", group=START
+    )
+    loras: tuple[str, ...] = option(
+        (),
+        "A LoRA's file or folder, as train diffusion --start writes it, or one for Stable "
+        "Diffusion; PATH:0.8 adds it less. May be given again.",
+        flags="--lora",
+        group=COMPUTING,
+        metavar="PATH[:SCALE]",
     )
     device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
     dtype: str = option("auto", "auto, float32, bfloat16 or float16.", group=COMPUTING)
@@ -91,6 +102,11 @@ class CreateOptions(Options):
             r"(.+?)[ _](karras|exponential)", str(data.get("sampler")).strip(), re.IGNORECASE
         )
         return {**data, "sampler": named[1], "schedule": named[2]} if named else data
+
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _loras(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
 
     @field_validator("size", mode="before")
     @classmethod

@@ -21,12 +21,14 @@ from sfumato import __version__, image
 from sfumato.condition.text import NoText
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.files import digest
-from sfumato.hub.load import Model
+from sfumato.hub.load import Model, load
 from sfumato.sampler.registry import WITH_ETA
 from sfumato.sampler.schedule import SCHEDULES
+from sfumato.space.detail import Detail
 from sfumato.tasks.create.options import CreateOptions
 
 LARGEST = 4096  # pixels of a side
+ENLARGED = 1024  # pixels of a side, where the upscaler makes them
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Plan:
         Their numbers.
     size, shown : (int, int)
         Width and height that the model works at, and those of the picture.
+    enlarged : int
+        How many times the upscaler is applied; each time the sides become four times as long.
     start : Start, optional
     strength : float
         How much of the start is made anew; 1 without one.
@@ -82,6 +86,7 @@ class Plan:
     tries: Sequence[int]
     size: tuple[int, int]
     shown: tuple[int, int]
+    enlarged: int
     start: Start | None
     strength: float
 
@@ -146,6 +151,11 @@ class Plan:
         return {**given, **found}
 
 
+def opened(options: CreateOptions) -> Model:
+    """The model that some options name, with their LoRAs."""
+    return load(options.model, options.device, options.dtype, options.loras)
+
+
 def resolve(options: CreateOptions, model: Model) -> Plan:
     """Make every choice that the options leave to the model.
 
@@ -158,6 +168,9 @@ def resolve(options: CreateOptions, model: Model) -> Plan:
     """
     defaults = model.defaults
     start, size, shown = _start(options, model)
+    size, enlarged = (size, 0) if options.mask else _small(size, model)
+    if start is not None and enlarged:
+        start = Start(image.crop_to(start.picture, size), start.stored, start.profile, None)
     best_of, scale = options.best_of or defaults.best_of, options.guidance_scale
     return Plan(
         model,
@@ -169,6 +182,7 @@ def resolve(options: CreateOptions, model: Model) -> Plan:
         tries=range(best_of) if options.candidate is None else [options.candidate],
         size=size,
         shown=shown,
+        enlarged=enlarged,
         start=start,
         strength=options.strength if start else 1.0,
     )
@@ -197,6 +211,23 @@ def _start(
     return start, size, shown
 
 
+def _small(size: tuple[int, int], model: Model) -> tuple[tuple[int, int], int]:
+    """The size to work at for a picture of some size, and how often the result is enlarged.
+
+    A picture larger than the model's own is made at about the model's size, if it has an upscaler.
+    """
+    own = max(model.size)
+    if max(size) <= own or model.upscaler is None:
+        return size, 0
+    small = _nearest(
+        (round(size[0] * own / max(size)), round(size[1] * own / max(size))), model.unit
+    )
+    times, factor = 0, Detail().config.factor
+    while any(n * factor**times < wanted for n, wanted in zip(small, size, strict=True)):
+        times += 1
+    return small, times
+
+
 def check(prompts: Sequence[str], plan: Plan) -> None:
     """Refuse what a model cannot do, before any work.
 
@@ -219,6 +250,9 @@ def _check_texts(texts: Sequence[str], model: Model) -> None:
 
 def _check_size(plan: Plan) -> None:
     unit, (wide, tall) = plan.model.unit, plan.size
+    if plan.enlarged and max(plan.shown) > ENLARGED:
+        wide, tall = plan.shown
+        raise OptionError(f"size {wide}x{tall}: {plan.model.name} makes sides up to {ENLARGED}")
     if any(n % unit or not unit <= n <= LARGEST for n in plan.size):
         near = "x".join(str(n) for n in _nearest(plan.size, unit))
         raise OptionError(

@@ -20,11 +20,11 @@ from sfumato import image, metadata
 from sfumato.data.text import decode
 from sfumato.errors import OptionError, PictureError
 from sfumato.hub.files import digest
-from sfumato.hub.load import Model, load
+from sfumato.hub.load import Model
 from sfumato.runtime import atomic, check_file, check_folder
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import check, resolve
-from sfumato.tasks.create.run import Made, SamplerProgress, walk
+from sfumato.tasks.create.plan import check, opened, resolve
+from sfumato.tasks.create.run import Event, Made, walk
 
 NO_SOURCE = "--strength says how much of a picture is made anew: it goes with --from PICTURE"
 OF_A_ROW = frozenset(CreateOptions.model_fields) - {
@@ -183,17 +183,12 @@ def again(
     _same_files(path, settings, {"source", "mask"} - chosen.keys())
     known = {k: v for k, v in known.items() if k not in _outdone(chosen, given, wanted)}
     values = {**given, **known, **chosen}
-    model = _opened(values)
+    model = opened(CreateOptions.build(values))
     if "model" not in chosen:
         _same_weights(path, settings, model)
     if not wanted and not chosen.keys() & {"model", "style"}:
         _same_words(path, settings, model)
     return list(wanted) or [Prompt(settings["prompt"])], values, model
-
-
-def _opened(values: Mapping[str, Any]) -> Model:
-    options = CreateOptions.build(values)
-    return load(options.model, options.device, options.dtype)
 
 
 def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None:
@@ -250,11 +245,11 @@ def _outdone(
 
 def run(
     wanted: Sequence[Prompt], values: Mapping[str, Any], model: Model | None = None
-) -> Iterator[tuple[Prompt | None, SamplerProgress | Made]]:
+) -> Iterator[tuple[Prompt | None, Event]]:
     """Make all pictures, prompts of equal options together; yields each event with the prompt it
     belongs to.
     """
-    model = model or _opened(values)
+    model = model or opened(CreateOptions.build(values))
     groups: dict[tuple[tuple[str, Any], ...], list[Prompt]] = {}
     for item in wanted:
         groups.setdefault(item.own, []).append(item)
@@ -292,6 +287,8 @@ class Saver:
     ) -> None:
         """Refuse before any work what cannot be written."""
         check_folder(self.folder)
+        if values.get("transparent") and metadata.FORMATS.get(self.output.suffix.lower()) == "JPEG":
+            raise OptionError(f"{self.output}: a JPEG has no transparency; give .png or .webp")
         seed, count = values.get("seed"), int(values.get("count") or 1)
         planned: set[Path] = {self._sheet} if grid else set()
         for path in planned:

@@ -25,12 +25,16 @@ from sfumato.condition.text import is_spelled
 from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
 from sfumato.errors import OptionError
-from sfumato.hub.load import Model, load
+from sfumato.hub.load import Model
 from sfumato.runtime import MAX_SEED, Streams, derived, legible, random_seed
 from sfumato.sampler.registry import SAMPLERS, build
+from sfumato.tasks.create.cutout import transparent
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import Plan, check, resolve
+from sfumato.tasks.create.plan import Plan, check, opened, resolve
+from sfumato.tasks.upscale import upscale
 from sfumato.types import Condition, Denoise, Progress, Step
+
+ENLARGING = 64  # the stream of a seed for the upscaler; tries have those below
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,9 @@ class SamplerProgress:
         return Progress("steps", made, self.total * self.steps)
 
 
+Event = SamplerProgress | Progress | Made
+
+
 def create(
     prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None
 ) -> list[Made]:
@@ -135,11 +142,13 @@ def create(
 
 def walk(
     prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None
-) -> Iterator[SamplerProgress | Made]:
-    """Make pictures and yield every sampler step on the way; to cancel, stop iterating."""
+) -> Iterator[Event]:
+    """Make pictures and yield every sampler step and every enlarged picture on the way; to cancel,
+    stop iterating.
+    """
     options = options or CreateOptions()
     texts = [legible(text) for text in ([prompts] if isinstance(prompts, str) else prompts)]
-    plan = resolve(options, model or load(options.model, options.device, options.dtype))
+    plan = resolve(options, model or opened(options))
     check(texts, plan)
     seed = random_seed() if options.seed is None else options.seed
     if seed + options.count > MAX_SEED + 1:
@@ -150,7 +159,7 @@ def walk(
     yield from walk_rows(plan, rows)
 
 
-def walk_rows(plan: Plan, rows: list[tuple[str, int]]) -> Iterator[SamplerProgress | Made]:
+def walk_rows(plan: Plan, rows: list[tuple[str, int]]) -> Iterator[Event]:
     """Follow a plan that was checked: a picture for each text and seed, in order."""
     batches = _batches(plan, rows)
     runs = [-(-len(batch) * len(plan.tries) // plan.options.batch) for batch in batches]
@@ -171,9 +180,7 @@ def _batches(plan: Plan, rows: list[tuple[str, int]]) -> list[list[tuple[str, in
     return batches
 
 
-def _batch(
-    plan: Plan, rows: list[tuple[str, int]], done: int, total: int
-) -> Iterator[SamplerProgress | Made]:
+def _batch(plan: Plan, rows: list[tuple[str, int]], done: int, total: int) -> Iterator[Event]:
     """Make some pictures: all tries of each, of which the best are kept."""
     started = time.perf_counter()
     count, at_once = len(plan.tries), plan.options.batch
@@ -186,12 +193,13 @@ def _batch(
         cut += unseen
     pixels = torch.cat(parts)
     best = _best(plan, pixels, [text for text, _ in wanted])
-    kept = image.to_pictures(pixels[[k * count + one for k, one in enumerate(best)]])
+    kept = [k * count + one for k, one in enumerate(best)]
+    pictures = yield from _finished(plan, pixels[kept], [wanted[k] for k in kept])
     seconds = (time.perf_counter() - started) / len(rows)
-    for k, ((text, seed), picture) in enumerate(zip(rows, kept, strict=True)):
+    for k, ((text, seed), picture) in enumerate(zip(rows, pictures, strict=True)):
         prompt_cut, negative_cut = cut[k * count]
         yield Made(
-            _with_kept(plan, picture),
+            _shown(plan, picture),
             text,
             seed,
             seconds,
@@ -201,6 +209,24 @@ def _batch(
             is_spelled(plan.model.text, text),
             plan.options.count,
         )
+
+
+def _finished(
+    plan: Plan, pixels: Tensor, wanted: Sequence[tuple[str, int]]
+) -> Generator[Progress, None, list[Image.Image]]:
+    """Pictures at the size that is shown, enlarged one by one where the model works at less."""
+    upscaler, texts = plan.model.upscaler, [text for text, _ in wanted]
+    if not plan.enlarged or upscaler is None:
+        return image.to_pictures(pixels)
+    pictures = []
+    for k, (text, seed) in enumerate(wanted):
+        tokens = plan.model.text([text], plan.size)[0].tokens
+        noise, made = Streams([derived(seed, ENLARGING)]).like, pixels[[k]].float()
+        for _ in range(plan.enlarged):
+            made = upscale(upscaler, made, tokens, noise)
+        pictures.append(image.crop_to(image.to_pictures(made)[0], plan.shown))
+        yield Progress("enlarging", k + 1, len(texts))
+    return pictures
 
 
 # of a generator: while it works, not while others do between its steps
@@ -286,6 +312,12 @@ def _best(plan: Plan, pixels: Tensor, texts: Sequence[str]) -> list[int]:
         said = matcher.texts(plan.model.text.pooled(texts).float())
         scores = (pictures * said).sum(dim=1).view(-1, count)
     return [int(k) for k in scores.argmax(dim=1)]
+
+
+def _shown(plan: Plan, made: Image.Image) -> Image.Image:
+    """The picture as the user gets it."""
+    kept = _with_kept(plan, made)
+    return transparent(kept) if plan.options.transparent else kept
 
 
 def _with_kept(plan: Plan, made: Image.Image) -> Image.Image:

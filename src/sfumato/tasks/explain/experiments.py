@@ -20,14 +20,14 @@ from torch import Tensor
 
 from sfumato import image
 from sfumato.errors import OptionError
-from sfumato.hub.load import Model, load
+from sfumato.hub.load import Model
 from sfumato.metrics import psnr
 from sfumato.runtime import generator, random_seed
 from sfumato.sampler.ode import level
 from sfumato.space.kl import AutoencoderKL
 from sfumato.space.pixels import Pixels
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import check, resolve
+from sfumato.tasks.create.plan import check, opened, resolve
 from sfumato.tasks.create.run import SamplerProgress
 from sfumato.tasks.explain.trace import Look, Trace, record
 from sfumato.types import Progress
@@ -219,7 +219,7 @@ def steps(
     options = options or CreateOptions()
     if not 0 < len(texts) <= MOST:
         raise OptionError(f"{len(texts)} prompts: a page shows 1 to {MOST} pictures")
-    model = model or load(options.model, options.device, options.dtype)
+    model = model or opened(options)
     if options.seed is None:
         options = options.model_copy(update={"seed": random_seed()})
     check(texts, resolve(options, model))

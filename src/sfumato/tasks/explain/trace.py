@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from sfumato.condition.text import Encoder, tokenize, transformers
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.errors import OptionError
-from sfumato.hub.load import Model, load
+from sfumato.hub.load import Model
 from sfumato.layers import TransformerBlock
 from sfumato.runtime import atomic
 from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.plan import opened
 from sfumato.tasks.create.run import Made, SamplerProgress, walk
 from sfumato.types import Condition, Step
 
@@ -223,14 +224,14 @@ def record(
     options = options or CreateOptions()
     if options.count != 1:
         raise OptionError(f"one picture can be explained at once, not {options.count}")
-    model = model or load(options.model, options.device, options.dtype)
+    model = model or opened(options)
     batches: dict[int, list[tuple[Step, _Pass, float]]] = defaultdict(list)
     recorder = _Recorder(model).eval()
     for event in walk(prompt, options, replace(model, denoiser=recorder)):
         if isinstance(event, SamplerProgress):
             batches[event.done].append((event.step, *recorder.taken(len(event.step.x))))
             yield event
-        else:
+        elif isinstance(event, Made):
             yield _trace(event, options, model, batches)
 
 

@@ -20,12 +20,13 @@ from sfumato.data import photo as photos
 from sfumato.data.photo import Photo
 from sfumato.data.walk import files
 from sfumato.errors import OptionError, PictureError, SfumatoError
-from sfumato.hub.load import load
+from sfumato.hub.load import is_model, load
 from sfumato.metadata import SCHEMA
 from sfumato.runtime import check_file, check_folder
 from sfumato.tasks.restore.diffusion import diffuse
+from sfumato.tasks.restore.enlarge import enlarge
 from sfumato.tasks.restore.networks import RestorationNetworks
-from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.options import OF_DIFFUSION, RestoreOptions
 from sfumato.tasks.restore.run import Restored, walk
 from sfumato.types import Progress
 
@@ -174,10 +175,16 @@ def run(batch: Batch, options: RestoreOptions) -> Iterator[Progress | Written | 
 
 def engine(options: RestoreOptions) -> Restore:
     """What restores a photo, with its models loaded when they are first needed."""
-    if options.engine == "diffusion":
+    named = options.engine == "auto" and options.model is not None and is_model(options.model)
+    if options.engine == "diffusion" or named:
         model = load(options.model or "icons", options.device, options.dtype)
+        if options.enlarge and options.only == "size" and model.upscaler is not None:
+            upscaler = model.upscaler
+            return lambda photo: enlarge(photo, options, model, upscaler)
         finder = RestorationNetworks(None, options.device, options.dtype)
         return lambda photo: diffuse(photo, options, model, finder.damage)
+    if options.model_fields_set & OF_DIFFUSION:
+        raise OptionError(f"{options.model} is no text-to-image model: --prompt is not for it")
     if options.clean and options.model is None:
         raise OptionError("--clean goes with --model: a folder written by sfumato train restorer")
     networks = RestorationNetworks(

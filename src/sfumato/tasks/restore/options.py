@@ -178,9 +178,13 @@ class RestoreOptions(Options):
 
     @model_validator(mode="after")
     def _sensible(self) -> RestoreOptions:
-        if self.engine != "diffusion" and self.model_fields_set & OF_DIFFUSION:
-            raise OptionError("--prompt, --steps and --guidance-scale go with --engine diffusion")
-        several = self.engine != "network" and (self.fills or self.engine == "diffusion")
+        diffuses = self.engine == "diffusion" or (self.engine == "auto" and self.model is not None)
+        if self.model_fields_set & OF_DIFFUSION and not diffuses:
+            raise OptionError(
+                "--prompt, --steps and --guidance-scale go with --engine diffusion, or with a "
+                "text-to-image --model"
+            )
+        several = self.engine != "network" and (self.fills or diffuses)
         if self.model_fields_set & OF_SEVERAL and not several:
             raise OptionError(
                 "--samples and --seed go with what has several answers: a hole that is filled, or "

@@ -1,0 +1,210 @@
+"""LoRA: small files that change a model's layers (Hu et al. 2021, arXiv:2106.09685).
+
+A layer's weight W becomes ``W + scale (alpha / rank) B A``, with A of few rows and B of few
+columns. The change is added once, when a model is loaded, so it costs nothing afterwards. Read are
+the names of diffusers and PEFT (``unet.….lora_A.weight``), those of diffusers before
+(``.lora.down.weight``), and kohya's (``lora_unet_….lora_down.weight``); written are PEFT's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sfumato.condition.text import TextEncoder
+from sfumato.denoiser.unet import UNet
+from sfumato.errors import ModelError
+from sfumato.hub.files import PICKLES, read_weights
+from sfumato.hub.names import unet_name
+from sfumato.runtime import atomic
+
+FILE = "pytorch_lora_weights.safetensors"  # what diffusers looks for in a folder
+FORMAT = re.compile(
+    r"(?P<layer>.+?)(?:\.lora_(?P<peft>A|B)|\.lora[._](?P<old>down|up))\.weight|"
+    r"(?P<scaled>.+)\.alpha"
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is added to one layer.
+
+    Attributes
+    ----------
+    down : Tensor, (rank, inputs) or (rank, inputs, k, k)
+    up : Tensor, (outputs, rank) or (outputs, rank, 1, 1)
+    alpha : float
+        The product is scaled by ``alpha / rank``.
+    """
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+
+    def of(self, weight: Tensor) -> Tensor:
+        """The change of a weight, in its shape and float32."""
+        rank = self.down.shape[0]
+        product = self.up.float().flatten(1) @ self.down.float().flatten(1)
+        return (self.alpha / rank) * product.reshape(weight.shape)
+
+
+def lora_file(path: Path | str) -> Path:
+    """The file of a LoRA: itself, or in a folder the one of diffusers' name or the only one.
+
+    Raises
+    ------
+    ModelError
+    """
+    path = Path(path)
+    if path.suffix in PICKLES:
+        raise ModelError(f"{path} is a pickle, which can run code when opened; it is not read")
+    if path.is_dir():
+        found = [path / FILE] if (path / FILE).exists() else sorted(path.glob("*.safetensors"))
+        if len(found) != 1:
+            raise ModelError(
+                f"{path} holds {len(found) or 'no'} .safetensors; name the LoRA's file"
+            )
+        return found[0]
+    if not path.is_file():
+        raise ModelError(f"there is no LoRA {path}")
+    return path
+
+
+def lora_scale(asked: str) -> tuple[str, float]:
+    """A LoRA's path, and the number behind its last colon.
+
+    Examples
+    --------
+    >>> lora_scale("mine/:0.8"), lora_scale("mine/")
+    (('mine/', 0.8), ('mine/', 1.0))
+    """
+    match = re.fullmatch(r"(.+):(-?\d*\.?\d+)", asked)
+    return (match[1], float(match[2])) if match else (asked, 1.0)
+
+
+def read_lora(path: Path) -> dict[str, Change]:
+    """The changes in a file, by the layer's name as the file has it.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read, or holds other things than LoRA's.
+    """
+    parts: dict[str, dict[str, Tensor]] = {}
+    weights = read_weights(path)
+    for name, value in weights.items():
+        match = FORMAT.fullmatch(name)
+        if match is None:
+            raise ModelError(
+                f"{path} is no LoRA that is known: {name} is neither lora_A nor lora_B"
+            )
+        kind = match["peft"] or {"down": "A", "up": "B"}.get(match["old"] or "", "alpha")
+        parts.setdefault(match["layer"] or match["scaled"], {})[kind] = value
+    alphas = _alphas(path)
+    changes = {}
+    for layer, found in parts.items():
+        if not {"A", "B"} <= found.keys():
+            raise ModelError(f"{path}: {layer} has only {', '.join(found)}; A and B are needed")
+        rank = found["A"].shape[0]
+        alpha = float(found["alpha"]) if "alpha" in found else alphas.get(layer.split(".")[0], rank)
+        changes[layer] = Change(found["A"], found["B"], float(alpha))
+    if not changes:
+        raise ModelError(f"{path} holds no weights")
+    return changes
+
+
+def _alphas(path: Path) -> dict[str, float]:
+    """The alpha of each part, as PEFT notes it in the file."""
+    try:
+        with safe_open(path, "pt") as opened:
+            noted = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    except (SafetensorError, ValueError, RecursionError):
+        return {}
+    return {
+        key.removesuffix(".lora_alpha"): float(value)
+        for key, value in noted.items()
+        if key.endswith(".lora_alpha") and isinstance(value, int | float)
+    }
+
+
+def merge(network: UNet, encoders: Sequence[TextEncoder], path: Path, scale: float = 1.0) -> None:
+    """Add the changes in a file to a model's weights.
+
+    Parameters
+    ----------
+    network : UNet
+    encoders : sequence of TextEncoder
+        Weights of both are changed in place.
+    path : Path
+    scale : float
+        How strongly; 0 changes nothing, and negative numbers do the opposite.
+
+    Raises
+    ------
+    ModelError
+        If a layer of the file is not in the model, or has another shape there.
+    """
+    layers = dict(_layers(network, encoders))
+    for name, change in read_lora(path).items():
+        layer = layers.get(_plain(name))
+        if layer is None:
+            raise ModelError(f"{path} is for another model: this one has no layer {name}")
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        try:
+            added = change.of(weight)
+        except RuntimeError:
+            raise ModelError(
+                f"{path} is for another model: {name} has {change.up.shape[0]} outputs and "
+                f"{tuple(change.down.shape[1:])} inputs there, here {tuple(weight.shape)}"
+            ) from None
+        if not added.isfinite().all():
+            raise ModelError(f"{path}: {name} is not finite")
+        weight.data = (weight.float() + scale * added.to(weight.device)).to(weight.dtype)
+
+
+def _plain(name: str) -> str:
+    """A layer's name in letters that all spellings share."""
+    name = re.sub(r"\.processor\.(to_\w+?)(_lora)?$", r".\1", name)
+    return re.sub(r"^lora_te_", "lora_te1_", name).replace(".", "_")
+
+
+def _layers(network: UNet, encoders: Sequence[TextEncoder]) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of a model under each of their spellings."""
+    for name, layer in _weighted(network):
+        yield f"unet_{name}".replace(".", "_"), layer
+        yield f"lora_unet_{name}".replace(".", "_"), layer
+        stored = unet_name(f"{name}.weight", network.config).removesuffix(".weight")
+        yield f"lora_unet_{stored}".replace(".", "_"), layer
+    for k, encoder in enumerate(encoders):
+        part = "text_encoder" if k == 0 else f"text_encoder_{k + 1}"
+        for name, layer in _weighted(encoder.clip):
+            yield f"{part}_{name}".replace(".", "_"), layer
+            yield f"lora_te{k + 1}_{name}".replace(".", "_"), layer
+
+
+def _weighted(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return (
+        (name, layer)
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    )
+
+
+def save_lora(changes: Mapping[str, Change], path: Path) -> None:
+    """Write changes of U-Net layers under PEFT's names, as diffusers opens them, in float16."""
+    weights = {}
+    for name, change in changes.items():
+        scaled = change.up * (change.alpha / change.down.shape[0])
+        weights[f"unet.{name}.lora_A.weight"] = change.down.to(torch.float16).contiguous().cpu()
+        weights[f"unet.{name}.lora_B.weight"] = scaled.to(torch.float16).contiguous().cpu()
+    with atomic(path) as scratch:
+        save_file(weights, scratch, {"format": "pt"})

@@ -1,0 +1,134 @@
+"""Enlarge with the upscaler of a text-to-image model, which draws what its model knows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sfumato import __version__, image
+from sfumato.condition.text import NoText
+from sfumato.corruption.color import Grayscale
+from sfumato.data.photo import Photo
+from sfumato.denoiser.denoiser import Denoiser
+from sfumato.denoiser.unet import UNet
+from sfumato.errors import OptionError
+from sfumato.hub.load import Model
+from sfumato.runtime import Streams, random_seed
+from sfumato.space.detail import Detail
+from sfumato.tasks.restore.options import HOW, OF_DIFFUSION, RestoreOptions
+from sfumato.tasks.restore.report import shrunk_difference
+from sfumato.tasks.restore.run import Restored
+from sfumato.tasks.upscale import STEPS, walk
+from sfumato.types import Progress
+
+LARGEST = 1024 * 1024  # pixels of a result: all of it is made at once
+
+
+def enlarge(
+    photo: Photo, options: RestoreOptions, model: Model, upscaler: Denoiser
+) -> Iterator[Progress | Restored]:
+    """Enlarge a picture; yields after each step, and at last one answer per sample.
+
+    The upscaler makes sides four times as long; for other factors its result is resized.
+
+    Raises
+    ------
+    OptionError
+        If the result would be too large, for guidance, and for a text that the model cannot read.
+    """
+    factor = options.enlarge or 1.0
+    pixels = math.prod(photo.size) * factor**2
+    if pixels > LARGEST:
+        raise OptionError(
+            f"{pixels / 1e6:.1f} megapixels are too many for {model.name}, which enlarges to "
+            f"{LARGEST / 1e6:.1f}; leave --model and --engine out for photos"
+        )
+    if options.guidance_scale is not None:
+        raise OptionError(f"{model.name} enlarges without guidance; leave --guidance-scale out")
+    if options.prompt and isinstance(model.text, NoText):
+        raise OptionError(f"{model.name} takes no text; leave --prompt out")
+    seed = random_seed() if options.seed is None else options.seed
+    steps = options.steps or STEPS
+    rounds = max(1, math.ceil(math.log(factor, Detail().config.factor) - 1e-9))
+    # a clear ground has an edge of its own
+    planes = [photo.opaque().frame()] + ([] if photo.alpha is None else [_gray(photo.alpha)])
+    total = options.samples * len(planes) * rounds * steps
+    progress = (Progress("enlarging", n, total) for n in itertools.count(1))
+    for k in range(options.samples):
+        made = []
+        for plane in planes:
+            x = torch.from_numpy(plane)[None].expand(-1, 3, -1, -1).to(model.device)
+            noise = Streams([seed + k]).like
+            for _ in range(rounds):
+                x = yield from _drawn(x, options.prompt, model, upscaler, noise, steps, progress)
+            made.append(x)
+        yield _restored(photo, options, model, made, seed + k)
+
+
+def _gray(alpha: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Transparency as a gray picture (1, H, W) in [-1, 1]."""
+    return alpha[None].astype(np.float32) / np.float32(127.5) - 1
+
+
+@torch.inference_mode()  # of a generator: while it works, not while others do between its steps
+def _drawn(
+    x: Tensor,
+    prompt: str,
+    model: Model,
+    upscaler: Denoiser,
+    noise: Callable[[Tensor], Tensor],
+    steps: int,
+    progress: Iterator[Progress],
+) -> Generator[Progress, None, Tensor]:
+    """A picture four times as large as (1, 3, h, w); yields the next progress after each step."""
+    network, factor = upscaler.network, Detail().config.factor
+    assert isinstance(network, UNet)
+    (tall, wide), unit = x.shape[-2:], network.config.unit
+    small = F.pad(x, (0, -wide % unit, 0, -tall % unit), mode="replicate")
+    tokens = model.text([prompt], (wide, tall))[0].tokens
+    details = torch.zeros(())
+    for step in walk(upscaler, small, tokens, noise, steps):
+        details = step.x
+        yield next(progress)
+    made = Detail().decode(details, small).clamp(-1, 1)
+    return made[..., : tall * factor, : wide * factor]
+
+
+def _restored(
+    photo: Photo, options: RestoreOptions, model: Model, made: list[Tensor], seed: int
+) -> Restored:
+    """The result at the size asked for, in the photo's form."""
+    factor = options.enlarge or 1.0
+    size = round(photo.size[0] * factor), round(photo.size[1] * factor)
+    x, *alpha = (_resized(plane.float().cpu(), size) for plane in made)
+    x = Grayscale().apply(x) if photo.values.shape[2] == 1 else x
+    large = photo.with_values(photo.stored(x[0].numpy()))
+    if alpha:
+        large = replace(large, alpha=image.to_bytes(alpha[0][0, 0]).numpy())
+    report = {
+        "task": "restore",
+        "version": __version__,
+        "engine": "upscaler",
+        "model_sha256": model.parts["upscaler"],
+        "seed": seed,
+        **options.model_dump(mode="json", exclude_defaults=True, exclude=set(HOW)),
+        **options.model_dump(mode="json", include={*OF_DIFFUSION, "samples"}),
+        "shrunk_difference": round(shrunk_difference(large, photo, factor), 3),
+    }
+    return Restored(large, report)
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """A picture (1, 3, H, W) at a smaller size: the mean of the area of each pixel."""
+    if (x.shape[-1], x.shape[-2]) == size:
+        return x
+    return image.to_tensor(image.to_pictures(x)[0].resize(size, Image.Resampling.BOX))

@@ -1,0 +1,64 @@
+"""Enlarge four times: diffusion of the details that a small picture lacks, guided by its text.
+
+The small picture nearly decides the large one, so a few steps without guidance suffice (Ho et al.
+2021, arXiv:2106.15282, have such cascades).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from sfumato.denoiser.denoiser import Denoiser
+from sfumato.sampler.ode import dpmpp_2m
+from sfumato.sampler.schedule import trailing
+from sfumato.space.detail import Detail
+from sfumato.types import Condition, Step
+
+STEPS = 4
+
+
+def walk(
+    denoiser: Denoiser,
+    small: Tensor,
+    tokens: Tensor | None,
+    noise: Callable[[Tensor], Tensor],
+    steps: int = STEPS,
+) -> Iterator[Step]:
+    """Sampler steps in the space of details.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        Of a U-Net that takes details and, as planes, the small picture.
+    small : Tensor, (B, 3, h, w), in [-1, 1]
+    tokens : Tensor, (B, T, D), optional
+        States of the texts.
+    noise : callable
+        From a tensor to standard normal noise of its shape.
+    steps : int
+    """
+    sigmas = trailing(denoiser.times.sigmas, steps)
+    condition = Condition(tokens, planes=small)
+    start = noise(small.new_empty(len(small), Detail().config.latent_channels, *small.shape[2:]))
+    yield from dpmpp_2m(
+        lambda x, sigma: denoiser(x, sigma, condition),
+        start * math.sqrt(1 + float(sigmas[0]) ** 2),
+        sigmas,
+    )
+
+
+@torch.inference_mode()
+def upscale(
+    denoiser: Denoiser,
+    small: Tensor,
+    tokens: Tensor | None,
+    noise: Callable[[Tensor], Tensor],
+    steps: int = STEPS,
+) -> Tensor:
+    """Pictures (B, 3, h, w) in [-1, 1] to pictures (B, 3, 4h, 4w); see :func:`walk`."""
+    *_, last = walk(denoiser, small, tokens, noise, steps)
+    return Detail().decode(last.x, small).clamp(-1, 1)
