@@ -53,9 +53,9 @@ def test_the_same_picture_as_diffusers(tiny, lora):
     pipe.load_lora_weights(str(lora), adapter_name="mine")
     for scale in (1.0, 0.4):
         pipe.set_adapters("mine", scale)
-        ours = create(
-            "a red apple", options.model_copy(update={"loras": (f"{lora}:{scale}",)})
-        )[0].picture
+        ours = create("a red apple", options.model_copy(update={"loras": (f"{lora}:{scale}",)}))[
+            0
+        ].picture
         noise = Streams([5]).normal((1, 4, 8, 8))
         theirs = pipe(
             "a red apple",
@@ -111,9 +111,7 @@ def test_other_names_give_the_same_weights(tiny, lora, tmp_path):
 def test_the_text_encoder_is_changed_too(tiny, tmp_path, name):
     other = name.replace("lora_A", "lora_B").replace("lora_down", "lora_up")
     path = tmp_path / "text.safetensors"
-    save_file(
-        {f"{name}.weight": torch.ones(1, 32), f"{other}.weight": torch.ones(32, 1)}, path
-    )
+    save_file({f"{name}.weight": torch.ones(1, 32), f"{other}.weight": torch.ones(32, 1)}, path)
     before, after = load(tiny), load(tiny, loras=[f"{path}:0.5"])
     was, now = (m.text.clip.get_submodule(TEXT).weight for m in (before, after))
     assert torch.allclose(now - was, torch.full((32, 32), 0.5), atol=1e-6)
@@ -130,7 +128,10 @@ def test_several_are_added_and_told(tiny, lora):
     ("weights", "said"),
     [
         ({"unet.nowhere.lora_A.weight": (2, 4), "unet.nowhere.lora_B.weight": (4, 2)}, "no layer"),
-        ({f"unet.{LINEAR}.lora_A.weight": (2, 7), f"unet.{LINEAR}.lora_B.weight": (5, 2)}, "inputs"),
+        (
+            {f"unet.{LINEAR}.lora_A.weight": (2, 7), f"unet.{LINEAR}.lora_B.weight": (5, 2)},
+            "inputs",
+        ),
         ({f"unet.{LINEAR}.lora_A.weight": (2, 32)}, "A and B"),
         ({f"unet.{LINEAR}.hada_w1_a": (2, 32)}, "no LoRA that is known"),
         ({f"unet.{LINEAR}.weight": (2, 32)}, "no LoRA that is known"),

@@ -138,8 +138,15 @@ def models(as_json: Annotated[bool, Option("--json", help="As JSON.")] = False) 
 
 def inspect(
     path: Annotated[str, typer.Argument(help="A picture, or a model's name or folder.")],
+    nearest: Annotated[
+        bool,
+        Option("--nearest", help="Name the training pictures that are closest to the picture."),
+    ] = False,
+    model: Annotated[
+        str, Option(help="Of --nearest: whose training pictures; the picture's own by default.")
+    ] = "",
 ) -> None:
-    """Print how a picture was made, or what is in a model."""
+    """Print how a picture was made, what is in a model, or which training pictures are closest."""
     from sfumato import metadata
     from sfumato.hub.describe import describe
     from sfumato.hub.load import bundled, restorers
@@ -152,7 +159,22 @@ def inspect(
         say(json.dumps(describe(path), indent=2), keep="\n")
         return
     settings, text = metadata.read(Path(path))
+    if nearest:
+        _tell_nearest(Path(path), model or str((settings or {}).get("model") or "icons"))
+        return
     if text or not settings:
         say(text or "the picture carries no generation parameters", keep="\n")
     if settings:
         say(json.dumps(settings, indent=2, ensure_ascii=False), keep="\n")
+
+
+def _tell_nearest(path: Path, model: str) -> None:
+    """The training pictures closest to a picture, one a line."""
+    from sfumato import image
+    from sfumato.hub.load import resolve
+    from sfumato.tasks.nearest import TrainingPictures
+
+    for found in TrainingPictures.load(resolve(model)).nearest(image.read(path)):
+        mirrored = ", mirrored" if found.mirrored else ""
+        source = f"{found.set}; {found.author}, {found.licence}"
+        say(f"{found.distance:5.1f}  {found.name}{mirrored} ({source})")

@@ -29,6 +29,7 @@ from sfumato.hub.load import Model
 from sfumato.hub.lora import FILE, Change, save_lora
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import Made, walk
+from sfumato.tasks.nearest import training_names
 from sfumato.train.diffusion import DiffusionJob, check_kept, load_to_train
 from sfumato.train.latents import Latents
 from sfumato.train.loop import train
@@ -172,10 +173,14 @@ class LoraJob(DiffusionJob):
 
 
 def other_prompts(model: Model, count: int, seed: int) -> list[str]:
-    """Words that the model's text encoder knows, each with a style of the model if it has any."""
+    """Names of the model's training pictures, each with a style of the model if it has any; words
+    of its vocabulary, if it does not say what it was trained on.
+    """
     assert isinstance(model.text, TextEncoder)
-    vocabulary = model.text.tokenizer.tokenizer.get_vocab()
-    words = sorted(w.removesuffix(SUFFIX) for w in vocabulary if WORD.fullmatch(w))
+    words = sorted({row["name"] for row in training_names(model.path)})
+    if not words:
+        vocabulary = model.text.tokenizer.tokenizer.get_vocab()
+        words = sorted(w.removesuffix(SUFFIX) for w in vocabulary if WORD.fullmatch(w))
     drawn = random.Random(seed)
     styles = list(model.defaults.styles.values()) or [""]
     pairs = ((drawn.choice(words), drawn.choice(styles)) for _ in range(count))

@@ -1,0 +1,72 @@
+"""How many made pictures are near copies of training pictures: distances to the nearest one.
+
+    python benchmarks/copies.py [--pictures 1000] [--held-out icons64_val.parquet]
+
+The distance is that of ``sfumato inspect --nearest``: the root mean square difference of pixels of
+32x32 versions, for values of 0 to 255, as PCA codes have it, to the training picture or its mirror
+image. A near copy is one with a distance of at most 16. The prompts are names of training pictures
+in styles of the model, drawn at random: what is most likely to be copied. Held-out pictures, which
+nobody copied, show how near pictures of the same kind are by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sfumato.hub.load import Model, load
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import Made, walk
+from sfumato.tasks.nearest import TrainingPictures
+
+NEAR = 16.0
+
+
+def made(model: Model, names: list[str], count: int) -> Iterator[Image.Image]:
+    """Pictures of random names in random styles."""
+    drawn = random.Random(0)
+    styles = list(model.defaults.styles.values())
+    prompts = [f"{drawn.choice(names)}, {drawn.choice(styles)}" for _ in range(count)]
+    for event in walk(prompts, CreateOptions(seed=0), model):
+        if isinstance(event, Made):
+            yield event.picture
+
+
+def held_out(path: Path) -> Iterator[Image.Image]:
+    """Pictures of a parquet file under free licences."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(path, columns=["image", "licence"]).to_pylist()
+    for row in rows:
+        if row["licence"].startswith(("MIT", "Apache", "CC0", "CC-BY-4.0")):
+            yield Image.open(io.BytesIO(row["image"])).convert("RGB")
+
+
+def report(what: str, pictures: Iterator[Image.Image], known: TrainingPictures) -> None:
+    """Quantiles of the distances, and the share of near copies."""
+    distances = np.array([known.nearest(picture, 1)[0].distance for picture in pictures])
+    low, middle, high = np.quantile(distances, (0.05, 0.5, 0.95))
+    near = (distances <= NEAR).mean()
+    print(
+        f"{what:10} {len(distances):5}  5 % {low:5.1f}  50 % {middle:5.1f}  95 % {high:5.1f}  "
+        f"near copies {near:.1%}"
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--held-out", type=Path)
+    given = parser.parse_args()
+    model = load("icons")
+    known = TrainingPictures.load(model.path)
+    names = sorted({row["name"] for row in known.rows})
+    report("made", made(model, names, given.pictures), known)
+    if given.held_out:
+        report("held out", held_out(given.held_out), known)

@@ -1,0 +1,125 @@
+"""Is it a copy? The training pictures of a model that are closest to a picture.
+
+A model may come with the PCA codes of its training pictures and with their names. Two pictures that
+look the same have codes that are close; the distance of codes is at most that of the pictures.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from sfumato import image
+from sfumato.errors import ModelError
+from sfumato.hub.files import read_weights
+from sfumato.space.pca import LinearSpace
+
+SIDE = 32  # of the pictures that are compared, in pixels
+FOLDER, CODES, NAMES = "training", "codes.safetensors", "pictures.csv.gz"
+COLUMNS = ("name", "set", "author", "licence")
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """A training picture near another picture.
+
+    Attributes
+    ----------
+    distance : float
+        Root mean square difference of pixels, for values of 0 to 255, as the codes have it: the
+        pictures differ by at least so much.
+    mirrored : bool
+        Whether it is near to the picture's mirror image.
+    name, set, author, licence : str
+    """
+
+    distance: float
+    mirrored: bool
+    name: str
+    set: str
+    author: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class TrainingPictures:
+    """Codes and names of a model's training pictures.
+
+    Attributes
+    ----------
+    space : LinearSpace
+        From pictures of 32x32 pixels in [-1, 1] to codes.
+    codes : array, (N, k)
+    rows : list of dict
+        Name, set, author and licence of each.
+    """
+
+    space: LinearSpace
+    codes: NDArray[np.float32]
+    rows: list[dict[str, str]]
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainingPictures:
+        """Those that lie in a model's folder.
+
+        Raises
+        ------
+        ModelError
+            If there are none.
+        """
+        path = folder / FOLDER / CODES
+        if not path.exists():
+            raise ModelError(f"{folder} does not say which pictures it was trained on")
+        stored = read_weights(path)
+        components, scale = stored["components"].double().numpy(), stored["scale"].float().numpy()
+        space = LinearSpace(stored["mean"].double().numpy(), components, scale**2, 0.0)
+        return cls(space, stored["codes"].float().numpy() * scale, training_names(folder))
+
+    def nearest(self, picture: Image.Image, count: int = 3) -> list[Neighbor]:
+        """The training pictures closest to a picture or to its mirror image, nearest first."""
+        found = [
+            (float(distance), mirrored, k)
+            for mirrored, seen in ((False, picture), (True, picture.transpose(FLIP)))
+            for k, distance in enumerate(self._distances(seen))
+        ]
+        best: dict[int, tuple[float, bool]] = {}
+        for distance, mirrored, k in sorted(found):
+            best.setdefault(k, (distance, mirrored))
+            if len(best) == count:
+                break
+        return [Neighbor(*near, *(self.rows[k][c] for c in COLUMNS)) for k, near in best.items()]
+
+    def _distances(self, picture: Image.Image) -> NDArray[np.float32]:
+        code = self.space.encode(codable(picture))[0].numpy()
+        squares = np.square(self.codes - code).sum(axis=1) / self.space.mean.size
+        out: NDArray[np.float32] = 127.5 * np.sqrt(squares)
+        return out
+
+
+def training_names(folder: Path) -> list[dict[str, str]]:
+    """Name, set, author and licence of a model's training pictures; empty if it does not say."""
+    path = folder / FOLDER / NAMES
+    if not path.exists():
+        return []
+    text = gzip.decompress(path.read_bytes()).decode("utf-8")
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+FLIP = Image.Transpose.FLIP_LEFT_RIGHT
+
+
+def codable(picture: Image.Image) -> torch.Tensor:
+    """A picture as it is compared: (1, 3, 32, 32) in [-1, 1], on white."""
+    rgba = picture.convert("RGBA")
+    flat = Image.new("RGBA", rgba.size, "white")
+    flat.alpha_composite(rgba)
+    small = flat.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+    return image.to_tensor(small)
