@@ -53,14 +53,14 @@ def test_a_long_prompt_is_not_echoed_whole(run, tiny):
     assert len(err) < LONGEST + 100
 
 
-@pytest.mark.parametrize("prompt", ["红苹果", "🍎"])
+@pytest.mark.parametrize("prompt", ["红苹果", "xyzzyq"])
 def test_a_prompt_without_a_known_word_is_told_so(run, prompt):
     words = ("--steps", 1, "--seed", 1)
     assert (
-        f'the model knows no word of "{prompt}"'
+        f'the model seems to know no word of "{prompt}"'
         in run("create", prompt, *words, "--output", "a.png")[2]
     )
-    assert run("create", "café", *words, "--output", "b.png")[2] == ""
+    assert run("create", "a kitten", *words, "--output", "b.png")[2] == ""
     assert create(prompt, CreateOptions(steps=1))[0].unknown
 
 

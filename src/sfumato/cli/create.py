@@ -94,7 +94,7 @@ def _tell(made: Made, path: Path, *, as_json: bool) -> None:
     }
     say(json.dumps(line) if as_json else str(path))
     if made.unknown:
-        note(f'the model knows no word of "{shortened(made.prompt)}"')
+        note(f'the model seems to know no word of "{shortened(made.prompt)}"')
     for what, cut in (("prompt", made.cut), ("negative prompt", made.negative_cut)):
         if cut:
             note(f'the end of the {what} was not seen by the model: "{cut}"')

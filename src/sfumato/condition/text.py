@@ -24,7 +24,6 @@ from sfumato.types import Condition
 
 MAX_CHUNKS = 8
 BRACKET = 1.1
-BYTES = 512  # of a CLIP vocabulary, the first tokens: each byte, and each at the end of a word
 SECTION = re.compile(r"\s*\bBREAK\b\s*")
 PIECE = re.compile(
     r"\\[()\[\]\\]|\(|\[|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|\)|\]|[^\\()\[\]:]+|:|\\"
@@ -315,16 +314,3 @@ def transformers(encoder: Encoder) -> list[TextEncoder]:
     if isinstance(encoder, PairEncoder):
         return [encoder.first, encoder.second]
     return [encoder] if isinstance(encoder, TextEncoder) else []
-
-
-def is_spelled(encoder: Encoder, prompt: str) -> bool:
-    """Whether no word of a prompt is in the vocabulary of the encoder, not even a part of one: all
-    its tokens are single bytes.
-    """
-    found = transformers(encoder)
-    ids = (
-        [id_ for chunk in tokenize(found[0].tokenizer, prompt).chunks for id_ in chunk]
-        if found and not prompt.isascii()
-        else []
-    )
-    return bool(ids) and max(ids) < BYTES

@@ -65,7 +65,7 @@ class _Tools:
         for made in make(prompt, options):
             path = _free(self.folder, f"{prompt}-{made.seed}")
             made.save(path)
-            unknown = "; the model knows no word of this text" if made.unknown else ""
+            unknown = "; the model seems to know no word of this text" if made.unknown else ""
             out += [_shown(made.picture), f"{path}: seed {made.seed}{unknown}"]
         return out
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sfumato import __version__, image
 from sfumato.condition.text import NoText
+from sfumato.condition.words import with_names
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
@@ -100,7 +101,11 @@ class Plan:
     def styled(self, text: str) -> str:
         """The prompt with the words of its style behind it."""
         words = self.model.defaults.styles.get(self.style(text) or "")
-        return f"{text}, {words}" if words else text
+        return f"{self.named(text)}, {words}" if words else self.named(text)
+
+    def named(self, text: str) -> str:
+        """The prompt with the names of emoji that the model does not know."""
+        return with_names(self.model.text, text)
 
     def chunks(self, text: str) -> int:
         """How many chunks of tokens the prompt takes."""

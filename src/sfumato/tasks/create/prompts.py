@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from sfumato import image, metadata
+from sfumato.condition.words import with_names
 from sfumato.data.text import decode
 from sfumato.errors import OptionError, PictureError
 from sfumato.hub.files import digest
@@ -208,7 +209,8 @@ def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None
 def _same_words(path: Path, settings: Mapping[str, Any], model: Model) -> None:
     """Refuse a style that is put in other words by now."""
     words = model.defaults.styles.get(settings.get("style") or "")
-    styled = f"{settings['prompt']}, {words}" if words else settings["prompt"]
+    named = with_names(model.text, settings["prompt"])
+    styled = f"{named}, {words}" if words else named
     if settings.get("styled", styled) != styled:
         raise OptionError(
             f'{path} was made from "{settings["styled"]}", the style is "{words}" now: the same '

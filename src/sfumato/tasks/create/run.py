@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato import image, metadata
-from sfumato.condition.text import is_spelled
+from sfumato.condition.words import knows_no_word
 from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
 from sfumato.errors import OptionError
@@ -56,8 +56,7 @@ class Made:
     negative_cut : str
         The same of the negative prompt.
     unknown : bool
-        Whether the model's vocabulary has no part of any word of the prompt, which it then reads
-        byte by byte.
+        Whether the model seems to know no word of the prompt.
     """
 
     picture: Image.Image
@@ -206,7 +205,7 @@ def _batch(plan: Plan, rows: list[tuple[str, int]], done: int, total: int) -> It
             plan.settings(text, seed, sigmas, plan.tries[best[k]]),
             prompt_cut,
             negative_cut,
-            is_spelled(plan.model.text, text),
+            knows_no_word(plan.model.text, plan.named(text)),
             plan.options.count,
         )
 

@@ -77,7 +77,7 @@ form.addEventListener("submit", async (event) => {
       const cut = end.data.pictures[0].cut;
       const unknown = end.data.pictures[0].unknown;
       tell(`${end.data.seconds.toFixed(1)} s${cut ? `; not seen by the model: ${cut}` : ""}`
-        + (unknown ? "; the model knows no word of this" : ""));
+        + (unknown ? "; the model seems to know no word of this" : ""));
     } else {
       shown.remove();
       tell(end.data.error ?? end.kind, end.kind === "failed");
