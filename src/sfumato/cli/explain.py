@@ -36,6 +36,14 @@ Light = Annotated[
     bool,
     Option("--light", help="Record the walk alone: no estimate is decoded, no experiment is made."),
 ]
+Changes = Annotated[
+    list[str] | None,
+    Option(
+        "--change",
+        help="Set a run beside the first with some options changed: 'guidance_scale=1', "
+        "'then_step=4, then=a cat'. May be given again.",
+    ),
+]
 Numbers = Annotated[
     Path | None, Option(help="FOLDER/ for all numbers, too: trace.json and trace.safetensors.")
 ]
@@ -51,6 +59,7 @@ def explain(
     prompt: Prompts = None,
     output: Page = Path("explained.html"),
     again: Again = None,
+    change: Changes = None,
     light: Light = False,
     trace: Numbers = None,
     overwrite: Overwrite = False,
@@ -69,7 +78,8 @@ def explain(
     if strength is not None and not values.get("source"):
         raise OptionError(texts.NO_SOURCE)
     _check_places(output, trace, overwrite=overwrite)
-    found = _with_progress(wanted, CreateOptions.build(values), opened, light=light)
+    changes = [_change(text) for text in change or ()]
+    found = _with_progress(wanted, CreateOptions.build(values), opened, changes, light=light)
     found.write(output)
     if trace is not None:
         _save_traces(found, trace)
@@ -78,6 +88,18 @@ def explain(
             note(f'the end of the prompt was not seen by the model: "{run.trace.made.cut}"')
     record = {"path": str(output), "runs": [run.trace.record() for run in found.runs]}
     say(json.dumps(record) if as_json else str(output))
+
+
+def _change(text: str) -> dict[str, str]:
+    """Options as they are written behind --change."""
+    from sfumato.errors import OptionError
+
+    parts = [part.partition("=") for part in text.split(",")]
+    if any(not sign or not name.strip() for name, sign, _ in parts):
+        raise OptionError(
+            f'--change "{text}" cannot be read; write NAME=VALUE, as guidance_scale=1'
+        )
+    return {name.strip().replace("-", "_"): value.strip() for name, _, value in parts}
 
 
 def _save_traces(found: Explained, folder: Path) -> None:
@@ -100,13 +122,18 @@ def _check_places(output: Path, trace: Path | None, *, overwrite: bool) -> None:
 
 
 def _with_progress(
-    wanted: list[str], options: CreateOptions, model: Model | None, *, light: bool
+    wanted: list[str],
+    options: CreateOptions,
+    model: Model | None,
+    changes: list[dict[str, str]],
+    *,
+    light: bool,
 ) -> Explained:
     from sfumato.tasks.explain import experiments as work
     from sfumato.types import Progress
 
     with bar() as progress:
-        for event in work.steps(wanted, options, model, light=light):
+        for event in work.steps(wanted, options, model, light=light, changes=changes):
             if isinstance(event, work.Explained):
                 return event
             now = event if isinstance(event, Progress) else event.progress

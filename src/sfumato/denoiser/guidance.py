@@ -48,6 +48,20 @@ def guided(
     return denoise
 
 
+def switched(first: Denoise, second: Denoise, sigma: float) -> Denoise:
+    """The first denoiser above a noise level, the second from there on down.
+
+    What is laid out early, the composition, follows the first; what is drawn late, the details,
+    the second (as prompt editing of the Stable Diffusion web UI).
+    """
+    top = sigma * (1 + 1e-6)
+
+    def denoise(x: Tensor, level: Tensor) -> Tensor:
+        return (first if float(level.flatten()[0]) > top else second)(x, level)
+
+    return denoise
+
+
 def _rescaled(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, out: Tensor, positive: Tensor, share: float
 ) -> Tensor:

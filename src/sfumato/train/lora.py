@@ -46,8 +46,8 @@ from sfumato.train.plan import (
 )
 from sfumato.types import Condition
 
-KEPT = 96  # pictures of other prompts
-KEPT_SHARE = 0.25  # how many of them are looked at beside each batch, against the batch's own
+KEPT = 256  # pictures of other prompts
+KEPT_SHARE = 0.5  # how many of them are looked at beside each batch, against the batch's own
 WORD = re.compile(r"[a-z]{3,12}" + re.escape(SUFFIX))
 
 

@@ -44,6 +44,12 @@ class CreateBody(CreateOptions):
 class TraceBody(CreateBody):
     """A request to explain pictures: the same, and a page comes of it."""
 
+    changes: list[dict[str, str | int | float | None]] = Field(
+        default_factory=list,
+        max_length=5,
+        description="More runs of the first prompt, each with some options changed.",
+    )
+
 
 class RestoreBody(RestoreOptions):
     """A request to repair a photo: the options of restore, and the photo.
@@ -75,6 +81,9 @@ def checked(body: Body, folder: Path, models: Mapping[str, str]) -> dict[str, An
         request["prompt"] = texts
         request["model"] = _model(body.model, models)
         request["seed"] = random_seed() if body.seed is None else body.seed
+        for change in getattr(body, "changes", ()):
+            varied = CreateBody.model_validate({**request, "prompt": texts, **change})
+            _check_amount(varied, texts)
         if body.loras:
             raise OptionError("the server adds no LoRA to its models")
     elif (body.steps or 0) > STEPS or body.samples > SAMPLES:

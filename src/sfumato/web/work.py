@@ -171,10 +171,11 @@ def encoded(picture: Image.Image) -> str:
 
 
 def _trace(work: Work, models: Models) -> Iterator[Event]:
-    request = {k: v for k, v in work.request.items() if k not in ("prompt", "previews", "count")}
-    options = CreateOptions.build(request)
+    apart = ("prompt", "previews", "count", "changes")
+    request = {k: v for k, v in work.request.items() if k not in apart}
+    options, changes = CreateOptions.build(request), work.request.get("changes", ())
     work.folder.mkdir(parents=True, exist_ok=True)
-    for event in steps(work.request["prompt"], options, models.get(options)):
+    for event in steps(work.request["prompt"], options, models.get(options), changes=changes):
         if isinstance(event, Explained):
             event.write(work.folder / "page.html")
             for k, run in enumerate(event.runs):

@@ -15,6 +15,7 @@ from sfumato.config import Options, option
 from sfumato.errors import OptionError
 
 SAMPLING, START, COMPUTING = "Sampling", "Start from a picture", "Model and computing"
+BRANCH = "Another way from a step on"
 
 
 class CreateOptions(Options):
@@ -70,6 +71,15 @@ class CreateOptions(Options):
     eta: float | None = option(
         None, "Noise put back at each step by stochastic samplers.", group=SAMPLING, ge=0, le=1
     )
+    then_step: int | None = option(
+        None, "The first step, counted from 1, of another way.", group=BRANCH, ge=1, le=1000
+    )
+    then: str | None = option(
+        None, "What the picture shows from --then-step on; the prompt if absent.", group=BRANCH
+    )
+    then_guidance_scale: float | None = option(
+        None, "How closely to follow the text from --then-step on.", group=BRANCH, ge=0, le=100
+    )
     style: str | None = option(None, "A style of the model; sfumato models lists them.")
     size: tuple[int, int] | None = option(None, "Width and height in pixels.", metavar="WxH")
     transparent: bool = option(
@@ -108,6 +118,13 @@ class CreateOptions(Options):
     def _loras(cls, given: Any) -> Any:
         return (given,) if isinstance(given, str) else given
 
+    @model_validator(mode="after")
+    def _branch(self) -> CreateOptions:
+        changed = self.then is not None or self.then_guidance_scale is not None
+        if changed and self.then_step is None:
+            raise OptionError("--then and --then-guidance-scale need --then-step: from where on")
+        return self
+
     @field_validator("size", mode="before")
     @classmethod
     def _size(cls, size: Any) -> Any:
@@ -117,12 +134,12 @@ class CreateOptions(Options):
             raise OptionError(f'size "{size}" cannot be read; write WIDTHxHEIGHT, as 64x64')
         return int(match[1]), int(match[2])
 
-    @field_validator("negative_prompt")
+    @field_validator("negative_prompt", "then")
     @classmethod
-    def _negative(cls, text: str) -> str:
+    def _legible(cls, text: str | None) -> str | None:
         from sfumato.runtime import legible
 
-        return legible(text)
+        return None if text is None else legible(text)
 
     @field_validator("sampler")
     @classmethod

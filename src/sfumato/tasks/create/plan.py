@@ -107,6 +107,18 @@ class Plan:
         """The prompt with the names of emoji that the model does not know."""
         return with_names(self.model.text, text)
 
+    @property
+    def branches(self) -> bool:
+        """Whether another text or guidance is followed from a step on."""
+        options = self.options
+        return options.then is not None or options.then_guidance_scale is not None
+
+    @property
+    def then_scale(self) -> float:
+        """The guidance from that step on."""
+        scale = self.options.then_guidance_scale
+        return self.guidance_scale if scale is None else scale
+
     def chunks(self, text: str) -> int:
         """How many chunks of tokens the prompt takes."""
         return self.model.text.chunks(self.styled(text))
@@ -281,7 +293,9 @@ def _check_options(plan: Plan) -> None:
         raise OptionError(
             f"--eta is for samplers that take one ({takers}); {plan.sampler} does not"
         )
-    unguided = plan.guidance_scale == 1
+    if options.then_step is not None and options.then_step > plan.steps:
+        raise OptionError(f"--then-step is {options.then_step}, but there are {plan.steps} steps")
+    unguided = plan.guidance_scale == 1 and plan.then_scale == 1
     if options.negative_prompt and unguided:
         raise OptionError(
             "a negative prompt needs guidance to turn away from it: --guidance-scale is 1, which "

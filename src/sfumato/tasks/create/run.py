@@ -24,6 +24,7 @@ from sfumato import image, metadata
 from sfumato.condition.words import knows_no_word
 from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
+from sfumato.denoiser.guidance import switched
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model
 from sfumato.runtime import MAX_SEED, Streams, derived, legible, random_seed
@@ -241,7 +242,9 @@ def _sample(
     condition, tokens = model.text(texts, plan.size)
     negative, others = model.text([options.negative_prompt] * len(texts), plan.size)
     streams = Streams([seed for _, seed in wanted])
-    x, denoise = _begin(plan, streams, float(sigmas[0]), condition, negative)
+    x, planes, known = _begin(plan, streams, float(sigmas[0]))
+    denoise = _guided(plan, texts, sigmas, condition, negative, planes)
+    denoise = denoise if known is None else consistent(denoise, *known)
     steps = len(sigmas) - 1
     first_order = options.schedule == "auto" and model.scheduler.first_order_end(
         plan.sampler, steps
@@ -253,27 +256,49 @@ def _sample(
     return model.space.decode(x), [(a.cut, b.cut) for a, b in zip(tokens, others, strict=True)]
 
 
+def _guided(
+    plan: Plan,
+    texts: Sequence[str],
+    sigmas: Tensor,
+    condition: Condition,
+    negative: Condition,
+    planes: Tensor | None,
+) -> Denoise:
+    """The denoiser that follows the texts, and from a step on perhaps others."""
+    model, options = plan.model, plan.options
+
+    def guided(follow: Condition, scale: float) -> Denoise:
+        plus, minus = (Condition(c.tokens, c.vector, planes) for c in (follow, negative))
+        return model.guided(plus, minus, scale, rescale=options.guidance_rescale)
+
+    first = guided(condition, plan.guidance_scale)
+    if not plan.branches or options.then_step is None:
+        return first
+    other = None if options.then is None else plan.styled(options.then)
+    later = condition if other is None else model.text([other] * len(texts), plan.size)[0]
+    return switched(first, guided(later, plan.then_scale), float(sigmas[options.then_step - 1]))
+
+
 def _begin(
-    plan: Plan, streams: Streams, top: float, condition: Condition, negative: Condition
-) -> tuple[Tensor, Denoise]:
-    """The noisy latents to begin with, and the guided denoiser."""
+    plan: Plan, streams: Streams, top: float
+) -> tuple[Tensor, Tensor | None, tuple[Mask, Tensor] | None]:
+    """The noisy latents to begin with; what a network that fills sees besides; and which latents
+    are known of a picture, where the network is no such.
+    """
     model, (wide, tall) = plan.model, plan.size
     channels, factor = model.space.config.latent_channels, model.space.config.factor
     shape = (len(streams.generators), channels, tall // factor, wide // factor)
     noise = streams.normal(shape).to(model.device)
     planes = _planes(plan, noise)
-    condition, negative = (Condition(c.tokens, c.vector, planes) for c in (condition, negative))
-    rescale = plan.options.guidance_rescale
-    denoise = model.guided(condition, negative, plan.guidance_scale, rescale=rescale)
     if plan.start is None:
         # Variance-preserving: the last level still holds a little of the picture, so its own
         # variance is added.
-        return noise * math.sqrt(1 + top**2), denoise
+        return noise * math.sqrt(1 + top**2), planes, None
     z = model.space.encode(image.to_tensor(plan.start.picture).to(model.device)).float()
     if plan.start.hidden is not None and planes is None:
-        known = Mask(_latent_known(plan.start.hidden, factor).to(model.device))
-        denoise = consistent(denoise, known, known.apply(z))
-    return z + top * noise, denoise
+        mask = Mask(_latent_known(plan.start.hidden, factor).to(model.device))
+        return z + top * noise, planes, (mask, mask.apply(z))
+    return z + top * noise, planes, None
 
 
 def _planes(plan: Plan, like: Tensor) -> Tensor | None:

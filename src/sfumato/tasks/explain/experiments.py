@@ -8,9 +8,10 @@ loaded: its estimates decoded, its picture noised again and guessed at, its auto
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +28,10 @@ from sfumato.sampler.ode import level
 from sfumato.space.kl import AutoencoderKL
 from sfumato.space.pixels import Pixels
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import check, opened, resolve
+from sfumato.tasks.create.plan import opened
 from sfumato.tasks.create.run import SamplerProgress
-from sfumato.tasks.explain.trace import Look, Trace, record
+from sfumato.tasks.explain.runs import recorded, runs_of
+from sfumato.tasks.explain.trace import Look, Trace
 from sfumato.types import Progress
 
 MOST = 6  # pictures on one page
@@ -93,12 +95,15 @@ class Run:
         At each level of the walk, the highest first; empty likewise.
     there : There, optional
         None where there is no autoencoder, or likewise.
+    label : str
+        What tells the run from the others: its prompt, or what was changed.
     """
 
     trace: Trace
     decoded: list[dict[str, Image.Image]]
     guesses: list[DenoisingProbe]
     there: There | None
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class Explained:
     Attributes
     ----------
     runs : list of Run
-        One per prompt, all from the same noise.
+        One per prompt and one per change, from the same noise unless the seed is changed.
     model : Model
     """
 
@@ -139,32 +144,38 @@ class Explained:
     @functools.cached_property
     def apart(self) -> NDArray[np.float64]:
         """How far each run's noisy latents are from the first run's, (runs, steps + 1), for noise
-        of deviation 1 in each number.
+        of deviation 1 in each number. Of runs with other numbers of steps those are compared that
+        have gone the same share of their way.
         """
-        ways = self._ways()
-        out: NDArray[np.float64] = np.sqrt(np.square(ways - ways[:1]).mean(axis=2))
+        first, *_ = ways = self._ways()
+        count = len(first)
+        places = [np.linspace(0, len(way) - 1, count).round().astype(int) for way in ways]
+        far = [
+            np.square(way[at] - first).mean(axis=1) for way, at in zip(ways, places, strict=True)
+        ]
+        out: NDArray[np.float64] = np.sqrt(np.stack(far))
         return out
 
     @functools.cached_property
-    def map(self) -> NDArray[np.float64]:
-        """All noisy latents on the plane of their two principal components, (runs, steps + 1,
+    def map(self) -> list[NDArray[np.float64]]:
+        """All noisy latents on the plane of their two principal components: of each run (steps + 1,
         2).
         """
         ways = self._ways()
-        rows = ways.reshape(-1, ways.shape[2])
+        rows = np.concatenate(ways)
         left, sizes, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
         plane = np.zeros((len(rows), 2))
         plane[:, : len(sizes[:2])] = left[:, :2] * sizes[:2]
-        return plane.reshape(*ways.shape[:2], 2)
+        return np.split(plane, np.cumsum([len(way) for way in ways])[:-1])
 
-    def _ways(self) -> NDArray[np.float64]:
-        """Latents at every level, brought to deviation 1: (runs, steps + 1, numbers)."""
+    def _ways(self) -> list[NDArray[np.float64]]:
+        """Latents at every level, brought to deviation 1: of each run (steps + 1, numbers)."""
         ways = []
         for run in self.runs:
             looks = run.trace.looks
             states = [look.x / (1 + look.sigma**2) ** 0.5 for look in looks] + [looks[-1].after]
             ways.append(np.stack([s.flatten().double().numpy() for s in states]))
-        return np.stack(ways)
+        return ways
 
     def write(self, path: Path) -> None:
         """Write the page: one HTML file that needs no network."""
@@ -179,6 +190,7 @@ def explain(
     model: Model | None = None,
     *,
     light: bool = False,
+    changes: Sequence[Mapping[str, Any]] = (),
 ) -> Explained:
     """Make a picture of each prompt, all from the same noise, and show how they came about.
 
@@ -190,6 +202,9 @@ def explain(
     model : Model, optional
     light : bool
         Record the walks alone: no estimate is decoded, and no experiment is made.
+    changes : sequence of mapping
+        More runs of the first prompt, each with some options changed, and perhaps the `prompt`:
+        ``{"guidance_scale": 1}``, ``{"then_step": 4, "then": "a cat"}``.
 
     Raises
     ------
@@ -202,7 +217,7 @@ def explain(
     >>> shown.apart[0].max() == 0, shown.apart[1, -1] > 0.1
     (np.True_, np.True_)
     """
-    *_, last = steps(prompts, options, model, light=light)
+    *_, last = steps(prompts, options, model, light=light, changes=changes)
     assert isinstance(last, Explained)
     return last
 
@@ -213,53 +228,39 @@ def steps(
     model: Model | None = None,
     *,
     light: bool = False,
+    changes: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[SamplerProgress | Progress | Explained]:
     """As :func:`explain`, and yield every step on the way; to cancel, stop iterating."""
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     options = options or CreateOptions()
-    if not 0 < len(texts) <= MOST:
-        raise OptionError(f"{len(texts)} prompts: a page shows 1 to {MOST} pictures")
+    if not 0 < len(texts) + len(changes) <= MOST:
+        raise OptionError(
+            f"{len(texts) + len(changes)} pictures are asked for: a page shows 1 to {MOST}"
+        )
     model = model or opened(options)
     if options.seed is None:
         options = options.model_copy(update={"seed": random_seed()})
-    check(texts, resolve(options, model))
+    asked = runs_of(texts, options, model, changes)
     traces: list[Trace] = []
-    for event in _recorded(texts, options, model):
+    for event in recorded(asked, model):
         if isinstance(event, Trace):
             traces.append(event)
         else:
             yield event
     runs: list[Run] = []
     done, total = 0, sum(len(trace.looks) for trace in traces)
-    for trace in traces:
+    for trace, one in zip(traces, asked, strict=True):
         decoded: list[dict[str, Image.Image]] = []
         for look in () if light else trace.looks:
             decoded.append(_decoded(_shown(trace, look), model))
             done += 1
             yield Progress("decoding", done, total)
         if light:
-            runs.append(Run(trace, decoded, [], None))
+            runs.append(Run(trace, decoded, [], None, one.label))
         else:
-            runs.append(Run(trace, decoded, guesses(trace, model), _there(trace, model)))
+            tried = guesses(trace, model), _there(trace, model)
+            runs.append(Run(trace, decoded, *tried, one.label))
     yield Explained(runs, model)
-
-
-def _recorded(
-    texts: list[str], options: CreateOptions, model: Model
-) -> Iterator[SamplerProgress | Trace]:
-    """Walk with each prompt: the best of the first one's tries, and of the others the same try."""
-    first_walks = 1
-    for k, text in enumerate(texts):
-        for event in record(text, options, model):
-            if isinstance(event, Trace):
-                yield event
-                candidate = event.made.settings["candidate"]
-                options = options.model_copy(update={"candidate": candidate})
-                continue
-            if k == 0:
-                first_walks = event.total
-            done = event.done if k == 0 else first_walks + k - 1
-            yield SamplerProgress(event.step, event.steps, done, first_walks + len(texts) - 1)
 
 
 def _shown(trace: Trace, look: Look) -> dict[str, Tensor]:

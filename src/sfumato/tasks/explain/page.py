@@ -29,7 +29,8 @@ from sfumato.tasks.explain.experiments import SMALL, DenoisingProbe, Explained, 
 from sfumato.tasks.explain.trace import Look
 
 SETTINGS = (
-    "prompt styled negative_prompt seed candidate best_of sampler guidance_scale size source"
+    "prompt styled negative_prompt seed candidate best_of sampler guidance_scale size source "
+    "then then_step then_guidance_scale"
 ).split()
 # tokens of which the page holds maps; those behind are added to what fills up behind the prompt
 KEPT = 80
@@ -97,7 +98,7 @@ class _Archive:
             "linear": {"map": self.array(matrix.numpy().astype("<f4")), "share": share},
             "runs": [self.run(run, found.model) for run in found.runs],
             "apart": found.apart.round(4).tolist(),
-            "map": found.map.round(4).tolist(),
+            "map": [way.round(4).tolist() for way in found.map],
         }
 
     def run(self, run: Run, model: Model) -> dict[str, Any]:
@@ -105,6 +106,7 @@ class _Archive:
         return {
             **{name: settings.get(name) for name in SETTINGS},
             "cut": told.made.cut,
+            "label": run.label or settings["prompt"],
             "picture": self.picture(told.made.picture),
             "words": [w.__dict__ for w in told.words],
             "cosines": _cosines(run, model),

@@ -102,10 +102,12 @@ function seen(name, label) {
 // ---- parts of the page
 function header() {
   $("pictures").replaceChildren(...data.runs.map((r, k) => make("button",
-    { role: "radio", "aria-checked": k === state.run, "aria-label": r.prompt || "no text", onclick: () => set({ run: k }) },
+    { role: "radio", "aria-checked": k === state.run, "aria-label": r.label || "no text", onclick: () => set({ run: k }) },
     Object.assign(picture(r.picture, r.prompt), { width: Math.max(64, Math.min(160, 480 / data.runs.length)) }))));
   const r = run(), tries = r.best_of > 1 ? `, try ${r.candidate + 1} of ${r.best_of}` : "";
   $("prompt").textContent = r.prompt || "no text";
+  $("branch").textContent = r.then_step === null ? "" : `From step ${r.then_step} on` + (r.then === null ? "" : ` it followed "${r.then}"`) +
+    (r.then_guidance_scale === null ? "." : `${r.then === null ? " it was guided" : ","} by ${r.then_guidance_scale}.`);
   $("facts").textContent = `${model.name}, seed ${r.seed}${tries}, ${r.steps.length} steps of ${r.sampler}, guidance ${r.guidance_scale}, ${r.size.join("x")}` +
     (r.negative_prompt ? `; turned away from "${r.negative_prompt}"` : "") + (r.source ? `; begun at a picture` : "");
   $("scrub").max = r.steps.length - 1;
@@ -274,13 +276,13 @@ function apart() {
   $("s-apart").hidden = data.runs.length < 2;
   if (data.runs.length < 2) return;
   const first = data.apart.slice(1).map((far) => far.findIndex((v) => v > 0.1));
-  $("apart-said").textContent = `The same noise, other words. Each picture's noisy latents against those of "${data.runs[0].prompt}": ` +
-    data.runs.slice(1).map((r, k) => `"${r.prompt}" ${first[k] < 0 ? "never differs by more than a tenth of the noise's deviation" : `differs by more than a tenth of the noise's deviation after step ${first[k]}`}`).join("; ") + ".";
+  $("apart-said").textContent = `Each picture's noisy latents against those of "${data.runs[0].label}": ` +
+    data.runs.slice(1).map((r, k) => `"${r.label}" ${first[k] < 0 ? "never differs by more than a tenth of the noise's deviation" : `differs by more than a tenth of the noise's deviation after step ${first[k]}`}`).join("; ") + ".";
   $("sides").replaceChildren(...data.runs.map((r) => {
     const s = r.steps[Math.min(state.step, r.steps.length - 1)];
-    return figure(s.pictures.denoised ? picture(s.pictures.denoised, r.prompt) : drawn(floats(s.latents.denoised), r.shape, r.prompt), r.prompt);
+    return figure(s.pictures.denoised ? picture(s.pictures.denoised, r.label) : drawn(floats(s.latents.denoised), r.shape, r.label), r.label);
   }));
-  const far = chart(data.apart.map((values, k) => ({ values, name: data.runs[k].prompt.slice(0, 16), chosen: k === state.run })), "how far from the first picture's noisy latents", state.step);
+  const far = chart(data.apart.map((values, k) => ({ values, name: data.runs[k].label.slice(0, 16), chosen: k === state.run })), "how far from the first picture's noisy latents", state.step);
   $("apart").replaceChildren(far, ways());
 }
 function ways() { // all noisy latents on the plane of their two principal components
@@ -289,9 +291,9 @@ function ways() { // all noisy latents on the plane of their two principal compo
   const svg = make("svg", { width: 430, height: 175, viewBox: "0 0 430 175", role: "img", "aria-label": "ways of the latents" });
   data.map.forEach((way, k) => {
     svg.append(make("path", { class: `curve${k === state.run ? " chosen" : ""}`, d: `M${way.map((p) => `${px(p).toFixed(1)},${py(p).toFixed(1)}`).join("L")}` }));
-    way.forEach((p, s) => svg.append(make("circle", { class: s === state.step ? "dot" : "", fill: "currentColor", r: s === state.step ? 5 : 2.5, cx: px(p), cy: py(p), onclick: () => set({ run: k, step: Math.min(s, way.length - 2) }) }, make("title", {}, `${data.runs[k].prompt}, before step ${s + 1}`))));
+    way.forEach((p, s) => svg.append(make("circle", { class: s === state.step ? "dot" : "", fill: "currentColor", r: s === state.step ? 5 : 2.5, cx: px(p), cy: py(p), onclick: () => set({ run: k, step: Math.min(s, way.length - 2) }) }, make("title", {}, `${data.runs[k].label}, before step ${s + 1}`))));
     const end = way[way.length - 1];
-    svg.append(make("text", { x: px(end) + 7, y: py(end) + 4 }, data.runs[k].prompt.slice(0, 16)));
+    svg.append(make("text", { x: px(end) + 7, y: py(end) + 4 }, data.runs[k].label.slice(0, 16)));
   });
   return make("figure", { style: "max-width: 27rem" }, svg, make("figcaption", {}, "the ways of the noisy latents, on their two principal components"));
 }
@@ -300,6 +302,7 @@ function ways() { // all noisy latents on the plane of their two principal compo
 function set(change) {
   Object.assign(state, change);
   const r = run();
+  if (parent !== window) parent.postMessage({ sfumato: "cursor", run: state.run, step: state.step, word: state.word, words: r.words.map((w) => w.piece) }, "*");
   state.step = Math.max(0, Math.min(state.step, r.steps.length - 1));
   if (change.run !== undefined) { state.word = null; state.scale = null; }
   state.spot = state.spot || [Math.floor(r.shape[1] / 2), Math.floor(r.shape[2] / 2)];

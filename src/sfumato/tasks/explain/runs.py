@@ -1,0 +1,68 @@
+"""Which pictures a page of explanations compares: prompts, and changes of the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sfumato.errors import OptionError
+from sfumato.hub.load import Model
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.plan import check, resolve
+from sfumato.tasks.create.run import SamplerProgress
+from sfumato.tasks.explain.trace import Trace, record
+
+# options that may differ between the runs of a page
+VARIED = frozenset(
+    "negative_prompt steps guidance_scale guidance_rescale sampler schedule eta style seed strength "
+    "then then_step then_guidance_scale".split()
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run to be made: its text, its options and what tells it from the others."""
+
+    text: str
+    options: CreateOptions
+    label: str
+
+
+def runs_of(
+    texts: list[str], options: CreateOptions, model: Model, changes: Sequence[Mapping[str, Any]]
+) -> list[Asked]:
+    """All runs, checked before any work."""
+    runs = [Asked(text, options, text) for text in texts]
+    for change in changes:
+        given = dict(change)
+        text = str(given.pop("prompt", texts[0]))
+        if wrong := sorted(given.keys() - VARIED):
+            raise OptionError(f"{wrong[0]} cannot differ between the runs of a page")
+        values = {**options.model_dump(exclude_unset=True), **given}
+        said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
+        label = text if text != texts[0] else ""
+        runs.append(
+            Asked(text, CreateOptions.build(values), ", ".join(filter(None, [label, said])))
+        )
+    for run in runs:
+        check([run.text], resolve(run.options, model))
+    return runs
+
+
+def recorded(asked: list[Asked], model: Model) -> Iterator[SamplerProgress | Trace]:
+    """Make each run: the best of the first one's tries, and of the others the same try."""
+    first_walks, candidate = 1, None
+    for k, run in enumerate(asked):
+        options = run.options
+        if candidate is not None:
+            options = options.model_copy(update={"candidate": candidate})
+        for event in record(run.text, options, model):
+            if isinstance(event, Trace):
+                yield event
+                candidate = event.made.settings["candidate"]
+                continue
+            if k == 0:
+                first_walks = event.total
+            done = event.done if k == 0 else first_walks + k - 1
+            yield SamplerProgress(event.step, event.steps, done, first_walks + len(asked) - 1)
