@@ -28,9 +28,7 @@ def picture(model, text="a red apple", **more):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_branch_without_change_is_the_same_picture(model, sampler):
     plain = picture(model, sampler=sampler)
-    same = picture(
-        model, sampler=sampler, then_step=3, then="a red apple", then_guidance_scale=3.0
-    )
+    same = picture(model, sampler=sampler, then_step=3, then="a red apple", then_guidance_scale=3.0)
     assert np.array_equal(plain, same)
     other = picture(
         model, sampler=sampler, then_step=3, then="the quick brown fox", then_guidance_scale=40
@@ -51,7 +49,7 @@ def test_the_steps_before_the_branch_are_the_same(model):
     assert not np.array_equal(first[3].after, second[3].after)
     assert found.apart[1, 3] == 0 < found.apart[1, 4]
     assert np.array_equal(second[-1].after, found.runs[1].trace.looks[-1].after)
-    assert found.runs[1].label == "then step 4, then the quick brown fox"
+    assert found.runs[1].label == "from step 4: the quick brown fox"
 
 
 def test_runs_may_differ_in_steps_sampler_and_prompt(model, tmp_path):

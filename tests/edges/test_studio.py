@@ -47,15 +47,50 @@ def test_create_view_and_explain(page):
     assert page.locator("#create .run h2").inner_text() == 'a <b>red</b> "apple"'
     page.click("#create button.tile >> nth=1")
     assert "8" in page.locator("#viewer dl").inner_text()
-    page.click("#viewer .explain")
-    page.wait_for_selector("#viewer .status a", timeout=120_000)
-    with page.expect_popup() as opened:
-        page.click("#viewer .status a")
-    explained = opened.value
-    explained.wait_for_function("document.getElementById('where')?.textContent.startsWith('step')")
-    explained.close()
     page.click("#viewer .again")
     playwright.expect(page.locator("#create [name=seed]")).to_have_value("8")
+
+
+def test_explain_and_set_other_runs_beside(page):
+    page.fill("#create textarea", "a red apple")
+    page.fill("#create [name=count]", "1")
+    page.fill("#create [name=seed]", "7")
+    page.click("#create [type=submit]")
+    page.click("#create button.tile")
+    page.click("#viewer .explain")
+    frame = page.frame_locator("#explain iframe")
+    frame.locator("#where", has_text="step 1 of").wait_for(timeout=120_000)
+    assert frame.locator("#pictures button").count() == 1
+    # a word switched off, from the step on that is looked at
+    frame.locator("#forth").click()
+    frame.locator("#forth").click()
+    page.click("#explain .shown:has-text('step 3')")
+    page.click("#explain .words button:has-text('red')")
+    assert page.input_value("#explain [name=prompt]") == "a apple"
+    page.click("#explain [type=submit]")
+    frame.locator("#pictures button >> nth=1").wait_for(timeout=120_000)
+    frame.locator("#pictures button >> nth=1").click()
+    assert frame.locator("#branch").inner_text() == 'From step 3 on it followed "a apple".'
+    assert "from step 3: a apple" in page.locator("#explain .changes").inner_text()
+    # nothing changed is told; a run can be taken away again
+    page.fill("#explain [name=prompt]", "a red apple")
+    page.click("#explain [type=submit]")
+    assert "Change the text" in page.locator("#explain .status").inner_text()
+    page.click("#explain .changes button")
+    page.wait_for_selector("#explain .changes li", state="detached")
+
+
+def test_an_explanation_may_not_speak_to_the_server(page):
+    page.goto(page.url.split("#")[0] + "#explain")
+    page.wait_for_selector("body[data-ready=explain]")
+    page.fill("#explain [name=prompt]", "<img src=x onerror=parent.wrong=1>")
+    page.fill("#explain [name=steps]", "2")
+    page.click("#explain [type=submit]")
+    frame = page.frame_locator("#explain iframe")
+    frame.locator("#where", has_text="step 1 of 2").wait_for(timeout=120_000)
+    inside = page.frames[-1]
+    assert inside.evaluate("window.origin") == "null"
+    assert page.evaluate("window.wrong") is None
 
 
 def test_by_the_keyboard_alone(page):
@@ -102,7 +137,7 @@ def test_repair_what_was_painted(page, tmp_path):
 def test_every_width_and_scheme(studio, width, scheme):
     address, browser = studio
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    for name in ("create", "restore", "history"):
+    for name in ("create", "restore", "explain", "history"):
         page.goto(f"{address}/#{name}")
         page.wait_for_selector(f"body[data-ready={name}]")
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -81,9 +81,9 @@ def checked(body: Body, folder: Path, models: Mapping[str, str]) -> dict[str, An
         request["prompt"] = texts
         request["model"] = _model(body.model, models)
         request["seed"] = random_seed() if body.seed is None else body.seed
-        for change in getattr(body, "changes", ()):
-            varied = CreateBody.model_validate({**request, "prompt": texts, **change})
-            _check_amount(varied, texts)
+        for change in body.changes if isinstance(body, TraceBody) else ():
+            same = {name: value for name, value in request.items() if name != "changes"}
+            _check_amount(CreateBody.build({**same, **change}), texts)
         if body.loras:
             raise OptionError("the server adds no LoRA to its models")
     elif (body.steps or 0) > STEPS or body.samples > SAMPLES:
@@ -111,7 +111,8 @@ def _check_result(path: Path, factor: float) -> None:
 def _check_amount(body: CreateBody, texts: list[str]) -> None:
     if not texts or len(texts) * body.count * (body.best_of or 1) > MOST:
         raise OptionError(f"a request makes 1 to {MOST} pictures, all tries counted")
-    if any(len(text) > LONGEST for text in [*texts, body.negative_prompt]):
+    own = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    if any(len(text) > LONGEST for text in [*texts, *own, body.negative_prompt, body.then or ""]):
         raise OptionError(f"a prompt may have up to {LONGEST} letters")
     if body.size and max(body.size) > LARGEST:
         raise OptionError(f"the server makes pictures up to {LARGEST}x{LARGEST}")

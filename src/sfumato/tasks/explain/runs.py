@@ -15,8 +15,8 @@ from sfumato.tasks.explain.trace import Trace, record
 
 # options that may differ between the runs of a page
 VARIED = frozenset(
-    "negative_prompt steps guidance_scale guidance_rescale sampler schedule eta style seed strength "
-    "then then_step then_guidance_scale".split()
+    "negative_prompt steps guidance_scale guidance_rescale sampler schedule eta style seed "
+    "strength then then_step then_guidance_scale".split()
 )
 
 
@@ -40,14 +40,22 @@ def runs_of(
         if wrong := sorted(given.keys() - VARIED):
             raise OptionError(f"{wrong[0]} cannot differ between the runs of a page")
         values = {**options.model_dump(exclude_unset=True), **given}
-        said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
-        label = text if text != texts[0] else ""
-        runs.append(
-            Asked(text, CreateOptions.build(values), ", ".join(filter(None, [label, said])))
-        )
+        label = _label(text if text != texts[0] else "", given)
+        runs.append(Asked(text, CreateOptions.build(values), label))
     for run in runs:
         check([run.text], resolve(run.options, model))
     return runs
+
+
+def _label(text: str, given: Mapping[str, Any]) -> str:
+    """What tells a run from the first: "from step 4: a green pear", "guidance scale 1"."""
+    names = {"then": "{}", "then_guidance_scale": "guidance scale {}"}
+    parts = [text] if text else []
+    for name, value in given.items():
+        if name != "then_step":
+            parts.append(names.get(name, name.replace("_", " ") + " {}").format(value))
+    start = f"from step {given['then_step']}: " if "then_step" in given else ""
+    return start + ", ".join(parts)
 
 
 def recorded(asked: list[Asked], model: Model) -> Iterator[SamplerProgress | Trace]:

@@ -1,7 +1,5 @@
 // Pictures in a grid, and the viewer that shows one with its settings.
 
-import { follow, json } from "./api.js";
-
 const viewer = document.getElementById("viewer");
 const TOLD = {
   seed: "Seed", style: "Style", steps: "Steps", guidance_scale: "Guidance", sampler: "Sampler",
@@ -91,26 +89,9 @@ on(".start", async () => {
   location.hash = "#create";
 });
 on(".explain", async () => {
-  const status = viewer.querySelector(".status");
+  const { start } = await import("./explain.js");
   const { prompt, settings } = viewer.current.picture;
-  const asked = { prompt };
-  for (const key of ["model", "seed", "steps", "guidance_scale", "guidance_rescale", "negative_prompt",
-    "sampler", "schedule", "eta", "style", "size", "candidate"]) {
-    if (settings[key] !== undefined && settings[key] !== null && settings[key] !== "") asked[key] = settings[key];
-  }
-  try {
-    const job = await json("/v1/traces", asked);
-    const end = await follow(job, (kind, data) => {
-      if (kind === "progress") status.textContent = `${data.what}: ${Math.round((100 * data.done) / data.total)} %`;
-    });
-    if (end.kind !== "completed") throw new Error(end.data.error ?? end.kind);
-    const link = document.createElement("a");
-    link.href = `/v1/jobs/${job.id}/page`;
-    link.target = "_blank";
-    link.textContent = "Open the explanation";
-    status.replaceChildren(link);
-    link.focus();
-  } catch (error) {
-    status.textContent = error.message;
-  }
+  viewer.close();
+  location.hash = "#explain";
+  await start(prompt, settings);
 });

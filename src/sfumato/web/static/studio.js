@@ -1,11 +1,12 @@
-// The studio: three pages in one, chosen by the address's hash.
+// The studio: four pages in one, chosen by the address's hash.
 
 import { json } from "./api.js";
 import * as create from "./create.js";
+import * as explain from "./explain.js";
 import { run } from "./gallery.js";
 import "./restore.js";
 
-const pages = ["create", "restore", "history"];
+const pages = ["create", "restore", "explain", "history"];
 
 async function history() {
   const element = document.querySelector("#history .results");
@@ -30,6 +31,7 @@ async function open() {
   }
   try {
     if (page === "create") await create.open();
+    if (page === "explain") await explain.open();
     if (page === "history") await history();
   } catch (error) {
     create.tell(error.message, true);

@@ -1,0 +1,192 @@
+// The page that shows how a picture came about, and sets other runs beside it: other words, other
+// guidance, or another way from a step on. Each run is made by the model that is loaded.
+
+import { follow, json } from "./api.js";
+
+const page = document.getElementById("explain");
+const form = page.querySelector("form");
+const frame = page.querySelector("iframe");
+const field = (name) => form.elements[name];
+const MOST = 5; // runs beside the first
+const KEPT = ["model", "seed", "steps", "guidance_scale", "guidance_rescale", "negative_prompt",
+  "sampler", "schedule", "eta", "style", "size", "candidate", "then", "then_step", "then_guidance_scale"];
+let base = null; // the first run: what was asked for
+let changes = [];
+let job = null;
+
+function tell(text, wrong = false) {
+  const status = form.querySelector(".status");
+  status.textContent = text;
+  status.classList.toggle("wrong", wrong);
+}
+
+export async function open() {
+  if (field("sampler").length === 1) {
+    const samplers = await json("/sdapi/v1/samplers");
+    field("sampler").append(...samplers.map((s) => new Option(s.name, s.aliases[0])));
+  }
+  page.classList.toggle("empty", base === null);
+}
+
+// Explain a picture: its prompt and settings.
+export async function start(prompt, settings) {
+  base = { prompt };
+  for (const key of KEPT) {
+    if (settings[key] !== undefined && settings[key] !== null && settings[key] !== "") base[key] = settings[key];
+  }
+  changes = [];
+  await open();
+  fill();
+  await run();
+}
+
+function fill() {
+  field("prompt").value = base.prompt;
+  for (const name of ["guidance_scale", "steps", "seed", "sampler"]) field(name).value = base[name] ?? "";
+  field("then_step").value = "";
+  words();
+}
+
+// Each word of the prompt as a switch: pressed means that it is said.
+function words() {
+  const box = form.querySelector(".words");
+  const said = field("prompt").value.split(/\s+/).filter(Boolean);
+  box.replaceChildren(...said.map((word) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = word;
+    button.setAttribute("aria-pressed", "true");
+    button.addEventListener("click", () => {
+      button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") !== "true");
+      const left = [...box.children].filter((b) => b.getAttribute("aria-pressed") === "true");
+      field("prompt").value = left.map((b) => b.textContent).join(" ");
+    });
+    return button;
+  }));
+}
+
+// What the form asks for that the first run did not.
+function change() {
+  const out = {};
+  const from = field("then_step").value;
+  if (from) {
+    out.then_step = Number(from);
+    if (field("prompt").value !== base.prompt) out.then = field("prompt").value;
+    const guidance = field("guidance_scale").value;
+    if (guidance !== "" && Number(guidance) !== base.guidance_scale) out.then_guidance_scale = Number(guidance);
+  } else {
+    if (field("prompt").value !== base.prompt) out.prompt = field("prompt").value;
+    for (const name of ["guidance_scale", "steps", "seed"]) {
+      const value = field(name).value;
+      if (value !== "" && Number(value) !== base[name]) out[name] = Number(value);
+    }
+    if (field("sampler").value && field("sampler").value !== base.sampler) out.sampler = field("sampler").value;
+  }
+  return out;
+}
+
+function label(one) {
+  const parts = Object.entries(one).filter(([name]) => name !== "then_step")
+    .map(([name, value]) => (["prompt", "then"].includes(name) ? value : `${name.replace("then_", "").replaceAll("_", " ")} ${value}`));
+  return (one.then_step ? `from step ${one.then_step}: ` : "") + parts.join(", ");
+}
+
+function listed() {
+  const list = form.querySelector(".changes");
+  list.replaceChildren(...changes.map((one, k) => {
+    const item = document.createElement("li");
+    const said = label(one);
+    const remove = document.createElement("button");
+    remove.type = "button";
+    remove.textContent = "Remove";
+    remove.setAttribute("aria-label", `Remove: ${said}`);
+    remove.addEventListener("click", () => {
+      changes.splice(k, 1);
+      run();
+    });
+    item.append(said, remove);
+    return item;
+  }));
+}
+
+async function run() {
+  const [button, stop, bar] = [form.querySelector("[type=submit]"), form.querySelector(".cancel"), form.querySelector("progress")];
+  button.disabled = true;
+  stop.disabled = false;
+  bar.value = 0;
+  tell("waiting");
+  listed();
+  try {
+    job = await json("/v1/traces", { ...base, changes });
+    const end = await follow(job, (kind, data) => {
+      if (kind !== "progress") return;
+      bar.value = data.done / data.total;
+      tell(data.what);
+    });
+    if (end.kind !== "completed") throw new Error(end.data.error ?? end.kind);
+    bar.value = 1;
+    page.classList.remove("empty");
+    frame.src = `/v1/jobs/${job.id}/page`;
+    form.querySelector(".alone").href = frame.src;
+    form.querySelector(".alone").hidden = false;
+    tell(`${end.data.seconds.toFixed(1)} s`);
+    return true;
+  } catch (error) {
+    tell(error.message, true);
+    return false;
+  } finally {
+    button.disabled = false;
+    stop.disabled = true;
+  }
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (base === null) {
+    const asked = {};
+    for (const name of ["guidance_scale", "steps", "seed"]) {
+      if (field(name).value !== "") asked[name] = Number(field(name).value);
+    }
+    if (field("sampler").value) asked.sampler = field("sampler").value;
+    asked.seed ??= Math.floor(Math.random() * 2 ** 31);
+    await start(field("prompt").value, asked);
+    return;
+  }
+  const wanted = change();
+  if (!Object.keys(wanted).some((name) => name !== "then_step")) {
+    tell("Change the text, the guidance, the steps, the sampler or the seed first.", true);
+    return;
+  }
+  if (changes.length === MOST) {
+    tell(`A page shows ${MOST + 1} runs; remove one first.`, true);
+    return;
+  }
+  changes.push(wanted);
+  if (!(await run())) {
+    changes.pop();
+    listed();
+  }
+});
+
+form.querySelector(".restart").addEventListener("click", () => {
+  base = null;
+  changes = [];
+  frame.removeAttribute("src");
+  form.querySelector(".alone").hidden = true;
+  page.classList.add("empty");
+  listed();
+  tell("");
+});
+form.querySelector(".cancel").addEventListener("click", () => {
+  json(`/v1/jobs/${job.id}/cancel`, {}).catch((error) => tell(error.message, true));
+});
+field("prompt").addEventListener("change", words);
+
+// The page in the frame says which step is looked at.
+addEventListener("message", (event) => {
+  if (event.source !== frame.contentWindow || event.data?.sfumato !== "cursor") return;
+  const shown = form.querySelector(".shown");
+  shown.hidden = false;
+  shown.textContent = `step ${event.data.step + 1}, which is shown`;
+  shown.onclick = () => { field("then_step").value = event.data.step + 1; };
+});
