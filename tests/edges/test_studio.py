@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 from tests.edges.test_serve import serving
 
+from sfumato.tasks.search.index import indexing
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
@@ -17,7 +19,14 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 def studio(tmp_path_factory):
     """The address of a server, and a browser."""
     folder = tmp_path_factory.mktemp("served")
-    with serving(folder) as (_, address), playwright.sync_playwright() as driver:
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for name in ("red", "green", "blue", "gold"):
+        Image.new("RGB", (40, 40), name).save(pictures / f"{name}.png")
+    for _ in indexing(pictures, folder / "found", "pca:2"):
+        pass
+    words = ("--index", str(folder / "found"))
+    with serving(folder / "queue", *words) as (_, address), playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield address, browser
         browser.close()
@@ -132,12 +141,38 @@ def test_repair_what_was_painted(page, tmp_path):
     assert "a repaired photo" in page.locator("#history").inner_text()
 
 
+def test_reduce_a_table_of_ones_own(page, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(60, 5))
+    lines = [",".join("abcde"), *[",".join(f"{value:.4f}" for value in row) for row in rows]]
+    (tmp_path / "own.csv").write_text("\n".join(lines))
+    page.goto(page.url.split("#")[0] + "#reduce")
+    page.wait_for_selector("body[data-ready=reduce]")
+    page.set_input_files("#reduce [name=file]", tmp_path / "own.csv")
+    page.fill("#reduce [name=codes]", "2")
+    page.fill("#reduce [name=epochs]", "2")
+    page.click("#reduce [type=submit]")
+    frame = page.frame_locator("#reduce iframe")
+    frame.locator("h1", has_text="own.csv in a few numbers").wait_for(timeout=120_000)
+    assert "At 2 codes" in frame.locator("body").inner_text()
+
+
+def test_search_by_a_picture(page, tmp_path):
+    Image.new("RGB", (20, 20), (0, 0, 230)).save(tmp_path / "blue.png")
+    page.goto(page.url.split("#")[0] + "#search")
+    page.wait_for_selector("body[data-ready=search]")
+    page.set_input_files("#search [name=file]", tmp_path / "blue.png")
+    page.click("#search [type=submit]")
+    page.wait_for_selector("#search .tiles figure")
+    assert "blue.png" in page.locator("#search figcaption").first.inner_text()
+    assert page.locator("#search figure").count() == 4
+
+
 @pytest.mark.parametrize("width", [380, 1280, 2560])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_width_and_scheme(studio, width, scheme):
     address, browser = studio
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    for name in ("create", "restore", "explain", "history"):
+    for name in ("create", "restore", "explain", "reduce", "search", "history"):
         page.goto(f"{address}/#{name}")
         page.wait_for_selector(f"body[data-ready={name}]")
         assert page.evaluate("document.documentElement.scrollWidth") <= width

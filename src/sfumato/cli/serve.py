@@ -31,6 +31,10 @@ Models = Annotated[
 ]
 
 
+Indexes = Annotated[
+    list[str] | None,
+    Option("--index", help="A folder of sfumato index, to be searched; may be given again."),
+]
 Mcp = Annotated[
     bool,
     Option(
@@ -47,6 +51,7 @@ def serve(
     port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     token: Token = None,
     model: Models = None,
+    index: Indexes = None,
     queue: Annotated[int, Option(min=1, help="Jobs that may wait.")] = 100,
     keep: Annotated[float, Option(min=0.01, help="Hours that results are kept.")] = 24.0,
     mcp: Mcp = False,
@@ -70,7 +75,10 @@ def serve(
     if host not in LOOPBACK and not token:
         raise OptionError(f"{host} is no address of this machine alone: give --token, a secret")
     check_folder(folder)
-    settings = Settings(folder, host, token, model or [], queue, 3600 * keep)
+    for path in index or ():
+        if not Path(path).is_dir():
+            raise OptionError(f"there is no index {path}; sfumato index makes one")
+    settings = Settings(folder, host, token, model or [], index or [], queue, 3600 * keep)
     if log:
         logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO)

@@ -275,7 +275,7 @@ async def sd_models(request: Request) -> list[dict[str, Any]]:
             "filename": name,
             "config": None,
         }
-        for name in request.app.state.models
+        for name in request.app.state.offered.models
     ]
 
 
@@ -302,7 +302,7 @@ async def options(request: Request) -> dict[str, Any]:
 async def set_options(request: Request, given: dict[str, Any]) -> dict[str, Any]:
     """Choose the model of requests that name none."""
     name = str(given.get("sd_model_checkpoint", chosen(request))).split(" ")[0]
-    if name not in request.app.state.models:
+    if name not in request.app.state.offered.models:
         raise OptionError(f"the server has no model {name[:80]}")
     request.app.state.chosen = name
     return {}

@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from sfumato import __version__
 from sfumato.errors import SfumatoError
 from sfumato.web import a1111, jobs, openai
-from sfumato.web.bodies import offered
+from sfumato.web.bodies import Offered, named, offered_models
 from sfumato.web.guard import Guard
 from sfumato.web.queue import Full, Queue
 from sfumato.web.store import Store
@@ -41,6 +41,8 @@ class Settings:
         Asked for with every request, as ``Authorization: Bearer TOKEN``.
     models : list of str
         Folders and files of models that are offered besides the bundled ones.
+    indexes : list of str
+        Folders of indexes that are offered to search.
     longest : int
         Maximum number of waiting jobs.
     keep : float
@@ -55,6 +57,7 @@ class Settings:
     host: str = "127.0.0.1"
     token: str | None = None
     models: list[str] = field(default_factory=list)
+    indexes: list[str] = field(default_factory=list)
     longest: int = 100
     keep: float = 86_400
     largest: int = 64 * 2**20
@@ -82,7 +85,7 @@ def build(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.queue, app.state.settings = queue, settings
-    app.state.models = offered(settings.models)
+    app.state.offered = Offered(offered_models(settings.models), named(settings.indexes))
     app.include_router(router)
     app.include_router(jobs.router, prefix="/v1")
     app.include_router(openai.router, prefix="/v1")

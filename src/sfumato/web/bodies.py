@@ -11,23 +11,31 @@ import binascii
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field
+from sklearn.datasets import load_digits
 
 from sfumato import image
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.load import bundled, restorers
 from sfumato.runtime import random_seed
 from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.search.options import SearchOptions
 
 PICTURES = ("source", "mask", "image", "fill")
 MOST = 64  # pictures of one request
 LARGEST = 1024  # pixels of a side of a created picture
 LONGEST = 4000  # letters of a prompt
 STEPS, SAMPLES = 200, 8
+# of a comparison: rows, passes over them, code lengths and numbers of a code
+ROWS, EPOCHS, CODES, LARGEST_CODE = 5000, 100, 6, 512
+TABLES = (".csv", ".zip", ".npz", ".npy", ".parquet", ".gz")
 RESULT = 100_000_000  # pixels of a restored photo
 
 
@@ -61,10 +69,43 @@ class RestoreBody(RestoreOptions):
     previews: int = Field(0, ge=0, le=0)
 
 
-Body = CreateBody | TraceBody | RestoreBody
+class ReduceBody(ReduceOptions):
+    """A request to compare PCA with autoencoders: the options of reduce, and the data.
+
+    ``data`` is a file in base64, of which ``name`` says the kind: .csv, .zip of pictures, .npz,
+    .npy, .parquet or idx .gz; without it scikit-learn's 1,797 digits are taken.
+    """
+
+    data: str | None = Field(None, description="A file in base64; the digits if absent.")
+    name: str = Field("digits.npz", description="The file's name.", max_length=200)
+    limit: int | None = Field(ROWS, ge=1, le=ROWS, description="Use that many rows.")
+    epochs: int | None = Field(None, ge=1, le=EPOCHS)
 
 
-def checked(body: Body, folder: Path, models: Mapping[str, str]) -> dict[str, Any]:
+class SearchBody(SearchOptions):
+    """A request to search an index: the options of search, and words or a picture.
+
+    ``image`` is a picture in base64.
+    """
+
+    index: str = Field(description="The name of an index that the server offers.")
+    query: str = Field("", max_length=LONGEST, description="Words.")
+    image: str | None = Field(None, description="A picture in base64, in place of words.")
+    k: int = Field(12, ge=1, le=MOST)
+
+
+Body = CreateBody | TraceBody | RestoreBody | ReduceBody | SearchBody
+
+
+@dataclass(frozen=True)
+class Offered:
+    """What a server offers: models and indexes, by their names; the values are paths."""
+
+    models: Mapping[str, str]
+    indexes: Mapping[str, str]
+
+
+def checked(body: Body, folder: Path, offered: Offered) -> dict[str, Any]:
     """The request of a job: its pictures as files in a folder, its model and seed named.
 
     Raises
@@ -75,23 +116,15 @@ def checked(body: Body, folder: Path, models: Mapping[str, str]) -> dict[str, An
         For what is no picture.
     """
     request = body.model_dump(mode="json", exclude_unset=True)
-    if isinstance(body, CreateBody):
-        texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-        _check_amount(body, texts)
-        request["prompt"] = texts
-        request["model"] = _model(body.model, models)
-        request["seed"] = random_seed() if body.seed is None else body.seed
-        for change in body.changes if isinstance(body, TraceBody) else ():
-            same = {name: value for name, value in request.items() if name != "changes"}
-            _check_amount(CreateBody.build({**same, **change}), texts)
-        if body.loras:
-            raise OptionError("the server adds no LoRA to its models")
-    elif (body.steps or 0) > STEPS or body.samples > SAMPLES:
-        raise OptionError(f"the server takes up to {STEPS} steps and {SAMPLES} samples")
-    elif body.engine == "diffusion" or (body.engine == "auto" and body.model in models):
-        request["model"] = _model(body.model or "icons", models)
-    elif body.model is not None and body.model not in restorers():
-        raise unknown("model", body.model, restorers())
+    match body:
+        case CreateBody():
+            request |= _created(body, request, offered.models)
+        case RestoreBody():
+            request |= _restored(body, offered.models)
+        case ReduceBody():
+            request |= _reduced(body, folder)
+        case SearchBody():
+            request |= _searched(body, offered.indexes)
     for name in ("device", "dtype", "batch"):
         request.pop(name, None)  # of a server they are its own
     for name in PICTURES:
@@ -100,6 +133,54 @@ def checked(body: Body, folder: Path, models: Mapping[str, str]) -> dict[str, An
     if isinstance(body, RestoreBody):
         _check_result(Path(request["image"]), body.enlarge or 1)
     return request
+
+
+def _created(
+    body: CreateBody, request: dict[str, Any], models: Mapping[str, str]
+) -> dict[str, Any]:
+    texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    _check_amount(body, texts)
+    for change in body.changes if isinstance(body, TraceBody) else ():
+        same = {name: value for name, value in request.items() if name != "changes"}
+        _check_amount(CreateBody.build({**same, **change}), texts)
+    if body.loras:
+        raise OptionError("the server adds no LoRA to its models")
+    seed = random_seed() if body.seed is None else body.seed
+    return {"prompt": texts, "model": _model(body.model, models), "seed": seed}
+
+
+def _restored(body: RestoreBody, models: Mapping[str, str]) -> dict[str, Any]:
+    if (body.steps or 0) > STEPS or body.samples > SAMPLES:
+        raise OptionError(f"the server takes up to {STEPS} steps and {SAMPLES} samples")
+    if body.engine == "diffusion" or (body.engine == "auto" and body.model in models):
+        return {"model": _model(body.model or "icons", models)}
+    if body.model is not None and body.model not in restorers():
+        raise unknown("model", body.model, restorers())
+    return {}
+
+
+def _reduced(body: ReduceBody, folder: Path) -> dict[str, Any]:
+    if len(body.codes) > CODES or max(body.codes) > LARGEST_CODE:
+        raise OptionError(f"the server compares {CODES} codes of {LARGEST_CODE} numbers at most")
+    kind = Path(body.name).suffix.lower()
+    if kind not in TABLES:
+        raise OptionError(f"{body.name}: send {', '.join(TABLES)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"data{kind}"
+    if body.data is None:
+        digits, path = load_digits(), folder / "data.npz"
+        np.savez(path, images=digits.images.astype(np.uint8) * 15, labels=digits.target)
+    else:
+        path.write_bytes(decoded(body.data))
+    return {"data": str(path), "limit": body.limit, "name": body.name}
+
+
+def _searched(body: SearchBody, indexes: Mapping[str, str]) -> dict[str, Any]:
+    if body.index not in indexes:
+        raise unknown("index", body.index, indexes)
+    if bool(body.query.strip()) == (body.image is not None):
+        raise OptionError("give words or a picture to search by")
+    return {"index": indexes[body.index], "query": body.query, "k": body.k}
 
 
 def _check_result(path: Path, factor: float) -> None:
@@ -127,7 +208,12 @@ def _model(name: str, models: Mapping[str, str]) -> str:
     return models[name]
 
 
-def offered(paths: list[str]) -> dict[str, str]:
+def named(paths: list[str]) -> dict[str, str]:
+    """Paths by the last parts of their names."""
+    return {Path(path).name: path for path in paths}
+
+
+def offered_models(paths: list[str]) -> dict[str, str]:
     """The models of a server: the bundled ones, and those at some paths, by the names of these."""
     return {name: name for name in bundled()} | {Path(path).stem: path for path in paths}
 

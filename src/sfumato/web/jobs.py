@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
@@ -16,7 +17,16 @@ from prometheus_client.registry import Collector
 from sfumato.errors import OptionError
 from sfumato.hub.describe import describe
 from sfumato.hub.load import bundled, restorers
-from sfumato.web.bodies import Body, CreateBody, RestoreBody, TraceBody, checked
+from sfumato.tasks.search.space import settings_of
+from sfumato.web.bodies import (
+    Body,
+    CreateBody,
+    ReduceBody,
+    RestoreBody,
+    SearchBody,
+    TraceBody,
+    checked,
+)
 from sfumato.web.queue import Queue, Update
 from sfumato.web.store import Job, new_id
 
@@ -25,6 +35,8 @@ KINDS: dict[type[Body], str] = {
     CreateBody: "create",
     TraceBody: "trace",
     RestoreBody: "restore",
+    ReduceBody: "reduce",
+    SearchBody: "search",
 }
 
 
@@ -66,7 +78,7 @@ async def submit(request: Request, body: Body) -> Job:
     queue.check()  # before its pictures are read
     folder = queue.store.files(identity)
     try:
-        asked = await asyncio.to_thread(checked, body, folder, request.app.state.models)
+        asked = await asyncio.to_thread(checked, body, folder, request.app.state.offered)
         return queue.add(KINDS[type(body)], asked, identity)
     except Exception:
         shutil.rmtree(folder, ignore_errors=True)
@@ -119,7 +131,8 @@ def with_addresses(identity: str, result: dict[str, Any]) -> dict[str, Any]:
     pictures = []
     for number, picture in enumerate(result.get("pictures", [])):
         about = {k: v for k, v in picture.items() if k != "file"}
-        pictures.append({"url": f"/v1/jobs/{identity}/pictures/{number}", **about})
+        place = {"url": f"/v1/jobs/{identity}/pictures/{number}"} if picture["file"] else {}
+        pictures.append({**place, **about})
     return {**result, "pictures": pictures}
 
 
@@ -150,9 +163,31 @@ async def trace(request: Request, body: TraceBody, wait: bool = False) -> Respon
     return await _answer(request, body, wait)
 
 
+@router.post("/reduce")
+async def reduce(request: Request, body: ReduceBody, wait: bool = False) -> Response:
+    """Compare PCA with autoencoders on a file of data, and make a page of it."""
+    return await _answer(request, body, wait)
+
+
+@router.post("/search")
+async def search(request: Request, body: SearchBody, wait: bool = False) -> Response:
+    """Find the items of an index that are nearest to words or to a picture."""
+    return await _answer(request, body, wait)
+
+
+@router.get("/indexes")
+async def indexes(request: Request) -> dict[str, Any]:
+    """The indexes that the server offers, and what is in them."""
+    found = []
+    for name, path in request.app.state.offered.indexes.items():
+        settings = settings_of(Path(path))
+        found.append({"id": name, "kind": settings.kind, "space": settings.space})
+    return {"object": "list", "data": found}
+
+
 @router.get("/jobs/{identity}/page")
 async def page(request: Request, identity: str) -> FileResponse:
-    """The page of an explanation. It may not speak to the server, whatever it holds."""
+    """The page of an explanation or a comparison. It may not speak to the server."""
     path = queue_of(request).store.files(_job(request, identity).id) / "page.html"
     if not path.exists():
         raise HTTPException(404, "the job has no page")
@@ -218,7 +253,7 @@ async def picture(request: Request, identity: str, number: int) -> FileResponse:
     """A picture of a job, as PNG with its settings inside."""
     job = _job(request, identity)
     held = (job.result or {}).get("pictures", [])
-    if not 0 <= number < len(held):
+    if not 0 <= number < len(held) or not held[number]["file"]:
         raise HTTPException(404, "the job has no such picture")
     path = queue_of(request).store.files(identity) / held[number]["file"]
     return FileResponse(path, media_type="image/png")
@@ -227,7 +262,7 @@ async def picture(request: Request, identity: str, number: int) -> FileResponse:
 @router.get("/models")
 async def models(request: Request) -> dict[str, Any]:
     """The models that the server offers, with their sizes and styles, and the restorers."""
-    found = [described(name, path) for name, path in request.app.state.models.items()]
+    found = [described(name, path) for name, path in request.app.state.offered.models.items()]
     return {"object": "list", "data": [*found, *(described(name, name) for name in restorers())]}
 
 

@@ -103,7 +103,7 @@ def _body(asked: Generation, request: Request, **extra: Any) -> CreateBody:
         given.pop("style")
     if asked.size not in (None, "auto"):
         given["size"] = asked.size
-    models = request.app.state.models
+    models = request.app.state.offered.models
     # what is no name of ours is OpenAI's, as "dall-e-3": the server's own is meant
     given["model"] = asked.model if asked.model in models else bundled()[0]
     partial = int(asked.stream and asked.partial_images > 0)

@@ -24,8 +24,12 @@ from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, opened, resolve
 from sfumato.tasks.create.run import Made, walk_rows
 from sfumato.tasks.explain.experiments import Explained, steps
+from sfumato.tasks.reduce import compare as reducing
+from sfumato.tasks.reduce import report
+from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.restore.batch import engine
 from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.search import query
 from sfumato.types import Progress
 
 PRIVATE = ("source", "mask", "fill", "image")  # files of the server
@@ -103,12 +107,17 @@ def compatible(a: Work, b: Work) -> bool:
 
 def perform(works: Sequence[Work], models: Models) -> Iterator[Event]:
     """Do jobs that are compatible; several are always pictures from texts."""
-    if works[0].kind == "create":
-        yield from _create(works, models)
-    elif works[0].kind == "trace":
-        yield from _trace(works[0], models)
-    else:
-        yield from _restore(works[0])
+    match works[0].kind:
+        case "create":
+            yield from _create(works, models)
+        case "trace":
+            yield from _trace(works[0], models)
+        case "restore":
+            yield from _restore(works[0])
+        case "reduce":
+            yield from _reduce(works[0])
+        case "search":
+            yield from _search(works[0])
 
 
 def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
@@ -203,3 +212,37 @@ def _restore(work: Work) -> Iterator[Event]:
         notes = [*before.notes, *photos.write(event.photo, work.folder / file)]
         count += 1
         yield Finished(0, file, {"report": public(event.report), "notes": notes})
+
+
+def _reduce(work: Work) -> Iterator[Event]:
+    """Compare PCA with autoencoders; the report is the job's page, its figures are the pictures."""
+    report.ready()
+    request = {k: v for k, v in work.request.items() if k not in ("data", "name")}
+    options = ReduceOptions.build(request)
+    found = reducing.start(reducing.gather(Path(work.request["data"]), options), options)
+    for event in reducing.compare(found):
+        if isinstance(event, Progress):
+            yield Told(0, event)
+    page = report.write(found, work.folder, work.request["name"])
+    page.rename(work.folder / "page.html")
+    figures = sorted(path.name for path in work.folder.glob("*.png"))
+    said = {"verdict": found.verdict(), "report": report.record(found, work.request["name"])}
+    for number, name in enumerate(figures):
+        yield Finished(0, name, {"name": name.removesuffix(".png"), **(said if not number else {})})
+
+
+def _search(work: Work) -> Iterator[Event]:
+    """Search an index; each hit is a picture, made small, or a text."""
+    request, folder = work.request, Path(work.request["index"])
+    yield Told(0, Progress("searching", 0, 1))
+    asked = request.get("image") or request["query"]
+    where, is_file = request.get("where"), "image" in request
+    hits = query.search(folder, asked, request["k"], where, file=is_file)
+    work.folder.mkdir(parents=True, exist_ok=True)
+    shown = query.found_pictures(folder, hits)
+    for number, hit in enumerate(hits):
+        picture, file = shown.get(hit.name), ""
+        if picture is not None:
+            file = f"{number}.png"
+            picture.save(work.folder / file)
+        yield Finished(0, file, {**hit.__dict__, "name": Path(hit.name).name})

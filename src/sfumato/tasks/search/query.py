@@ -46,7 +46,14 @@ class Hit:
     text: str
 
 
-def search(folder: Path | str, query: str, k: int = 12, where: str | None = None) -> list[Hit]:
+def search(
+    folder: Path | str,
+    query: str,
+    k: int = 12,
+    where: str | None = None,
+    *,
+    file: bool | None = None,
+) -> list[Hit]:
     """The `k` items nearest to a text, or to a picture or text file.
 
     Pictures that are searched by words come first where their name or label has all of the words.
@@ -59,19 +66,23 @@ def search(folder: Path | str, query: str, k: int = 12, where: str | None = None
         Words, or the path of a file.
     where : str, optional
         SQL over name, label and text: ``label = 'cat'``.
+    file : bool, optional
+        Whether the query is a path; without it, it is one if there is such a file. A stranger's
+        words are no paths.
     """
     if k < 1:
         raise OptionError(f"k is {k}; it must be 1 or more")
     folder = Path(folder)
     settings = settings_of(folder)
+    is_file = _is_file(query) if file is None else file
     code, table, exact = (
-        _query(settings, load_space(folder / "space"), query),
+        _query(settings, load_space(folder / "space"), query, is_file),
         open_table(folder),
         settings.recall is None,
     )
     try:
         rows = nearest(table, code, k, where, exact=exact)
-        if settings.kind == "pictures" and not _is_file(query):
+        if settings.kind == "pictures" and not is_file:
             rows = list(
                 {row["name"]: row for row in (*named(table, code, query, k, where), *rows)}.values()
             )[:k]
@@ -95,22 +106,33 @@ def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Imag
         raise OptionError("this index holds documents: there are no pictures to show")
     if not hits:
         raise DataError("nothing was found: there are no pictures to show")
-    held = {s.name: s for s in find(Path(settings.source))}
-    found = []
-    for sample in (held[h.name] for h in hits if h.name in held):
-        with contextlib.suppress(PictureError, OSError):  # it was changed since
-            found.append(image.crop_to(image.read(sample.read()), (side, side)))
+    found = found_pictures(folder, hits, side)
     if not found:
         raise DataError(f"none of the pictures found is still in {settings.source}")
-    return image.sheet(found)
+    return image.sheet(list(found.values()))
+
+
+def found_pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> dict[str, Image.Image]:
+    """The pictures of results by name, nearest first; without those that are no longer there, and
+    empty for documents.
+    """
+    settings = settings_of(Path(folder))
+    if settings.kind != "pictures":
+        return {}
+    held = {s.name: s for s in find(Path(settings.source))}
+    found = {}
+    for sample in (held[h.name] for h in hits if h.name in held):
+        with contextlib.suppress(PictureError, OSError):  # it was changed since
+            found[sample.name] = image.crop_to(image.read(sample.read()), (side, side))
+    return found
 
 
 def _is_file(query: str) -> bool:
     return os.path.isfile(query)  # noqa: PTH113 (a text too long for a name is no error here)
 
 
-def _query(settings: Index, model: Any, query: str) -> NDArray[np.float32]:
-    path, is_file = Path(query), _is_file(query)
+def _query(settings: Index, model: Any, query: str, is_file: bool) -> NDArray[np.float32]:
+    path = Path(query)
     if not is_file and path.suffix.lower() in image.SUFFIXES | {".txt"}:
         raise OptionError(f"{query} does not exist")
     if settings.kind == "pictures":

@@ -1,7 +1,8 @@
 // The page that shows how a picture came about, and sets other runs beside it: other words, other
 // guidance, or another way from a step on. Each run is made by the model that is loaded.
 
-import { follow, json } from "./api.js";
+import { json } from "./api.js";
+import { perform, say, show } from "./job.js";
 
 const page = document.getElementById("explain");
 const form = page.querySelector("form");
@@ -12,13 +13,6 @@ const KEPT = ["model", "seed", "steps", "guidance_scale", "guidance_rescale", "n
   "sampler", "schedule", "eta", "style", "size", "candidate", "then", "then_step", "then_guidance_scale"];
 let base = null; // the first run: what was asked for
 let changes = [];
-let job = null;
-
-function tell(text, wrong = false) {
-  const status = form.querySelector(".status");
-  status.textContent = text;
-  status.classList.toggle("wrong", wrong);
-}
 
 export async function open() {
   if (field("sampler").length === 1) {
@@ -110,34 +104,12 @@ function listed() {
 }
 
 async function run() {
-  const [button, stop, bar] = [form.querySelector("[type=submit]"), form.querySelector(".cancel"), form.querySelector("progress")];
-  button.disabled = true;
-  stop.disabled = false;
-  bar.value = 0;
-  tell("waiting");
   listed();
-  try {
-    job = await json("/v1/traces", { ...base, changes });
-    const end = await follow(job, (kind, data) => {
-      if (kind !== "progress") return;
-      bar.value = data.done / data.total;
-      tell(data.what);
-    });
-    if (end.kind !== "completed") throw new Error(end.data.error ?? end.kind);
-    bar.value = 1;
-    page.classList.remove("empty");
-    frame.src = `/v1/jobs/${job.id}/page`;
-    form.querySelector(".alone").href = frame.src;
-    form.querySelector(".alone").hidden = false;
-    tell(`${end.data.seconds.toFixed(1)} s`);
-    return true;
-  } catch (error) {
-    tell(error.message, true);
-    return false;
-  } finally {
-    button.disabled = false;
-    stop.disabled = true;
-  }
+  const done = await perform(form, "/v1/traces", async () => ({ ...base, changes }));
+  if (!done) return false;
+  page.classList.remove("empty");
+  show(frame, form, done.job);
+  return true;
 }
 
 form.addEventListener("submit", async (event) => {
@@ -154,11 +126,11 @@ form.addEventListener("submit", async (event) => {
   }
   const wanted = change();
   if (!Object.keys(wanted).some((name) => name !== "then_step")) {
-    tell("Change the text, the guidance, the steps, the sampler or the seed first.", true);
+    say(form, "Change the text, the guidance, the steps, the sampler or the seed first.", true);
     return;
   }
   if (changes.length === MOST) {
-    tell(`A page shows ${MOST + 1} runs; remove one first.`, true);
+    say(form, `A page shows ${MOST + 1} runs; remove one first.`, true);
     return;
   }
   changes.push(wanted);
@@ -175,10 +147,7 @@ form.querySelector(".restart").addEventListener("click", () => {
   form.querySelector(".alone").hidden = true;
   page.classList.add("empty");
   listed();
-  tell("");
-});
-form.querySelector(".cancel").addEventListener("click", () => {
-  json(`/v1/jobs/${job.id}/cancel`, {}).catch((error) => tell(error.message, true));
+  say(form, "");
 });
 field("prompt").addEventListener("change", words);
 

@@ -1,17 +1,19 @@
-// The studio: four pages in one, chosen by the address's hash.
+// The studio: all pages in one, chosen by the address's hash.
 
 import { json } from "./api.js";
 import * as create from "./create.js";
 import * as explain from "./explain.js";
 import { run } from "./gallery.js";
+import "./reduce.js";
 import "./restore.js";
+import * as search from "./search.js";
 
-const pages = ["create", "restore", "explain", "history"];
+const pages = ["create", "restore", "explain", "reduce", "search", "history"];
 
 async function history() {
   const element = document.querySelector("#history .results");
   const { jobs } = await json("/v1/jobs?count=40");
-  const done = jobs.filter((job) => job.status === "completed" && job.result.pictures.length);
+  const done = jobs.filter((job) => job.status === "completed" && ["create", "trace", "restore"].includes(job.kind));
   element.replaceChildren();
   if (!done.length) element.textContent = "Nothing has been made yet.";
   for (const job of done.reverse()) {
@@ -32,6 +34,7 @@ async function open() {
   try {
     if (page === "create") await create.open();
     if (page === "explain") await explain.open();
+    if (page === "search") await search.open();
     if (page === "history") await history();
   } catch (error) {
     create.tell(error.message, true);

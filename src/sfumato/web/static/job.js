@@ -1,0 +1,53 @@
+// A form that starts a job: its button, its bar, its line of words and its Stop.
+
+import { follow, json } from "./api.js";
+
+export function say(form, text, wrong = false) {
+  const status = form.querySelector(".status");
+  status.textContent = text;
+  status.classList.toggle("wrong", wrong);
+}
+
+// Ask for a job and follow it; gives its result, or null if it did not come to one.
+export async function perform(form, path, body, heard = () => {}) {
+  const button = form.querySelector("[type=submit]");
+  const stop = form.querySelector(".cancel");
+  const bar = form.querySelector("progress");
+  button.disabled = true;
+  bar.value = 0;
+  say(form, "waiting");
+  try {
+    const job = await json(path, await body());
+    stop.disabled = false;
+    stop.onclick = () => json(`/v1/jobs/${job.id}/cancel`, {}).catch((error) => say(form, error.message, true));
+    const end = await follow(job, (kind, data) => {
+      if (kind === "progress") {
+        bar.value = data.done / data.total;
+        const waits = data.queue_position ? `, ${data.queue_position} before it` : "";
+        say(form, `${data.what}${waits}${data.eta ? `, about ${data.eta.toFixed(0)} s left` : ""}`);
+      }
+      heard(kind, data);
+    });
+    if (end.kind !== "completed") {
+      say(form, end.data.error ?? end.kind, end.kind === "failed");
+      return null;
+    }
+    bar.value = 1;
+    say(form, `${end.data.seconds.toFixed(1)} s`);
+    return { ...end.data, job };
+  } catch (error) {
+    say(form, error.message, true);
+    return null;
+  } finally {
+    button.disabled = false;
+    stop.disabled = true;
+  }
+}
+
+// The page that came of a job, in a frame that may not speak to the server, and by itself.
+export function show(frame, form, job) {
+  frame.src = `/v1/jobs/${job.id}/page`;
+  const alone = form.querySelector(".alone");
+  alone.href = frame.src;
+  alone.hidden = false;
+}

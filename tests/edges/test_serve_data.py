@@ -1,0 +1,149 @@
+"""Reduce and search over HTTP."""
+
+import base64
+import io
+import urllib.request
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.edges.test_serve import ask, b64, serving
+
+from sfumato.tasks.search.index import indexing
+from sfumato.tasks.search.query import search
+
+COLORS = ("red", "green", "blue", "gold")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The address of a server with an index of pictures and one of documents, and its folder."""
+    folder = tmp_path_factory.mktemp("served")
+    for kind in ("pictures", "texts"):
+        (folder / kind).mkdir()
+    for color in COLORS:
+        Image.new("RGB", (40, 40), color).save(folder / "pictures" / f"{color}.png")
+        words = f"a text about {color} things and {color} paint"
+        (folder / "texts" / f"{color}.txt").write_text(words)
+    for kind, space in (("pictures", "pca:2"), ("texts", "lsa:3")):
+        for _ in indexing(folder / kind, folder / f"{kind}-index", space):
+            pass
+    words = [w for kind in ("pictures", "texts") for w in ("--index", f"{folder / kind}-index")]
+    with serving(folder / "queue", *words) as (_, address):
+        yield address, folder
+
+
+def packed(rows):
+    lines = [",".join("abcd"), *[",".join(f"{value:.5f}" for value in row) for row in rows]]
+    return base64.b64encode("\n".join(lines).encode()).decode()
+
+
+def test_a_table_is_compared(served):
+    address, _ = served
+    rows = np.random.default_rng(0).normal(size=(80, 4))
+    body = {"data": packed(rows), "name": "own <b>.csv", "codes": [2], "epochs": 2}
+    status, job = ask(address, "/v1/reduce?wait=true", body)
+    assert (status, job["status"]) == (200, "completed"), job
+    first = job["result"]["pictures"][0]
+    assert first["verdict"] and first["report"]["trials"]
+    page = urllib.request.urlopen(f"{address}/v1/jobs/{job['id']}/page")
+    with page as answer:
+        text = answer.read().decode()
+        assert answer.headers["Content-Security-Policy"] == "sandbox allow-scripts"
+    assert "own &lt;b&gt;.csv in a few numbers" in text
+    assert str(served[1]) not in text, "no path of the server"
+    with urllib.request.urlopen(address + first["url"]) as answer:
+        assert Image.open(io.BytesIO(answer.read())).size[0] > 100
+
+
+def test_pictures_in_a_zip_are_compared(served):
+    address, _ = served
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as held:
+        for k in range(24):
+            picture = io.BytesIO()
+            Image.new("L", (8, 8), 10 * k).save(picture, "PNG")
+            held.writestr(f"{k}.png", picture.getvalue())
+    data = base64.b64encode(stream.getvalue()).decode()
+    body = {"data": data, "name": "mine.zip", "codes": [1], "epochs": 1, "size": 8}
+    status, job = ask(address, "/v1/reduce?wait=true", body)
+    assert (status, job["status"]) == (200, "completed"), job
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"data": "AAAA", "name": "x.pkl"}, "x.pkl: send .csv"),
+        ({"data": "AAAA", "name": "x.csv"}, ""),
+        ({"data": "AAAA", "name": "x.npz"}, ""),
+        ({"data": "AAAA", "name": "x.zip"}, ""),
+        ({"data": "///..", "name": "x.csv"}, "no base64"),
+        ({"data": "http://x/y.csv", "name": "x.csv"}, "fetches no addresses"),
+        ({"codes": [1, 2, 3, 4, 5, 6, 7]}, "6 codes"),
+        ({"codes": [4096]}, "512 numbers"),
+        ({"limit": 10**6}, "limit"),
+        ({"epochs": 10**6}, "epochs"),
+        ({"data": "AAAA", "name": "../../etc/x.csv"}, ""),
+    ],
+)
+def test_data_that_cannot_be_compared(served, body, said):
+    address, folder = served
+    status, answer = ask(address, "/v1/reduce?wait=true", body)
+    assert status in (400, 422), answer
+    assert said in answer["error"]["message"]
+    assert str(folder) not in str(answer)
+
+
+def test_pictures_are_found_by_a_picture(served):
+    address, folder = served
+    body = {"index": "pictures-index", "image": b64(Image.new("RGB", (9, 9), (0, 0, 240))), "k": 2}
+    status, job = ask(address, "/v1/search?wait=true", body)
+    assert (status, job["status"]) == (200, "completed"), job
+    hits = job["result"]["pictures"]
+    alone = search(folder / "pictures-index", str(folder / "pictures" / "blue.png"), 2)
+    assert [hit["name"] for hit in hits] == [hit.name for hit in alone]
+    assert hits[0]["name"] == "blue.png"
+    with urllib.request.urlopen(address + hits[0]["url"]) as answer:
+        assert Image.open(io.BytesIO(answer.read())).getpixel((5, 5)) == (0, 0, 255)
+
+
+def test_documents_are_found_by_words(served):
+    address, _ = served
+    body = {"index": "texts-index", "query": "green paint"}
+    status, job = ask(address, "/v1/search?wait=true", body)
+    assert (status, job["status"]) == (200, "completed"), job
+    first = job["result"]["pictures"][0]
+    assert first["name"] == "green.txt" and "green things" in first["text"] and "url" not in first
+    assert ask(address, f"/v1/jobs/{job['id']}/pictures/0")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"index": "none", "query": "x"}, "none"),
+        ({"index": "texts-index"}, "words or a picture"),
+        ({"index": "texts-index", "query": "x", "image": "AAAA"}, "words or a picture"),
+        ({"index": "texts-index", "query": "zzz"}, "no word of"),
+        ({"index": "texts-index", "query": "green", "where": "drop table"}, "filter"),
+        ({"index": "../pictures", "query": "x"}, ""),
+        ({"index": "pictures-index", "query": "/etc/hostname"}, "no picture file"),
+        ({"index": "texts-index", "query": "/etc/hostname"}, "no word of"),
+        ({"index": "texts-index", "query": "green", "k": 1000}, "k"),
+    ],
+)
+def test_what_cannot_be_searched(served, body, said):
+    address, folder = served
+    status, answer = ask(address, "/v1/search?wait=true", body)
+    assert status in (400, 422), answer
+    assert said in answer["error"]["message"]
+    assert str(folder) not in str(answer)
+
+
+def test_the_indexes_are_listed(served):
+    status, answer = ask(served[0], "/v1/indexes")
+    assert status == 200
+    assert {(one["id"], one["kind"]) for one in answer["data"]} == {
+        ("pictures-index", "pictures"),
+        ("texts-index", "documents"),
+    }
