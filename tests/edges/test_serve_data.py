@@ -140,6 +140,18 @@ def test_what_cannot_be_searched(served, body, said):
     assert str(folder) not in str(answer)
 
 
+def test_points_are_walked(served):
+    points = [[k % 7, k % 5, 1 + k % 2] for k in range(60)]
+    body = {"points": points, "training": 20, "count": 4, "steps": 3, "follow": 1}
+    status, job = ask(served[0], "/v1/points?wait=true", body)
+    assert (status, job["status"]) == (200, "completed"), job
+    found = job["result"]["pictures"][0]
+    assert len(found["paths"]) == 4 and len(found["paths"][0]) == 4 and len(found["guesses"]) == 3
+    assert "url" not in found
+    status, answer = ask(served[0], "/v1/points", {"points": [[1, 2, 3], [0, 0, 1]]})
+    assert status in (400, 422) and "class is 1 or 2" in answer["error"]["message"]
+
+
 def test_the_indexes_are_listed(served):
     status, answer = ask(served[0], "/v1/indexes")
     assert status == 200

@@ -156,6 +156,29 @@ def test_reduce_a_table_of_ones_own(page, tmp_path):
     assert "At 2 codes" in frame.locator("body").inner_text()
 
 
+def test_points_are_learned_while_one_watches(page):
+    page.emulate_media(reduced_motion="reduce")
+    page.goto(page.url.split("#")[0] + "#learn")
+    page.wait_for_selector("body[data-ready=learn]")
+    playwright.expect(page.locator("#learn output")).to_have_text("600 points")
+    page.click("#learn [data-preset=none]")
+    page.click("#learn [type=submit]")
+    assert "Draw some points" in page.locator("#learn .status").inner_text()
+    box = page.locator("#learn canvas").bounding_box()
+    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 300, box["y"] + 300, steps=20)
+    page.mouse.up()
+    assert int(page.locator("#learn output").inner_text().split()[0]) > 40
+    page.fill("#learn [name=steps]", "5")
+    page.click("#learn [type=submit]")
+    page.wait_for_selector("#learn .play:not([disabled])", timeout=120_000)
+    assert page.locator("#learn output").inner_text() == "the points that were made"
+    page.focus("#learn [name=step]")
+    page.keyboard.press("Home")
+    assert "step 1 of 5" in page.locator("#learn output").inner_text()
+
+
 def test_search_by_a_picture(page, tmp_path):
     Image.new("RGB", (20, 20), (0, 0, 230)).save(tmp_path / "blue.png")
     page.goto(page.url.split("#")[0] + "#search")
@@ -172,7 +195,7 @@ def test_search_by_a_picture(page, tmp_path):
 def test_every_width_and_scheme(studio, width, scheme):
     address, browser = studio
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    for name in ("create", "restore", "explain", "reduce", "search", "history"):
+    for name in ("create", "restore", "explain", "reduce", "search", "learn", "history"):
         page.goto(f"{address}/#{name}")
         page.wait_for_selector(f"body[data-ready={name}]")
         assert page.evaluate("document.documentElement.scrollWidth") <= width

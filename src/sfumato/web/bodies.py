@@ -24,6 +24,7 @@ from sfumato.errors import OptionError, unknown
 from sfumato.hub.load import bundled, restorers
 from sfumato.runtime import random_seed
 from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.points import PointsOptions
 from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search.options import SearchOptions
@@ -94,7 +95,11 @@ class SearchBody(SearchOptions):
     k: int = Field(12, ge=1, le=MOST)
 
 
-Body = CreateBody | TraceBody | RestoreBody | ReduceBody | SearchBody
+class PointsBody(PointsOptions):
+    """A request to learn points on a plane, and to walk from noise to new ones."""
+
+
+Body = CreateBody | TraceBody | RestoreBody | ReduceBody | SearchBody | PointsBody
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from sfumato.tasks.search.space import settings_of
 from sfumato.web.bodies import (
     Body,
     CreateBody,
+    PointsBody,
     ReduceBody,
     RestoreBody,
     SearchBody,
@@ -37,6 +38,7 @@ KINDS: dict[type[Body], str] = {
     RestoreBody: "restore",
     ReduceBody: "reduce",
     SearchBody: "search",
+    PointsBody: "points",
 }
 
 
@@ -172,6 +174,12 @@ async def reduce(request: Request, body: ReduceBody, wait: bool = False) -> Resp
 @router.post("/search")
 async def search(request: Request, body: SearchBody, wait: bool = False) -> Response:
     """Find the items of an index that are nearest to words or to a picture."""
+    return await _answer(request, body, wait)
+
+
+@router.post("/points")
+async def points(request: Request, body: PointsBody, wait: bool = False) -> Response:
+    """Learn points on a plane, and walk from noise to new ones."""
     return await _answer(request, body, wait)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +21,12 @@ from PIL import Image
 from sfumato import image
 from sfumato.data import photo as photos
 from sfumato.hub.load import Model
+from sfumato.tasks import points
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, opened, resolve
 from sfumato.tasks.create.run import Made, walk_rows
 from sfumato.tasks.explain.experiments import Explained, steps
+from sfumato.tasks.points import PointsOptions
 from sfumato.tasks.reduce import compare as reducing
 from sfumato.tasks.reduce import report
 from sfumato.tasks.reduce.options import ReduceOptions
@@ -33,6 +36,7 @@ from sfumato.tasks.search import query
 from sfumato.types import Progress
 
 PRIVATE = ("source", "mask", "fill", "image")  # files of the server
+POINTS = 8  # sets of points whose networks are kept
 EVERY = 0.1  # seconds between previews, at least
 APART = frozenset({"seed", "count", "prompt", "previews"})  # in what jobs of one batch may differ
 
@@ -85,6 +89,7 @@ class Models:
 
     def __init__(self, most: int = 2) -> None:
         self.most, self.held = most, dict[tuple[object, ...], Model]()
+        self.points: dict[object, object] = {}  # what was learned of points
 
     def get(self, options: CreateOptions) -> Model:
         """The model of some options, loaded at most once."""
@@ -118,6 +123,8 @@ def perform(works: Sequence[Work], models: Models) -> Iterator[Event]:
             yield from _reduce(works[0])
         case "search":
             yield from _search(works[0])
+        case "points":
+            yield from _points(works[0], models)
 
 
 def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
@@ -246,3 +253,26 @@ def _search(work: Work) -> Iterator[Event]:
             file = f"{number}.png"
             picture.save(work.folder / file)
         yield Finished(0, file, {**hit.__dict__, "name": Path(hit.name).name})
+
+
+def _points(work: Work, models: Models) -> Iterator[Event]:
+    """Learn points and walk to new ones; the numbers are the result."""
+    if len(models.points) > POINTS:
+        models.points.clear()
+    for event in points.walk(PointsOptions.build(work.request), models.points):
+        if isinstance(event, Progress):
+            yield Told(0, event)
+            continue
+        about = {name: _rounded(getattr(event, name)) for name in ("paths", "grid", "guesses")}
+        about |= {"loss": round(event.loss, 4), "sigmas": [round(s, 4) for s in event.sigmas]}
+        yield Finished(0, "", about)
+
+
+def _rounded(values: torch.Tensor) -> Any:
+    """Nested lists, with as many digits as can be seen."""
+    scale = float(values.abs().max().clamp_min(1e-9))
+    digits = max(0, 3 - math.floor(math.log10(scale)))
+    return [
+        [[round(x, digits), round(y, digits)] for x, y in part]
+        for part in values.reshape(-1, *values.shape[-2:]).tolist()
+    ]

@@ -4,11 +4,12 @@ import { json } from "./api.js";
 import * as create from "./create.js";
 import * as explain from "./explain.js";
 import { run } from "./gallery.js";
+import * as learn from "./learn.js";
 import "./reduce.js";
 import "./restore.js";
 import * as search from "./search.js";
 
-const pages = ["create", "restore", "explain", "reduce", "search", "history"];
+const pages = ["create", "restore", "explain", "reduce", "search", "learn", "history"];
 
 async function history() {
   const element = document.querySelector("#history .results");
@@ -34,6 +35,7 @@ async function open() {
   try {
     if (page === "create") await create.open();
     if (page === "explain") await explain.open();
+    if (page === "learn") await learn.open();
     if (page === "search") await search.open();
     if (page === "history") await history();
   } catch (error) {
