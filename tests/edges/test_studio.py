@@ -50,8 +50,12 @@ def test_create_view_and_explain(page):
     page.fill("#create textarea", 'a <b>red</b> "apple"')
     page.fill("#create [name=count]", "2")
     page.fill("#create [name=seed]", "7")
+    page.select_option("#create [name=size]", "128")
+    page.check("#create [name=transparent]")
     page.click("#create [type=submit]")
     page.wait_for_selector("#create button.tile")
+    wide = page.locator("#create button.tile img").first.evaluate("(img) => img.naturalWidth")
+    assert wide == 128
     assert page.locator("#create button.tile").count() == 2
     assert page.locator("#create .run h2").inner_text() == 'a <b>red</b> "apple"'
     page.click("#create button.tile >> nth=1")

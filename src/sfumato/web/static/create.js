@@ -35,6 +35,8 @@ async function body() {
   for (const name of ["count", "seed", "steps", "guidance_scale"]) {
     if (field(name).value !== "") out[name] = Number(field(name).value);
   }
+  if (field("size").value) out.size = [Number(field("size").value), Number(field("size").value)];
+  if (field("transparent").checked) out.transparent = true;
   if (brush.file) {
     out.source = await base64(brush.file);
     out.strength = Number(field("strength").value);
