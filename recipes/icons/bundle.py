@@ -33,7 +33,7 @@ STYLES = {
     "weather": "filled weather icon",
     "sticker": "colourful sticker",
 }
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "matcher")
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "matcher", "upscaler")
 
 
 def main(source: str, target: str) -> None:

@@ -62,14 +62,14 @@ class Plan(Config):
     ]
 
 
-# Steps and batch where nobody says any: minutes of two CPU cores, but for a U-Net from the
-# beginning, which takes hours.
-USUAL = {
+# Steps and batch, and perhaps the rate, where nobody says any: minutes of two CPU cores, but for a
+# U-Net from the beginning, which takes hours.
+USUAL: dict[str, tuple[float, ...]] = {
     "text": (3000, 256),
     "autoencoder": (8000, 16),
     "diffusion": (12_000, 64),
     "diffusion from a model": (2000, 64),
-    "lora": (500, 16),
+    "lora": (500, 16, 5e-4),
     "matcher": (1500, 256),
     "upscaler": (12_000, 16),
     "restorer": (4000, 8),
@@ -92,7 +92,7 @@ def read_plan(
             "another --output"
         )
     plan = Plan.read(read_json(path), str(path)) if path else Plan()
-    usual = dict(zip(("steps", "batch"), USUAL[task], strict=True))
+    usual = dict(zip(("steps", "batch", "rate"), USUAL[task], strict=False))
     return plan, TrainSettings.read({**usual, **plan.settings, **given}, "training settings")
 
 

@@ -81,7 +81,12 @@ class CreateOptions(Options):
         None, "How closely to follow the text from --then-step on.", group=BRANCH, ge=0, le=100
     )
     style: str | None = option(None, "A style of the model; sfumato models lists them.")
-    size: tuple[int, int] | None = option(None, "Width and height in pixels.", metavar="WxH")
+    size: tuple[int, int] | None = option(
+        None,
+        "Width and height in pixels; one number for both. A model with an upscaler, as icons, "
+        "makes larger pictures small and enlarges them.",
+        metavar="WxH",
+    )
     transparent: bool = option(
         False, "Make the white ground clear, without a white line around the subject."
     )
@@ -128,11 +133,15 @@ class CreateOptions(Options):
     @field_validator("size", mode="before")
     @classmethod
     def _size(cls, size: Any) -> Any:
+        if isinstance(size, int) and not isinstance(size, bool):
+            return size, size
         if not isinstance(size, str):
             return size
-        if not (match := re.fullmatch(r"(\d+)\s*[xX]\s*(\d+)", size)):
-            raise OptionError(f'size "{size}" cannot be read; write WIDTHxHEIGHT, as 64x64')
-        return int(match[1]), int(match[2])
+        if not (match := re.fullmatch(r"(\d+)(?:\s*[xX]\s*(\d+))?", size)):
+            raise OptionError(
+                f'size "{size}" cannot be read; write WIDTHxHEIGHT, as 256x128, or 256'
+            )
+        return int(match[1]), int(match[2] or match[1])
 
     @field_validator("negative_prompt", "then")
     @classmethod
