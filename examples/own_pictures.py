@@ -94,7 +94,9 @@ def main(kind: str, folder: Path) -> None:
     for number, (picture, words) in enumerate(drawn):
         picture.save(folder / f"{number:03d}.png")
         (folder / f"{number:03d}.txt").write_text(words + "\n")
+    print(f"{len(drawn)} pictures with their words: {folder}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    what, where = sys.argv[1:] or ("subject", "fizz")
+    main(what, Path(where))
