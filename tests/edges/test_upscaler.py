@@ -15,6 +15,7 @@ from sfumato.space.detail import Detail
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import check, resolve
 from sfumato.tasks.create.run import create, walk
+from sfumato.tasks.explain.experiments import explain
 from sfumato.train.upscaler import train_upscaler
 from sfumato.types import Progress
 
@@ -94,6 +95,17 @@ def test_a_picture_to_start_from_is_enlarged_too(folder, tmp_path):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     made = create("a red apple", options(folder, source=str(tmp_path / "red.png")))[0]
     assert made.picture.size == (64, 64)
+
+
+def test_an_enlarged_picture_on_a_clear_ground_is_explained(folder, tmp_path):
+    asked = options(folder, size=(64, 64), transparent=True)
+    found = explain("a red apple", asked)
+    (run,) = found.runs
+    assert run.trace.made.picture.size == (64, 64) and run.trace.made.picture.mode == "RGBA"
+    assert run.decoded[0]["denoised"].size == run.there.again.size == (16, 16)
+    alone = create("a red apple", asked)[0].picture
+    assert run.trace.made.picture.tobytes() == alone.tobytes()
+    found.write(tmp_path / "page.html")
 
 
 def test_details_are_kept_exactly():

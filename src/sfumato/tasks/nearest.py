@@ -118,8 +118,5 @@ FLIP = Image.Transpose.FLIP_LEFT_RIGHT
 
 def codable(picture: Image.Image) -> torch.Tensor:
     """A picture as it is compared: (1, 3, 32, 32) in [-1, 1], on white."""
-    rgba = picture.convert("RGBA")
-    flat = Image.new("RGBA", rgba.size, "white")
-    flat.alpha_composite(rgba)
-    small = flat.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
-    return image.to_tensor(small)
+    flat = image.flattened(picture)
+    return image.to_tensor(flat.resize((SIDE, SIDE), Image.Resampling.BOX))

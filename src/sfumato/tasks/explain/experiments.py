@@ -130,7 +130,7 @@ class Explained:
         z, pictures = [], []
         for run in self.runs:
             z.append(run.trace.looks[-1].after)
-            pictures.append(run.trace.made.picture)
+            pictures.append(image.flattened(run.trace.made.picture))
             for look, shown in zip(run.trace.looks, run.decoded, strict=False):
                 z += [getattr(look, name) for name in shown if name != "x"]
                 pictures += [picture for name, picture in shown.items() if name != "x"]
@@ -252,7 +252,7 @@ def steps(
     for trace, one in zip(traces, asked, strict=True):
         decoded: list[dict[str, Image.Image]] = []
         for look in () if light else trace.looks:
-            decoded.append(_decoded(_shown(trace, look), model))
+            decoded.append(_decoded(_shown(look, model), model))
             done += 1
             yield Progress("decoding", done, total)
         if light:
@@ -263,9 +263,15 @@ def steps(
     yield Explained(runs, model)
 
 
-def _shown(trace: Trace, look: Look) -> dict[str, Tensor]:
+def _worked(look: Look, model: Model) -> tuple[int, int]:
+    """Width and height that the model worked at: less than the picture's, if it was enlarged."""
+    tall, wide = look.x.shape[1:]
+    return wide * model.space.config.factor, tall * model.space.config.factor
+
+
+def _shown(look: Look, model: Model) -> dict[str, Tensor]:
     """The latents of a step that the page shows as pictures: fewer of a large one."""
-    names = SHOWN if max(trace.made.picture.size) <= SMALL else SHOWN[-1:]
+    names = SHOWN if max(_worked(look, model)) <= SMALL else SHOWN[-1:]
     found = {name: getattr(look, name) for name in names}
     return {name: latents for name, latents in found.items() if latents is not None}
 
@@ -289,9 +295,9 @@ def guesses(told: Trace, model: Model) -> list[DenoisingProbe]:
     settings, z, small = (
         told.made.settings,
         told.looks[-1].after.to(model.device)[None],
-        max(told.made.picture.size) <= SMALL,
+        max(_worked(told.looks[-1], model)) <= SMALL,
     )
-    condition, _ = model.text([settings["styled"]], tuple(settings["size"]))
+    condition, _ = model.text([settings["styled"]], _worked(told.looks[-1], model))
     noise = torch.randn(z.shape, generator=generator(settings["seed"], "guess")).to(z)
     out = []
     for look in told.looks:
@@ -312,8 +318,13 @@ def _there(told: Trace, model: Model) -> There | None:
     """The finished picture through the autoencoder and back."""
     if not isinstance(model.space, AutoencoderKL):
         return None
-    unit, picture = model.space.config.factor, told.made.picture
-    picture = image.crop_to(picture, tuple(max(unit, n // unit * unit) for n in picture.size))  # type: ignore[arg-type]
+    unit, picture = model.space.config.factor, image.flattened(told.made.picture)
+    # of an enlarged picture as large as it was made, of one that was filled up as it is shown
+    wide, tall = (
+        min(made, max(unit, n // unit * unit))
+        for made, n in zip(_worked(told.looks[-1], model), picture.size, strict=True)
+    )
+    picture = image.crop_to(picture, (wide, tall))
     z = model.space.encode(image.to_tensor(picture).to(model.device))
     again = image.to_pictures(model.space.decode(z).float().cpu())[0]
     return There(

@@ -116,13 +116,14 @@ function header() {
 }
 const many = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(1)} billion` : n >= 1e6 ? `${(n / 1e6).toFixed(1)} million` : n.toLocaleString("en"));
 function road() {
-  const r = run(), p = model.parameters, size = r.shape.join(" x "), ms = r.steps.reduce((a, s) => a + s.seconds, 0) / r.steps.length * 1000;
+  const r = run(), p = model.parameters, size = r.shape.join(" x "), worked = [r.shape[2] * factor, r.shape[1] * factor], shown = r.size.join(" x "), ms = r.steps.reduce((a, s) => a + s.seconds, 0) / r.steps.length * 1000;
   const start = r.source ? "A picture, encoded, with noise on it" : "Noise alone";
   const stops = [
     p.text ? ["The text", `${r.words.length} of at most ${model.length} tokens a chunk, each ${model.width} numbers; encoder of ${many(p.text)} parameters`] : null,
     ["The start", `${start}: ${size} numbers, deviation ${r.steps[0].sigma.toPrecision(3)}`],
     [`The denoiser, ${r.steps.length} times`, `U-Net of ${many(p.network)} parameters that predicts ${{ eps: "the noise", v: "v", x0: "the picture" }[model.predicts] || model.predicts}; ${ms < 1000 ? `${ms.toPrecision(3)} ms` : `${(ms / 1000).toPrecision(3)} s`} a step` + (r.steps[0].guided ? ", with the text and without" : "")],
-    [factor > 1 ? "The decoder" : "The picture", factor > 1 ? `${many(p.space)} parameters; ${size} numbers become ${r.size.join(" x ")} pixels` : `${r.size.join(" x ")} pixels, as they are`],
+    [factor > 1 ? "The decoder" : "The picture", factor > 1 ? `${many(p.space)} parameters; ${size} numbers become ${worked.join(" x ")} pixels` : `${worked.join(" x ")} pixels, as they are`],
+    r.size[0] > worked[0] && r.size[1] > worked[1] ? ["The upscaler", `a second diffusion model makes ${shown} pixels of them`] : null,
   ].filter(Boolean);
   $("road").replaceChildren(...stops.flatMap(([name, text], k) => [...(k ? [make("div", { class: "arrow", "aria-hidden": true }, "\u2192")] : []), make("div", {}, make("b", {}, name), text)]));
 }
