@@ -48,6 +48,7 @@ from sfumato.types import Condition
 
 KEPT = 256  # pictures of other prompts
 KEPT_SHARE = 0.5  # how many of them are looked at beside each batch, against the batch's own
+KEPT_WEIGHT = 4.0  # of their error, which is small, against that of the batch
 WORD = re.compile(r"[a-z]{3,12}" + re.escape(SUFFIX))
 
 
@@ -169,7 +170,7 @@ class LoraJob(DiffusionJob):
             generator=random,
             teach=answer,
         )
-        return own + kept
+        return own + KEPT_WEIGHT * kept
 
 
 def other_prompts(model: Model, count: int, seed: int) -> list[str]:
