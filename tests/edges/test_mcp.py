@@ -41,7 +41,7 @@ def test_create_restore_search_and_inspect(tmp_path):
         ("restore", {"picture": photo, "options": {"fill_box": "5,6,7,8"}}),
         ("search", {"index": str(tmp_path / "ix"), "query": "apples", "options": {"k": 2}}),
         ("inspect", {"picture": str(tmp_path / "made" / "a-red-apple-7.png")}),
-        ("create", {"prompt": "x", "options": {"size": "65x65"}}),
+        ("create", {"prompt": "x", "options": {"size": "60x60"}}),
         ("restore", {"picture": "/nowhere.png", "options": {"denoise": 9}}),
     )
     assert {"create", "restore", "search", "inspect", "models"} <= set(tools)

@@ -670,7 +670,7 @@ def test_in_pixels_the_measurement_is_kept_at_every_step(options, tiny, tmp_path
         (["--engine", "diffusion", "--dejpeg", "30"], "is linear"),
         (["--engine", "diffusion", "--samples", "0"], "samples"),
         (["--engine", "diffusion", "--colorize", "--hint", "1,1,#ff0000"], "is linear"),
-        (["--engine", "diffusion", "--enlarge", "1.5037"], "no size"),
+        (["--engine", "diffusion", "--enlarge", "1.5037", "--denoise", "9"], "no size"),
         (["--clean"], "goes with --model"),
     ],
 )

@@ -159,3 +159,21 @@ def test_the_indexes_are_listed(served):
         ("pictures-index", "pictures"),
         ("texts-index", "documents"),
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("create", {"loras": ["/etc/x.safetensors"]}, "adds no LoRA"),
+        ("create", {"then_step": 2, "then": "x" * 5000}, "letters"),
+        ("traces", {"changes": [{"steps": 1000}]}, "200 steps"),
+        ("traces", {"changes": [{"prompt": "x" * 5000}]}, "letters"),
+        ("traces", {"changes": [{"model": "icons"}]}, "model cannot differ"),
+        ("traces", {"changes": [{}] * 6}, "changes"),
+        ("traces", {"changes": [{"then": "a cat"}]}, "--then-step"),
+    ],
+)
+def test_what_no_client_may_ask_for(served, path, body, said):
+    status, answer = ask(served[0], f"/v1/{path}?wait=true", {"prompt": "a red apple", **body})
+    assert status in (400, 422), answer
+    assert said in answer["error"]["message"]

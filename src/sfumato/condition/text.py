@@ -220,7 +220,8 @@ class TextEncoder(nn.Module):
 
 def _weigh(states: Tensor, weights: Tensor) -> Tensor:
     """Scale each token's state, then restore the mean of the whole chunk, so that weights shift
-    rather than brighten.
+    rather than brighten. States without a mean, as those of a text transformer that is not
+    trained, have none to restore.
     """
     if bool((weights == 1).all()):
         return states
@@ -229,7 +230,9 @@ def _weigh(states: Tensor, weights: Tensor) -> Tensor:
         states.float().mean(dim=(1, 2), keepdim=True),
         scaled.float().mean(dim=(1, 2), keepdim=True),
     )
-    return (scaled * (before / after)).to(states.dtype)
+    least = 1e-5 * states.float().square().mean(dim=(1, 2), keepdim=True).sqrt()
+    known = (before.abs() > least) & (after.abs() > least)
+    return (scaled * torch.where(known, before / after, 1.0)).to(states.dtype)
 
 
 class NoText(nn.Module):
