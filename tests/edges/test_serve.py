@@ -173,6 +173,14 @@ def test_the_openai_client(server):
     assert kinds[0] == "image_generation.partial_image"
     assert kinds[-1] == "image_generation.completed"
     assert "icons" in [model.id for model in client.models.list()]
+    clear = client.images.generate(
+        prompt="a red apple", background="transparent", output_format="webp", extra_body={"seed": 7}
+    )
+    with Image.open(io.BytesIO(base64.b64decode(clear.data[0].b64_json))) as picture:
+        assert picture.format == "WEBP" and picture.mode == "RGBA"
+        assert picture.getchannel("A").getextrema() == (0, 255)
+    with pytest.raises(openai.BadRequestError, match="JPEG has no transparent"):
+        client.images.generate(prompt="x", background="transparent", output_format="jpeg")
     with pytest.raises(openai.BadRequestError, match="multiples of"):
         client.images.generate(prompt="x", size="60x60")
 

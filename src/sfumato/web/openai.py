@@ -47,6 +47,7 @@ class Generation(BaseModel):
     size: str | None = None
     response_format: str | None = None
     output_format: str = "png"
+    background: str = "auto"
     partial_images: int = Field(0, ge=0, le=3)
     stream: bool = False
     seed: int | None = None
@@ -106,6 +107,7 @@ def _body(asked: Generation, request: Request, **extra: Any) -> CreateBody:
     models = request.app.state.offered.models
     # what is no name of ours is OpenAI's, as "dall-e-3": the server's own is meant
     given["model"] = asked.model if asked.model in models else bundled()[0]
+    given["transparent"] = asked.background == "transparent"
     partial = int(asked.stream and asked.partial_images > 0)
     return CreateBody(prompt=asked.prompt, count=asked.n, previews=partial, **{**given, **extra})
 
@@ -133,6 +135,10 @@ async def _answer(request: Request, asked: Generation, body: CreateBody, kind: s
         raise OptionError('response_format is "b64_json" or "url"')
     if asked.output_format not in FORMATS:
         raise OptionError(f"output_format is one of {', '.join(FORMATS)}")
+    if asked.background not in ("auto", "opaque", "transparent"):
+        raise OptionError('background is "auto", "opaque" or "transparent"')
+    if body.transparent and asked.output_format == "jpeg":
+        raise OptionError("a JPEG has no transparent background: ask for png or webp")
     job = await submit(request, body)
     if asked.stream:
         events = _stream(request, job, asked, kind)
@@ -156,6 +162,7 @@ def _response(
     return {
         "created": int(time.time()),
         "data": data,
+        "background": "transparent" if asked.background == "transparent" else "opaque",
         "output_format": asked.output_format,
         "size": size,
         "usage": _usage(),
@@ -178,7 +185,8 @@ def _b64(request: Request, job: Job, file: str, asked: Generation) -> str:
     if asked.output_format != "png":
         stream = io.BytesIO()
         with Image.open(io.BytesIO(data)) as picture:
-            image.flattened(picture).save(stream, FORMATS[asked.output_format], quality=95)
+            kept = picture if asked.background == "transparent" else image.flattened(picture)
+            kept.save(stream, FORMATS[asked.output_format], quality=95)
         data = stream.getvalue()
     return base64.b64encode(data).decode()
 
@@ -186,7 +194,8 @@ def _b64(request: Request, job: Job, file: str, asked: Generation) -> str:
 async def _stream(request: Request, job: Job, asked: Generation, kind: str) -> AsyncIterator[str]:
     """Up to so many partial pictures as are asked for, then the finished ones."""
     sent = 0
-    common = {"background": "opaque", "quality": "auto", "output_format": asked.output_format}
+    ground = "transparent" if asked.background == "transparent" else "opaque"
+    common = {"background": ground, "quality": "auto", "output_format": asked.output_format}
     async for update in queue_of(request).watch(job.id):
         if update.kind == "preview" and sent < asked.partial_images:
             part = {"b64_json": update.data["b64_json"], "partial_image_index": sent}
