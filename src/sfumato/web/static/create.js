@@ -1,15 +1,15 @@
 // The page that makes pictures.
 
-import { base64, follow, json } from "./api.js";
+import { base64, json } from "./api.js";
 import { Brush, dropped } from "./brush.js";
 import { run, tile } from "./gallery.js";
+import { perform, say } from "./job.js";
 
 const page = document.getElementById("create");
 const form = page.querySelector("form");
 const field = (name) => form.elements[name];
 const brush = new Brush(page.querySelector(".brush"));
 let models = [];
-let current = null;
 
 export async function open() {
   if (models.length) return;
@@ -46,54 +46,26 @@ async function body() {
   return out;
 }
 
-export function tell(text, wrong = false) {
-  const status = form.querySelector(".status");
-  status.textContent = text;
-  status.classList.toggle("wrong", wrong);
-}
+export const tell = (text, wrong = false) => say(form, text, wrong);
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const [button, stop] = [form.querySelector("[type=submit]"), form.querySelector(".cancel")];
-  const bar = form.querySelector("progress");
-  button.disabled = true;
-  stop.disabled = false;
-  bar.value = 0;
-  tell("waiting");
-  try {
+  let shown = null;
+  const done = await perform(form, "/v1/create", async () => {
     const asked = await body();
-    const shown = run(page.querySelector(".results"), asked.prompt, asked.count ?? 1);
-    current = await json("/v1/create", asked);
-    const end = await follow(current, (kind, data) => {
-      if (kind === "progress") {
-        bar.value = data.done / data.total;
-        const waits = data.queue_position ? `, ${data.queue_position} before it` : "";
-        tell(`${data.what}${waits}${data.eta ? `, about ${data.eta.toFixed(0)} s left` : ""}`);
-      } else if (kind === "preview") {
-        shown.preview(`data:image/png;base64,${data.b64_json}`);
-      }
-    });
-    if (end.kind === "completed") {
-      shown.finish(end.data.pictures);
-      bar.value = 1;
-      const cut = end.data.pictures[0].cut;
-      const unknown = end.data.pictures[0].unknown;
-      tell(`${end.data.seconds.toFixed(1)} s${cut ? `; not seen by the model: ${cut}` : ""}`
-        + (unknown ? "; the model seems to know no word of this" : ""));
-    } else {
-      shown.remove();
-      tell(end.data.error ?? end.kind, end.kind === "failed");
-    }
-  } catch (error) {
-    tell(error.message, true);
-  } finally {
-    button.disabled = false;
-    stop.disabled = true;
+    shown = run(page.querySelector(".results"), asked.prompt, asked.count ?? 1);
+    return asked;
+  }, (kind, data) => {
+    if (kind === "preview") shown.preview(`data:image/png;base64,${data.b64_json}`);
+  });
+  if (!done) {
+    shown?.remove();
+    return;
   }
-});
-
-form.querySelector(".cancel").addEventListener("click", () => {
-  json(`/v1/jobs/${current.id}/cancel`, {}).catch((error) => tell(error.message, true));
+  shown.finish(done.pictures);
+  const { cut, unknown } = done.pictures[0];
+  tell(`${done.seconds.toFixed(1)} s${cut ? `; not seen by the model: ${cut}` : ""}`
+    + (unknown ? "; the model seems to know no word of this" : ""));
 });
 
 // Start from a picture; one with settings inside gives these back.

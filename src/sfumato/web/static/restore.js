@@ -1,19 +1,15 @@
 // The page that repairs photos.
 
-import { base64, follow, json } from "./api.js";
+import { base64 } from "./api.js";
 import { Brush, dropped } from "./brush.js";
+import { perform, say } from "./job.js";
 
 const page = document.getElementById("restore");
 const form = page.querySelector("form");
 const brush = new Brush(page.querySelector(".brush"));
 const compare = page.querySelector(".compare");
-let current = null;
 
-function tell(text, wrong = false) {
-  const status = form.querySelector(".status");
-  status.textContent = text;
-  status.classList.toggle("wrong", wrong);
-}
+const tell = (text, wrong = false) => say(form, text, wrong);
 
 async function take(file) {
   compare.hidden = true;
@@ -95,32 +91,14 @@ form.addEventListener("submit", async (event) => {
     tell("choose a photo first", true);
     return;
   }
-  const [button, stop, bar] = ["[type=submit]", ".cancel", "progress"].map((s) => form.querySelector(s));
-  button.disabled = true;
-  stop.disabled = false;
-  bar.value = 0;
-  tell("sending");
+  const done = await perform(form, "/v1/restore", body);
+  if (!done) return;
   try {
-    current = await json("/v1/restore", await body());
-    const end = await follow(current, (kind, data) => {
-      if (kind !== "progress") return;
-      bar.value = data.done / data.total;
-      tell(`${data.what}${data.eta ? `, about ${data.eta.toFixed(0)} s left` : ""}`);
-    });
-    if (end.kind !== "completed") throw new Error(end.data.error ?? end.kind);
-    bar.value = 1;
-    await show(end.data.pictures[0]);
-    tell(`${end.data.seconds.toFixed(1)} s`);
+    await show(done.pictures[0]);
   } catch (error) {
     tell(error.message, true);
-  } finally {
-    button.disabled = false;
-    stop.disabled = true;
   }
 });
 
-form.querySelector(".cancel").addEventListener("click", () => {
-  json(`/v1/jobs/${current.id}/cancel`, {}).catch((error) => tell(error.message, true));
-});
 form.elements.file.addEventListener("change", () => form.elements.file.files[0] && take(form.elements.file.files[0]));
 dropped(page, take);
