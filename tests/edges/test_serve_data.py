@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.edges.test_serve import ask, b64, serving
+from tests.parity.test_lora import changes
 
+from sfumato.hub.load import load
+from sfumato.hub.lora import FILE, save_lora
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import create
 from sfumato.tasks.search.index import indexing
 from sfumato.tasks.search.query import search
 
@@ -152,6 +157,27 @@ def test_points_are_walked(served):
     assert status in (400, 422) and "class is 1 or 2" in answer["error"]["message"]
 
 
+def test_a_lora_is_added_by_its_name(tiny, tmp_path):
+    path = tmp_path / "private" / "mine"
+    save_lora(changes(load(tiny)), path / FILE)
+    words = ("--model", str(tiny), "--lora", str(path))
+    with serving(tmp_path / "queue", *words) as (_, address):
+        assert ask(address, "/v1/loras")[1]["data"] == [{"id": "mine"}]
+        body = {"prompt": "a red apple", "model": tiny.name, "seed": 3, "loras": ["mine:0.5"]}
+        status, job = ask(address, "/v1/create?wait=true", body)
+        assert (status, job["status"]) == (200, "completed"), job
+        picture = job["result"]["pictures"][0]
+        assert picture["settings"]["loras"] == ["mine:0.5"]
+        assert "lora mine:0.5" in picture["settings"]["parts"]
+        assert "private" not in str(job)
+        with urllib.request.urlopen(address + picture["url"]) as answer:
+            made = np.asarray(Image.open(io.BytesIO(answer.read())))
+        options = CreateOptions(model=str(tiny), seed=3, loras=(f"{path}:0.5",))
+        alone = np.asarray(create("a red apple", options)[0].picture)
+        assert np.abs(made.astype(int) - alone).max() <= 1
+        assert ask(address, "/v1/create", {**body, "loras": [str(path)]})[0] in (400, 422)
+
+
 def test_the_indexes_are_listed(served):
     status, answer = ask(served[0], "/v1/indexes")
     assert status == 200
@@ -164,7 +190,7 @@ def test_the_indexes_are_listed(served):
 @pytest.mark.parametrize(
     ("path", "body", "said"),
     [
-        ("create", {"loras": ["/etc/x.safetensors"]}, "adds no LoRA"),
+        ("create", {"loras": ["/etc/x.safetensors"]}, "LoRA"),
         ("create", {"then_step": 2, "then": "x" * 5000}, "letters"),
         ("traces", {"changes": [{"steps": 1000}]}, "200 steps"),
         ("traces", {"changes": [{"prompt": "x" * 5000}]}, "letters"),

@@ -31,6 +31,10 @@ Models = Annotated[
 ]
 
 
+Loras = Annotated[
+    list[str] | None,
+    Option("--lora", help="A LoRA to offer, as train diffusion writes it; may be given again."),
+]
 Indexes = Annotated[
     list[str] | None,
     Option("--index", help="A folder of sfumato index, to be searched; may be given again."),
@@ -52,6 +56,7 @@ def serve(
     token: Token = None,
     model: Models = None,
     index: Indexes = None,
+    lora: Loras = None,
     queue: Annotated[int, Option(min=1, help="Jobs that may wait.")] = 100,
     keep: Annotated[float, Option(min=0.01, help="Hours that results are kept.")] = 24.0,
     mcp: Mcp = False,
@@ -75,10 +80,9 @@ def serve(
     if host not in LOOPBACK and not token:
         raise OptionError(f"{host} is no address of this machine alone: give --token, a secret")
     check_folder(folder)
-    for path in index or ():
-        if not Path(path).is_dir():
-            raise OptionError(f"there is no index {path}; sfumato index makes one")
-    settings = Settings(folder, host, token, model or [], index or [], queue, 3600 * keep)
+    _check_offered(index or [], lora or [])
+    offered = model or [], index or [], lora or []
+    settings = Settings(folder, host, token, *offered, queue, 3600 * keep)
     if log:
         logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO)
@@ -90,6 +94,18 @@ def serve(
     if not server.started:
         raise OptionError(f"port {port} of {host} cannot be listened at; is it taken? give --port")
     note("stopped; what was not finished goes on at the next start")
+
+
+def _check_offered(indexes: list[str], loras: list[str]) -> None:
+    """Refuse before the server starts what is no index or no LoRA."""
+    from sfumato.errors import OptionError
+    from sfumato.hub.lora import lora_file
+
+    for path in indexes:
+        if not Path(path).is_dir():
+            raise OptionError(f"there is no index {path}; sfumato index makes one")
+    for path in loras:
+        lora_file(path)
 
 
 async def _startup(server: Any, startup: Callable[..., Any], sockets: Any = None) -> None:

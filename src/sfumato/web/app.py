@@ -43,6 +43,8 @@ class Settings:
         Folders and files of models that are offered besides the bundled ones.
     indexes : list of str
         Folders of indexes that are offered to search.
+    loras : list of str
+        Files and folders of LoRAs that are offered.
     longest : int
         Maximum number of waiting jobs.
     keep : float
@@ -58,6 +60,7 @@ class Settings:
     token: str | None = None
     models: list[str] = field(default_factory=list)
     indexes: list[str] = field(default_factory=list)
+    loras: list[str] = field(default_factory=list)
     longest: int = 100
     keep: float = 86_400
     largest: int = 64 * 2**20
@@ -85,7 +88,9 @@ def build(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.queue, app.state.settings = queue, settings
-    app.state.offered = Offered(offered_models(settings.models), named(settings.indexes))
+    app.state.offered = Offered(
+        offered_models(settings.models), named(settings.indexes), named(settings.loras)
+    )
     app.include_router(router)
     app.include_router(jobs.router, prefix="/v1")
     app.include_router(openai.router, prefix="/v1")

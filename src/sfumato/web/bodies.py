@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 from sfumato import image
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.load import bundled, restorers
+from sfumato.hub.lora import lora_scale
 from sfumato.runtime import random_seed
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.points import PointsOptions
@@ -104,10 +105,11 @@ Body = CreateBody | TraceBody | RestoreBody | ReduceBody | SearchBody | PointsBo
 
 @dataclass(frozen=True)
 class Offered:
-    """What a server offers: models and indexes, by their names; the values are paths."""
+    """What a server offers: models, indexes and LoRAs, by their names; the values are paths."""
 
     models: Mapping[str, str]
     indexes: Mapping[str, str]
+    loras: Mapping[str, str]
 
 
 def checked(body: Body, folder: Path, offered: Offered) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def checked(body: Body, folder: Path, offered: Offered) -> dict[str, Any]:
     request = body.model_dump(mode="json", exclude_unset=True)
     match body:
         case CreateBody():
-            request |= _created(body, request, offered.models)
+            request |= _created(body, request, offered)
         case RestoreBody():
             request |= _restored(body, offered.models)
         case ReduceBody():
@@ -140,18 +142,23 @@ def checked(body: Body, folder: Path, offered: Offered) -> dict[str, Any]:
     return request
 
 
-def _created(
-    body: CreateBody, request: dict[str, Any], models: Mapping[str, str]
-) -> dict[str, Any]:
+def _created(body: CreateBody, request: dict[str, Any], offered: Offered) -> dict[str, Any]:
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     _check_amount(body, texts)
     for change in body.changes if isinstance(body, TraceBody) else ():
         same = {name: value for name, value in request.items() if name != "changes"}
         _check_amount(CreateBody.build({**same, **change}), texts)
-    if body.loras:
-        raise OptionError("the server adds no LoRA to its models")
     seed = random_seed() if body.seed is None else body.seed
-    return {"prompt": texts, "model": _model(body.model, models), "seed": seed}
+    found = {"prompt": texts, "model": _model(body.model, offered.models), "seed": seed}
+    return found | {"loras": [_lora(asked, offered.loras) for asked in body.loras]}
+
+
+def _lora(asked: str, loras: Mapping[str, str]) -> str:
+    """The path behind a LoRA's name, with how strongly it is added."""
+    name, scale = lora_scale(asked)
+    if name not in loras:
+        raise unknown("LoRA", name, loras)
+    return f"{loras[name]}:{scale:g}"
 
 
 def _restored(body: RestoreBody, models: Mapping[str, str]) -> dict[str, Any]:

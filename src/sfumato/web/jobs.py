@@ -183,6 +183,12 @@ async def points(request: Request, body: PointsBody, wait: bool = False) -> Resp
     return await _answer(request, body, wait)
 
 
+@router.get("/loras")
+async def loras(request: Request) -> dict[str, Any]:
+    """The LoRAs that the server offers."""
+    return {"object": "list", "data": [{"id": name} for name in request.app.state.offered.loras]}
+
+
 @router.get("/indexes")
 async def indexes(request: Request) -> dict[str, Any]:
     """The indexes that the server offers, and what is in them."""

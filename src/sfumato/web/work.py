@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -80,8 +81,14 @@ class Work:
 
 
 def public(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without the server's files."""
-    return {name: value for name, value in settings.items() if name not in PRIVATE}
+    """Settings without the server's files; LoRAs by the last parts of their names."""
+    shown = {name: value for name, value in settings.items() if name not in PRIVATE}
+    for asked in settings.get("loras", ()):
+        name = re.sub(r"^.*/(?=[^/])", "", asked)
+        shown["loras"] = [name if one == asked else one for one in shown["loras"]]
+        parts = shown.get("parts", {})
+        shown["parts"] = {k.replace(f"lora {asked}", f"lora {name}"): v for k, v in parts.items()}
+    return shown
 
 
 class Models:

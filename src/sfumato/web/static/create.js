@@ -17,6 +17,9 @@ export async function open() {
   field("model").replaceChildren(...models.map((model) => new Option(model.id, model.id)));
   field("model").addEventListener("change", styles);
   styles();
+  const loras = (await json("/v1/loras")).data;
+  field("lora").append(...loras.map((one) => new Option(one.id, one.id)));
+  form.querySelector(".lora").hidden = loras.length === 0;
   const samplers = await json("/sdapi/v1/samplers");
   field("sampler").append(...samplers.map((s) => new Option(s.name, s.aliases[0])));
 }
@@ -36,6 +39,7 @@ async function body() {
     if (field(name).value !== "") out[name] = Number(field(name).value);
   }
   if (field("size").value) out.size = [Number(field("size").value), Number(field("size").value)];
+  if (field("lora").value) out.loras = [field("lora").value];
   if (field("transparent").checked) out.transparent = true;
   if (brush.file) {
     out.source = await base64(brush.file);
@@ -85,6 +89,8 @@ export function use(settings) {
   for (const name of ["prompt", "negative_prompt", "seed", "steps", "guidance_scale", "style", "sampler"]) {
     if (settings[name] !== undefined) field(name).value = settings[name] ?? "";
   }
+  const lora = settings.loras?.[0]?.replace(/:[\d.]+$/, "") ?? "";
+  if ([...field("lora").options].some((one) => one.value === lora)) field("lora").value = lora;
   tell("the settings are those of that picture");
 }
 
