@@ -136,6 +136,19 @@ def test_several_are_added_and_told(tiny, lora):
         ({f"unet.{LINEAR}.hada_w1_a": (2, 32)}, "no LoRA that is known"),
         ({f"unet.{LINEAR}.weight": (2, 32)}, "no LoRA that is known"),
         ({}, "no weights"),
+        ({f"unet.{LINEAR}.lora_A.weight": (), f"unet.{LINEAR}.lora_B.weight": ()}, "neither two"),
+        (
+            {f"unet.{LINEAR}.lora_A.weight": (0, 32), f"unet.{LINEAR}.lora_B.weight": (32, 0)},
+            "rank",
+        ),
+        (
+            {
+                f"unet.{LINEAR}.lora_A.weight": (2, 32),
+                f"unet.{LINEAR}.lora_B.weight": (32, 2),
+                f"unet.{LINEAR}.alpha": (3,),
+            },
+            "alpha",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told(tiny, tmp_path, weights, said):
@@ -143,6 +156,14 @@ def test_what_does_not_fit_is_told(tiny, tmp_path, weights, said):
     save_file({k: torch.ones(shape) for k, shape in weights.items()}, path)
     with pytest.raises(ModelError, match=said):
         load(tiny, loras=[str(path)])
+
+
+@pytest.mark.parametrize("noted", ["[1, 2]", "3", "{", '{"unet.lora_alpha": "x"}'])
+def test_notes_that_say_nothing_are_passed_over(tiny, lora, tmp_path, noted):
+    path = tmp_path / "noted.safetensors"
+    save_file(load_file(lora / FILE), path, {"lora_adapter_metadata": noted})
+    want, found = (weights_of(load(tiny, loras=[str(p)])) for p in (lora, path))
+    assert all(torch.equal(found[k], want[k]) for k in want)
 
 
 def test_hostile_files_are_told(tiny, lora, tmp_path):

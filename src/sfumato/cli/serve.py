@@ -81,8 +81,8 @@ def serve(
         raise OptionError(f"{host} is no address of this machine alone: give --token, a secret")
     check_folder(folder)
     _check_offered(index or [], lora or [])
-    offered = model or [], index or [], lora or []
-    settings = Settings(folder, host, token, *offered, queue, 3600 * keep)
+    models, indexes, loras = model or [], index or [], lora or []
+    settings = Settings(folder, host, token, models, indexes, loras, queue, 3600 * keep)
     if log:
         logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO)

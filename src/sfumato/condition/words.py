@@ -31,7 +31,7 @@ def knows_no_word(encoder: Encoder, prompt: str) -> bool:
         return False
     words = [w for w in WORD.findall(prompt) if w.lower() not in LITTLE]
     if not words:
-        return bool(WORD.search(prompt) is None) and _only_bytes(found[0].tokenizer, prompt)
+        return WORD.search(prompt) is None and _only_bytes(found[0].tokenizer, prompt)
     return all(_is_unknown(found[0].tokenizer, word) for word in words)
 
 

@@ -113,7 +113,11 @@ def read_lora(path: Path) -> dict[str, Change]:
     for layer, found in parts.items():
         if not {"A", "B"} <= found.keys():
             raise ModelError(f"{path}: {layer} has only {', '.join(found)}; A and B are needed")
+        if found["A"].ndim not in (2, 4) or found["A"].ndim != found["B"].ndim:
+            raise ModelError(f"{path}: {layer} is neither two matrices nor two kernels")
         rank = found["A"].shape[0]
+        if not rank or ("alpha" in found and found["alpha"].numel() != 1):
+            raise ModelError(f"{path}: {layer} has no rank, or more than one alpha")
         alpha = float(found["alpha"]) if "alpha" in found else alphas.get(layer.split(".")[0], rank)
         changes[layer] = Change(found["A"], found["B"], float(alpha))
     if not changes:
@@ -127,6 +131,8 @@ def _alphas(path: Path) -> dict[str, float]:
         with safe_open(path, "pt") as opened:
             noted = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
     except (SafetensorError, ValueError, RecursionError):
+        return {}
+    if not isinstance(noted, dict):
         return {}
     return {
         key.removesuffix(".lora_alpha"): float(value)
