@@ -80,6 +80,13 @@ def test_what_cannot_be_changed(model, change, said):
         explain("a red apple", options(model), model, changes=[change])
 
 
+def test_the_last_step_may_be_another_and_no_step_behind_it(model):
+    made = picture(model, then_step=5, then="a blue house", then_guidance_scale=40)
+    assert not np.array_equal(made, picture(model))
+    with pytest.raises(OptionError, match="there are 5 steps"):
+        picture(model, then_step=6, then="a blue house")
+
+
 def test_too_many_runs(model):
     with pytest.raises(OptionError, match="7 pictures"):
         explain("a red apple", options(model), model, changes=[{"steps": 2}] * 6)

@@ -269,7 +269,10 @@ def _check_size(plan: Plan) -> None:
     unit, (wide, tall) = plan.model.unit, plan.size
     if plan.enlarged and max(plan.shown) > ENLARGED:
         wide, tall = plan.shown
-        raise OptionError(f"size {wide}x{tall}: {plan.model.name} makes sides up to {ENLARGED}")
+        raise OptionError(
+            f"size {wide}x{tall}: {plan.model.name} makes sides up to {ENLARGED}; give a smaller "
+            "--size"
+        )
     if any(n % unit or not unit <= n <= LARGEST for n in plan.size):
         near = "x".join(str(n) for n in _nearest(plan.size, unit))
         raise OptionError(
@@ -293,8 +296,9 @@ def _check_options(plan: Plan) -> None:
         raise OptionError(
             f"--eta is for samplers that take one ({takers}); {plan.sampler} does not"
         )
-    if options.then_step is not None and options.then_step > plan.steps:
-        raise OptionError(f"--then-step is {options.then_step}, but there are {plan.steps} steps")
+    walked = len(plan.sigmas()) - 1  # a schedule may have fewer levels than steps
+    if options.then_step is not None and options.then_step > walked:
+        raise OptionError(f"--then-step is {options.then_step}, but there are {walked} steps")
     unguided = plan.guidance_scale == 1 and plan.then_scale == 1
     if options.negative_prompt and unguided:
         raise OptionError(
