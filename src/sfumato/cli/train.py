@@ -1,4 +1,6 @@
-"""``train text``, ``autoencoder``, ``diffusion``, ``matcher``, ``upscaler`` and ``restorer``."""
+"""``train text``, ``autoencoder``, ``diffusion``, ``matcher``, ``upscaler``, ``student``
+and ``restorer``.
+"""
 
 from __future__ import annotations
 
@@ -138,6 +140,23 @@ def train_upscaler(
 ) -> None:
     """Train what enlarges a model's pictures four times, by their text: for create --size."""
     from sfumato.train.upscaler import train_upscaler as work
+
+    _train(work(data, output, model, config, values), output)
+
+
+@app.command("student")
+@settings
+def train_student(
+    values: Values,
+    data: Data,
+    output: Output,
+    model: Annotated[
+        str, Option(help="The teacher: a bundled name, a folder or a checkpoint.")
+    ] = "icons",
+    config: ConfigFile = None,
+) -> None:
+    """Distil a model's guided steps into a LoRA of a quarter of the work: for create --fast."""
+    from sfumato.train.student import train_student as work
 
     _train(work(data, output, model, config, values), output)
 

@@ -36,7 +36,7 @@ from sfumato.hub.files import (
     read_weights,
     weight_file,
 )
-from sfumato.hub.lora import lora_file, lora_scale, merge
+from sfumato.hub.lora import FILE, lora_file, lora_scale, merge
 from sfumato.runtime import choose_device, choose_dtype
 from sfumato.space.detail import Detail
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
@@ -44,6 +44,7 @@ from sfumato.space.pixels import Pixels
 from sfumato.types import Condition, Denoise
 
 BUNDLED = Path(__file__).parents[1] / "pretrained"
+STUDENT = "fast"  # folder of a model's student
 PIPELINES = frozenset(
     f"StableDiffusion{kind}Pipeline"
     for kind in ("", "Img2Img", "Inpaint", "XL", "XLImg2Img", "XLInpaint")
@@ -72,6 +73,8 @@ class Model:
     loras : dict of str to str
         The LoRAs that were added to the weights, as they were asked for, and digests of their
         files.
+    student : str
+        Digest of the LoRA that makes it walk in a few steps; empty without it.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Model:
     defaults: Defaults
     path: Path
     loras: Mapping[str, str] = field(default_factory=dict)
+    student: str = ""
 
     @functools.cached_property
     def matcher(self) -> Matcher | None:
@@ -170,6 +174,7 @@ class Model:
     def parts(self) -> dict[str, str]:
         """The beginnings of the digests of the other files that a picture depends on, by part."""
         added = {f"lora {name}": sha256[:16] for name, sha256 in self.loras.items()}
+        added |= {"student": self.student[:16]} if self.student else {}
         if not self.path.is_dir():
             return added
         networks, texts = (
@@ -257,6 +262,8 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     loras: Sequence[str] = (),
+    *,
+    fast: bool = False,
 ) -> Model:
     """Open a model by bundled name, folder or file.
 
@@ -271,6 +278,8 @@ def load(
     loras : sequence of str
         Files or folders of LoRAs, each with how strongly it is added behind a colon, as
         ``mine/:0.8``; 1 if absent.
+    fast : bool
+        Add the LoRA in the model's folder ``fast/``, with which it walks in a few unguided steps.
 
     Raises
     ------
@@ -303,7 +312,27 @@ def load(
     model = Model(
         name, parts.weights, denoiser, space.eval(), text, scheduler, parts.defaults, path
     )
-    return with_loras(model, loras)
+    return with_loras(with_student(model) if fast else model, loras)
+
+
+def with_student(model: Model) -> Model:
+    """Add a model's student (:mod:`sfumato.train.student`) to its weights, in place; returns the
+    model with the student's own defaults.
+    """
+    folder = model.path / STUDENT
+    if not (folder / FILE).exists():
+        raise ModelError(
+            f"{model.name} has no {STUDENT}/ for --fast: sfumato train student makes one"
+        )
+    merge(model.network, [], folder / FILE)
+    own = Defaults.read(read_json(folder / "sfumato.json"), str(folder / "sfumato.json"))
+    walked = {"steps": own.steps, "guidance_scale": own.guidance_scale}
+    return replace(
+        model,
+        defaults=model.defaults.model_copy(update=walked),
+        scheduler=model.scheduler.model_copy(update={"sampler": "euler"}),
+        student=digest(folder / FILE),
+    )
 
 
 def with_loras(model: Model, loras: Sequence[str]) -> Model:

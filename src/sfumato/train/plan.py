@@ -50,6 +50,8 @@ class Plan(Config):
     # deviation of noise on text states in diffusion training, in units of theirs
     text_noise: float = Field(0.0, ge=0)
     rank: int = Field(8, ge=1, le=256)  # of a LoRA's changes
+    student_steps: int = Field(4, ge=1)  # of a student; they part its teacher's evenly
+    walks: int = Field(6000, ge=1)  # of a teacher that its student learns from
     previews: list[str] = [
         "a red apple",
         "a dog",
@@ -71,6 +73,7 @@ USUAL: dict[str, tuple[float, ...]] = {
     "diffusion from a model": (2000, 64),
     "lora": (500, 16, 5e-4),
     "matcher": (1500, 256),
+    "student": (1500, 32, 1e-3),
     "upscaler": (12_000, 16),
     "restorer": (4000, 8),
 }

@@ -100,7 +100,7 @@ class Models:
 
     def get(self, options: CreateOptions) -> Model:
         """The model of some options, loaded at most once."""
-        key = options.model, options.device, options.dtype, options.loras
+        key = options.model, options.device, options.dtype, options.loras, options.fast
         model = self.held.pop(key, None) or opened(options)
         self.held[key] = model
         while len(self.held) > self.most:

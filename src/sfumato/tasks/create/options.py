@@ -51,6 +51,12 @@ class CreateOptions(Options):
     steps: int | None = option(
         None, "Sampler steps; the model's own number by default.", group=SAMPLING, ge=1, le=1000
     )
+    fast: bool = option(
+        False,
+        "Make a picture in four unguided steps, in a quarter of the time; for models that have a "
+        "student, as icons.",
+        group=SAMPLING,
+    )
     guidance_scale: float | None = option(
         None, "How closely to follow the text; 1 is off.", group=SAMPLING, ge=0, le=100
     )

@@ -170,7 +170,7 @@ class Plan:
 
 def opened(options: CreateOptions) -> Model:
     """The model that some options name, with their LoRAs."""
-    return load(options.model, options.device, options.dtype, options.loras)
+    return load(options.model, options.device, options.dtype, options.loras, fast=options.fast)
 
 
 def resolve(options: CreateOptions, model: Model) -> Plan:

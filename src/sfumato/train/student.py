@@ -1,0 +1,243 @@
+"""Distil a model's guided steps: a LoRA that walks as far in one step as its teacher in several.
+
+A teacher walks from noise to a picture in many steps, each of two calls where it is guided. Its
+walks are recorded at a few noise levels, and the student learns to go from each to the next in one
+step of its own, without a second call (Salimans & Ho 2022, arXiv:2202.00512, section 3; guidance:
+Meng et al. 2023, arXiv:2210.03142, section 3.1). The walks are the teacher's own, from noise, so
+the student learns at what it will see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from sfumato import image
+from sfumato.condition.text import TextEncoder
+from sfumato.denoiser.denoiser import Denoiser
+from sfumato.denoiser.unet import UNet
+from sfumato.errors import OptionError
+from sfumato.hub.config import Defaults
+from sfumato.hub.files import fingerprint
+from sfumato.hub.load import Model
+from sfumato.hub.lora import FILE, save_lora
+from sfumato.hub.save import write_json
+from sfumato.runtime import Streams, generator
+from sfumato.sampler.ode import euler
+from sfumato.sampler.registry import build
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.plan import resolve
+from sfumato.train.diffusion import load_to_train
+from sfumato.train.latents import cached
+from sfumato.train.loop import train
+from sfumato.train.lora import add_low_rank, changes_of
+from sfumato.train.pack import Pictures, pack
+from sfumato.train.plan import Event, Plan, identity, in_tenths, read_plan, skipped_lines
+from sfumato.types import Condition
+
+AT_ONCE = 32  # walks of the teacher
+RANK = 32  # of the changes, where the config says none
+
+
+class StudentJob:
+    """Steps of a student against the walks of its teacher.
+
+    Parameters
+    ----------
+    model : Model
+        The teacher; its U-Net is given the changes that are trained.
+    pictures : Pictures
+        Of them the captions: what is asked for.
+    plan : Plan
+        ``student_steps`` and ``walks``.
+    folder : Path
+        Where the walks are kept.
+    seed : int
+
+    Attributes
+    ----------
+    sigmas : Tensor, (steps + 1,)
+        The levels at which the student is, the last 0.
+    texts : list of str
+        Of each walk.
+    """
+
+    def __init__(
+        self, model: Model, pictures: Pictures, plan: Plan, folder: Path, seed: int
+    ) -> None:
+        self.model, self.folder, self.prompts = model, folder, plan.previews
+        assert isinstance(model.text, TextEncoder)
+        self.encoder, self.teacher = model.text, resolve(CreateOptions(best_of=1), model)
+        walked, steps = self.teacher.sigmas(), plan.student_steps
+        self.every, left = divmod(len(walked) - 1, steps)
+        if left or not self.every:
+            raise OptionError(
+                f"the teacher's {len(walked) - 1} steps cannot be parted into {steps} of a student"
+            )
+        self.walked, self.sigmas = walked, walked[:: self.every]
+        self.texts = drawn_texts(pictures, plan.walks, seed)
+        self.seed, self.weights = seed, torch.ones(plan.walks)
+        self.denoiser: Denoiser = model.denoiser
+
+    @property
+    def module(self) -> nn.Module:
+        """The U-Net with the changes."""
+        network: UNet = self.model.network
+        return network
+
+    def prepare(self, key: str) -> Iterator[tuple[str, int, int]]:
+        """Record the teacher's walks, kept on disk. `key` names what they depend on."""
+        (wide, tall), space = self.model.size, self.model.space.config
+        self.shape = space.latent_channels, tall // space.factor, wide // space.factor
+        starts = range(0, len(self.texts), AT_ONCE)
+        self.states = torch.cat([self._read(self.texts[k : k + AT_ONCE]) for k in starts])
+        shape, path = (len(self.texts), len(self.sigmas), *self.shape), self.folder / "walks.npy"
+        for done in cached(path, key, shape, self._walks, AT_ONCE):
+            yield "walks of the teacher", done, len(self.texts)
+        self.walks = np.load(path, mmap_mode="r")
+
+    @torch.no_grad()
+    def _walks(self, start: int, end: int) -> Tensor:
+        """Latents (B, steps + 1, C, h, w) of some walks at the student's levels."""
+        condition = self._condition(slice(start, end))
+        empty = Condition(self._read([""] * (end - start)).to(self.model.device))
+        plan, steps = self.teacher, len(self.walked) - 1
+        sampler = build(
+            plan.sampler,
+            Streams(range(start, end)).like,
+            first_order_end=self.model.scheduler.first_order_end(plan.sampler, steps),
+        )
+        x = self._noise(range(start, end))
+        seen = [x]
+        denoise = self.model.guided(condition, empty, plan.guidance_scale)
+        for step in sampler(denoise, x, self.walked):
+            if (step.index + 1) % self.every == 0:
+                seen.append(step.x)
+        return torch.stack(seen, dim=1)
+
+    def _noise(self, rows: Sequence[int]) -> Tensor:
+        """Where walks begin."""
+        noise = Streams([(self.seed << 32) + row for row in rows]).normal((len(rows), *self.shape))
+        return noise.to(self.model.device) * float((1 + self.walked[0] ** 2).sqrt())
+
+    def _read(self, texts: list[str]) -> Tensor:
+        """States (B, T, D) of texts, of one chunk of tokens each."""
+        tokens = self.encoder(texts, (0, 0))[0].tokens
+        assert tokens is not None
+        states: Tensor = tokens[:, : self.encoder.tokenizer.length]
+        return states
+
+    def _condition(self, rows: slice | Tensor) -> Condition:
+        return Condition(self.states[rows].to(self.model.device))
+
+    def loss(self, rows: Tensor, random: Generator) -> Tensor:
+        """Squared error of the network's own prediction, at a random step of each walk."""
+        device = self.model.device
+        steps = torch.randint(len(self.sigmas) - 1, (len(rows),), generator=random)
+        walks = torch.from_numpy(self.walks[rows.numpy()]).to(device, torch.float32)
+        here = torch.arange(len(rows))
+        x, ahead = walks[here, steps], walks[here, steps + 1]
+        sigma, lower = self.sigmas[steps].to(device), self.sigmas[steps + 1].to(device)
+        target = step_target(x, ahead, sigma, lower)
+        condition = self._condition(rows)
+        error = (self.denoiser(x, sigma, condition).float() - target).square().mean(dim=(1, 2, 3))
+        loss: Tensor = (self.denoiser.weight(sigma) * error).mean()
+        return loss
+
+    def preview(self, path: Path) -> None:
+        """What the student makes of some prompts."""
+        if not self.prompts:
+            return
+        rows = range(len(self.prompts))
+        texts = [self.teacher.styled(prompt) for prompt in self.prompts]
+        condition = self.model.text(texts, self.model.size)[0]
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            out: Tensor = self.denoiser(x, sigma, condition)
+            return out
+
+        with torch.no_grad():
+            *_, last = euler(denoise, self._noise(rows), self.sigmas)
+            pixels = self.model.space.decode(last.x)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = image.to_pictures(pixels)
+        image.sheet(made, columns=min(8, len(made)), captions=self.prompts).save(path)
+
+
+def step_target(x: Tensor, ahead: Tensor, sigma: Tensor, lower: Tensor) -> Tensor:
+    """The clean picture that a step of Euler from `x` must aim at to arrive at `ahead`.
+
+    Parameters
+    ----------
+    x, ahead : Tensor, (B, C, h, w)
+        States at the levels `sigma` and `lower`.
+    sigma, lower : Tensor, (B,)
+
+    Examples
+    --------
+    >>> x = torch.full((1, 1, 1, 1), 5.0)
+    >>> step_target(x, 0.75 * x, torch.tensor([4.0]), torch.tensor([2.0])).item()
+    2.5
+    """
+    ratio = (lower / sigma).to(x.dtype)[:, None, None, None]
+    return (ahead - ratio * x) / (1 - ratio)
+
+
+def drawn_texts(pictures: Pictures, count: int, seed: int) -> list[str]:
+    """Captions of pictures, each drawn as often as its picture weighs."""
+    random = generator(seed, 0, "texts")
+    weights = torch.from_numpy(pictures.weights).double()
+    rows = torch.multinomial(weights, count, replacement=True, generator=random).tolist()
+    chosen = torch.rand(count, generator=random).tolist()
+    captions = [pictures.captions[row] for row in rows]
+    return [all_of[int(u * len(all_of))] for all_of, u in zip(captions, chosen, strict=True)]
+
+
+def train_student(
+    data: Path,
+    output: Path,
+    model: str,
+    config: Path | None,
+    given: Mapping[str, Any],
+) -> Iterator[Event]:
+    """Train the student of a model on the captions of pictures; writes a LoRA in diffusers' format,
+    and how to walk with it.
+
+    Parameters
+    ----------
+    data : Path
+        Captioned pictures, of which the captions are read.
+    output : Path
+        ``fast/`` of the model's folder is where ``create --fast`` looks.
+    model : str
+        The teacher: a bundled name, a folder or a checkpoint.
+    config : Path, optional
+    given : dict
+        Settings of the command line.
+    """
+    plan, settings = read_plan("student", data, output, config, given)
+    rank = plan.rank if "rank" in plan.model_fields_set else RANK
+    teacher, encoder = load_to_train(model)
+    torch.manual_seed(settings.seed)
+    yield f"reading {data}"
+    pictures = pack(data, teacher.size[0], output / "cache", captions=True)
+    yield from skipped_lines(pictures.skipped, pictures.notes)
+    job = StudentJob(teacher, pictures, plan, output / "cache", settings.seed)
+    start = fingerprint(teacher.network, encoder.clip)
+    texts = hashlib.blake2b("\0".join(job.texts).encode(), digest_size=12).hexdigest()
+    yield from in_tenths(job.prepare(f"{start} {texts} {plan.student_steps} {settings.seed}"))
+    add_low_rank(teacher.network, rank)
+    about = {"start": start, "rank": rank}
+    about |= plan.model_dump(include={"student_steps", "walks"})
+    known = identity(plan, data, teacher.network.config, task="student", **about)
+    yield from train(job, settings, output, known)
+    save_lora(changes_of(teacher.network), output / FILE)
+    defaults = Defaults(steps=plan.student_steps, guidance_scale=1.0)
+    write_json(output / "sfumato.json", defaults.model_dump(exclude_defaults=True))
+    yield f"use it: put {output} into the model's folder as fast/, and add --fast to create"
