@@ -17,6 +17,9 @@ SPELLINGS = [
     "none",
     "noise:25",
     "noise:0-50",
+    "grain:25:0.7",
+    "grain:0-50:1.5",
+    "photons:5-50",
     "salt:0.1",
     "mask:0.5",
     "mask:box:0.25",
@@ -39,7 +42,7 @@ SPELLINGS = [
     "blur:1+down:2+noise:10",
     "down:2+mask:0.3",
 ]
-LINEAR = [s for s in SPELLINGS if not s.startswith(("salt", "jpeg", "scratches"))]
+LINEAR = [s for s in SPELLINGS if not s.startswith(("salt", "jpeg", "scratches", "photons"))]
 sizes = st.integers(9, 33)
 
 

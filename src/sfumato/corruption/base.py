@@ -17,7 +17,7 @@ from sfumato.corruption.blur import Blur
 from sfumato.corruption.color import Grayscale
 from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.mask import PictureMask, RandomMask
-from sfumato.corruption.noise import GaussianNoise, SaltAndPepper
+from sfumato.corruption.noise import FilmGrain, GaussianNoise, PhotonNoise, SaltAndPepper
 from sfumato.corruption.resample import Downscale, RandomDownscale
 from sfumato.corruption.scratch import Scratches
 from sfumato.errors import OptionError, unknown
@@ -114,11 +114,18 @@ def _range(words: Sequence[str]) -> tuple[float, float]:
     return float(low), float(high or low)
 
 
-def _noise(words: Sequence[str]) -> Corruption:
+def _levels(name: str, words: Sequence[str]) -> tuple[float, float]:
     low, high = _range(words)
     if not 0 <= low <= high <= 255:
-        raise OptionError(f"noise {words[0]} is not a level or range within 0 to 255")
-    return GaussianNoise(low, high)
+        raise OptionError(f"{name} {words[0]} is not a level or range within 0 to 255")
+    return low, high
+
+
+def _grain(words: Sequence[str]) -> Corruption:
+    soft = float(words[1]) if len(words) > 1 else FilmGrain.soft
+    if not 0.1 <= soft <= 10:
+        raise OptionError(f"grain cannot be blurred by {soft:g} pixels; 0.1 to 10 can")
+    return FilmGrain(*_levels("grain", words), soft)
 
 
 def _salt(words: Sequence[str]) -> Corruption:
@@ -156,7 +163,18 @@ def _down(words: Sequence[str]) -> Corruption:
 
 CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
     "none": (lambda words: Compose(()), "none"),
-    "noise": (_noise, "noise:25 or noise:0-50, the level for pixels of 0 to 255"),
+    "noise": (
+        lambda words: GaussianNoise(*_levels("noise", words)),
+        "noise:25 or noise:0-50, the level for pixels of 0 to 255",
+    ),
+    "grain": (
+        _grain,
+        "grain:25 or grain:0-50:0.7, the level of a film's grain and its blur in pixels",
+    ),
+    "photons": (
+        lambda words: PhotonNoise(*_levels("photons", words)),
+        "photons:25 or photons:0-50, the level of noise that grows with the light",
+    ),
     "salt": (_salt, "salt:0.1, the share of pixels that turn black or white"),
     "mask": (
         _mask,
@@ -174,7 +192,13 @@ CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
 }
 
 
-MOST = {"none": 0, "gray": 0, "mask": 2, "down": 2}  # words behind a name; one elsewhere
+MOST = {
+    "none": 0,
+    "gray": 0,
+    "mask": 2,
+    "down": 2,
+    "grain": 2,
+}  # words behind a name; one elsewhere
 
 
 def parse(text: str) -> Corruption:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from sfumato.types import Corrupted
@@ -45,13 +47,11 @@ class GaussianNoise:
     high: float
 
     def __str__(self) -> str:
-        return (
-            f"noise:{self.low:g}" if self.low == self.high else f"noise:{self.low:g}-{self.high:g}"
-        )
+        return f"noise:{_range(self.low, self.high)}"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Draw a level per picture and add noise."""
-        sigma = (self.low + (self.high - self.low) * uniform(len(x), x, generator)) / 127.5
+        sigma = _drawn_level(self.low, self.high, x, generator)
         return Corrupted(x + sigma.to(x.dtype)[:, None, None, None] * normal(x, generator), sigma)
 
     def apply(self, x: Tensor) -> Tensor:
@@ -59,6 +59,93 @@ class GaussianNoise:
         return x
 
     adjoint = pinv = apply
+
+
+@dataclass(frozen=True)
+class FilmGrain:
+    """Noise that is equal in all channels and soft, as the grain of a film: white noise under a
+    Gaussian blur, at the level sigma again. Linear, with ``A`` the identity.
+
+    Parameters
+    ----------
+    low, high : float
+        Range of the noise level for pixels of 0 to 255.
+    soft : float
+        Deviation of the blur in pixels.
+
+    Examples
+    --------
+    >>> n = FilmGrain(25, 25)(torch.zeros(1, 3, 64, 64)).y
+    >>> bool((n[:, 0] == n[:, 1]).all()), bool((n.std() - 25 / 127.5).abs() < 0.02)
+    (True, True)
+    """
+
+    low: float
+    high: float
+    soft: float = 0.7
+
+    def __str__(self) -> str:
+        return f"grain:{_range(self.low, self.high)}:{self.soft:g}"
+
+    def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
+        """Draw a level per picture and add grain."""
+        sigma = _drawn_level(self.low, self.high, x, generator)
+        reach = math.ceil(3 * self.soft)
+        kernel = torch.exp(-(torch.arange(-reach, reach + 1).to(x) ** 2) / (2 * self.soft**2))
+        kernel = kernel / kernel.square().sum().sqrt()  # white noise keeps its level
+        wide, tall = (n + 2 * reach for n in x.shape[-2:])
+        n = normal(x.new_empty(len(x), 1, wide, tall), generator)
+        n = F.conv2d(F.conv2d(n, kernel[None, None, None]), kernel[None, None, :, None])
+        return Corrupted(x + sigma.to(x.dtype)[:, None, None, None] * n, sigma)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The identity."""
+        return x
+
+    adjoint = pinv = apply
+
+
+@dataclass(frozen=True)
+class PhotonNoise:
+    """Noise whose variance grows with the light, as in a photo of few photons: much where it is
+    bright, none in the black. Not linear: it depends on the picture.
+
+    Parameters
+    ----------
+    low, high : float
+        Range of the noise level over the whole picture, for pixels of 0 to 255.
+
+    Examples
+    --------
+    >>> y = PhotonNoise(25, 25)(torch.tensor([-1.0, 1.0]).view(1, 1, 1, 2).expand(1, 3, 64, 2)).y
+    >>> bool((y[..., 0] == -1).all()), bool((y[..., 1].std() - 35.4 / 127.5).abs() < 0.05)
+    (True, True)
+    """
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"photons:{_range(self.low, self.high)}"
+
+    def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
+        """Draw a level per picture and add noise."""
+        sigma = _drawn_level(self.low, self.high, x, generator)
+        n = self.share(x) * normal(x, generator)
+        return Corrupted(x + sigma.to(x.dtype)[:, None, None, None] * n, sigma)
+
+    def share(self, x: Tensor) -> Tensor:
+        """The level in each value of `x`, as a share of the level over the picture."""
+        light = ((x + 1) / 2).clamp(0, 1)
+        return (light / light.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)).sqrt()
+
+
+def _drawn_level(low: float, high: float, x: Tensor, generator: Generator | None) -> Tensor:
+    return (low + (high - low) * uniform(len(x), x, generator)) / 127.5
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:g}" if low == high else f"{low:g}-{high:g}"
 
 
 @dataclass(frozen=True)

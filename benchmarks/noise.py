@@ -1,0 +1,118 @@
+"""How well ``--denoise auto`` measures noise of several kinds, against the level that is there.
+
+    python benchmarks/noise.py CBSD68/ [--sigma 5 10 20 30 50] [--pictures 20] [--kind white ...]
+
+white: as drawn. clipped: on photos of which a tenth of the pixels is black and a tenth white. jpeg:
+saved at quality 90; what JPEG left of the noise is what is to be measured. grain: gray and soft, as
+of film. brightness: as much as a bright pixel has light (of photons), nearly none in the dark. The
+level is the deviation over the picture, before black and white cut it off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from sfumato import image
+from sfumato.data import photo as files
+from sfumato.data.photo import Photo
+from sfumato.data.samples import find
+from sfumato.tasks.restore.noise import noise_level
+from sfumato.tasks.restore.options import RestoreOptions
+
+Values = NDArray[np.float64]
+Noisy = tuple[Photo, float]  # the photo, and the level that is in it
+JPEG = 90
+SOFT = 0.7  # of grain: deviation of the blur in pixels
+
+
+def white(clean: Values, sigma: float, random: np.random.Generator) -> Noisy:
+    """Independent in each value."""
+    return as_photo(clean + random.normal(0, sigma, clean.shape)), sigma
+
+
+def clipped(clean: Values, sigma: float, random: np.random.Generator) -> Noisy:
+    """On a photo of hard contrast."""
+    low, high = np.quantile(clean, (0.1, 0.9))
+    hard = ((clean - low) / (high - low) * 255).clip(0, 255)
+    return white(hard, sigma, random)
+
+
+def jpeg(clean: Values, sigma: float, random: np.random.Generator) -> Noisy:
+    """In a file that lost some of it."""
+
+    def saved(values: Values) -> Photo:
+        held = io.BytesIO()
+        Image.fromarray(as_photo(values).values).save(held, "JPEG", quality=JPEG)
+        return files.read(held.getvalue())
+
+    noisy, plain = saved(clean + random.normal(0, sigma, clean.shape)), saved(clean)
+    left = noisy.values.astype(np.float64) - plain.values
+    return noisy, float(left.std())
+
+
+def grain(clean: Values, sigma: float, random: np.random.Generator) -> Noisy:
+    """Equal in all channels, and soft."""
+    soft = gaussian_filter(random.normal(0, 1, clean.shape[:2]), SOFT)
+    return as_photo(clean + (sigma / soft.std() * soft)[..., None]), sigma
+
+
+def brightness(clean: Values, sigma: float, random: np.random.Generator) -> Noisy:
+    """Its variance grows with the light."""
+    level = np.sqrt(clean / clean.mean())
+    return as_photo(clean + sigma * level * random.normal(0, 1, clean.shape)), sigma
+
+
+KINDS: dict[str, Callable[[Values, float, np.random.Generator], Noisy]] = {
+    "white": white,
+    "clipped": clipped,
+    "jpeg": jpeg,
+    "grain": grain,
+    "brightness": brightness,
+}
+
+
+def as_photo(values: Values) -> Photo:
+    """As a file keeps them."""
+    return Photo(values.clip(0, 255).round().astype(np.uint8))
+
+
+def main() -> None:
+    """Print a line for each kind and level."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--sigma", type=float, nargs="+", default=[5, 10, 20, 30, 50])
+    parser.add_argument("--pictures", type=int, default=20)
+    parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
+    given = parser.parse_args()
+    clean = [
+        np.asarray(image.read(s.read()), np.float64) for s in find(given.source)[: given.pictures]
+    ]
+    options = RestoreOptions(denoise="auto")
+    for kind in given.kind:
+        for sigma in given.sigma:
+            random = np.random.default_rng(round(sigma))
+            ratios = []
+            for values in clean:
+                photo, level = KINDS[kind](values, sigma, random)
+                ratios.append(noise_level(photo, options) * 127.5 / level)
+            found = np.array(ratios)
+            near = int((abs(found - 1) <= 0.1).sum())
+            print(
+                f"{kind:10} {sigma:4g}: measured {found.mean():.2f} of it, {found.min():.2f} to "
+                f"{found.max():.2f}; within 10 %: {near} of {len(found)}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
