@@ -1,14 +1,11 @@
 """Draw the icons at any size from the packages that they come from.
 
-    npm pack @iconify/json@2.2.535 && tar xzf iconify-json-2.2.535.tgz          # folder package/
-    apt-get download openclipart-svg && dpkg-deb -x openclipart-svg_*.deb clip  # optional
-    pip install --no-deps resvg-py
-    python recipes/icons/render.py icons64_train.parquet package/ large.parquet --size 256 \
-        [--clip clip/]
+    python recipes/icons/render.py icons64.parquet build/packages/iconify/package/ large.parquet \
+        --size 256 --clip build/packages/clip/
 
-The list says which icons, by the columns id (``set:name``), caption, name and licence; only rows
-under free licences are drawn (prepare.py). The result has image (PNG) and text. An icon is drawn as
-its set defines it, on white. Drawings of openclipart are as large as fits 29 of 32 parts of a side.
+The list, as gather.py writes it, says which icons, by the columns id (``set:name``), caption, name
+and licence; only rows under free licences are drawn (prepare.py). The result has image (PNG) and
+text. An icon is drawn as its set defines it, on white. Drawings of openclipart are as large as fits 29 of 32 parts of a side.
 Shrunk to a quarter by averaging, icons of 256 pixels are those of the list. What could not be drawn
 is counted by set.
 """
@@ -19,6 +16,7 @@ import argparse
 import functools
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from multiprocessing import Pool
@@ -30,6 +28,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 from prepare import is_free
 
+UNITS = {"pt": 4 / 3, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0}  # in pixels
+PROBE = 64  # pixels across, to see which side of a drawing is the longer one
 MARGIN = 1.5 / 32  # of a side, around a drawing of openclipart
 NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 BODY = (
@@ -60,29 +60,58 @@ def icon(package: Path, name: str) -> str | None:
     return BODY.format(names=NAMESPACES, body=one["body"], **place)
 
 
+def in_pixels(svg: str) -> str:
+    """An SVG whose sides are given in pixels and whose names have a space, as resvg wants them."""
+    found = re.search(r"<svg\b[^>]*>", svg)
+    if found is None:
+        raise ValueError("no SVG")
+    head = found[0] if "xmlns=" in found[0] else found[0].replace("<svg", f"<svg {NAMESPACES}", 1)
+
+    def pixels(side: re.Match[str]) -> str:
+        return f'{side[1]}="{float(side[2]) * UNITS[side[3]]:g}"'
+
+    head = re.sub(rf'(?<=\s)(width|height)="([\d.]+)({"|".join(UNITS)})"', pixels, head)
+    return svg[: found.start()] + head + svg[found.end() :]
+
+
 def rendered(size: int, **source: str) -> Image.Image:
     """An SVG whose longer side has some pixels."""
     import resvg_py
 
-    first = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(skip_system_fonts=True, **source))))
-    longer = "width" if first.width >= first.height else "height"
-    drawn = resvg_py.svg_to_bytes(skip_system_fonts=True, **source, **{longer: size})
-    return Image.open(io.BytesIO(bytes(drawn))).convert("RGBA")
+    def drawn(**longer: int) -> Image.Image:
+        data = resvg_py.svg_to_bytes(skip_system_fonts=True, **source, **longer)
+        return Image.open(io.BytesIO(bytes(data)))
+
+    small = drawn(width=PROBE)  # a drawing may call itself 20,000 pixels wide
+    return drawn(**{"width" if small.width >= small.height else "height": size}).convert("RGBA")
 
 
 def draw(row: dict[str, Any], package: Path, clip: Path | None, size: int) -> bytes | None:
     """A row's picture as PNG; None if it cannot be drawn."""
-    own, inner = row["id"].partition(":"), size
+    made = picture(row["id"], package, clip, size)
+    return None if made is None else png(made)
+
+
+def png(made: Image.Image) -> bytes:
+    """A picture as a file's bytes."""
+    stream = io.BytesIO()
+    made.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def picture(name: str, package: Path, clip: Path | None, size: int) -> Image.Image | None:
+    """An icon on white, by ``set:icon``; None if it cannot be drawn."""
+    own, inner = name.partition(":"), size
     try:
         if own[0] == "openclipart":
             path = clip and clip / "usr/share/openclipart/svg" / f"{own[2]}.svg"
             if path is None or not path.exists():
                 return None
             inner = round(size * (1 - 2 * MARGIN))
-            large = rendered(4 * size, svg_path=str(path))
+            large = rendered(4 * size, svg_string=in_pixels(path.read_text("utf-8", "replace")))
             large = large.crop(large.getchannel("A").getbbox())
             large.thumbnail((inner, inner), Image.Resampling.LANCZOS)
-        elif (svg := icon(package, row["id"])) is not None:
+        elif (svg := icon(package, name)) is not None:
             large = rendered(size, svg_string=svg)
         else:
             return None
@@ -90,9 +119,7 @@ def draw(row: dict[str, Any], package: Path, clip: Path | None, size: int) -> by
         return None
     ground = Image.new("RGBA", (size, size), "white")
     ground.alpha_composite(large, ((size - large.width) // 2, (size - large.height) // 2))
-    stream = io.BytesIO()
-    ground.convert("RGB").save(stream, "PNG")
-    return stream.getvalue()
+    return ground.convert("RGB")
 
 
 def rows_drawn(given: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,58 @@ def augment(monkeypatch):
     return module
 
 
+@pytest.fixture
+def gather(monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES / "icons")
+    return pytest.importorskip("gather")
+
+
+def test_the_list_names_icons_of_free_sets_once(gather):
+    rows = gather.listed()
+    assert len(rows) == len({row.id for row in rows}) == 22_464
+    assert {row.style for row in rows} == set(gather.PHRASES)
+    assert not {row.parts[0] for row in rows} & {"openmoji", "emojione-v1", "tuxpaint"}
+
+
+@pytest.mark.parametrize(
+    "label, name",
+    [
+        ("family: man, girl, girl", "family of man, girl and girl"),
+        ("three o’clock", "three o'clock"),
+        ("keycap: 9", "keycap 9"),
+        ("person: white hair", "person with white hair"),
+        ("Japanese “vacancy” button", "japanese vacancy button"),
+        ("man running: facing right", "man running of facing right"),
+    ],
+)
+def test_names_of_emoji_are_read_as_captions_say_them(gather, label, name):
+    assert gather.emoji_name(label) == name
+
+
+def test_names_of_icons_lose_what_tells_variants_apart(gather):
+    assert gather.icon_name("bottle-three") == "bottle"
+    assert gather.icon_name("chat-bubbles-question-24") == "chat bubbles question"
+    assert gather.icon_name("pin-2-alt") == "pin"
+
+
+def test_colors_are_those_of_the_ink(gather):
+    drawn = Image.new("RGB", (10, 10), "white")
+    drawn.paste("#cc2010", (0, 0, 5, 5))
+    drawn.paste("#2040cc", (5, 0, 10, 4))
+    drawn.paste("black", (9, 9, 10, 10))
+    assert gather.colors(drawn) == ["red", "blue"]
+    assert gather.colors(Image.new("RGB", (4, 4), "white")) == ["white"]
+
+
+def test_sides_of_a_drawing_are_brought_to_pixels(gather):
+    import render
+
+    svg = '<?xml?><svg height="3in" width="72pt" viewBox="0 0 1 3"><g width="5mm"/></svg>'
+    made = render.in_pixels(svg)
+    assert 'height="288"' in made and 'width="96"' in made and 'xmlns="' in made
+    assert '<g width="5mm"/>' in made
+
+
 def row(color, name="apple"):
     """A square at the left of a white picture."""
     picture = Image.new("RGB", (64, 64), "white")
