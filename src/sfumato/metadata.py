@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from sfumato.errors import PictureError
+from sfumato.foreign import options_of
 from sfumato.image import flattened, opened
 from sfumato.runtime import atomic, legible
 
@@ -120,10 +121,21 @@ def read(path: Path | bytes) -> tuple[dict[str, Any] | None, str | None]:
     PictureError
         If the file is no readable picture.
     """
-    text, ours, comment = opened(path, _held)
-    if text is None and isinstance(comment, bytes | str):
-        text = comment_text(comment)
-    return _settings(ours), text
+    texts, ours = opened(path, _held)
+    return _settings(ours), texts.get("parameters")
+
+
+def read_options(path: Path | bytes) -> dict[str, Any]:
+    """The options of `create` that a picture tells: ours, or what another program wrote
+    (:mod:`sfumato.foreign`).
+
+    Raises
+    ------
+    PictureError
+        If the file is no readable picture.
+    """
+    texts, ours = opened(path, _held)
+    return _settings(ours) or options_of(texts)
 
 
 def comment_text(comment: bytes | str) -> str | None:
@@ -164,12 +176,17 @@ def _is_utf8(content: bytes) -> bool:
     return True
 
 
-def _held(picture: Image.Image) -> tuple[str | None, object, object]:
-    """The two texts of a PNG, and the EXIF comment that may stand for the first."""
+def _held(picture: Image.Image) -> tuple[dict[str, str], object]:
+    """The texts in a picture, and the one of ours; an EXIF comment stands for ``parameters``."""
     picture.load()
     exif = picture.getexif()
     ours = picture.info.get("sfumato") or exif.get(DESCRIPTION)
-    return picture.info.get("parameters"), ours, exif.get_ifd(EXIF_POINTER).get(USER_COMMENT)
+    texts = {str(k): v for k, v in picture.info.items() if isinstance(v, str)}
+    comment = exif.get_ifd(EXIF_POINTER).get(USER_COMMENT)
+    if "parameters" not in texts and isinstance(comment, bytes | str):
+        said = comment_text(comment)
+        texts |= {"parameters": said} if said else {}
+    return texts, ours
 
 
 def _settings(text: object) -> dict[str, Any] | None:

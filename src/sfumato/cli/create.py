@@ -162,6 +162,7 @@ def inspect(
     if nearest:
         _tell_nearest(Path(path), model or str((settings or {}).get("model") or "icons"))
         return
+    settings = settings or metadata.read_options(Path(path))  # of another program
     if text or not settings:
         say(text or "the picture carries no generation parameters", keep="\n")
     if settings:

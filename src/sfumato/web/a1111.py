@@ -235,8 +235,10 @@ async def interrupt(request: Request) -> dict[str, Any]:
 @router.post("/png-info")
 async def png_info(asked: Info) -> dict[str, Any]:
     """What a picture says about how it was made."""
-    settings, text = await asyncio.to_thread(metadata.read, decoded(asked.image))
-    return {"info": text or "", "items": {"parameters": text or ""}, "parameters": settings or {}}
+    data = decoded(asked.image)
+    _, text = await asyncio.to_thread(metadata.read, data)
+    options = await asyncio.to_thread(metadata.read_options, data)
+    return {"info": text or "", "items": {"parameters": text or ""}, "parameters": options}
 
 
 @router.get("/samplers")
