@@ -1,12 +1,16 @@
 """The studio in a real browser."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.edges.test_foreign import COMFYUI, png
 from tests.edges.test_serve import serving
 
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.explain.experiments import explain
 from sfumato.tasks.search.index import indexing
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -210,3 +214,81 @@ def test_every_width_and_scheme(studio, width, scheme):
         )
         assert unnamed == 0
     page.close()
+
+
+@pytest.mark.parametrize("width", [380, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_can_be_used_by_everybody(studio, width, scheme):
+    """axe-core finds nothing serious: names, contrast, order of headings, ..."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    address, browser = studio
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for name in ("create", "restore", "explain", "reduce", "search", "learn", "history"):
+        page.goto(f"{address}/#{name}")
+        page.wait_for_selector(f"body[data-ready={name}]")
+        assert serious(axe.run(page)) == [], name
+    page.close()
+
+
+def serious(results):
+    """The rules that a page breaks badly, with the elements that do."""
+    return [
+        (found["id"], [node["target"] for node in found["nodes"]])
+        for found in results.response["violations"]
+        if found["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory):
+    """The page of a picture of 30 steps, as a file."""
+    path = tmp_path_factory.mktemp("explained") / "page.html"
+    explain("a red apple", CreateOptions(seed=7, steps=30)).write(path)
+    return path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_explanation_can_be_used_by_everybody(studio, explained, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = studio[1].new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
+    page.goto(explained.as_uri())
+    page.wait_for_selector("#where:has-text('step 1 of 30')")
+    assert serious(axe.run(page)) == []
+    page.close()
+
+
+def test_thirty_steps_are_looked_through_quickly(studio, explained):
+    """A step forth is drawn within 50 ms: the median of thirty, as a screen shows at most 60 a
+    second and the machine does other things, too."""
+    page, said = studio[1].new_page(viewport={"width": 1280, "height": 800}), []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+    page.goto(explained.as_uri())
+    page.wait_for_selector("#where:has-text('step 1 of 30')")
+    times = page.evaluate(
+        """async () => {
+          const shown = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+          const times = [];
+          for (let step = 0; step < 29; step++) {
+            const begun = performance.now();
+            document.getElementById("forth").click();
+            await shown();
+            times.push(performance.now() - begun);
+          }
+          return times;
+        }"""
+    )
+    assert "step 30 of 30" in page.locator("#where").inner_text()
+    assert said == []
+    assert np.median(times) <= 50, times
+    page.close()
+
+
+def test_a_picture_of_another_program_gives_its_settings(page, tmp_path):
+    (tmp_path / "comfy.png").write_bytes(png(prompt=json.dumps(COMFYUI)))
+    page.click("#create #from summary")
+    page.set_input_files("#create [name=file]", tmp_path / "comfy.png")
+    playwright.expect(page.locator("#create [name=prompt]")).to_have_value("a glass bottle")
+    playwright.expect(page.locator("#create [name=negative_prompt]")).to_have_value("watermark")
+    playwright.expect(page.locator("#create [name=sampler]")).to_have_value("dpmpp_2m")
+    playwright.expect(page.locator("#create [name=guidance_scale]")).to_have_value("8")

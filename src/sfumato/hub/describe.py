@@ -8,7 +8,8 @@ from typing import Any
 from sfumato.hub import single
 from sfumato.hub.config import Defaults
 from sfumato.hub.files import digest, in_pixels, part, read_json, weight_file
-from sfumato.hub.load import resolve, restorer_folder, restorers
+from sfumato.hub.load import STUDENT, resolve, restorer_folder, restorers
+from sfumato.hub.lora import FILE
 from sfumato.space.kl import AutoencoderConfig
 
 
@@ -54,9 +55,9 @@ def _folder(name: str, folder: Path) -> dict[str, Any]:
     own_parts = (folder / name for name in ("matcher", "upscaler"))
     parts |= {path for path in own_parts if (path / "config.json").exists()}
     weights = [weight_file(p) for p in parts]
-    return _described(
-        name, defaults, side, weights, index.get("_class_name"), weight_file(part(folder, "unet"))
-    )
+    main = weight_file(part(folder, "unet"))
+    found = _described(name, defaults, side, weights, index.get("_class_name"), main)
+    return found | {"fast": (folder / STUDENT / FILE).exists()}
 
 
 def _restorer(name: str, folder: Path) -> dict[str, Any]:

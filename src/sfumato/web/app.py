@@ -22,6 +22,7 @@ from sfumato.web import a1111, jobs, openai
 from sfumato.web.bodies import Offered, named, offered_models
 from sfumato.web.guard import Guard
 from sfumato.web.queue import Full, Queue
+from sfumato.web.schema import FAILURES
 from sfumato.web.store import Store
 
 # what the studio's page may load: its own files, and pictures that it holds
@@ -84,6 +85,7 @@ def build(settings: Settings) -> FastAPI:
         version=__version__,
         description="Make, repair and explain pictures.",
         lifespan=lifespan,
+        responses=FAILURES,
         docs_url=None,
         redoc_url=None,
     )
@@ -161,7 +163,7 @@ async def _failed(_: Request, error: Exception) -> Response:
 
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return failure(error.status_code, str(error.detail))
+    return failure(error.status_code, str(error.detail), **(error.headers or {}))
 
 
 HANDLERS = {

@@ -29,6 +29,7 @@ from sfumato.web.bodies import (
     checked,
 )
 from sfumato.web.queue import Queue, Update
+from sfumato.web.schema import EVENTS, NOT_FOUND, PAGE, PICTURE, STARTED, JobRecord
 from sfumato.web.store import Job, new_id
 
 router = APIRouter()
@@ -94,13 +95,17 @@ async def finished(request: Request, job: Job) -> dict[str, Any]:
     ------
     OptionError
         If what was asked for cannot be done.
+    HTTPException
+        If it was cancelled meanwhile.
     Failed
-        If it failed for another reason, or was cancelled.
+        If it failed for another reason.
     """
     queue = queue_of(request)
     ended = await queue.result(job.id)
     if ended.status == "completed" and ended.result is not None:
         return ended.result
+    if ended.status == "cancelled":
+        raise HTTPException(409, "the job was cancelled")
     if job.id in queue.wrong and ended.error:
         raise OptionError(ended.error)
     raise Failed(ended.error or f"the job was {ended.status}")
@@ -147,37 +152,37 @@ async def _answer(request: Request, body: Body, wait: bool) -> Response:
     return JSONResponse(record(queue, job), 202)
 
 
-@router.post("/create")
+@router.post("/create", responses=STARTED)
 async def create(request: Request, body: CreateBody, wait: bool = False) -> Response:
     """Make pictures from texts. Answers at once with the job, or with its end if told to wait."""
     return await _answer(request, body, wait)
 
 
-@router.post("/restore")
+@router.post("/restore", responses=STARTED)
 async def restore(request: Request, body: RestoreBody, wait: bool = False) -> Response:
     """Repair a photo."""
     return await _answer(request, body, wait)
 
 
-@router.post("/traces")
+@router.post("/traces", responses=STARTED)
 async def trace(request: Request, body: TraceBody, wait: bool = False) -> Response:
     """Make pictures, and a page that shows every step of how they came about."""
     return await _answer(request, body, wait)
 
 
-@router.post("/reduce")
+@router.post("/reduce", responses=STARTED)
 async def reduce(request: Request, body: ReduceBody, wait: bool = False) -> Response:
     """Compare PCA with autoencoders on a file of data, and make a page of it."""
     return await _answer(request, body, wait)
 
 
-@router.post("/search")
+@router.post("/search", responses=STARTED)
 async def search(request: Request, body: SearchBody, wait: bool = False) -> Response:
     """Find the items of an index that are nearest to words or to a picture."""
     return await _answer(request, body, wait)
 
 
-@router.post("/points")
+@router.post("/points", responses=STARTED)
 async def points(request: Request, body: PointsBody, wait: bool = False) -> Response:
     """Learn points on a plane, and walk from noise to new ones."""
     return await _answer(request, body, wait)
@@ -199,7 +204,7 @@ async def indexes(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": found}
 
 
-@router.get("/jobs/{identity}/page")
+@router.get("/jobs/{identity}/page", response_class=FileResponse, responses=PAGE | NOT_FOUND)
 async def page(request: Request, identity: str) -> FileResponse:
     """The page of an explanation or a comparison. It may not speak to the server."""
     path = queue_of(request).store.files(_job(request, identity).id) / "page.html"
@@ -224,13 +229,13 @@ async def listed(request: Request, count: int = 50) -> dict[str, Any]:
     return {"jobs": [record(queue, job) for job in newest]}
 
 
-@router.get("/jobs/{identity}")
+@router.get("/jobs/{identity}", response_model=JobRecord, responses=NOT_FOUND)
 async def one(request: Request, identity: str) -> dict[str, Any]:
     """How far a job is, or what came of it."""
     return record(queue_of(request), _job(request, identity))
 
 
-@router.post("/jobs/{identity}/cancel")
+@router.post("/jobs/{identity}/cancel", response_model=JobRecord, responses=NOT_FOUND)
 async def cancel(request: Request, identity: str) -> dict[str, Any]:
     """End a job within one step."""
     job = _job(request, identity)
@@ -239,7 +244,9 @@ async def cancel(request: Request, identity: str) -> dict[str, Any]:
     return record(queue_of(request), _job(request, identity))
 
 
-@router.get("/jobs/{identity}/events")
+@router.get(
+    "/jobs/{identity}/events", response_class=StreamingResponse, responses=EVENTS | NOT_FOUND
+)
 async def events(request: Request, identity: str) -> StreamingResponse:
     """What happens to a job, as server-sent events: progress, preview, picture, and its end."""
     _job(request, identity)
@@ -262,7 +269,11 @@ def sse(update: Update) -> str:
     return f"event: {update.kind}\ndata: {json.dumps(update.data)}\n\n"
 
 
-@router.get("/jobs/{identity}/pictures/{number}")
+@router.get(
+    "/jobs/{identity}/pictures/{number}",
+    response_class=FileResponse,
+    responses=PICTURE | NOT_FOUND,
+)
 async def picture(request: Request, identity: str, number: int) -> FileResponse:
     """A picture of a job, as PNG with its settings inside."""
     job = _job(request, identity)
@@ -283,6 +294,6 @@ async def models(request: Request) -> dict[str, Any]:
 def described(name: str, path: str) -> dict[str, Any]:
     """A model in OpenAI's shape, and what we know of it besides."""
     about = describe(path) if path in (*bundled(), *restorers()) else {}
-    keys = ("description", "size", "styles", "licence", "megabytes")
+    keys = ("description", "size", "styles", "fast", "licence", "megabytes")
     known = {key: about[key] for key in keys if key in about}
     return {"id": name, "object": "model", "created": 0, "owned_by": "sfumato", **known}

@@ -26,6 +26,7 @@ from sfumato.errors import OptionError
 from sfumato.hub.load import bundled
 from sfumato.web.bodies import CreateBody
 from sfumato.web.jobs import finished, queue_of, submit
+from sfumato.web.schema import EITHER
 from sfumato.web.store import Job
 from sfumato.web.work import encoded
 
@@ -60,13 +61,13 @@ class Generation(BaseModel):
     eta: float | None = None
 
 
-@router.post("/generations")
+@router.post("/generations", responses=EITHER)
 async def generations(request: Request, asked: Generation) -> Response:
     """Make pictures from a text."""
     return await _answer(request, asked, _body(asked, request), "image_generation")
 
 
-@router.post("/edits")
+@router.post("/edits", responses=EITHER)
 async def edits(request: Request) -> Response:
     """Make the transparent part of a mask anew; without a mask, draw the picture anew."""
     form = await request.form()
@@ -79,7 +80,7 @@ async def edits(request: Request) -> Response:
     return await _answer(request, asked, _body(asked, request, **extra), "image_edit")
 
 
-@router.post("/variations")
+@router.post("/variations", responses=EITHER)
 async def variations(request: Request) -> Response:
     """Draw a picture anew, from the picture itself and no text."""
     form = await request.form()

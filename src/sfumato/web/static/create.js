@@ -27,6 +27,7 @@ export async function open() {
 function styles() {
   const model = models.find((one) => one.id === field("model").value);
   const names = Array.isArray(model?.styles) ? model.styles : Object.keys(model?.styles ?? {});
+  field("fast").closest("label").hidden = !model?.fast;
   field("style").replaceChildren(new Option("model's own", ""), ...names.map((n) => new Option(n, n)));
 }
 
@@ -41,6 +42,7 @@ async function body() {
   if (field("size").value) out.size = [Number(field("size").value), Number(field("size").value)];
   if (field("lora").value) out.loras = [field("lora").value];
   if (field("transparent").checked) out.transparent = true;
+  if (field("fast").checked) out.fast = true;
   if (brush.file) {
     out.source = await base64(brush.file);
     out.strength = Number(field("strength").value);
@@ -87,8 +89,9 @@ export function use(settings) {
     styles();
   }
   for (const name of ["prompt", "negative_prompt", "seed", "steps", "guidance_scale", "style", "sampler"]) {
-    if (settings[name] !== undefined) field(name).value = settings[name] ?? "";
+    field(name).value = settings[name] ?? "";
   }
+  field("fast").checked = settings.fast === true;
   const lora = settings.loras?.[0]?.replace(/:[\d.]+$/, "") ?? "";
   if ([...field("lora").options].some((one) => one.value === lora)) field("lora").value = lora;
   tell("the settings are those of that picture");

@@ -10,7 +10,7 @@ const frame = page.querySelector("iframe");
 const field = (name) => form.elements[name];
 const MOST = 5; // runs beside the first
 const KEPT = ["model", "seed", "steps", "guidance_scale", "guidance_rescale", "negative_prompt",
-  "sampler", "schedule", "eta", "style", "size", "candidate", "loras", "then", "then_step", "then_guidance_scale"];
+  "sampler", "schedule", "eta", "style", "size", "candidate", "loras", "fast", "then", "then_step", "then_guidance_scale"];
 let base = null; // the first run: what was asked for
 let changes = [];
 

@@ -60,16 +60,17 @@ function drawn(latents, shape, label, difference = false) {
   const map = coarse(grain), patch = grain * grain, columns = 3 * patch;
   const canvas = make("canvas", { width: wide * grain, height: tall * grain, role: "img", "aria-label": label });
   const context = canvas.getContext("2d"), pixels = context.createImageData(wide * grain, tall * grain);
+  const none = map.subarray(channels * columns, (channels + 1) * columns), values = new Float32Array(columns);
   for (let place = 0; place < tall * wide; place++) {
     const top = Math.floor(place / wide) * grain, left = (place % wide) * grain;
+    difference ? values.fill(0) : values.set(none);
+    for (let c = 0; c < channels; c++) {
+      const weight = latents[c * tall * wide + place], from = c * columns;
+      for (let column = 0; column < columns; column++) values[column] += weight * map[from + column];
+    }
     for (let k = 0; k < patch; k++) {
       const at = 4 * ((top + Math.floor(k / grain)) * wide * grain + left + (k % grain));
-      for (let color = 0; color < 3; color++) {
-        const column = color * patch + k;
-        let value = difference ? 0 : map[channels * columns + column];
-        for (let c = 0; c < channels; c++) value += latents[c * tall * wide + place] * map[c * columns + column];
-        pixels.data[at + color] = (value + 1) * 127.5;
-      }
+      for (let color = 0; color < 3; color++) pixels.data[at + color] = (values[color * patch + k] + 1) * 127.5;
       pixels.data[at + 3] = 255;
     }
   }
@@ -110,6 +111,9 @@ function header() {
     (r.then_guidance_scale === null ? "." : `${r.then === null ? " it was guided" : ","} by ${r.then_guidance_scale}.`);
   $("facts").textContent = `${model.name}, seed ${r.seed}${tries}, ${r.steps.length} steps of ${r.sampler}, guidance ${r.guidance_scale}, ${r.size.join("x")}` +
     (r.negative_prompt ? `; turned away from "${r.negative_prompt}"` : "") + (r.source ? `; begun at a picture` : "");
+}
+function where() {
+  const r = run();
   $("scrub").max = r.steps.length - 1;
   $("scrub").value = state.step;
   $("where").textContent = `step ${state.step + 1} of ${r.steps.length}, noise ${step().sigma.toPrecision(3)}`;
@@ -191,6 +195,12 @@ function weights(atStep, word) { // the chosen layer's map of a word, or the mea
   }
   return out;
 }
+const courses = new Map(); // of a run and a layer: the mean weight of each word at each step, in percent
+function course(count) {
+  const key = `${state.run} ${state.layer}`;
+  if (!courses.has(key)) courses.set(key, [...Array(count).keys()].map((word) => run().steps.map((_, k) => 100 * mean([...weights(k, word)]))));
+  return courses.get(key);
+}
 const mean = (list) => list.reduce((x, y) => x + y, 0) / list.length;
 function looks() {
   const r = run();
@@ -206,18 +216,19 @@ function looks() {
   $("maps").replaceChildren(...names.map((name, word) => {
     const map = weights(state.step, word), most = Math.max(...map, 1e-9), share = mean([...map]);
     const canvas = make("canvas", { width: b * 8, height: a * 8, role: "img", "aria-label": `where ${name} is looked at` }), context = canvas.getContext("2d");
+    const veil = make("canvas", { width: b, height: a }), inks = veil.getContext("2d"), values = inks.createImageData(b, a);
+    map.forEach((value, k) => values.data.set([10, 10, 30, 217 * (1 - value / most)], 4 * k));
+    inks.putImageData(values, 0, 0);
     const paint = () => {
       context.drawImage(under, 0, 0, b * 8, a * 8);
-      for (let k = 0; k < a * b; k++) {
-        context.fillStyle = `rgb(10 10 30 / ${0.85 * (1 - map[k] / most)})`;
-        context.fillRect((k % b) * 8, Math.floor(k / b) * 8, 8, 8);
-      }
+      context.imageSmoothingEnabled = false;
+      context.drawImage(veil, 0, 0, b * 8, a * 8);
     };
     under.complete === false ? under.addEventListener("load", paint) : paint();
     const chosen = word < kept ? { onclick: () => set({ word: word === state.word ? null : word }), class: word === state.word ? "chosen" : "" } : {};
     return figure(canvas, `${name} ${(100 * share).toFixed(1)}\u00a0%`, chosen);
   }));
-  const curves = names.map((name, word) => ({ name, values: r.steps.map((_, k) => 100 * mean([...weights(k, word)])), chosen: word === state.word }));
+  const values = course(names.length), curves = names.map((name, word) => ({ name, values: values[word], chosen: word === state.word }));
   const shown = curves.filter((c, word) => word === state.word || (word > 0 && word < kept));
   $("course").replaceChildren(chart(shown, "mean weight, %", state.step));
 }
@@ -300,6 +311,10 @@ function ways() { // all noisy latents on the plane of their two principal compo
 }
 
 // ---- what the reader does
+const PARTS = [ // and what of the state each shows
+  [header, ["run"]], [where, ["run", "step"]], [road, ["run"]], [words, ["run", "word"]], [oneStep, ["run", "step", "scale", "spot", "channel"]],
+  [looks, ["run", "step", "word", "layer", "scale"]], [schedule, ["run", "step"]], [guess, ["run", "step"]], [there, ["run"]], [apart, ["run", "step"]],
+];
 function set(change) {
   Object.assign(state, change);
   const r = run();
@@ -308,7 +323,7 @@ function set(change) {
   if (change.run !== undefined) { state.word = null; state.scale = null; }
   state.spot = state.spot || [Math.floor(r.shape[1] / 2), Math.floor(r.shape[2] / 2)];
   const had = document.activeElement && document.activeElement.parentElement, place = had ? [...had.children].indexOf(document.activeElement) : -1;
-  for (const part of [header, road, words, oneStep, looks, schedule, guess, there, apart]) part();
+  for (const [part, shows] of PARTS) if (shows.some((name) => name in change)) part();
   if (had && place >= 0 && document.activeElement === document.body && had.children[place]) had.children[place].focus({ preventScroll: true });
 }
 let timer = null;
@@ -336,4 +351,4 @@ document.addEventListener("keydown", (event) => {
 });
 $("foot").textContent = `sfumato ${data.version}; ${model.name}, sha256 ${model.sha256.slice(0, 16)}. Left and right: a step; space: play. The page holds all its numbers and needs no network.`;
 const changes = run().steps.map((s) => s.change);
-set({ step: changes.lastIndexOf(Math.max(...changes)) }); // where the text changes most; without guidance the last one
+set({ run: 0, step: changes.lastIndexOf(Math.max(...changes)) }); // where the text changes most; without guidance the last one
