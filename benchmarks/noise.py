@@ -1,11 +1,13 @@
 """How well ``--denoise auto`` measures noise of several kinds, against the level that is there.
 
     python benchmarks/noise.py CBSD68/ [--sigma 5 10 20 30 50] [--pictures 20] [--kind white ...]
+        [--remove]
 
 white: as drawn. clipped: on photos of which a tenth of the pixels is black and a tenth white. jpeg:
 saved at quality 90; what JPEG left of the noise is what is to be measured. grain: gray and soft, as
 of film. brightness: as much as a bright pixel has light (of photons), nearly none in the dark. The
-level is the deviation over the picture, before black and white cut it off.
+level is the deviation over the picture, before black and white cut it off. With --remove the noise
+is removed, too: once as it was measured, once as noise of the true level everywhere.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,7 @@ from sfumato.data.photo import Photo
 from sfumato.data.samples import find
 from sfumato.tasks.restore.noise import noise_level
 from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.run import restore
 
 Values = NDArray[np.float64]
 Noisy = tuple[Photo, float]  # the photo, and the level that is in it
@@ -79,6 +83,11 @@ KINDS: dict[str, Callable[[Values, float, np.random.Generator], Noisy]] = {
 }
 
 
+def psnr(made: NDArray[Any], clean: Values) -> float:
+    """In decibels, for values of 0 to 255."""
+    return float(10 * np.log10(255**2 / np.square(made - clean).mean()))
+
+
 def as_photo(values: Values) -> Photo:
     """As a file keeps them."""
     return Photo(values.clip(0, 255).round().astype(np.uint8))
@@ -93,6 +102,7 @@ def main() -> None:
     parser.add_argument("--sigma", type=float, nargs="+", default=[5, 10, 20, 30, 50])
     parser.add_argument("--pictures", type=int, default=20)
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--remove", action="store_true")
     given = parser.parse_args()
     clean = [
         np.asarray(image.read(s.read()), np.float64) for s in find(given.source)[: given.pictures]
@@ -101,10 +111,14 @@ def main() -> None:
     for kind in given.kind:
         for sigma in given.sigma:
             random = np.random.default_rng(round(sigma))
-            ratios = []
+            ratios, decibels = [], []
             for values in clean:
                 photo, level = KINDS[kind](values, sigma, random)
                 ratios.append(noise_level(photo, options) * 127.5 / level)
+                if given.remove:
+                    levels: tuple[Any, ...] = ("auto", level)
+                    made = [restore(photo, RestoreOptions(denoise=one)).photo for one in levels]
+                    decibels.append([psnr(one.values, values) for one in made])
             found = np.array(ratios)
             near = int((abs(found - 1) <= 0.1).sum())
             print(
@@ -112,6 +126,9 @@ def main() -> None:
                 f"{found.max():.2f}; within 10 %: {near} of {len(found)}",
                 flush=True,
             )
+            if decibels:
+                measured, told = np.mean(decibels, axis=0)
+                print(f"  removed: {measured:.2f} dB as measured, {told:.2f} dB by the true level")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
     python benchmarks/restore.py dejpeg CBSD68/ [--quality 10 20 40]
     python benchmarks/restore.py colorize CBSD68/
     python benchmarks/restore.py find CBSD68/
-    python benchmarks/restore.py measure CBSD68/ [--sigma 5 15 30 50] [--pictures 20]
     python benchmarks/restore.py together CBSD68/ [--pictures 20]
     python benchmarks/restore.py speed photo.jpg [--megapixels 48]
 
@@ -37,12 +36,10 @@ from sfumato import image
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.data import photo as files
 from sfumato.data.photo import Photo
-from sfumato.data.samples import find as samples_of
 from sfumato.metrics import colorfulness, psnr
 from sfumato.tasks.evaluate.restoration import SHAPES, Damaged, damage, score, trained
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.networks import RestorationNetworks
-from sfumato.tasks.restore.noise import noise_level
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import restore
 
@@ -193,28 +190,6 @@ def compare(
         print(f"{name + ' (published)':24s}" + "".join(f"{s:8.2f}" for s in row))
 
 
-def measure(source: Path, sigmas: list[float], pictures: int | None) -> None:
-    """Noise that black and white cut off: the level that --denoise auto measures, against the true
-    one.
-    """
-    samples = samples_of(source)[:pictures]
-    clean = [np.asarray(image.read(s.read()), np.float64) for s in samples]
-    for sigma in sigmas:
-        random = np.random.default_rng(round(sigma))
-        noisy = [
-            (x + random.normal(0, sigma, x.shape)).clip(0, 255).round().astype(np.uint8)
-            for x in clean
-        ]
-        found = np.array(
-            [noise_level(Photo(x), RestoreOptions(denoise="auto")) * 127.5 / sigma for x in noisy]
-        )
-        near = (abs(found - 1) <= 0.1).sum()
-        print(
-            f"noise of {sigma:g}: measured {found.mean():.3f} of it, {found.min():.3f} to "
-            f"{found.max():.3f}; within 10 %: {near} of {len(found)}"
-        )
-
-
 def scratched(
     print_: np.ndarray, bright: bool, rng: random.Random
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -360,7 +335,6 @@ def main() -> None:
             "fill",
             "colorize",
             "find",
-            "measure",
             "together",
             "speed",
         ],
@@ -380,8 +354,6 @@ def main() -> None:
         speed(given.source, given.model, given.megapixels)
     elif given.task == "together":
         together(given.source, given.pictures)
-    elif given.task == "measure":
-        measure(given.source, given.sigma, given.pictures)
     elif given.task == "find":
         find(given.source, given.pictures)
     else:

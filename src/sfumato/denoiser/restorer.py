@@ -9,7 +9,6 @@ convolutions run in bfloat16 nearer to the roof than any other layer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -90,34 +89,6 @@ def self_ensemble(
     return sum(answers[1:], answers[0]) / len(answers)
 
 
-LEVELS = 2.0, 80.0  # of noise, for values of 0 to 255: where its scale bends, and where it ends
-
-
-def as_share(level: Tensor) -> Tensor:
-    """Noise levels in the frame of [-1, 1] on a scale from 0 to 1 that is logarithmic but for low
-    ones.
-
-    Examples
-    --------
-    >>> as_share(torch.tensor([0.0, 80 / 127.5])).tolist()
-    [0.0, 1.0]
-    """
-    bend, most = LEVELS
-    return (level * (127.5 / bend)).log1p() / math.log1p(most / bend)
-
-
-def as_level(share: Tensor) -> Tensor:
-    """The inverse of :func:`as_share`.
-
-    Examples
-    --------
-    >>> as_level(as_share(torch.tensor([0.25]))).tolist()
-    [0.25]
-    """
-    bend, most = LEVELS
-    return (share * math.log1p(most / bend)).expm1() * (bend / 127.5)
-
-
 class RestorerConfig(Config):
     """``config.json`` of a restorer."""
 
@@ -131,8 +102,7 @@ class RestorerConfig(Config):
     # makes hidden pixels alone, from what interpolates known ones near them; known pixels stay as
     # they are
     fills: bool = False
-    # answers where the damage is or how strong, one channel in [-1, 1], in place of the picture
-    # without it
+    # answers where the damage is, one channel in [-1, 1], in place of the picture without it
     finds: bool = False
 
 
@@ -245,8 +215,8 @@ class Restorer(nn.Module):
         return int(2 ** max(len(self.config.widths), REACH * self.config.fills))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """(B, C, H, W), sigma (B,), planes (B, 4, H, W) or none where all is known -> (B, C, H, W),
-        or (B, 1, H, W) of a finder.
+        """(B, C, H, W), sigma (B,) or of each pixel (B, 1, H, W), planes (B, 4, H, W) or none where
+        all is known -> (B, C, H, W), or (B, 1, H, W) of a finder.
         """
         size = x.shape[-2:]
         planes = (
@@ -254,7 +224,8 @@ class Restorer(nn.Module):
             if condition.planes is None
             else condition.planes.to(x)
         )
-        noise = c_noise.to(x)[:, None, None, None].expand(-1, 1, *size)
+        level = c_noise if c_noise.ndim == 4 else c_noise[:, None, None, None]
+        noise = level.to(x).expand(-1, 1, *size)
         short = [-n % self.multiple for n in size]
         joined = F.pad(
             torch.cat([x, noise, planes], dim=1), (0, short[1], 0, short[0]), mode="replicate"

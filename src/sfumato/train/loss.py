@@ -20,11 +20,6 @@ def squared(estimate: Tensor, x: Tensor) -> Tensor:
     return F.mse_loss(estimate, x.expand_as(estimate), reduction="none")
 
 
-def absolute(estimate: Tensor, x: Tensor) -> Tensor:
-    """Absolute error of each value: of what cannot be known, the median is best."""
-    return (estimate - x).abs()
-
-
 def cross_entropy(estimate: Tensor, x: Tensor) -> Tensor:
     """Cross-entropy in nats of values in [-1, 1] read as shares of black and white (Hinton &
     Salakhutdinov 2006).

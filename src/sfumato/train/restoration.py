@@ -15,7 +15,6 @@ from sfumato.hub.files import fingerprint, network_from
 from sfumato.hub.load import restorer_folder
 from sfumato.hub.save import save_network
 from sfumato.train.finder import FinderJob
-from sfumato.train.levels import LevelJob
 from sfumato.train.loop import train
 from sfumato.train.loss import vivid
 from sfumato.train.pairs import PairJob, paired, read_pairs
@@ -97,9 +96,7 @@ def _job(
         photos, skipped = read_pairs(data, plan.size)
         return PairJob(network, photos, (), plan.size, **how), skipped
     photos, skipped, often = read_photos(data, plan.size, plan.longest)
-    kind = RestorerJob
-    if network.finds:
-        kind = FinderJob if asked.lstrip().startswith("scratches") else LevelJob
+    kind = FinderJob if network.finds else RestorerJob
     job = kind(network, photos, asked.split("|"), plan.size, plan.gray, often=often, **how)
     return job, skipped
 

@@ -78,17 +78,16 @@ class RestorationNetworks:
         return self.read[folder]
 
     @torch.inference_mode()
-    def _run(self, name: str, x: Tensor, planes: Tensor, sigma: float) -> Tensor:
+    def _run(self, name: str, x: Tensor, planes: Tensor, sigma: float | Tensor) -> Tensor:
         x = x.to(self.device)
+        level = sigma.to(x) if isinstance(sigma, Tensor) else x.new_full((1,), sigma)
         with autocast(self.device, self.dtype):
-            made: Tensor = self._denoiser(name)(
-                x, x.new_full((1,), sigma), Condition(planes=planes.to(self.device))
-            )
+            made: Tensor = self._denoiser(name)(x, level, Condition(planes=planes.to(self.device)))
         return made.float().cpu()
 
-    def repair(self, y: Tensor, planes: Tensor, sigma: float, only: Only = None) -> Tensor:
-        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame
-        -> (1, 3, h, w).
+    def repair(self, y: Tensor, planes: Tensor, sigma: float | Tensor, only: Only = None) -> Tensor:
+        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame,
+        one or of each pixel (1, 1, h, w) -> (1, 3, h, w).
         """
         return self._run(only or "photos", y, planes, sigma)
 

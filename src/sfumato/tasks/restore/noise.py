@@ -4,15 +4,21 @@ was compressed.
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 from scipy.special import ndtr
+from torch import Tensor
 
+from sfumato.corruption.color import LUMA
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
 from sfumato.tasks.restore.options import RestoreOptions
@@ -26,15 +32,75 @@ MOST, ROUNDS = 40_000, 6
 EACH = 6  # patches for each value of one, at least, or their covariance says little
 # distance of a patch from black and white, in deviations of the noise: as far as there are enough
 MARGINS = (2.5, 2.0, 1.5, 1.0, 0.5, 0.0)
+# side of the patches of like brightness, how many brightnesses, how many patches for each, and
+# fewer brightnesses tell nothing
+LIGHT_SIDE, LIGHTS, LIGHT_PATCHES, LIGHTS_LEAST = 4, 8, 1000, 4
+UNEVEN = 1.6  # so many times stronger in one than in the other it depends on the light
+AROUND = 7  # pixels over which brightness is averaged, as a pixel's own is noisy
+WEAK = 12.0, 20.0  # for values of 0 to 255: noise that JPEG takes a part of, and that it leaves
+GONE = 0.6  # share of it that is left of the finest noise where it counts as gone
+BEYOND = 3.0  # deviations beyond the ends of the range that a mean may have been
 CLEAR = 2.0  # at this distance hardly any noise is cut off
 
 
+@dataclass(frozen=True)
+class Noise:
+    """How noisy a photo is, in the frame of [-1, 1].
+
+    Attributes
+    ----------
+    level : float
+        Its deviation over the picture.
+    dark, bright : float
+        Where it depends on the light, its deviation at black and at white; the variance between is
+        their mean (Foi et al. 2008, equation 5: a part that is always there, and one of photons).
+        Both 0 where it does not.
+    """
+
+    level: float
+    dark: float = 0.0
+    bright: float = 0.0
+
+    def at(self, light: NDArray[Any]) -> NDArray[Any]:
+        """The deviation at brightnesses in [-1, 1]."""
+        if not self.dark + self.bright:
+            return np.full_like(light, self.level)
+        share = (light.clip(-1, 1) + 1) / 2
+        found: NDArray[Any] = np.sqrt((1 - share) * self.dark**2 + share * self.bright**2)
+        return found
+
+    def of(self, y: Tensor) -> float | Tensor:
+        """The deviation in a noisy picture (1, C, h, w): one number, or one of each pixel (1, 1, h,
+        w), by the mean brightness around it.
+        """
+        if not self.dark + self.bright:
+            return self.level
+        light = F.avg_pool2d(
+            y.mean(dim=1, keepdim=True), AROUND, 1, AROUND // 2, count_include_pad=False
+        )
+        return torch.from_numpy(self.at(light.numpy())).to(y)
+
+    def said(self) -> dict[str, float]:
+        """The two ends for values of 0 to 255, where they differ."""
+        if not self.dark + self.bright:
+            return {}
+        return {
+            "sigma_dark": round(self.dark * 127.5, 2),
+            "sigma_bright": round(self.bright * 127.5, 2),
+        }
+
+
 def noise_level(photo: Photo, options: RestoreOptions) -> float:
-    """Deviation of the noise in the frame of [-1, 1]."""
+    """Deviation of the noise over a photo in the frame of [-1, 1]."""
+    return measured_noise(photo, options).level
+
+
+def measured_noise(photo: Photo, options: RestoreOptions) -> Noise:
+    """The noise of a photo: what the user says, or what is measured."""
     if options.denoise is None:
-        return 0.0
+        return Noise(0.0)
     if options.denoise != "auto":
-        return options.denoise / 127.5
+        return Noise(options.denoise / 127.5)
     wide, tall = photo.size
     top, left = max(0, tall - SAMPLE) // 2, max(0, wide - SAMPLE) // 2
     x = photo.frame(slice(top, top + SAMPLE), slice(left, left + SAMPLE))
@@ -43,14 +109,8 @@ def noise_level(photo: Photo, options: RestoreOptions) -> float:
         None if photo.alpha is None else photo.alpha[top : top + SAMPLE, left : left + SAMPLE] > 0
     )
     if photo.quality is None:
-        return estimate_noise(x, seen)
-    level = flattest_noise(x)
-    if min(x.shape[-2:]) > 1:
-        # JPEG takes the finest noise out of flat parts; at half the size it is still there, half as
-        # strong.
-        half = torch.nn.functional.avg_pool2d(torch.from_numpy(x)[None], 2)[0].numpy()
-        level = max(level, 2 * flattest_noise(half))
-    return level
+        return noise_by_light(x, seen)
+    return Noise(noise_under_jpeg(x))
 
 
 def quality(photo: Photo, options: RestoreOptions) -> int:
@@ -101,14 +161,63 @@ def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> fl
             chosen = distance > margin * level
             if chosen.sum() < least or level == 0:
                 break
-            level = _across(found[chosen]) / math.sqrt(
-                float(_kept_variance(mean[chosen], before, low, high).mean())
-            )
+            level = _across(_unclipped(found[chosen], before, low, high))
             if abs(level - before) < 0.005 * before:
                 break
         if margin >= CLEAR:
             break
     return flattest_noise(x) if level is None else level
+
+
+def noise_by_light(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> Noise:
+    """White noise of a picture (C, H, W), and how it depends on the light.
+
+    Patches of like brightness tell how strong noise is there, and two numbers are fitted to that.
+    With these the picture's scale is bent so that its noise is equally strong everywhere (Anscombe
+    1948), and its level measured as that of white noise.
+    """
+    light, levels = _levels_by_light(x, seen)
+    even = Noise(estimate_noise(x, seen))
+    if len(light) < LIGHTS_LEAST or not levels.all():
+        return even
+    ends = np.stack([(1 - light) / 2, (1 + light) / 2], axis=1) / levels[:, None] ** 2
+    dark, bright = (math.sqrt(v) for v in nnls(ends, np.ones(len(light)))[0])
+    if max(dark, bright) < UNEVEN * min(dark, bright):
+        return even
+    found = Noise(0.0, dark, bright)
+    grid = np.linspace(-1, 1, 513)
+    slope = 1 / np.maximum(found.at(grid), 0.03 * max(dark, bright))
+    bent = np.concatenate([[0.0], np.cumsum((slope[1:] + slope[:-1]) / 2 * np.diff(grid))])
+    factor = estimate_noise(np.interp(x, grid, bent).astype(np.float32), seen)
+    over_all = found.at(x) * factor
+    return Noise(float(np.sqrt(np.square(over_all).mean())), factor * dark, factor * bright)
+
+
+def _levels_by_light(
+    x: NDArray[Any], seen: NDArray[np.bool_] | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Brightnesses in [-1, 1], and the deviation of noise in patches of about these."""
+    low, high = float(x.min()), float(x.max())
+    found = _patches(x, LIGHT_SIDE, 2, seen)
+    if not len(found):
+        return np.zeros(0), np.zeros(0)
+    means = found.mean(axis=2)
+    light = means.mean(axis=1)
+    parts = max(1, min(LIGHTS, len(found) // LIGHT_PATCHES))
+    edges = np.quantile(light, np.linspace(0, 1, parts + 1))
+    out = []
+    for begin, end in itertools.pairwise(edges):
+        chosen = (light >= begin) & (light <= end)
+        if chosen.sum() < EACH * found[0].size:
+            continue
+        level = _across(found[chosen])
+        for _ in range(ROUNDS):
+            if level == 0:
+                break
+            level = _across(_unclipped(found[chosen], level, low, high))
+        out.append((float(light[chosen].mean()), level))
+    places, levels = np.array(out).reshape(-1, 2).T
+    return places, levels
 
 
 def _patches(
@@ -141,11 +250,24 @@ def _across(patches: NDArray[np.float32]) -> float:
     return math.sqrt(max(mean, 0.0))
 
 
+def _unclipped(
+    patches: NDArray[np.float32], level: float, low: float, high: float
+) -> NDArray[np.float32]:
+    """Patches (N, C, n) whose deviation about their means is what it was before values beyond `low`
+    and `high` were cut off.
+    """
+    mean = patches.mean(axis=2, keepdims=True)
+    kept = _kept_variance(mean, level, low, high)
+    found: NDArray[np.float32] = mean + (patches - mean) / np.sqrt(kept)
+    return found
+
+
 def _kept_variance(mean: NDArray[Any], level: float, low: float, high: float) -> NDArray[Any]:
     """Share of its variance that normal noise keeps where values beyond `low` and `high` are cut
-    off.
+    off; `mean` is that of what is left, which lies further within than that of all was.
     """
-    a, b = (low - mean) / level, (high - mean) / level
+    whole = np.linspace(low - BEYOND * level, high + BEYOND * level, 1025)
+    a, b = (low - whole) / level, (high - whole) / level
 
     def density(z: NDArray[Any]) -> NDArray[Any]:
         found: NDArray[Any] = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
@@ -154,8 +276,27 @@ def _kept_variance(mean: NDArray[Any], level: float, low: float, high: float) ->
     below, above = ndtr(a), ndtr(-b)
     first = a * below + density(a) - density(b) + b * above
     second = a * a * below + (1 - below - above) + a * density(a) - b * density(b) + b * b * above
-    kept: NDArray[Any] = (second - first**2).clip(0.05, 1)
+    kept: NDArray[Any] = np.interp(mean, whole + level * first, (second - first**2).clip(0.05, 1))
     return kept
+
+
+def noise_under_jpeg(x: NDArray[Any]) -> float:
+    """Deviation of noise in a picture (C, H, W) that was compressed, in its luminance: of color
+    JPEG leaves less.
+
+    Strong noise is nearly white still. Of weak noise JPEG takes the finest part out of flat parts
+    of the picture; at half the size it is still there, half as strong.
+    """
+    gray = x if len(x) == 1 else np.tensordot(np.array(LUMA, np.float32), x, 1)[None]
+    level = estimate_noise(gray)
+    if min(gray.shape[-2:]) < 2:
+        return level
+    half = F.avg_pool2d(torch.from_numpy(gray)[None], 2)[0].numpy()
+    coarse = 2 * flattest_noise(half)
+    weak = coarse if level < GONE * coarse else min(level, coarse)
+    low, high = WEAK
+    share = min(1.0, max(0.0, (level * 127.5 - low) / (high - low)))
+    return share * level + (1 - share) * weak
 
 
 def flattest_noise(x: NDArray[Any]) -> float:

@@ -34,7 +34,7 @@ from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import colorize, luminance, tone, toned
-from sfumato.tasks.restore.noise import noise_level, quality
+from sfumato.tasks.restore.noise import Noise, measured_noise, quality
 from sfumato.tasks.restore.options import Only, RestoreOptions
 from sfumato.tasks.restore.patches import WIDE, Filled, complete, wide_holes
 from sfumato.tasks.restore.report import largest_change, report, shrunk_difference
@@ -55,9 +55,9 @@ class Engine(Protocol):
         """
         ...
 
-    def repair(self, y: Tensor, planes: Tensor, sigma: float, only: Only = None) -> Tensor:
-        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame
-        -> (1, 3, h, w).
+    def repair(self, y: Tensor, planes: Tensor, sigma: float | Tensor, only: Only = None) -> Tensor:
+        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame,
+        one or of each pixel (1, 1, h, w) -> (1, 3, h, w).
 
         `only` says what is all there is to undo in the whole picture: there may be a better network
         for it.
@@ -164,13 +164,13 @@ def _answer(
 ) -> Iterator[Progress | Restored]:
     """One answer."""
     # as it is: what is filled has no noise
-    level, jpeg = noise_level(photo, options), quality(photo, options)
+    noise, jpeg = measured_noise(photo, options), quality(photo, options)
     stages = _stages(options, engine)
     total, done = sum(_windows(_size(photo, stage)) for stage in stages), 0
     made, job, filled = photo.opaque(), None, None
     said: dict[str, Any] = {}
     for stage in stages:
-        job = _Job(made, stage, engine, level, jpeg)
+        job = _Job(made, stage, engine, noise, jpeg)
         out: NDArray[Any] = np.empty((*job.size, job.channels), photo.values.dtype)
         for rows, columns, part in windowed(job.window, job.size, tile=TILE, margin=job.margin):
             out[rows, columns] = job.kept(made.stored(part[0].numpy()), rows, columns)
@@ -246,11 +246,11 @@ class _Job:
     """One photo, what is known about it, and what makes the rest anew."""
 
     def __init__(
-        self, photo: Photo, options: RestoreOptions, engine: Engine, level: float, jpeg: int
+        self, photo: Photo, options: RestoreOptions, engine: Engine, noise: Noise, jpeg: int
     ) -> None:
         self.photo, self.options, self.engine = photo, options, engine
         self.hidden = masks.find(photo, options, engine.damage)
-        self.level = level if options.denoise is not None else 0.0
+        self.noise = noise if options.denoise is not None else Noise(0.0)
         self.quality, self.size = jpeg if options.dejpeg is not None else 100, _size(photo, options)
         # a sepia print is restored in gray and keeps its tone
         self.tone = None if options.colorize else tone(photo, self.hidden)
@@ -273,7 +273,7 @@ class _Job:
             self.engine,
             y.expand(-1, 3, -1, -1) * known,
             planes,
-            self.level,
+            self.noise.of(y),
             self.options.only,
             best=self.options.best,
         )
@@ -335,7 +335,8 @@ class _Job:
         options = self.options
         out: dict[str, Any] = {}
         if options.denoise is not None:
-            out["sigma"] = round(self.level * 127.5, 2)
+            out["sigma"] = round(self.noise.level * 127.5, 2)
+            out |= self.noise.said()
         if options.dejpeg is not None:
             out["quality"] = self.quality
         if self.hidden is not None:
@@ -352,15 +353,27 @@ class _Job:
 
 
 def answer(
-    engine: Engine, y: Tensor, planes: Tensor, sigma: float, only: Only, *, best: bool = False
+    engine: Engine,
+    y: Tensor,
+    planes: Tensor,
+    sigma: float | Tensor,
+    only: Only,
+    *,
+    best: bool = False,
 ) -> Tensor:
     """What an engine makes of a window (1, 3, h, w).
 
     With `best`, the mean of what it makes of the window turned and mirrored in all eight ways.
     """
+    views = VIEWS if best else VIEWS[:1]
+    if isinstance(sigma, Tensor):
+        return self_ensemble(
+            lambda seen, told_of, level: engine.repair(seen, told_of, level, only),
+            views,
+            y,
+            planes,
+            sigma,
+        )
     return self_ensemble(
-        lambda seen, told_of: engine.repair(seen, told_of, sigma, only),
-        VIEWS if best else VIEWS[:1],
-        y,
-        planes,
+        lambda seen, told_of: engine.repair(seen, told_of, sigma, only), views, y, planes
     )
