@@ -16,7 +16,6 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from sfumato.errors import PictureError
-from sfumato.foreign import options_of
 from sfumato.image import flattened, opened
 from sfumato.runtime import atomic, legible
 
@@ -121,13 +120,12 @@ def read(path: Path | bytes) -> tuple[dict[str, Any] | None, str | None]:
     PictureError
         If the file is no readable picture.
     """
-    texts, ours = opened(path, _held)
-    return _settings(ours), texts.get("parameters")
+    settings, texts = read_all(path)
+    return settings, texts.get("parameters")
 
 
-def read_options(path: Path | bytes) -> dict[str, Any]:
-    """The options of `create` that a picture tells: ours, or what another program wrote
-    (:mod:`sfumato.foreign`).
+def read_all(path: Path | bytes) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """Our settings, if there are any, and all texts of a picture by their keys.
 
     Raises
     ------
@@ -135,7 +133,7 @@ def read_options(path: Path | bytes) -> dict[str, Any]:
         If the file is no readable picture.
     """
     texts, ours = opened(path, _held)
-    return _settings(ours) or options_of(texts)
+    return _settings(ours), texts
 
 
 def comment_text(comment: bytes | str) -> str | None:

@@ -6,8 +6,7 @@ import json
 import pytest
 from PIL import Image, PngImagePlugin
 
-from sfumato.foreign import options_of
-from sfumato.metadata import read_options
+from sfumato.data.foreign import options_of, read_options
 
 A1111 = """a watercolor fox, (autumn:1.2)
 in the woods

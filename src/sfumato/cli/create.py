@@ -148,6 +148,7 @@ def inspect(
 ) -> None:
     """Print how a picture was made, what is in a model, or which training pictures are closest."""
     from sfumato import metadata
+    from sfumato.data.foreign import read_options
     from sfumato.hub.describe import describe
     from sfumato.hub.load import bundled, restorers
 
@@ -162,7 +163,7 @@ def inspect(
     if nearest:
         _tell_nearest(Path(path), model or str((settings or {}).get("model") or "icons"))
         return
-    settings = settings or metadata.read_options(Path(path))  # of another program
+    settings = settings or read_options(Path(path))  # of another program
     if text or not settings:
         say(text or "the picture carries no generation parameters", keep="\n")
     if settings:

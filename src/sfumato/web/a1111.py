@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from sfumato import image, metadata
+from sfumato.data.foreign import read_options
 from sfumato.errors import OptionError
 from sfumato.hub.load import bundled
 from sfumato.sampler.registry import SAMPLERS
@@ -237,7 +238,7 @@ async def png_info(asked: Info) -> dict[str, Any]:
     """What a picture says about how it was made."""
     data = decoded(asked.image)
     _, text = await asyncio.to_thread(metadata.read, data)
-    options = await asyncio.to_thread(metadata.read_options, data)
+    options = await asyncio.to_thread(read_options, data)
     return {"info": text or "", "items": {"parameters": text or ""}, "parameters": options}
 
 

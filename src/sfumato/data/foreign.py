@@ -9,14 +9,29 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from sfumato.errors import OptionError
+from sfumato.metadata import read_all
 from sfumato.sampler.registry import sampler_name, schedule_name
 
 # of A1111's last line
 PAIR = re.compile(r'\s*([\w ]+):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 DEPTH = 20  # nodes between a sampler and the text that it follows
+
+
+def read_options(path: Path | bytes) -> dict[str, Any]:
+    """The options of `create` that a picture tells: ours, or what another program wrote; empty if
+    it tells none.
+
+    Raises
+    ------
+    PictureError
+        If the file is no readable picture.
+    """
+    settings, texts = read_all(path)
+    return settings or options_of(texts)
 
 
 def options_of(texts: Mapping[str, Any]) -> dict[str, Any]:
