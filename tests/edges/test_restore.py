@@ -252,6 +252,32 @@ def test_the_quality_of_a_jpeg_is_told(repairer, tmp_path):
         restore(Photo(PHOTO), RestoreOptions(dejpeg="auto"), repairer)
 
 
+def test_saturation_scales_the_guess(repairer):
+    def chroma(**more):
+        made = restore(Photo(PHOTO), RestoreOptions(colorize=True, **more), repairer).photo.values
+        return made.astype(float) - made @ np.array(LUMA)[:, None]
+
+    usual, pale, gray = (chroma(**m) for m in ({}, {"saturation": 0.5}, {"saturation": 0}))
+    assert np.abs(gray).max() < 1
+    # what would be brighter than white is paled already
+    assert 0.45 < np.abs(pale).mean() / np.abs(usual).mean() < 0.7
+
+
+def test_the_palette_of_another_photo_is_taken(tmp_path, repairer):
+    """Where the other photo is red in the dark and blue in the light, the guess becomes so."""
+    ramp = np.linspace(0, 255, 96)[None, :, None].repeat(64, axis=0)
+    Image.fromarray(
+        (ramp + (1 - ramp / 255) * [60, 0, 0] + ramp / 255 * [-60, 0, 60]).clip(0, 255).astype("u1")
+    ).save(tmp_path / "like.png")
+    options = RestoreOptions(colorize=True, like=str(tmp_path / "like.png"))
+    made = restore(Photo(PHOTO), options, repairer).photo.values.astype(float)
+    gray = made @ np.array(LUMA)
+    redder = made[..., 0] - made[..., 2]
+    dark, light = redder[(gray > 40) & (gray < 90)], redder[(gray > 160) & (gray < 210)]
+    assert dark.mean() > 10 and light.mean() < -10
+    assert np.abs(gray - PHOTO @ np.array(LUMA)).max() <= 1
+
+
 def test_estimated_noise_is_near():
     flat = np.zeros((1, 200, 200))
     for sigma in (5, 25, 50):
@@ -602,7 +628,9 @@ def test_what_a_shrunk_gray_result_differs_by_is_told(repairer):
         (["--dejpeg", "0"], "within 1 to 100"),
         (["--dejpeg", "2.5"], "auto or a whole number"),
         (["--fill-color", "red"], "#rrggbb"),
-        (["--hint", "1,2,#ff0000"], "goes with --colorize"),
+        (["--hint", "1,2,#ff0000"], "add --colorize"),
+        (["--denoise", "9", "--saturation", "2"], "add --colorize"),
+        (["--colorize", "--like", "no.png"], "no.png"),
         (["--colorize", "--hint", "1,2"], "X,Y,#rrggbb"),
         (["--dejpeg"], "no JPEG now"),
         (["--colorize", "--hint", "500,2,#ff0000"], "within the picture"),
@@ -725,6 +753,7 @@ def test_in_pixels_the_measurement_is_kept_at_every_step(options, tiny, tmp_path
         (["--engine", "diffusion", "--dejpeg", "30"], "is linear"),
         (["--engine", "diffusion", "--samples", "0"], "samples"),
         (["--engine", "diffusion", "--colorize", "--hint", "1,1,#ff0000"], "is linear"),
+        (["--engine", "diffusion", "--colorize", "--saturation", "0.5"], "is linear"),
         (["--engine", "diffusion", "--enlarge", "1.5037", "--denoise", "9"], "no size"),
         (["--clean"], "goes with --model"),
     ],

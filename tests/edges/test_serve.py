@@ -252,6 +252,9 @@ def test_cancelled_jobs_leave_nothing(server):
     assert ask(server, f"/v1/jobs/{job['id']}/pictures/0")[0] == 404
 
 
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
 BOMB = (
     b"\x89PNG\r\n\x1a\n"
     + b"\0\0\0\rIHDR"
@@ -276,6 +279,7 @@ BOMB = (
         ("/v1/create?wait=true", {"prompt": "x", "style": "<b>"}, 400, "unknown style"),
         ("/v1/restore", {"image": "aGVsbG8="}, 422, "nothing to undo"),
         ("/v1/restore", {"image": "aGVsbG8=", "denoise": 9}, 400, "picture"),
+        ("/v1/restore", {"image": PIXEL, "colorize": True, "like": "/etc/passwd"}, 400, "base64"),
         ("/v1/restore", {"image": base64.b64encode(BOMB).decode(), "denoise": 9}, 400, ""),
         ("/v1/images/generations", {"n": 3}, 422, "prompt"),
         ("/v1/images/generations", {"prompt": "x", "output_format": "bmp"}, 400, "output_format"),

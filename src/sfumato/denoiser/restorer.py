@@ -24,6 +24,8 @@ PLANES = ("known", "color", "detail", "quality")
 TILE, MARGIN = 640, 96
 # the eight ways to lay a square; the first is as it is
 VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+BLUE, RED = 0.564, 0.713  # of the differences from it, so that all colors lie within [-1, 1]
 # halvings over which hidden pixels are interpolated, and the margin for a network that begins so
 REACH, FILLS_MARGIN = 5, 192
 
@@ -89,6 +91,24 @@ def self_ensemble(
     return sum(answers[1:], answers[0]) / len(answers)
 
 
+def color_grid() -> tuple[int, float]:
+    """Colors that are told apart: steps from gray to each side, and how long one is."""
+    return 6, 0.1
+
+
+def plane_of(x: Tensor) -> Tensor:
+    """Where colors (B, 3, H, W) lie on the plane of blue and red differences (B, 2, H, W)."""
+    gray = (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1)
+    return torch.stack([BLUE * (x[:, 2] - gray), RED * (x[:, 0] - gray)], dim=1)
+
+
+def chroma_at(plane: Tensor) -> Tensor:
+    """What is to be added to gray, (B, 3, H, W), at places (B, 2, H, W) of that plane."""
+    blue, red = plane[:, 0] / BLUE, plane[:, 1] / RED
+    green = -(LUMA[0] * red + LUMA[2] * blue) / LUMA[1]
+    return torch.stack([red, green, blue], dim=1)
+
+
 class RestorerConfig(Config):
     """``config.json`` of a restorer."""
 
@@ -104,6 +124,11 @@ class RestorerConfig(Config):
     fills: bool = False
     # answers where the damage is, one channel in [-1, 1], in place of the picture without it
     finds: bool = False
+    # says how likely each of some colors is, and adds their mean to a gray picture
+    tints: bool = False
+    # of this mean: below 1 the likelier colors count more than they are likely (Zhang et al. 2016,
+    # section 2.3)
+    temperature: float = 0.4
 
 
 def interpolated(x: Tensor, known: Tensor, levels: int = REACH) -> Tensor:
@@ -192,7 +217,9 @@ class Restorer(nn.Module):
             nn.Sequential(*(_Residual(w, config.normed) for _ in range(many)))
             for w, many in stages[:-1]
         )
-        self.tail = _conv(widths[0], 4 * (1 if config.finds else config.channels))
+        colors = (2 * color_grid()[0] + 1) ** 2
+        made = 4 * (1 if config.finds else config.channels)
+        self.tail = _conv(widths[0], colors if config.tints else made)
         # residual branches and the last layer start small: the network starts as the identity
         with torch.no_grad():
             for module in self.modules():
@@ -218,6 +245,27 @@ class Restorer(nn.Module):
         """(B, C, H, W), sigma (B,) or of each pixel (B, 1, H, W), planes (B, 4, H, W) or none where
         all is known -> (B, C, H, W), or (B, 1, H, W) of a finder.
         """
+        joined, planes = self._joined(x, c_noise, condition)
+        size = x.shape[-2:]
+        if self.config.fills:
+            begun = interpolated(
+                joined[:, : x.shape[1]], joined[:, x.shape[1] + 1 : x.shape[1] + 2]
+            )
+            x, joined = (
+                begun[..., : size[0], : size[1]],
+                torch.cat([begun, joined[:, x.shape[1] :]], dim=1),
+            )
+        if self.config.tints:
+            colors = self._colors(self._features(joined), (size[0], size[1]))
+            return x + chroma_at(colors)
+        change: Tensor = F.pixel_shuffle(self.tail(self._features(joined)), 2)
+        change = change[..., : size[0], : size[1]]
+        if self.config.finds:
+            return (change / 2).tanh()  # as a share, 0 to 1, the logistic function of the change
+        return x + (1 - planes[:, :1]) * change if self.config.fills else x + change
+
+    def _joined(self, x: Tensor, c_noise: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """All that the first layer sees, filled up to a multiple of its strides; and the planes."""
         size = x.shape[-2:]
         planes = (
             x.new_ones(len(x), len(PLANES), *size)
@@ -230,14 +278,10 @@ class Restorer(nn.Module):
         joined = F.pad(
             torch.cat([x, noise, planes], dim=1), (0, short[1], 0, short[0]), mode="replicate"
         )
-        if self.config.fills:
-            begun = interpolated(
-                joined[:, : x.shape[1]], joined[:, x.shape[1] + 1 : x.shape[1] + 2]
-            )
-            x, joined = (
-                begun[..., : size[0], : size[1]],
-                torch.cat([begun, joined[:, x.shape[1] :]], dim=1),
-            )
+        return joined, planes
+
+    def _features(self, joined: Tensor) -> Tensor:
+        """The features at half the size that the last layer reads."""
         h = self.head(F.pixel_unshuffle(joined, 2))
         skips = []
         for k, stage in enumerate(self.down):
@@ -247,7 +291,20 @@ class Restorer(nn.Module):
                 h = self.shrink[k](h)
         for k in reversed(range(len(self.up))):
             h = self.up[k](self.grow[k](h) + skips[k])
-        change: Tensor = F.pixel_shuffle(self.tail(h), 2)[..., : size[0], : size[1]]
-        if self.config.finds:
-            return (change / 2).tanh()  # as a share, 0 to 1, the logistic function of the change
-        return x + (1 - planes[:, :1]) * change if self.config.fills else x + change
+        out: Tensor = h
+        return out
+
+    def logits(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
+        """How likely each color is, (B, K, H/2, W/2): the input is that of :meth:`forward`."""
+        out: Tensor = self.tail(self._features(self._joined(x, c_noise, condition)[0]))
+        return out
+
+    def _colors(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """The mean of the colors named, (B, 2, H, W)."""
+        steps, step = color_grid()
+        share = (self.tail(features).float() / self.config.temperature).softmax(dim=1)
+        along = step * torch.arange(-steps, steps + 1).to(share)
+        places = torch.stack(torch.meshgrid(along, along, indexing="ij")).flatten(1)
+        plane = torch.einsum("bkhw,ck->bchw", share, places)
+        large = F.interpolate(plane, scale_factor=2, mode="bilinear")
+        return large[..., : size[0], : size[1]]

@@ -30,7 +30,7 @@ from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search.options import SearchOptions
 
-PICTURES = ("source", "mask", "image", "fill")
+PICTURES = ("source", "mask", "image", "fill", "like")
 MOST = 64  # pictures of one request
 LARGEST = 1024  # pixels of a side of a created picture
 LONGEST = 4000  # letters of a prompt
@@ -64,7 +64,7 @@ class TraceBody(CreateBody):
 class RestoreBody(RestoreOptions):
     """A request to repair a photo: the options of restore, and the photo.
 
-    ``image`` and ``fill`` are pictures in base64.
+    ``image``, ``fill`` and ``like`` are pictures in base64.
     """
 
     image: str = Field(description="The photo, in base64.")

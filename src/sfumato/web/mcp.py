@@ -23,6 +23,7 @@ from PIL import Image
 from sfumato import __version__, image
 from sfumato import metadata as settings_of
 from sfumato.data import photo as photos
+from sfumato.data.foreign import read_options
 from sfumato.errors import SfumatoError
 from sfumato.hub.describe import describe
 from sfumato.hub.load import bundled, restorers
@@ -95,8 +96,8 @@ class _Tools:
 
     def inspect(self, picture: str) -> dict[str, Any]:
         """Say how a picture was made, as far as it carries its settings."""
-        settings, text = settings_of.read(Path(picture))
-        return {"settings": settings, "parameters": text}
+        _, text = settings_of.read(Path(picture))
+        return {"settings": read_options(Path(picture)) or None, "parameters": text}
 
     def models(self) -> list[dict[str, Any]]:
         """List the bundled models, their sizes and styles."""

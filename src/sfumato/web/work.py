@@ -36,7 +36,7 @@ from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search import query
 from sfumato.types import Progress
 
-PRIVATE = ("source", "mask", "fill", "image")  # files of the server
+PRIVATE = ("source", "mask", "fill", "like", "image")  # files of the server
 POINTS = 8  # sets of points whose networks are kept
 EVERY = 0.1  # seconds between previews, at least
 APART = frozenset({"seed", "count", "prompt", "previews"})  # in what jobs of one batch may differ

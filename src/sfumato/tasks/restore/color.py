@@ -11,18 +11,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import uniform_filter, uniform_filter1d
+from scipy.ndimage import gaussian_filter1d, uniform_filter, uniform_filter1d
 from torch import Tensor
 
 from sfumato.corruption.color import LUMA, Grayscale
 from sfumato.corruption.resample import magnify
 from sfumato.data.photo import Photo
+from sfumato.denoiser.restorer import chroma_at, plane_of
 from sfumato.tasks.restore.options import rgb
 
 SIDE = 96  # the longer side of the small copy, about as large as photos were in training
 # of the guessed chroma: training counts vivid pixels more, so guesses are bolder than the mean
 STRENGTH = 0.7
 TONED = 6  # of 255: chroma that compression adds to a print in one tone stays below it
+LIGHTS = 24  # brightnesses at which palettes are compared
 ROWS = 256  # of the full picture that are worked on at once
 # of a hint: share of the small copy's longer side, and difference of luminance in [-1, 1]
 REACH, LIKENESS = 0.12, 0.15
@@ -33,6 +35,9 @@ def colorize(
     hints: tuple[tuple[int, int, str], ...],
     scale: float,
     chroma_of: Callable[[Tensor], Tensor],
+    *,
+    saturation: float = 1.0,
+    like: Photo | None = None,
 ) -> Photo:
     """Lay color over a photo's luminance.
 
@@ -44,22 +49,17 @@ def colorize(
         Colors that are known, at places of the picture as it was before it was enlarged by `scale`.
     chroma_of : callable
         Luminance (1, 1, h, w) in [-1, 1] -> chroma (1, 3, h, w), to be added to it.
+    saturation : float
+        Of the guess: 0 is gray, 1 as guessed.
+    like : Photo, optional
+        A photo in colors, whose palette the guess takes.
     """
     wide, tall = photo.size
-    shrink = min(1.0, SIDE / max(wide, tall))
-    small = (max(1, round(wide * shrink)), max(1, round(tall * shrink)))
-    copy = np.empty((tall, wide), np.uint8)
-    for top in range(0, tall, ROWS):
-        copy[top : top + ROWS] = (
-            luminance(photo.values[top : top + ROWS]) * (255 / photo.top)
-        ).round()
-    small_gray = (
-        np.asarray(Image.fromarray(copy).resize(small, Image.Resampling.BOX), np.float32) / 127.5
-        - 1
-    )
-    slope, offset = guided_filter(
-        small_gray, STRENGTH * chroma_of(torch.from_numpy(small_gray.copy())[None, None])[0].numpy()
-    )
+    small_gray = luminance(shrunk(photo, SIDE)).astype(np.float32)
+    guessed = chroma_of(torch.from_numpy(small_gray)[None, None])[0].numpy()
+    if like is not None:
+        guessed = with_palette(guessed, small_gray, shrunk(like, SIDE))
+    slope, offset = guided_filter(small_gray, STRENGTH * saturation * guessed)
 
     def guess(rows: slice) -> tuple[Tensor, Tensor]:
         """Chroma (1, 3, h, W) and luminance (1, 1, h, W) of some rows."""
@@ -83,6 +83,60 @@ def colorize(
         chroma, gray = guess(rows)
         out[rows] = photo.stored(with_luminance(spread(chroma, gray, top), gray)[0].numpy())
     return photo.with_values(out)
+
+
+def shrunk(photo: Photo, side: int) -> NDArray[np.float64]:
+    """A copy (h, w, 3) in [-1, 1] of a photo, its longer side of so many pixels at most."""
+    wide, tall = photo.size
+    shrink = min(1.0, side / max(wide, tall))
+    small = (max(1, round(wide * shrink)), max(1, round(tall * shrink)))
+    copy = np.empty((tall, wide, 3), np.uint8)
+    for top in range(0, tall, ROWS):
+        copy[top : top + ROWS] = photo.values[top : top + ROWS] * (255 / photo.top) + 0.5
+    values = np.asarray(Image.fromarray(copy).resize(small, Image.Resampling.BOX), np.float64)
+    return values / 127.5 - 1
+
+
+def with_palette(
+    chroma: NDArray[Any], gray: NDArray[Any], reference: NDArray[Any]
+) -> NDArray[np.float32]:
+    """Chroma (3, h, w) of luminance (h, w) with the palette of a reference (H, W, 3).
+
+    Where it is as bright as the reference, it has its mean chroma; about that mean, its spread: the
+    linear map between two normal distributions that moves colors least (Pitie & Kokaram 2007,
+    equation 12).
+    """
+    light = luminance(reference)
+    plane, wanted = (
+        plane_of(torch.from_numpy(x)[None])[0].numpy().reshape(2, -1).astype(np.float64)
+        for x in (chroma + gray, reference.transpose(2, 0, 1))
+    )
+    mean, other = _by_light(plane, gray.ravel()), _by_light(wanted, light.ravel())
+    own = plane - mean(gray.ravel())
+    spread = _root(np.cov(own) + 1e-6 * np.eye(2))
+    aim = np.cov(wanted - other(light.ravel()))
+    inverse = np.linalg.inv(spread)
+    moved = inverse @ _root(spread @ aim @ spread) @ inverse @ own + other(gray.ravel())
+    placed = torch.from_numpy(moved.reshape(1, 2, *gray.shape)).float()
+    return chroma_at(placed)[0].numpy()
+
+
+def _root(matrix: NDArray[Any]) -> NDArray[Any]:
+    """The square root of a symmetric matrix."""
+    values, vectors = np.linalg.eigh(matrix)
+    found: NDArray[Any] = vectors @ np.diag(np.sqrt(values.clip(0))) @ vectors.T
+    return found
+
+
+def _by_light(plane: NDArray[Any], light: NDArray[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """The mean color (2, N) at brightnesses (N,), as a smooth function of them."""
+    edges = np.linspace(-1, 1, LIGHTS + 1)
+    place = np.digitize(light, edges[1:-1])
+    count = gaussian_filter1d(np.bincount(place, minlength=LIGHTS).astype(float), 1.5)
+    sums = np.stack([np.bincount(place, part, LIGHTS) for part in plane])
+    means = gaussian_filter1d(sums, 1.5, axis=1) / np.maximum(count, 1e-9)
+    seen, centers = count > 1e-3, (edges[1:] + edges[:-1]) / 2
+    return lambda at: np.stack([np.interp(at, centers[seen], m[seen]) for m in means])
 
 
 def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None:

@@ -85,6 +85,12 @@ class RestoreOptions(Options):
         0.5, "Of --fill-scratches: more finds more, and takes more that is no damage.", gt=0, lt=1
     )
     colorize: bool = option(False, "Give a gray picture colors; its luminance stays.")
+    saturation: float = option(
+        1.0, "Of --colorize: 0 is gray, 1 as guessed, 2 twice as strong.", ge=0, le=4
+    )
+    like: str | None = option(
+        None, "A photo in colors, whose palette --colorize takes.", metavar="PHOTO"
+    )
     hints: tuple[tuple[int, int, str], ...] = option(
         (),
         "A color that --colorize shall meet; may be given again.",
@@ -198,8 +204,9 @@ class RestoreOptions(Options):
             raise OptionError("--fill-tolerance goes with --fill-color")
         if "sensitivity" in self.model_fields_set and not self.fill_scratches:
             raise OptionError("--sensitivity goes with --fill-scratches")
-        if self.hints and not self.colorize:
-            raise OptionError("--hint says a color: it goes with --colorize")
+        of_color = bool(self.hints or self.like or "saturation" in self.model_fields_set)
+        if of_color and not self.colorize:
+            raise OptionError("--hint, --like and --saturation are about colors: add --colorize")
         if not (self.structural or self.colorize):
             raise OptionError(
                 "nothing to undo; give --denoise, --dejpeg, --fill, --fill-box, --fill-color, "

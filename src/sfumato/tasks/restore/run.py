@@ -184,7 +184,14 @@ def _answer(
             made = yield from _textured(made, holes, seed)
             said |= {"engine": "patches", "seed": seed}
     if options.colorize:
-        made = colorize(made, options.hints, options.enlarge or 1.0, engine.colors)
+        made = colorize(
+            made,
+            options.hints,
+            options.enlarge or 1.0,
+            engine.colors,
+            saturation=options.saturation,
+            like=read(options.like) if options.like else None,
+        )
     made = _with_clear(made, photo)
     hidden = job.hidden if job else None
     told = report(photo, made, options, stages, engine.sha256, said, hidden)
