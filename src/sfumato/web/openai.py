@@ -1,7 +1,7 @@
 """OpenAI's Images API: generations, edits and variations, with partial pictures as a stream.
 
 Fields that OpenAI does not have are taken besides: seed, steps, guidance_scale, sampler,
-negative_prompt, style. The official clients send them as ``extra_body``.
+negative_prompt, style, fast. The official clients send them as ``extra_body``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from sfumato.web.work import encoded
 
 router = APIRouter(prefix="/images")
 STYLES = ("vivid", "natural")  # OpenAI's own, which our models have not
-OURS = ("seed", "steps", "guidance_scale", "sampler", "schedule", "negative_prompt", "style", "eta")
+OURS = (
+    *("seed", "steps", "guidance_scale", "sampler", "schedule", "eta"),
+    *("negative_prompt", "style", "fast"),
+)
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 VARIED = 0.6  # of a picture's noise, in variations
 
@@ -59,6 +62,7 @@ class Generation(BaseModel):
     negative_prompt: str | None = None
     style: str | None = None
     eta: float | None = None
+    fast: bool | None = None
 
 
 @router.post("/generations", responses=EITHER)

@@ -146,9 +146,9 @@ def plan(
     for path in (path for job in waiting or jobs for path in job.outputs if path.exists()):
         # a folder's run that goes on writes again what it left half done
         check_file(path, overwrite=overwrite or many)
-    for path in (options.fill, options.like):
-        if path is not None:
-            image.read(Path(path))  # what cannot be read here is no picture to leave out
+    for given in (options.fill, options.like):
+        if given is not None:
+            image.read(Path(given))  # what cannot be read here is no picture to leave out
     return Batch(jobs, waiting, many, overwrite)
 
 

@@ -1,0 +1,48 @@
+"""How much quicker ``create --fast`` is: seconds a picture after loading, both in turns.
+
+    python benchmarks/fast.py [--model icons] [--batch 1 8] [--rounds 5]
+
+Threads are torch's own number; OMP_NUM_THREADS=1 says what one core does.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from sfumato.hub.load import load
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.run import create
+
+PROMPTS = ["a red apple", "a dog", "a house", "a blue car", "a tree", "a fish", "a star", "a cat"]
+
+
+def main():
+    """Print a line per batch."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="icons")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    models = {fast: load(given.model, fast=fast) for fast in (False, True)}
+    for batch in given.batch:
+        prompts, seconds = (PROMPTS * batch)[:batch], {False: [], True: []}
+        for turn in range(given.rounds + 1):  # the first one warms up
+            for fast, model in models.items():
+                options = CreateOptions(model=given.model, seed=turn, batch=batch, fast=fast)
+                begun = time.perf_counter()
+                create(prompts, options, model)
+                if turn:
+                    seconds[fast].append((time.perf_counter() - begun) / batch)
+        usual, fast = (statistics.median(seconds[kind]) for kind in (False, True))
+        print(
+            f"{batch} at once: {usual:.3f} s a picture, --fast {fast:.3f} s, {usual / fast:.1f} "
+            f"times as quick; {torch.get_num_threads()} threads"
+        )
+
+
+if __name__ == "__main__":
+    main()
