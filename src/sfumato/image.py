@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sfumato.errors import ModelError, OptionError, PictureError
 
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, section 2.5.1
 MAX_PIXELS = 178_000_000  # Pillow refuses what is a little larger
 SUFFIXES = frozenset(
     {

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from sfumato.tasks.explain import trace as traces
 from sfumato.tasks.explain.experiments import explain, linear_decoder, steps
 from sfumato.tasks.explain.page import write
 from sfumato.tasks.explain.trace import record, trace, words
+from sfumato.train.diffusion import train_diffusion
 
 HEADLESS = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -205,6 +207,95 @@ def test_a_model_of_pixels(tmp_path):
     matrix, share = found.linear
     assert torch.equal(matrix, torch.eye(4)[:, :3]) and share == 1
     assert len(found.runs[0].guesses) == 2
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A model of gray pictures of 28x28 pixels, trained here on two kinds of them."""
+    folder = tmp_path_factory.mktemp("digits")
+    data = folder / "data"
+    data.mkdir()
+    for k in range(16):
+        picture = Image.new("L", (28, 28))
+        picture.paste(255, (4, 12, 24, 16) if k % 2 else (12, 4, 16, 24))
+        picture.save(data / f"{k}.png")
+        (data / f"{k}.txt").write_text("a minus" if k % 2 else "a one")
+    config = folder / "config.json"
+    config.write_text(
+        json.dumps(
+            {
+                "size": 28,
+                "network": {
+                    "in_channels": 1,
+                    "out_channels": 1,
+                    "sample_size": 28,
+                    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+                    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+                    "block_out_channels": [32, 32],
+                    "layers_per_block": 1,
+                    "attention_head_dim": 4,
+                },
+                "settings": {"steps": 120, "batch": 8, "rate": 0.003, "warmup": 5},
+                "defaults": {"steps": 8, "guidance_scale": 2.0},
+                "previews": [],
+            }
+        )
+    )
+    made = folder / "model"
+    list(
+        train_diffusion(data, made, None, Path("icons"), config, {"dtype": "float32"}, pixels=True)
+    )
+    return load(str(made))
+
+
+def test_a_model_of_gray_pictures_that_was_trained_here(digits, tmp_path):
+    found = explain("a one", options(steps=8), digits)
+    run = found.runs[0]
+    assert run.trace.looks[0].x.shape == (1, 28, 28)
+    assert run.trace.made.picture.size == (28, 28)
+    values = np.asarray(run.trace.made.picture).astype(int)
+    assert (values[..., 0] == values[..., 2]).all(), "gray"
+    # it has learned which is which: upright or lying
+    upright, lying = values[4:24, 12:16, 0].mean(), values[12:16, 4:24, 0].mean()
+    other = np.asarray(create("a minus", options(steps=8), digits)[0].picture).astype(int)
+    assert upright > lying and other[12:16, 4:24, 0].mean() > other[4:24, 12:16, 0].mean()
+    matrix, share = found.linear
+    assert torch.equal(matrix, torch.tensor([[1.0] * 3, [0.0] * 3])) and share == 1
+    found.write(tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+
+
+def test_what_a_model_of_gray_pictures_fills_in(digits, tmp_path):
+    """A picture is continued where it is hidden, and stays elsewhere: as an explanation, too."""
+    picture = Image.new("L", (28, 28))
+    picture.paste(255, (12, 4, 16, 24))
+    picture.save(tmp_path / "one.png")
+    mask = Image.new("L", (28, 28))
+    mask.paste(255, (0, 14, 28, 28))
+    mask.save(tmp_path / "mask.png")
+    given = {"source": str(tmp_path / "one.png"), "mask": str(tmp_path / "mask.png")}
+    run = explain("a one", options(steps=8, strength=1.0, **given), digits).runs[0]
+    made = np.asarray(run.trace.made.picture.convert("L")).astype(int)
+    assert (made[:14] == np.asarray(picture)[:14]).all()
+
+
+def test_a_random_model_of_the_shape_of_stable_diffusion(tmp_path):
+    """Four levels, three of which look at the text, eight heads each, latents of four channels."""
+    shape = {
+        "block_out_channels": (32, 64, 64, 64),
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        "layers_per_block": 2,
+        "attention_head_dim": 8,
+    }
+    found = explain(
+        "a red apple",
+        options(steps=2, size=(16, 16)),
+        load(str(make_tiny(tmp_path / "sd", **shape))),
+    )
+    run = found.runs[0]
+    assert len(run.trace.looks[0].attention) > 10 and run.there is not None
+    found.write(tmp_path / "page.html")
 
 
 def test_experiments_are_what_they_say(model):

@@ -13,12 +13,12 @@ from sklearn.datasets import load_sample_image, load_sample_images
 from tests.conftest import make_tiny
 
 from sfumato.cli import main
-from sfumato.corruption.color import LUMA
 from sfumato.data.photo import Photo, read
 from sfumato.denoiser.restorer import TILE, Restorer, RestorerConfig
 from sfumato.errors import OptionError
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
+from sfumato.image import LUMA
 from sfumato.runtime import Streams
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import tone

@@ -309,10 +309,15 @@ def test_a_model_of_pixels_without_text(flat, tmp_path):
     shown.write(tmp_path / "page.html")
     with pytest.raises(OptionError, match="takes no text"):
         create("a red apple", CreateOptions(model=str(tmp_path)))
-    with pytest.raises(ModelError, match="no autoencoder"):
-        odd = diffusers.DDIMPipeline(
-            unet=diffusers.UNet2DModel(**{**PLAIN, "in_channels": 1, "out_channels": 1}),
-            scheduler=pipe.scheduler,
+    for channels in (1, 2):
+        shape = {"in_channels": channels, "out_channels": channels}
+        other = diffusers.DDIMPipeline(
+            unet=diffusers.UNet2DModel(**{**PLAIN, **shape}), scheduler=pipe.scheduler
         )
-        odd.save_pretrained(str(tmp_path / "gray"))
-        load(str(tmp_path / "gray"))
+        other.save_pretrained(str(tmp_path / str(channels)))
+    gray = np.asarray(
+        create("", CreateOptions(model=str(tmp_path / "1"), seed=5, steps=2))[0].picture
+    )
+    assert (gray[..., 0] == gray[..., 2]).all() and gray.std() > 1
+    with pytest.raises(ModelError, match="2 channels: neither gray"):
+        load(str(tmp_path / "2"))

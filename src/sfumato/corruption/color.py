@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from sfumato.image import LUMA
 from sfumato.types import Corrupted
-
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, section 2.5.1
 
 
 @dataclass(frozen=True)

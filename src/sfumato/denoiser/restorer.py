@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.config import Config
+from sfumato.image import LUMA
 from sfumato.types import Condition
 
 # 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
@@ -24,7 +25,6 @@ PLANES = ("known", "color", "detail", "quality")
 TILE, MARGIN = 640, 96
 # the eight ways to lay a square; the first is as it is
 VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 BLUE, RED = 0.564, 0.713  # of the differences from it, so that all colors lie within [-1, 1]
 # halvings over which hidden pixels are interpolated, and the margin for a network that begins so
 REACH, FILLS_MARGIN = 5, 192

@@ -211,13 +211,7 @@ def restorers() -> list[str]:
 
 
 def restorer_folder(name: str | Path) -> Path:
-    """The folder of a bundled restorer, or of one of the user's own.
-
-    Raises
-    ------
-    ModelError
-        If it holds none.
-    """
+    """The folder of a bundled restorer, or of one of the user's own that holds one."""
     folder = BUNDLED / name if str(name) in restorers() else Path(name)
     if not (folder / "config.json").exists():
         raise ModelError(
@@ -228,13 +222,7 @@ def restorer_folder(name: str | Path) -> Path:
 
 
 def resolve(name: str) -> Path:
-    """The folder of a bundled name, or the folder or file of a path.
-
-    Raises
-    ------
-    ModelError, OptionError
-        If there is no such model, or the path is a pickle or no model.
-    """
+    """The folder of a bundled name, or the folder or file of a path that is a model."""
     if name in bundled():
         return BUNDLED / name
     path = Path(name)
@@ -294,11 +282,6 @@ def load(
     kind = choose_dtype(dtype, where, exact=True)
     parts = single.read(path, kind) if path.is_file() else _folder(path, name, kind)
     unet, scheduler = parts.unet.to(where), parts.scheduler
-    if isinstance(parts.space, Pixels) and unet.config.out_channels != 3:
-        raise ModelError(
-            f"{name} has no autoencoder, but its U-Net makes {unet.config.out_channels} channels, "
-            "not red, green and blue"
-        )
     space = parts.space.to(where)
     denoiser = Denoiser(unet, scheduler.kind, scheduler.times()).eval()
     text: Encoder
@@ -357,7 +340,7 @@ def _folder(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
         )
     unet = network_from(UNet, UNetConfig, folder / "unet", dtype)
     space = (
-        Pixels()
+        _pixels(unet, name)
         if in_pixels(index)
         else network_from(AutoencoderKL, AutoencoderConfig, folder / "vae", decoded_in(dtype))
     )
@@ -386,8 +369,24 @@ def _plain(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
         read_json(scheduler / "scheduler_config.json"), f"{name}/scheduler"
     )
     return single.Parts(
-        weight_file(unet), network, Pixels(), [], schedule, Defaults(guidance_scale=1.0)
+        weight_file(unet),
+        network,
+        _pixels(network, name),
+        [],
+        schedule,
+        Defaults(guidance_scale=1.0),
     )
+
+
+def _pixels(network: UNet, name: str) -> Pixels:
+    """The space of a model without an autoencoder."""
+    channels = network.config.out_channels
+    if channels not in (1, 3):
+        raise ModelError(
+            f"{name} has no autoencoder, but its U-Net makes {channels} channels: neither gray "
+            "nor red, green and blue"
+        )
+    return Pixels(channels)
 
 
 def _text(folder: Path, suffix: str, dtype: torch.dtype, *, xl: bool) -> TextEncoder:

@@ -229,7 +229,7 @@ def _grounds(
                 "to train on"
             )
         space = (
-            Pixels()
+            Pixels(plan.network.get("out_channels", 3))
             if autoencoder is None
             else network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval()
         )
@@ -276,7 +276,7 @@ def _small_unet(size: int, space: AutoencoderKL | Pixels, text_width: int) -> di
     looked at where a side is 16 or less.
     """
     channels, widths, plain = (
-        (3, [32, 64, 128, 256], 2)
+        (space.config.latent_channels, [32, 64, 128, 256], 2)
         if isinstance(space, Pixels)
         else (space.config.latent_channels, [128, 256], 0)
     )

@@ -176,7 +176,7 @@ class Latents(Captions):
     def latents(self, rows: Tensor) -> Tensor:
         """Scaled latents (B, C, h, w) of pictures."""
         if isinstance(self.space, Pixels):
-            return self.pixels(rows)
+            return self.space.encode(self.pixels(rows))
         return (
             torch.from_numpy(self._latents[rows.numpy()].astype(np.float32))
             * self.space.config.scaling_factor

@@ -126,7 +126,8 @@ class Explained:
         decoded: see :func:`linear_decoder`.
         """
         if isinstance(self.model.space, Pixels):
-            return torch.eye(4)[:, :3], 1.0
+            gray = self.model.space.config.latent_channels == 1
+            return (torch.tensor([[1.0] * 3, [0.0] * 3]) if gray else torch.eye(4)[:, :3]), 1.0
         z, pictures = [], []
         for run in self.runs:
             z.append(run.trace.looks[-1].after)

@@ -14,10 +14,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter1d, uniform_filter, uniform_filter1d
 from torch import Tensor
 
-from sfumato.corruption.color import LUMA, Grayscale
+from sfumato.corruption.color import Grayscale
 from sfumato.corruption.resample import magnify
 from sfumato.data.photo import Photo
 from sfumato.denoiser.restorer import chroma_at, plane_of
+from sfumato.image import LUMA
 from sfumato.tasks.restore.options import rgb
 
 SIDE = 96  # the longer side of the small copy, about as large as photos were in training

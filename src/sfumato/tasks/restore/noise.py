@@ -18,9 +18,9 @@ from scipy.optimize import nnls
 from scipy.special import ndtr
 from torch import Tensor
 
-from sfumato.corruption.color import LUMA
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
+from sfumato.image import LUMA
 from sfumato.tasks.restore.options import RestoreOptions
 
 # of the frame [-1, 1]: values so near its ends are those that noise was cut off from
