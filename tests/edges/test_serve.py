@@ -20,9 +20,11 @@ import openai
 import pytest
 import webuiapi
 from PIL import Image
+from starlette.testclient import TestClient
 
 import sfumato
 from sfumato.metadata import read
+from sfumato.web.app import Settings, build
 
 
 @contextlib.contextmanager
@@ -103,6 +105,23 @@ def test_create_is_what_the_library_makes(server):
         values = np.asarray(Image.open(io.BytesIO(data))).astype(int)
         assert np.abs(values - np.asarray(made.picture)).max() <= 1
         assert picture["seed"] == made.seed and read(data)[0]["prompt"] == made.prompt
+
+
+def test_names_complete_a_word(server):
+    _, told = ask(server, "/v1/names?start=fire%20e")
+    assert told["names"][0] == "fire engine"
+    _, told = ask(server, "/v1/names?start=app&count=50")
+    assert "red apple" in told["names"] and len(told["names"]) <= 50
+    assert ask(server, "/v1/names?start=x&model=/etc")[0] == 400
+    assert ask(server, "/v1/names?start=")[1]["names"] == []
+
+
+def test_a_body_in_parts_may_not_be_too_large_either(tmp_path):
+    client = TestClient(build(Settings(tmp_path, largest=1000)))
+    parts = (b"x" * 400 for _ in range(5))  # without a length
+    answer = client.post("/v1/create", content=parts, headers={"content-type": "application/json"})
+    assert answer.status_code == 413 and "1000 bytes" in answer.text
+    assert client.post("/v1/create", content=(b"{}" for _ in range(1))).status_code == 422
 
 
 def test_models_with_and_without_their_student_do_not_mix(server):

@@ -127,6 +127,48 @@ def test_by_the_keyboard_alone(page):
     assert page.locator("#viewer[open]").count() == 0
 
 
+def test_names_that_the_model_knows_complete_the_prompt(page):
+    page.fill("#create textarea", "")
+    page.type("#create textarea", "a big fire e")
+    page.click("#create .names button:has-text('fire engine')")
+    assert page.input_value("#create textarea") == "a big fire engine"
+    assert page.locator("#create .names button").count() == 0
+
+
+def test_from_the_prompt_to_the_attention_by_the_keyboard_alone(page):
+    def tab_to(selector, most=60):
+        for _ in range(most):
+            page.keyboard.press("Tab")
+            if page.evaluate("(s) => document.activeElement.matches(s)", selector):
+                return
+        raise AssertionError(f"no way to {selector}")
+
+    page.focus("#create textarea")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("a red apple")
+    tab_to("[name=count]")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("1")
+    tab_to("[type=submit]")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#create button.tile")
+    tab_to("button.tile")
+    page.keyboard.press("Enter")
+    tab_to(".explain")
+    page.keyboard.press("Enter")
+    frame = page.frame_locator("#explain iframe")
+    frame.locator("#where", has_text="step 1 of").wait_for(timeout=120_000)
+    tab_to("iframe")
+    inside = page.query_selector("#explain iframe").content_frame()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        if inside.evaluate("document.activeElement.id") == "layer":
+            break
+    page.keyboard.press("ArrowDown")
+    assert inside.evaluate("document.getElementById('layer').value") == "0"
+    assert inside.locator("#maps figure").count() > 2
+
+
 def test_repair_what_was_painted(page, tmp_path):
     values = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     Image.fromarray(values).save(tmp_path / "photo.png")

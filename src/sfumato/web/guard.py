@@ -44,16 +44,21 @@ class Guard:
             await self.app(scope, receive, send)
             return
         begun, status, started = time.monotonic(), 500, False
+        refusals: list[Refused] = []
 
         async def sent(message: Message) -> None:
             nonlocal status, started
+            if refusals and not started:
+                return  # what the app makes of half a request is no answer
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
             await send(message)
 
         try:
             self._check(scope)
-            await self.app(scope, self._limited(scope, receive), sent)
+            await self.app(scope, self._limited(receive, refusals), sent)
+            if refusals:
+                raise refusals[0]
         except Refused as refused:
             status = refused.status
             if not started:
@@ -88,8 +93,10 @@ class Guard:
         same = hmac.compare_digest(self.token.encode(), given.strip().encode("latin-1"))
         return kind.lower() == "bearer" and same
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """The request's parts, as long as there are not too many and none comes too late."""
+    def _limited(self, receive: Receive, refusals: list[Refused]) -> Receive:
+        """The request's parts, as long as there are not too many and none comes too late; else the
+        refusal is kept, too, as the app may take it for a fault of the body.
+        """
         seen, whole = 0, False
 
         async def limited() -> Message:
@@ -99,11 +106,13 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), SLOW)
             except TimeoutError:
-                raise Refused(408, "the request came too slowly") from None
+                refusals.append(Refused(408, "the request came too slowly"))
+                raise refusals[0] from None
             seen += len(message.get("body", b""))
             whole = not message.get("more_body", False)
             if seen > self.largest:
-                raise Refused(413, f"a request may have up to {self.largest} bytes")
+                refusals.append(Refused(413, f"a request may have up to {self.largest} bytes"))
+                raise refusals[0]
             return message
 
         return limited

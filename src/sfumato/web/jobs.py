@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sfumato.errors import OptionError
+from sfumato.errors import OptionError, unknown
 from sfumato.hub.describe import describe
-from sfumato.hub.load import bundled, restorers
+from sfumato.hub.load import BUNDLED, bundled, restorers
+from sfumato.tasks.nearest import training_names
 from sfumato.tasks.search.space import settings_of
 from sfumato.web.bodies import (
     Body,
@@ -289,6 +292,30 @@ async def models(request: Request) -> dict[str, Any]:
     """The models that the server offers, with their sizes and styles, and the restorers."""
     found = [described(name, path) for name, path in request.app.state.offered.models.items()]
     return {"object": "list", "data": [*found, *(described(name, name) for name in restorers())]}
+
+
+@router.get("/names")
+async def names(
+    request: Request,
+    start: str,
+    model: str = "icons",
+    count: Annotated[int, Query(ge=1, le=50)] = 6,
+) -> dict[str, Any]:
+    """Names of a model's training pictures that complete a word, the most frequent first."""
+    offered = request.app.state.offered.models
+    if model not in offered:
+        raise unknown("model", model, offered)
+    known = await asyncio.to_thread(_frequent, offered[model])
+    word = start.strip().lower()
+    first = [name for name in known if name.startswith(word)]
+    inner = [name for name in known if f" {word}" in name]
+    return {"names": [*first, *inner][:count] if word else []}
+
+
+@functools.lru_cache(maxsize=8)
+def _frequent(path: str) -> tuple[str, ...]:
+    rows = training_names(BUNDLED / path if path in bundled() else Path(path))
+    return tuple(name for name, _ in Counter(row["name"] for row in rows).most_common())
 
 
 def described(name: str, path: str) -> dict[str, Any]:

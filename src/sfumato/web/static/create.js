@@ -31,6 +31,36 @@ function styles() {
   field("style").replaceChildren(new Option("model's own", ""), ...names.map((n) => new Option(n, n)));
 }
 
+// Names that the model knows and that complete the word before the cursor.
+const ENDING = /(?:^|[\s,(])(?:an? |the )?([\p{L}][\p{L} -]*)$/u;
+let asked = 0;
+async function suggest() {
+  const prompt = field("prompt"), place = prompt.selectionStart, ticket = (asked += 1);
+  const said = prompt.value.slice(0, place).match(ENDING)?.[1] ?? "";
+  // the longest ending that begins a name: "a fire e" is of "fire engine", then "e" alone
+  const endings = said.split(" ").map((_, k, all) => all.slice(k).join(" ")).filter((part) => part.length > 1);
+  let names = [], word = "";
+  for (word of endings) {
+    const query = new URLSearchParams({ start: word, model: field("model").value });
+    names = (await json(`/v1/names?${query}`).catch(() => ({ names: [] }))).names.filter((name) => name !== word);
+    if (ticket !== asked) return; // more was typed meanwhile
+    if (names.length) break;
+  }
+  page.querySelector(".names").replaceChildren(...names.map((name) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = name;
+    button.addEventListener("click", () => {
+      const start = place - word.length;
+      prompt.setRangeText(name, start, place, "end");
+      page.querySelector(".names").replaceChildren();
+      prompt.focus();
+    });
+    return button;
+  }));
+}
+field("prompt").addEventListener("input", suggest);
+
 async function body() {
   const out = { prompt: field("prompt").value, previews: 1, model: field("model").value };
   for (const name of ["negative_prompt", "style", "sampler"]) {
