@@ -131,7 +131,7 @@ def white(mask: Image.Image) -> NDArray[np.bool_]:
 
 def nothing_white(name: str) -> str:
     """What to say of a mask that asks for nothing."""
-    return f"{name} is black everywhere: paint white what is to be made anew"
+    return f"{name} is black everywhere: paint white what is to be inpainted"
 
 
 @functools.cache

@@ -32,7 +32,7 @@ def restore(
     ] = False,
     save_mask: Annotated[
         bool,
-        Option("--save-mask", help="Also write what was made anew as a mask: edit it for --fill."),
+        Option("--save-mask", help="Also write what was inpainted as a mask: edit it for --fill."),
     ] = False,
     overwrite: Annotated[
         bool,
@@ -99,5 +99,5 @@ def _said(written: Written) -> str:
         if key in written.report:
             measured.append(f"{name} {written.report[key]:g}")
     if "made_anew" in written.report:
-        measured.append(f"made anew {written.report['made_anew']:.1%}")
+        measured.append(f"inpainted {written.report['made_anew']:.1%}")
     return f"{written.path} ({', '.join(measured)})" if measured else str(written.path)

@@ -88,7 +88,7 @@ async def txt2img(request: Request, asked: TextToImage) -> dict[str, Any]:
 
 @router.post("/img2img")
 async def img2img(request: Request, asked: ImageToImage) -> dict[str, Any]:
-    """Draw a picture anew, or the white part of a mask."""
+    """Change a picture, or inpaint the white part of a mask."""
     if not asked.init_images:
         raise OptionError("init_images has no picture")
     extra: dict[str, Any] = {"source": asked.init_images[0]}

@@ -73,7 +73,7 @@ async def generations(request: Request, asked: Generation) -> Response:
 
 @router.post("/edits", responses=EITHER)
 async def edits(request: Request) -> Response:
-    """Make the transparent part of a mask anew; without a mask, draw the picture anew."""
+    """Inpaint the transparent part of a mask; without a mask, change the whole picture."""
     form = await request.form()
     asked = _asked({"prompt": "", **{k: v for k, v in form.items() if isinstance(v, str)}})
     extra: dict[str, Any] = {"source": await _upload(form.get("image") or form.get("image[]"))}
@@ -86,7 +86,7 @@ async def edits(request: Request) -> Response:
 
 @router.post("/variations", responses=EITHER)
 async def variations(request: Request) -> Response:
-    """Draw a picture anew, from the picture itself and no text."""
+    """Make another picture like a picture, without a text."""
     form = await request.form()
     asked = _asked({"prompt": "a picture", **{k: v for k, v in form.items() if isinstance(v, str)}})
     source = await _upload(form.get("image"))
@@ -129,7 +129,7 @@ def _white(mask: bytes) -> str:
 
     def turned(picture: Image.Image) -> Image.Image:
         if not picture.has_transparency_data:
-            raise OptionError("a mask is a PNG that is transparent where the picture is made anew")
+            raise OptionError("a mask is a PNG that is transparent where the picture is inpainted")
         return picture.convert("RGBA").getchannel("A").point(lambda a: 255 * (a < 128))
 
     return encoded(image.opened(mask, turned))

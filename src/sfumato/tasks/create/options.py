@@ -94,12 +94,14 @@ class CreateOptions(Options):
         metavar="WxH",
     )
     transparent: bool = option(
-        False, "Make the white ground clear, without a white line around the subject."
+        False, "Make the white background transparent, without a white fringe around the subject."
     )
     source: str | None = option(None, "A picture to start from.", flags="--from", group=START)
-    strength: float = option(0.6, "How much of --from is made anew.", group=START, gt=0, le=1)
+    strength: float = option(
+        0.6, "How much of --from changes; 1 is all of it.", group=START, gt=0, le=1
+    )
     mask: str | None = option(
-        None, "Picture: white = make anew; the other pixels stay bit for bit.", group=START
+        None, "Picture: white = inpaint; the other pixels stay bit for bit.", group=START
     )
     loras: tuple[str, ...] = option(
         (),

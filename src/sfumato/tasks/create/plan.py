@@ -45,7 +45,7 @@ class Start:
     profile : bytes, optional
         The color profile of `stored`.
     hidden : array, (H, W), bool, optional
-        What is made anew; all of it if None.
+        What is inpainted; all of it if None.
     """
 
     picture: Image.Image
@@ -75,7 +75,7 @@ class Plan:
         How many times the upscaler is applied; each time the sides become four times as long.
     start : Start, optional
     strength : float
-        How much of the start is made anew; 1 without one.
+        How much of the start changes; 1 without one.
     """
 
     model: Model
@@ -211,7 +211,7 @@ def _start(
     """The picture to start from, the size to work at, and the size of the result."""
     if options.source is None:
         if options.mask:
-            raise OptionError("--mask needs --from: the picture of which a part is made anew")
+            raise OptionError("--mask needs --from: the picture to inpaint")
         size = options.size or model.size
         return None, size, size
     source, (stored, profile) = image.read(options.source), image.read_stored(options.source)

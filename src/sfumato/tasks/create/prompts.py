@@ -27,7 +27,7 @@ from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import check, opened, resolve
 from sfumato.tasks.create.run import Event, Made, walk
 
-NO_SOURCE = "--strength says how much of a picture is made anew: it goes with --from PICTURE"
+NO_SOURCE = "--strength says how much of a picture changes: it goes with --from PICTURE"
 OF_A_ROW = frozenset(CreateOptions.model_fields) - {
     "model",
     "count",

@@ -351,7 +351,7 @@ def _with_kept(plan: Plan, made: Image.Image) -> Image.Image:
         return made
     if start.profile is not None:
         made = image.from_srgb(made, start.profile)
-    made = made.convert(start.stored.mode)  # what is made anew is opaque
+    made = made.convert(start.stored.mode)  # what is inpainted is opaque
     values = np.where(start.hidden[..., None], np.asarray(made), np.asarray(start.stored))
     kept = Image.fromarray(values).crop((0, 0, *plan.shown))
     if start.profile is not None:

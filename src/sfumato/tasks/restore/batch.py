@@ -47,7 +47,7 @@ class Job:
     spread : Path, optional
         Where several answers differ.
     mask : Path, optional
-        What was made anew, white.
+        What was inpainted, white.
     """
 
     source: Path
@@ -127,7 +127,7 @@ def plan(
     compare : bool
         Also write before and after side by side.
     mask : bool
-        Also write what is made anew as a picture, to be edited and given as ``fill``.
+        Also write what is inpainted as a picture, to be edited and given as ``fill``.
     overwrite : bool
         Replace results that are there; else they are taken as done.
 
@@ -137,7 +137,7 @@ def plan(
         For pictures that are not there, and places that cannot be written to.
     """
     if mask and not options.fills:
-        raise OptionError("--save-mask writes what is made anew: give a --fill option")
+        raise OptionError("--save-mask writes what is inpainted: give a --fill option")
     sources = _sources(pictures, output)
     many = len(sources) > 1 or pictures[0].is_dir()
     check_folder(output.parent if output.suffix.lower() in photos.SUFFIXES else output)

@@ -58,7 +58,7 @@ def diffuse(
     Raises
     ------
     OptionError
-        For what has no linear operator: the marks of JPEG, and what a network of one's own was
+        For what has no linear operator: JPEG artifacts, and what a network of one's own was
         trained on.
     """
     of_networks = (options.clean, options.hints, options.best, options.like)

@@ -59,7 +59,7 @@ def enlarge(
     seed = random_seed() if options.seed is None else options.seed
     steps = options.steps or STEPS
     rounds = max(1, math.ceil(math.log(factor, Detail().config.factor) - 1e-9))
-    # a clear ground has an edge of its own
+    # a transparent background has an edge of its own
     planes = [photo.opaque().frame()] + ([] if photo.alpha is None else [_gray(photo.alpha)])
     total = options.samples * len(planes) * rounds * steps
     progress = (Progress("enlarging", n, total) for n in itertools.count(1))

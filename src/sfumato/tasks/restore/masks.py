@@ -1,4 +1,4 @@
-"""Where a photo is to be made anew: painted in a mask, in a box, in one color, or scratched."""
+"""Where a photo is inpainted: in a mask, in a box, in one color, or where it is scratched."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Damage = Callable[[Tensor], Tensor]
 
 
 def find(photo: Photo, options: RestoreOptions, damage: Damage) -> NDArray[np.bool_] | None:
-    """The pixels (H, W) that the options ask to be made anew; None if they ask for none.
+    """The pixels (H, W) that the options ask to inpaint; None if they ask for none.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def find(photo: Photo, options: RestoreOptions, damage: Damage) -> NDArray[np.bo
         raise OptionError("; ".join(reason for _, reason in parts))
     if hidden.all():
         raise OptionError(
-            "all of the picture is to be made anew: nothing is left to go by; sfumato create makes "
+            "all of the picture is to be inpainted: nothing is left to go by; sfumato create makes "
             "new pictures"
         )
     return hidden

@@ -1,4 +1,4 @@
-"""What makes anew what a photo lost: the trained networks."""
+"""The trained networks that restore photos."""
 
 from __future__ import annotations
 

@@ -62,25 +62,25 @@ class RestoreOptions(Options):
     )
     dejpeg: Literal["auto"] | int | None = option(
         None,
-        "Remove the marks of JPEG; auto takes the quality from the file.",
+        "Remove JPEG artifacts; auto takes the quality from the file.",
         flags="--dejpeg --jpeg-quality",
         bare="auto",
         metavar="auto|QUALITY",
     )
     fill: str | None = option(
-        None, "Mask picture: white = make anew; all other pixels stay bit for bit."
+        None, "Mask picture: white = inpaint; all other pixels stay bit for bit."
     )
     fill_box: tuple[int, int, int, int] | None = option(
-        None, "Box to make anew, in pixels.", metavar="X,Y,W,H"
+        None, "Box to inpaint, in pixels.", metavar="X,Y,W,H"
     )
-    fill_color: str | None = option(None, "Make anew what was painted in this color, as '#ff0000'.")
+    fill_color: str | None = option(None, "Inpaint what was painted in this color, as '#ff0000'.")
     fill_tolerance: float | None = option(
         None,
         "How far from --fill-color a channel of 0 to 255 may be; by default 40, of a JPEG 60.",
         gt=0,
         le=255,
     )
-    fill_scratches: bool = option(False, "Find scratches, folds and specks, and make them anew.")
+    fill_scratches: bool = option(False, "Find scratches, folds and specks, and inpaint them.")
     sensitivity: float = option(
         0.5, "Of --fill-scratches: more finds more, and takes more that is no damage.", gt=0, lt=1
     )
@@ -254,7 +254,7 @@ class RestoreOptions(Options):
 
     @property
     def fills(self) -> bool:
-        """Whether a part is made anew."""
+        """Whether a part is inpainted."""
         return bool(self.fill or self.fill_box or self.fill_color or self.fill_scratches)
 
     @property

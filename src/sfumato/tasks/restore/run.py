@@ -1,6 +1,6 @@
 """Restore: what is known of a damaged photograph in, the whole photograph out.
 
-What is missing is filled first, then noise and the marks of JPEG are undone, then the picture is
+What is missing is filled first, then noise and JPEG artifacts are removed, then the picture is
 enlarged, each by the network that is best at it; a network of one's own undoes all together, in one
 run. A network is told the noise level, which pixels are known, how much larger the result shall be
 and how hard it was compressed. What was measured and is not to change stays as it is in the file.
@@ -42,7 +42,7 @@ from sfumato.types import Progress
 
 
 class Engine(Protocol):
-    """What makes anew what was lost."""
+    """What restores a picture: trained networks, or those of a test."""
 
     @property
     def in_turn(self) -> bool:
@@ -83,11 +83,11 @@ class Restored:
     ----------
     photo : Photo
     report : dict
-        What was done, in numbers: the noise level, the share of pixels made anew, the largest
+        What was done, in numbers: the noise level, the share of pixels inpainted, the largest
         change of the others, the largest change of luminance, or the difference between the shrunk
         result and the input.
     hidden : array, (H, W), bool, optional
-        What of the photo that was given has been made anew.
+        What of the photo that was given was inpainted.
     """
 
     photo: Photo
@@ -105,7 +105,7 @@ def restore(
     photo : Photo, or path of a picture
     options : RestoreOptions
     engine : Engine, optional
-        What makes the lost parts anew; the bundled networks by default.
+        The networks; the bundled ones by default.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def _windows(size: tuple[int, int]) -> int:
 
 
 class _Job:
-    """One photo, what is known about it, and what makes the rest anew."""
+    """One photo, what is known about it, and the networks."""
 
     def __init__(
         self, photo: Photo, options: RestoreOptions, engine: Engine, noise: Noise, jpeg: int
