@@ -21,7 +21,7 @@ from sfumato.hub.save import save_network
 from sfumato.image import LUMA
 from sfumato.runtime import Streams
 from sfumato.tasks.restore import masks
-from sfumato.tasks.restore.color import tone
+from sfumato.tasks.restore.color import agreed, tone
 from sfumato.tasks.restore.diffusion import _Job, diffuse
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.noise import (
@@ -250,6 +250,22 @@ def test_the_quality_of_a_jpeg_is_told(repairer, tmp_path):
     assert (made.photo.values != other.photo.values).any()
     with pytest.raises(OptionError, match="no JPEG now"):
         restore(Photo(PHOTO), RestoreOptions(dejpeg="auto"), repairer)
+
+
+def test_colors_that_views_disagree_about_are_paled():
+    """A guess that follows the photo stays; one that flips when it is mirrored becomes gray."""
+    gray = torch.rand((1, 1, 24, 32), generator=torch.Generator().manual_seed(0)) - 0.5
+    red = torch.tensor([0.4, -0.2, 0.0])[None, :, None, None]
+
+    def sure(view):
+        return red.expand(-1, -1, *view.shape[-2:])
+
+    def unsure(view):  # red at the left, whatever is shown
+        side = torch.linspace(1, -1, view.shape[-1])
+        return side * red.expand(-1, -1, *view.shape[-2:])
+
+    assert torch.allclose(agreed(gray, sure), sure(gray), atol=1e-3)
+    assert agreed(gray, unsure).abs().max() < 0.02
 
 
 def test_saturation_scales_the_guess(repairer):

@@ -91,11 +91,6 @@ def self_ensemble(
     return sum(answers[1:], answers[0]) / len(answers)
 
 
-def color_grid() -> tuple[int, float]:
-    """Colors that are told apart: steps from gray to each side, and how long one is."""
-    return 6, 0.1
-
-
 def plane_of(x: Tensor) -> Tensor:
     """Where colors (B, 3, H, W) lie on the plane of blue and red differences (B, 2, H, W)."""
     gray = (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1)
@@ -124,11 +119,6 @@ class RestorerConfig(Config):
     fills: bool = False
     # answers where the damage is, one channel in [-1, 1], in place of the picture without it
     finds: bool = False
-    # says how likely each of some colors is, and adds their mean to a gray picture
-    tints: bool = False
-    # of this mean: below 1 the likelier colors count more than they are likely (Zhang et al. 2016,
-    # section 2.3)
-    temperature: float = 0.4
 
 
 def interpolated(x: Tensor, known: Tensor, levels: int = REACH) -> Tensor:
@@ -217,9 +207,7 @@ class Restorer(nn.Module):
             nn.Sequential(*(_Residual(w, config.normed) for _ in range(many)))
             for w, many in stages[:-1]
         )
-        colors = (2 * color_grid()[0] + 1) ** 2
-        made = 4 * (1 if config.finds else config.channels)
-        self.tail = _conv(widths[0], colors if config.tints else made)
+        self.tail = _conv(widths[0], 4 * (1 if config.finds else config.channels))
         # residual branches and the last layer start small: the network starts as the identity
         with torch.no_grad():
             for module in self.modules():
@@ -255,9 +243,6 @@ class Restorer(nn.Module):
                 begun[..., : size[0], : size[1]],
                 torch.cat([begun, joined[:, x.shape[1] :]], dim=1),
             )
-        if self.config.tints:
-            colors = self._colors(self._features(joined), (size[0], size[1]))
-            return x + chroma_at(colors)
         change: Tensor = F.pixel_shuffle(self.tail(self._features(joined)), 2)
         change = change[..., : size[0], : size[1]]
         if self.config.finds:
@@ -293,18 +278,3 @@ class Restorer(nn.Module):
             h = self.up[k](self.grow[k](h) + skips[k])
         out: Tensor = h
         return out
-
-    def logits(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """How likely each color is, (B, K, H/2, W/2): the input is that of :meth:`forward`."""
-        out: Tensor = self.tail(self._features(self._joined(x, c_noise, condition)[0]))
-        return out
-
-    def _colors(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """The mean of the colors named, (B, 2, H, W)."""
-        steps, step = color_grid()
-        share = (self.tail(features).float() / self.config.temperature).softmax(dim=1)
-        along = step * torch.arange(-steps, steps + 1).to(share)
-        places = torch.stack(torch.meshgrid(along, along, indexing="ij")).flatten(1)
-        plane = torch.einsum("bkhw,ck->bchw", share, places)
-        large = F.interpolate(plane, scale_factor=2, mode="bilinear")
-        return large[..., : size[0], : size[1]]

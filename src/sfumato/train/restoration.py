@@ -27,7 +27,6 @@ from sfumato.train.plan import (
     skipped_lines,
 )
 from sfumato.train.restorer import RestorerJob, read_photos
-from sfumato.train.tints import TintsJob
 
 PAIRS = "pairs"
 
@@ -97,8 +96,7 @@ def _job(
         photos, skipped = read_pairs(data, plan.size)
         return PairJob(network, photos, (), plan.size, **how), skipped
     photos, skipped, often = read_photos(data, plan.size, plan.longest)
-    kind: type[RestorerJob] = FinderJob if network.finds else RestorerJob
-    kind = TintsJob if network.tints else kind
+    kind = FinderJob if network.finds else RestorerJob
     job = kind(network, photos, asked.split("|"), plan.size, plan.gray, often=often, **how)
     return job, skipped
 

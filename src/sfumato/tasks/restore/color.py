@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter1d, uniform_filter, uniform_filter1d
@@ -22,8 +23,10 @@ from sfumato.image import LUMA
 from sfumato.tasks.restore.options import rgb
 
 SIDE = 96  # the longer side of the small copy, about as large as photos were in training
-# of the guessed chroma: training counts vivid pixels more, so guesses are bolder than the mean
-STRENGTH = 0.7
+# views of a photo of which the colors are guessed: how large, and with the middle how bright
+SIZES, GAMMAS = (0.7, 1.0, 1.5), (0.8, 1.0, 1.25)
+STRENGTH = 1.15  # of what they have in common
+DOUBT = 6.0  # how much the views' disagreement pales the mean of their guesses
 TONED = 6  # of 255: chroma that compression adds to a print in one tone stays below it
 LIGHTS = 24  # brightnesses at which palettes are compared
 ROWS = 256  # of the full picture that are worked on at once
@@ -57,7 +60,7 @@ def colorize(
     """
     wide, tall = photo.size
     small_gray = luminance(shrunk(photo, SIDE)).astype(np.float32)
-    guessed = chroma_of(torch.from_numpy(small_gray)[None, None])[0].numpy()
+    guessed = agreed(torch.from_numpy(small_gray)[None, None], chroma_of)[0].numpy()
     if like is not None:
         guessed = with_palette(guessed, small_gray, shrunk(like, SIDE))
     slope, offset = guided_filter(small_gray, STRENGTH * saturation * guessed)
@@ -84,6 +87,31 @@ def colorize(
         chroma, gray = guess(rows)
         out[rows] = photo.stored(with_luminance(spread(chroma, gray, top), gray)[0].numpy())
     return photo.with_values(out)
+
+
+def agreed(gray: Tensor, chroma_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """The chroma (1, 3, h, w) that guesses from several views of a photo (1, 1, h, w) have in
+    common.
+
+    A photo that is mirrored, larger or darker has the same colors. Where guesses differ between
+    such views nothing is known, and their mean is paled: by ``m^2 / (m^2 + DOUBT v)``, m their mean
+    and v their variance (Wiener's filter).
+    """
+    size, guesses = gray.shape[-2:], []
+    for scale in SIZES:
+        sides = [max(16, round(side * scale)) for side in size]
+        view = F.interpolate(gray, sides, mode="bilinear", antialias=True)
+        for gamma in GAMMAS:
+            shaded = 2 * ((view + 1) / 2).clamp(0, 1) ** gamma - 1
+            for mirrored in (False, True):
+                guess = chroma_of(shaded.flip(-1) if mirrored else shaded)
+                guess = guess.flip(-1) if mirrored else guess
+                guesses.append(F.interpolate(guess, size, mode="bilinear"))
+    both = torch.stack(guesses)
+    mean = both.mean(dim=0)
+    variance = (both - mean).square().sum(dim=2, keepdim=True).mean(dim=0)
+    power = mean.square().sum(dim=1, keepdim=True)
+    return mean * power / (power + DOUBT * variance + 1e-6)
 
 
 def shrunk(photo: Photo, side: int) -> NDArray[np.float64]:
