@@ -26,6 +26,7 @@ SIDE = 96  # the longer side of the small copy, about as large as photos were in
 # views of a photo of which the colors are guessed: how large, and with the middle how bright
 SIZES, GAMMAS = (0.7, 1.0, 1.5), (0.8, 1.0, 1.25)
 STRENGTH = 1.15  # of what they have in common
+BLOCKS = 10, 20  # JPEG qualities up to which, and from which on no more, chroma is evened out
 DOUBT = 6.0  # how much the views' disagreement pales the mean of their guesses
 TONED = 6  # of 255: chroma that compression adds to a print in one tone stays below it
 LIGHTS = 24  # brightnesses at which palettes are compared
@@ -271,6 +272,23 @@ class _Hints:
         near = self._near(torch.stack([across, down, gray[0, 0] / LIKENESS], dim=-1).view(-1, 3))
         out: Tensor = chroma + (near @ self.weights).T.view_as(chroma)
         return out
+
+
+def without_blocks(x: Tensor, quality: float) -> Tensor:
+    """A picture (1, 3, h, w) without the squares of one color that strong JPEG leaves in flat
+    parts: its chroma follows its luminance over the length of a square.
+
+    Not from `BLOCKS[1]` on, where more detail would be lost than squares.
+    """
+    low, high = BLOCKS
+    share = min(1.0, max(0.0, (high - quality) / (high - low)))
+    if not share:
+        return x
+    gray = Grayscale().apply(x)
+    light = gray[0, 0].numpy()
+    slope, offset = guided_filter(light, (x - gray)[0].numpy(), radius=8)
+    smooth = torch.from_numpy(slope * light + offset)[None].to(x)
+    return (1 - share) * x + share * (gray + smooth)
 
 
 def guided_filter(

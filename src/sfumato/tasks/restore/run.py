@@ -25,6 +25,7 @@ from sfumato.data.photo import Photo, read
 from sfumato.denoiser.restorer import (
     FILLS_MARGIN,
     MARGIN,
+    PLANES,
     TILE,
     VIEWS,
     restorer_planes,
@@ -33,7 +34,7 @@ from sfumato.denoiser.restorer import (
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks.restore import masks
-from sfumato.tasks.restore.color import colorize, luminance, tone, toned
+from sfumato.tasks.restore.color import colorize, luminance, tone, toned, without_blocks
 from sfumato.tasks.restore.noise import Noise, measured_noise, quality
 from sfumato.tasks.restore.options import Only, RestoreOptions
 from sfumato.tasks.restore.patches import WIDE, Filled, complete, wide_holes
@@ -374,13 +375,16 @@ def answer(
     """
     views = VIEWS if best else VIEWS[:1]
     if isinstance(sigma, Tensor):
-        return self_ensemble(
+        made = self_ensemble(
             lambda seen, told_of, level: engine.repair(seen, told_of, level, only),
             views,
             y,
             planes,
             sigma,
         )
-    return self_ensemble(
-        lambda seen, told_of: engine.repair(seen, told_of, sigma, only), views, y, planes
-    )
+    else:
+        made = self_ensemble(
+            lambda seen, told_of: engine.repair(seen, told_of, sigma, only), views, y, planes
+        )
+    quality = 100 * float(planes[0, PLANES.index("quality"), 0, 0])
+    return without_blocks(made, quality)
