@@ -19,7 +19,7 @@ SPELLINGS = [
     "noise:0-50",
     "grain:25:0.7",
     "grain:0-50:1.5",
-    "photons:5-50",
+    "shot:5-50",
     "salt:0.1",
     "mask:0.5",
     "mask:box:0.25",
@@ -42,7 +42,7 @@ SPELLINGS = [
     "blur:1+down:2+noise:10",
     "down:2+mask:0.3",
 ]
-LINEAR = [s for s in SPELLINGS if not s.startswith(("salt", "jpeg", "scratches", "photons"))]
+LINEAR = [s for s in SPELLINGS if not s.startswith(("salt", "jpeg", "scratches", "shot"))]
 sizes = st.integers(9, 33)
 
 

@@ -21,7 +21,7 @@ from sfumato.hub.save import save_network
 from sfumato.image import LUMA
 from sfumato.runtime import Streams
 from sfumato.tasks.restore import masks
-from sfumato.tasks.restore.color import agreed, tone, without_blocks
+from sfumato.tasks.restore.color import consensus_chroma, deblock_chroma, tone
 from sfumato.tasks.restore.diffusion import _Job, diffuse
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.noise import (
@@ -264,8 +264,8 @@ def test_colors_that_views_disagree_about_are_paled():
         side = torch.linspace(1, -1, view.shape[-1])
         return side * red.expand(-1, -1, *view.shape[-2:])
 
-    assert torch.allclose(agreed(gray, sure), sure(gray), atol=1e-3)
-    assert agreed(gray, unsure).abs().max() < 0.02
+    assert torch.allclose(consensus_chroma(gray, sure), sure(gray), atol=1e-3)
+    assert consensus_chroma(gray, unsure).abs().max() < 0.02
 
 
 def test_saturation_scales_the_guess(repairer):
@@ -303,7 +303,7 @@ def test_squares_of_color_go_and_edges_stay():
     chroma = torch.tensor([0.2, -0.1, 0.0])[:, None, None]
     squares = ((torch.arange(64) // 16) % 2).float() * 0.3
     x = x + torch.where(torch.arange(64) < 32, chroma, -chroma) + chroma * squares[:, None]
-    made = without_blocks(x, 10)
+    made = deblock_chroma(x, 10)
 
     def jump(picture):
         return (picture[0, 0, 16, :24] - picture[0, 0, 15, :24]).abs().mean()
@@ -313,7 +313,7 @@ def test_squares_of_color_go_and_edges_stay():
 
     assert jump(made) < 0.3 * jump(x)
     assert edge(made) > 0.8 * edge(x)
-    assert torch.equal(without_blocks(x, 20), x)
+    assert torch.equal(deblock_chroma(x, 20), x)
 
 
 def test_estimated_noise_is_near():

@@ -17,7 +17,7 @@ from sfumato.corruption.blur import Blur
 from sfumato.corruption.color import Grayscale
 from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.mask import PictureMask, RandomMask
-from sfumato.corruption.noise import FilmGrain, GaussianNoise, PhotonNoise, SaltAndPepper
+from sfumato.corruption.noise import FilmGrain, GaussianNoise, SaltAndPepper, ShotNoise
 from sfumato.corruption.resample import Downscale, RandomDownscale
 from sfumato.corruption.scratch import Scratches
 from sfumato.errors import OptionError, unknown
@@ -171,9 +171,9 @@ CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
         _grain,
         "grain:25 or grain:0-50:0.7, the level of a film's grain and its blur in pixels",
     ),
-    "photons": (
-        lambda words: PhotonNoise(*_levels("photons", words)),
-        "photons:25 or photons:0-50, the level of noise that grows with the light",
+    "shot": (
+        lambda words: ShotNoise(*_levels("shot", words)),
+        "shot:25 or shot:0-50, the level of shot noise, which grows with the light",
     ),
     "salt": (_salt, "salt:0.1, the share of pixels that turn black or white"),
     "mask": (

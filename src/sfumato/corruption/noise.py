@@ -106,8 +106,8 @@ class FilmGrain:
 
 
 @dataclass(frozen=True)
-class PhotonNoise:
-    """Noise whose variance grows with the light, as in a photo of few photons: much where it is
+class ShotNoise:
+    """Shot noise: its variance grows with the light, as in a photo of few photons. Much where it is
     bright, none in the black. Not linear: it depends on the picture.
 
     Parameters
@@ -117,7 +117,7 @@ class PhotonNoise:
 
     Examples
     --------
-    >>> y = PhotonNoise(25, 25)(torch.tensor([-1.0, 1.0]).view(1, 1, 1, 2).expand(1, 3, 64, 2)).y
+    >>> y = ShotNoise(25, 25)(torch.tensor([-1.0, 1.0]).view(1, 1, 1, 2).expand(1, 3, 64, 2)).y
     >>> bool((y[..., 0] == -1).all()), bool((y[..., 1].std() - 35.4 / 127.5).abs() < 0.05)
     (True, True)
     """
@@ -126,7 +126,7 @@ class PhotonNoise:
     high: float
 
     def __str__(self) -> str:
-        return f"photons:{_range(self.low, self.high)}"
+        return f"shot:{_range(self.low, self.high)}"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Draw a level per picture and add noise."""

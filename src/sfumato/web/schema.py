@@ -50,34 +50,34 @@ class JobRecord(BaseModel):
     result: dict[str, Any] | None
 
 
-def told(description: str, model: type[BaseModel] = Failure) -> dict[str, Any]:
+def answer(description: str, model: type[BaseModel] = Failure) -> dict[str, Any]:
     """An answer in JSON."""
     return {"description": description, "model": model}
 
 
-def file(kind: str, description: str) -> Responses:
+def file_answer(kind: str, description: str) -> Responses:
     """An answer that is a file or a stream of a media type."""
     return {200: {"description": description, "content": {kind: {}}}}
 
 
 FAILURES: Responses = {
-    400: told("What is asked for cannot be done, or cannot be read; the message says why."),
-    401: told("The token is missing or wrong."),
-    403: told("The request comes from another site."),
-    409: told("The job has ended already, or was cancelled while its end was waited for."),
-    413: told("The request is too large."),
-    422: told("A field is wrong; the message names it."),
-    429: told("The queue is full; Retry-After says when to try again."),
-    500: told("A job failed."),
+    400: answer("What is asked for cannot be done, or cannot be read; the message says why."),
+    401: answer("The token is missing or wrong."),
+    403: answer("The request comes from another site."),
+    409: answer("The job has ended already, or was cancelled while its end was waited for."),
+    413: answer("The request is too large."),
+    422: answer("A field is wrong; the message names it."),
+    429: answer("The queue is full; Retry-After says when to try again."),
+    500: answer("A job failed."),
 }
-NOT_FOUND: Responses = {404: told("There is no such job, or it has no such file.")}
+NOT_FOUND: Responses = {404: answer("There is no such job, or it has no such file.")}
 STARTED: Responses = {
-    200: told("The job at its end, with ?wait=true.", JobRecord),
-    202: told("The job, queued.", JobRecord),
+    200: answer("The job at its end, with ?wait=true.", JobRecord),
+    202: answer("The job, queued.", JobRecord),
 }
-EVENTS = file("text/event-stream", "Server-sent events.")
-PICTURE = file("image/png", "A picture with its settings inside.")
-PAGE = file("text/html", "A page that needs nothing else.")
+EVENTS = file_answer("text/event-stream", "Server-sent events.")
+PICTURE = file_answer("image/png", "A picture with its settings inside.")
+PAGE = file_answer("text/html", "A page that needs nothing else.")
 EITHER: Responses = {
     200: {
         "description": "The pictures; with stream, partial ones first as server-sent events.",

@@ -61,7 +61,7 @@ def colorize(
     """
     wide, tall = photo.size
     small_gray = luminance(shrunk(photo, SIDE)).astype(np.float32)
-    guessed = agreed(torch.from_numpy(small_gray)[None, None], chroma_of)[0].numpy()
+    guessed = consensus_chroma(torch.from_numpy(small_gray)[None, None], chroma_of)[0].numpy()
     if like is not None:
         guessed = with_palette(guessed, small_gray, shrunk(like, SIDE))
     slope, offset = guided_filter(small_gray, STRENGTH * saturation * guessed)
@@ -90,7 +90,7 @@ def colorize(
     return photo.with_values(out)
 
 
-def agreed(gray: Tensor, chroma_of: Callable[[Tensor], Tensor]) -> Tensor:
+def consensus_chroma(gray: Tensor, chroma_of: Callable[[Tensor], Tensor]) -> Tensor:
     """The chroma (1, 3, h, w) that guesses from several views of a photo (1, 1, h, w) have in
     common.
 
@@ -274,7 +274,7 @@ class _Hints:
         return out
 
 
-def without_blocks(x: Tensor, quality: float) -> Tensor:
+def deblock_chroma(x: Tensor, quality: float) -> Tensor:
     """A picture (1, 3, h, w) without the squares of one color that strong JPEG leaves in flat
     parts: its chroma follows its luminance over the length of a square.
 

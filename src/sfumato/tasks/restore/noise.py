@@ -109,7 +109,7 @@ def measured_noise(photo: Photo, options: RestoreOptions) -> Noise:
         None if photo.alpha is None else photo.alpha[top : top + SAMPLE, left : left + SAMPLE] > 0
     )
     if photo.quality is None:
-        return noise_by_light(x, seen)
+        return signal_dependent_noise(x, seen)
     return Noise(noise_under_jpeg(x))
 
 
@@ -169,7 +169,7 @@ def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> fl
     return flattest_noise(x) if level is None else level
 
 
-def noise_by_light(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> Noise:
+def signal_dependent_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> Noise:
     """White noise of a picture (C, H, W), and how it depends on the light.
 
     Patches of like brightness tell how strong noise is there, and two numbers are fitted to that.

@@ -34,7 +34,7 @@ from sfumato.denoiser.restorer import (
 from sfumato.errors import OptionError
 from sfumato.space.tile import windowed
 from sfumato.tasks.restore import masks
-from sfumato.tasks.restore.color import colorize, luminance, tone, toned, without_blocks
+from sfumato.tasks.restore.color import colorize, deblock_chroma, luminance, tone, toned
 from sfumato.tasks.restore.noise import Noise, measured_noise, quality
 from sfumato.tasks.restore.options import Only, RestoreOptions
 from sfumato.tasks.restore.patches import WIDE, Filled, complete, wide_holes
@@ -387,4 +387,4 @@ def answer(
             lambda seen, told_of: engine.repair(seen, told_of, sigma, only), views, y, planes
         )
     quality = 100 * float(planes[0, PLANES.index("quality"), 0, 0])
-    return without_blocks(made, quality)
+    return deblock_chroma(made, quality)
