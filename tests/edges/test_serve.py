@@ -117,11 +117,13 @@ def test_names_complete_a_word(server):
 
 
 def test_a_body_in_parts_may_not_be_too_large_either(tmp_path):
-    client = TestClient(build(Settings(tmp_path, largest=1000)))
+    app = build(Settings(tmp_path, largest=1000))
+    client = TestClient(app)
     parts = (b"x" * 400 for _ in range(5))  # without a length
     answer = client.post("/v1/create", content=parts, headers={"content-type": "application/json"})
     assert answer.status_code == 413 and "1000 bytes" in answer.text
     assert client.post("/v1/create", content=(b"{}" for _ in range(1))).status_code == 422
+    app.state.queue.store.close()
 
 
 def test_models_with_and_without_their_student_do_not_mix(server):
