@@ -99,6 +99,19 @@ def test_invokeai():
     }
 
 
+def test_a_graph_of_circles_ends_at_once():
+    """Each node leads to all others, and none says a text."""
+    links = {f"in{k}": [str(k), 0] for k in range(30)}
+    nodes = {str(k): {"class_type": "Mix", "inputs": links} for k in range(30)}
+    sampler = {"class_type": "KSampler", "inputs": {"positive": ["0", 0], "negative": ["1", 0]}}
+    assert options_of({"prompt": json.dumps({**nodes, "s": sampler})}) == {}
+
+
+def test_numbers_that_are_none_are_left_out():
+    said = "a cat\nSteps: 5, CFG scale: inf, Denoising strength: nan, Seed: 3"
+    assert options_of({"parameters": said}) == {"prompt": "a cat", "steps": 5, "seed": 3}
+
+
 @pytest.mark.parametrize(
     "texts",
     [

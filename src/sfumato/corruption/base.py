@@ -192,13 +192,8 @@ CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
 }
 
 
-MOST = {
-    "none": 0,
-    "gray": 0,
-    "mask": 2,
-    "down": 2,
-    "grain": 2,
-}  # words behind a name; one elsewhere
+# words behind a name; one elsewhere
+MOST = {"none": 0, "gray": 0, "mask": 2, "down": 2, "grain": 2}
 
 
 def parse(text: str) -> Corruption:

@@ -93,8 +93,8 @@ class FilmGrain:
         reach = math.ceil(3 * self.soft)
         kernel = torch.exp(-(torch.arange(-reach, reach + 1).to(x) ** 2) / (2 * self.soft**2))
         kernel = kernel / kernel.square().sum().sqrt()  # white noise keeps its level
-        wide, tall = (n + 2 * reach for n in x.shape[-2:])
-        n = normal(x.new_empty(len(x), 1, wide, tall), generator)
+        tall, wide = (n + 2 * reach for n in x.shape[-2:])
+        n = normal(x.new_empty(len(x), 1, tall, wide), generator)
         n = F.conv2d(F.conv2d(n, kernel[None, None, None]), kernel[None, None, :, None])
         return Corrupted(x + sigma.to(x.dtype)[:, None, None, None] * n, sigma)
 

@@ -7,6 +7,7 @@ InvokeAI a record under ``invokeai_metadata``. What has no counterpart here is l
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,6 @@ from sfumato.sampler.registry import sampler_name, schedule_name
 
 # of A1111's last line
 PAIR = re.compile(r'\s*([\w ]+):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
-DEPTH = 20  # nodes between a sampler and the text that it follows
 
 
 def read_options(path: Path | bytes) -> dict[str, Any]:
@@ -123,15 +123,17 @@ def _inputs(nodes: Mapping[str, Any], link: object) -> dict[str, Any]:
     return inputs if isinstance(inputs, dict) else {}
 
 
-def _texts(nodes: Mapping[str, Any], link: object, depth: int = DEPTH) -> Iterator[str]:
-    """The texts that a link leads to, the nearest first."""
-    inputs = _inputs(nodes, link)
-    for value in inputs.values():
-        if isinstance(value, str) and value.strip():
-            yield value
-    for value in inputs.values():
-        if isinstance(value, list) and depth:
-            yield from _texts(nodes, value, depth - 1)
+def _texts(nodes: Mapping[str, Any], link: object) -> Iterator[str]:
+    """The texts that a link leads to, the nearest first; each node is looked at once."""
+    waiting, seen = [link], set[str]()
+    while waiting:
+        link = waiting.pop(0)
+        if not (isinstance(link, list) and link) or str(link[0]) in seen:
+            continue
+        seen.add(str(link[0]))
+        values = list(_inputs(nodes, link).values())
+        yield from (value for value in values if isinstance(value, str) and value.strip())
+        waiting += [value for value in values if isinstance(value, list)]
 
 
 def from_invokeai(text: str) -> dict[str, Any]:
@@ -177,9 +179,10 @@ def _options(
 
 def _number(value: object, kind: type[int] | type[float]) -> int | float | None:
     try:
-        return kind(str(value)) if isinstance(value, str | int | float) else None
+        number = kind(str(value)) if isinstance(value, str | int | float) else None
     except ValueError:
         return None
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _sampler(sampler: str, schedule: str) -> dict[str, Any]:

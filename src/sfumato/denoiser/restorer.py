@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.config import Config
-from sfumato.image import LUMA
 from sfumato.types import Condition
 
 # 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
@@ -25,7 +24,6 @@ PLANES = ("known", "color", "detail", "quality")
 TILE, MARGIN = 640, 96
 # the eight ways to lay a square; the first is as it is
 VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
-BLUE, RED = 0.564, 0.713  # of the differences from it, so that all colors lie within [-1, 1]
 # halvings over which hidden pixels are interpolated, and the margin for a network that begins so
 REACH, FILLS_MARGIN = 5, 192
 
@@ -89,19 +87,6 @@ def self_ensemble(
         back = torch.rot90(answer(*seen), -turns, (-2, -1))
         answers.append(back.flip(-1) if mirrored else back)
     return sum(answers[1:], answers[0]) / len(answers)
-
-
-def plane_of(x: Tensor) -> Tensor:
-    """Where colors (B, 3, H, W) lie on the plane of blue and red differences (B, 2, H, W)."""
-    gray = (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1)
-    return torch.stack([BLUE * (x[:, 2] - gray), RED * (x[:, 0] - gray)], dim=1)
-
-
-def chroma_at(plane: Tensor) -> Tensor:
-    """What is to be added to gray, (B, 3, H, W), at places (B, 2, H, W) of that plane."""
-    blue, red = plane[:, 0] / BLUE, plane[:, 1] / RED
-    green = -(LUMA[0] * red + LUMA[2] * blue) / LUMA[1]
-    return torch.stack([red, green, blue], dim=1)
 
 
 class RestorerConfig(Config):

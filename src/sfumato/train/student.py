@@ -231,9 +231,11 @@ def train_student(
     job = StudentJob(teacher, pictures, plan, output / "cache", settings.seed)
     start = fingerprint(teacher.network, encoder.clip)
     texts = hashlib.blake2b("\0".join(job.texts).encode(), digest_size=12).hexdigest()
-    yield from in_tenths(job.prepare(f"{start} {texts} {plan.student_steps} {settings.seed}"))
+    how = f"{job.teacher.sampler} {job.teacher.guidance_scale:g} {len(job.walked) - 1}"
+    key = f"{start} {texts} {how} {plan.student_steps} {settings.seed}"
+    yield from in_tenths(job.prepare(key))
     add_low_rank(teacher.network, rank)
-    about = {"start": start, "rank": rank}
+    about = {"start": start, "rank": rank, "teacher": how}
     about |= plan.model_dump(include={"student_steps", "walks"})
     known = identity(plan, data, teacher.network.config, task="student", **about)
     yield from train(job, settings, output, known)

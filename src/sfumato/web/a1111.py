@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from sfumato import image, metadata
-from sfumato.data.foreign import read_options
+from sfumato.data.foreign import options_of
 from sfumato.errors import OptionError
 from sfumato.hub.load import bundled
 from sfumato.sampler.registry import SAMPLERS
@@ -236,10 +236,13 @@ async def interrupt(request: Request) -> dict[str, Any]:
 @router.post("/png-info")
 async def png_info(asked: Info) -> dict[str, Any]:
     """What a picture says about how it was made."""
-    data = decoded(asked.image)
-    _, text = await asyncio.to_thread(metadata.read, data)
-    options = await asyncio.to_thread(read_options, data)
-    return {"info": text or "", "items": {"parameters": text or ""}, "parameters": options}
+    settings, texts = await asyncio.to_thread(metadata.read_all, decoded(asked.image))
+    text = texts.get("parameters", "")
+    return {
+        "info": text,
+        "items": {"parameters": text},
+        "parameters": settings or options_of(texts),
+    }
 
 
 @router.get("/samplers")

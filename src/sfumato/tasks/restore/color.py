@@ -18,7 +18,6 @@ from torch import Tensor
 from sfumato.corruption.color import Grayscale
 from sfumato.corruption.resample import magnify
 from sfumato.data.photo import Photo
-from sfumato.denoiser.restorer import chroma_at, plane_of
 from sfumato.image import LUMA
 from sfumato.tasks.restore.options import rgb
 
@@ -29,6 +28,8 @@ STRENGTH = 1.15  # of what they have in common
 BLOCKS = 10, 20  # JPEG qualities up to which, and from which on no more, chroma is evened out
 DOUBT = 6.0  # how much the views' disagreement pales the mean of their guesses
 TONED = 6  # of 255: chroma that compression adds to a print in one tone stays below it
+# of the differences of blue and red from luminance, so that all colors lie within [-1, 1]
+BLUE, RED = 0.564, 0.713
 LIGHTS = 24  # brightnesses at which palettes are compared
 ROWS = 256  # of the full picture that are worked on at once
 # of a hint: share of the small copy's longer side, and difference of luminance in [-1, 1]
@@ -149,6 +150,19 @@ def with_palette(
     moved = inverse @ _root(spread @ aim @ spread) @ inverse @ own + other(gray.ravel())
     placed = torch.from_numpy(moved.reshape(1, 2, *gray.shape)).float()
     return chroma_at(placed)[0].numpy()
+
+
+def plane_of(x: Tensor) -> Tensor:
+    """Where colors (B, 3, H, W) lie on the plane of blue and red differences (B, 2, H, W)."""
+    gray = (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1)
+    return torch.stack([BLUE * (x[:, 2] - gray), RED * (x[:, 0] - gray)], dim=1)
+
+
+def chroma_at(plane: Tensor) -> Tensor:
+    """What is to be added to gray, (B, 3, H, W), at places (B, 2, H, W) of that plane."""
+    blue, red = plane[:, 0] / BLUE, plane[:, 1] / RED
+    green = -(LUMA[0] * red + LUMA[2] * blue) / LUMA[1]
+    return torch.stack([red, green, blue], dim=1)
 
 
 def _root(matrix: NDArray[Any]) -> NDArray[Any]:
