@@ -145,6 +145,22 @@ def test_what_cannot_be_searched(served, body, said):
     assert str(folder) not in str(answer)
 
 
+def test_a_corruption_reads_no_file_of_the_server(served):
+    body = {"corruption": "mask:file:/etc/hostname"}
+    status, answer = ask(served[0], "/v1/reduce", body)
+    assert status == 400 and "reads no files" in answer["error"]["message"]
+
+
+def test_lessons_are_jobs(served):
+    points = [[k % 7, k % 5, 1] for k in range(60)]
+    body = {"lesson": "losses", "points": points, "steps": 5}
+    status, job = ask(served[0], "/v1/lessons?wait=true", body)
+    assert status == 200
+    assert set(job["result"]["pictures"][0]["curves"]) == {"squared", "absolute", "classes"}
+    status, job = ask(served[0], "/v1/lessons?wait=true", {"lesson": "denoising", "steps": 5})
+    assert job["result"]["pictures"][0]["url"].endswith("/pictures/0")
+
+
 def test_points_are_walked(served):
     points = [[k % 7, k % 5, 1 + k % 2] for k in range(60)]
     body = {"points": points, "training": 20, "count": 4, "steps": 3, "follow": 1}

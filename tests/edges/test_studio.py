@@ -212,21 +212,43 @@ def test_points_are_learned_while_one_watches(page):
     page.wait_for_selector("body[data-ready=learn]")
     playwright.expect(page.locator("#learn output")).to_have_text("600 points")
     page.click("#learn [data-preset=none]")
-    page.click("#learn [type=submit]")
-    assert "Draw some points" in page.locator("#learn .status").inner_text()
-    box = page.locator("#learn canvas").bounding_box()
+    page.click("#learn > form [type=submit]")
+    assert "Draw some points" in page.locator("#learn > form .status").inner_text()
+    box = page.locator("#learn > .results canvas").bounding_box()
     page.mouse.move(box["x"] + 200, box["y"] + 200)
     page.mouse.down()
     page.mouse.move(box["x"] + 300, box["y"] + 300, steps=20)
     page.mouse.up()
     assert int(page.locator("#learn output").inner_text().split()[0]) > 40
     page.fill("#learn [name=steps]", "5")
-    page.click("#learn [type=submit]")
+    page.click("#learn > form [type=submit]")
     page.wait_for_selector("#learn .play:not([disabled])", timeout=120_000)
     assert page.locator("#learn output").inner_text() == "the points that were made"
     page.focus("#learn [name=step]")
     page.keyboard.press("Home")
     assert "step 1 of 5" in page.locator("#learn output").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "canvases"),
+    [
+        ("outliers", "PCA needs no training", 2),
+        ("losses", "the likeliest height", 1),
+        ("labels", "bit for bit", 2),
+        ("denoising", "nearer to the true digits", 0),
+    ],
+)
+def test_a_question_is_answered_by_an_experiment(page, name, said, canvases):
+    page.goto(page.url.split("#")[0] + "#learn")
+    page.wait_for_selector("body[data-ready=learn]")
+    lesson = page.locator(f"[data-lesson={name}]")
+    lesson.locator("[type=submit]").click()
+    verdict = lesson.locator(".verdict")
+    playwright.expect(verdict).to_contain_text(said, timeout=120_000)
+    assert lesson.locator("canvas").count() == canvases
+    assert lesson.locator(".found img").count() == (name == "denoising")
+    page.set_viewport_size({"width": 380, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
 
 
 def test_search_by_a_picture(page, tmp_path):

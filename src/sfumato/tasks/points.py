@@ -7,7 +7,7 @@ network is a small one, as a point has two numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,16 @@ WIDTH, WAVES = 128, 16
 UNNAMED = 0.15  # share of points whose class is not told in training
 GRID, REACH = 17, 2.4  # arrows a side, and how far from the middle the outermost stand
 MOST = 4000  # points
+Point = tuple[float, float, int]
+
+
+def sensible(points: Sequence[Point]) -> None:
+    """Refuse points that lie nowhere, and classes other than 1 and 2."""
+    for x, y, kind in points:
+        if not (math.isfinite(x) and math.isfinite(y) and abs(x) < 1e6 and abs(y) < 1e6):
+            raise OptionError(f"the point {x:g}, {y:g} is not on the plane")
+        if kind not in (1, 2):
+            raise OptionError(f"a point's class is 1 or 2, not {kind}")
 
 
 class PointsOptions(Options):
@@ -46,7 +56,7 @@ class PointsOptions(Options):
     0
     """
 
-    points: tuple[tuple[float, float, int], ...] = option(
+    points: tuple[Point, ...] = option(
         ..., "x, y and class (1 or 2) of each point.", min_length=2, max_length=MOST
     )
     training: int = option(1500, "Training steps.", ge=1, le=20_000)
@@ -60,11 +70,7 @@ class PointsOptions(Options):
     @field_validator("points")
     @classmethod
     def _sensible(cls, points: Any) -> Any:
-        for x, y, kind in points:
-            if not (math.isfinite(x) and math.isfinite(y) and abs(x) < 1e6 and abs(y) < 1e6):
-                raise OptionError(f"the point {x:g}, {y:g} is not on the plane")
-            if kind not in (1, 2):
-                raise OptionError(f"a point's class is 1 or 2, not {kind}")
+        sensible(points)
         return points
 
     @field_validator("sampler")

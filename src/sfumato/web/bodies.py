@@ -25,6 +25,7 @@ from sfumato.hub.load import bundled, restorers
 from sfumato.hub.lora import lora_scale
 from sfumato.runtime import random_seed
 from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.lessons import LessonOptions
 from sfumato.tasks.points import PointsOptions
 from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.restore.options import RestoreOptions
@@ -100,7 +101,11 @@ class PointsBody(PointsOptions):
     """A request to learn points on a plane, and to walk from noise to new ones."""
 
 
-Body = CreateBody | TraceBody | RestoreBody | ReduceBody | SearchBody | PointsBody
+class LessonBody(LessonOptions):
+    """A request for one of the experiments of the page Learn."""
+
+
+Body = CreateBody | TraceBody | RestoreBody | ReduceBody | SearchBody | PointsBody | LessonBody
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,8 @@ def _restored(body: RestoreBody, models: Mapping[str, str]) -> dict[str, Any]:
 def _reduced(body: ReduceBody, folder: Path) -> dict[str, Any]:
     if len(body.codes) > CODES or max(body.codes) > LARGEST_CODE:
         raise OptionError(f"the server compares {CODES} codes of {LARGEST_CODE} numbers at most")
+    if "file:" in (body.corruption or ""):
+        raise OptionError("a corruption of the server reads no files")
     kind = Path(body.name).suffix.lower()
     if kind not in TABLES:
         raise OptionError(f"{body.name}: send {', '.join(TABLES)}")

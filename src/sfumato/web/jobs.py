@@ -24,6 +24,7 @@ from sfumato.tasks.search.space import settings_of
 from sfumato.web.bodies import (
     Body,
     CreateBody,
+    LessonBody,
     PointsBody,
     ReduceBody,
     RestoreBody,
@@ -43,6 +44,7 @@ KINDS: dict[type[Body], str] = {
     ReduceBody: "reduce",
     SearchBody: "search",
     PointsBody: "points",
+    LessonBody: "lesson",
 }
 
 
@@ -188,6 +190,12 @@ async def search(request: Request, body: SearchBody, wait: bool = False) -> Resp
 @router.post("/points", responses=STARTED)
 async def points(request: Request, body: PointsBody, wait: bool = False) -> Response:
     """Learn points on a plane, and walk from noise to new ones."""
+    return await _answer(request, body, wait)
+
+
+@router.post("/lessons", responses=STARTED)
+async def lesson(request: Request, body: LessonBody, wait: bool = False) -> Response:
+    """Make one of the experiments of the page Learn."""
     return await _answer(request, body, wait)
 
 

@@ -22,11 +22,12 @@ from PIL import Image
 from sfumato import image
 from sfumato.data import photo as photos
 from sfumato.hub.load import Model
-from sfumato.tasks import points
+from sfumato.tasks import lessons, points
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, opened, resolve
 from sfumato.tasks.create.run import Made, walk_rows
 from sfumato.tasks.explain.experiments import Explained, steps
+from sfumato.tasks.lessons import LessonOptions
 from sfumato.tasks.points import PointsOptions
 from sfumato.tasks.reduce import compare as reducing
 from sfumato.tasks.reduce import report
@@ -132,6 +133,8 @@ def perform(works: Sequence[Work], models: Models) -> Iterator[Event]:
             yield from _search(works[0])
         case "points":
             yield from _points(works[0], models)
+        case "lesson":
+            yield from _lesson(works[0])
 
 
 def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
@@ -273,6 +276,22 @@ def _points(work: Work, models: Models) -> Iterator[Event]:
         about = {name: _rounded(getattr(event, name)) for name in ("paths", "grid", "guesses")}
         about |= {"loss": round(event.loss, 4), "sigmas": [round(s, 4) for s in event.sigmas]}
         yield Finished(0, "", about)
+
+
+def _lesson(work: Work) -> Iterator[Event]:
+    """Make an experiment; its numbers are the result, and pictures on the way are previews."""
+    for event in lessons.lesson(LessonOptions.build(work.request)):
+        if isinstance(event, Progress):
+            yield Told(0, event)
+        elif not event.final and event.picture is not None:
+            yield Preview(0, encoded(event.picture))
+        else:
+            file = ""
+            if event.picture is not None:
+                file = "0.png"
+                work.folder.mkdir(parents=True, exist_ok=True)
+                event.picture.save(work.folder / file)
+            yield Finished(0, file, event.about)
 
 
 def _rounded(values: torch.Tensor) -> Any:

@@ -11,12 +11,13 @@ const slider = page.querySelector("[name=step]");
 const arrows = page.querySelector("[name=arrows]");
 const player = page.querySelector(".play");
 const field = (name) => form.elements[name];
-const REACH = 2.4; // half the side of the plane
+export const REACH = 2.4; // half the side of the plane
 const MOST = 4000;
 const COLORS = { 1: "#c2410c", 2: "#1d6fb8" };
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 let points = [];
 let walks = null;
+export const drawn = () => points.map(([x, y, kind]) => [Number(x.toFixed(3)), Number(y.toFixed(3)), kind]);
 let timer = null;
 
 export async function open() {
@@ -158,7 +159,7 @@ form.addEventListener("submit", async (event) => {
     return;
   }
   play(false);
-  const asked = { points: points.map(([x, y, kind]) => [Number(x.toFixed(3)), Number(y.toFixed(3)), kind]) };
+  const asked = { points: drawn() };
   for (const name of ["steps", "follow", "guidance_scale"]) asked[name] = Number(field(name).value);
   asked.sampler = field("sampler").value;
   const done = await perform(form, "/v1/points", async () => asked);

@@ -5,6 +5,7 @@ import * as create from "./create.js";
 import * as explain from "./explain.js";
 import { run } from "./gallery.js";
 import * as learn from "./learn.js";
+import "./lessons.js";
 import "./reduce.js";
 import "./restore.js";
 import * as search from "./search.js";

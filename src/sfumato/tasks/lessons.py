@@ -1,0 +1,318 @@
+"""Four short experiments for a reader without mathematics: what PCA and an autoencoder make of
+points, which loss gives which answer, whether labels are needed, and a denoising autoencoder that
+learns while one watches.
+
+Each trains in seconds, by the loop and the objective that train everything else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Generator, Tensor, nn
+
+from sfumato import image
+from sfumato.config import Options, option
+from sfumato.errors import OptionError
+from sfumato.estimators import PCA
+from sfumato.metrics import knn_accuracy, psnr
+from sfumato.runtime import stream
+from sfumato.space.autoencoder import Autoencoder, DeepAutoencoder, DeepConfig
+from sfumato.tasks.points import REACH, Point, sensible
+from sfumato.train.codes import AutoencoderFit
+from sfumato.train.loop import Job, train
+from sfumato.train.settings import TrainSettings
+from sfumato.types import Progress
+
+CURVE = 200  # points along a line or a curve
+CORNER = 0.8  # where outliers are thrown, of the way to the plane's corner
+BINS = 48  # of a height, for the loss that chooses the likeliest
+ASIDE = 397  # digits that are measured on; 1,400 are trained on
+SHOWN = 12  # digits of a picture
+WATCHED = 8  # pictures of a training
+Lesson = Literal["outliers", "losses", "labels", "denoising"]
+
+
+class LessonOptions(Options):
+    """Which experiment, and on what.
+
+    Examples
+    --------
+    >>> LessonOptions(lesson="labels").steps
+    1000
+    """
+
+    lesson: Lesson = option(..., "outliers, losses, labels or denoising.")
+    points: tuple[Point, ...] = option(
+        (), "For outliers and losses: x, y and class of each point.", max_length=4000
+    )
+    outliers: float = option(
+        0.05, "Share of the points that are thrown into a corner.", ge=0, le=0.5
+    )
+    corruption: Literal["noise:100", "mask:0.5", "mask:box:0.25", "down:2"] = option(
+        "noise:100", "For denoising: what happens to the digits."
+    )
+    steps: int = option(1000, "Training steps.", ge=1, le=10_000)
+    seed: int = option(0, "Seed of weights and batches.", ge=0, lt=2**32)
+
+    def model_post_init(self, context: Any) -> None:
+        """Points are needed where they are learned."""
+        sensible(self.points)
+        if self.lesson in ("outliers", "losses") and len(self.points) < 8:
+            raise OptionError("draw at least 8 points first")
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came of an experiment: numbers for a plot, and for `denoising` pictures.
+
+    Attributes
+    ----------
+    about : dict
+        JSON.
+    picture : PIL.Image.Image, optional
+        Of digits: as they are, damaged, and restored, in three rows.
+    final : bool
+        False while the network still learns.
+    """
+
+    about: dict[str, Any]
+    picture: Image.Image | None = None
+    final: bool = True
+
+
+def lesson(options: LessonOptions) -> Iterator[Progress | Learned]:
+    """Make an experiment; the last event is its result.
+
+    Examples
+    --------
+    >>> points = [(t / 20, t / 20, 1) for t in range(20)]
+    >>> *_, end = lesson(LessonOptions(lesson="outliers", points=points, steps=2))
+    >>> end.about["pca"]["clean"]["error"] < 1e-9  # a line is all that PCA needs
+    True
+    """
+    match options.lesson:
+        case "outliers":
+            yield from _outliers(options)
+        case "losses":
+            yield from _losses(options)
+        case "labels":
+            yield from _labels(options)
+        case "denoising":
+            yield from _denoising(options)
+
+
+def _settings(options: LessonOptions) -> TrainSettings:
+    return TrainSettings(
+        steps=options.steps, batch=128, rate=2e-3, warmup=50, cooldown=0.6, average=0,
+        weight_decay=0, seed=options.seed, device="cpu", dtype="float32",
+    )  # fmt: skip
+
+
+def _trained(
+    job: Job, options: LessonOptions, what: str, part: int, parts: int
+) -> Iterator[Progress]:
+    """Train, and tell how far it is: this is one of several trainings."""
+    for event in train(job, _settings(options)):
+        if event.step % 50 == 0 or event.step == event.steps:
+            done = part * event.steps + event.step
+            yield Progress(what, done, parts * event.steps)
+
+
+def _autoencoder(
+    rows: NDArray[np.float32], shape: tuple[int, int, int], layers: tuple[int, ...], codes: int,
+    options: LessonOptions, corruption: str = "none",
+) -> AutoencoderFit:  # fmt: skip
+    """A fresh autoencoder of rows (N, d) in [-1, 1], and its objective."""
+    torch.manual_seed(options.seed)
+    space = DeepAutoencoder(DeepConfig(shape=shape, layers=layers, codes=codes))
+    held = torch.from_numpy(rows)
+    job = AutoencoderFit(space, lambda k: held[k], len(rows), corruption=corruption)
+    job.fit_normalization()
+    return job
+
+
+# ---- PCA and an autoencoder, one number a point
+def _outliers(options: LessonOptions) -> Iterator[Progress | Learned]:
+    """One number in place of two, by a line and by a curve; then once more with outliers."""
+    points = np.array([[x, y] for x, y, _ in options.points], np.float32) / REACH
+    random = np.random.default_rng(options.seed)
+    spoiled = points.copy()
+    far = random.permutation(len(points))[: math.ceil(len(points) * options.outliers)]
+    spoiled[far] = random.normal(CORNER, 0.06, (len(far), 2))
+    about: dict[str, Any] = {"outliers": _places(spoiled[far]), "pca": {}, "autoencoder": {}}
+    kinds = {"clean": points, "spoiled": spoiled}
+    for part, (kind, rows) in enumerate(kinds.items()):
+        pca = PCA(1).fit(rows)
+        about["pca"][kind] = _drawn_through(rows, points, pca.transform, pca.inverse_transform)
+        job = _autoencoder(rows, (1, 1, 2), (48, 48), 1, options)
+        yield from _trained(job, options, "training the autoencoder", part, len(kinds))
+        encode, decode = _as_arrays(job.module)
+        about["autoencoder"][kind] = _drawn_through(rows, points, encode, decode)
+    yield Learned(about)
+
+
+def _as_arrays(space: Autoencoder) -> tuple[Any, Any]:
+    """Encoder and decoder from array to array, rows (N, d)."""
+
+    @torch.inference_mode()
+    def encode(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        z: NDArray[np.float32] = space.encode(torch.from_numpy(rows)[:, None, None]).numpy()
+        return z
+
+    @torch.inference_mode()
+    def decode(codes: NDArray[np.float32]) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = space.decode(torch.from_numpy(codes)).flatten(1).numpy()
+        return rows
+
+    return encode, decode
+
+
+def _drawn_through(
+    rows: NDArray[np.float32], clean: NDArray[np.float32], encode: Any, decode: Any
+) -> dict[str, Any]:
+    """Where all codes of some rows lie, and how far from it the clean points are in the mean
+    square.
+    """
+    codes = encode(rows)
+    along = np.linspace(codes.min(), codes.max(), CURVE, dtype=np.float32)[:, None]
+    error = REACH**2 * float(np.square(decode(encode(clean)) - clean).sum(axis=1).mean())
+    return {"curve": _places(decode(along)), "error": error}
+
+
+def _places(rows: NDArray[np.float32]) -> list[list[float]]:
+    return [[round(REACH * float(x), 3), round(REACH * float(y), 3)] for x, y in rows]
+
+
+# ---- three losses: the height of a point is hidden, and is to be restored
+def _squared(out: Tensor, y: Tensor) -> Tensor:
+    return F.mse_loss(out[:, 0], y)
+
+
+def _absolute(out: Tensor, y: Tensor) -> Tensor:
+    return F.l1_loss(out[:, 0], y)
+
+
+def _likeliest(out: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(out, ((y + 1) / 2 * BINS).long().clamp(0, BINS - 1))
+
+
+LOSSES = {"squared": _squared, "absolute": _absolute, "classes": _likeliest}
+
+
+class _HeightJob:
+    """A network that sees x of a point, and restores its y."""
+
+    def __init__(self, points: Tensor, loss: str) -> None:
+        self.points, self.measure = points, LOSSES[loss]
+        out = BINS if loss == "classes" else 1
+        first = nn.Linear(1, 96)
+        nn.init.normal_(first.weight, std=4)  # steep enough for what was drawn
+        deeper = [nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, out)]
+        self.module = nn.Sequential(first, *deeper)
+        self.weights = torch.ones(len(points))
+
+    def loss(self, rows: Tensor, random: Generator) -> Tensor:
+        """Mean over the rows."""
+        x, y = self.points[rows].unbind(dim=1)
+        return self.measure(self.module(x[:, None]), y)
+
+    def preview(self, path: Path) -> None:
+        """Nothing: it trains in memory."""
+
+    @torch.inference_mode()
+    def answers(self, x: Tensor) -> Tensor:
+        """The heights that it expects: of the classes the middle of the likeliest."""
+        out: Tensor = self.module(x[:, None])
+        if out.shape[1] == 1:
+            return out[:, 0]
+        return (out.argmax(dim=1) + 0.5) / BINS * 2 - 1
+
+
+def _losses(options: LessonOptions) -> Iterator[Progress | Learned]:
+    """The same network with three losses: mean, median and likeliest height at each x."""
+    points = torch.tensor([[x, y] for x, y, _ in options.points]) / REACH
+    x = torch.linspace(float(points[:, 0].min()), float(points[:, 0].max()), CURVE)
+    curves = {}
+    for part, loss in enumerate(LOSSES):
+        torch.manual_seed(options.seed)
+        job = _HeightJob(points, loss)
+        yield from _trained(job, options, f"training with the {loss} loss", part, len(LOSSES))
+        curves[loss] = _places(torch.stack([x, job.answers(x)], dim=1).numpy())
+    yield Learned({"curves": curves})
+
+
+# ---- digits
+def _digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Scikit-learn's 1,797 digits, rows (N, 64) in [-1, 1], and labels; the last are set aside."""
+    digits = load_digits()
+    return (digits.data / 8 - 1).astype(np.float32), digits.target
+
+
+def _labels(options: LessonOptions) -> Iterator[Progress | Learned]:
+    """Two autoencoders, one with the true labels at hand and one with labels drawn by lot: neither
+    looks at them.
+    """
+    rows, labels = _digits()
+    drawn = np.random.default_rng(options.seed).permutation(labels)
+    codes = []
+    for part in range(2):
+        job = _autoencoder(rows[:-ASIDE], (1, 8, 8), (128, 64), 2, options)
+        yield from _trained(job, options, "training the autoencoder", part, 2)
+        with torch.inference_mode():
+            codes.append(job.module.encode(torch.from_numpy(rows).reshape(-1, 1, 8, 8)).numpy())
+    accuracy = {
+        name: knn_accuracy(z[:-ASIDE], known[:-ASIDE], z[-ASIDE:], known[-ASIDE:], 7)
+        for name, z, known in (("true", codes[0], labels), ("drawn", codes[1], drawn))
+    }
+    spread = np.abs(codes[0]).max(axis=0)
+    yield Learned(
+        {
+            "equal": bool(np.array_equal(codes[0], codes[1])),
+            "accuracy": accuracy,
+            "map": (codes[0] / spread).round(3).tolist(),
+            "labels": {"true": labels.tolist(), "drawn": drawn.tolist()},
+        }
+    )
+
+
+def _denoising(options: LessonOptions) -> Iterator[Progress | Learned]:
+    """A denoising autoencoder of digits; from time to time what it makes of digits that it does not
+    train on.
+    """
+    rows, _ = _digits()
+    job = _autoencoder(rows[:-ASIDE], (1, 8, 8), (256,), 64, options, options.corruption)
+    clean = torch.from_numpy(rows[-ASIDE:]).reshape(-1, 1, 8, 8)
+    damaged = job.damage(clean, generator=stream(options.seed)).y
+    moments = {1, *np.geomspace(10, options.steps, WATCHED).round().astype(int).tolist()}
+    for event in train(job, _settings(options)):
+        if event.step not in moments:
+            continue
+        yield Progress("training", event.step, event.steps)
+        with torch.inference_mode():
+            restored = job.module.decode(job.module.encode(damaged)).clamp(-1, 1)
+        before, after = (psnr(*_bytes(y, clean)) for y in (damaged.clamp(-1, 1), restored))
+        about = {"step": event.step, "before": round(before, 2), "after": round(after, 2)}
+        yield Learned(about, _three(clean, damaged, restored), final=event.step == event.steps)
+
+
+def _bytes(y: Tensor, x: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Pictures in 0 to 255, all in one."""
+    a, b = (127.5 * (t.reshape(-1, 8).double().numpy() + 1) for t in (y, x))
+    return a, b
+
+
+def _three(*kinds: Tensor) -> Image.Image:
+    """Rows of digits, large enough to be looked at."""
+    shown = torch.cat([kind[:SHOWN] for kind in kinds])
+    return image.sheet(image.to_pictures(F.interpolate(shown, scale_factor=8)), columns=SHOWN)
