@@ -84,15 +84,15 @@ def test_explain_and_set_other_runs_beside(page):
     page.click("#explain .shown:has-text('step 3')")
     page.click("#explain .words button:has-text('red')")
     assert page.input_value("#explain [name=prompt]") == "a apple"
-    page.click("#explain [type=submit]")
+    page.click("#explain > form:first-child [type=submit]")
     frame.locator("#pictures button >> nth=1").wait_for(timeout=120_000)
     frame.locator("#pictures button >> nth=1").click()
     assert frame.locator("#branch").inner_text() == 'From step 3 on it followed "a apple".'
     assert "from step 3: a apple" in page.locator("#explain .changes").inner_text()
     # nothing changed is told; a run can be taken away again
     page.fill("#explain [name=prompt]", "a red apple")
-    page.click("#explain [type=submit]")
-    assert "Change the text" in page.locator("#explain .status").inner_text()
+    page.click("#explain > form:first-child [type=submit]")
+    assert "Change the text" in page.locator("#explain > form:first-child .status").inner_text()
     page.click("#explain .changes button")
     page.wait_for_selector("#explain .changes li", state="detached")
 
@@ -102,7 +102,7 @@ def test_an_explanation_may_not_speak_to_the_server(page):
     page.wait_for_selector("body[data-ready=explain]")
     page.fill("#explain [name=prompt]", "<img src=x onerror=parent.wrong=1>")
     page.fill("#explain [name=steps]", "2")
-    page.click("#explain [type=submit]")
+    page.click("#explain > form:first-child [type=submit]")
     frame = page.frame_locator("#explain iframe")
     frame.locator("#where", has_text="step 1 of 2").wait_for(timeout=120_000)
     inside = page.frames[-1]
@@ -227,6 +227,31 @@ def test_points_are_learned_while_one_watches(page):
     page.focus("#learn [name=step]")
     page.keyboard.press("Home")
     assert "step 1 of 5" in page.locator("#learn output").inner_text()
+
+
+def test_a_picture_of_ones_own_is_guessed_at(page, tmp_path):
+    Image.new("RGB", (90, 60), "teal").save(tmp_path / "own.png")
+    page.goto(page.url.split("#")[0] + "#explain")
+    page.wait_for_selector("body[data-ready=explain]")
+    page.click("#explain form.own [type=submit]")
+    playwright.expect(page.locator("form.own .status")).to_have_text("Choose a picture first.")
+    page.set_input_files("form.own [name=file]", tmp_path / "own.png")
+    page.click("#explain form.own [type=submit]")
+    page.wait_for_selector(".results.own .channels")
+    first = page.locator(".results.own output").inner_text()
+    page.focus(".results.own label input[type=range]")
+    page.keyboard.press("End")
+    assert page.locator(".results.own output").inner_text() != first
+    changed = page.locator(".results.own .row img").nth(2)
+    before = changed.get_attribute("src")
+    page.focus(".results.own .channels input >> nth=0")
+    page.keyboard.press("End")
+    playwright.expect(changed).not_to_have_attribute("src", before)
+    page.select_option("form.own [name=damage]", "noise")
+    page.click("#explain form.own [type=submit]")
+    playwright.expect(page.locator(".results.own")).to_contain_text("what was taken for noise")
+    page.set_viewport_size({"width": 380, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
 
 
 @pytest.mark.parametrize(

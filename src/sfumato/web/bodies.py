@@ -25,6 +25,7 @@ from sfumato.hub.load import bundled, restorers
 from sfumato.hub.lora import lora_scale
 from sfumato.runtime import random_seed
 from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.explain.probe import ProbeOptions
 from sfumato.tasks.lessons import LessonOptions
 from sfumato.tasks.points import PointsOptions
 from sfumato.tasks.reduce.options import ReduceOptions
@@ -85,6 +86,17 @@ class ReduceBody(ReduceOptions):
     epochs: int | None = Field(None, ge=1, le=EPOCHS)
 
 
+class ProbeBody(ProbeOptions):
+    """A request to try a model on a picture of one's own.
+
+    ``image`` is a picture in base64.
+    """
+
+    image: str = Field(description="The picture, in base64.")
+    model: str = Field("icons", description="The name of a model that the server offers.")
+    prompt: str = Field("", max_length=LONGEST, description="What the picture shows.")
+
+
 class SearchBody(SearchOptions):
     """A request to search an index: the options of search, and words or a picture.
 
@@ -105,7 +117,16 @@ class LessonBody(LessonOptions):
     """A request for one of the experiments of the page Learn."""
 
 
-Body = CreateBody | TraceBody | RestoreBody | ReduceBody | SearchBody | PointsBody | LessonBody
+Body = (
+    CreateBody
+    | TraceBody
+    | RestoreBody
+    | ProbeBody
+    | ReduceBody
+    | SearchBody
+    | PointsBody
+    | LessonBody
+)
 
 
 @dataclass(frozen=True)
@@ -133,6 +154,8 @@ def checked(body: Body, folder: Path, offered: Offered) -> dict[str, Any]:
             request |= _created(body, request, offered)
         case RestoreBody():
             request |= _restored(body, offered.models)
+        case ProbeBody():
+            request["model"] = _model(body.model, offered.models)
         case ReduceBody():
             request |= _reduced(body, folder)
         case SearchBody():

@@ -26,6 +26,7 @@ from sfumato.web.bodies import (
     CreateBody,
     LessonBody,
     PointsBody,
+    ProbeBody,
     ReduceBody,
     RestoreBody,
     SearchBody,
@@ -44,6 +45,7 @@ KINDS: dict[type[Body], str] = {
     ReduceBody: "reduce",
     SearchBody: "search",
     PointsBody: "points",
+    ProbeBody: "probe",
     LessonBody: "lesson",
 }
 
@@ -172,6 +174,12 @@ async def restore(request: Request, body: RestoreBody, wait: bool = False) -> Re
 @router.post("/traces", responses=STARTED)
 async def trace(request: Request, body: TraceBody, wait: bool = False) -> Response:
     """Make pictures, and a page that shows every step of how they came about."""
+    return await _answer(request, body, wait)
+
+
+@router.post("/probes", responses=STARTED)
+async def probe(request: Request, body: ProbeBody, wait: bool = False) -> Response:
+    """Try a model on a picture of yours: encode, change and decode it, noise it and guess."""
     return await _answer(request, body, wait)
 
 

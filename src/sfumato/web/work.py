@@ -27,6 +27,7 @@ from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, opened, resolve
 from sfumato.tasks.create.run import Made, walk_rows
 from sfumato.tasks.explain.experiments import Explained, steps
+from sfumato.tasks.explain.probe import ProbeOptions, probe
 from sfumato.tasks.lessons import LessonOptions
 from sfumato.tasks.points import PointsOptions
 from sfumato.tasks.reduce import compare as reducing
@@ -127,6 +128,8 @@ def perform(works: Sequence[Work], models: Models) -> Iterator[Event]:
             yield from _trace(works[0], models)
         case "restore":
             yield from _restore(works[0])
+        case "probe":
+            yield from _probe(works[0], models)
         case "reduce":
             yield from _reduce(works[0])
         case "search":
@@ -229,6 +232,23 @@ def _restore(work: Work) -> Iterator[Event]:
         notes = [*before.notes, *photos.write(event.photo, work.folder / file)]
         count += 1
         yield Finished(0, file, {"report": public(event.report), "notes": notes})
+
+
+def _probe(work: Work, models: Models) -> Iterator[Event]:
+    """Try a model on a picture; each picture that is shown is one of the result."""
+    request = {k: v for k, v in work.request.items() if k not in ("image", "model")}
+    picture = image.read(Path(work.request["image"]))
+    model = models.get(CreateOptions(model=work.request["model"]))
+    work.folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for event in probe(picture, ProbeOptions.build(request), model):
+        if isinstance(event, Progress):
+            yield Told(0, event)
+            continue
+        file = f"{count}.png"
+        event.picture.save(work.folder / file)
+        count += 1
+        yield Finished(0, file, {"what": event.what, **event.about})
 
 
 def _reduce(work: Work) -> Iterator[Event]:

@@ -152,9 +152,7 @@ def damage(
     """Each picture with its damage; the same at every call."""
     if task == "fill" and amount not in SHAPES:
         raise unknown("shape to fill", str(amount), SHAPES)
-    number = (
-        float(amount) if task in ("denoise", "enlarge", "dejpeg") and amount is not None else 0.0
-    )
+    number = _number(task, amount)
     if task == "colorize" and gray:
         raise OptionError("--colorize needs pictures in color: leave --gray out")
     if task == "denoise" and not 0 < number <= 255:
@@ -171,13 +169,8 @@ def damage(
                 raise
             left_out(str(error))
             continue
-        yield _damaged(
-            sample.name,
-            np.asarray(picture.convert("L") if gray else picture, np.float64),
-            task,
-            amount,
-            number,
-        )
+        values = np.asarray(picture.convert("L") if gray else picture, np.float64)
+        yield spoil(sample.name, values, task, amount)
 
 
 def _read(sample: Sample, smallest: int) -> Image.Image:
@@ -193,10 +186,14 @@ def _read(sample: Sample, smallest: int) -> Image.Image:
     return picture
 
 
-def _damaged(
-    name: str, clean: NDArray[np.float64], task: Task, amount: float | str | None, number: float
-) -> Damaged:
-    """A picture (H, W[, C]) and what is left of it; `number` is the amount, where it is one."""
+def _number(task: Task, amount: float | str | None) -> float:
+    """The amount, where it is a number."""
+    return float(amount or 0) if task in ("denoise", "enlarge", "dejpeg") else 0.0
+
+
+def spoil(name: str, clean: NDArray[np.float64], task: Task, amount: float | str | None) -> Damaged:
+    """A picture (H, W[, C]) of 0 to 255, and what is left of it; the same for the same name."""
+    number = _number(task, amount)
     clean = clean if clean.ndim == 3 else clean[..., None]
     if task == "enlarge":
         tall, wide = (int(int(n / number) * number) for n in clean.shape[:2])

@@ -4,6 +4,7 @@ import { json } from "./api.js";
 import * as create from "./create.js";
 import * as explain from "./explain.js";
 import { run } from "./gallery.js";
+import "./own.js";
 import * as learn from "./learn.js";
 import "./lessons.js";
 import "./reduce.js";

@@ -1,0 +1,224 @@
+"""Experiments with a picture of one's own: through the autoencoder and back, with channels of its
+code changed; noised at several levels, and guessed at; or spoiled in another way, and restored.
+
+The last is the same idea with another corruption: what is measured is ``y = A x``, and an answer
+that agrees with it has ``A D(y) = y``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sfumato import image
+from sfumato.config import Options, option
+from sfumato.corruption.color import Grayscale
+from sfumato.corruption.jpeg import JPEG
+from sfumato.corruption.resample import Downscale, interpolate
+from sfumato.errors import OptionError
+from sfumato.hub.load import Model
+from sfumato.metrics import psnr
+from sfumato.runtime import stream
+from sfumato.sampler.ode import level
+from sfumato.space.kl import AutoencoderKL
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.plan import resolve
+from sfumato.tasks.evaluate.options import Task
+from sfumato.tasks.evaluate.restoration import Damaged, spoil, trained
+from sfumato.tasks.restore.networks import RestorationNetworks
+from sfumato.types import Progress
+
+LARGEST = 512  # side of a picture that is spoiled and restored
+AMPLIFIED = 4  # how much larger differences are drawn
+Damage = Literal["noise", "hole", "color", "size", "jpeg"]
+DAMAGES: dict[Damage, tuple[Task, float | str | None]] = {
+    "noise": ("denoise", 50.0),
+    "hole": ("fill", "text"),
+    "color": ("colorize", None),
+    "size": ("enlarge", 4.0),
+    "jpeg": ("dejpeg", 10.0),
+}
+
+
+class ProbeOptions(Options):
+    """What to try on a picture.
+
+    Examples
+    --------
+    >>> ProbeOptions(levels=4).damage is None
+    True
+    """
+
+    prompt: str = option("", "What the network is told that the picture shows.")
+    levels: int = option(8, "Noise levels to try, evenly among those of a walk.", ge=0, le=30)
+    channels: tuple[float, ...] = option(
+        (), "Factor of each channel of the code, before it is decoded.", max_length=64
+    )
+    damage: Damage | None = option(
+        None, "Spoil the picture so, and restore it: noise, hole, color, size or jpeg."
+    )
+    seed: int = option(0, "Seed of the noise.", ge=0, lt=2**32)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of the experiment.
+
+    Attributes
+    ----------
+    what : str
+        "picture", "decoded", "channel", "changed", "noisy", "guess"; or "measured", "restored",
+        "difference".
+    picture : PIL.Image.Image
+    about : dict
+        Numbers, as JSON.
+    """
+
+    what: str
+    picture: Image.Image
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def probe(picture: Image.Image, options: ProbeOptions, model: Model) -> Iterator[Progress | Shown]:
+    """Try a model on a picture, or the restorers on a spoiled one.
+
+    Parameters
+    ----------
+    picture : PIL.Image.Image
+    options : ProbeOptions
+    model : Model
+        A diffusion model; the picture is cut to its shape.
+
+    Yields
+    ------
+    Progress or Shown
+
+    Raises
+    ------
+    OptionError
+        For a wrong number of channels, and a model that takes more than noisy latents.
+
+    Examples
+    --------
+    >>> from sfumato.tasks.create.plan import opened
+    >>> red = Image.new("RGB", (80, 60), "red")
+    >>> tried = probe(red, ProbeOptions(levels=1), opened(CreateOptions()))
+    >>> {event.what for event in tried if isinstance(event, Shown)} >= {"decoded", "noisy", "guess"}
+    True
+    """
+    if options.damage is not None:
+        yield from _restored(picture, options.damage)
+        return
+    picture = image.crop_to(image.flattened(picture), model.size)
+    yield Shown("picture", picture)
+    x = image.to_tensor(picture).to(model.device)
+    if model.space.config.latent_channels == 1:
+        x = x.mean(dim=1, keepdim=True)
+    with torch.inference_mode():
+        z = model.space.encode(x)
+        if isinstance(model.space, AutoencoderKL):
+            yield from _coded(picture, z, options, model)
+    if options.levels:
+        yield from _noised(z, options, model)
+
+
+def _coded(
+    picture: Image.Image, z: Tensor, options: ProbeOptions, model: Model
+) -> Iterator[Progress | Shown]:
+    """The picture behind the autoencoder, what each channel adds to it, and with channels
+    changed.
+    """
+    count = z.shape[1]
+    if options.channels:
+        if len(options.channels) != count:
+            raise OptionError(f"the code has {count} channels, not {len(options.channels)}")
+        factors = torch.tensor(options.channels).to(z)[:, None, None]
+        yield Shown("changed", _picture(z * factors, model))
+        return
+    again = _picture(z, model)
+    agreement = psnr(np.asarray(again, np.float64), np.asarray(picture, np.float64))
+    yield Shown("decoded", again, {"psnr": round(agreement, 2), "shape": list(z.shape[1:])})
+    for channel in range(count):
+        without = z.clone()
+        without[:, channel] = 0
+        yield Progress("decoding", channel + 1, count)
+        held = _difference(again, _picture(without, model))
+        size = round(float(z[:, channel].square().mean().sqrt()), 3)
+        yield Shown("channel", held, {"channel": channel, "size": size})
+
+
+def _noised(z: Tensor, options: ProbeOptions, model: Model) -> Iterator[Progress | Shown]:
+    """The picture noised at several levels, and what the network expects under the noise."""
+    if model.network.config.in_channels != model.space.config.latent_channels:
+        raise OptionError(f"{model.name} is shown more than noisy latents")
+    plan = resolve(CreateOptions(steps=options.levels), model)
+    with torch.inference_mode():
+        condition, _ = model.text([plan.styled(options.prompt)], model.size)
+        noise = torch.randn(z.shape, generator=stream(options.seed)).to(z)
+        sigmas = [float(sigma) for sigma in plan.sigmas()[:-1]]
+        for k, sigma in enumerate(sigmas):
+            noisy = z + sigma * noise
+            guess = model.denoiser(noisy, level(sigma, noisy), condition)
+            # the loss of a network that predicts noise: 1 is what guessing nothing costs
+            error = float((guess - z).square().mean() / sigma**2)
+            about = {"sigma": round(sigma, 4), "error": round(error, 5)}
+            yield Progress("guessing", k + 1, len(sigmas))
+            yield Shown("noisy", _picture(noisy, model), about)
+            yield Shown("guess", _picture(guess, model), about)
+
+
+def _picture(z: Tensor, model: Model) -> Image.Image:
+    return image.to_pictures(model.space.decode(z).float())[0].convert("RGB")
+
+
+def _difference(a: Image.Image, b: Image.Image) -> Image.Image:
+    """The first less the second, around gray, amplified."""
+    change = np.asarray(a, np.float32) - np.asarray(b, np.float32)
+    return Image.fromarray((127.5 + AMPLIFIED / 2 * change).clip(0, 255).astype(np.uint8))
+
+
+def _restored(picture: Image.Image, kind: Damage) -> Iterator[Progress | Shown]:
+    """A picture, what is measured of it, what a restorer makes of that, and how far the answer
+    disagrees with what was measured.
+    """
+    picture = image.flattened(picture)
+    picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    yield Progress("restoring", 0, 1)
+    x = spoil("picture", np.asarray(picture, np.float64), *DAMAGES[kind])
+    clean = torch.from_numpy(x.clean).permute(2, 0, 1)[None]
+    made = trained(x, RestorationNetworks()).clamp(0, 255)
+    shown = x.y if x.y.shape[-2:] == made.shape[-2:] else interpolate(x.y, x.size)
+    left = x.y - _measured(x, made)
+    yield Shown("picture", _bytes(clean))
+    yield Shown("measured", _bytes(shown), {"psnr": _psnr(shown.expand_as(clean), clean)})
+    yield Shown("restored", _bytes(made), {"psnr": _psnr(made, clean)})
+    yield Progress("restoring", 1, 1)
+    off = round(float(left.square().mean().sqrt()), 2)
+    yield Shown("difference", _bytes(127.5 + AMPLIFIED / 2 * left), {"rms": off})
+
+
+def _measured(x: Damaged, made: Tensor) -> Tensor:
+    """The same measurement of an answer: ``A D(y)``; noise is not added again."""
+    if x.task == "fill":
+        return made * torch.from_numpy(x.known)
+    if x.task == "enlarge":
+        return Downscale(x.amount).apply(made)
+    if x.task == "colorize":
+        return Grayscale().apply(made)
+    if x.task == "dejpeg":
+        return (JPEG(int(x.amount), int(x.amount))(made / 127.5 - 1).y + 1) * 127.5
+    return made
+
+
+def _bytes(values: Tensor) -> Image.Image:
+    return image.to_pictures((values / 127.5 - 1).clamp(-1, 1).float())[0].convert("RGB")
+
+
+def _psnr(a: Tensor, b: Tensor) -> float:
+    return round(psnr(a[0].double().numpy(), b[0].double().numpy()), 2)

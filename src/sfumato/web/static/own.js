@@ -1,0 +1,126 @@
+// A picture of one's own: what the model's autoencoder keeps of it, what the model takes it to be under
+// noise, and the same idea with another corruption.
+
+import { base64 } from "./api.js";
+import { dropped } from "./brush.js";
+import { perform, say } from "./job.js";
+
+const page = document.getElementById("explain");
+const form = page.querySelector("form.own");
+const results = page.querySelector(".results.own");
+const field = (name) => form.elements[name];
+let file = null;
+let factors = [];
+
+function node(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made[name] = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+function figure(source, caption, alt = caption) {
+  const picture = node("img", { alt });
+  const made = node("figure", {}, picture, node("figcaption", {}, caption));
+  picture.onload = () => made.classList.toggle("small", picture.naturalWidth < 200);
+  picture.src = source;
+  return made;
+}
+
+// ---- noise, and what the model expects under it
+function line(values, chosen) {
+  const [wide, tall] = [320, 90];
+  const top = Math.max(...values, 1e-6);
+  const at = (k) => `${8 + (k / Math.max(1, values.length - 1)) * (wide - 16)},${tall - 8 - (values[k] / top) * (tall - 20)}`;
+  const svg = (tag, attributes) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    return made;
+  };
+  const chart = svg("svg", { viewBox: `0 0 ${wide} ${tall}`, class: "chart", role: "img", "aria-label": "The loss at each noise level" });
+  chart.append(svg("polyline", { points: values.map((_, k) => at(k)).join(" "), fill: "none", stroke: "currentColor", "stroke-width": 2 }));
+  const [x, y] = at(chosen).split(",");
+  chart.append(svg("circle", { cx: x, cy: y, r: 5, fill: "var(--accent)" }));
+  return chart;
+}
+function noised(pictures) {
+  const noisy = pictures.filter((p) => p.what === "noisy").reverse(); // little noise first
+  const guesses = pictures.filter((p) => p.what === "guess").reverse();
+  if (!noisy.length) return [];
+  const shown = node("div", { class: "row" });
+  const slider = node("input", { type: "range", min: 0, max: noisy.length - 1, value: Math.floor(noisy.length / 2) });
+  const said = node("output");
+  const draw = () => {
+    const k = Number(slider.value);
+    shown.replaceChildren(figure(noisy[k].url, `with noise ${noisy[k].sigma.toPrecision(3)}`, "your picture with noise"),
+      figure(guesses[k].url, "what the model takes it to be"), line(noisy.map((p) => p.error), k));
+    said.textContent = `The loss here is ${noisy[k].error.toPrecision(2)}: the squared error of the guessed noise. Guessing nothing costs 1.`;
+  };
+  slider.oninput = draw;
+  draw();
+  return [node("h3", {}, "Guess the noise"), node("label", {}, "Noise", slider), shown, node("p", { class: "hint" }, said)];
+}
+
+// ---- the autoencoder, with channels that can be changed
+function coded(pictures) {
+  const channels = pictures.filter((p) => p.what === "channel");
+  const again = pictures.find((p) => p.what === "decoded");
+  if (!again) return [];
+  factors = channels.map(() => 1);
+  const changed = figure(again.url, "with your changes");
+  const sliders = channels.map((p) => {
+    const slider = node("input", { type: "range", min: -1, max: 3, step: 0.25, value: 1, "aria-label": `Factor of channel ${p.channel + 1}` });
+    slider.onchange = () => {
+      factors[p.channel] = Number(slider.value);
+      edit(changed.querySelector("img"));
+    };
+    return node("div", {}, figure(p.url, `channel ${p.channel + 1}, size ${p.size.toPrecision(2)}`, `what channel ${p.channel + 1} adds`), slider);
+  });
+  return [node("h3", {}, "Through the autoencoder"),
+    node("p", { class: "hint" }, `The picture becomes ${again.shape.join(" x ")} numbers, and a picture again: PSNR ${again.psnr} dB. `
+      + "Below, what each channel adds to it. Move a slider to weaken, strengthen or invert a channel."),
+    node("div", { class: "row" }, figure(pictures.find((p) => p.what === "picture").url, "your picture, as the model sees it"),
+      figure(again.url, "through the autoencoder and back"), changed),
+    node("div", { class: "channels" }, ...sliders)];
+}
+async function edit(picture) {
+  const asked = async () => ({ image: await base64(file), levels: 0, channels: factors });
+  const done = await perform(form, "/v1/probes", asked);
+  const made = done?.pictures.find((p) => p.what === "changed");
+  if (made) picture.src = made.url;
+}
+
+// ---- another corruption
+const SAID = {
+  picture: () => "x: your picture",
+  measured: (p) => `y = A x: what is left of it, ${p.psnr} dB`,
+  restored: (p) => `D(y): restored, ${p.psnr} dB`,
+  difference: (p) => (field("damage").value === "noise" ? `y - D(y): what was taken for noise, deviation ${p.rms}`
+    : `y - A D(y): where the answer disagrees with what was measured, ${p.rms} of 255`),
+};
+function spoiled(pictures) {
+  return [node("h3", {}, "Spoiled and restored"),
+    node("p", { class: "hint" }, "A is what spoils the picture. The network sees y alone. Differences are drawn four times as large, around gray."),
+    node("div", { class: "row" }, ...pictures.map((p) => figure(p.url, SAID[p.what](p))))];
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (!file) {
+    say(form, "Choose a picture first.", true);
+    return;
+  }
+  const asked = { image: await base64(file), prompt: field("prompt").value };
+  const damage = field("damage").value;
+  if (damage) asked.damage = damage;
+  const done = await perform(form, "/v1/probes", async () => asked);
+  if (!done) return;
+  results.replaceChildren(...(damage ? spoiled(done.pictures) : [...coded(done.pictures), ...noised(done.pictures)]));
+});
+field("file").addEventListener("change", () => { file = field("file").files[0] ?? null; });
+dropped(form, (given) => {
+  file = given;
+  say(form, given.name);
+});

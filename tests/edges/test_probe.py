@@ -1,0 +1,64 @@
+"""Experiments with a picture of one's own."""
+
+import pytest
+from PIL import Image, ImageDraw
+
+from sfumato.errors import OptionError
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.plan import opened
+from sfumato.tasks.explain.probe import DAMAGES, ProbeOptions, Shown, probe
+
+
+@pytest.fixture(scope="module")
+def icons():
+    return opened(CreateOptions())
+
+
+@pytest.fixture(scope="module")
+def photo():
+    picture = Image.new("RGB", (120, 90), (150, 190, 235))
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((0, 55, 120, 90), fill=(90, 130, 60))
+    pen.ellipse((30, 20, 80, 70), fill=(200, 60, 40))
+    return picture
+
+
+def shown(picture, model, **asked):
+    events = probe(picture, ProbeOptions(**asked), model)
+    return [event for event in events if isinstance(event, Shown)]
+
+
+def test_a_picture_is_coded_and_guessed_at(icons, photo):
+    found = shown(photo, icons, levels=4)
+    assert [one.what for one in found].count("channel") == 16
+    guesses = [one.about for one in found if one.what == "guess"]
+    assert len(guesses) == 4
+    sigmas = [about["sigma"] for about in guesses]
+    assert sigmas == sorted(sigmas, reverse=True)
+    # what is guessed is better than nothing, which costs 1
+    assert all(0 < about["error"] < 1 for about in guesses)
+
+
+def test_channels_change_the_picture(icons, photo):
+    same, *_ = (one for one in shown(photo, icons, levels=0) if one.what == "decoded")
+    kept = shown(photo, icons, levels=0, channels=[1.0] * 16)[-1]
+    other = shown(photo, icons, levels=0, channels=[0.0] + [1.0] * 15)[-1]
+    assert kept.picture.tobytes() == same.picture.tobytes()
+    assert other.picture.tobytes() != same.picture.tobytes()
+    with pytest.raises(OptionError, match="16 channels, not 3"):
+        shown(photo, icons, channels=[1.0] * 3)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_same_idea_with_another_corruption(icons, photo, damage):
+    found = {one.what: one for one in shown(photo, icons, damage=damage)}
+    assert list(found) == ["picture", "measured", "restored", "difference"]
+    if damage != "color":  # nobody can know the disk's
+        assert found["restored"].about["psnr"] > found["measured"].about["psnr"]
+    off = found["difference"].about["rms"]
+    if damage == "noise":
+        assert 45 < off < 55  # what was taken away is the noise that was added, of 50
+    elif damage == "hole":
+        assert off == 0  # known pixels stay
+    else:
+        assert off < 15
