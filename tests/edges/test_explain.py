@@ -151,7 +151,7 @@ def test_attention_is_that_of_the_layers(model, monkeypatch):
     def attend(q, k, v):
         weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
         if k.shape[-2] == 16:  # tokens
-            used.append(weights.mean(dim=1)[0])
+            used.append(weights[0])
         return weights @ v
 
     monkeypatch.setattr(layers, "attend", attend)
@@ -161,10 +161,15 @@ def test_attention_is_that_of_the_layers(model, monkeypatch):
     found, places = told.looks[0].attention, [w.place for w in told.words]
     assert found.shape == (len(told.layers), len(told.words) + 1, 8, 12)
     assert len(used) == len(told.layers) == 4
-    for mine, theirs in zip(found, used, strict=True):
-        every = 1 if len(theirs) == 96 else 2
-        maps = theirs[:, places].T.unflatten(1, (8 // every, 12 // every))
-        assert torch.allclose(mine[:-1, ::every, ::every], maps, atol=1e-6)
+    heads = told.looks[0].heads
+    assert heads.shape == (4, used[0].shape[0], *found.shape[1:]) and heads.shape[1] > 1
+    for layer, (mine, theirs) in enumerate(zip(found, used, strict=True)):
+        every = 1 if theirs.shape[1] == 96 else 2
+        size = (8 // every, 12 // every)
+        mean = theirs.mean(dim=0)[:, places].T.unflatten(1, size)
+        assert torch.allclose(mine[:-1, ::every, ::every], mean, atol=1e-6)
+        each = theirs[:, :, places].transpose(1, 2).unflatten(2, size)
+        assert torch.allclose(heads[layer, :, :-1, ::every, ::every], each, atol=1e-6)
     assert torch.allclose(found.sum(dim=1), torch.ones(len(told.layers), 8, 12), atol=1e-5)
     assert found[:, :-1].std() > 0
 
@@ -173,6 +178,7 @@ def test_large_latents_give_small_maps(model):
     told = trace("a red apple", options(size="80x48", steps=1), model)
     assert told.looks[0].x.shape[1:] == (24, 40)
     assert told.looks[0].attention.shape[2:] == (6, 10)
+    assert told.looks[0].heads.numel() == 0
     assert torch.allclose(told.looks[0].attention.sum(dim=1), torch.ones(()), atol=1e-5)
     assert [name.split(", ")[1] for name in told.layers] == ["40x24", "20x12", "40x24", "40x24"]
 
@@ -452,12 +458,12 @@ def test_the_page_holds_the_trace(model, tmp_path):
         io.BytesIO(archive(run["steps"][1]["pictures"]["denoised"], "u1").tobytes())
     ) as shown:
         assert np.array_equal(np.asarray(shown), np.asarray(found.runs[0].decoded[1]["denoised"]))
-    maps = (
-        archive(run["attention"]["maps"], "u1").reshape(run["attention"]["shape"])
-        / 255
-        * run["attention"]["top"]
-    ) ** 2
-    assert np.abs(maps[1] - look.attention.numpy()).max() < 0.005
+    for held, wanted in (
+        (run["attention"], look.attention),
+        (run["attention"]["heads"], look.heads),
+    ):
+        maps = archive(held["maps"], "u1").reshape(held["shape"]) / 255 * held["top"]
+        assert np.abs(maps[1] ** 2 - wanted.numpy()).max() < 0.005
     other = explain("a red apple", options(guidance_rescale=0.9), model, light=True)
     write(other, tmp_path / "q.html")
     assert (

@@ -167,6 +167,12 @@ def test_from_the_prompt_to_the_attention_by_the_keyboard_alone(page):
     page.keyboard.press("ArrowDown")
     assert inside.evaluate("document.getElementById('layer').value") == "0"
     assert inside.locator("#maps figure").count() > 2
+    mean = inside.locator("#maps figcaption").all_inner_texts()
+    page.keyboard.press("Tab")
+    assert inside.evaluate("document.activeElement.id") == "head"
+    page.keyboard.press("ArrowDown")
+    assert inside.evaluate("document.getElementById('head').value") == "0"
+    assert inside.locator("#maps figcaption").all_inner_texts() != mean
 
 
 def test_repair_what_was_painted(page, tmp_path):

@@ -165,24 +165,27 @@ class _Archive:
         }
 
     def attention(self, looks: tuple[Look, ...]) -> dict[str, Any] | None:
-        """Maps (steps, layers, tokens + 1, a, b), their roots in 255ths of the largest; None
-        without text.
+        """Maps (steps, layers, tokens + 1, a, b), and those of each head where they are told
+        apart; None without text.
         """
         whole = torch.stack([look.attention for look in looks])
         if not whole.numel():
             return None
-        kept = min(KEPT, whole.shape[2] - 1)
-        maps = (
-            torch.cat([whole[:, :, :kept], whole[:, :, kept:].sum(dim=2, keepdim=True)], dim=2)
-            .clamp_min(0)
-            .sqrt()
-            .numpy()
-        )
-        top = float(maps.max())
+        heads = torch.stack([look.heads for look in looks])
+        return self.maps(whole) | {"heads": self.maps(heads) if heads.numel() else None}
+
+    def maps(self, whole: Tensor) -> dict[str, Any]:
+        """Maps (..., tokens + 1, a, b) of the first tokens, their roots in 255ths of the
+        largest.
+        """
+        kept = min(KEPT, whole.shape[-3] - 1)
+        behind = whole[..., kept:, :, :].sum(dim=-3, keepdim=True)
+        values = torch.cat([whole[..., :kept, :, :], behind], dim=-3).clamp_min(0).sqrt().numpy()
+        top = float(values.max())
         return {
-            "shape": list(maps.shape),
+            "shape": list(values.shape),
             "top": top,
-            "maps": self.array((maps / top * 255).round().astype(np.uint8)),
+            "maps": self.array((values / top * 255).round().astype(np.uint8)),
         }
 
 

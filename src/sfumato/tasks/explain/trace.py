@@ -34,6 +34,7 @@ from sfumato.types import Condition, Step
 
 SCHEMA = "sfumato.trace/1"
 FINEST = 16  # side, at most, of the maps of attention
+APART = 28 * 28  # places of the latents, up to which heads are told apart
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ class Look:
         For each layer that attends to the text: how much each place of the picture looks at each
         token, in the mean over heads. The last row of tokens is all that fills up behind the
         prompt; over all rows the sum is 1. Empty for a model without text.
+    heads : Tensor, (L, H, T + 1, a, b)
+        The same of each head. Empty for large pictures, and if layers have different numbers of
+        heads.
     """
 
     index: int
@@ -91,6 +95,7 @@ class Look:
     negative: Tensor | None
     denoised: Tensor
     attention: Tensor
+    heads: Tensor
 
     def noise(self, estimate: Tensor) -> Tensor:
         """The noise that an estimate of the clean latents takes `x` to hold, of deviation 1: ``(x -
@@ -175,6 +180,7 @@ class Trace:
             "positive",
             "denoised",
             "attention",
+            *(("heads",) if self.looks[0].heads.numel() else ()),
             *(("negative",) if self.looks[0].negative is not None else ()),
         )
         return {name: torch.stack([getattr(look, name) for look in self.looks]) for name in names}
@@ -263,7 +269,7 @@ class _Pass:
 
     x: Tensor
     out: Tensor
-    maps: list[Tensor]  # of each layer: (B, T, a, b)
+    maps: list[Tensor]  # of each layer: (B, H, T, a, b); heads that are not told apart are one
 
 
 class _Recorder(Denoiser):
@@ -293,13 +299,12 @@ class _Recorder(Denoiser):
         """
         assert self.first is not None and self.begun is not None
         seconds, (x, out, asked) = time.perf_counter() - self.begun, self.first
-        maps = []
+        maps, apart = [], len(set(self.heads)) == 1 and x[0, 0].numel() <= APART
         for heads, pair in zip(self.heads, asked, strict=True):
             q, k = (t[:batch].unflatten(-1, (heads, -1)).transpose(1, 2).float() for t in pair)
-            weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1).mean(
-                dim=1
-            )
-            maps.append(_small(weights, x))
+            weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
+            weights = weights if apart else weights.mean(dim=1, keepdim=True)
+            maps.append(_small(weights.flatten(0, 1), x).unflatten(0, weights.shape[:2]))
         self.first = self.begun = None
         return _Pass(x.float().cpu(), out.float().cpu(), maps), seconds
 
@@ -358,14 +363,18 @@ def _trace(
 def _look(step: Step, seen: _Pass, seconds: float, row: int, places: list[int]) -> Look:
     batch = len(step.x)
     negative = seen.out[batch + row].clone() if len(seen.x) == 2 * batch else None
-    attention = torch.zeros(0, 0, 1, 1)
+    attention, heads = torch.zeros(0, 0, 1, 1), torch.zeros(0, 0, 0, 1, 1)
     if seen.maps:
         maps = torch.stack([m[row] for m in seen.maps])
-        rest = [k for k in range(maps.shape[1]) if k not in places]
-        attention = torch.cat([maps[:, places], maps[:, rest].sum(dim=1, keepdim=True)], dim=1)
+        rest = [k for k in range(maps.shape[2]) if k not in places]
+        behind = maps[:, :, rest].sum(dim=2, keepdim=True)
+        heads = torch.cat([maps[:, :, places], behind], dim=2)
+        attention = heads.mean(dim=1)
+        heads = heads if heads.shape[1] > 1 else heads[:0]
     x, after, positive, denoised = seen.x[row], step.x[row], seen.out[row], step.denoised[row]
     x, after, positive, denoised = (t.float().cpu().clone() for t in (x, after, positive, denoised))
-    return Look(step.index, step.sigma, seconds, x, after, positive, negative, denoised, attention)
+    parts = x, after, positive, negative, denoised, attention, heads
+    return Look(step.index, step.sigma, seconds, *parts)
 
 
 def _label(name: str, model: Model, tall: int, wide: int) -> str:

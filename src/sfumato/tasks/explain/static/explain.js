@@ -22,9 +22,9 @@ function once(ref, read) {
 const floats = (ref) => once(ref, (bytes) => Float32Array.from(new Uint16Array(bytes), half));
 const address = (ref) => once(ref, (bytes) => URL.createObjectURL(new Blob([bytes], { type: ref[0] })));
 const linear = new Float32Array(held(data.linear.map));
-for (const run of data.runs) if (run.attention) run.attention.values = new Uint8Array(held(run.attention.maps));
+for (const run of data.runs) for (const kind of [run.attention, run.attention?.heads]) if (kind) kind.values = new Uint8Array(held(kind.maps));
 
-const state = { run: 0, step: 0, word: null, layer: -1, scale: null, spot: null, channel: 0 };
+const state = { run: 0, step: 0, word: null, layer: -1, head: -1, scale: null, spot: null, channel: 0 };
 const run = () => data.runs[state.run];
 const step = () => run().steps[state.step];
 const scale = () => (state.scale === null ? run().guidance_scale : state.scale);
@@ -186,18 +186,20 @@ function sum(after, next) {
   lines.push(line("x after the step, as it was", after[at], next > 0 ? `at noise ${next.toPrecision(3)}` : "no noise is left"));
   $("sum").textContent = lines.join("\n");
 }
-function weights(atStep, word) { // the chosen layer's map of a word, or the mean of all
-  const { shape, values, top } = run().attention, [, layers, tokens, a, b] = shape, out = new Float32Array(a * b);
+function weights(atStep, word) { // the chosen layer's and head's map of a word, or the mean of all
+  const { heads } = run().attention, one = heads !== null && state.head >= 0;
+  const { shape, values, top } = one ? heads : run().attention, [tokens, a, b] = shape.slice(-3), layers = shape[1], out = new Float32Array(a * b);
   const chosen = state.layer < 0 ? [...Array(layers).keys()] : [state.layer];
   for (const layer of chosen) {
-    const from = ((atStep * layers + layer) * tokens + word) * a * b;
+    const place = one ? (atStep * layers + layer) * shape[2] + state.head : atStep * layers + layer;
+    const from = (place * tokens + word) * a * b;
     for (let k = 0; k < a * b; k++) out[k] += ((values[from + k] / 255) * top) ** 2 / chosen.length;
   }
   return out;
 }
 const courses = new Map(); // of a run and a layer: the mean weight of each word at each step, in percent
 function course(count) {
-  const key = `${state.run} ${state.layer}`;
+  const key = `${state.run} ${state.layer} ${state.head}`;
   if (!courses.has(key)) courses.set(key, [...Array(count).keys()].map((word) => run().steps.map((_, k) => 100 * mean([...weights(k, word)]))));
   return courses.get(key);
 }
@@ -209,6 +211,12 @@ function looks() {
   if ($("layer").length !== r.layers.length + 1) {
     $("layer").replaceChildren(make("option", { value: -1 }, "mean of all"), ...r.layers.map((name, k) => make("option", { value: k }, name)));
     $("layer").value = state.layer;
+  }
+  const count = r.attention.heads ? r.attention.heads.shape[2] : 0;
+  $("heads").hidden = !count;
+  if ($("head").length !== count + 1) {
+    $("head").replaceChildren(make("option", { value: -1 }, "mean of all"), ...[...Array(count).keys()].map((k) => make("option", { value: k }, k + 1)));
+    $("head").value = state.head = Math.min(state.head, count - 1);
   }
   const [, , tokens, a, b] = r.attention.shape, kept = tokens - 1;
   const names = [...r.words.slice(0, kept).map((w) => w.piece), kept < r.words.length ? `behind token ${kept}` : "behind the prompt"];
@@ -313,7 +321,7 @@ function ways() { // all noisy latents on the plane of their two principal compo
 // ---- what the reader does
 const PARTS = [ // and what of the state each shows
   [header, ["run"]], [where, ["run", "step"]], [road, ["run"]], [words, ["run", "word"]], [oneStep, ["run", "step", "scale", "spot", "channel"]],
-  [looks, ["run", "step", "word", "layer", "scale"]], [schedule, ["run", "step"]], [guess, ["run", "step"]], [there, ["run"]], [apart, ["run", "step"]],
+  [looks, ["run", "step", "word", "layer", "head", "scale"]], [schedule, ["run", "step"]], [guess, ["run", "step"]], [there, ["run"]], [apart, ["run", "step"]],
 ];
 function set(change) {
   Object.assign(state, change);
@@ -341,6 +349,7 @@ $("scrub").oninput = (event) => set({ step: Number(event.target.value) });
 $("scale").oninput = (event) => set({ scale: Number(event.target.value) });
 $("scale-reset").onclick = () => set({ scale: null });
 $("layer").onchange = (event) => set({ layer: Number(event.target.value) });
+$("head").onchange = (event) => set({ head: Number(event.target.value) });
 $("channel").onchange = (event) => set({ channel: Number(event.target.value) });
 $("channel").append(...[...Array(run().shape[0]).keys()].map((c) => make("option", { value: c }, c + 1)));
 document.addEventListener("keydown", (event) => {
