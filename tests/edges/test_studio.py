@@ -6,11 +6,15 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 from tests.edges.test_foreign import COMFYUI, png
 from tests.edges.test_serve import serving
 
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.explain.experiments import explain
+from sfumato.tasks.reduce.compare import reduce
+from sfumato.tasks.reduce.options import ReduceOptions
+from sfumato.tasks.reduce.report import ready, write
 from sfumato.tasks.search.index import indexing
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -388,3 +392,32 @@ def test_a_picture_of_another_program_gives_its_settings(page, tmp_path):
     playwright.expect(page.locator("#create [name=negative_prompt]")).to_have_value("watermark")
     playwright.expect(page.locator("#create [name=sampler]")).to_have_value("dpmpp_2m")
     playwright.expect(page.locator("#create [name=guidance_scale]")).to_have_value("8")
+
+
+def test_a_map_lists_what_is_inside_a_lasso_and_decodes_what_is_between(studio, tmp_path):
+    ready()
+    digits = load_digits()
+    np.savez(tmp_path / "digits.npz", images=digits.images[:300].astype(np.uint8) * 15)
+    report = reduce(tmp_path / "digits.npz", ReduceOptions(codes=(2,), epochs=2, outliers=0))
+    path = write(report, tmp_path, "digits.npz")
+    page, said = studio[1].new_page(viewport={"width": 1280, "height": 900}), []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+    page.goto(path.as_uri())
+    canvas = page.locator(".bk-Figure").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    left, top, wide, tall = box["x"] + 40, box["y"] + 30, 380, 380
+    page.mouse.move(left + wide / 2, top + tall / 2)
+    page.get_by_text("decoded from here").first.wait_for()
+    page.locator("[title*='Lasso']").first.click()
+    page.mouse.move(left + 2, top + 2)
+    page.mouse.down()
+    for x, y in ((wide - 2, 2), (wide - 2, tall - 2), (2, tall - 2), (2, 4)):
+        page.mouse.move(left + x, top + y, steps=8)
+    page.mouse.up()
+    chosen = page.get_by_text("chosen").first
+    chosen.wait_for()
+    assert int(chosen.inner_text().split()[0]) > 20
+    assert said == []
+    page.close()

@@ -26,6 +26,7 @@ from sfumato.types import Progress
 
 RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbours at which documents are counted
 SHOWN = 12  # pictures in a row of reconstructions
+WALKED = 20  # places a side of a map whose codes are decoded
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Trial:
         Codes of the test rows.
     again : array
         The first test rows, reconstructed.
+    walk : array, optional
+        Of two codes of pictures: what is decoded from a square of `WALKED` places a side over the
+        test rows' codes, rows of the map from the least second code up.
     """
 
     method: str
@@ -63,6 +67,7 @@ class Trial:
     average_precision: float | None
     test: NDArray[Any] = field(repr=False)
     again: NDArray[Any] = field(repr=False)
+    walk: NDArray[Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -352,7 +357,19 @@ def _trial(found: Comparison, method: str, k: int) -> Trial:
         average,
         test,
         again,
+        _walk(model, test) if k == 2 and found.table.kind == "pictures" else None,
     )
+
+
+def _walk(model: Any, codes: NDArray[Any]) -> NDArray[Any]:
+    """What is decoded from places all over a map."""
+    across, up = (
+        np.linspace(low, high, WALKED, dtype=codes.dtype)
+        for low, high in zip(codes.min(axis=0), codes.max(axis=0), strict=True)
+    )
+    places = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)
+    rows: NDArray[Any] = model.inverse_transform(places)
+    return rows
 
 
 def _with_outliers(found: Comparison, method: str, k: int) -> Outliers:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from typing import Any
 
 import numpy as np
@@ -94,7 +91,8 @@ def mapped(found: Comparison) -> list[Trial]:
     return [t for t in found.trials if t.codes == 2]
 
 
-def _marked(found: Comparison) -> NDArray[np.int64]:
+def marked(found: Comparison) -> NDArray[np.int64]:
+    """The test rows that a map shows: all, or as many as it has room for."""
     count = len(found.places)
     return (
         np.arange(count)
@@ -103,7 +101,7 @@ def _marked(found: Comparison) -> NDArray[np.int64]:
     )
 
 
-def _palette(found: Comparison) -> dict[str, str]:
+def palette_of(found: Comparison) -> dict[str, str]:
     """A color for each label: ten that are told apart well, or as many as there are along the
     rainbow.
     """
@@ -122,7 +120,7 @@ def static_maps(found: Comparison) -> Any:
     """The maps side by side, as a figure."""
     from matplotlib.figure import Figure
 
-    trials, chosen, palette = mapped(found), _marked(found), _palette(found)
+    trials, chosen, palette = mapped(found), marked(found), palette_of(found)
     figure = Figure(figsize=(5 * len(trials), 4.6))
     for k, trial in enumerate(trials):
         axes = figure.add_subplot(1, len(trials), k + 1)
@@ -158,67 +156,3 @@ def reconstructions(found: Comparison) -> Image.Image:
         for p in small
     ]
     return image.sheet(larger, columns=len(rows[0]))
-
-
-def live_map(found: Comparison, trial: Trial) -> Any:
-    """A map whose points show what they are."""
-    from bokeh.models import HoverTool
-    from bokeh.plotting import ColumnDataSource, figure
-
-    chosen, palette = _marked(found), _palette(found)
-    labels = np.full(len(found.places), "") if found.test_labels is None else found.test_labels
-    items = _thumbnails(found, chosen)
-    plot = figure(
-        title=f"{trial.method}, 2 codes",
-        width=520,
-        height=460,
-        tools="pan,wheel_zoom,box_zoom,reset,save",
-        active_scroll="wheel_zoom",
-    )
-    for name in palette or {"": COLORS[0]}:
-        mine = np.flatnonzero(labels[chosen] == name)
-        x, y = trial.test[chosen[mine]].T
-        data = ColumnDataSource(
-            {
-                "x": x,
-                "y": y,
-                "item": [items[k] for k in mine],
-                "label": [html.escape(str(name))] * len(mine),
-            }
-        )
-        legend: dict[str, Any] = (
-            {"legend_label": str(name)} if name and len(palette) <= NAMED else {}
-        )
-        plot.scatter(
-            "x", "y", source=data, size=5, alpha=0.7, color=palette.get(name, COLORS[0]), **legend
-        )
-    plot.add_tools(
-        HoverTool(tooltips="<div style='max-width:20rem'>@item{safe}<div>@label{safe}</div></div>")
-    )
-    if plot.legend:
-        plot.add_layout(plot.legend[0], "right")
-        plot.legend.click_policy = "hide"
-        plot.legend.label_text_font_size, plot.legend.spacing = "8pt", 0
-        plot.legend.label_height = plot.legend.glyph_height = 15
-    return plot
-
-
-def _thumbnails(found: Comparison, chosen: NDArray[np.int64]) -> list[str]:
-    """What a mark shows when it is pointed at: a picture, the beginning of a text, or the first
-    numbers.
-    """
-    table, places = found.table, found.places[chosen]
-    if table.kind == "documents":
-        return [html.escape(" ".join(table.texts[k].split())[:160]) for k in places]
-    if table.shape is None:
-        return [html.escape(", ".join(f"{v:.3g}" for v in table.rows[k][:8])) for k in places]
-    x = torch.from_numpy(table.rows[places]).unflatten(1, table.shape) * 2 - 1
-    out = []
-    for picture in image.to_pictures(x):
-        buffer = io.BytesIO()
-        picture.save(buffer, format="PNG")
-        out.append(
-            "<img width='64' style='image-rendering:pixelated' "
-            f"src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
-        )
-    return out

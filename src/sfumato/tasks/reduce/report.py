@@ -17,12 +17,12 @@ from sfumato.runtime import atomic
 from sfumato.tasks.reduce.compare import Comparison
 from sfumato.tasks.reduce.figures import (
     curves,
-    live_map,
     mapped,
     precision_curves,
     reconstructions,
     static_maps,
 )
+from sfumato.tasks.reduce.livemap import live_map
 
 STYLE = """
 body {
@@ -150,8 +150,9 @@ def _page(found: Comparison, folder: Path, source: str, figures: list[str]) -> s
         '<div class="maps">'
         + "".join(_picture(folder / f"{name}.png", name) for name in figures if name != "map")
         + "</div>",
-        "<h2>Maps of the test rows</h2><p class='note'>Point at a mark to see the item; drag and "
-        "scroll to move; click the legend to hide.</p>",
+        "<h2>Maps of the test rows</h2><p class='note'>Point at a mark to see the item, and "
+        "between marks to see what is decoded from there; drag and scroll to move; click the "
+        "legend to hide.</p>",
         f'<div class="maps">{"".join(plots)}</div>',
     ]
     if found.table.shape is not None:

@@ -1,0 +1,110 @@
+"""A map that can be asked: what a mark is, which lie inside a lasso, and what lies between them.
+
+What it does in the browser is in ``static/``.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sfumato import image
+from sfumato.tasks.reduce.compare import WALKED, Comparison, Trial
+from sfumato.tasks.reduce.figures import COLORS, NAMED, marked, palette_of
+
+LISTED = 36  # items of a lasso that are shown
+SIDE = 64  # pixels of a picture that is decoded under the pointer
+STATIC = Path(__file__).parent / "static"
+HINT = "Choose the lasso and draw around some marks: they are listed here."
+
+
+def live_map(found: Comparison, trial: Trial) -> Any:
+    """The map of a trial of two codes, with what is asked of it below."""
+    from bokeh.layouts import column, row
+    from bokeh.models import CustomJS, HoverTool
+    from bokeh.models.widgets import Div
+    from bokeh.plotting import ColumnDataSource, figure
+
+    chosen, palette = marked(found), palette_of(found)
+    labels = np.full(len(found.places), "") if found.test_labels is None else found.test_labels
+    items = _items(found, chosen)
+    plot = figure(
+        title=f"{trial.method}, 2 codes",
+        width=520,
+        height=460,
+        tools="pan,wheel_zoom,box_zoom,lasso_select,reset,save",
+        active_scroll="wheel_zoom",
+    )
+    sources = []
+    for name in palette or {"": COLORS[0]}:
+        mine = np.flatnonzero(labels[chosen] == name)
+        x, y = trial.test[chosen[mine]].T
+        said = [html.escape(str(name))] * len(mine)
+        shown = [items[k] for k in mine]
+        source = ColumnDataSource({"x": x, "y": y, "item": shown, "label": said})
+        sources.append(source)
+        legend: dict[str, Any] = (
+            {"legend_label": str(name)} if name and len(palette) <= NAMED else {}
+        )
+        color = palette.get(name, COLORS[0])
+        plot.scatter("x", "y", source=source, size=5, alpha=0.7, color=color, **legend)
+    plot.add_tools(
+        HoverTool(tooltips="<div style='max-width:20rem'>@item{safe}<div>@label{safe}</div></div>")
+    )
+    if plot.legend:
+        plot.add_layout(plot.legend[0], "right")
+        plot.legend.click_policy = "hide"
+        plot.legend.label_text_font_size, plot.legend.spacing = "8pt", 0
+        plot.legend.label_height = plot.legend.glyph_height = 15
+    listed = Div(text=HINT)
+    listing = CustomJS(
+        args={"sources": sources, "place": listed, "most": LISTED, "hint": HINT},
+        code=_program("lasso"),
+    )
+    for source in sources:
+        source.selected.js_on_change("indices", listing)
+    decoded = Div(text="", width=110)
+    if trial.walk is not None and found.table.shape is not None:
+        low, high = (f(trial.test, axis=0).tolist() for f in (np.min, np.max))
+        sheet = {"sheet": _sheet(trial.walk, found.table.shape), "count": WALKED, "side": SIDE}
+        args = {"place": decoded, "low": low, "high": high, **sheet}
+        plot.js_on_event("mousemove", CustomJS(args=args, code=_program("walk")))
+    return column(plot, row(decoded, listed))
+
+
+def _sheet(walk: NDArray[Any], shape: tuple[int, int, int]) -> str:
+    """What is decoded from all over the map as one picture, the highest places first."""
+    upwards = walk.reshape(WALKED, WALKED, -1)[::-1].reshape(walk.shape)
+    x = torch.from_numpy(upwards.astype(np.float32)).unflatten(1, shape) * 2 - 1
+    return _address(image.sheet(image.to_pictures(x), columns=WALKED, gap=0))
+
+
+def _program(name: str) -> str:
+    return (STATIC / f"{name}.js").read_text("utf-8")
+
+
+def _address(picture: Any) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _items(found: Comparison, chosen: NDArray[np.int64]) -> list[str]:
+    """What a mark is: a picture, the beginning of a text, or the first numbers; as HTML."""
+    table, places = found.table, found.places[chosen]
+    if table.kind == "documents":
+        return [html.escape(" ".join(table.texts[k].split())[:160]) for k in places]
+    if table.shape is None:
+        return [html.escape(", ".join(f"{v:.3g}" for v in table.rows[k][:8])) for k in places]
+    x = torch.from_numpy(table.rows[places]).unflatten(1, table.shape) * 2 - 1
+    return [
+        f"<img width='{SIDE}' style='image-rendering:pixelated' src='{_address(picture)}'>"
+        for picture in image.to_pictures(x)
+    ]
