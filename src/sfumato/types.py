@@ -33,7 +33,7 @@ class Corrupted:
 
 @runtime_checkable
 class Corruption(Protocol):
-    """What is destroyed: ``y`` from ``x``, with the noise level it drew."""
+    """A corruption: maps ``x`` to a corrupted ``y``, and tells the noise level that it drew."""
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Corrupt a batch of pictures (B, C, H, W)."""

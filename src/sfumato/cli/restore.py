@@ -93,7 +93,7 @@ def _tell(written: Written, *, as_json: bool) -> None:
 
 
 def _said(written: Written) -> str:
-    """The path, and in brackets what was measured on the way."""
+    """One line of output: the path, and in parentheses what was measured."""
     measured = []
     for key, name in {"sigma": "noise", "quality": "JPEG quality"}.items():
         if key in written.report:

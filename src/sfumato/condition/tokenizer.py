@@ -109,7 +109,7 @@ def _byte_letters() -> list[str]:
 
 
 def _merges(learnt: dict[str, Any]) -> list[tuple[str, str]]:
-    """Pairs to merge, which older files spell as one string."""
+    """The merges of byte-pair encoding as pairs; older files store each pair as one string."""
     return [
         (a, b) for a, b in (m.split(" ") if isinstance(m, str) else m for m in learnt["merges"])
     ]

@@ -13,7 +13,7 @@ from sfumato.types import Corrupted
 
 @dataclass(frozen=True)
 class Grayscale:
-    """``A x`` = the luminance of RGB pictures: (B, 3, H, W) -> (B, 1, H, W).
+    """Linear operator ``A x``, the luminance of RGB pictures: (B, 3, H, W) -> (B, 1, H, W).
 
     Examples
     --------

@@ -37,7 +37,7 @@ def to_unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float3
 
 
 def to_float(values: NDArray[Any], path: Path) -> NDArray[np.float32]:
-    """Numbers as float32; an error for anything else."""
+    """Convert numbers to float32; a `DataError` for anything else."""
     if values.dtype.kind not in "fiub":
         raise DataError(f"{path} holds values of type {values.dtype}, not numbers")
     return values.astype(np.float32)

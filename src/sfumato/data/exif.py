@@ -87,7 +87,7 @@ def resolution(opened: Image.Image) -> tuple[float, float] | None:
 
 
 def jpeg_quality(table: list[int]) -> int:
-    """The quality whose quantization table is nearest to a file's."""
+    """The JPEG quality, 1 to 100, whose quantization table is nearest to a file's."""
     return 1 + int(np.abs(_tables() - np.asarray(table)).sum(axis=1).argmin())
 
 

@@ -307,7 +307,7 @@ class _Up(_Block):
 
 
 class UNet(nn.Module):
-    """Noisy latents, a noise level and a condition in; the network's raw prediction out.
+    """A U-Net that maps noisy latents, a noise level and a condition to its raw prediction.
 
     Parameters
     ----------

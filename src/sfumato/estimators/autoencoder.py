@@ -53,7 +53,8 @@ class Autoencoder(Reducer):
     learning_rate : float
     weight_decay : float
     dtype : {"auto", "float32", "bfloat16", "float16"}
-        Of mixed-precision training; auto is what the device is good at. Codes are computed in the
+        Of mixed-precision training; auto is bfloat16 where the device is fast at it. Codes are
+        computed in the
         precision of the rows.
     device : str
     random_state : int, RandomState or None

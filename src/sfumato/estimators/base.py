@@ -73,8 +73,8 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         )
 
     def score(self, X: Rows, y: Any = None) -> float:  # noqa: N803
-        """Negative squared reconstruction error of a row, summed over its values; mean over the
-        rows. 0 is perfect.
+        """Negative squared reconstruction error, summed over the columns, mean over the rows. The
+        best score is 0.
         """
         check_is_fitted(self)
         rows = self._check(X, reset=False)

@@ -149,7 +149,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.network.conv_in.weight.device
 
     @property
@@ -167,7 +167,7 @@ class Model:
 
     @property
     def sha256(self) -> str:
-        """Digest of the file that holds the U-Net."""
+        """SHA-256 digest of the file that holds the U-Net."""
         return digest(self.weights)
 
     @property

@@ -142,7 +142,7 @@ def _alphas(path: Path) -> dict[str, float]:
 
 
 def merge(network: UNet, encoders: Sequence[TextEncoder], path: Path, scale: float = 1.0) -> None:
-    """Add the changes in a file to a model's weights.
+    """Merge a LoRA file into the weights of a model.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def merge(network: UNet, encoders: Sequence[TextEncoder], path: Path, scale: flo
         Weights of both are changed in place.
     path : Path
     scale : float
-        How strongly; 0 changes nothing, and negative numbers do the opposite.
+        Scale of the LoRA; 0 changes nothing, and a negative scale subtracts it.
 
     Raises
     ------

@@ -30,7 +30,7 @@ REMEMBERED: dict[type, tuple[str, ...]] = {
 
 @dataclass
 class State:
-    """Weights, their moving average, and what the optimizers remember."""
+    """Weights, their moving average, and the states of the optimizers."""
 
     module: nn.Module
     average: list[Tensor]  # empty: the weights stand for it

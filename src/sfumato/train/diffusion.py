@@ -149,11 +149,11 @@ def train_diffusion(
     *,
     pixels: bool = False,
 ) -> Iterator[Event]:
-    """Train text-to-image diffusion, in the latents of an autoencoder or in `pixels`; writes a
+    """Train a text-to-image model, in the latents of an autoencoder or in `pixels`, and write a
     whole model folder.
 
-    With `start`, a bundled name or a model, its U-Net is trained on, with its own autoencoder and
-    text encoder.
+    With `start`, a bundled name or a model, training goes on from its U-Net, with its autoencoder
+    and text encoder.
     """
     kind = "diffusion from a model" if start else "diffusion"
     plan, settings = read_plan(kind, data, output, config, given)

@@ -48,8 +48,8 @@ class Pictures:
 
 
 def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
-    """Decode every picture once to `size` x `size` bytes in ``cache/pictures.npy``; later calls
-    read that.
+    """Decode every picture once to `size` x `size` pixels; ``cache/pictures.npy`` keeps them for
+    later calls.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
     Raises
     ------
     DataError
-        If nothing usable is left, with the reason.
+        If no usable picture is left; the message gives the reason.
     """
     found = scan(source)
     samples = found.samples

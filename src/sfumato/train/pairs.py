@@ -50,7 +50,7 @@ class PairJob(RestorerJob):
     """
 
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
-        """Clean crops, and the same places of the dirty pictures."""
+        """Random clean crops, and the matching crops of the dirty pictures."""
         clean, dirty = self.batch(rows, random).chunk(2, dim=1)
         return clean, PairedCorruption(dirty), Condition()
 

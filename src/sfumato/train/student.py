@@ -137,7 +137,7 @@ class StudentJob:
         return Condition(self.states[rows].to(self.model.device))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Squared error of the network's own prediction, at a random step of each walk."""
+        """Weighted squared error of the network's raw prediction, at a random step of each walk."""
         device = self.model.device
         steps = torch.randint(len(self.sigmas) - 1, (len(rows),), generator=random)
         walks = torch.from_numpy(self.walks[rows.numpy()]).to(device, torch.float32)

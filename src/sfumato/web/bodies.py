@@ -49,12 +49,14 @@ class CreateBody(CreateOptions):
     ``source`` and ``mask`` are pictures in base64, with or without ``data:image/png;base64,``.
     """
 
-    prompt: str | list[str] = Field(description="What the picture shows; several make several.")
+    prompt: str | list[str] = Field(
+        description="What the picture shows; a list makes several pictures."
+    )
     previews: int = Field(0, ge=0, le=1, description="Send pictures on the way, too.")
 
 
 class TraceBody(CreateBody):
-    """A request to explain pictures: the same, and a page comes of it."""
+    """A request to explain pictures: the fields of `CreateBody`; the result has a page."""
 
     changes: list[dict[str, str | int | float | None]] = Field(
         default_factory=list,

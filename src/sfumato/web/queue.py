@@ -92,7 +92,7 @@ class Queue:
         self.average = 1.0  # seconds of a job, for who is turned away
 
     async def start(self) -> None:
-        """Take up what an earlier server left, and begin to work."""
+        """Recover the unfinished jobs of an earlier server, and start the worker."""
         self.store.recover(CRASHED)
         self.loop = asyncio.get_running_loop()
         self._spawn()

@@ -190,7 +190,7 @@ class Store:
         )
 
     def expire(self, seconds: float) -> list[str]:
-        """Forget jobs that ended so long ago; returns their ids."""
+        """Delete jobs that ended more than `seconds` ago; returns their ids."""
         question = f"SELECT * FROM jobs WHERE status IN {ENDED} AND completed < ?"
         gone = [job.id for job in self._rows(question, (time.time() - seconds,))]
         for identity in gone:

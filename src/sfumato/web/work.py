@@ -63,7 +63,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Told:
-    """Progress of one of the jobs that are made together."""
+    """Progress of one job of a batch."""
 
     job: int
     progress: Progress

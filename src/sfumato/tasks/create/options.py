@@ -38,13 +38,13 @@ class CreateOptions(Options):
     seed: int | None = option(None, "Same seed, same picture. Random if absent.", ge=0, lt=2**63)
     best_of: int | None = option(
         None,
-        "Tries per picture, of which the best match is kept; the model's own number by default.",
+        "Candidates per picture; the best match is kept. The default depends on the model.",
         ge=1,
         le=64,
     )
     candidate: int | None = option(
         None,
-        "Make this try alone, counted from 0, as a picture's settings name the one that was kept.",
+        "Make only this candidate, counted from 0; settings name the one that was kept.",
         ge=0,
         lt=64,
     )
@@ -53,7 +53,7 @@ class CreateOptions(Options):
     )
     fast: bool = option(
         False,
-        "Make a picture in four unguided steps, in a quarter of the time; for models that have a "
+        "Take four steps without guidance, less than half the time; for models that have a "
         "student, as icons.",
         group=SAMPLING,
     )
@@ -67,7 +67,7 @@ class CreateOptions(Options):
         "", "What the picture should not show.", flags="--negative --negative-prompt"
     )
     sampler: str | None = option(
-        None, "As dpmpp_2m, 'DPM++ 2M' or DPMSolverMultistepScheduler.", group=SAMPLING
+        None, "Name, as dpmpp_2m, 'DPM++ 2M' or DPMSolverMultistepScheduler.", group=SAMPLING
     )
     schedule: str = option(
         "auto",
@@ -78,7 +78,11 @@ class CreateOptions(Options):
         None, "Noise put back at each step by stochastic samplers.", group=SAMPLING, ge=0, le=1
     )
     then_step: int | None = option(
-        None, "The first step, counted from 1, of another way.", group=BRANCH, ge=1, le=1000
+        None,
+        "Step, counted from 1, from which --then and --then-guidance-scale apply.",
+        group=BRANCH,
+        ge=1,
+        le=1000,
     )
     then: str | None = option(
         None, "What the picture shows from --then-step on; the prompt if absent.", group=BRANCH

@@ -234,9 +234,9 @@ def _finished(
 def _sample(
     plan: Plan, wanted: Sequence[tuple[str, int]], sigmas: Tensor, done: int, total: int
 ) -> Generator[SamplerProgress, None, tuple[Tensor, list[tuple[str, str]]]]:
-    """From noise to pixels (B, 3, H, W); and what was cut of the prompt and the negative one.
+    """Sample pictures (B, 3, H, W) from noise; also what was cut from prompt and negative prompt.
 
-    Each try has its own random stream.
+    Each candidate has its own random stream.
     """
     model, options, texts = plan.model, plan.options, [text for text, _ in wanted]
     condition, tokens = model.text(texts, plan.size)

@@ -40,7 +40,7 @@ class EvaluateOptions(Options):
     device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
     dtype: str = option(
         "auto",
-        "auto, float32, bfloat16 or float16; auto is what the device is good at.",
+        "auto, float32, bfloat16 or float16; auto is bfloat16 where the device is fast at it.",
         group=COMPUTING,
     )
 

@@ -28,13 +28,31 @@ HINT = "Choose the lasso and draw around some marks: they are listed here."
 def live_map(found: Comparison, trial: Trial) -> Any:
     """The map of a trial of two codes, with what is asked of it below."""
     from bokeh.layouts import column, row
-    from bokeh.models import CustomJS, HoverTool
+    from bokeh.models import CustomJS
     from bokeh.models.widgets import Div
+
+    plot, sources = _plot(found, trial)
+    listed, decoded = Div(text=HINT), Div(text="", width=110)
+    args = {"sources": sources, "place": listed, "most": LISTED, "hint": HINT}
+    listing = CustomJS(args=args, code=_program("lasso"))
+    for source in sources:
+        source.selected.js_on_change("indices", listing)
+    if trial.walk is not None and found.table.shape is not None:
+        low, high = (f(trial.test, axis=0).tolist() for f in (np.min, np.max))
+        sheet = {"sheet": _sheet(trial.walk, found.table.shape), "count": WALKED, "side": SIDE}
+        args = {"place": decoded, "low": low, "high": high, **sheet}
+        plot.js_on_event("mousemove", CustomJS(args=args, code=_program("walk")))
+    return column(plot, row(decoded, listed))
+
+
+def _plot(found: Comparison, trial: Trial) -> tuple[Any, list[Any]]:
+    """The marks, in the colors of their labels, and where their data are."""
+    from bokeh.models import HoverTool
     from bokeh.plotting import ColumnDataSource, figure
 
     chosen, palette = marked(found), palette_of(found)
     labels = np.full(len(found.places), "") if found.test_labels is None else found.test_labels
-    items = _items(found, chosen)
+    items, sources = _items(found, chosen), []
     plot = figure(
         title=f"{trial.method}, 2 codes",
         width=520,
@@ -42,7 +60,6 @@ def live_map(found: Comparison, trial: Trial) -> Any:
         tools="pan,wheel_zoom,box_zoom,lasso_select,reset,save",
         active_scroll="wheel_zoom",
     )
-    sources = []
     for name in palette or {"": COLORS[0]}:
         mine = np.flatnonzero(labels[chosen] == name)
         x, y = trial.test[chosen[mine]].T
@@ -50,9 +67,8 @@ def live_map(found: Comparison, trial: Trial) -> Any:
         shown = [items[k] for k in mine]
         source = ColumnDataSource({"x": x, "y": y, "item": shown, "label": said})
         sources.append(source)
-        legend: dict[str, Any] = (
-            {"legend_label": str(name)} if name and len(palette) <= NAMED else {}
-        )
+        named = name and len(palette) <= NAMED
+        legend: dict[str, Any] = {"legend_label": str(name)} if named else {}
         color = palette.get(name, COLORS[0])
         plot.scatter("x", "y", source=source, size=5, alpha=0.7, color=color, **legend)
     plot.add_tools(
@@ -63,20 +79,7 @@ def live_map(found: Comparison, trial: Trial) -> Any:
         plot.legend.click_policy = "hide"
         plot.legend.label_text_font_size, plot.legend.spacing = "8pt", 0
         plot.legend.label_height = plot.legend.glyph_height = 15
-    listed = Div(text=HINT)
-    listing = CustomJS(
-        args={"sources": sources, "place": listed, "most": LISTED, "hint": HINT},
-        code=_program("lasso"),
-    )
-    for source in sources:
-        source.selected.js_on_change("indices", listing)
-    decoded = Div(text="", width=110)
-    if trial.walk is not None and found.table.shape is not None:
-        low, high = (f(trial.test, axis=0).tolist() for f in (np.min, np.max))
-        sheet = {"sheet": _sheet(trial.walk, found.table.shape), "count": WALKED, "side": SIDE}
-        args = {"place": decoded, "low": low, "high": high, **sheet}
-        plot.js_on_event("mousemove", CustomJS(args=args, code=_program("walk")))
-    return column(plot, row(decoded, listed))
+    return plot, sources
 
 
 def _sheet(walk: NDArray[Any], shape: tuple[int, int, int]) -> str:

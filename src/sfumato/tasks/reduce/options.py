@@ -31,11 +31,11 @@ class ReduceOptions(Options):
         group=AUTOENCODERS,
     )  # fmt: skip
     loss: Literal["squared", "cross_entropy"] = option(
-        "squared", "Error that they learn to lower.", group=AUTOENCODERS
+        "squared", "Loss of the autoencoders.", group=AUTOENCODERS
     )
     epochs: int | None = option(
         None,
-        "Passes over the data; so many that small sets see enough steps by default.",
+        "Passes over the data; by default more for small data sets.",
         group=AUTOENCODERS,
         ge=1,
     )
@@ -70,7 +70,7 @@ class ReduceOptions(Options):
     device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
     dtype: str = option(
         "auto",
-        "auto, float32, bfloat16 or float16; auto is what the device is good at.",
+        "auto, float32, bfloat16 or float16; auto is bfloat16 where the device is fast at it.",
         group=COMPUTING,
     )
 

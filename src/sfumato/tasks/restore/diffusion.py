@@ -159,8 +159,8 @@ class _Job:
         return self.encode(self.y.expand(self.options.samples, 3, -1, -1)) + 0.3 * top * noise
 
     def agreeing(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The guided model, made to agree with the measurement while there is more noise than in
-        it.
+        """The guided denoiser with data consistency, as long as the sampler's noise exceeds that of
+        the measurement.
         """
         model, how = self.model, self.options
         size = (self.full[1], self.full[0])

@@ -93,14 +93,14 @@ class RestoreOptions(Options):
     )
     hints: tuple[tuple[int, int, str], ...] = option(
         (),
-        "A color that --colorize shall meet; may be given again.",
+        "Color that --colorize must give to one point; may be given again.",
         flags="--hint",
         metavar="X,Y,#rrggbb",
     )
-    enlarge: float | None = option(None, "Factor.", ge=1.5, le=8)
+    enlarge: float | None = option(None, "Factor of enlargement.", ge=1.5, le=8)
     best: bool = option(
         False,
-        "Take the mean of eight answers, to the picture turned and mirrored: eight times slower.",
+        "Average the outputs for eight rotations and flips of the picture: eight times slower.",
     )
     clean: bool = option(
         False, "Undo what your own --model was trained on, as pairs of dirty and clean pictures."
@@ -122,7 +122,7 @@ class RestoreOptions(Options):
     device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
     dtype: str = option(
         "auto",
-        "auto, float32, bfloat16 or float16; auto is what the device is good at.",
+        "auto, float32, bfloat16 or float16; auto is bfloat16 where the device is fast at it.",
         group=COMPUTING,
     )
 

@@ -58,7 +58,9 @@ def _file(source: Path, path: Path, sample: Sample) -> Item:
 
 
 def _held(sample: Sample, label: str) -> Item:
-    """What is in one file with others changes with its content or its label."""
+    """The item of a sample that shares its file with others; its stamp is a digest of content and
+    label.
+    """
     try:
         stamp = hashlib.blake2b(sample.read() + b"\0" + label.encode(), digest_size=12).hexdigest()
     except (PictureError, OSError) as error:

@@ -21,7 +21,7 @@ class IndexOptions(Options):
 
 
 class SearchOptions(Options):
-    """What is looked for besides the query itself."""
+    """Options of a search besides the query."""
 
     k: int = option(12, "How many results.", flags="-k", ge=1, le=10_000)
     where: str | None = option(None, "SQL over name, label and text, as label = 'cat'.")

@@ -56,7 +56,7 @@ def search(
 ) -> list[Hit]:
     """The `k` items nearest to a text, or to a picture or text file.
 
-    Pictures that are searched by words come first where their name or label has all of the words.
+    In a search by words, pictures whose name or label has all the words come first.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def search(
     where : str, optional
         SQL over name, label and text: ``label = 'cat'``.
     file : bool, optional
-        Whether the query is a path; without it, it is one if there is such a file. A stranger's
-        words are no paths.
+        Whether the query is a path. If None, it is one if such a file exists; give False for the
+        words of strangers.
     """
     if k < 1:
         raise OptionError(f"k is {k}; it must be 1 or more")
