@@ -74,12 +74,12 @@ def main():
         settings = TrainSettings(
             steps=given.steps,
             batch=14,
-            rate=rate,
+            learning_rate=rate,
             optimizer=optimizer,
             warmup=50,
             cooldown=1.0,
             weight_decay=0.0,
-            average=0.99,
+            ema_decay=0.99,
         )
         begun = time.perf_counter()
         for _ in train(job, settings):

@@ -44,7 +44,7 @@ def test_from_the_first_step_on_it_is_the_other_text(model):
 def test_the_steps_before_the_branch_are_the_same(model):
     change = {"then_step": 4, "then": "the quick brown fox"}
     found = explain("a red apple", options(model), model, changes=[change])
-    first, second = (run.trace.looks for run in found.runs)
+    first, second = (run.trace.steps for run in found.runs)
     assert all(np.array_equal(a.after, b.after) for a, b in zip(first[:3], second[:3], strict=True))
     assert not np.array_equal(first[3].after, second[3].after)
     assert found.apart[1, 3] == 0 < found.apart[1, 4]
@@ -54,7 +54,7 @@ def test_the_steps_before_the_branch_are_the_same(model):
 def test_runs_may_differ_in_steps_sampler_and_prompt(model, tmp_path):
     changes = [{"steps": 8}, {"sampler": "euler"}, {"prompt": "a blue house", "guidance_scale": 1}]
     found = explain("a red apple", options(model), model, changes=changes)
-    assert [len(run.trace.looks) for run in found.runs] == [5, 8, 5, 5]
+    assert [len(run.trace.steps) for run in found.runs] == [5, 8, 5, 5]
     assert found.apart.shape == (4, 6) and [len(way) for way in found.map] == [6, 9, 6, 6]
     assert found.runs[3].label == "a blue house, guidance scale 1"
     for run, change in zip(found.runs[1:], changes, strict=True):

@@ -104,7 +104,7 @@ def test_training_computes_in_the_dtype_asked_for(cpu, dtype, expected):
         list(
             train(
                 job,
-                TrainSettings(steps=2, batch=8, dtype=name, weight_decay=0, average=0, warmup=1),
+                TrainSettings(steps=2, batch=8, dtype=name, weight_decay=0, ema_decay=0, warmup=1),
             )
         )
         moved[name] = job.module.weight.detach() - before

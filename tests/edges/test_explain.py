@@ -116,28 +116,30 @@ def test_runs_of_one_model_in_threads(model):
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm2", "dpmpp_2m", "unipc", "dpmpp_2m_sde"])
 def test_the_steps_follow_from_one_another(model, sampler):
     told = trace("a red apple", options(sampler=sampler, guidance_scale=4.0), model)
-    assert [look.index for look in told.looks] == [0, 1, 2]
-    assert [look.sigma for look in told.looks] == pytest.approx(
+    assert [look.index for look in told.steps] == [0, 1, 2]
+    assert [look.sigma for look in told.steps] == pytest.approx(
         told.made.settings["sigmas"][:-1], abs=1e-5
     )
-    for look, following in zip(told.looks, told.looks[1:], strict=False):
+    for look, following in zip(told.steps, told.steps[1:], strict=False):
         assert torch.equal(look.after, following.x)
-    for look in told.looks:
+    for look in told.steps:
         mixed = look.negative + 4.0 * (look.positive - look.negative)
         assert torch.allclose(mixed, look.denoised, atol=1e-5)
-        assert -1 <= look.agreement < 1
+        assert -1 <= look.guidance_cosine < 1
     if sampler == "euler":
-        look = told.looks[0]
+        look = told.steps[0]
         assert torch.allclose(
-            look.denoised + told.looks[1].sigma * look.noise(look.denoised), look.after, atol=1e-4
+            look.denoised + told.steps[1].sigma * look.noise(look.denoised), look.after, atol=1e-4
         )
 
 
 def test_without_guidance_there_is_one_estimate(model):
     told = trace("a red apple", options(guidance_scale=1), model)
     assert all(
-        look.negative is None and look.agreement == 1 and torch.equal(look.positive, look.denoised)
-        for look in told.looks
+        look.negative is None
+        and look.guidance_cosine == 1
+        and torch.equal(look.positive, look.denoised)
+        for look in told.steps
     )
     assert "negative" not in told.tensors()
 
@@ -158,10 +160,10 @@ def test_attention_is_that_of_the_layers(model, monkeypatch):
     told = trace(
         "a red apple", options(steps=1, guidance_scale=1, sampler="euler", size="24x16"), model
     )
-    found, places = told.looks[0].attention, [w.place for w in told.words]
+    found, places = told.steps[0].attention, [w.place for w in told.words]
     assert found.shape == (len(told.layers), len(told.words) + 1, 8, 12)
     assert len(used) == len(told.layers) == 4
-    heads = told.looks[0].heads
+    heads = told.steps[0].heads
     assert heads.shape == (4, used[0].shape[0], *found.shape[1:]) and heads.shape[1] > 1
     for layer, (mine, theirs) in enumerate(zip(found, used, strict=True)):
         every = 1 if theirs.shape[1] == 96 else 2
@@ -176,10 +178,10 @@ def test_attention_is_that_of_the_layers(model, monkeypatch):
 
 def test_large_latents_give_small_maps(model):
     told = trace("a red apple", options(size="80x48", steps=1), model)
-    assert told.looks[0].x.shape[1:] == (24, 40)
-    assert told.looks[0].attention.shape[2:] == (6, 10)
-    assert told.looks[0].heads.numel() == 0
-    assert torch.allclose(told.looks[0].attention.sum(dim=1), torch.ones(()), atol=1e-5)
+    assert told.steps[0].x.shape[1:] == (24, 40)
+    assert told.steps[0].attention.shape[2:] == (6, 10)
+    assert told.steps[0].heads.numel() == 0
+    assert torch.allclose(told.steps[0].attention.sum(dim=1), torch.ones(()), atol=1e-5)
     assert [name.split(", ")[1] for name in told.layers] == ["40x24", "20x12", "40x24", "40x24"]
 
 
@@ -193,7 +195,7 @@ def test_words_are_what_the_model_sees(model):
     assert [w.piece for w in said].count("<end>") == 2
     assert words(NoText(), "a") == []
     told = trace("a red apple", options(steps=1, negative_prompt="fox " * 30), model)
-    assert torch.allclose(told.looks[0].attention.sum(dim=1), torch.ones(()), atol=1e-5)
+    assert torch.allclose(told.steps[0].attention.sum(dim=1), torch.ones(()), atol=1e-5)
 
 
 def test_a_model_of_pixels(tmp_path):
@@ -209,7 +211,7 @@ def test_a_model_of_pixels(tmp_path):
         )
     )
     found = explain("a red apple", options(steps=2), pixels)
-    assert found.runs[0].there is None
+    assert found.runs[0].reconstruction is None
     matrix, share = found.linear
     assert torch.equal(matrix, torch.eye(4)[:, :3]) and share == 1
     assert len(found.runs[0].guesses) == 2
@@ -241,7 +243,7 @@ def digits(tmp_path_factory):
                     "layers_per_block": 1,
                     "attention_head_dim": 4,
                 },
-                "settings": {"steps": 120, "batch": 8, "rate": 0.003, "warmup": 5},
+                "settings": {"steps": 120, "batch": 8, "learning_rate": 0.003, "warmup": 5},
                 "defaults": {"steps": 8, "guidance_scale": 2.0},
                 "previews": [],
             }
@@ -257,7 +259,7 @@ def digits(tmp_path_factory):
 def test_a_model_of_gray_pictures_that_was_trained_here(digits, tmp_path):
     found = explain("a one", options(steps=8), digits)
     run = found.runs[0]
-    assert run.trace.looks[0].x.shape == (1, 28, 28)
+    assert run.trace.steps[0].x.shape == (1, 28, 28)
     assert run.trace.made.picture.size == (28, 28)
     values = np.asarray(run.trace.made.picture).astype(int)
     assert (values[..., 0] == values[..., 2]).all(), "gray"
@@ -300,19 +302,19 @@ def test_a_random_model_of_the_shape_of_stable_diffusion(tmp_path):
         load(str(make_tiny(tmp_path / "sd", **shape))),
     )
     run = found.runs[0]
-    assert len(run.trace.looks[0].attention) > 10 and run.there is not None
+    assert len(run.trace.steps[0].attention) > 10 and run.reconstruction is not None
     found.write(tmp_path / "page.html")
 
 
 def test_experiments_are_what_they_say(model):
     found = explain(["a red apple", "a blue house"], options(), model)
     run = found.runs[0]
-    for guess, look in zip(run.guesses, run.trace.looks, strict=True):
-        z = run.trace.looks[-1].after
+    for guess, look in zip(run.guesses, run.trace.steps, strict=True):
+        z = run.trace.steps[-1].after
         assert guess.sigma == look.sigma
         guessed, true = ((guess.noisy - clean) / guess.sigma for clean in (guess.guess, z))
         assert guess.error == pytest.approx(float((guessed - true).square().mean()), rel=1e-3)
-    noise = [(g.noisy - run.trace.looks[-1].after) / g.sigma for g in run.guesses]
+    noise = [(g.noisy - run.trace.steps[-1].after) / g.sigma for g in run.guesses]
     assert torch.allclose(noise[0], noise[-1], atol=1e-3), "the same noise at every level"
     assert np.array_equal(
         np.asarray(run.decoded[-1]["denoised"]), np.asarray(run.trace.made.picture)
@@ -333,7 +335,11 @@ def test_experiments_are_what_they_say(model):
 
 def test_light_decodes_nothing(model):
     found = explain("a red apple", options(), model, light=True)
-    assert (found.runs[0].decoded, found.runs[0].guesses, found.runs[0].there) == ([], [], None)
+    assert (found.runs[0].decoded, found.runs[0].guesses, found.runs[0].reconstruction) == (
+        [],
+        [],
+        None,
+    )
 
 
 def test_large_pictures_are_decoded_once_a_step(model):
@@ -448,7 +454,7 @@ def test_the_page_holds_the_trace(model, tmp_path):
     found = explain("a red apple", options(), model)
     write(found, tmp_path / "p.html")
     said, archive = unpacked((tmp_path / "p.html").read_text("utf-8"))
-    run, look = said["runs"][0], found.runs[0].trace.looks[1]
+    run, look = said["runs"][0], found.runs[0].trace.steps[1]
     assert np.array_equal(
         archive(run["steps"][1]["latents"]["positive"], "<f2"),
         look.positive.numpy().astype("<f2").ravel(),
@@ -556,7 +562,7 @@ def test_the_page_in_a_browser(bundled, tmp_path, light):
         .replace("&amp;", "&")
     )
     assert notes["errors"] == []
-    begun = 1 + max(range(3), key=lambda k: found.runs[0].trace.looks[k].change)
+    begun = 1 + max(range(3), key=lambda k: found.runs[0].trace.steps[k].change)
     assert notes["begun"].startswith(f"step {begun} of 3"), "where the text changes most"
     assert notes["step"].startswith("step 2 of 3") and notes["left"].startswith("step 1 of 3")
     assert notes["word"].startswith("red")
@@ -573,7 +579,7 @@ def test_the_page_in_a_browser(bundled, tmp_path, light):
         for line in notes["before"].splitlines()
         if line.startswith("D = ")
     )
-    look = explain("a red apple", options(seed=7), bundled, light=True).runs[0].trace.looks[1]
+    look = explain("a red apple", options(seed=7), bundled, light=True).runs[0].trace.steps[1]
     for shown, true in ((minus, look.negative), (plus, look.positive), (told, look.denoised)):
         assert shown == pytest.approx(float(true[0, 4, 4]), abs=2e-3)
     assert mixed == pytest.approx(minus + 9 * (plus - minus), abs=0.01)
@@ -585,7 +591,7 @@ def test_the_page_in_a_browser(bundled, tmp_path, light):
 def test_a_picture_to_begin_with(model, tmp_path):
     Image.new("RGB", (16, 16), "red").save(tmp_path / "r.png")
     told = trace("a red apple", options(source=str(tmp_path / "r.png"), strength=0.5), model)
-    assert told.looks[0].sigma < trace("a red apple", options(), model).looks[0].sigma
+    assert told.steps[0].sigma < trace("a red apple", options(), model).steps[0].sigma
     write(
         explain("a", options(source=str(tmp_path / "r.png")), model, light=True),
         tmp_path / "p.html",
@@ -602,11 +608,11 @@ def test_what_is_known_is_held_to_at_every_step(model, tmp_path):
     found = explain("a red apple", given, model)
     told = found.runs[0].trace
     assert told.made.picture.size == (18, 16)
-    for look in told.looks:
+    for look in told.steps:
         mixed = look.negative + told.scale * (look.positive - look.negative)
         assert torch.allclose(mixed[..., :4], look.denoised[..., :4], atol=1e-5)
         assert torch.allclose(
-            look.denoised[..., 4:8], told.looks[0].denoised[..., 4:8], atol=1e-5
+            look.denoised[..., 4:8], told.steps[0].denoised[..., 4:8], atol=1e-5
         ), "what is known is the same at every step"
         assert not torch.allclose(mixed[..., 4:8], look.denoised[..., 4:8], atol=1e-2)
     found.write(tmp_path / "p.html")

@@ -19,7 +19,7 @@ from sfumato.train.pack import pack
 from sfumato.train.plan import Plan
 from sfumato.types import Condition
 
-GIVEN = {"steps": 6, "batch": 2, "rate": 0.01, "device": "cpu", "dtype": "float32"}
+GIVEN = {"steps": 6, "batch": 2, "learning_rate": 0.01, "device": "cpu", "dtype": "float32"}
 
 
 @pytest.fixture

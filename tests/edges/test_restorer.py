@@ -94,7 +94,10 @@ def test_it_learns_to_denoise():
     x = job.batch(torch.tensor([0, 1] * 8), torch.Generator().manual_seed(5))
     y = measured("noise:50", x)(x, generator=torch.Generator().manual_seed(6))
     for _ in train(
-        job, TrainSettings(steps=60, batch=16, rate=5e-3, warmup=5, average=0.9, dtype="float32")
+        job,
+        TrainSettings(
+            steps=60, batch=16, learning_rate=5e-3, warmup=5, ema_decay=0.9, dtype="float32"
+        ),
     ):
         pass
     with torch.no_grad():
@@ -224,7 +227,7 @@ def test_command(tmp_path):
         "--corruption",
         "noise:9",
     ]
-    plan = {"size": 24, "settings": {"rate": 1e-12, "average": 0}}
+    plan = {"size": 24, "settings": {"learning_rate": 1e-12, "ema_decay": 0}}
     (tmp_path / "other.json").write_text(json.dumps(plan))
     result = CliRunner().invoke(
         app, [*words, "--steps", "1", "--batch", "2", "--config", str(tmp_path / "other.json")]
@@ -317,7 +320,9 @@ def test_pairs(kind, tmp_path):
     before = float(job.loss(torch.tensor([0, 1] * 8), torch.Generator().manual_seed(3)).detach())
     for _ in train(
         job,
-        TrainSettings(steps=40, batch=16, rate=5e-3, warmup=5, average=0.9, dtype="float32"),
+        TrainSettings(
+            steps=40, batch=16, learning_rate=5e-3, warmup=5, ema_decay=0.9, dtype="float32"
+        ),
         tmp_path / "m",
     ):
         pass

@@ -17,7 +17,7 @@ from sfumato.train.pack import pack
 from sfumato.train.plan import Plan
 from sfumato.train.student import StudentJob, train_student
 
-GIVEN = {"steps": 6, "batch": 4, "rate": 0.01, "device": "cpu", "dtype": "float32"}
+GIVEN = {"steps": 6, "batch": 4, "learning_rate": 0.01, "device": "cpu", "dtype": "float32"}
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ class Line:
 SETTINGS = TrainSettings(
     steps=60,
     batch=8,
-    rate=1e-2,
+    learning_rate=1e-2,
     warmup=5,
     checkpoint_every=7,
     preview_every=1000,
@@ -226,11 +226,11 @@ class Kernels(Line):
 
 @pytest.mark.parametrize("kind", [Line, Kernels])
 @pytest.mark.parametrize(
-    ("optimizer", "average"), [("adamw", 0.999), ("muon", 0.999), ("adamw", 0)]
+    ("optimizer", "ema_decay"), [("adamw", 0.999), ("muon", 0.999), ("adamw", 0)]
 )
-def test_training_learns_and_stopping_resumes_bitwise(tmp_path, optimizer, average, kind):
+def test_training_learns_and_stopping_resumes_bitwise(tmp_path, optimizer, ema_decay, kind):
     whole, halves = kind(), kind()
-    settings = SETTINGS.model_copy(update={"optimizer": optimizer, "average": average})
+    settings = SETTINGS.model_copy(update={"optimizer": optimizer, "ema_decay": ema_decay})
     losses = [p.loss for p in train(whole, settings, tmp_path / "a")]
     assert losses[-1] < losses[0] * 0.75  # a moving average: it lags
     for progress in train(halves, settings, tmp_path / "b"):
@@ -253,7 +253,7 @@ def test_nothing_to_draw_is_one_sentence():
 def test_other_settings_are_refused(tmp_path):
     list(train(Line(), SETTINGS, tmp_path))
     with pytest.raises(TrainingError, match="other settings"):
-        list(train(Line(), SETTINGS.model_copy(update={"rate": 1.0}), tmp_path))
+        list(train(Line(), SETTINGS.model_copy(update={"learning_rate": 1.0}), tmp_path))
 
 
 def test_another_run_is_refused(tmp_path):
@@ -525,7 +525,15 @@ def test_a_text_encoder_learns_words_and_keeps_its_captions(tiny, tmp_path):
     )
     (tmp_path / "near.json").write_text(
         json.dumps(
-            {"settings": {"steps": 150, "batch": 16, "rate": 0.002, "warmup": 5, "cooldown": 0.5}}
+            {
+                "settings": {
+                    "steps": 150,
+                    "batch": 16,
+                    "learning_rate": 0.002,
+                    "warmup": 5,
+                    "cooldown": 0.5,
+                }
+            }
         )
     )
     list(train_text(tmp_path / "p.parquet", tmp_path / "t", tmp_path / "near.json", {}, Path(tiny)))
@@ -599,7 +607,7 @@ def test_the_whole_road_from_pictures_to_a_model(folder, tmp_path):
             None,
             None,
             tmp_path / "own.json",
-            {"rate": 1e-9},
+            {"learning_rate": 1e-9},
             str(tmp_path / "m"),
         )
     )
@@ -628,9 +636,9 @@ def test_diffusion_in_pixels(folder, tmp_path):
     settings = {
         "steps": 300,
         "batch": 12,
-        "rate": 0.004,
+        "learning_rate": 0.004,
         "warmup": 2,
-        "average": 0.9,
+        "ema_decay": 0.9,
         "preview_every": 300,
     }
     (tmp_path / "p.json").write_text(
@@ -770,7 +778,7 @@ def test_a_matcher_learns_which_text_belongs_to_which_picture(folder, tmp_path):
             tmp_path / "m",
             tmp_path / "t",
             tmp_path / "match.json",
-            {"steps": 150, "rate": 0.01},
+            {"steps": 150, "learning_rate": 0.01},
         )
     )
     clip = network_from(CLIPText, CLIPTextConfig, tmp_path / "t" / "text_encoder")

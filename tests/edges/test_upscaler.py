@@ -103,7 +103,7 @@ def test_an_enlarged_picture_on_a_clear_ground_is_explained(folder, tmp_path):
     found = explain("a red apple", asked)
     (run,) = found.runs
     assert run.trace.made.picture.size == (64, 64) and run.trace.made.picture.mode == "RGBA"
-    assert run.decoded[0]["denoised"].size == run.there.again.size == (16, 16)
+    assert run.decoded[0]["denoised"].size == run.reconstruction.picture.size == (16, 16)
     alone = create("a red apple", asked)[0].picture
     assert run.trace.made.picture.tobytes() == alone.tobytes()
     found.write(tmp_path / "page.html")

@@ -140,7 +140,7 @@ def test_stable_diffusion_xl(tmp_path):
     assert told.layers[:2] == ("down 1.1.1, 8x8", "down 1.1.2, 8x8"), (
         "two blocks in each attention at the finest level"
     )
-    assert torch.allclose(told.looks[0].attention.sum(dim=1), torch.ones(()), atol=1e-5)
+    assert torch.allclose(told.steps[0].attention.sum(dim=1), torch.ones(()), atol=1e-5)
 
 
 def test_attention_is_seen_as_diffusers_sees_it(tiny, monkeypatch):
@@ -164,7 +164,7 @@ def test_attention_is_seen_as_diffusers_sees_it(tiny, monkeypatch):
         return found
 
     monkeypatch.setattr(kind.Attention, "get_attention_scores", watched)
-    look = told.looks[0]
+    look = told.steps[0]
     c, (condition, _) = (
         model.denoiser.coefficients(torch.tensor([look.sigma])),
         model.text(["a red apple"], (24, 16)),

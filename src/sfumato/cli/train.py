@@ -25,7 +25,9 @@ ConfigFile = Annotated[
     Path | None, Option(help="JSON of the network's config and of training settings.")
 ]
 settings = takes(
-    TrainSettings, only={"steps", "batch", "rate", "seed", "device", "dtype"}, defaults=False
+    TrainSettings,
+    only={"steps", "batch", "learning_rate", "seed", "device", "dtype"},
+    defaults=False,
 )
 
 
@@ -207,6 +209,6 @@ def _train(events: Iterator[Any], output: Path) -> None:
                 "training",
                 event.step,
                 event.steps,
-                f"loss {event.loss:.4f}  {event.rate:.3g} samples/s",
+                f"loss {event.loss:.4f}  {event.samples_per_second:.3g} samples/s",
             )
     say(str(output))

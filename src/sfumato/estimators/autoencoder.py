@@ -185,12 +185,12 @@ class Autoencoder(Reducer):
         return TrainSettings(
             steps=steps,
             batch=batch,
-            rate=self.learning_rate,
+            learning_rate=self.learning_rate,
             warmup=min(100, steps // 10),
             # a rate that falls to zero for so long makes an average of the weights needless
             cooldown=0.6,
             weight_decay=self.weight_decay,
-            average=0,
+            ema_decay=0,
             seed=seed + self.n_steps_,
             device=self.device,
             dtype=self.dtype,

@@ -114,7 +114,7 @@ def lesson(options: LessonOptions) -> Iterator[Progress | Learned]:
 
 def _settings(options: LessonOptions) -> TrainSettings:
     return TrainSettings(
-        steps=options.steps, batch=128, rate=2e-3, warmup=50, cooldown=0.6, average=0,
+        steps=options.steps, batch=128, learning_rate=2e-3, warmup=50, cooldown=0.6, ema_decay=0,
         weight_decay=0, seed=options.seed, device="cpu", dtype="float32",
     )  # fmt: skip
 

@@ -171,7 +171,7 @@ def walk(
         torch.manual_seed(options.seed)
         job = PointsJob((given - center) / spread, classes)
         settings = TrainSettings(
-            steps=options.training, batch=256, rate=2e-3, warmup=50, average=0.99,
+            steps=options.training, batch=256, learning_rate=2e-3, warmup=50, ema_decay=0.99,
             seed=options.seed, device="cpu", dtype="float32", cooldown=0.5,
         )  # fmt: skip
         loss = math.nan

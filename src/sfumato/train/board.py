@@ -31,7 +31,7 @@ class Board:
         """Add one point every ten steps."""
         if (progress.step % 10 == 0 or progress.step == progress.steps) and self.writer is not None:
             self.writer.add_scalar("loss", progress.loss, progress.step)
-            self.writer.add_scalar("samples per second", progress.rate, progress.step)
+            self.writer.add_scalar("samples per second", progress.samples_per_second, progress.step)
 
     def __enter__(self) -> Self:
         return self

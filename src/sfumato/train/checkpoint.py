@@ -58,7 +58,7 @@ class State:
             # float16 is too narrow for its sums
             optimizers.append(Muon(ours, decay, dtype=torch.bfloat16 if half else torch.float32))
         return cls(
-            module, [p.detach().clone() for p in trained] if settings.average else [], optimizers
+            module, [p.detach().clone() for p in trained] if settings.ema_decay else [], optimizers
         )
 
     def step(self, rate: float) -> None:

@@ -59,7 +59,7 @@ class Progress:
         Steps done, of how many.
     loss : float
         Moving average of the loss.
-    rate : float
+    samples_per_second : float
         Samples per second over the last steps.
     seconds_left : float
     preview : Path or None
@@ -69,7 +69,7 @@ class Progress:
     step: int
     steps: int
     loss: float
-    rate: float
+    samples_per_second: float
     seconds_left: float
     preview: Path | None = None
 
@@ -137,7 +137,7 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 
     Examples
     --------
-    >>> s = TrainSettings(steps=100, rate=1.0, warmup=10, cooldown=0.5)
+    >>> s = TrainSettings(steps=100, learning_rate=1.0, warmup=10, cooldown=0.5)
     >>> [learning_rate(s, k) for k in (0, 9, 49, 75)]
     [0.1, 1.0, 1.0, 0.5]
     """
@@ -147,7 +147,7 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
         if not settings.cooldown
         else min(1.0, (settings.steps - step) / (settings.cooldown * settings.steps))
     )
-    return settings.rate * min(up, down)
+    return settings.learning_rate * min(up, down)
 
 
 def _gradient(
@@ -175,17 +175,17 @@ def _gradient(
     if not math.isfinite(float(norm)):
         raise TrainingError(
             f"step {step + 1}: {_blame(job.module, loss_now)}; lower the learning rate "
-            f"({settings.rate:g})"
+            f"({settings.learning_rate:g})"
         )
-    if norm > settings.clip:
-        nn.utils.clip_grads_with_norm_(job.module.parameters(), settings.clip, norm)
+    if norm > settings.max_grad_norm:
+        nn.utils.clip_grads_with_norm_(job.module.parameters(), settings.max_grad_norm, norm)
     return float(loss.detach())
 
 
 def _apply(state: checkpoint.State, settings: TrainSettings, step: int) -> None:
     """Take the step that the gradient asks for."""
     state.step(learning_rate(settings, step))
-    state.update_average(min(settings.average, (step + 1) / (step + 10)))
+    state.update_average(min(settings.ema_decay, (step + 1) / (step + 10)))
 
 
 def _blame(module: nn.Module, again: object) -> str:

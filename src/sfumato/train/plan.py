@@ -95,7 +95,7 @@ def read_plan(
             "another --output"
         )
     plan = Plan.read(read_json(path), str(path)) if path else Plan()
-    usual = dict(zip(("steps", "batch", "rate"), USUAL[task], strict=False))
+    usual = dict(zip(("steps", "batch", "learning_rate"), USUAL[task], strict=False))
     return plan, TrainSettings.read({**usual, **plan.settings, **given}, "training settings")
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from sfumato.types import Progress
 from sfumato.web.store import ENDED, Job, Store
-from sfumato.web.work import Finished, Preview, Told, Work, compatible
-from sfumato.web.worker import Cancel, Ended, Happened, serve
+from sfumato.web.work import Finished, JobProgress, Preview, Work, compatible
+from sfumato.web.worker import Cancel, Ended, JobEvent, serve
 
 CRASHED = "the worker stopped twice while it worked on this job"
 TOGETHER = 8  # jobs that are made at once, at most
@@ -216,14 +216,14 @@ class Queue:
                 return
             self.loop.call_soon_threadsafe(self._heard, message)
 
-    def _heard(self, message: Happened | Ended) -> None:
+    def _heard(self, message: JobEvent | Ended) -> None:
         if message.id not in self.running:  # it was cancelled
             return
         if isinstance(message, Ended):
             self._ended(message)
             return
         event, running = message.event, self.running[message.id]
-        if isinstance(event, Told):
+        if isinstance(event, JobProgress):
             running.progress = event.progress
             self._tell(message.id, Update("progress", running.told()))
         elif isinstance(event, Preview):

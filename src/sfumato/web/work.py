@@ -62,14 +62,14 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Told:
+class JobProgress:
     """Progress of one job of a batch."""
 
     job: int
     progress: Progress
 
 
-Event = Told | Preview | Finished
+Event = JobProgress | Preview | Finished
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
             continue
         now = event if isinstance(event, Progress) else event.progress
         for number in range(len(works)):
-            yield Told(number, now)
+            yield JobProgress(number, now)
         if isinstance(event, Progress):
             continue
         if any(shown) and time.monotonic() - last >= EVERY and event.step.index < event.steps - 1:
@@ -213,9 +213,9 @@ def _trace(work: Work, models: Models) -> Iterator[Event]:
                 about = {"seed": made.seed, "prompt": made.prompt, "settings": made.settings}
                 yield Finished(0, f"{k}.png", about)
         elif isinstance(event, Progress):
-            yield Told(0, event)
+            yield JobProgress(0, event)
         else:
-            yield Told(0, event.progress)
+            yield JobProgress(0, event.progress)
 
 
 def _restore(work: Work) -> Iterator[Event]:
@@ -226,7 +226,7 @@ def _restore(work: Work) -> Iterator[Event]:
     count = 0
     for event in engine(options)(before):
         if isinstance(event, Progress):
-            yield Told(0, event)
+            yield JobProgress(0, event)
             continue
         file = f"{count}.png"
         notes = [*before.notes, *photos.write(event.photo, work.folder / file)]
@@ -243,7 +243,7 @@ def _probe(work: Work, models: Models) -> Iterator[Event]:
     count = 0
     for event in probe(picture, ProbeOptions.build(request), model):
         if isinstance(event, Progress):
-            yield Told(0, event)
+            yield JobProgress(0, event)
             continue
         file = f"{count}.png"
         event.picture.save(work.folder / file)
@@ -259,7 +259,7 @@ def _reduce(work: Work) -> Iterator[Event]:
     found = reducing.start(reducing.gather(Path(work.request["data"]), options), options)
     for event in reducing.compare(found):
         if isinstance(event, Progress):
-            yield Told(0, event)
+            yield JobProgress(0, event)
     page = report.write(found, work.folder, work.request["name"])
     page.rename(work.folder / "page.html")
     figures = sorted(path.name for path in work.folder.glob("*.png"))
@@ -271,7 +271,7 @@ def _reduce(work: Work) -> Iterator[Event]:
 def _search(work: Work) -> Iterator[Event]:
     """Search an index; each hit is a picture, made small, or a text."""
     request, folder = work.request, Path(work.request["index"])
-    yield Told(0, Progress("searching", 0, 1))
+    yield JobProgress(0, Progress("searching", 0, 1))
     asked = request.get("image") or request["query"]
     where, is_file = request.get("where"), "image" in request
     hits = query.search(folder, asked, request["k"], where, file=is_file)
@@ -291,7 +291,7 @@ def _points(work: Work, models: Models) -> Iterator[Event]:
         models.points.clear()
     for event in points.walk(PointsOptions.build(work.request), models.points):
         if isinstance(event, Progress):
-            yield Told(0, event)
+            yield JobProgress(0, event)
             continue
         about = {name: _rounded(getattr(event, name)) for name in ("paths", "grid", "guesses")}
         about |= {"loss": round(event.loss, 4), "sigmas": [round(s, 4) for s in event.sigmas]}
@@ -302,7 +302,7 @@ def _lesson(work: Work) -> Iterator[Event]:
     """Make an experiment; its numbers are the result, and pictures on the way are previews."""
     for event in lessons.lesson(LessonOptions.build(work.request)):
         if isinstance(event, Progress):
-            yield Told(0, event)
+            yield JobProgress(0, event)
         elif not event.final and event.picture is not None:
             yield Preview(0, encoded(event.picture))
         else:

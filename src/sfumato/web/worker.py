@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from sfumato.errors import SfumatoError
-from sfumato.web.work import Event, Finished, Models, Preview, Told, Work, perform
+from sfumato.web.work import Event, Finished, JobProgress, Models, Preview, Work, perform
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Cancel:
 
 
 @dataclass(frozen=True)
-class Happened:
+class JobEvent:
     """An event of a job."""
 
     id: str
-    event: Told | Preview | Finished
+    event: JobProgress | Preview | Finished
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class _Worker:
                 continue
             if isinstance(event, Finished):
                 pictures[identity].append({"file": event.file, **event.about})
-            self.pipe.send(Happened(identity, event))
+            self.pipe.send(JobEvent(identity, event))
         for work in works:
             if work.id in self.cancelled:
                 shutil.rmtree(work.folder, ignore_errors=True)

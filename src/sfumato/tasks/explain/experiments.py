@@ -31,7 +31,7 @@ from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import opened
 from sfumato.tasks.create.run import SamplerProgress
 from sfumato.tasks.explain.runs import recorded, runs_of
-from sfumato.tasks.explain.trace import Look, Trace
+from sfumato.tasks.explain.trace import StepTrace, Trace
 from sfumato.types import Progress
 
 MOST = 6  # pictures on one page
@@ -66,19 +66,19 @@ class DenoisingProbe:
 
 
 @dataclass(frozen=True)
-class There:
+class Reconstruction:
     """A picture through the autoencoder and back.
 
     Attributes
     ----------
     z : Tensor, (C, h, w)
-    again : PIL.Image.Image
+    picture : PIL.Image.Image
     psnr : float
         Of the picture against itself behind the autoencoder, in dB.
     """
 
     z: Tensor
-    again: Image.Image
+    picture: Image.Image
     psnr: float
 
 
@@ -93,7 +93,7 @@ class Run:
         For each step pictures of `SHOWN`, by name; empty where only linear ones are wanted.
     guesses : list of DenoisingProbe
         At each level of the walk, the highest first; empty likewise.
-    there : There, optional
+    reconstruction : Reconstruction, optional
         None where there is no autoencoder, or likewise.
     label : str
         What tells the run from the others: its prompt, or what was changed.
@@ -102,7 +102,7 @@ class Run:
     trace: Trace
     decoded: list[dict[str, Image.Image]]
     guesses: list[DenoisingProbe]
-    there: There | None
+    reconstruction: Reconstruction | None
     label: str = ""
 
 
@@ -130,10 +130,10 @@ class Explained:
             return (torch.tensor([[1.0] * 3, [0.0] * 3]) if gray else torch.eye(4)[:, :3]), 1.0
         z, pictures = [], []
         for run in self.runs:
-            z.append(run.trace.looks[-1].after)
+            z.append(run.trace.steps[-1].after)
             pictures.append(image.flattened(run.trace.made.picture))
-            for look, shown in zip(run.trace.looks, run.decoded, strict=False):
-                z += [getattr(look, name) for name in shown if name != "x"]
+            for step, shown in zip(run.trace.steps, run.decoded, strict=False):
+                z += [getattr(step, name) for name in shown if name != "x"]
                 pictures += [picture for name, picture in shown.items() if name != "x"]
         factor = self.model.space.config.factor
         small = [
@@ -173,8 +173,8 @@ class Explained:
         """Latents at every level, brought to deviation 1: of each run (steps + 1, numbers)."""
         ways = []
         for run in self.runs:
-            looks = run.trace.looks
-            states = [look.x / (1 + look.sigma**2) ** 0.5 for look in looks] + [looks[-1].after]
+            traced = run.trace.steps
+            states = [step.x / (1 + step.sigma**2) ** 0.5 for step in traced] + [traced[-1].after]
             ways.append(np.stack([s.flatten().double().numpy() for s in states]))
         return ways
 
@@ -249,31 +249,31 @@ def steps(
         else:
             yield event
     runs: list[Run] = []
-    done, total = 0, sum(len(trace.looks) for trace in traces)
+    done, total = 0, sum(len(trace.steps) for trace in traces)
     for trace, one in zip(traces, asked, strict=True):
         decoded: list[dict[str, Image.Image]] = []
-        for look in () if light else trace.looks:
-            decoded.append(_decoded(_shown(look, model), model))
+        for step in () if light else trace.steps:
+            decoded.append(_decoded(_shown(step, model), model))
             done += 1
             yield Progress("decoding", done, total)
         if light:
             runs.append(Run(trace, decoded, [], None, one.label))
         else:
-            tried = guesses(trace, model), _there(trace, model)
+            tried = guesses(trace, model), _reconstruction(trace, model)
             runs.append(Run(trace, decoded, *tried, one.label))
     yield Explained(runs, model)
 
 
-def _worked(look: Look, model: Model) -> tuple[int, int]:
+def _worked(step: StepTrace, model: Model) -> tuple[int, int]:
     """Width and height that the model worked at: less than the picture's, if it was enlarged."""
-    tall, wide = look.x.shape[1:]
+    tall, wide = step.x.shape[1:]
     return wide * model.space.config.factor, tall * model.space.config.factor
 
 
-def _shown(look: Look, model: Model) -> dict[str, Tensor]:
+def _shown(step: StepTrace, model: Model) -> dict[str, Tensor]:
     """The latents of a step that the page shows as pictures: fewer of a large one."""
-    names = SHOWN if max(_worked(look, model)) <= SMALL else SHOWN[-1:]
-    found = {name: getattr(look, name) for name in names}
+    names = SHOWN if max(_worked(step, model)) <= SMALL else SHOWN[-1:]
+    found = {name: getattr(step, name) for name in names}
     return {name: latents for name, latents in found.items() if latents is not None}
 
 
@@ -295,27 +295,27 @@ def guesses(told: Trace, model: Model) -> list[DenoisingProbe]:
         return []
     settings, z, small = (
         told.made.settings,
-        told.looks[-1].after.to(model.device)[None],
-        max(_worked(told.looks[-1], model)) <= SMALL,
+        told.steps[-1].after.to(model.device)[None],
+        max(_worked(told.steps[-1], model)) <= SMALL,
     )
-    condition, _ = model.text([settings["styled"]], _worked(told.looks[-1], model))
+    condition, _ = model.text([settings["styled"]], _worked(told.steps[-1], model))
     noise = torch.randn(z.shape, generator=generator(settings["seed"], "guess")).to(z)
     out = []
-    for look in told.looks:
-        noisy = z + look.sigma * noise
-        guess = model.denoiser(noisy, level(look.sigma, noisy), condition)
+    for step in told.steps:
+        noisy = z + step.sigma * noise
+        guess = model.denoiser(noisy, level(step.sigma, noisy), condition)
         found = {name: x[0].float().cpu() for name, x in (("noisy", noisy), ("guess", guess))}
-        error = float((guess - z).square().mean() / look.sigma**2)
+        error = float((guess - z).square().mean() / step.sigma**2)
         out.append(
             DenoisingProbe(
-                look.sigma, **found, error=error, decoded=_decoded(found, model) if small else {}
+                step.sigma, **found, error=error, decoded=_decoded(found, model) if small else {}
             )
         )
     return out
 
 
 @torch.inference_mode()
-def _there(told: Trace, model: Model) -> There | None:
+def _reconstruction(told: Trace, model: Model) -> Reconstruction | None:
     """The finished picture through the autoencoder and back."""
     if not isinstance(model.space, AutoencoderKL):
         return None
@@ -323,12 +323,12 @@ def _there(told: Trace, model: Model) -> There | None:
     # of an enlarged picture as large as it was made, of one that was filled up as it is shown
     wide, tall = (
         min(made, max(unit, n // unit * unit))
-        for made, n in zip(_worked(told.looks[-1], model), picture.size, strict=True)
+        for made, n in zip(_worked(told.steps[-1], model), picture.size, strict=True)
     )
     picture = image.crop_to(picture, (wide, tall))
     z = model.space.encode(image.to_tensor(picture).to(model.device))
     again = image.to_pictures(model.space.decode(z).float().cpu())[0]
-    return There(
+    return Reconstruction(
         z[0].float().cpu(),
         again,
         psnr(np.asarray(again, np.float64), np.asarray(picture, np.float64)),

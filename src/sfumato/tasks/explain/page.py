@@ -25,8 +25,8 @@ from sfumato import __version__
 from sfumato.condition.text import transformers
 from sfumato.hub.load import Model
 from sfumato.runtime import atomic
-from sfumato.tasks.explain.experiments import SMALL, DenoisingProbe, Explained, Run, There
-from sfumato.tasks.explain.trace import Look
+from sfumato.tasks.explain.experiments import SMALL, DenoisingProbe, Explained, Reconstruction, Run
+from sfumato.tasks.explain.trace import StepTrace
 
 SETTINGS = (
     "prompt styled negative_prompt seed candidate best_of sampler guidance_scale size source "
@@ -111,38 +111,40 @@ class _Archive:
             "words": [w.__dict__ for w in told.words],
             "cosines": _cosines(run, model),
             "layers": list(told.layers),
-            "attention": self.attention(told.looks),
+            "attention": self.attention(told.steps),
             "steps": [
-                self.step(look, told.scale, run.decoded[k] if run.decoded else {})
-                for k, look in enumerate(told.looks)
+                self.step(step, told.scale, run.decoded[k] if run.decoded else {})
+                for k, step in enumerate(told.steps)
             ],
-            "shape": list(told.looks[0].x.shape),
+            "shape": list(told.steps[0].x.shape),
             "end": settings["sigmas"][-1],
-            "final": self.latent(told.looks[-1].after),
+            "final": self.latent(told.steps[-1].after),
             "noise": self.latent(
-                (run.guesses[0].noisy - told.looks[-1].after) / run.guesses[0].sigma
+                (run.guesses[0].noisy - told.steps[-1].after) / run.guesses[0].sigma
             )
             if run.guesses
             else None,
             "guesses": [self.guess(g) for g in run.guesses],
-            "there": run.there and self.there(run.there),
+            "there": run.reconstruction and self.reconstructed(run.reconstruction),
         }
 
-    def step(self, look: Look, scale: float, decoded: dict[str, Image.Image]) -> dict[str, Any]:
-        latents = {name: getattr(look, name) for name in ("x", "positive", "negative", "denoised")}
+    def step(
+        self, step: StepTrace, scale: float, decoded: dict[str, Image.Image]
+    ) -> dict[str, Any]:
+        latents = {name: getattr(step, name) for name in ("x", "positive", "negative", "denoised")}
         mixed = (
-            look.denoised
-            if look.negative is None
-            else look.negative + scale * (look.positive - look.negative)
+            step.denoised
+            if step.negative is None
+            else step.negative + scale * (step.positive - step.negative)
         )
-        if abs(scale - 1) >= 0.5 and torch.allclose(mixed, look.denoised, atol=1e-3):
+        if abs(scale - 1) >= 0.5 and torch.allclose(mixed, step.denoised, atol=1e-3):
             latents["negative"] = None  # it follows from the others
         return {
-            "sigma": look.sigma,
-            "guided": look.negative is not None,
-            "seconds": round(look.seconds, 5),
-            "agreement": round(look.agreement, 6),
-            "change": round(look.change, 6),
+            "sigma": step.sigma,
+            "guided": step.negative is not None,
+            "seconds": round(step.seconds, 5),
+            "guidance_cosine": round(step.guidance_cosine, 6),
+            "change": round(step.change, 6),
             "latents": {name: self.latent(x) for name, x in latents.items() if x is not None},
             "pictures": {name: self.picture(p) for name, p in decoded.items()},
         }
@@ -156,22 +158,22 @@ class _Archive:
             "pictures": pictures,
         }
 
-    def there(self, there: There) -> dict[str, Any]:
+    def reconstructed(self, found: Reconstruction) -> dict[str, Any]:
         return {
-            "z": self.latent(there.z),
-            "shape": list(there.z.shape),
-            "again": self.picture(there.again),
-            "psnr": round(there.psnr, 2),
+            "z": self.latent(found.z),
+            "shape": list(found.z.shape),
+            "again": self.picture(found.picture),
+            "psnr": round(found.psnr, 2),
         }
 
-    def attention(self, looks: tuple[Look, ...]) -> dict[str, Any] | None:
+    def attention(self, steps: tuple[StepTrace, ...]) -> dict[str, Any] | None:
         """Maps (steps, layers, tokens + 1, a, b), and those of each head where they are told
         apart; None without text.
         """
-        whole = torch.stack([look.attention for look in looks])
+        whole = torch.stack([step.attention for step in steps])
         if not whole.numel():
             return None
-        heads = torch.stack([look.heads for look in looks])
+        heads = torch.stack([step.heads for step in steps])
         return self.maps(whole) | {"heads": self.maps(heads) if heads.numel() else None}
 
     def maps(self, whole: Tensor) -> dict[str, Any]:

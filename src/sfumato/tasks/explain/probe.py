@@ -142,8 +142,8 @@ def _coded(
         yield Shown("changed", _picture(z * factors, model))
         return
     again = _picture(z, model)
-    agreement = psnr(np.asarray(again, np.float64), np.asarray(picture, np.float64))
-    yield Shown("decoded", again, {"psnr": round(agreement, 2), "shape": list(z.shape[1:])})
+    decibels = psnr(np.asarray(again, np.float64), np.asarray(picture, np.float64))
+    yield Shown("decoded", again, {"psnr": round(decibels, 2), "shape": list(z.shape[1:])})
     for channel in range(count):
         without = z.clone()
         without[:, channel] = 0

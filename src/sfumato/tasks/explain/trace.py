@@ -59,7 +59,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Look:
+class StepTrace:
     """One sampler step from inside. Tensors are (C, h, w), float32, on the CPU.
 
     Attributes
@@ -104,7 +104,7 @@ class Look:
         return (self.x - estimate) / self.sigma
 
     @property
-    def agreement(self) -> float:
+    def guidance_cosine(self) -> float:
         """Cosine between the noises seen with the prompt and without; 1 where the text says nothing
         new.
         """
@@ -140,14 +140,14 @@ class Trace:
         Of the prompt with the words of its style; those that did not fit in are ``made.cut``.
     layers : tuple of str
         That attend to the text, with their size.
-    looks : tuple of Look
+    steps : tuple of StepTrace
         One per step.
     """
 
     made: Made
     words: tuple[Word, ...]
     layers: tuple[str, ...]
-    looks: tuple[Look, ...]
+    steps: tuple[StepTrace, ...]
 
     @property
     def scale(self) -> float:
@@ -161,9 +161,9 @@ class Trace:
                 "index": k.index,
                 "sigma": k.sigma,
                 "seconds": round(k.seconds, 5),
-                "agreement": round(k.agreement, 6),
+                "guidance_cosine": round(k.guidance_cosine, 6),
             }
-            for k in self.looks
+            for k in self.steps
         ]
         said = {
             "words": [w.__dict__ for w in self.words],
@@ -180,10 +180,10 @@ class Trace:
             "positive",
             "denoised",
             "attention",
-            *(("heads",) if self.looks[0].heads.numel() else ()),
-            *(("negative",) if self.looks[0].negative is not None else ()),
+            *(("heads",) if self.steps[0].heads.numel() else ()),
+            *(("negative",) if self.steps[0].negative is not None else ()),
         )
-        return {name: torch.stack([getattr(look, name) for look in self.looks]) for name in names}
+        return {name: torch.stack([getattr(step, name) for step in self.steps]) for name in names}
 
     def save(self, folder: Path) -> None:
         """Write ``trace.json``, ``trace.safetensors`` and ``picture.png``, the file that `sfumato
@@ -215,7 +215,7 @@ def trace(prompt: str, options: CreateOptions | None = None, model: Model | None
     Examples
     --------
     >>> told = trace("a red apple", CreateOptions(seed=7, steps=2, best_of=1))
-    >>> [w.piece for w in told.words][:4], len(told.looks), told.looks[0].x.shape
+    >>> [w.piece for w in told.words][:4], len(told.steps), told.steps[0].x.shape
     (['<start>', 'a', 'red', 'apple'], 2, torch.Size([16, 8, 8]))
     """
     *_, last = record(prompt, options, model)
@@ -349,18 +349,18 @@ def _trace(
     done, row = divmod(
         int(made.settings["candidate"]) if options.candidate is None else 0, options.batch
     )
-    looks = [
-        _look(step, seen, seconds, row, [w.place for w in said])
+    steps = [
+        _step(step, seen, seconds, row, [w.place for w in said])
         for step, seen, seconds in batches[done]
     ]
     factor, (wide, tall) = model.space.config.factor, made.settings["size"]
     layers = [
         _label(name, model, tall // factor, wide // factor) for name in _attending(model.network)
     ]
-    return Trace(made, tuple(said), tuple(layers), tuple(looks))
+    return Trace(made, tuple(said), tuple(layers), tuple(steps))
 
 
-def _look(step: Step, seen: _Pass, seconds: float, row: int, places: list[int]) -> Look:
+def _step(step: Step, seen: _Pass, seconds: float, row: int, places: list[int]) -> StepTrace:
     batch = len(step.x)
     negative = seen.out[batch + row].clone() if len(seen.x) == 2 * batch else None
     attention, heads = torch.zeros(0, 0, 1, 1), torch.zeros(0, 0, 0, 1, 1)
@@ -374,7 +374,7 @@ def _look(step: Step, seen: _Pass, seconds: float, row: int, places: list[int]) 
     x, after, positive, denoised = seen.x[row], step.x[row], seen.out[row], step.denoised[row]
     x, after, positive, denoised = (t.float().cpu().clone() for t in (x, after, positive, denoised))
     parts = x, after, positive, negative, denoised, attention, heads
-    return Look(step.index, step.sigma, seconds, *parts)
+    return StepTrace(step.index, step.sigma, seconds, *parts)
 
 
 def _label(name: str, model: Model, tall: int, wide: int) -> str:

@@ -53,7 +53,7 @@ class RestorationNetworks:
         self.read: dict[Path, Denoiser] = {}
 
     @property
-    def in_turn(self) -> bool:
+    def has_specialists(self) -> bool:
         """Whether there is a network for each kind of damage."""
         return self.own is None
 

@@ -234,7 +234,7 @@ class RestoreOptions(Options):
         chosen = [name for name, wanted in asked.items() if wanted]
         return chosen[0] if len(chosen) == 1 and not self.clean and self.dejpeg is None else None
 
-    def in_turn(self) -> list[RestoreOptions]:
+    def stages(self) -> list[RestoreOptions]:
         """The same, one after the other: what is missing, noise and JPEG, size. Color is asked for
         in each, so that all work on gray.
         """

@@ -46,7 +46,7 @@ class Engine(Protocol):
     """What restores a picture: trained networks, or those of a test."""
 
     @property
-    def in_turn(self) -> bool:
+    def has_specialists(self) -> bool:
         """Whether it has a network for each kind of damage; else one undoes all together."""
         ...
 
@@ -201,8 +201,8 @@ def _answer(
 
 def _stages(options: RestoreOptions, engine: Engine) -> list[RestoreOptions]:
     """What is undone one after the other; all at once by a network that does all."""
-    if engine.in_turn and not options.clean:
-        return options.in_turn()
+    if engine.has_specialists and not options.clean:
+        return options.stages()
     return [options] if options.structural else []
 
 
@@ -333,7 +333,7 @@ class _Job:
         chosen = self.options.engine
         if self.hidden is None or not self.only_fills or chosen == "network":
             return None
-        if not self.engine.in_turn and chosen == "auto":
+        if not self.engine.has_specialists and chosen == "auto":
             return None  # a network of one's own knows best what it was trained for
         holes = wide_holes(self.hidden, 0 if chosen == "patches" else WIDE)
         return holes if holes.any() else None

@@ -263,7 +263,7 @@ function chart(curves, title, cursor, { log = false, names = true, floor = 0 } =
 function schedule() {
   const r = run(), line = (pick) => [{ values: r.steps.map(pick), chosen: true }];
   const parts = [chart(line((s) => s.sigma), "noise level before the step (logarithmic)", state.step, { log: true })];
-  if (r.steps[0].guided) parts.push(chart(line((s) => s.agreement), "cosine of the noises seen with and without the text", state.step, { floor: Math.min(...r.steps.map((s) => s.agreement)) }));
+  if (r.steps[0].guided) parts.push(chart(line((s) => s.guidance_cosine), "cosine of the noises seen with and without the text", state.step, { floor: Math.min(...r.steps.map((s) => s.guidance_cosine)) }));
   parts.push(chart(line((s) => s.seconds * 1000), "milliseconds", state.step));
   $("schedule").replaceChildren(...parts);
 }
