@@ -155,7 +155,7 @@ def compare(
     engine = RestorationNetworks(model)
     methods: dict[str, Method] = {"sfumato": lambda d: trained(d, engine)}
     if task != "colorize":
-        methods["sfumato --best"] = lambda d: trained(d, engine, best=True)
+        methods["sfumato --ensemble"] = lambda d: trained(d, engine, ensemble=True)
     methods |= {} if alone else peers(task)
     scores: dict[str, list[float]] = {name: [] for name in methods}
     seconds: dict[str, list[float]] = {name: [] for name in methods}

@@ -182,7 +182,7 @@ def test_the_best_answer_does_not_depend_on_how_a_picture_lies(repairer):
     turned, differences = Photo(np.ascontiguousarray(np.rot90(PHOTO)[:, ::-1])), []
     for best in (False, True):
         a, b = (
-            restore(photo, RestoreOptions(denoise=20.0, best=best), repairer).photo.values
+            restore(photo, RestoreOptions(denoise=20.0, ensemble=best), repairer).photo.values
             for photo in (Photo(PHOTO), turned)
         )
         differences.append(np.abs(np.rot90(a)[:, ::-1].astype(int) - b).max())
@@ -403,7 +403,7 @@ def test_noise_is_removed_by_the_level_of_each_pixel():
         error[level] = float(np.square(values - clean).mean())
     assert error["auto"] < 0.9 * error[25.0], error
     # turned and mirrored, the levels are, too
-    best = restore(photo, RestoreOptions(denoise="auto", best=True))
+    best = restore(photo, RestoreOptions(denoise="auto", ensemble=True))
     assert np.square(best.photo.values.transpose(2, 0, 1) - clean).mean() < error["auto"]
 
 

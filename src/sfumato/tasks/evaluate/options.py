@@ -30,7 +30,7 @@ class EvaluateOptions(Options):
     gray: bool = option(False, "Take the pictures as gray.")
     method: str = option(
         "trained",
-        "trained; best (the mean of eight answers); or input (the damage stays), bicubic.",
+        "trained; ensemble (the mean of eight outputs); or input (the damage stays), bicubic.",
     )
     model: str | None = option(
         None,

@@ -111,10 +111,10 @@ def restore(
     gray : bool
         Take the pictures as gray: BSD68 is CBSD68 so taken.
     method : str, optional
-        ``trained``, ``best`` (the mean of eight views), or what leaves the damage in: ``input``,
-        ``bicubic``. Of these the figures are known, which shows that the ruler is right.
+        ``trained``, ``ensemble`` (the mean of eight views), or what leaves the damage in:
+        ``input``, ``bicubic``. The figures of the last two are published, so they check the metric.
     engine : Engine, optional
-        What is meant by ``trained`` and ``best``.
+        What is meant by ``trained`` and ``ensemble``.
     left_out : callable, optional
         Told a sentence for each picture that cannot be read or is too small.
 
@@ -133,7 +133,7 @@ def restore(
     if engine is not None:
         methods |= {
             "trained": lambda d: trained(d, engine),
-            "best": lambda d: trained(d, engine, best=True),
+            "ensemble": lambda d: trained(d, engine, ensemble=True),
         }
     if method not in methods:
         raise unknown(f"method to {task}", method, methods)
@@ -218,7 +218,7 @@ def spoil(name: str, clean: NDArray[np.float64], task: Task, amount: float | str
     return Damaged(name, task, number, clean, x, known)
 
 
-def trained(damaged: Damaged, engine: Engine, *, best: bool = False) -> Tensor:
+def trained(damaged: Damaged, engine: Engine, *, ensemble: bool = False) -> Tensor:
     """What the trained networks make of it, as :func:`sfumato.tasks.restore.run.answer`: values 0
     to 255, (1, C, H, W).
     """
@@ -240,7 +240,7 @@ def trained(damaged: Damaged, engine: Engine, *, best: bool = False) -> Tensor:
         damaged.amount / 127.5 if damaged.task == "denoise" else 0.0,
         ONLY.get(damaged.task),
     )
-    made = answer(engine, x.expand(-1, 3, -1, -1) * known, planes, level, only, best=best)
+    made = answer(engine, x.expand(-1, 3, -1, -1) * known, planes, level, only, ensemble=ensemble)
     made = Grayscale().apply(made) if x.shape[1] == 1 else made
     made = (made.double() + 1) * 127.5
     return (

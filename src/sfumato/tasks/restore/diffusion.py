@@ -61,11 +61,11 @@ def diffuse(
         For what has no linear operator: JPEG artifacts, and what a network of one's own was
         trained on.
     """
-    of_networks = (options.clean, options.hints, options.best, options.like)
+    of_networks = (options.clean, options.hints, options.ensemble, options.like)
     if options.dejpeg is not None or any(of_networks) or options.saturation != 1:
         raise OptionError(
             "--engine diffusion undoes what is linear; --dejpeg, --clean, --hint, --like, "
-            "--saturation and --best go with --engine auto"
+            "--saturation and --ensemble go with --engine auto"
         )
     if options.prompt and isinstance(model.text, NoText):
         raise OptionError(f"{model.name} takes no text; leave --prompt out")

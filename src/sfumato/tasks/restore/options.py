@@ -98,7 +98,7 @@ class RestoreOptions(Options):
         metavar="X,Y,#rrggbb",
     )
     enlarge: float | None = option(None, "Factor of enlargement.", ge=1.5, le=8)
-    best: bool = option(
+    ensemble: bool = option(
         False,
         "Average the outputs for eight rotations and flips of the picture: eight times slower.",
     )
@@ -212,8 +212,8 @@ class RestoreOptions(Options):
                 "nothing to undo; give --denoise, --dejpeg, --fill, --fill-box, --fill-color, "
                 "--fill-scratches, --colorize or --enlarge"
             )
-        if self.best and not self.structural:
-            raise OptionError("--best is not for --colorize alone")
+        if self.ensemble and not self.structural:
+            raise OptionError("--ensemble is not for --colorize alone")
         if isinstance(self.denoise, float) and not 0 < self.denoise <= 255:
             raise OptionError(f"sigma {self.denoise:g} is not within 0 to 255")
         if isinstance(self.dejpeg, int) and not 1 <= self.dejpeg <= 100:

@@ -283,7 +283,7 @@ class _Job:
             planes,
             self.noise.of(y),
             self.options.only,
-            best=self.options.best,
+            ensemble=self.options.ensemble,
         )
         if not self.gray:
             return made
@@ -367,13 +367,13 @@ def answer(
     sigma: float | Tensor,
     only: Only,
     *,
-    best: bool = False,
+    ensemble: bool = False,
 ) -> Tensor:
     """What an engine makes of a window (1, 3, h, w).
 
-    With `best`, the mean of what it makes of the window turned and mirrored in all eight ways.
+    With `ensemble`, the mean of what it makes of the window turned and mirrored in all eight ways.
     """
-    views = VIEWS if best else VIEWS[:1]
+    views = VIEWS if ensemble else VIEWS[:1]
     if isinstance(sigma, Tensor):
         made = self_ensemble(
             lambda seen, told_of, level: engine.repair(seen, told_of, level, only),
