@@ -2,14 +2,16 @@
 while training.
 
     python recipes/photos/select_photos.py photos_train_open.parquet work photos64.parquet
-    [endless-sky/ budgie/]
+    [endless-sky/ budgie/ government/]
 
 writes ``work/train.parquet``, ``work/val.parquet``, ``work/attribution.csv`` and
 ``work/color.parquet``: the photos in color and the many small ones of photos64, which show more
 kinds of things than the large ones do. ``endless-sky`` is the content of Debian's package
 endless-sky-high-dpi, whose landscapes join the large photos; ``budgie`` holds those of
 budgie-backgrounds as PNG: few, but sharp, and of animals and buildings, so each is drawn as often
-as six others.
+as six others. ``government`` holds photographs of people, streets and farms that were taken for the
+government of the United States, in two folders, ``fsaowi`` (1935 to 1944, gray) and ``documerica``
+(1971 to 1977): public domain.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ FREE = ("CC0", "CC-BY-2", "CC-BY-4", "MIT", "Apache-2.0", "public domain")
 ASIDE = 12
 COLUMNS = ["id", "image", "source", "licence"]
 OFTEN = 6.0
+# of the government's photographs: how often each is drawn, and the share of each side that is rim
+GOVERNMENT_OFTEN = 3.0
+RIMS = {"fsaowi": 0.09, "documerica": 0.04}
 # of budgie-backgrounds: no photographs, or nearly black
 DRAWN = ("valley-midnight", "waves-midnight", "saturnian-profile")
 # the landscapes of endless-sky that its copyright file doesn't give into the public domain (CC-BY-
@@ -91,6 +96,28 @@ def backgrounds(folder: Path) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
+def government(folder: Path) -> pa.Table:
+    """Photographs taken for the government of the United States, without the rims of their film."""
+    rows = []
+    for name, rim in RIMS.items():
+        for file in sorted((folder / name).glob("*.jpg")):
+            picture, held = Image.open(file).convert("RGB"), io.BytesIO()
+            x, y = round(rim * picture.width), round(rim * picture.height)
+            picture.crop((x, y, picture.width - x, picture.height - y)).save(held, format="PNG")
+            rows.append(
+                {
+                    "id": f"{name}/{file.stem}",
+                    "image": held.getvalue(),
+                    "source": f"government of the United States, {name}",
+                    "licence": "public domain",
+                    "weight": GOVERNMENT_OFTEN,
+                }
+            )
+    if not rows:
+        raise SystemExit(f"{folder} holds no photographs; README.md says where to take them")
+    return pa.Table.from_pylist(rows)
+
+
 def colored(data: bytes) -> bool:
     """Whether a picture shows any color."""
     values = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
@@ -98,7 +125,12 @@ def colored(data: bytes) -> bool:
 
 
 def main(
-    source: Path, folder: Path, small: Path, package: Path | None = None, budgie: Path | None = None
+    source: Path,
+    folder: Path,
+    small: Path,
+    package: Path | None = None,
+    budgie: Path | None = None,
+    states: Path | None = None,
 ) -> None:
     """Split the free rows of a parquet file with columns image, licence, source and id, and add the
     landscapes.
@@ -115,6 +147,11 @@ def main(
         # where no weight is said, it is 1
         train = pa.concat_tables(
             [train.select(COLUMNS), backgrounds(budgie)], promote_options="permissive"
+        )
+    if states is not None:
+        columns = [*COLUMNS, "weight"] if "weight" in train.column_names else COLUMNS
+        train = pa.concat_tables(
+            [train.select(columns), government(states)], promote_options="permissive"
         )
     pq.write_table(train, folder / "train.parquet")
     more = free(pq.read_table(small)).filter(pc.field("split") == "train")
@@ -137,4 +174,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:6]))
+    main(*map(Path, sys.argv[1:7]))

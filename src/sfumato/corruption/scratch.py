@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+from scipy import ndimage
 from torch import Generator, Tensor
 
 from sfumato.corruption.noise import uniform
@@ -18,7 +19,10 @@ from sfumato.types import Corrupted
 
 FINE = 3  # marks are drawn this much larger, then shrunk: their edges are soft
 THINNEST, WIDEST = 0.8, 8.5  # pixels across a scratch
-SEEN = 16 / 127.5  # change of a pixel, from which on a mark is plain to see
+# change of a pixel, from which on a mark is plain to see, and how far a mark goes on from there
+# where it happens to be as dark as the picture
+SEEN, GOES_ON = 16 / 127.5, 12
+HARD = 0.25  # share of the layers whose marks have hard edges, as a digital scratch has
 Plane = NDArray[np.float32]
 
 
@@ -64,8 +68,9 @@ class Scratches:
                 opacity = torch.from_numpy(layer.opacity).to(x)
                 change = opacity * (layer.shade - picture)
                 picture = picture + change
-                seen = (change.abs().amax(dim=0, keepdim=True) / SEEN).clamp_max(1)
-                cover = torch.maximum(cover, seen * torch.from_numpy(layer.cover).to(x))
+                seen = (change.abs().amax(dim=0) / SEEN).clamp_max(1)
+                near = ndimage.maximum_filter(seen.cpu().numpy(), 2 * GOES_ON + 1)
+                cover = torch.maximum(cover, torch.from_numpy(near * layer.cover).to(x))
             damaged.append(picture)
             covers.append(cover)
         return Corrupted(torch.stack(damaged), torch.zeros(len(x), device=x.device)), torch.stack(
@@ -112,6 +117,8 @@ class _Layer:
             canvas = canvas.filter(ImageFilter.GaussianBlur(FINE * rng.uniform(0.2, 1.0)))
         shrunk = canvas.resize((wide, tall), Image.Resampling.BOX)
         cover = np.asarray(shrunk, np.float32) * np.float32(1 / 255)
+        if rng.random() < HARD:
+            cover = (cover > 0.5).astype(np.float32)
         strength = 1.0 if rng.random() < 0.6 else rng.uniform(0.5, 1.0)
         worn = 1 - (rng.random() < 0.35) * rng.uniform(0.2, 0.6) * _clouds(size, rng)
         return cls(cover, cover * np.float32(strength) * worn, _shade(rng))

@@ -3,6 +3,10 @@ damaged by us.
 
 The photograph is what hides the marks, and is taken away. Between the marks the finder meets things
 that look like them and are none: letters, grids and rings.
+
+A finder looks twice. At the second look its plane of known pixels is what it didn't take for damage
+at the first: so it sees where a line goes on, and what stands alone (Tu & Bai 2010, auto-context;
+Chen et al. 2022, arXiv:2208.04202, self-conditioning).
 """
 
 from __future__ import annotations
@@ -11,12 +15,14 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Generator, Tensor
 
 from sfumato import image
 from sfumato.corruption.base import Compose
 from sfumato.corruption.scratch import Scratches
+from sfumato.denoiser.restorer import restorer_planes
 from sfumato.errors import OptionError
 from sfumato.train.loss import cross_entropy, denoising_loss
 from sfumato.train.pairs import PairedCorruption
@@ -25,6 +31,8 @@ from sfumato.types import Condition, Corruption
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,()©-"
 ADDED = 0.35  # share of the crops on which something is drawn that is no damage
+SOFT, GRAINY = 0.3, 0.3  # shares of the prints that are blurred, and whose film had grain
+AGAIN = 0.5  # share of the batches that are looked at for the second time
 Color = tuple[int, ...]
 SEPIA = (1.0, 0.86, 0.64)  # of white, in a print that turned brown
 
@@ -51,8 +59,13 @@ class FinderJob(RestorerJob):
                 f'a finder learns to find scratches; "{chosen}" does not begin with them'
             )
         damaged, cover = first.marked(x, random)
-        seen = Compose(tuple(others))(damaged.y.clamp(-1, 1), generator=random)
-        return 2 * cover - 1, PairedCorruption(seen.y), Condition()
+        seen = Compose(tuple(others))(damaged.y.clamp(-1, 1), generator=random).y
+        known = torch.ones_like(cover)
+        if float(torch.rand((), generator=random)) < AGAIN:
+            with torch.no_grad():
+                condition = Condition(planes=restorer_planes(known))
+                known = (1 - self.denoiser(seen, seen.new_zeros(len(x)), condition)) / 2
+        return 2 * cover - 1, PairedCorruption(seen), Condition(planes=restorer_planes(known))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean cross-entropy of each pixel, in nats."""
@@ -66,16 +79,31 @@ def _printed(picture: Tensor, gray: float, rng: np.random.Generator) -> Tensor:
     """A photograph (3, H, W) as it lies in an album: gray, brown or in color, faded, with letters
     or lines of its own.
     """
-    x = (picture + 1) / 2
+    x = ((picture + 1) / 2) ** rng.uniform(0.7, 1.5)
     if rng.random() < ADDED:
         x = _with_things(x, rng)
     if rng.random() < gray:
         x = x.mean(dim=0, keepdim=True).expand(3, -1, -1)
         if rng.random() < 0.35:
             x = x * torch.tensor(SEPIA).to(x)[:, None, None]
+    if rng.random() < SOFT:
+        x = _blurred(x, rng.uniform(0.5, 1.5))
+    if rng.random() < GRAINY:
+        grain = torch.from_numpy(rng.normal(0, rng.uniform(0.01, 0.1), x.shape[1:])).to(x)
+        x = x + _blurred(grain[None], rng.uniform(0.3, 1.0))
     black, white = rng.uniform(0, 0.2), rng.uniform(0.75, 1)
     x = black + (white - black) * x
     return 2 * x - 1
+
+
+def _blurred(x: Tensor, sigma: float) -> Tensor:
+    """Each channel of (C, H, W), seen through a soft lens."""
+    at = torch.arange(-4.0, 5.0).to(x)
+    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+    kernel = (kernel / kernel.sum())[None, None]
+    rows = F.pad(x[:, None], (4, 4, 4, 4), mode="reflect")
+    across = F.conv2d(rows, kernel[..., None, :])
+    return F.conv2d(across, kernel[..., None])[:, 0]
 
 
 def _with_things(x: Tensor, rng: np.random.Generator) -> Tensor:

@@ -19,6 +19,7 @@ from sfumato.corruption.color import Grayscale
 from sfumato.corruption.resample import magnify
 from sfumato.data.photo import Photo
 from sfumato.image import LUMA
+from sfumato.tasks.restore.hints import spread
 from sfumato.tasks.restore.options import rgb
 
 SIDE = 96  # the longer side of the small copy, about as large as photos were in training
@@ -32,8 +33,9 @@ TONED = 6  # of 255: chroma that compression adds to a print in one tone stays b
 BLUE, RED = 0.564, 0.713
 LIGHTS = 24  # brightnesses at which palettes are compared
 ROWS = 256  # of the full picture that are worked on at once
-# of a hint: share of the small copy's longer side, and difference of luminance in [-1, 1]
-REACH, LIKENESS = 0.12, 0.15
+HINTED = 192  # the longer side of the copy over which hints are spread
+# of what a hint still lacks: share of the longer side, and difference of luminance in [-1, 1]
+REACH, LIKENESS = 0.02, 0.15
 
 
 def colorize(
@@ -66,6 +68,12 @@ def colorize(
     if like is not None:
         guessed = with_palette(guessed, small_gray, shrunk(like, SIDE))
     slope, offset = guided_filter(small_gray, STRENGTH * saturation * guessed)
+    places = [
+        (min(wide - 1, int(scale * x)), min(tall - 1, int(scale * y)), color)
+        for x, y, color in hints
+    ]
+    if places:
+        slope, offset = _with_hints(photo, places, slope, offset)
 
     def guess(rows: slice) -> tuple[Tensor, Tensor]:
         """Chroma (1, 3, h, W) and luminance (1, 1, h, W) of some rows."""
@@ -75,20 +83,34 @@ def colorize(
         a, b = (_grown(x, (tall, wide), rows) for x in (slope, offset))
         return a * gray + b, gray
 
-    spread = _Hints(
-        [
-            (min(wide - 1, int(scale * x)), min(tall - 1, int(scale * y)), color)
-            for x, y, color in hints
-        ],
-        max(photo.size),
-        guess,
-    )
+    exactly = _Hints(places, max(photo.size), guess)
     out = np.empty((tall, wide, 3), photo.values.dtype)
     for top in range(0, tall, ROWS):
         rows = slice(top, min(tall, top + ROWS))
         chroma, gray = guess(rows)
-        out[rows] = photo.stored(with_luminance(spread(chroma, gray, top), gray)[0].numpy())
+        out[rows] = photo.stored(with_luminance(exactly(chroma, gray, top), gray)[0].numpy())
     return photo.with_values(out)
+
+
+def _with_hints(
+    photo: Photo, hints: list[tuple[int, int, str]], slope: NDArray[Any], offset: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Slope and offset of chroma that has the colors of hints on all that they belong to."""
+    gray = luminance(shrunk(photo, HINTED)).astype(np.float32)
+    tall, wide = gray.shape
+    a, b = (_grown(x, (tall, wide), slice(0, tall))[0].numpy() for x in (slope, offset))
+    chroma = a * gray + b
+    shrink = np.array([tall / photo.size[1], wide / photo.size[0]])
+    places = (np.array([(y, x) for x, y, _ in hints]) * shrink).astype(np.int64)
+    missing = wanted_chroma(hints).numpy() - chroma[:, places[:, 0], places[:, 1]].T
+    chroma += spread(gray, places, missing).transpose(2, 0, 1).astype(np.float32)
+    return guided_filter(gray, chroma, radius=2)
+
+
+def wanted_chroma(hints: list[tuple[int, int, str]]) -> Tensor:
+    """What the colors of hints add to their luminance: (K, 3)."""
+    colors = torch.tensor([rgb(color) for _, _, color in hints]) / 127.5 - 1
+    return colors - (colors * colors.new_tensor(LUMA)).sum(1, keepdim=True)
 
 
 def consensus_chroma(gray: Tensor, chroma_of: Callable[[Tensor], Tensor]) -> Tensor:
@@ -231,9 +253,9 @@ def toned(gray: Tensor, chroma: Tensor) -> Tensor:
 
 
 class _Hints:
-    """Corrects chroma so that it has the hinted colors at their places.
+    """Corrects chroma so that it has exactly the hinted colors at their places.
 
-    What is missing there is spread to what is near and of like luminance: interpolation by a
+    What is still missing there is added to what is near and of like luminance: interpolation by a
     Gaussian kernel of place and luminance, which meets every hint.
     """
 
@@ -254,9 +276,7 @@ class _Hints:
                 for (x, y, _), (_, gray) in zip(hints, rows, strict=True)
             ]
         )
-        wanted = torch.tensor([rgb(color) for _, _, color in hints]) / 127.5 - 1
-        wanted = wanted - (wanted * wanted.new_tensor(LUMA)).sum(1, keepdim=True)
-        missing = wanted - torch.stack(
+        missing = wanted_chroma(hints) - torch.stack(
             [chroma[0, :, 0, x] for (x, _, _), (chroma, _) in zip(hints, rows, strict=True)]
         )
         self.weights = torch.linalg.lstsq(

@@ -22,6 +22,7 @@ from sfumato.tasks.restore.options import RestoreOptions, rgb
 NEAR, RIM = 40.0, 2
 # JPEG spreads a color into its block: so far, where the surroundings lean so much towards it
 NEAR_JPEG, RIM_JPEG, BLOCK, LEAN = 60.0, 4, 14, 8.0
+GOES_ON = 4  # how much less sure a scratch may be where it goes on
 Damage = Callable[[Tensor], Tensor]
 
 
@@ -130,7 +131,7 @@ def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray
     sensitivity : float, in (0, 1)
         More finds more, and takes more for damage that is none.
     """
-    enough, found = 1 - 0.8 * sensitivity, np.zeros(photo.values.shape[:2], np.float32)
+    enough, found = 1 - 0.8 * sensitivity**2, np.zeros(photo.values.shape[:2], np.float32)
 
     def share(rows: slice, columns: slice) -> Tensor:
         x = torch.from_numpy(photo.frame(rows, columns))[None]
@@ -140,6 +141,8 @@ def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray
     for rows, columns, part in windowed(share, size, tile=TILE, margin=FILLS_MARGIN):
         found[rows, columns] = part[0, 0].numpy()
     # of the whole picture: a scratch knows no windows
-    spread: NDArray[np.bool_] = ndimage.binary_propagation(found > enough, mask=found > enough / 2)
+    spread: NDArray[np.bool_] = ndimage.binary_propagation(
+        found > enough, mask=found > enough / GOES_ON
+    )
     around = np.ones((3, 3), bool)
     return ndimage.binary_dilation(spread, structure=around) if spread.any() else spread

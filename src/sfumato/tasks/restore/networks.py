@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from sfumato.denoiser.denoiser import Denoiser
-from sfumato.denoiser.restorer import Restorer, RestorerConfig, restorer_planes
+from sfumato.denoiser.restorer import (
+    Restorer,
+    RestorerConfig,
+    restorer_planes,
+    self_ensemble,
+)
 from sfumato.hub.files import digest, network_from, weight_file
 from sfumato.hub.load import restorer_folder
 from sfumato.runtime import autocast, choose_device, choose_dtype
@@ -16,6 +21,8 @@ from sfumato.tasks.restore.options import Only
 from sfumato.types import Condition
 
 LARGE = 60 / 127.5  # a change that a repairing network surely means
+# views of a picture in which a finder looks for damage: quarter turns, and whether mirrored
+FINDING = [(0, False), (1, True), (2, False), (3, True)]
 
 
 class RestorationNetworks:
@@ -94,11 +101,18 @@ class RestorationNetworks:
     def damage(self, y: Tensor) -> Tensor:
         """Picture (1, 3, h, w) in [-1, 1] -> the share of each pixel that is damage, (1, 1, h, w).
 
-        A finder says it. Of a network that repairs, it is what it wants to change much.
+        A finder says it, at its second look, at which it knows what it found at the first: the mean
+        over four views of the picture. Of a network that repairs, it is what it wants to change
+        much.
         """
-        made = self._run("scratches", y, restorer_planes(torch.ones_like(y[:, :1])), 0.0)
+
+        def look(y: Tensor, planes: Tensor) -> Tensor:
+            return self._run("scratches", y, planes, 0.0)
+
+        made = look(y, restorer_planes(torch.ones_like(y[:, :1])))
         if made.shape[1] == 1:
-            return (made + 1) / 2
+            again = self_ensemble(look, FINDING, y, restorer_planes((1 - made) / 2))
+            return (again + 1) / 2
         return ((made - y).abs().amax(dim=1, keepdim=True) / LARGE).clamp_max(1)
 
     def colors(self, gray: Tensor) -> Tensor:
