@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -49,6 +49,8 @@ class CreateBody(CreateOptions):
     ``source`` and ``mask`` are pictures in base64, with or without ``data:image/png;base64,``.
     """
 
+    kind: ClassVar[str] = "create"
+
     prompt: str | list[str] = Field(
         description="What the picture shows; a list makes several pictures."
     )
@@ -57,6 +59,8 @@ class CreateBody(CreateOptions):
 
 class TraceBody(CreateBody):
     """A request to explain pictures: the fields of `CreateBody`; the result has a page."""
+
+    kind: ClassVar[str] = "trace"
 
     changes: list[dict[str, str | int | float | None]] = Field(
         default_factory=list,
@@ -71,6 +75,8 @@ class RestoreBody(RestoreOptions):
     ``image``, ``fill`` and ``like`` are pictures in base64.
     """
 
+    kind: ClassVar[str] = "restore"
+
     image: str = Field(description="The photo, in base64.")
     previews: int = Field(0, ge=0, le=0)
 
@@ -81,6 +87,8 @@ class ReduceBody(ReduceOptions):
     ``data`` is a file in base64, of which ``name`` says the kind: .csv, .zip of pictures, .npz,
     .npy, .parquet or idx .gz; without it scikit-learn's 1,797 digits are taken.
     """
+
+    kind: ClassVar[str] = "reduce"
 
     data: str | None = Field(None, description="A file in base64; the digits if absent.")
     name: str = Field("digits.npz", description="The file's name.", max_length=200)
@@ -94,6 +102,8 @@ class ProbeBody(ProbeOptions):
     ``image`` is a picture in base64.
     """
 
+    kind: ClassVar[str] = "probe"
+
     image: str = Field(description="The picture, in base64.")
     model: str = Field("icons", description="The name of a model that the server offers.")
     prompt: str = Field("", max_length=LONGEST, description="What the picture shows.")
@@ -105,6 +115,8 @@ class SearchBody(SearchOptions):
     ``image`` is a picture in base64.
     """
 
+    kind: ClassVar[str] = "search"
+
     index: str = Field(description="The name of an index that the server offers.")
     query: str = Field("", max_length=LONGEST, description="Words.")
     image: str | None = Field(None, description="A picture in base64, in place of words.")
@@ -114,9 +126,13 @@ class SearchBody(SearchOptions):
 class PointsBody(PointsOptions):
     """A request to learn points on a plane, and to walk from noise to new ones."""
 
+    kind: ClassVar[str] = "points"
+
 
 class LessonBody(LessonOptions):
     """A request for one of the experiments of the page Learn."""
+
+    kind: ClassVar[str] = "lesson"
 
 
 Body = (

@@ -38,16 +38,6 @@ from sfumato.web.schema import EVENTS, NOT_FOUND, PAGE, PICTURE, STARTED, JobRec
 from sfumato.web.store import Job, new_id
 
 router = APIRouter()
-KINDS: dict[type[Body], str] = {
-    CreateBody: "create",
-    TraceBody: "trace",
-    RestoreBody: "restore",
-    ReduceBody: "reduce",
-    SearchBody: "search",
-    PointsBody: "points",
-    ProbeBody: "probe",
-    LessonBody: "lesson",
-}
 
 
 class Failed(Exception):
@@ -89,7 +79,7 @@ async def submit(request: Request, body: Body) -> Job:
     folder = queue.store.files(identity)
     try:
         asked = await asyncio.to_thread(checked, body, folder, request.app.state.offered)
-        return queue.add(KINDS[type(body)], asked, identity)
+        return queue.add(body.kind, asked, identity)
     except Exception:
         shutil.rmtree(folder, ignore_errors=True)
         raise
