@@ -1,6 +1,7 @@
 """Experiments with a picture of one's own."""
 
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from sfumato.errors import OptionError
@@ -47,6 +48,32 @@ def test_channels_change_the_picture(icons, photo):
     assert other.picture.tobytes() != same.picture.tobytes()
     with pytest.raises(OptionError, match="16 channels, not 3"):
         shown(photo, icons, channels=[1.0] * 3)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_equal_pictures_have_no_decibels(icons, damage):
+    """JSON has no infinity."""
+    for picture in (Image.new("RGB", (40, 40)), Image.new("L", (700, 40), 90)):
+        before = picture.size
+        found = shown(picture, None, damage=damage)
+        assert all(
+            one.about.get("psnr", 0) is None or one.about.get("psnr", 0) < 200 for one in found
+        )
+        assert picture.size == before
+    with pytest.raises(OptionError, match="8x40 pixels"):
+        shown(Image.new("RGB", (8, 40)), None, damage=damage)
+
+
+def test_training_goes_on_between_two_pictures(icons, photo):
+    tried = probe(photo, ProbeOptions(levels=2), icons)
+    for _ in tried:
+        assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("channels", [[float("nan")] * 16, [float("inf")] * 16, [11.0] * 16])
+def test_factors_are_numbers_near_1(channels):
+    with pytest.raises(OptionError, match="channels"):
+        ProbeOptions.build({"channels": channels})
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -151,6 +151,20 @@ def test_a_corruption_reads_no_file_of_the_server(served):
     assert status == 400 and "reads no files" in answer["error"]["message"]
 
 
+def test_probes_are_jobs(served):
+    black = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(black, "PNG")
+    body = {"image": base64.b64encode(black.getvalue()).decode()}
+    status, job = ask(served[0], "/v1/probes?wait=true", {**body, "damage": "color"})
+    assert status == 200
+    whats = [picture["what"] for picture in job["result"]["pictures"]]
+    assert whats == ["picture", "measured", "restored", "difference"]
+    assert job["result"]["pictures"][1]["psnr"] is None  # it was gray before
+    assert ask(served[0], "/v1/probes", {**body, "model": "elsewhere"})[0] == 400
+    assert ask(served[0], "/v1/probes", {**body, "channels": [1e300]})[0] == 422
+    assert ask(served[0], "/v1/lessons", {"lesson": "labels", "steps": 9000})[0] == 422
+
+
 def test_lessons_are_jobs(served):
     points = [[k % 7, k % 5, 1] for k in range(60)]
     body = {"lesson": "losses", "points": points, "steps": 5}
@@ -158,7 +172,7 @@ def test_lessons_are_jobs(served):
     assert status == 200
     assert set(job["result"]["pictures"][0]["curves"]) == {"squared", "absolute", "classes"}
     status, job = ask(served[0], "/v1/lessons?wait=true", {"lesson": "denoising", "steps": 5})
-    assert job["result"]["pictures"][0]["url"].endswith("/pictures/0")
+    assert status == 200 and job["result"]["pictures"][0]["url"].endswith("/pictures/0")
 
 
 def test_points_are_walked(served):

@@ -39,6 +39,7 @@ LONGEST = 4000  # letters of a prompt
 STEPS, SAMPLES = 200, 8
 # of a comparison: rows, passes over them, code lengths and numbers of a code
 ROWS, EPOCHS, CODES, LARGEST_CODE = 5000, 100, 6, 512
+TRAINED = 2000  # training steps of a lesson
 TABLES = (".csv", ".zip", ".npz", ".npy", ".parquet", ".gz")
 RESULT = 100_000_000  # pixels of a restored photo
 
@@ -133,6 +134,8 @@ class LessonBody(LessonOptions):
     """A request for one of the experiments of the page Learn."""
 
     kind: ClassVar[str] = "lesson"
+
+    steps: int = Field(1000, ge=1, le=TRAINED, description="Training steps.")
 
 
 Body = (

@@ -238,10 +238,11 @@ def _probe(work: Work, models: Models) -> Iterator[Event]:
     """Try a model on a picture; each picture that is shown is one of the result."""
     request = {k: v for k, v in work.request.items() if k not in ("image", "model")}
     picture = image.read(Path(work.request["image"]))
-    model = models.get(CreateOptions(model=work.request["model"]))
+    options = ProbeOptions.build(request)
+    model = None if options.damage else models.get(CreateOptions(model=work.request["model"]))
     work.folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    for event in probe(picture, ProbeOptions.build(request), model):
+    for event in probe(picture, options, model):
         if isinstance(event, Progress):
             yield JobProgress(0, event)
             continue

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from sfumato import image
@@ -34,8 +36,9 @@ from sfumato.tasks.evaluate.restoration import Damaged, spoil, trained
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.types import Progress
 
-LARGEST = 512  # side of a picture that is spoiled and restored
+SMALLEST, LARGEST = 16, 512  # sides of a picture that is spoiled and restored
 AMPLIFIED = 4  # how much larger differences are drawn
+Factor = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 Damage = Literal["noise", "hole", "color", "size", "jpeg"]
 DAMAGES: dict[Damage, tuple[Task, float | str | None]] = {
     "noise": ("denoise", 50.0),
@@ -57,7 +60,7 @@ class ProbeOptions(Options):
 
     prompt: str = option("", "What the network is told that the picture shows.")
     levels: int = option(8, "Noise levels to try, evenly among those of a walk.", ge=0, le=30)
-    channels: tuple[float, ...] = option(
+    channels: tuple[Factor, ...] = option(
         (), "Factor of each channel of the code, before it is decoded.", max_length=64
     )
     damage: Damage | None = option(
@@ -85,15 +88,17 @@ class Shown:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def probe(picture: Image.Image, options: ProbeOptions, model: Model) -> Iterator[Progress | Shown]:
+def probe(
+    picture: Image.Image, options: ProbeOptions, model: Model | None = None
+) -> Iterator[Progress | Shown]:
     """Try a model on a picture, or the restorers on a spoiled one.
 
     Parameters
     ----------
     picture : PIL.Image.Image
     options : ProbeOptions
-    model : Model
-        A diffusion model; the picture is cut to its shape.
+    model : Model, optional
+        A diffusion model; the picture is cut to its shape. Damage is undone without one.
 
     Yields
     ------
@@ -102,7 +107,8 @@ def probe(picture: Image.Image, options: ProbeOptions, model: Model) -> Iterator
     Raises
     ------
     OptionError
-        For a wrong number of channels, and a model that takes more than noisy latents.
+        For a wrong number of channels, a model that takes more than noisy latents, and a picture
+        that is too small to be damaged.
 
     Examples
     --------
@@ -115,6 +121,11 @@ def probe(picture: Image.Image, options: ProbeOptions, model: Model) -> Iterator
     if options.damage is not None:
         yield from _restored(picture, options.damage)
         return
+    assert model is not None
+    if options.levels and model.network.config.in_channels != model.space.config.latent_channels:
+        raise OptionError(f"{model.name} is shown more than noisy latents")
+    if options.channels and not isinstance(model.space, AutoencoderKL):
+        raise OptionError(f"{model.name} has no autoencoder whose channels could be changed")
     picture = image.crop_to(image.flattened(picture), model.size)
     yield Shown("picture", picture)
     x = image.to_tensor(picture).to(model.device)
@@ -122,12 +133,13 @@ def probe(picture: Image.Image, options: ProbeOptions, model: Model) -> Iterator
         x = x.mean(dim=1, keepdim=True)
     with torch.inference_mode():
         z = model.space.encode(x)
-        if isinstance(model.space, AutoencoderKL):
-            yield from _coded(picture, z, options, model)
+    if isinstance(model.space, AutoencoderKL):
+        yield from _coded(picture, z, options, model)
     if options.levels:
         yield from _noised(z, options, model)
 
 
+@torch.inference_mode()  # of a generator: while it works, not while others do between its steps
 def _coded(
     picture: Image.Image, z: Tensor, options: ProbeOptions, model: Model
 ) -> Iterator[Progress | Shown]:
@@ -142,8 +154,8 @@ def _coded(
         yield Shown("changed", _picture(z * factors, model))
         return
     again = _picture(z, model)
-    decibels = psnr(np.asarray(again, np.float64), np.asarray(picture, np.float64))
-    yield Shown("decoded", again, {"psnr": round(decibels, 2), "shape": list(z.shape[1:])})
+    decibels = _psnr(np.asarray(again, np.float64), np.asarray(picture, np.float64))
+    yield Shown("decoded", again, {"psnr": decibels, "shape": list(z.shape[1:])})
     for channel in range(count):
         without = z.clone()
         without[:, channel] = 0
@@ -153,24 +165,22 @@ def _coded(
         yield Shown("channel", held, {"channel": channel, "size": size})
 
 
+@torch.inference_mode()
 def _noised(z: Tensor, options: ProbeOptions, model: Model) -> Iterator[Progress | Shown]:
     """The picture noised at several levels, and what the network expects under the noise."""
-    if model.network.config.in_channels != model.space.config.latent_channels:
-        raise OptionError(f"{model.name} is shown more than noisy latents")
     plan = resolve(CreateOptions(steps=options.levels), model)
-    with torch.inference_mode():
-        condition, _ = model.text([plan.styled(options.prompt)], model.size)
-        noise = torch.randn(z.shape, generator=stream(options.seed)).to(z)
-        sigmas = [float(sigma) for sigma in plan.sigmas()[:-1]]
-        for k, sigma in enumerate(sigmas):
-            noisy = z + sigma * noise
-            guess = model.denoiser(noisy, level(sigma, noisy), condition)
-            # the loss of a network that predicts noise: 1 is what guessing nothing costs
-            error = float((guess - z).square().mean() / sigma**2)
-            about = {"sigma": round(sigma, 4), "error": round(error, 5)}
-            yield Progress("guessing", k + 1, len(sigmas))
-            yield Shown("noisy", _picture(noisy, model), about)
-            yield Shown("guess", _picture(guess, model), about)
+    condition, _ = model.text([plan.styled(options.prompt)], model.size)
+    noise = torch.randn(z.shape, generator=stream(options.seed)).to(z)
+    sigmas = [float(sigma) for sigma in plan.sigmas()[:-1]]
+    for k, sigma in enumerate(sigmas):
+        noisy = z + sigma * noise
+        guess = model.denoiser(noisy, level(sigma, noisy), condition)
+        # the loss of a network that predicts noise: 1 is what guessing nothing costs
+        error = float((guess - z).square().mean() / sigma**2)
+        about = {"sigma": round(sigma, 4), "error": round(error, 5)}
+        yield Progress("guessing", k + 1, len(sigmas))
+        yield Shown("noisy", _picture(noisy, model), about)
+        yield Shown("guess", _picture(guess, model), about)
 
 
 def _picture(z: Tensor, model: Model) -> Image.Image:
@@ -187,8 +197,13 @@ def _restored(picture: Image.Image, kind: Damage) -> Iterator[Progress | Shown]:
     """A picture, what is measured of it, what a restorer makes of that, and how far the answer
     disagrees with what was measured.
     """
-    picture = image.flattened(picture)
+    picture = image.flattened(picture).copy()
     picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    if min(picture.size) < SMALLEST:
+        raise OptionError(
+            f"the picture has {picture.width}x{picture.height} pixels; {SMALLEST}x{SMALLEST} are "
+            "the least that is damaged and restored"
+        )
     yield Progress("restoring", 0, 1)
     x = spoil("picture", np.asarray(picture, np.float64), *DAMAGES[kind])
     clean = torch.from_numpy(x.clean).permute(2, 0, 1)[None]
@@ -196,8 +211,10 @@ def _restored(picture: Image.Image, kind: Damage) -> Iterator[Progress | Shown]:
     shown = x.y if x.y.shape[-2:] == made.shape[-2:] else interpolate(x.y, x.size)
     left = x.y - _measured(x, made)
     yield Shown("picture", _bytes(clean))
-    yield Shown("measured", _bytes(shown), {"psnr": _psnr(shown.expand_as(clean), clean)})
-    yield Shown("restored", _bytes(made), {"psnr": _psnr(made, clean)})
+    yield Shown(
+        "measured", _bytes(shown), {"psnr": _psnr(shown.expand_as(clean).numpy(), clean.numpy())}
+    )
+    yield Shown("restored", _bytes(made), {"psnr": _psnr(made.double().numpy(), clean.numpy())})
     yield Progress("restoring", 1, 1)
     off = round(float(left.square().mean().sqrt()), 2)
     yield Shown("difference", _bytes(127.5 + AMPLIFIED / 2 * left), {"rms": off})
@@ -220,5 +237,7 @@ def _bytes(values: Tensor) -> Image.Image:
     return image.to_pictures((values / 127.5 - 1).clamp(-1, 1).float())[0].convert("RGB")
 
 
-def _psnr(a: Tensor, b: Tensor) -> float:
-    return round(psnr(a[0].double().numpy(), b[0].double().numpy()), 2)
+def _psnr(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+    """In dB; None of equal pictures."""
+    decibels = psnr(a, b)
+    return round(decibels, 2) if np.isfinite(decibels) else None

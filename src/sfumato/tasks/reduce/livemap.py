@@ -39,7 +39,10 @@ def live_map(found: Comparison, trial: Trial) -> Any:
         source.selected.js_on_change("indices", listing)
     if trial.walk is not None and found.table.shape is not None:
         low, high = (f(trial.test, axis=0).tolist() for f in (np.min, np.max))
-        sheet = {"sheet": _sheet(trial.walk, found.table.shape), "count": WALKED, "side": SIDE}
+        _, height, width = found.table.shape
+        tall = round(SIDE * height / width)
+        address = _sheet(trial.walk, found.table.shape)
+        sheet = {"sheet": address, "count": WALKED, "side": SIDE, "tall": tall}
         args = {"place": decoded, "low": low, "high": high, **sheet}
         plot.js_on_event("mousemove", CustomJS(args=args, code=_program("walk")))
     return column(plot, row(decoded, listed))

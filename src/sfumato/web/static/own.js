@@ -10,7 +10,9 @@ const form = page.querySelector("form.own");
 const results = page.querySelector(".results.own");
 const field = (name) => form.elements[name];
 let file = null;
+let sent = null; // the picture that is shown, in base64
 let factors = [];
+let editing = false;
 
 function node(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -79,45 +81,56 @@ function coded(pictures) {
     return node("div", {}, figure(p.url, `channel ${p.channel + 1}, size ${p.size.toPrecision(2)}`, `what channel ${p.channel + 1} adds`), slider);
   });
   return [node("h3", {}, "Through the autoencoder"),
-    node("p", { class: "hint" }, `The picture becomes ${again.shape.join(" x ")} numbers, and a picture again: PSNR ${again.psnr} dB. `
+    node("p", { class: "hint" }, `The picture becomes ${again.shape.join(" x ")} numbers, and a picture again: PSNR ${again.psnr ?? "infinite"} dB. `
       + "Below, what each channel adds to it. Move a slider to weaken, strengthen or invert a channel."),
     node("div", { class: "row" }, figure(pictures.find((p) => p.what === "picture").url, "your picture, as the model sees it"),
       figure(again.url, "through the autoencoder and back"), changed),
     node("div", { class: "channels" }, ...sliders)];
 }
+// One edit at a time; what changed meanwhile is taken by the next.
 async function edit(picture) {
-  const asked = async () => ({ image: await base64(file), levels: 0, channels: factors });
-  const done = await perform(form, "/v1/probes", asked);
-  const made = done?.pictures.find((p) => p.what === "changed");
-  if (made) picture.src = made.url;
+  if (editing) return;
+  editing = true;
+  for (let tried = ""; tried !== factors.join();) {
+    tried = factors.join();
+    const asked = { image: sent, levels: 0, channels: [...factors] };
+    const done = await perform(form, "/v1/probes", async () => asked);
+    const made = done?.pictures.find((p) => p.what === "changed");
+    if (!made) break;
+    picture.src = made.url;
+  }
+  editing = false;
 }
 
 // ---- another corruption
+const near = (p) => (p.psnr === null ? "equal to x" : `${p.psnr} dB`);
 const SAID = {
   picture: () => "x: your picture",
-  measured: (p) => `y = A x: what is left of it, ${p.psnr} dB`,
-  restored: (p) => `D(y): restored, ${p.psnr} dB`,
-  difference: (p) => (field("damage").value === "noise" ? `y - D(y): what was taken for noise, deviation ${p.rms}`
+  measured: (p) => `y = A x: what is left of it, ${near(p)}`,
+  restored: (p) => `D(y): restored, ${near(p)}`,
+  difference: (p, damage) => (damage === "noise" ? `y - D(y): what was taken for noise, deviation ${p.rms}`
     : `y - A D(y): where the answer disagrees with what was measured, ${p.rms} of 255`),
 };
-function spoiled(pictures) {
+function spoiled(pictures, damage) {
   return [node("h3", {}, "Spoiled and restored"),
     node("p", { class: "hint" }, "A is what spoils the picture. The network sees y alone. Differences are drawn four times as large, around gray."),
-    node("div", { class: "row" }, ...pictures.map((p) => figure(p.url, SAID[p.what](p))))];
+    node("div", { class: "row" }, ...pictures.map((p) => figure(p.url, SAID[p.what](p, damage))))];
 }
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
+  if (editing) return;
   if (!file) {
     say(form, "Choose a picture first.", true);
     return;
   }
   const asked = { image: await base64(file), prompt: field("prompt").value };
+  sent = asked.image;
   const damage = field("damage").value;
   if (damage) asked.damage = damage;
   const done = await perform(form, "/v1/probes", async () => asked);
   if (!done) return;
-  results.replaceChildren(...(damage ? spoiled(done.pictures) : [...coded(done.pictures), ...noised(done.pictures)]));
+  results.replaceChildren(...(damage ? spoiled(done.pictures, damage) : [...coded(done.pictures), ...noised(done.pictures)]));
 });
 field("file").addEventListener("change", () => { file = field("file").files[0] ?? null; });
 dropped(form, (given) => {
