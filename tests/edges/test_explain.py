@@ -585,7 +585,7 @@ def test_the_page_in_a_browser(bundled, tmp_path, light):
     assert mixed == pytest.approx(minus + 9 * (plus - minus), abs=0.01)
     assert notes["prompt"] == "a green apple"
     assert not notes["nan"] and not notes["wide"] and notes["unnamed"] == 0
-    assert notes["hidden"] == (["s-guess", "s-there"] if light else [])
+    assert notes["hidden"] == (["s-guess", "s-reconstruction"] if light else [])
 
 
 def test_a_picture_to_begin_with(model, tmp_path):
@@ -618,7 +618,7 @@ def test_what_is_known_is_held_to_at_every_step(model, tmp_path):
     found.write(tmp_path / "p.html")
     said, archive = unpacked((tmp_path / "p.html").read_text("utf-8"))
     assert "negative" in said["runs"][0]["steps"][0]["latents"], "it does not follow"
-    there = said["runs"][0]["there"]
+    there = said["runs"][0]["reconstruction"]
     assert there["shape"] == [4, 8, 9] and len(archive(there["z"], "<f2")) == 4 * 8 * 9, (
         "of the picture as it is shown"
     )

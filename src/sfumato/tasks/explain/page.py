@@ -125,7 +125,7 @@ class _Archive:
             if run.guesses
             else None,
             "guesses": [self.guess(g) for g in run.guesses],
-            "there": run.reconstruction and self.reconstructed(run.reconstruction),
+            "reconstruction": run.reconstruction and self.reconstructed(run.reconstruction),
         }
 
     def step(
@@ -162,7 +162,7 @@ class _Archive:
         return {
             "z": self.latent(found.z),
             "shape": list(found.z.shape),
-            "again": self.picture(found.picture),
+            "picture": self.picture(found.picture),
             "psnr": round(found.psnr, 2),
         }
 

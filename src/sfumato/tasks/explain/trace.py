@@ -82,8 +82,8 @@ class StepTrace:
         token, in the mean over heads. The last row of tokens is all that fills up behind the
         prompt; over all rows the sum is 1. Empty for a model without text.
     heads : Tensor, (L, H, T + 1, a, b)
-        The same of each head. Empty for large pictures, and if layers have different numbers of
-        heads.
+        The same of each head. Empty for large pictures, and if layers have one head or different
+        numbers of heads.
     """
 
     index: int
@@ -326,15 +326,15 @@ def _halved(count: int, x: Tensor) -> tuple[int, int]:
     return tall, wide
 
 
-def _small(looks: Tensor, x: Tensor) -> Tensor:
+def _small(weights: Tensor, x: Tensor) -> Tensor:
     """Attention (rows, places, T) as maps (rows, T, a, b), all layers of the same size; sums over T
     stay.
     """
-    tall, wide = _halved(looks.shape[1], x)
+    tall, wide = _halved(weights.shape[1], x)
     size = x.shape[-2:]
     while max(size) > FINEST:
         size = torch.Size(-(-n // 2) for n in size)
-    maps = looks.transpose(1, 2).unflatten(2, (tall, wide))
+    maps = weights.transpose(1, 2).unflatten(2, (tall, wide))
     return F.interpolate(maps, size=size, mode="area" if tall > size[0] else "nearest").cpu()
 
 

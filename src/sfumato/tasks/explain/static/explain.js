@@ -204,7 +204,7 @@ function course(count) {
   return courses.get(key);
 }
 const mean = (list) => list.reduce((x, y) => x + y, 0) / list.length;
-function looks() {
+function attention() {
   const r = run();
   $("s-look").hidden = !r.attention;
   if (!r.attention) return;
@@ -277,12 +277,12 @@ function guess() {
     figure(shot("noisy", "noised again"), `noised again: ${g.sigma.toPrecision(3)}`), figure(shot("guess", "guessed"), `guessed; error ${g.error.toFixed(3)}`));
   $("loss").replaceChildren(chart([{ values: r.guesses.map((x) => x.error), chosen: true }], "error of the guessed noise, by the levels of the walk", state.step));
 }
-function there() {
+function reconstruction() {
   const r = run();
-  $("s-there").hidden = !r.there;
-  if (!r.there) return;
-  const [channels, tall, wide] = r.there.shape, z = floats(r.there.z), pixels = 3 * tall * wide * factor * factor;
-  $("there-said").textContent = `The walk goes through ${(channels * tall * wide).toLocaleString("en")} numbers in place of ${pixels.toLocaleString("en")}: an autoencoder makes the one of the other. The finished picture there and back: ${r.there.psnr} dB. Its channels:`;
+  $("s-reconstruction").hidden = !r.reconstruction;
+  if (!r.reconstruction) return;
+  const [channels, tall, wide] = r.reconstruction.shape, z = floats(r.reconstruction.z), pixels = 3 * tall * wide * factor * factor;
+  $("reconstruction-said").textContent = `The walk goes through ${(channels * tall * wide).toLocaleString("en")} numbers in place of ${pixels.toLocaleString("en")}: an autoencoder makes the one of the other. The finished picture there and back: ${r.reconstruction.psnr} dB. Its channels:`;
   const shots = [...Array(channels).keys()].map((c) => {
     const part = z.slice(c * tall * wide, (c + 1) * tall * wide), low = Math.min(...part), high = Math.max(...part, low + 1e-6);
     const canvas = make("canvas", { width: wide, height: tall, role: "img", "aria-label": `channel ${c + 1}` }), context = canvas.getContext("2d"), values = context.createImageData(wide, tall);
@@ -290,7 +290,7 @@ function there() {
     context.putImageData(values, 0, 0);
     return figure(canvas, `${c + 1}: ${low.toFixed(1)} to ${high.toFixed(1)}`);
   });
-  $("there").replaceChildren(figure(picture(r.picture, "the picture"), "the picture"), figure(picture(r.there.again, "there and back"), "there and back"), ...shots);
+  $("reconstruction").replaceChildren(figure(picture(r.picture, "the picture"), "the picture"), figure(picture(r.reconstruction.picture, "there and back"), "there and back"), ...shots);
 }
 function apart() {
   $("s-apart").hidden = data.runs.length < 2;
@@ -321,7 +321,7 @@ function ways() { // all noisy latents on the plane of their two principal compo
 // ---- what the reader does
 const PARTS = [ // and what of the state each shows
   [header, ["run"]], [where, ["run", "step"]], [road, ["run"]], [words, ["run", "word"]], [oneStep, ["run", "step", "scale", "spot", "channel"]],
-  [looks, ["run", "step", "word", "layer", "head", "scale"]], [schedule, ["run", "step"]], [guess, ["run", "step"]], [there, ["run"]], [apart, ["run", "step"]],
+  [attention, ["run", "step", "word", "layer", "head", "scale"]], [schedule, ["run", "step"]], [guess, ["run", "step"]], [reconstruction, ["run"]], [apart, ["run", "step"]],
 ];
 function set(change) {
   Object.assign(state, change);
