@@ -3,9 +3,9 @@ page.
 
     python benchmarks/explain.py [--rounds 15]
 
-The walks are the bundled model's, six steps and one try, in turns. The page is that of 30 steps at
-512x512 with 77 tokens: of a small network with random weights, whose pictures of noise take more
-room than those of photographs would.
+The walks are the bundled model's, with its default steps and one try, in turns. The page is that of
+30 steps at 512x512 with 77 tokens: of a small network with random weights, whose pictures of noise
+take more room than those of photographs would.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     alone, seen, ratio = overhead(parser.parse_args().rounds)
     print(
-        f"icons, 6 steps: {alone * 1000:.0f} ms alone, {seen * 1000:.0f} ms recorded; median ratio "
+        f"icons: {alone * 1000:.0f} ms alone, {seen * 1000:.0f} ms recorded; median ratio "
         f"{ratio:.3f}"
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -244,7 +244,7 @@ def together(source: Path, pictures: int | None) -> None:
     """Several kinds of damage: undone in turn by the network for each, as restore does it, and all
     together by the one for all, `photos`.
     """
-    in_turn, at_once = RestorationNetworks(), RestorationNetworks("photos")
+    specialists, at_once = RestorationNetworks(), RestorationNetworks("photos")
     box = {"fill_box": (40, 40, 16, 16)}
     # factor, deviation of the noise, options
     kinds: dict[str, tuple[float, float, dict[str, Any]]] = {
@@ -275,7 +275,7 @@ def together(source: Path, pictures: int | None) -> None:
             )
             made = [
                 restore(Photo(values), options, engine).photo.values
-                for engine in (in_turn, at_once)
+                for engine in (specialists, at_once)
             ]
             scores[name].append(tuple(psnr(m, clean) for m in made))  # type: ignore[arg-type]
     print(

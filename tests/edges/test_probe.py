@@ -85,7 +85,5 @@ def test_the_same_idea_with_another_corruption(icons, photo, damage):
     off = found["difference"].about["rms"]
     if damage == "noise":
         assert 45 < off < 55  # what was taken away is the noise that was added, of 50
-    elif damage == "hole":
-        assert off == 0  # known pixels stay
     else:
         assert off < 15

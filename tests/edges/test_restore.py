@@ -180,9 +180,9 @@ def test_windows_change_nothing(options, repairer, monkeypatch):
 
 def test_the_best_answer_does_not_depend_on_how_a_picture_lies(repairer):
     turned, differences = Photo(np.ascontiguousarray(np.rot90(PHOTO)[:, ::-1])), []
-    for best in (False, True):
+    for ensemble in (False, True):
         a, b = (
-            restore(photo, RestoreOptions(denoise=20.0, ensemble=best), repairer).photo.values
+            restore(photo, RestoreOptions(denoise=20.0, ensemble=ensemble), repairer).photo.values
             for photo in (Photo(PHOTO), turned)
         )
         differences.append(np.abs(np.rot90(a)[:, ::-1].astype(int) - b).max())

@@ -86,6 +86,14 @@ def test_each_picture_is_its_own_in_any_batch(folder):
     assert [(e.what, e.done, e.total) for e in told] == [("enlarging", k, 3) for k in (1, 2, 3)]
 
 
+def test_it_is_read_only_if_a_picture_is_enlarged(folder):
+    model = load(folder)
+    create("a", options(folder), model)
+    assert "upscaler" not in vars(model)
+    create("a", options(folder, size=16), model)
+    assert "upscaler" in vars(model)
+
+
 def test_too_large_is_told(folder):
     model = load(folder)
     with pytest.raises(OptionError, match="makes sides up to 1024"):

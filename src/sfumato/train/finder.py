@@ -15,12 +15,13 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Generator, Tensor
 
 from sfumato import image
 from sfumato.corruption.base import Compose
+from sfumato.corruption.blur import Blur
+from sfumato.corruption.noise import FilmGrain
 from sfumato.corruption.scratch import Scratches
 from sfumato.denoiser.restorer import restorer_planes
 from sfumato.errors import OptionError
@@ -32,6 +33,7 @@ from sfumato.types import Condition, Corruption
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,()©-"
 ADDED = 0.35  # share of the crops on which something is drawn that is no damage
 SOFT, GRAINY = 0.3, 0.3  # shares of the prints that are blurred, and whose film had grain
+GRAIN = 1.0, 14.0  # its level, of 255
 AGAIN = 0.5  # share of the batches that are looked at for the second time
 Color = tuple[int, ...]
 SEPIA = (1.0, 0.86, 0.64)  # of white, in a print that turned brown
@@ -86,24 +88,14 @@ def _printed(picture: Tensor, gray: float, rng: np.random.Generator) -> Tensor:
         x = x.mean(dim=0, keepdim=True).expand(3, -1, -1)
         if rng.random() < 0.35:
             x = x * torch.tensor(SEPIA).to(x)[:, None, None]
-    if rng.random() < SOFT:
-        x = _blurred(x, rng.uniform(0.5, 1.5))
-    if rng.random() < GRAINY:
-        grain = torch.from_numpy(rng.normal(0, rng.uniform(0.01, 0.1), x.shape[1:])).to(x)
-        x = x + _blurred(grain[None], rng.uniform(0.3, 1.0))
     black, white = rng.uniform(0, 0.2), rng.uniform(0.75, 1)
-    x = black + (white - black) * x
-    return 2 * x - 1
-
-
-def _blurred(x: Tensor, sigma: float) -> Tensor:
-    """Each channel of (C, H, W), seen through a soft lens."""
-    at = torch.arange(-4.0, 5.0).to(x)
-    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
-    kernel = (kernel / kernel.sum())[None, None]
-    rows = F.pad(x[:, None], (4, 4, 4, 4), mode="reflect")
-    across = F.conv2d(rows, kernel[..., None, :])
-    return F.conv2d(across, kernel[..., None])[:, 0]
+    print_ = 2 * (black + (white - black) * x) - 1
+    if rng.random() < SOFT:
+        print_ = Blur(rng.uniform(0.5, 1.5)).apply(print_[None])[0]
+    if rng.random() < GRAINY:
+        grain, seed = FilmGrain(*GRAIN, rng.uniform(0.3, 1.0)), int(rng.integers(2**31))
+        print_ = grain(print_[None], generator=Generator().manual_seed(seed)).y[0]
+    return print_
 
 
 def _with_things(x: Tensor, rng: np.random.Generator) -> Tensor:

@@ -138,6 +138,8 @@ def perform(works: Sequence[Work], models: Models) -> Iterator[Event]:
             yield from _points(works[0], models)
         case "lesson":
             yield from _lesson(works[0])
+        case other:
+            raise ValueError(f"no worker knows how to do {other}")
 
 
 def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:

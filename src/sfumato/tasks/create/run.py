@@ -215,17 +215,17 @@ def _finished(
     plan: Plan, pixels: Tensor, wanted: Sequence[tuple[str, int]]
 ) -> Generator[Progress, None, list[Image.Image]]:
     """Pictures at the size that is shown, enlarged one by one where the model works at less."""
-    upscaler, texts = plan.model.upscaler, [text for text, _ in wanted]
-    if not plan.enlarged or upscaler is None:
+    if not plan.enlarged:
         return image.to_pictures(pixels)
-    pictures = []
+    upscaler, pictures = plan.model.upscaler, []  # read only now: it takes longer than a step
+    assert upscaler is not None
     for k, (text, seed) in enumerate(wanted):
         tokens = plan.model.text([text], plan.size)[0].tokens
         noise, made = Streams([derived(seed, ENLARGING)]).like, pixels[[k]].float()
         for _ in range(plan.enlarged):
             made = upscale(upscaler, made, tokens, noise)
         pictures.append(image.crop_to(image.to_pictures(made)[0], plan.shown))
-        yield Progress("enlarging", k + 1, len(texts))
+        yield Progress("enlarging", k + 1, len(wanted))
     return pictures
 
 

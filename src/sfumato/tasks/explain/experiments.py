@@ -32,7 +32,7 @@ from sfumato.tasks.create.plan import opened
 from sfumato.tasks.create.run import SamplerProgress
 from sfumato.tasks.explain.runs import recorded, runs_of
 from sfumato.tasks.explain.trace import StepTrace, Trace
-from sfumato.types import Progress
+from sfumato.types import Condition, Progress
 
 MOST = 6  # pictures on one page
 SHOWN = ("x", "negative", "positive", "denoised")  # what is decoded of a step
@@ -302,16 +302,26 @@ def guesses(told: Trace, model: Model) -> list[DenoisingProbe]:
     noise = torch.randn(z.shape, generator=generator(settings["seed"], "guess")).to(z)
     out = []
     for step in told.steps:
-        noisy = z + step.sigma * noise
-        guess = model.denoiser(noisy, level(step.sigma, noisy), condition)
+        noisy, guess, error = guess_under_noise(z, step.sigma, noise, condition, model)
         found = {name: x[0].float().cpu() for name, x in (("noisy", noisy), ("guess", guess))}
-        error = float((guess - z).square().mean() / step.sigma**2)
         out.append(
             DenoisingProbe(
                 step.sigma, **found, error=error, decoded=_decoded(found, model) if small else {}
             )
         )
     return out
+
+
+def guess_under_noise(
+    z: Tensor, sigma: float, noise: Tensor, condition: Condition, model: Model
+) -> tuple[Tensor, Tensor, float]:
+    """Clean latents (1, C, h, w) with noise of deviation 1 at a level, what the network expects
+    under it, and the squared error of the noise that this implies: 1 is what guessing nothing
+    costs.
+    """
+    noisy = z + sigma * noise
+    guess = model.denoiser(noisy, level(sigma, noisy), condition)
+    return noisy, guess, float((guess - z).square().mean() / sigma**2)
 
 
 @torch.inference_mode()

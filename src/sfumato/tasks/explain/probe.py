@@ -27,12 +27,12 @@ from sfumato.errors import OptionError
 from sfumato.hub.load import Model
 from sfumato.metrics import psnr
 from sfumato.runtime import stream
-from sfumato.sampler.ode import level
 from sfumato.space.kl import AutoencoderKL
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import resolve
 from sfumato.tasks.evaluate.options import Task
 from sfumato.tasks.evaluate.restoration import Damaged, spoil, trained
+from sfumato.tasks.explain.experiments import guess_under_noise
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.types import Progress
 
@@ -173,10 +173,7 @@ def _noised(z: Tensor, options: ProbeOptions, model: Model) -> Iterator[Progress
     noise = torch.randn(z.shape, generator=stream(options.seed)).to(z)
     sigmas = [float(sigma) for sigma in plan.sigmas()[:-1]]
     for k, sigma in enumerate(sigmas):
-        noisy = z + sigma * noise
-        guess = model.denoiser(noisy, level(sigma, noisy), condition)
-        # the loss of a network that predicts noise: 1 is what guessing nothing costs
-        error = float((guess - z).square().mean() / sigma**2)
+        noisy, guess, error = guess_under_noise(z, sigma, noise, condition, model)
         about = {"sigma": round(sigma, 4), "error": round(error, 5)}
         yield Progress("guessing", k + 1, len(sigmas))
         yield Shown("noisy", _picture(noisy, model), about)

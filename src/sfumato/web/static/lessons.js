@@ -97,6 +97,7 @@ function picture(address) {
 
 for (const section of document.querySelectorAll("#learn .lesson")) {
   const form = section.querySelector("form");
+  form.append(document.getElementById("run-lesson").content.cloneNode(true));
   const found = section.querySelector(".found");
   const name = section.dataset.lesson;
   const put = (nodes) => { found.hidden = false; found.replaceChildren(...nodes); };
