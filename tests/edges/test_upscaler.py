@@ -90,7 +90,7 @@ def test_it_is_read_only_if_a_picture_is_enlarged(folder):
     model = load(folder)
     create("a", options(folder), model)
     assert "upscaler" not in vars(model)
-    create("a", options(folder, size=16), model)
+    create("a", options(folder, size=(64, 64)), model)
     assert "upscaler" in vars(model)
 
 
