@@ -122,3 +122,17 @@ def test_a_negative_prompt_needs_guidance(own, config, tmp_path):
     list(train_student(own, folder / "fast", str(folder), config, GIVEN))
     with pytest.raises(OptionError, match="guidance"):
         create("a dog", CreateOptions(model=str(folder), fast=True, negative_prompt="a cat"))
+
+
+def test_a_student_trains_on_from_another(own, config, tmp_path):
+    folder = make_tiny(tmp_path / "model")
+    list(train_student(own, tmp_path / "first", str(folder), config, GIVEN))
+    still = {**GIVEN, "learning_rate": 1e-9, "warmup": 0}
+    list(train_student(own, tmp_path / "on", str(folder), config, still, tmp_path / "first"))
+    first, on = (read_lora(tmp_path / name / FILE) for name in ("first", "on"))
+    assert max(float(change.up.abs().max()) for change in first.values()) > 1e-5
+    for name, change in first.items():
+        torch.testing.assert_close(on[name].up, change.up, atol=1e-6, rtol=2e-3)
+    config.write_text(config.read_text().replace('"rank": 2', '"rank": 3'))
+    with pytest.raises(ModelError, match="change of rank 3 here, 2 there"):
+        list(train_student(own, tmp_path / "x", str(folder), config, GIVEN, tmp_path / "first"))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sfumato.cli.bar import bar
-from sfumato.cli.command import Values, takes
+from sfumato.cli.command import given, takes
 from sfumato.cli.say import note, say
 from sfumato.train.settings import TrainSettings
 
@@ -34,7 +34,6 @@ settings = takes(
 @app.command("text")
 @settings
 def train_text(
-    values: Values,
     data: Annotated[Path, Argument(help="A .parquet with the columns text, weight and embedding.")],
     output: Output,
     start: Annotated[
@@ -42,30 +41,33 @@ def train_text(
         Option(help="A text encoder to teach more words: a folder, or a bundled model's name."),
     ] = None,
     config: ConfigFile = None,
+    **values: Any,
 ) -> None:
     """Learn a tokenizer and distil a text encoder from phrases with a teacher's embeddings
     (.parquet).
     """
     from sfumato.train.text import train_text as work
 
-    _train(work(data, output, config, values, start), output)
+    _train(work(data, output, config, given(values), start), output)
 
 
 @app.command("autoencoder")
 @settings
 def train_autoencoder(
-    values: Values, data: Data, output: Output, config: ConfigFile = None
+    data: Data,
+    output: Output,
+    config: ConfigFile = None,
+    **values: Any,
 ) -> None:
     """Train the autoencoder of latent diffusion on pictures."""
     from sfumato.train.autoencoder import train_autoencoder as work
 
-    _train(work(data, output, config, values), output)
+    _train(work(data, output, config, given(values)), output)
 
 
 @app.command("diffusion")
 @settings
 def train_diffusion(
-    values: Values,
     data: Data,
     output: Output,
     autoencoder: Annotated[Path | None, Option(help="Folder written by train autoencoder.")] = None,
@@ -98,6 +100,7 @@ def train_diffusion(
         ),
     ] = False,
     config: ConfigFile = None,
+    **values: Any,
 ) -> None:
     """Train text-to-image diffusion on captioned pictures; writes a whole model folder, or with
     --start a LoRA.
@@ -106,13 +109,14 @@ def train_diffusion(
     from sfumato.train.lora import train_lora
 
     work = train_lora if start is not None and not full else whole
-    _train(work(data, output, autoencoder, text, config, values, start, pixels=pixels), output)
+    _train(
+        work(data, output, autoencoder, text, config, given(values), start, pixels=pixels), output
+    )
 
 
 @app.command("matcher")
 @settings
 def train_matcher(
-    values: Values,
     data: Data,
     output: Output,
     text: Annotated[
@@ -120,53 +124,56 @@ def train_matcher(
         Option(help="Folder written by train text or of a model, or the name of a bundled one."),
     ],
     config: ConfigFile = None,
+    **values: Any,
 ) -> None:
     """Train what tells how well a picture matches a text: for create --best-of, and to search
     pictures by words.
     """
     from sfumato.train.match import train_matcher as work
 
-    _train(work(data, output, text, config, values), output)
+    _train(work(data, output, text, config, given(values)), output)
 
 
 @app.command("upscaler")
 @settings
 def train_upscaler(
-    values: Values,
     data: Data,
     output: Output,
     model: Annotated[
         str, Option(help="Whose pictures are enlarged: a bundled name, a folder or a checkpoint.")
     ] = "icons",
     config: ConfigFile = None,
+    **values: Any,
 ) -> None:
     """Train what enlarges a model's pictures four times, by their text: for create --size."""
     from sfumato.train.upscaler import train_upscaler as work
 
-    _train(work(data, output, model, config, values), output)
+    _train(work(data, output, model, config, given(values)), output)
 
 
 @app.command("student")
 @settings
 def train_student(
-    values: Values,
     data: Data,
     output: Output,
     model: Annotated[
         str, Option(help="The teacher: a bundled name, a folder or a checkpoint.")
     ] = "icons",
+    start: Annotated[
+        Path | None, Option(help="A student to train on from: a folder that this command wrote.")
+    ] = None,
     config: ConfigFile = None,
+    **values: Any,
 ) -> None:
     """Distil a model's guided steps into a LoRA of a quarter of the work: for create --fast."""
     from sfumato.train.student import train_student as work
 
-    _train(work(data, output, model, config, values), output)
+    _train(work(data, output, model, config, given(values), start), output)
 
 
 @app.command("restorer")
 @settings
 def train_restorer(
-    values: Values,
     data: Data,
     output: Output,
     corruption: Annotated[
@@ -180,11 +187,12 @@ def train_restorer(
         Path | None, Option(help="A restorer to train on from: a folder, or a bundled one's name.")
     ] = None,
     config: ConfigFile = None,
+    **values: Any,
 ) -> None:
     """Train a network that repairs photographs, or cleans what pairs of pictures show."""
     from sfumato.train.restoration import train_restorer as work
 
-    _train(work(data, output, corruption, config, values, start), output)
+    _train(work(data, output, corruption, config, given(values), start), output)
 
 
 def _train(events: Iterator[Any], output: Path) -> None:

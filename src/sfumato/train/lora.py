@@ -24,9 +24,10 @@ from sfumato import image
 from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import SUFFIX
 from sfumato.denoiser.unet import UNet
+from sfumato.errors import ModelError
 from sfumato.hub.files import fingerprint
 from sfumato.hub.load import Model
-from sfumato.hub.lora import FILE, Change, save_lora
+from sfumato.hub.lora import FILE, Change, lora_file, read_lora, save_lora
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import Made, walk
 from sfumato.tasks.nearest import training_names
@@ -83,6 +84,29 @@ def add_low_rank(network: UNet, rank: int) -> list[LowRank]:
             changes.append(LowRank(layer.weight, rank))
             parametrize.register_parametrization(layer, "weight", changes[-1], unsafe=True)
     return changes
+
+
+def begin_at(network: UNet, path: Path) -> None:
+    """Let the changes of a network begin at those of a file that :func:`save_lora` wrote.
+
+    Raises
+    ------
+    ModelError
+        If the file is for another network, or of another rank.
+    """
+    found = read_lora(lora_file(path))
+    for name, layer in network.named_modules():
+        if not parametrize.is_parametrized(layer):
+            continue
+        (change,), begun = layer.parametrizations["weight"], found.get(f"unet.{name}")
+        if begun is None or begun.down.flatten(1).shape != change.down.shape:
+            had = "none" if begun is None else len(begun.down)
+            raise ModelError(
+                f"{path} does not fit: {name} has a change of rank {len(change.down)} here, "
+                f"{had} there"
+            )
+        change.down.data.copy_(begun.down.flatten(1))
+        change.up.data.copy_(begun.up.flatten(1) * (begun.alpha / len(begun.down)))
 
 
 def changes_of(network: UNet) -> dict[str, Change]:

@@ -36,7 +36,7 @@ from sfumato.tasks.create.plan import resolve
 from sfumato.train.diffusion import load_to_train
 from sfumato.train.latents import cached
 from sfumato.train.loop import train
-from sfumato.train.lora import add_low_rank, changes_of
+from sfumato.train.lora import add_low_rank, begin_at, changes_of
 from sfumato.train.pack import Pictures, pack
 from sfumato.train.plan import Event, Plan, identity, in_tenths, read_plan, skipped_lines
 from sfumato.types import Condition
@@ -205,6 +205,7 @@ def train_student(
     model: str,
     config: Path | None,
     given: Mapping[str, Any],
+    start: Path | None = None,
 ) -> Iterator[Event]:
     """Train the student of a model on the captions of pictures; writes a LoRA in diffusers' format,
     and how to walk with it.
@@ -220,6 +221,8 @@ def train_student(
     config : Path, optional
     given : dict
         Settings of the command line.
+    start : Path, optional
+        A student of this teacher to train on from: its folder or file.
     """
     plan, settings = read_plan("student", data, output, config, given)
     rank = plan.rank if "rank" in plan.model_fields_set else RANK
@@ -229,13 +232,16 @@ def train_student(
     pictures = pack(data, teacher.size[0], output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
     job = StudentJob(teacher, pictures, plan, output / "cache", settings.seed)
-    start = fingerprint(teacher.network, encoder.clip)
+    taught_by = fingerprint(teacher.network, encoder.clip)
     texts = hashlib.blake2b("\0".join(job.texts).encode(), digest_size=12).hexdigest()
     how = f"{job.teacher.sampler} {job.teacher.guidance_scale:g} {len(job.walked) - 1}"
-    key = f"{start} {texts} {how} {plan.student_steps} {settings.seed}"
+    key = f"{taught_by} {texts} {how} {plan.student_steps} {settings.seed}"
     yield from in_tenths(job.prepare(key))
     add_low_rank(teacher.network, rank)
-    about = {"start": start, "rank": rank, "teacher": how}
+    if start is not None:
+        begin_at(teacher.network, start)
+    begun = fingerprint(teacher.network, encoder.clip) if start is not None else taught_by
+    about = {"start": begun, "rank": rank, "teacher": how}
     about |= plan.model_dump(include={"student_steps", "walks"})
     known = identity(plan, data, teacher.network.config, task="student", **about)
     yield from train(job, settings, output, known)
