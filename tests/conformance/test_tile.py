@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
-from sfumato.space.tile import layer, windowed
+from sfumato.space.tile import layer, windows
 
 
 @pytest.mark.parametrize("size", [(40, 40), (34, 70), (16, 90)])
@@ -27,10 +27,8 @@ def test_a_network_that_sees_beyond_the_margin_is_caught():
     wide = torch.nn.Conv2d(1, 1, 9, padding=4).requires_grad_(False)
     x = torch.randn(1, 1, 40, 40)
     out = torch.empty_like(x)
-    for rows, columns, part in windowed(
-        lambda r, c: wide(x[..., r, c]), (40, 40), tile=16, margin=2
-    ):
-        out[..., rows, columns] = part
+    for window in windows((40, 40), tile=16, margin=2):
+        out[..., window.rows, window.columns] = window.cut(wide(x[..., *window.around]))
     assert (out - wide(x)).abs().max() > 0.05
 
 

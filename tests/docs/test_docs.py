@@ -12,12 +12,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 import sfumato
 from sfumato.cli import app
 from sfumato.cli.command import flags
+from sfumato.cli.create import create
+from sfumato.cli.restore import restore
+from sfumato.denoiser.restorer import Restorer
+from sfumato.denoiser.unet import UNet
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.evaluate.options import EvaluateOptions
 from sfumato.tasks.reduce.options import ReduceOptions
@@ -249,3 +255,44 @@ def test_the_page_of_options_is_that_of_the_records():
     spec.loader.exec_module(module)
     written = (ROOT / "docs" / "options.md").read_text("utf-8")
     assert module.page() == written, "python docs/options.py writes it"
+
+
+def frames(monkeypatch, network, run):
+    """Our own frames from the command to a network's first call."""
+    seen, forward = [], network.forward
+
+    def watched(self, *args, **values):
+        if not seen:
+            frame = sys._getframe(1)
+            seen.append([f"{network.__name__}.forward"])
+            while frame:
+                if Path(frame.f_code.co_filename).is_relative_to(SOURCE):
+                    seen[0].insert(0, frame.f_code.co_name)
+                frame = frame.f_back
+        return forward(self, *args, **values)
+
+    monkeypatch.setattr(network, "forward", watched)
+    run()
+    return seen[0]
+
+
+def test_the_way_of_a_prompt_is_short(monkeypatch, tmp_path):
+    way = frames(
+        monkeypatch, UNet, lambda: create(prompt=["apple"], output=tmp_path / "a.png", steps=2)
+    )
+    assert way[0] == "create"
+    assert len(way) <= 8, " -> ".join(way)
+
+
+@pytest.mark.parametrize("asked", [{"denoise": "25"}, {"enlarge": 2.0}, {"fill_color": "#ff0000"}])
+def test_the_way_of_a_photo_is_short(asked, monkeypatch, tmp_path):
+    values = np.full((24, 32, 3), 90, np.uint8)
+    values[4:8, 4:8] = 255, 0, 0
+    Image.fromarray(values).save(tmp_path / "photo.png")
+    way = frames(
+        monkeypatch,
+        Restorer,
+        lambda: restore(pictures=[tmp_path / "photo.png"], output=tmp_path / "out.png", **asked),
+    )
+    assert way[0] == "restore"
+    assert len(way) <= 9, " -> ".join(way)

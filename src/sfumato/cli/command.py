@@ -4,10 +4,9 @@ list.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -16,9 +15,6 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
 from sfumato.config import Config, note_of
-
-Values = dict[str, Any]
-"""The options that were given on the command line, by the names of the record's fields."""
 
 
 def takes(
@@ -42,35 +38,33 @@ def takes(
     Returns
     -------
     callable
-        A decorator. The command's first parameter gets the given values (:data:`Values`); its
-        others stay its own.
+        A decorator. The command's ``**values`` get the options, which :func:`given` sorts out; its
+        other parameters stay its own.
     """
     fields = {
         n: f for n, f in record.model_fields.items() if n not in without and (not only or n in only)
     }
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
-
-        @functools.wraps(run)
-        def command(**values: Any) -> None:
-            given = {name: values.pop(name) for name in fields}
-            run({name: value for name, value in given.items() if value not in (None, [])}, **values)
-
+        *own, _ = inspect.signature(run, eval_str=True).parameters.values()
         made = [_parameter(name, field, defaults=defaults) for name, field in fields.items()]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *made]]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        del command.__wrapped__
-        return command
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
 
     return decorate
 
 
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the command line names, by the names of the record's fields."""
+    return {name: value for name, value in values.items() if value not in (None, [])}
+
+
 def flags(name: str, field: FieldInfo) -> list[str]:
     """The names of a field on the command line."""
-    given = note_of(field, "flags").split() or [f"--{name.replace('_', '-')}"]
-    return [f"{given[0]}/--no-{given[0][2:]}"] if field.default is True else given
+    named = note_of(field, "flags").split() or [f"--{name.replace('_', '-')}"]
+    return [f"{named[0]}/--no-{named[0][2:]}"] if field.default is True else named
 
 
 def command_class(record: type[Config]) -> type[TyperCommand]:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sfumato.cli.bar import bar
-from sfumato.cli.command import Values, takes
+from sfumato.cli.command import given, takes
 from sfumato.cli.say import note, say, shortened
 from sfumato.tasks.create.options import CreateOptions
 
 if TYPE_CHECKING:
-    from sfumato.hub.load import Model
-    from sfumato.tasks.create.prompts import Prompt
     from sfumato.tasks.create.run import Made
 
 Argument, Option = typer.Argument, typer.Option
@@ -43,7 +40,6 @@ AsJson = Annotated[bool, Option("--json", help="One JSON line per picture on std
 
 @takes(CreateOptions, without={"candidate"})
 def create(
-    values: Values,
     prompt: Prompts = None,
     prompts: PromptFile = None,
     output: Output = Path("pictures"),
@@ -51,11 +47,14 @@ def create(
     again: Again = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
+    **values: Any,
 ) -> None:
     """Make pictures from texts."""
     from sfumato.errors import OptionError
     from sfumato.tasks.create import prompts as texts
+    from sfumato.tasks.create.run import Made, SamplerProgress
 
+    values = given(values)
     opened, strength = None, values.get("strength")
     if again is not None:
         also = texts.gather(prompt or [], prompts) if prompt or prompts else ()
@@ -72,9 +71,14 @@ def create(
     saver = texts.Saver(output, overwrite=overwrite, single=len(wanted) * options.count <= 1)
     saver.check(wanted, values, grid=grid)
     pictures = []
-    for item, made in _with_progress(wanted, values, opened):
-        _tell(made, saver.save(item, made), as_json=as_json)
-        pictures += [made.picture] if grid else []
+    with bar() as progress:
+        for item, event in texts.run(wanted, values, opened):
+            if item is not None and isinstance(event, Made):
+                _tell(event, saver.save(item, event), as_json=as_json)
+                pictures += [event.picture] if grid else []
+            elif not isinstance(event, Made):
+                now = event.progress if isinstance(event, SamplerProgress) else event
+                progress.update(now.what, now.done, now.total)
     if grid:
         say(str(saver.sheet(pictures)), err=as_json)
 
@@ -102,21 +106,6 @@ def _tell(made: Made, path: Path, *, as_json: bool) -> None:
         note(f"{path}: no white ground was found, so nothing of the picture is clear")
     if made.settings.get("mask") and FORMATS[path.suffix.lower()] == "JPEG":
         note(f"{path}: {JPEG_TOUCHES}")
-
-
-def _with_progress(
-    wanted: list[Prompt], values: dict[str, Any], model: Model | None
-) -> Iterator[tuple[Prompt, Made]]:
-    from sfumato.tasks.create.prompts import run
-    from sfumato.tasks.create.run import Made, SamplerProgress
-
-    with bar() as progress:
-        for item, event in run(wanted, values, model):
-            if item is not None and isinstance(event, Made):
-                yield item, event
-            elif not isinstance(event, Made):
-                now = event.progress if isinstance(event, SamplerProgress) else event
-                progress.update(now.what, now.done, now.total)
 
 
 def models(as_json: Annotated[bool, Option("--json", help="As JSON.")] = False) -> None:

@@ -6,11 +6,11 @@ import json
 import math
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfumato.cli.command import Values, takes
+from sfumato.cli.command import given, takes
 from sfumato.cli.say import PARTLY, note, say
 from sfumato.tasks.evaluate.options import EvaluateOptions
 
@@ -29,9 +29,9 @@ def root() -> None:
 @app.command()
 @takes(EvaluateOptions)
 def restore(
-    values: Values,
     data: Annotated[Path, Argument(help="Folder of clean pictures, .parquet or .tar.")],
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture.")] = False,
+    **values: Any,
 ) -> None:
     """Damage pictures, restore them, and print PSNR and SSIM.
 
@@ -41,7 +41,7 @@ def restore(
     from sfumato.tasks.evaluate.restoration import restore as work
     from sfumato.tasks.restore.networks import RestorationNetworks
 
-    options = EvaluateOptions.build(values)
+    options = EvaluateOptions.build(given(values))
     engine = RestorationNetworks(options.model, options.device, options.dtype)
     scores, skipped = [], list[str]()
     for score in work(

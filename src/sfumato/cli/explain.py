@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sfumato.cli.bar import bar
-from sfumato.cli.command import Values, takes
+from sfumato.cli.command import given, takes
 from sfumato.cli.say import note, say
 from sfumato.tasks.create.options import CreateOptions
 
@@ -55,7 +55,6 @@ AsJson = Annotated[
 
 @takes(CreateOptions, without={"count", "candidate", "batch"})
 def explain(
-    values: Values,
     prompt: Prompts = None,
     output: Page = Path("explained.html"),
     again: Again = None,
@@ -64,11 +63,13 @@ def explain(
     trace: Numbers = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
+    **values: Any,
 ) -> None:
     """Make pictures, and a page that shows every step of how they came about."""
     from sfumato.errors import OptionError
     from sfumato.tasks.create import prompts as texts
 
+    values = given(values)
     opened, wanted, strength = None, list(prompt or []), values.get("strength")
     if again is not None:
         first, values, opened = texts.again(again, values)

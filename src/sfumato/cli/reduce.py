@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sfumato.cli.bar import bar
-from sfumato.cli.command import Values, takes
+from sfumato.cli.command import given, takes
 from sfumato.cli.say import PARTLY, note, say
 from sfumato.tasks.reduce.options import ReduceOptions
 
@@ -18,7 +18,6 @@ Argument, Option = typer.Argument, typer.Option
 
 @takes(ReduceOptions)
 def reduce(
-    values: Values,
     data: Annotated[
         Path,
         Argument(help="Folder of pictures or texts, .zip, .npz, .npy, idx.gz, .csv or .parquet."),
@@ -27,6 +26,7 @@ def reduce(
         Path, Option(help="Folder for report.html, report.json and the figures.")
     ] = Path("report"),
     as_json: Annotated[bool, Option("--json", help="The report's figures on stdout.")] = False,
+    **values: Any,
 ) -> None:
     """Compare PCA (LSA for documents) with autoencoders at equal code lengths, and write a
     report.
@@ -36,7 +36,7 @@ def reduce(
     from sfumato.tasks.reduce.compare import gather
     from sfumato.tasks.reduce.report import ready
 
-    options = ReduceOptions.build(values)
+    options = ReduceOptions.build(given(values))
     check_folder(output)
     if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
         raise OptionError(

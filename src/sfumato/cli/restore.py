@@ -4,49 +4,52 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sfumato.cli.bar import bar
-from sfumato.cli.command import Values, command_class, takes
+from sfumato.cli.command import command_class, given, takes
 from sfumato.cli.say import PARTLY, note, say
 from sfumato.tasks.restore.options import RestoreOptions
 
 if TYPE_CHECKING:
-    from sfumato.tasks.restore.batch import Batch, Failed, Written
+    from sfumato.tasks.restore.batch import Failed, Written
 
 Argument, Option = typer.Argument, typer.Option
 RestoreCommand = command_class(RestoreOptions)
 
+Pictures = Annotated[list[Path], Argument(help="Pictures, or folders of pictures and of folders.")]
+Output = Annotated[Path, Option(help="FILE for one picture, else FOLDER/ (names are kept).")]
+Compare = Annotated[bool, Option("--compare", help="Also write before and after side by side.")]
+SaveMask = Annotated[
+    bool,
+    Option("--save-mask", help="Also write what was inpainted as a mask: edit it for --fill."),
+]
+Overwrite = Annotated[
+    bool,
+    Option(
+        "--overwrite", help="Replace pictures that are there; otherwise they are taken as done."
+    ),
+]
+AsJson = Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")]
+
 
 @takes(RestoreOptions)
 def restore(
-    values: Values,
-    pictures: Annotated[
-        list[Path], Argument(help="Pictures, or folders of pictures and of folders.")
-    ],
-    output: Annotated[Path, Option(help="FILE for one picture, else FOLDER/ (names are kept).")],
-    compare: Annotated[
-        bool, Option("--compare", help="Also write before and after side by side.")
-    ] = False,
-    save_mask: Annotated[
-        bool,
-        Option("--save-mask", help="Also write what was inpainted as a mask: edit it for --fill."),
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        Option(
-            "--overwrite", help="Replace pictures that are there; otherwise they are taken as done."
-        ),
-    ] = False,
-    as_json: Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")] = False,
+    pictures: Pictures,
+    output: Output,
+    compare: Compare = False,
+    save_mask: SaveMask = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    **values: Any,
 ) -> None:
     """Repair photographs: everything that is asked for at once, and nothing else is touched."""
     from sfumato.errors import OptionError
-    from sfumato.tasks.restore.batch import plan
+    from sfumato.tasks.restore.batch import Failed, Written, plan, run
 
-    options = RestoreOptions.build(values)
+    options = RestoreOptions.build(given(values))
     batch = plan(pictures, output, options, compare=compare, mask=save_mask, overwrite=overwrite)
     if not batch.waiting:
         note(
@@ -54,20 +57,6 @@ def restore(
             "them anew"
         )
         return
-    failed = _with_progress(batch, options, as_json=as_json)
-    for one in failed:
-        told = one.reason if str(one.source) in one.reason else f"{one.source}: {one.reason}"
-        note(f"left out: {told}")
-    if len(failed) == len(batch.jobs):
-        raise OptionError(f"none of the {len(failed)} pictures could be restored")
-    if failed:
-        raise typer.Exit(PARTLY)
-
-
-def _with_progress(batch: Batch, options: RestoreOptions, *, as_json: bool) -> list[Failed]:
-    """Restore all, tell what was written, and return what was left out."""
-    from sfumato.tasks.restore.batch import Failed, Written, run
-
     failed = []
     with bar() as progress:
         for event in run(batch, options):
@@ -77,7 +66,12 @@ def _with_progress(batch: Batch, options: RestoreOptions, *, as_json: bool) -> l
                 failed.append(event)
             else:
                 progress.update(event.what, event.done, event.total)
-    return failed
+    for one in failed:
+        _tell_failed(one)
+    if len(failed) == len(batch.jobs):
+        raise OptionError(f"none of the {len(failed)} pictures could be restored")
+    if failed:
+        raise typer.Exit(PARTLY)
 
 
 def _tell(written: Written, *, as_json: bool) -> None:
@@ -90,6 +84,12 @@ def _tell(written: Written, *, as_json: bool) -> None:
     say(_said(written))
     for line in written.notes:
         note(f"{written.source}: {line}")
+
+
+def _tell_failed(failed: Failed) -> None:
+    """A line about a picture that was left out; its sentence may name it already."""
+    named = str(failed.source) in failed.reason
+    note(f"left out: {'' if named else f'{failed.source}: '}{failed.reason}")
 
 
 def _said(written: Written) -> str:

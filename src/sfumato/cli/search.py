@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sfumato.cli.bar import bar
-from sfumato.cli.command import Values, takes
+from sfumato.cli.command import given, takes
 from sfumato.cli.say import PARTLY, note, say
 from sfumato.tasks.search.options import IndexOptions, SearchOptions
 
@@ -18,16 +18,16 @@ Argument, Option = typer.Argument, typer.Option
 
 @takes(IndexOptions)
 def index(
-    values: Values,
     data: Annotated[Path, Argument(help="Folder of pictures or .txt files, .parquet or .tar.")],
     output: Annotated[
         Path, Option(help="Folder of the index; given again, it is brought up to date.")
     ],
+    **values: Any,
 ) -> None:
     """Index pictures or documents for search; encodes only what is new or changed."""
     from sfumato.tasks.search import index as work
 
-    options = IndexOptions.build(values)
+    options = IndexOptions.build(given(values))
     with bar() as progress:
         for last in work.indexing(data, output, options.space, side=options.side):
             progress.update("indexing", last.done, last.total)
@@ -48,7 +48,6 @@ def index(
 
 @takes(SearchOptions)
 def search(
-    values: Values,
     folder: Annotated[Path, Argument(help="Folder of an index.")],
     query: Annotated[str, Argument(help="Words, or a picture or text file.")],
     output: Annotated[Path | None, Option(help="Write the pictures found on one sheet.")] = None,
@@ -56,6 +55,7 @@ def search(
         bool, Option("--overwrite", help="Replace the sheet that is there.")
     ] = False,
     as_json: Annotated[bool, Option("--json", help="One JSON line per result.")] = False,
+    **values: Any,
 ) -> None:
     """Find the items of an index that are nearest to words or to an example."""
     from sfumato.errors import OptionError
@@ -63,7 +63,7 @@ def search(
     from sfumato.runtime import atomic, check_file
     from sfumato.tasks.search import query as work
 
-    options = SearchOptions.build(values)
+    options = SearchOptions.build(given(values))
     if output is not None and output.suffix.lower() not in FORMATS:
         raise OptionError(f"{output}: pictures are written as {', '.join(FORMATS)}")
     if output is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,55 +15,69 @@ from sfumato.layers import ResnetBlock
 MARGIN = 2
 
 
-def windowed(
-    f: Callable[[slice, slice], Tensor],
-    size: tuple[int, int],
-    *,
-    tile: int,
-    margin: int,
-    ratio: float = 1,
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Apply a local network window by window, in bounded memory.
+@dataclass(frozen=True)
+class Window:
+    """A part of a picture that is worked on alone.
 
-    Equal to one window of the whole size where an output depends on input within `margin` only.
+    Attributes
+    ----------
+    rows, columns : slice
+        What of the picture it stands for.
+    around : (slice, slice)
+        The rows and columns that a network has to see for that.
+    """
+
+    rows: slice
+    columns: slice
+    around: tuple[slice, slice]
+
+    def scaled(self, ratio: float) -> tuple[slice, slice]:
+        """The rows and columns in a result of `ratio` output pixels per input pixel."""
+        rows, columns = (
+            slice(int(part.start * ratio), int(part.stop * ratio))
+            for part in (self.rows, self.columns)
+        )
+        return rows, columns
+
+    def cut(self, part: Tensor, ratio: float = 1) -> Tensor:
+        """What of a network's result (..., h, w) for the pixels around belongs to the window."""
+        rows, columns = self.scaled(ratio)
+        above, before = (int(outer.start * ratio) for outer in self.around)
+        return part[
+            ...,
+            rows.start - above : rows.stop - above,
+            columns.start - before : columns.stop - before,
+        ]
+
+
+def windows(size: tuple[int, int], *, tile: int, margin: int) -> Iterator[Window]:
+    """The windows of a picture, to be worked on one by one, in bounded memory.
+
+    The result is that of the whole picture where an output depends on input within `margin` only.
 
     Parameters
     ----------
-    f : callable
-        (rows, columns) -> (B, C, ratio tall, ratio wide): the network's result for that window.
     size : (int, int)
         Height and width of the picture.
     tile, margin : int
         Pixels of a window that are kept, and around it. Both are multiples of what the network
         divides sides by.
-    ratio : float
-        Output pixels per input pixel.
 
-    Yields
-    ------
-    rows, columns : slice
-    part : Tensor, (B, C, rows, columns)
-        What belongs there.
+    Examples
+    --------
+    >>> x = torch.arange(6.0).view(1, 1, 1, 6)
+    >>> torch.cat([w.cut(2 * x[..., *w.around]) for w in windows((1, 6), tile=4, margin=2)], -1)
+    tensor([[[[ 0.,  2.,  4.,  6.,  8., 10.]]]])
     """
     height, width = size
     for top in range(0, height, tile):
         for left in range(0, width, tile):
             bottom, right = min(height, top + tile), min(width, left + tile)
-            y, x = max(0, top - margin), max(0, left - margin)
-            part = f(slice(y, min(height, bottom + margin)), slice(x, min(width, right + margin)))
-            rows, columns = (
-                slice(int(a * ratio), int(b * ratio)) for a, b in ((top, bottom), (left, right))
+            around = (
+                slice(max(0, top - margin), min(height, bottom + margin)),
+                slice(max(0, left - margin), min(width, right + margin)),
             )
-            above, before = int(y * ratio), int(x * ratio)
-            yield (
-                rows,
-                columns,
-                part[
-                    ...,
-                    rows.start - above : rows.stop - above,
-                    columns.start - before : columns.stop - before,
-                ],
-            )
+            yield Window(slice(top, bottom), slice(left, right), around)
 
 
 def layer(
@@ -146,9 +161,10 @@ def _assembled(
     """A layer's result for a picture of the size of `like`, put together from windows."""
     height, width = like.shape[-2:]
     tile = int(tile / max(1, ratio))
-    for rows, columns, part in windowed(f, (height, width), tile=tile, margin=MARGIN, ratio=ratio):
+    for window in windows((height, width), tile=tile, margin=MARGIN):
+        part = window.cut(f(*window.around), ratio)
         if out is None:
             out = part.new_empty(*part.shape[:2], int(height * ratio), int(width * ratio))
-        out[..., rows, columns] = part
+        out[..., *window.scaled(ratio)] = part
     assert out is not None
     return out

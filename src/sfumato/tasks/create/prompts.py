@@ -24,8 +24,8 @@ from sfumato.hub.files import digest
 from sfumato.hub.load import Model
 from sfumato.runtime import atomic, check_file, check_folder
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import check, opened, resolve
-from sfumato.tasks.create.run import Event, Made, walk
+from sfumato.tasks.create.plan import opened
+from sfumato.tasks.create.run import Event, Made, planned, walk_rows
 
 NO_SOURCE = "--strength says how much of a picture changes: it goes with --from PICTURE"
 OF_A_ROW = frozenset(CreateOptions.model_fields) - {
@@ -256,17 +256,15 @@ def run(
     for item in wanted:
         groups.setdefault(item.own, []).append(item)
     jobs = [(CreateOptions.build({**values, **dict(own)}), items) for own, items in groups.items()]
-    for chosen, items in jobs:
-        if chosen.source is None and any("strength" in dict(item.own) for item in items):
+    for options, items in jobs:  # what is wrong is refused before any work
+        if options.source is None and any("strength" in dict(item.own) for item in items):
             raise OptionError(NO_SOURCE)
-        check([item.text for item in items], resolve(chosen, model))
-    for chosen, items in jobs:
-        order = [item for item in items for _ in range(chosen.count)]
-        done = 0
-        for event in walk([item.text for item in items], chosen, model):
-            made = isinstance(event, Made)
-            yield (order[done] if made else None), event
-            done += made
+        planned([item.text for item in items], options, model)
+    for options, items in jobs:
+        order = iter([item for item in items for _ in range(options.count)])
+        plan, rows = planned([item.text for item in items], options, model)
+        for event in walk_rows(plan, rows):
+            yield (next(order) if isinstance(event, Made) else None), event
 
 
 class Saver:

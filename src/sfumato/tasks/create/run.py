@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,20 @@ def walk(
     """Make pictures and yield every sampler step and every enlarged picture on the way; to cancel,
     stop iterating.
     """
-    options = options or CreateOptions()
+    plan, rows = planned(prompts, options or CreateOptions(), model)
+    yield from walk_rows(plan, rows)
+
+
+def planned(
+    prompts: str | Sequence[str], options: CreateOptions, model: Model | None = None
+) -> tuple[Plan, list[tuple[str, int]]]:
+    """What is to be done, checked: the plan, and the text and seed of each picture.
+
+    Raises
+    ------
+    OptionError
+        For options that the model cannot meet.
+    """
     texts = [legible(text) for text in ([prompts] if isinstance(prompts, str) else prompts)]
     plan = resolve(options, model or opened(options))
     check(texts, plan)
@@ -155,16 +168,35 @@ def walk(
         raise OptionError(
             f"seed {seed} and {options.count} pictures go beyond the largest seed, {MAX_SEED}"
         )
-    rows = [(text, seed + k) for text in texts for k in range(options.count)]
-    yield from walk_rows(plan, rows)
+    return plan, [(text, seed + k) for text in texts for k in range(options.count)]
 
 
 def walk_rows(plan: Plan, rows: list[tuple[str, int]]) -> Iterator[Event]:
-    """Follow a plan that was checked: a picture for each text and seed, in order."""
-    batches = _batches(plan, rows)
-    runs = [-(-len(batch) * len(plan.tries) // plan.options.batch) for batch in batches]
-    for batch, done in zip(batches, accumulate(runs, initial=0), strict=False):
-        yield from _batch(plan, batch, done, sum(runs))
+    """Follow a plan that was checked: a picture for each text and seed, in order.
+
+    All tries of a picture are made, of which the best is kept.
+    """
+    batches, at_once, sigmas = _batches(plan, rows), plan.options.batch, plan.sigmas()
+    total = sum(-(-len(batch) * len(plan.tries) // at_once) for batch in batches)
+    done = 0
+    for batch in batches:
+        started = time.perf_counter()
+        wanted = [(plan.styled(text), derived(seed, k)) for text, seed in batch for k in plan.tries]
+        parts, cut = [], []
+        for start in range(0, len(wanted), at_once):
+            part = wanted[start : start + at_once]
+            made, unseen = yield from _sample(plan, part, sigmas, done, total)
+            parts.append(made)
+            cut += unseen
+            done += 1
+        pixels = torch.cat(parts)
+        best = _best(plan, pixels, [text for text, _ in wanted])
+        kept = [k * len(plan.tries) + one for k, one in enumerate(best)]
+        pictures = yield from _finished(plan, pixels[kept], [wanted[k] for k in kept])
+        seconds = (time.perf_counter() - started) / len(batch)
+        for k, ((text, seed), picture) in enumerate(zip(batch, pictures, strict=True)):
+            settings = plan.settings(text, seed, sigmas, plan.tries[best[k]])
+            yield _made(plan, text, seed, picture, seconds, settings, cut[kept[k]])
 
 
 def _batches(plan: Plan, rows: list[tuple[str, int]]) -> list[list[tuple[str, int]]]:
@@ -180,35 +212,19 @@ def _batches(plan: Plan, rows: list[tuple[str, int]]) -> list[list[tuple[str, in
     return batches
 
 
-def _batch(plan: Plan, rows: list[tuple[str, int]], done: int, total: int) -> Iterator[Event]:
-    """Make some pictures: all tries of each, of which the best are kept."""
-    started = time.perf_counter()
-    count, at_once = len(plan.tries), plan.options.batch
-    wanted = [(plan.styled(text), derived(seed, k)) for text, seed in rows for k in plan.tries]
-    parts, cut, sigmas = [], [], plan.sigmas()
-    for start in range(0, len(wanted), at_once):
-        part = wanted[start : start + at_once]
-        pixels, unseen = yield from _sample(plan, part, sigmas, done + start // at_once, total)
-        parts.append(pixels)
-        cut += unseen
-    pixels = torch.cat(parts)
-    best = _best(plan, pixels, [text for text, _ in wanted])
-    kept = [k * count + one for k, one in enumerate(best)]
-    pictures = yield from _finished(plan, pixels[kept], [wanted[k] for k in kept])
-    seconds = (time.perf_counter() - started) / len(rows)
-    for k, ((text, seed), picture) in enumerate(zip(rows, pictures, strict=True)):
-        prompt_cut, negative_cut = cut[k * count]
-        yield Made(
-            _shown(plan, picture),
-            text,
-            seed,
-            seconds,
-            plan.settings(text, seed, sigmas, plan.tries[best[k]]),
-            prompt_cut,
-            negative_cut,
-            knows_no_word(plan.model.text, plan.named(text)),
-            plan.options.count,
-        )
+def _made(
+    plan: Plan,
+    text: str,
+    seed: int,
+    picture: Image.Image,
+    seconds: float,
+    settings: dict[str, Any],
+    cut: tuple[str, str],
+) -> Made:
+    """A picture with all that is told of it."""
+    unknown = knows_no_word(plan.model.text, plan.named(text))
+    shown = _shown(plan, picture)
+    return Made(shown, text, seed, seconds, settings, *cut, unknown, plan.options.count)
 
 
 def _finished(

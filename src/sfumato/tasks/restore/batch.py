@@ -160,14 +160,17 @@ def run(batch: Batch, options: RestoreOptions) -> Iterator[Progress | Written | 
     for index, job in enumerate(batch.waiting):
         yield Progress(job.source.name, index, len(batch.waiting))
         try:
-            compared = job.lacks_comparison_alone and not batch.overwrite
-            for event in _compared(job) if compared else _restored(job, restore):
-                if isinstance(event, Progress):
-                    yield Progress(
-                        job.source.name, index + event.done / event.total, len(batch.waiting)
-                    )
-                else:
-                    yield event
+            if job.lacks_comparison_alone and not batch.overwrite:
+                yield _compared(job)
+                continue
+            before, answers = photos.read(job.source), list[Restored]()
+            for event in restore(before):
+                if isinstance(event, Restored):
+                    answers.append(event)
+                    continue
+                done = index + event.done / event.total
+                yield Progress(job.source.name, done, len(batch.waiting))
+            yield from _write(job, before, answers)
         except SfumatoError as error:
             if not batch.many:
                 raise
@@ -194,15 +197,8 @@ def engine(options: RestoreOptions) -> Restore:
     return lambda photo: walk(photo, options, networks)
 
 
-def _restored(job: Job, restore: Restore) -> Iterator[Progress | Written]:
-    """Restore a picture, and write what is made of it."""
-    before = photos.read(job.source)
-    answers: list[Restored] = []
-    for event in restore(before):
-        if isinstance(event, Progress):
-            yield event
-        else:
-            answers.append(event)
+def _write(job: Job, before: Photo, answers: list[Restored]) -> Iterator[Written]:
+    """Write what was made of a picture."""
     for k, (made, path) in enumerate(zip(answers, job.targets, strict=True)):
         report, notes = dict(made.report), [*before.notes]
         if (
@@ -221,11 +217,11 @@ def _restored(job: Job, restore: Restore) -> Iterator[Progress | Written]:
         photos.write(spread([made.photo for made in answers]), job.spread)
 
 
-def _compared(job: Job) -> Iterator[Written]:
+def _compared(job: Job) -> Written:
     """Write the comparison of a picture that was restored before."""
     before, after = photos.read(job.source), photos.read(job.targets[0])
     photos.write(photos.side_by_side(before, after), job.comparisons[0])
-    yield Written(job.source, job.targets[0], {}, [])
+    return Written(job.source, job.targets[0], {}, [])
 
 
 def spread(answers: list[Photo]) -> Photo:

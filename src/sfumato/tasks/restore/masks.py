@@ -14,7 +14,7 @@ from sfumato import image
 from sfumato.data.photo import Photo
 from sfumato.denoiser.restorer import FILLS_MARGIN, TILE
 from sfumato.errors import OptionError
-from sfumato.space.tile import windowed
+from sfumato.space.tile import windows
 from sfumato.tasks.restore.options import RestoreOptions, rgb
 
 # largest difference in a channel of 0 to 255 of what counts as a color, and by how many pixels it
@@ -131,15 +131,12 @@ def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray
     sensitivity : float, in (0, 1)
         More finds more, and takes more for damage that is none.
     """
-    enough, found = 1 - 0.8 * sensitivity**2, np.zeros(photo.values.shape[:2], np.float32)
-
-    def share(rows: slice, columns: slice) -> Tensor:
-        x = torch.from_numpy(photo.frame(rows, columns))[None]
-        return damage(x.expand(-1, 3, -1, -1))
-
-    size = photo.size[1], photo.size[0]
-    for rows, columns, part in windowed(share, size, tile=TILE, margin=FILLS_MARGIN):
-        found[rows, columns] = part[0, 0].numpy()
+    enough, size = 1 - 0.8 * sensitivity**2, (photo.size[1], photo.size[0])
+    found = np.zeros(size, np.float32)
+    for window in windows(size, tile=TILE, margin=FILLS_MARGIN):
+        x = torch.from_numpy(photo.frame(*window.around))[None]
+        share = damage(x.expand(-1, 3, -1, -1))
+        found[window.rows, window.columns] = window.cut(share)[0, 0].numpy()
     # of the whole picture: a scratch knows no windows
     spread: NDArray[np.bool_] = ndimage.binary_propagation(
         found > enough, mask=found > enough / GOES_ON

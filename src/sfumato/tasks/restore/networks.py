@@ -17,7 +17,6 @@ from sfumato.denoiser.restorer import (
 from sfumato.hub.files import digest, network_from, weight_file
 from sfumato.hub.load import restorer_folder
 from sfumato.runtime import autocast, choose_device, choose_dtype
-from sfumato.tasks.restore.options import Only
 from sfumato.types import Condition
 
 LARGE = 60 / 127.5  # a change that a repairing network surely means
@@ -85,18 +84,19 @@ class RestorationNetworks:
         return self.read[folder]
 
     @torch.inference_mode()
-    def _run(self, name: str, x: Tensor, planes: Tensor, sigma: float | Tensor) -> Tensor:
-        x = x.to(self.device)
-        level = sigma.to(x) if isinstance(sigma, Tensor) else x.new_full((1,), sigma)
-        with autocast(self.device, self.dtype):
-            made: Tensor = self._denoiser(name)(x, level, Condition(planes=planes.to(self.device)))
-        return made.float().cpu()
-
-    def repair(self, y: Tensor, planes: Tensor, sigma: float | Tensor, only: Only = None) -> Tensor:
+    def repair(
+        self, y: Tensor, planes: Tensor, sigma: float | Tensor, only: str | None = None
+    ) -> Tensor:
         """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame,
-        one or of each pixel (1, 1, h, w) -> (1, 3, h, w).
+        one or of each pixel (1, 1, h, w) -> the answer of the network `only`, ``photos`` by
+        default: (1, 3, h, w) but for a finder.
         """
-        return self._run(only or "photos", y, planes, sigma)
+        x = y.to(self.device)
+        level = sigma.to(x) if isinstance(sigma, Tensor) else x.new_full((1,), sigma)
+        denoiser, condition = self._denoiser(only or "photos"), Condition(planes=planes.to(x))
+        with autocast(self.device, self.dtype):
+            made: Tensor = denoiser(x, level, condition)
+        return made.float().cpu()
 
     def damage(self, y: Tensor) -> Tensor:
         """Picture (1, 3, h, w) in [-1, 1] -> the share of each pixel that is damage, (1, 1, h, w).
@@ -107,7 +107,7 @@ class RestorationNetworks:
         """
 
         def look(y: Tensor, planes: Tensor) -> Tensor:
-            return self._run("scratches", y, planes, 0.0)
+            return self.repair(y, planes, 0.0, "scratches")
 
         made = look(y, restorer_planes(torch.ones_like(y[:, :1])))
         if made.shape[1] == 1:
@@ -118,4 +118,4 @@ class RestorationNetworks:
     def colors(self, gray: Tensor) -> Tensor:
         """Luminance (1, 1, h, w) in [-1, 1] -> chroma (1, 3, h, w)."""
         x = gray.expand(-1, 3, -1, -1)
-        return self._run("tints", x, restorer_planes(torch.ones_like(gray), color=0.0), 0.0) - x
+        return self.repair(x, restorer_planes(torch.ones_like(gray), color=0.0), 0.0, "tints") - x

@@ -32,7 +32,7 @@ from sfumato.denoiser.restorer import (
     self_ensemble,
 )
 from sfumato.errors import OptionError
-from sfumato.space.tile import windowed
+from sfumato.space.tile import windows
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import colorize, deblock_chroma, luminance, tone, toned
 from sfumato.tasks.restore.noise import Noise, measured_noise, quality
@@ -173,8 +173,10 @@ def _answer(
     for stage in stages:
         job = _Job(made, stage, engine, noise, jpeg)
         out: NDArray[Any] = np.empty((*job.size, job.channels), photo.values.dtype)
-        for rows, columns, part in windowed(job.window, job.size, tile=TILE, margin=job.margin):
-            out[rows, columns] = job.kept(made.stored(part[0].numpy()), rows, columns)
+        for window in windows(job.size, tile=TILE, margin=job.margin):
+            part = window.cut(job.window(*window.around))[0].numpy()
+            place = window.rows, window.columns
+            out[place] = job.kept(made.stored(part), *place)
             done += 1
             yield Progress("restoring", done, total)
         made = made.with_values(out)
@@ -373,18 +375,19 @@ def answer(
 
     With `ensemble`, the mean of what it makes of the window turned and mirrored in all eight ways.
     """
-    views = VIEWS if ensemble else VIEWS[:1]
-    if isinstance(sigma, Tensor):
+    if not ensemble:
+        made = engine.repair(y, planes, sigma, only)
+    elif isinstance(sigma, Tensor):
         made = self_ensemble(
             lambda seen, told_of, level: engine.repair(seen, told_of, level, only),
-            views,
+            VIEWS,
             y,
             planes,
             sigma,
         )
     else:
         made = self_ensemble(
-            lambda seen, told_of: engine.repair(seen, told_of, sigma, only), views, y, planes
+            lambda seen, told_of: engine.repair(seen, told_of, sigma, only), VIEWS, y, planes
         )
     quality = 100 * float(planes[0, PLANES.index("quality"), 0, 0])
     return deblock_chroma(made, quality)
