@@ -37,7 +37,7 @@ from sfumato.runtime import generator
 from sfumato.tasks.evaluate.options import Task
 from sfumato.tasks.restore.color import colorize
 from sfumato.tasks.restore.options import Only
-from sfumato.tasks.restore.run import Engine, answer
+from sfumato.tasks.restore.stage import Engine, answer
 
 ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps", "enlarge": "size"}
 WINDOW = 11  # of SSIM

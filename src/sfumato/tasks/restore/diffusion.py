@@ -77,8 +77,8 @@ def diffuse(
             f"{pixels / 1e6:.1f} megapixels are too many at once: the diffusion engine takes up to "
             f"{LARGEST / 1e6:g}; --engine auto takes any size"
         )
-    job = _Job(photo, options, model, masks.find(photo, options, damage))
-    yield from job.run()
+    gaps = yield from masks.find(photo, options, damage)
+    yield from _Job(photo, options, model, gaps).run()
 
 
 class _Job:

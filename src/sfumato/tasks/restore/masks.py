@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from sfumato.denoiser.restorer import FILLS_MARGIN, TILE
 from sfumato.errors import OptionError
 from sfumato.space.tile import windows
 from sfumato.tasks.restore.options import RestoreOptions, rgb
+from sfumato.types import Progress
 
 # largest difference in a channel of 0 to 255 of what counts as a color, and by how many pixels it
 # is grown
@@ -23,18 +24,26 @@ NEAR, RIM = 40.0, 2
 # JPEG spreads a color into its block: so far, where the surroundings lean so much towards it
 NEAR_JPEG, RIM_JPEG, BLOCK, LEAN = 60.0, 4, 14, 8.0
 GOES_ON = 4  # how much less sure a scratch may be where it goes on
+NO_SCRATCHES = "no scratches were found; paint them white in a picture and give it as --fill"
 Damage = Callable[[Tensor], Tensor]
 
 
-def find(photo: Photo, options: RestoreOptions, damage: Damage) -> NDArray[np.bool_] | None:
+def find(
+    photo: Photo, options: RestoreOptions, damage: Damage
+) -> Generator[Progress, None, NDArray[np.bool_] | None]:
     """The pixels (H, W) that the options ask to inpaint; None if they ask for none.
+
+    A generator of progress: looking for scratches takes seconds.
 
     Raises
     ------
     OptionError
         For a mask or box that does not fit, and if what is asked for is nowhere or everywhere.
     """
-    parts = list(_parts(photo, options, damage))
+    parts = list(_parts(photo, options))
+    if options.fill_scratches:
+        found = yield from finding(photo, damage, options.sensitivity)
+        parts.append((found, NO_SCRATCHES))
     if not parts:
         return None
     hidden: NDArray[np.bool_] = np.logical_or.reduce([mask for mask, _ in parts])
@@ -48,10 +57,8 @@ def find(photo: Photo, options: RestoreOptions, damage: Damage) -> NDArray[np.bo
     return hidden
 
 
-def _parts(
-    photo: Photo, options: RestoreOptions, damage: Damage
-) -> Iterator[tuple[NDArray[np.bool_], str]]:
-    """Each mask that is asked for, and what to say if it is empty."""
+def _parts(photo: Photo, options: RestoreOptions) -> Iterator[tuple[NDArray[np.bool_], str]]:
+    """Each mask that is known at once, and what to say if it is empty."""
     if options.fill is not None:
         yield (
             image.white(image.read_mask(options.fill, photo.size)),
@@ -62,11 +69,6 @@ def _parts(
     if options.fill_color is not None:
         mask = painted(photo, options.fill_color, options.fill_tolerance)
         yield mask, f"no pixel has the color {options.fill_color}"
-    if options.fill_scratches:
-        yield (
-            scratches(photo, damage, options.sensitivity),
-            "no scratches were found; paint them white in a picture and give it as --fill",
-        )
 
 
 def _box(photo: Photo, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
@@ -131,9 +133,24 @@ def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray
     sensitivity : float, in (0, 1)
         More finds more, and takes more for damage that is none.
     """
+    work = finding(photo, damage, sensitivity)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            found: NDArray[np.bool_] = end.value
+            return found
+
+
+def finding(
+    photo: Photo, damage: Damage, sensitivity: float
+) -> Generator[Progress, None, NDArray[np.bool_]]:
+    """:func:`scratches` as a generator of progress: it takes seconds."""
     enough, size = 1 - 0.8 * sensitivity**2, (photo.size[1], photo.size[0])
     found = np.zeros(size, np.float32)
-    for window in windows(size, tile=TILE, margin=FILLS_MARGIN):
+    places = list(windows(size, tile=TILE, margin=FILLS_MARGIN))
+    for done, window in enumerate(places):
+        yield Progress("looking for scratches", done, len(places))
         x = torch.from_numpy(photo.frame(*window.around))[None]
         share = damage(x.expand(-1, 3, -1, -1))
         found[window.rows, window.columns] = window.cut(share)[0, 0].numpy()

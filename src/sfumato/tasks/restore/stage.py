@@ -1,0 +1,214 @@
+"""A stage of a restoration: what a network is shown of a window, and what of its answer is kept."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfumato.corruption.color import Grayscale
+from sfumato.corruption.resample import magnify
+from sfumato.data.photo import Photo
+from sfumato.denoiser.restorer import (
+    FILLS_MARGIN,
+    MARGIN,
+    PLANES,
+    VIEWS,
+    restorer_planes,
+    self_ensemble,
+)
+from sfumato.tasks.restore.color import deblock_chroma, luminance, tone, toned
+from sfumato.tasks.restore.noise import Noise
+from sfumato.tasks.restore.options import Only, RestoreOptions
+from sfumato.tasks.restore.patches import WIDE, wide_holes
+from sfumato.tasks.restore.report import largest_change, shrunk_difference
+
+
+class Engine(Protocol):
+    """What restores a picture: trained networks, or those of a test."""
+
+    @property
+    def has_specialists(self) -> bool:
+        """Whether it has a network for each kind of damage; else one undoes all together."""
+        ...
+
+    def sha256(self, part: str) -> str:
+        """Digest of the weights that undo a part: "noise", "gaps" or "size" alone, "tints" (color),
+        "photos" (all others).
+        """
+        ...
+
+    def repair(self, y: Tensor, planes: Tensor, sigma: float | Tensor, only: Only = None) -> Tensor:
+        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame,
+        one or of each pixel (1, 1, h, w) -> (1, 3, h, w).
+
+        `only` says what is all there is to undo in the whole picture: there may be a better network
+        for it.
+        """
+        ...
+
+    def damage(self, y: Tensor) -> Tensor:
+        """Picture (1, 3, h, w) in [-1, 1] -> the share of damage in each pixel, (1, 1, h, w)."""
+        ...
+
+    def colors(self, gray: Tensor) -> Tensor:
+        """Luminance (1, 1, h, w) in [-1, 1], of any size -> chroma: what is to be added to it, (1,
+        3, h, w).
+        """
+        ...
+
+
+class Stage:
+    """One photo, what of it is undone now, what is known about it, and the networks."""
+
+    def __init__(
+        self,
+        photo: Photo,
+        options: RestoreOptions,
+        engine: Engine,
+        noise: Noise,
+        jpeg: int,
+        hidden: NDArray[np.bool_] | None,
+    ) -> None:
+        self.photo, self.options, self.engine, self.hidden = photo, options, engine, hidden
+        self.noise = noise if options.denoise is not None else Noise(0.0)
+        self.quality = jpeg if options.dejpeg is not None else 100
+        self.size = size_of(photo, options)
+        # a sepia print is restored in gray and keeps its tone
+        self.tone = None if options.colorize else tone(photo, self.hidden)
+        self.gray = options.colorize or photo.gray or self.tone is not None
+        self.channels = 1 if options.colorize else photo.values.shape[2]
+        # all known pixels stay as they are, but for color where that is asked for
+        self.only_fills = options.only == "gaps"
+        # pixels around a window that the network is shown
+        self.margin = FILLS_MARGIN if self.only_fills else MARGIN
+
+    def window(self, rows: slice, columns: slice) -> Tensor:
+        """The restored picture (1, channels, h, w) in a window of the result."""
+        if self.only_fills and self.hidden is not None and not self.hidden[rows, columns].any():
+            return self._measured(rows, columns)[0].expand(-1, self.channels, -1, -1)  # as it is
+        y, known = self._seen(rows, columns)
+        planes = restorer_planes(
+            known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100
+        )
+        made = answer(
+            self.engine,
+            y.expand(-1, 3, -1, -1) * known,
+            planes,
+            self.noise.of(y),
+            self.options.only,
+            ensemble=self.options.ensemble,
+        )
+        if not self.gray:
+            return made
+        made = Grayscale().apply(made)
+        return (
+            made.expand(-1, self.channels, -1, -1) if self.tone is None else toned(made, self.tone)
+        )
+
+    def _seen(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """What of a window is measured, at the size of the result: values (1, C, h, w) and where
+        they are known (1, 1, h, w).
+        """
+        if self.options.enlarge is None:
+            return self._measured(rows, columns)
+        (down, tall), (across, wide) = (
+            magnify(small, large, window.start, window.stop)
+            for small, large, window in zip(
+                self.photo.values.shape, self.size, (rows, columns), strict=False
+            )
+        )
+        y, known = self._measured(down, across)
+        y, known = (tall.to(x) @ (x * known) @ wide.to(x).T for x in (y, known))
+        return y, (known > 0.999).float()
+
+    def _measured(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        x = torch.from_numpy(self.photo.frame(rows, columns))[None]
+        known = (
+            torch.ones_like(x[:, :1])
+            if self.hidden is None
+            else torch.from_numpy(~self.hidden[rows, columns]).float()[None, None]
+        )
+        return (Grayscale().apply(x) if self.gray and x.shape[1] == 3 else x), known
+
+    def kept(self, made: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
+        """Stored values of a window, where nothing but hidden parts was asked for the file's own
+        values elsewhere.
+        """
+        if not self.only_fills or self.hidden is None:
+            return made
+        own = self.photo.values[rows, columns]
+        if self.options.colorize:
+            own = luminance(own).round().astype(own.dtype)[..., None]
+        return np.where(self.hidden[rows, columns, None], made, own)
+
+    def wide_holes(self) -> NDArray[np.bool_] | None:
+        """The holes that patches fill; None if there are none."""
+        chosen = self.options.engine
+        if self.hidden is None or not self.only_fills or chosen == "network":
+            return None
+        if not self.engine.has_specialists and chosen == "auto":
+            return None  # a network of one's own knows best what it was trained for
+        holes = wide_holes(self.hidden, 0 if chosen == "patches" else WIDE)
+        return holes if holes.any() else None
+
+    def said(self, made: Photo) -> dict[str, Any]:
+        """What was measured on the way."""
+        options = self.options
+        out: dict[str, Any] = {}
+        if options.denoise is not None:
+            out["sigma"] = round(self.noise.level * 127.5, 2)
+            out |= self.noise.said()
+        if options.dejpeg is not None:
+            out["quality"] = self.quality
+        if self.hidden is not None:
+            out["made_anew"] = round(float(self.hidden.mean()), 6)
+        if self.only_fills and self.hidden is not None and not options.colorize:
+            out["largest_change_elsewhere"] = largest_change(
+                made.values, self.photo.values, ~self.hidden
+            )
+        if options.enlarge is not None:
+            out["shrunk_difference"] = round(
+                shrunk_difference(made, self.photo, options.enlarge), 3
+            )
+        return out
+
+
+def answer(
+    engine: Engine,
+    y: Tensor,
+    planes: Tensor,
+    sigma: float | Tensor,
+    only: Only,
+    *,
+    ensemble: bool = False,
+) -> Tensor:
+    """What an engine makes of a window (1, 3, h, w).
+
+    With `ensemble`, the mean of what it makes of the window turned and mirrored in all eight ways.
+    """
+    if not ensemble:
+        made = engine.repair(y, planes, sigma, only)
+    elif isinstance(sigma, Tensor):
+        made = self_ensemble(
+            lambda seen, told_of, level: engine.repair(seen, told_of, level, only),
+            VIEWS,
+            y,
+            planes,
+            sigma,
+        )
+    else:
+        made = self_ensemble(
+            lambda seen, told_of: engine.repair(seen, told_of, sigma, only), VIEWS, y, planes
+        )
+    quality = 100 * float(planes[0, PLANES.index("quality"), 0, 0])
+    return deblock_chroma(made, quality)
+
+
+def size_of(photo: Photo, options: RestoreOptions) -> tuple[int, int]:
+    """Height and width of the result."""
+    wide, tall = photo.size
+    return round(tall * (options.enlarge or 1)), round(wide * (options.enlarge or 1))
