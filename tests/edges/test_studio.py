@@ -213,7 +213,7 @@ def test_reduce_a_table_of_ones_own(page, tmp_path):
     page.click("#reduce [type=submit]")
     frame = page.frame_locator("#reduce iframe")
     frame.locator("h1", has_text="own.csv in a few numbers").wait_for(timeout=120_000)
-    assert "At 2 codes" in frame.locator("body").inner_text()
+    assert "With codes of length 2" in frame.locator("body").inner_text()
 
 
 def test_points_are_learned_while_one_watches(page):

@@ -66,7 +66,7 @@ def _compare(
                 progress.update(event.what, event.done, event.total)
             else:
                 say(
-                    f"{event.method}, {event.codes} codes: error {event.error:.4g}, "
+                    f"{event.method}, codes of length {event.codes}: error {event.error:.4g}, "
                     f"{event.seconds:.1f} s",
                     err=True,
                 )

@@ -93,8 +93,8 @@ class CreateOptions(Options):
     style: str | None = option(None, "A style of the model; sfumato models lists them.")
     size: tuple[int, int] | None = option(
         None,
-        "Width and height in pixels; one number for both. A model with an upscaler, as icons, "
-        "makes larger pictures small and enlarges them.",
+        "Width and height in pixels; one number for both. A model with an upscaler, such as "
+        "icons, generates larger pictures at its own size and then enlarges them.",
         metavar="WxH",
     )
     transparent: bool = option(

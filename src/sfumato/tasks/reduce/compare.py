@@ -102,22 +102,22 @@ class Comparison:
         linear = _methods(self)[0]
         for k in sorted({t.codes for t in self.trials}):
             here = sorted((t for t in self.trials if t.codes == k), key=lambda t: t.error)
-            word = "code" if k == 1 else "codes"
             best, base = here[0], next(t for t in here if t.method == linear)
+            given = f"With codes of length {k}"
             if best.method == linear:
                 lines.append(
-                    f"At {k} {word} {linear} wins, with error {base.error:.4g}; the next is the "
+                    f"{given} {linear} wins, with error {base.error:.4g}; the next is the "
                     f"{here[1].method} with {here[1].error:.4g}."
                 )
             elif best.error > 0.95 * base.error:
                 lines.append(
-                    f"At {k} {word} {linear} is enough: its error {base.error:.4g} is within 5 % "
+                    f"{given} {linear} is enough: its error {base.error:.4g} is within 5 % "
                     f"of the {best.method}'s {best.error:.4g}."
                 )
             else:
                 less = 100 * (1 - best.error / base.error)
                 lines.append(
-                    f"At {k} {word} the {best.method} wins: error {best.error:.4g}, {less:.0f} % "
+                    f"{given} the {best.method} wins: error {best.error:.4g}, {less:.0f} % "
                     f"below {linear}'s {base.error:.4g}, "
                     f"for {best.seconds:.1f} s of training against {base.seconds:.2f} s."
                 )
@@ -167,8 +167,8 @@ def reduce(
     >>> line = np.random.default_rng(0).normal(size=(60, 4)) @ np.ones((4, 9))
     >>> rows = line  # of one dimension, in nine numbers
     >>> found = reduce(rows, ReduceOptions(codes=(1,), epochs=1, outliers=0))
-    >>> found.verdict()[0][:20]
-    'At 1 code PCA wins, '
+    >>> found.verdict()[0][:33]
+    'With codes of length 1 PCA wins, '
     """
     options = options or ReduceOptions()
     if isinstance(data, str | Path):
