@@ -1,5 +1,5 @@
-"""Configs and options: frozen records, and one sentence for a wrong value. Nothing here needs
-torch.
+"""Base classes of configs and options: frozen records whose errors are one sentence. This module
+does not need torch.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from sfumato.errors import ConfigError, OptionError
 
 
 class Config(BaseModel):
-    """Base of every config and options record: frozen, and an unknown key is an error that names
-    it.
+    """Base of every config and options record. It is frozen, and an unknown key is an error.
 
-    Keys that start with an underscore (``_class_name``, ``_diffusers_version``) are notes and are
-    skipped, and so are unknown keys that say nothing (null).
+    Keys that start with an underscore (``_class_name``, ``_diffusers_version``) are skipped, and so
+    are unknown keys whose value is null.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,12 +44,12 @@ class Config(BaseModel):
 
     @classmethod
     def read(cls, data: Mapping[str, Any], source: str) -> Self:
-        """Validate `data`, naming `source` and each wrong key if it does not fit.
+        """Validate `data`; an error names `source` and each wrong key.
 
         Raises
         ------
         ConfigError
-            For keys that are unknown and values that are not supported.
+            If a key is unknown or a value is not supported.
         """
         try:
             return cls.model_validate(data)
@@ -68,7 +67,7 @@ def option(
     metavar: str = "",
     **limits: Any,
 ) -> Any:
-    """A field of an options record: the command line, the HTTP body and the docs are made from it.
+    """Define a field of an options record; command line, HTTP body and docs are generated from it.
 
     Parameters
     ----------
@@ -77,15 +76,15 @@ def option(
     description : str
         One line of help.
     flags : str
-        Names on the command line, separated by spaces, where ``--the-name`` is not the one.
+        Names on the command line, separated by spaces, if they differ from ``--the-name``.
     group : str
-        Heading that the option stands under in help.
+        Heading above the option in the help text.
     bare : str
-        What the option means on the command line if no value follows.
+        Value that the command line uses if the flag is given without a value.
     metavar : str
-        How a value is written, as ``WxH``.
+        Form of a value in the help text, such as ``WxH``.
     limits
-        Of :func:`pydantic.Field`: ``ge``, ``lt``, ``min_length``, ...
+        Limits for :func:`pydantic.Field`: ``ge``, ``lt``, ``min_length``, ...
     """
     notes = {"x-flags": flags, "x-group": group, "x-bare": bare, "x-metavar": metavar}
     extra: dict[str, Any] = {name: value for name, value in notes.items() if value}
@@ -93,16 +92,16 @@ def option(
 
 
 def note_of(field: FieldInfo, name: str) -> str:
-    """What :func:`option` was told besides: "flags", "group", "bare" or "metavar"."""
+    """Return a note that :func:`option` stored: "flags", "group", "bare" or "metavar"."""
     extra = field.json_schema_extra
     return str(extra.get(f"x-{name}", "")) if isinstance(extra, dict) else ""
 
 
 class Options(Config):
-    """Base of what a user asks a verb for; library, command line and server validate it here.
+    """Base of the options of a command; library, command line and server all validate with it.
 
-    Paths may be given as such. The parameters in the docstring of a subclass are made from its
-    fields.
+    Values may be ``Path`` objects. The parameters in the docstring of a subclass are generated from
+    its fields.
     """
 
     @classmethod
@@ -128,7 +127,7 @@ class Options(Config):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false where a number is meant: Python counts them as 1 and 0."""
+        """Refuse true and false for fields that are not boolean: Python treats them as 1 and 0."""
         field = cls.model_fields[str(info.field_name)]
         if isinstance(value, bool) and "bool" not in str(field.annotation):
             raise OptionError(f"{info.field_name} is {value}: no truth value is meant here")
@@ -145,18 +144,18 @@ class Options(Config):
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Self:
-        """Validate values from an edge; what is None is left to its default.
+        """Validate values from the command line or the server; None stands for the default.
 
         Raises
         ------
         OptionError
-            With one sentence that names the option.
+            If a value is wrong; the message is one sentence that names the option.
         """
         return cls(**{k: v for k, v in values.items() if v is not None})
 
 
 def _documented(name: str, field: FieldInfo) -> list[str]:
-    """The lines of a numpy docstring about a field."""
+    """Return the lines about a field in a numpy docstring."""
     if not field.description:
         return []
     kind = (
@@ -174,9 +173,7 @@ def _short(value: Any) -> str:
 
 
 def explain(error: ValidationError) -> str:
-    """Turn a validation error into one sentence that names each key, its value and what is
-    accepted.
-    """
+    """Turn a validation error into one sentence that names each key, its value and the reason."""
     parts = []
     for item in error.errors():
         key = ".".join(str(p) for p in item["loc"]) or "value"

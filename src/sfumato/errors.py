@@ -20,7 +20,7 @@ from collections.abc import Iterable
 
 
 class SfumatoError(Exception):
-    """Base of all errors raised on purpose; its text is one sentence for a person."""
+    """Base of all errors raised on purpose; the message is one sentence for the user."""
 
 
 class OptionError(SfumatoError, ValueError):
@@ -48,7 +48,7 @@ class TrainingError(SfumatoError):
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> OptionError:
-    """Build the error for a name that no registry holds, with the nearest one.
+    """Build the error for an unknown name, which suggests the nearest known one.
 
     Examples
     --------

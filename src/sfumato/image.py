@@ -1,7 +1,7 @@
-"""Files and PIL pictures <-> tensors (B, C, H, W) in [-1, 1].
+"""Conversion between picture files, PIL pictures and tensors (B, C, H, W) in [-1, 1].
 
-The only place that knows another range. Reading is careful: a picture from a stranger may be a
-bomb, cut short, rotated by a tag or of an odd mode.
+All conversions of the pixel range are here. Reading is defensive: an unknown file may be a
+decompression bomb, truncated, rotated by an EXIF tag or of an unusual mode.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from sfumato.errors import ModelError, OptionError, PictureError
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, section 2.5.1
-MAX_PIXELS = 178_000_000  # Pillow refuses what is a little larger
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue: ITU-R BT.601, section 2.5.1
+MAX_PIXELS = 178_000_000  # slightly below Pillow's own limit
 SUFFIXES = frozenset(
     {
         ".png",
@@ -42,13 +42,13 @@ SUFFIXES = frozenset(
         ".tga",
     }
 )
-# an output so named is meant as a file, not as a folder
+# an output path with one of these suffixes is a file, not a folder
 ENDINGS = SUFFIXES | {".heic", ".pdf", ".psd", ".svg"}
-# width and height of a caption's letters in pixels; lines at most
+# width and height of a letter in a caption, in pixels; maximum number of lines
 LETTER, CAPTION_LINES = (5, 12), 3
-WHITE = 128  # of 0 to 255, from which on a mask is white
+WHITE = 128  # mask values (0 to 255) from this one on count as white
 JPEG_TOUCHES = "JPEG changes the other pixels a little, too; written as .png they stay bit for bit"
-# what Pillow raises besides OSError, where tags, tables or offsets of a file are damaged
+# errors besides OSError that Pillow raises for damaged tags, tables or offsets
 DAMAGED = (
     TypeError,
     KeyError,
@@ -64,8 +64,8 @@ T = TypeVar("T")
 
 
 def read(source: Path | str | bytes) -> Image.Image:
-    """Read a picture as sRGB: by its color profile, turned as its EXIF tag says, transparent parts
-    on white, the first frame.
+    """Read the first frame of a picture as sRGB. Its color profile and EXIF orientation are
+    applied, and transparent parts are put on white.
 
     Parameters
     ----------
@@ -74,15 +74,15 @@ def read(source: Path | str | bytes) -> Image.Image:
     Raises
     ------
     PictureError
-        If it is missing, no picture, cut short, or larger than 178 megapixels.
+        If the file is missing, not a picture, truncated, or larger than 178 megapixels.
     """
     return opened(source, lambda picture: _to_rgb(upright(picture)))
 
 
 def read_stored(source: Path | str | bytes) -> tuple[Image.Image, bytes | None]:
-    """The same with its values and transparency as they are stored, RGB or RGBA.
+    """Read a picture as RGB or RGBA, with its values and transparency as stored.
 
-    The second value is the color profile that they are meant in; None for sRGB.
+    The second result is the color profile of these values; None for sRGB.
     """
 
     def stored(picture: Image.Image) -> tuple[Image.Image, bytes | None]:
@@ -103,15 +103,14 @@ def read_stored(source: Path | str | bytes) -> tuple[Image.Image, bytes | None]:
 
 
 def read_mask(source: Path | str | bytes, size: tuple[int, int] | None = None) -> Image.Image:
-    """Read a mask from a picture of any mode: what is white in it, gray (mode L); transparent is
-    black.
+    """Read a picture of any mode as a mask in mode L; transparent parts become black.
 
     Raises
     ------
     PictureError
         As :func:`read`.
     OptionError
-        If it has not the (width, height) that it should have.
+        If its (width, height) differs from `size`.
     """
     mask = opened(
         source, lambda picture: _to_rgb(upright(picture), "black", managed=False).convert("L")
@@ -125,36 +124,36 @@ def read_mask(source: Path | str | bytes, size: tuple[int, int] | None = None) -
 
 
 def white(mask: Image.Image) -> NDArray[np.bool_]:
-    """Where a mask is white, (H, W)."""
+    """Return a boolean array (H, W): True where a mask is white."""
     return np.asarray(mask) >= WHITE
 
 
 def nothing_white(name: str) -> str:
-    """What to say of a mask that asks for nothing."""
+    """Return the error message for a mask without white pixels."""
     return f"{name} is black everywhere: paint white what is to be inpainted"
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """What Pillow reads by itself; PostScript it would hand to Ghostscript, whatever the file is
-    named.
+    """List the formats that Pillow reads, without PostScript, which it would pass to Ghostscript
+    whatever the file's name is.
     """
     Image.init()
     return tuple(name for name in Image.ID if name != "EPS")
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """A picture turned as its EXIF says; as it is stored, where that cannot be read."""
+    """Apply a picture's EXIF orientation; without readable EXIF data, return it as stored."""
     try:
         return ImageOps.exif_transpose(picture)
     except (AttributeError, *DAMAGED):
-        picture.load()  # what is wrong with the picture itself is said by this
+        picture.load()  # raises the error if the picture itself is damaged
         return picture
 
 
 def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
-    """What `use` makes of a picture file while it is open; whatever is wrong with the file becomes
-    one sentence.
+    """Open a picture file and return the result of `use`; any problem with the file becomes an
+    error of one sentence.
 
     Raises
     ------
@@ -163,7 +162,7 @@ def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
     name = "picture" if isinstance(source, bytes) else str(source)
     try:
         with warnings.catch_warnings():
-            # Pillow warns of bombs and odd tags: the size is checked below
+            # Pillow warns about large pictures and odd tags: the size is checked below
             warnings.simplefilter("ignore")
             with Image.open(
                 io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()
@@ -183,7 +182,7 @@ def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
 
 @contextlib.contextmanager
 def unbounded() -> Iterator[None]:
-    """Pillow opens files of any size in this block: for files of our own, which are no bombs."""
+    """Let Pillow open files of any size within the block: for files that this package wrote."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -193,9 +192,7 @@ def unbounded() -> Iterator[None]:
 
 
 def eight_bits(mode: str, values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Values of mode F, I or I;16 brought to 0 to 255; what is no number is black, what is infinite
-    white.
-    """
+    """Scale values of mode F, I or I;16 to 0 to 255; NaN becomes black, infinity white."""
     numbers = values.astype(np.float64)
     top = brightest(mode, np.where(np.isfinite(numbers), numbers, 0))
     out: NDArray[np.uint8] = (
@@ -205,8 +202,8 @@ def eight_bits(mode: str, values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def brightest(mode: str, values: NDArray[np.float64]) -> float:
-    """The value of white: of 16 bits; of 8, if that is all that mode I was used for; of numbers, 1
-    or the largest.
+    """Return the value of white: for mode F the maximum, at least 1; for mode I 255 if no value is
+    larger; otherwise 65535.
     """
     largest = float(values.max(initial=0))
     if mode == "F":
@@ -217,8 +214,8 @@ def brightest(mode: str, values: NDArray[np.float64]) -> float:
 def _transform(
     profile: bytes, mode: str, *, back: bool = False
 ) -> ImageCms.ImageCmsTransform | None:
-    """From a color profile to sRGB, or back; None for sRGB itself, and for a profile that is
-    damaged or of another mode.
+    """Build the transform from a color profile to sRGB, or back; None for sRGB itself, and for a
+    profile that is damaged or of another mode.
     """
     try:
         found = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -232,13 +229,13 @@ def _transform(
 
 
 def from_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """An sRGB picture with its values meant in another profile of red, green and blue."""
+    """Convert an sRGB picture to another RGB profile."""
     transform = _transform(profile, "RGB", back=True)
     return picture if transform is None else transform.apply(picture)
 
 
 def _managed(picture: Image.Image) -> Image.Image:
-    """A picture of mode L, RGB or CMYK as sRGB, if it has a profile that says otherwise."""
+    """Convert a picture of mode L, RGB or CMYK to sRGB if it has another color profile."""
     profile = picture.info.get("icc_profile")
     transform = (
         _transform(profile, picture.mode)
@@ -267,19 +264,19 @@ def _to_rgb(picture: Image.Image, ground: str = "white", *, managed: bool = True
 
 
 def flattened(picture: Image.Image) -> Image.Image:
-    """What is transparent laid on white; an opaque picture as it is."""
+    """Put a transparent picture on white; an opaque one is returned unchanged."""
     return picture if picture.mode == "RGB" else _to_rgb(picture, managed=False)
 
 
 def crop_to(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Cut the largest centered part of the wanted shape and resize it to (width, height)."""
+    """Crop the largest centered part with the right aspect ratio and resize it to `size`."""
     if picture.size == size:
         return picture
     return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
 
 
 def to_tensor(pictures: Image.Image | Iterable[Image.Image]) -> Tensor:
-    """RGB or gray pictures of one size to (B, C, H, W) in [-1, 1].
+    """Convert RGB or gray pictures of one size to a tensor (B, C, H, W) in [-1, 1].
 
     Examples
     --------
@@ -292,12 +289,12 @@ def to_tensor(pictures: Image.Image | Iterable[Image.Image]) -> Tensor:
 
 
 def from_bytes(values: Tensor) -> Tensor:
-    """Values 0 to 255 of any shape to float32 in [-1, 1]."""
+    """Convert values 0 to 255, of any shape, to float32 in [-1, 1]."""
     return values.float() / 127.5 - 1
 
 
 def check_finite(x: Tensor) -> Tensor:
-    """The values, unless one is NaN or infinite: that is no picture.
+    """Return `x`, or raise an error if a value is NaN or infinite.
 
     Raises
     ------
@@ -312,7 +309,7 @@ def check_finite(x: Tensor) -> Tensor:
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """Values in [-1, 1] to uint8, rounded to the nearest; what lies outside is clipped.
+    """Convert values in [-1, 1] to uint8, rounded to the nearest; values outside are clipped.
 
     Raises
     ------
@@ -324,7 +321,7 @@ def to_bytes(x: Tensor) -> Tensor:
 
 
 def to_pictures(x: Tensor) -> list[Image.Image]:
-    """(B, 3 or 1, H, W) in [-1, 1] to pictures.
+    """Convert a tensor (B, 3 or 1, H, W) in [-1, 1] to pictures.
 
     Examples
     --------
@@ -341,10 +338,10 @@ def sheet(
     gap: int = 2,
     captions: Sequence[str] = (),
 ) -> Image.Image:
-    """Pictures side by side on white, in cells of the largest, with captions below them if there
-    are some.
+    """Arrange pictures in a grid on white, in cells of the largest size, with optional captions
+    below them.
 
-    They are as square as they go if `columns` is not given.
+    Without `columns` the grid is about as wide as it is tall, counted in pictures.
     """
     columns = columns or max(1, round(len(pictures) ** 0.5 + 0.49))
     rows = -(-len(pictures) // columns)

@@ -1,6 +1,6 @@
-"""Blocks shared by the networks of `space` and `denoiser`, with diffusers' parameter names.
+"""Blocks shared by the networks of `space`, `denoiser` and `condition`.
 
-The names matter: a state dict written by diffusers loads into these modules key by key.
+The parameter names are diffusers', so a state dict from diffusers loads key by key.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from sfumato.types import Watch
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention over (..., N, D) queries and (..., M, D) keys.
 
-    Bfloat16 on a CPU takes explicit matrix products: torch's fused kernel runs at a fifth of their
-    rate there. Queries are taken in chunks so that no score matrix holds more than 2^26 entries.
+    On a CPU in bfloat16, explicit matrix products are used, as torch's fused kernel runs at a fifth
+    of their speed. Queries are then split into chunks, so that no score matrix has more than 2^26
+    entries.
 
     Examples
     --------
@@ -36,7 +37,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention; attends to itself unless a context is given.
+    """Multi-head attention: self-attention, or cross-attention if a context is given.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ class Attention(nn.Module):
     context_width : int, optional
         Channels of the context; `width` if absent.
     bias, norm_groups, eps
-        Biases on q, k and v, and a group norm in front: the form used in the VAE.
+        Biases of q, k and v, and a group norm before them, as used in the VAE.
     """
 
     def __init__(
@@ -66,14 +67,14 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(width, width, bias=bias)
         self.to_k = nn.Linear(context_width or width, width, bias=bias)
         self.to_v = nn.Linear(context_width or width, width, bias=bias)
-        # diffusers keeps a dropout at 1
+        # diffusers has a dropout at index 1
         self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, watch: Watch | None = None
     ) -> Tensor:
-        """(B, N, width), (B, M, context_width) -> (B, N, width); `watch` is told the queries and
-        the keys.
+        """(B, N, width), (B, M, context_width) -> (B, N, width); `watch` is called with the queries
+        and the keys.
         """
         context = x if context is None else context
         queries, keys = self.to_q(x), self.to_k(context)
@@ -88,8 +89,8 @@ class Attention(nn.Module):
 
 
 class PictureAttention(Attention):
-    """Self-attention over the positions of a picture, normed in front and added behind: the form
-    used in the VAE, and where there is no text.
+    """Self-attention over the positions of a picture, with a norm before it and a residual
+    connection, as used in the VAE and in networks without text.
     """
 
     def forward(
@@ -109,8 +110,8 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, inner)."""
-        # Two products, not one split in two: each half lies in one piece, which is what elementwise
-        # kernels are fast on.
+        # Two products instead of one that is split: each half is contiguous, so elementwise kernels
+        # are fast.
         (to_value, to_gate), (value_bias, gate_bias) = (
             self.proj.weight.chunk(2),
             self.proj.bias.chunk(2),
@@ -134,8 +135,8 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text, feed-forward; each normed in front and added
-    behind.
+    """Self-attention, cross-attention to the text and feed-forward, each with a norm before it and
+    a residual connection.
     """
 
     def __init__(self, width: int, heads: int, context_width: int, *, only_cross: bool) -> None:
@@ -190,7 +191,7 @@ class SpatialTransformer(nn.Module):
 
 
 def _project(layer: nn.Module, rows: Tensor) -> Tensor:
-    """A linear layer, or a 1x1 convolution taken as one: the same product, and faster on a CPU."""
+    """Apply a linear layer, or a 1x1 convolution as a linear layer, which is faster on a CPU."""
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     return F.linear(rows, layer.weight.flatten(1), layer.bias)
 
@@ -205,8 +206,8 @@ def _picture(rows: Tensor, like: Tensor) -> Tensor:
 
 
 class ResnetBlock(nn.Module):
-    """Norm, SiLU, convolution, twice, with the time embedding added between (Ho et al. 2020,
-    appendix B).
+    """Residual block: norm, SiLU and convolution, twice, with the time embedding added in between
+    (Ho et al. 2020, appendix B).
     """
 
     def __init__(
@@ -231,8 +232,8 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size by a strided convolution; `asymmetric` pads right and bottom only, as the VAE
-    does.
+    """Halve the size by a strided convolution; `asymmetric` pads right and bottom only, as in the
+    VAE.
     """
 
     def __init__(self, width: int, *, asymmetric: bool = False) -> None:
@@ -247,16 +248,14 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size (or a given one) by nearest neighbour and a convolution."""
+    """Upsample by nearest neighbor to twice the size, or a given size; then a convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
-        """(B, C, h, w) -> (B, C, 2 h, 2 w), or `size` where an odd size was halved on the way
-        down.
-        """
+        """(B, C, h, w) -> (B, C, 2 h, 2 w), or `size` if an odd side was halved on the way down."""
         x = F.interpolate(x, scale_factor=2.0) if size is None else F.interpolate(x, size=size)
         out: Tensor = self.conv(x)
         return out
@@ -273,7 +272,7 @@ def sinusoids(t: Tensor, width: int, *, flip: bool = True, shift: float = 0.0) -
     width : int
         Even width of the result.
     flip : bool
-        Cosines first, as in Stable Diffusion.
+        Whether cosines come first, as in Stable Diffusion.
 
     Returns
     -------

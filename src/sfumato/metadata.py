@@ -1,5 +1,5 @@
-"""Settings inside pictures: A1111's ``parameters`` text for every viewer, and our own JSON to make
-the same picture again.
+"""Settings inside picture files: A1111's ``parameters`` text, which many programs show, and our own
+JSON, from which the same picture can be created again.
 
 PNG holds both as text chunks; JPEG and WebP hold them in EXIF (``UserComment`` and
 ``ImageDescription``).
@@ -22,7 +22,7 @@ from sfumato.runtime import atomic, legible
 SCHEMA = 1
 CHARACTER_CODES = (b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0", bytes(8))  # EXIF 2.32, table 9
 DESCRIPTION, EXIF_POINTER, USER_COMMENT = 0x010E, 0x8769, 0x9286  # EXIF 2.32, tables 4 and 7
-# A1111's labels, where they are not our names capitalized
+# A1111's labels that differ from our capitalized names
 SCHEDULE_TYPES = {
     "auto": "Automatic",
     "sgm_uniform": "SGM Uniform",
@@ -33,7 +33,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def parameters(settings: Mapping[str, Any], label: str) -> str:
-    """A1111's text for settings made by `create`; `label` is A1111's name of the sampler.
+    """Format the settings of `create` as A1111's text; `label` is A1111's name of the sampler.
 
     Examples
     --------
@@ -45,7 +45,7 @@ def parameters(settings: Mapping[str, Any], label: str) -> str:
     Steps: 5, Sampler: Euler, Schedule type: Karras, CFG scale: 4, Seed: 1, Size: 64x64
     Model hash: ababababab, Model: icons, Version: sfumato 0.1
     """
-    # what the model was told: another viewer knows no styles
+    # the prompt with its style, as other programs do not know our styles
     lines = [settings.get("styled", settings["prompt"])]
     if settings.get("negative_prompt"):
         lines.append(f"Negative prompt: {settings['negative_prompt']}")
@@ -73,12 +73,12 @@ def parameters(settings: Mapping[str, Any], label: str) -> str:
 
 
 def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: str) -> None:
-    """Write a picture with its settings, whole or not at all.
+    """Write a picture with its settings, atomically.
 
     Raises
     ------
     PictureError
-        For a suffix other than .png, .jpg, .jpeg and .webp, or a place that cannot be written.
+        If the suffix is not .png, .jpg, .jpeg or .webp, or the file cannot be written.
     """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
@@ -91,14 +91,14 @@ def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: st
                 info = PngImagePlugin.PngInfo()
                 info.add_itxt("parameters", legible(text))
                 whole = json.dumps(ours, ensure_ascii=False)
-                # a file's name may be no UTF-8
+                # a file name may not be valid UTF-8
                 info.add_itxt("sfumato", whole if legible(whole) == whole else json.dumps(ours))
                 picture.save(scratch, kind, pnginfo=info, icc_profile=profile)
             else:
-                if kind == "JPEG":  # which knows no transparency
+                if kind == "JPEG":  # JPEG has no transparency
                     picture = flattened(picture)
                 exif = Image.Exif()
-                exif[DESCRIPTION] = json.dumps(ours)  # in ASCII, as EXIF asks
+                exif[DESCRIPTION] = json.dumps(ours)  # in ASCII, as EXIF requires
                 exif.get_ifd(EXIF_POINTER)[USER_COMMENT] = b"UNICODE\0" + legible(text).encode(
                     "utf-16-be"
                 )
@@ -113,7 +113,7 @@ def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: st
 
 
 def read(path: Path | bytes) -> tuple[dict[str, Any] | None, str | None]:
-    """Our settings and the ``parameters`` text of a picture; None for what is not there.
+    """Read our settings and the ``parameters`` text from a picture; None for a missing one.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def read(path: Path | bytes) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def read_all(path: Path | bytes) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    """Our settings, if there are any, and all texts of a picture by their keys.
+    """Read our settings, if present, and all texts of a picture by their keys.
 
     Raises
     ------
@@ -137,11 +137,10 @@ def read_all(path: Path | bytes) -> tuple[dict[str, Any] | None, dict[str, str]]
 
 
 def comment_text(comment: bytes | str) -> str | None:
-    r"""The text of an EXIF UserComment, in any of the forms that programs write; None if it is
-    empty.
+    r"""Decode an EXIF UserComment in any of the forms that programs write; None if it is empty.
 
-    Its first eight bytes name a character code. Behind "UNICODE" stands UTF-16 of either byte
-    order, with a byte order mark or without, or UTF-8, which some write against the standard.
+    Its first eight bytes name a character code. After "UNICODE" comes UTF-16 in either byte order,
+    with or without a byte order mark, or UTF-8, which some programs write against the standard.
 
     Examples
     --------
@@ -152,12 +151,12 @@ def comment_text(comment: bytes | str) -> str | None:
         return comment.strip("\0 ") or None
     code, content = comment[:8], comment[8:]
     if code not in CHARACTER_CODES:
-        content = comment  # written without one
+        content = comment  # written without a character code
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", "replace").strip("\0 ") or None
     if code == b"UNICODE\0" and content:
         even, odd = content[::2].count(0), content[1::2].count(0)
-        # of letters of Western languages, the high byte is zero
+        # letters of Western languages have a zero high byte
         if even or odd or not _is_utf8(content):
             return (
                 content.decode("utf-16-le" if odd > even else "utf-16-be", "replace").strip("\0 ")
@@ -175,7 +174,7 @@ def _is_utf8(content: bytes) -> bool:
 
 
 def _held(picture: Image.Image) -> tuple[dict[str, str], object]:
-    """The texts in a picture, and the one of ours; an EXIF comment stands for ``parameters``."""
+    """Return the texts in a picture, and our own; an EXIF comment counts as ``parameters``."""
     picture.load()
     exif = picture.getexif()
     ours = picture.info.get("sfumato") or exif.get(DESCRIPTION)

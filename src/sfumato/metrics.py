@@ -1,4 +1,4 @@
-"""Figures that say how good a result is."""
+"""Quality measures of codes, reconstructions and pictures."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scipy.ndimage import gaussian_filter
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.preprocessing import normalize
 
-CHUNK = 512  # queries whose similarities are held at once
+CHUNK = 512  # queries whose similarities are in memory at once
 
 
 def squared_error(rows: NDArray[Any], again: NDArray[Any]) -> float:
-    """Squared error of a row (N, d), summed over its values, as mean over the rows: the unit of
-    Hinton & Salakhutdinov 2006.
+    """Squared error of rows (N, d), summed over the values of a row and averaged over the rows, as
+    in Hinton & Salakhutdinov 2006.
 
     Examples
     --------
@@ -33,7 +33,7 @@ def knn_accuracy(
     test_labels: NDArray[Any],
     k: int = 1,
 ) -> float:
-    """Share of test codes whose label is that of most of their `k` nearest training codes.
+    """Accuracy on the test codes of a `k`-nearest-neighbor classifier with the training codes.
 
     Examples
     --------
@@ -49,10 +49,10 @@ def knn_accuracy(
 
 
 def precision_at(codes: NDArray[Any], labels: NDArray[Any], counts: list[int]) -> dict[int, float]:
-    """Of the k nearest other codes by cosine, the share with the query's label, as mean over all
-    queries, for each k.
+    """Precision at each k of `counts`: the share of the k nearest other codes by cosine that have
+    the query's label, averaged over all queries.
 
-    The protocol of Hinton & Salakhutdinov 2006, figure 4A.
+    This is the protocol of Hinton & Salakhutdinov 2006, figure 4A.
     """
     most, labels = [k for k in counts if k < len(codes)], _numbered(labels)
     if not most:
@@ -67,13 +67,13 @@ def precision_at(codes: NDArray[Any], labels: NDArray[Any], counts: list[int]) -
 
 
 def _numbered(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Labels as numbers: text, gathered for each neighbour, would take many times the memory."""
+    """Convert labels to integers: text gathered for each neighbor would take much more memory."""
     return np.unique(labels, return_inverse=True)[1]
 
 
 def mean_average_precision(codes: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Mean over queries of the precision at each relevant place of the whole ranking by cosine
-    (each query leaves itself out).
+    """Mean average precision: each code in turn is the query, all others are ranked by cosine, and
+    those with its label are relevant.
     """
     total, queries, labels = 0.0, 0, _numbered(labels)
     unit = normalize(codes.astype(np.float32))
@@ -90,8 +90,8 @@ def mean_average_precision(codes: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 def psnr(a: NDArray[Any], b: NDArray[Any], border: int = 0) -> float:
-    """Peak signal-to-noise ratio in dB of pictures (H, W) or (H, W, C) with values 0 to 255;
-    `border` pixels are cut off.
+    """Peak signal-to-noise ratio in dB of pictures (H, W) or (H, W, C) with values 0 to 255,
+    without `border` pixels on each side.
 
     Examples
     --------
@@ -107,11 +107,12 @@ def _inner(x: NDArray[Any], border: int) -> NDArray[Any]:
 
 
 def ssim(a: NDArray[Any], b: NDArray[Any], border: int = 0) -> float:
-    """Structural similarity (Wang et al. 2004, equation 13) of pictures 0 to 255, -1 to 1; the mean
-    over channels.
+    """Structural similarity, -1 to 1, of pictures with values 0 to 255, averaged over channels
+    (Wang et al. 2004, equation 13).
 
-    A Gaussian window of 11 x 11 with deviation 1.5, K1 = 0.01, K2 = 0.03, and only places where the
-    window fits: the authors' own code, which the field's tables use.
+    The settings are those of the authors' code, which published results use: a Gaussian window of
+    11 x 11 with standard deviation 1.5, K1 = 0.01, K2 = 0.03, and only positions where the window
+    fits.
     """
     a, b = (_inner(np.asarray(x, np.float64), border) for x in (a, b))
     if a.ndim == 3:
@@ -130,8 +131,8 @@ def ssim(a: NDArray[Any], b: NDArray[Any], border: int = 0) -> float:
 
 
 def luminance(rgb: NDArray[Any]) -> NDArray[np.float64]:
-    """Y of MATLAB's rgb2ycbcr (ITU-R BT.601, 16 to 235), not rounded, of pictures (H, W, 3) with
-    values 0 to 255.
+    """Luma Y of pictures (H, W, 3) with values 0 to 255, as in MATLAB's rgb2ycbcr (ITU-R BT.601, 16
+    to 235) but not rounded.
 
     Examples
     --------
@@ -145,8 +146,8 @@ def luminance(rgb: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def colorfulness(rgb: NDArray[Any]) -> float:
-    """How colorful a picture (H, W, 3) with values 0 to 255 looks; 0 is gray, a vivid photo about
-    60 (Hasler & Suesstrunk 2003, equation 8).
+    """Colorfulness of a picture (H, W, 3) with values 0 to 255: 0 is gray, a vivid photo about 60
+    (Hasler & Suesstrunk 2003, equation 8).
     """
     red, green, blue = np.moveaxis(np.asarray(rgb, np.float64), -1, 0)
     one, two = red - green, (red + green) / 2 - blue

@@ -1,4 +1,4 @@
-"""Device, dtype, threads, files written whole, and one random stream per picture."""
+"""Devices, dtypes, memory, atomic file writes, and one random stream per picture."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from sfumato.errors import OptionError, unknown
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPE_VARIABLE = "SFUMATO_DTYPE"
 MAX_SEED = 2**63 - 1
-# of a CPU generator's state: behind the seed, two flags and a place (ATen, CPUGeneratorImpl.cpp)
+# bytes of the Mersenne Twister's words in a CPU generator's state, after the seed, two flags and an
+# index (ATen, CPUGeneratorImpl.cpp)
 STATE_WORDS = slice(24, 24 + 8 * 624)
 
 
 def legible(text: str) -> str:
-    """The text without halves of surrogate pairs, which neither tokenizers nor files can hold.
+    """Replace lone surrogates in a text, which neither tokenizers nor files can hold.
 
     Examples
     --------
@@ -38,12 +39,12 @@ def legible(text: str) -> str:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The named device, or the best there is.
+    """Return the named device; ``auto`` is CUDA if available, else the CPU.
 
     Raises
     ------
     OptionError
-        For a name that torch does not know and a device that is not there.
+        If torch does not know the name, or the device is not available.
 
     Examples
     --------
@@ -69,11 +70,11 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself; elsewhere it is emulated, several times slower
-    than float32.
+    """Return whether a device computes in bfloat16 natively; elsewhere bfloat16 is emulated,
+    several times slower than float32.
 
-    An x86 CPU does with AVX-512 BF16 or AMX, an ARM CPU with its BF16 extension, each through
-    oneDNN; an NVIDIA GPU from compute capability 8.0 on, and Apple's GPUs from macOS 14 on.
+    An x86 CPU needs AVX-512 BF16 or AMX, an ARM CPU its BF16 extension, both through oneDNN. An
+    NVIDIA GPU needs compute capability 8.0, an Apple GPU macOS 14.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -87,22 +88,22 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def choose_dtype(name: str, device: torch.device, *, exact: bool = False) -> torch.dtype:
-    """The named dtype; ``auto`` is bfloat16 where the device has it (:func:`has_bfloat16`), else
-    float32.
+    """Return the named dtype; ``auto`` is bfloat16 if the device has it (:func:`has_bfloat16`),
+    else float32.
 
     Parameters
     ----------
     name : str
-        ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        ``auto``, ``float32``, ``bfloat16`` or ``float16``. The environment variable
+        ``SFUMATO_DTYPE`` overrides ``auto``.
     device : torch.device
     exact : bool
-        For results that 16 bits change visibly: ``auto`` is float32 on every CPU.
+        Let ``auto`` be float32 on every CPU, for results that 16 bits would change visibly.
 
     Raises
     ------
     OptionError
-        For another name. The environment variable ``SFUMATO_DTYPE`` says what ``auto`` is, in place
-        of the hardware.
+        If the name is unknown.
     """
     if name == "auto":
         name = os.environ.get(DTYPE_VARIABLE) or "auto"
@@ -118,13 +119,12 @@ def choose_dtype(name: str, device: torch.device, *, exact: bool = False) -> tor
 
 
 def random_seed() -> int:
-    """A seed for someone who gave none: short enough to type, 0 to 2^32 - 1."""
+    """Return a random seed from 0 to 2^32 - 1, short enough to type."""
     return secrets.randbelow(2**32)
 
 
 def generator(*keys: int | str) -> Generator:
-    """A CPU generator that depends on `keys` alone: the same on every machine, thread count and
-    batch.
+    """Return a CPU generator that depends on `keys` alone, not on machine, threads or batch.
 
     Examples
     --------
@@ -137,7 +137,7 @@ def generator(*keys: int | str) -> Generator:
 
 
 def derived(seed: int, k: int) -> int:
-    """The seed of the k-th try that one seed gives: itself for the first.
+    """Derive the seed of try `k` from a seed; try 0 keeps the seed itself.
 
     Examples
     --------
@@ -148,11 +148,10 @@ def derived(seed: int, k: int) -> int:
 
 
 def stream(seed: int) -> Generator:
-    """A CPU generator that depends on all 64 bits of a seed; torch's own looks at the lower half.
+    """Return a CPU generator that depends on all 64 bits of a seed; torch's own uses the lower 32.
 
-    Seeds below 2^32 give torch's stream. For the others the state of its Mersenne Twister is the
-    one that the algorithm's `init_by_array` makes of both halves (Matsumoto & Nishimura 1998), as
-    NumPy computes it.
+    Seeds below 2^32 give torch's stream. For larger seeds, `init_by_array` (Matsumoto & Nishimura
+    1998), as implemented in NumPy, sets the state of the Mersenne Twister from both halves.
 
     Examples
     --------
@@ -175,9 +174,9 @@ def stream(seed: int) -> Generator:
 class Streams:
     """One stream of Gaussian noise per picture.
 
-    Picture k draws from its own generator, so its noise depends on its seed alone: not on the
-    pictures beside it, the device or the number of threads. Noise is drawn in float32 on the CPU
-    and then moved.
+    Each picture has its own generator, so its noise depends on its seed alone: not on the rest of
+    the batch, the device or the number of threads. Noise is sampled in float32 on the CPU and then
+    moved to the device.
 
     Examples
     --------
@@ -190,16 +189,16 @@ class Streams:
         self.generators = [stream(seed) for seed in seeds]
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal noise (B, ...), B = the number of streams."""
+        """Sample standard normal noise (B, ...), where B is the number of streams."""
         return torch.stack([torch.randn(tuple(shape[1:]), generator=g) for g in self.generators])
 
     def like(self, x: Tensor) -> Tensor:
-        """Standard normal noise of the shape, device and dtype of `x`."""
+        """Sample standard normal noise with the shape, device and dtype of `x`."""
         return self.normal(x.shape).to(x)
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a place for a folder where a file is, or where nothing may be written.
+    """Raise an error if a path cannot be an output folder: it is a file, or it is not writable.
 
     Raises
     ------
@@ -217,7 +216,7 @@ def check_folder(path: Path) -> None:
 
 
 def check_file(path: Path, *, overwrite: bool) -> None:
-    """Refuse a place for a file where a folder is, or another file that is not to be replaced.
+    """Raise an error if a path is a folder, or a file that must not be overwritten.
 
     Raises
     ------
@@ -231,16 +230,16 @@ def check_file(path: Path, *, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A scratch path beside `path` that takes its place when the block ends well, and is removed
-    when it does not.
+    """Write a file atomically: yield a scratch path that replaces `path` if the block succeeds, and
+    is removed if it fails.
     """
-    path = Path(os.path.realpath(path))  # a link stays one
+    path = Path(os.path.realpath(path))  # writes through a symbolic link
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".sfumato-{secrets.token_hex(8)}{path.suffix}")
     try:
         try:
             scratch.open("xb").close()
-        except OSError as error:  # a place that is full or read-only is told by its own name
+        except OSError as error:  # the error names `path`, not the scratch file
             raise type(error)(error.errno, error.strerror, str(path)) from None
         yield scratch
         with scratch.open("rb") as f:
@@ -248,15 +247,15 @@ def atomic(path: Path) -> Iterator[Path]:
         if path.exists():
             scratch.chmod(path.stat().st_mode & 0o777)
         scratch.replace(path)
-    except SafetensorError as error:  # as of a full disk
+    except SafetensorError as error:  # the disk may be full
         raise OSError(f"{path} cannot be written: {error}") from None
     finally:
         scratch.unlink(missing_ok=True)
 
 
 def array_file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """A new ``.npy`` file as an array to write to; its place on the disk is taken at once, so that
-    a full one is an error, not a crash.
+    """Create a ``.npy`` file as a memory-mapped array. Its disk space is reserved at once, so that
+    a full disk is an error, not a crash.
     """
     out: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
@@ -266,16 +265,16 @@ def array_file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any,
 
 
 def keep_memory() -> bool:
-    """Let the C library keep the memory that tensors give back: training on a CPU allocates the
-    same sizes over and over.
+    """Let the C library keep freed memory for reuse: training on a CPU allocates the same sizes
+    over and over.
 
-    By default glibc returns large blocks to the system at once, and each next tensor is paid for
-    with page faults.
+    By default glibc returns large blocks to the system at once, so that each new tensor costs page
+    faults.
 
     Returns
     -------
     bool
-        Whether this C library takes the settings (glibc does).
+        Whether this C library accepts the settings (glibc does).
     """
     trim_threshold, mmap_max = -1, -4  # malloc.h
     try:
@@ -286,7 +285,7 @@ def keep_memory() -> bool:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
-    """Mixed precision with `dtype`, or nothing for float32."""
+    """Return a context of mixed precision with `dtype`; for float32 it does nothing."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)

@@ -1,7 +1,9 @@
-"""The vocabulary: the five axes as protocols, and the small records that travel between them.
+"""Shared types: protocols of the five axes (corruption, space, denoiser, condition, sampler), and
+the records passed between them.
 
-B batch, C channels, H W pixels, h w latent size, T tokens, D width. Pixels are in [-1, 1].
-``sigma`` is the noise's standard deviation in the frame ``x = x0 + sigma n``.
+In shapes, B is the batch, C the channels, H and W the size in pixels, h and w the size of latents,
+T the tokens and D the width. Pixels are in [-1, 1]. ``sigma`` is the standard deviation of the
+noise in ``x = x0 + sigma n``.
 """
 
 from __future__ import annotations
@@ -16,15 +18,15 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True)
 class Corrupted:
-    """What a corruption gives back.
+    """The result of a corruption.
 
     Attributes
     ----------
     y : Tensor, (B, C', H', W')
         The measurement.
     sigma : Tensor, (B,)
-        Standard deviation of the Gaussian noise that was added, drawn per picture; 0 where there
-        was none. What comes after it in a composition (less size, blur) may weaken it.
+        Standard deviation of the Gaussian noise that was added, sampled per picture; 0 without
+        noise. Later parts of a composition (downsampling, blur) may weaken the noise.
     """
 
     y: Tensor
@@ -33,7 +35,7 @@ class Corrupted:
 
 @runtime_checkable
 class Corruption(Protocol):
-    """A corruption: maps ``x`` to a corrupted ``y``, and tells the noise level that it drew."""
+    """A corruption: maps ``x`` to a corrupted ``y``, and returns the sampled noise level."""
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
         """Corrupt a batch of pictures (B, C, H, W)."""
@@ -58,14 +60,14 @@ class Linear(Corruption, Protocol):
 
 
 class Space(Protocol):
-    """Where we work: pixels, PCA codes, autoencoder codes, the VAE's latents."""
+    """A space in which models work: pixels, PCA codes, autoencoder codes or VAE latents."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) to codes (B, *code)."""
+        """Encode pictures (B, C, H, W) as codes (B, *code)."""
         ...
 
     def decode(self, z: Tensor) -> Tensor:
-        """Codes (B, *code) to pictures (B, C, H, W); of a space of tables, to rows (B, d)."""
+        """Decode codes (B, *code) to pictures (B, C, H, W), or for tables to rows (B, d)."""
         ...
 
 
@@ -74,19 +76,20 @@ Watch = Callable[[Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Condition:
-    """All that may steer a network; each part may be absent.
+    """Everything that a network can be conditioned on; each part may be absent.
 
     Attributes
     ----------
     tokens : Tensor, (B, T, D), optional
-        Text states that the network attends to.
+        Hidden states of the text, for cross-attention.
     vector : Tensor, (B, V), optional
-        A vector that joins the time embedding: pooled text, sizes, a label, a noise level.
+        A vector whose embedding is added to the time embedding: pooled text, sizes, a label, a
+        noise level.
     planes : Tensor, (B, K, h, w), optional
         Pictures concatenated to the input: masks, known pixels, a small picture.
     watch : callable, optional
-        Told the queries (B, N, D) and keys (B, T, D) of each layer that attends to the tokens, in
-        the order of the network. It steers nothing.
+        Called with the queries (B, N, D) and keys (B, T, D) of each cross-attention layer, in the
+        order of the layers. It does not change the result.
     """
 
     tokens: Tensor | None = None
@@ -95,7 +98,7 @@ class Condition:
     watch: Watch | None = None
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
-        """Apply `f` to every part that is there."""
+        """Apply `f` to every part that is present."""
         tokens, vector, planes = (
             None if p is None else f(p) for p in (self.tokens, self.vector, self.planes)
         )
@@ -109,16 +112,16 @@ class Condition:
 
 
 class Network(Protocol):
-    """Any ``nn.Module`` with this call, ours or wrapped."""
+    """Any ``nn.Module`` with this call signature, from this package or wrapped."""
 
     def __call__(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """Predict from noisy input (B, C, h, w) and noise level code (B,)."""
+        """Predict from a noisy input (B, C, h, w) and its scaled noise level ``c_noise`` (B,)."""
         ...
 
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""``(x, sigma) -> x0``: noisy (B, C, h, w) and sigma (B,) to the clean estimate. All that a sampler
-ever sees.
+"""``(x, sigma) -> x0``: maps noisy pictures (B, C, h, w) and sigma (B,) to the denoised estimate. A
+sampler sees nothing else of a model.
 """
 
 
@@ -146,14 +149,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a task is.
+    """Progress of a task.
 
     Attributes
     ----------
     what : str
-        What is worked on.
+        Name of the work, such as "steps" or "decoding".
     done, total : float
-        Parts done, of how many.
+        Number of parts done, and of all parts.
     """
 
     what: str
@@ -162,6 +165,6 @@ class Progress:
 
 
 Sampler = Callable[[Denoise, Tensor, Tensor], Iterator[Step]]
-"""``(denoise, x, sigmas) -> steps``; sigmas is (N + 1,), falling, and its last entry is where to
-stop.
+"""``(denoise, x, sigmas) -> steps``; ``sigmas`` (N + 1,) decreases, and its last entry is the level
+to stop at.
 """

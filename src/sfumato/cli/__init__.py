@@ -1,5 +1,6 @@
-"""The command line: one short function per verb. Parsing and printing only; results on stdout,
-progress on stderr.
+"""The command line: one short function per command, which only parses and prints.
+
+Results go to stdout, progress to stderr.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def main() -> None:
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # a console may not have the letters of a prompt or a name
+            # a console's encoding may lack letters of a prompt or a name
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
@@ -40,7 +41,7 @@ def main() -> None:
             and "out of memory" not in str(error)
             and "can't allocate memory" not in str(error)
         ):
-            raise  # torch's words for an accelerator and for a CPU
+            raise  # not torch's message of an accelerator or a CPU without memory
         note("there is not enough memory for this; try a smaller --size or --batch")
         sys.exit(FAILED)
     except SystemExit as stop:

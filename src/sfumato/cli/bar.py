@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: a bar where somebody looks, else a line now and then."""
+"""Show progress on stderr: a bar on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sfumato.cli.say import escaped, say
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-# a line after so long if so much more is done, or after the longest time
+# a line is due after SECONDS if SHARE more of the work is done, or else after LONGEST
 SECONDS, SHARE, LONGEST = 10.0, 0.1, 60.0
 
 
 class Bar(Protocol):
-    """What both have."""
+    """Interface of both progress displays."""
 
     def update(self, description: str, done: float, total: float | None, note: str = "") -> None:
-        """Say what is worked on, how much of it is done, and what else there is to say."""
+        """Show what is being done, how much of it is done, and a note."""
         ...
 
 
@@ -30,7 +30,7 @@ def bar() -> AbstractContextManager[Bar]:
 
 
 class _Shown:
-    """A bar, gone when it is done."""
+    """A bar that disappears at the end."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -69,14 +69,12 @@ class _Shown:
 
 
 class _Lines:
-    """A line about long work every ten seconds or tenth of it, whichever is later, and at least
-    every minute.
-    """
+    """Lines about long work: one after ten seconds and a tenth of it, and at least every minute."""
 
     def __init__(self) -> None:
         self.last = time.monotonic()
         self.share = 0.0
-        self.begun: tuple[float, float] | None = None  # when, and at which share: a run may go on
+        self.begun: tuple[float, float] | None = None  # start time and share: a run may be resumed
 
     def __enter__(self) -> Self:
         return self

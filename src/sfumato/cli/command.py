@@ -1,6 +1,4 @@
-"""A command made from a verb's options record: its flags, its help and its checks come from one
-list.
-"""
+"""Build the flags, help and checks of a command from its options record."""
 
 from __future__ import annotations
 
@@ -31,15 +29,15 @@ def takes(
     record : type of Config
         Its fields are made by :func:`sfumato.config.option`.
     only, without : collection of str
-        Fields that the command has alone, or has not.
+        Fields to include (all if empty), and fields to leave out.
     defaults : bool
-        Show the record's defaults in help; not where a job has its own.
+        Show the record's defaults in help. Turn it off if each task has its own defaults.
 
     Returns
     -------
     callable
-        A decorator. The command's ``**values`` get the options, which :func:`given` sorts out; its
-        other parameters stay its own.
+        A decorator. The command gets the options in its ``**values``, to be filtered by
+        :func:`given`; its other parameters are kept.
     """
     fields = {
         n: f for n, f in record.model_fields.items() if n not in without and (not only or n in only)
@@ -57,7 +55,7 @@ def takes(
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that the command line names, by the names of the record's fields."""
+    """Return the options that were given on the command line, by field name."""
     return {name: value for name, value in values.items() if value not in (None, [])}
 
 
@@ -68,16 +66,14 @@ def flags(name: str, field: FieldInfo) -> list[str]:
 
 
 def command_class(record: type[Config]) -> type[TyperCommand]:
-    """The class of a command some of whose options may stand without a value, as ``--denoise`` does
-    for ``--denoise=auto``.
-    """
+    """Make a command class with options that need no value: ``--denoise`` is ``--denoise=auto``."""
     bare = {
         flags(n, f)[0]: word for n, f in record.model_fields.items() if (word := note_of(f, "bare"))
     }
 
     class Command(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            """Put the word behind such an option, unless that word or a number follows."""
+            """Insert the value after a bare option, unless that value or a number follows."""
             out: list[str] = []
             for k, word in enumerate(args):
                 out.append(word)
@@ -94,7 +90,7 @@ def command_class(record: type[Config]) -> type[TyperCommand]:
 
 
 def _parameter(name: str, field: FieldInfo, *, defaults: bool) -> inspect.Parameter:
-    """A field as a parameter that typer reads; absent, its value is None."""
+    """Make a typer parameter from a field; its value is None if it is not given."""
     kind, choices = _kind(field.annotation)
     told = typer.Option(
         *flags(name, field),
@@ -110,7 +106,7 @@ def _parameter(name: str, field: FieldInfo, *, defaults: bool) -> inspect.Parame
 
 
 def _help(field: FieldInfo, *, defaults: bool) -> str:
-    """The description, with the range that the field's limits leave and with the default."""
+    """The description of a field, with its range and its default."""
     limits = {
         key: value
         for part in field.metadata
@@ -130,9 +126,7 @@ def _spelled(value: Any) -> str:
 
 
 def _kind(annotation: Any) -> tuple[Any, list[str]]:
-    """The type that the command line reads, and the choices; the record reads the rest from a
-    text.
-    """
+    """The type and the choices for typer; the record parses all other types from text."""
     parts = (
         [p for p in get_args(annotation) if p is not type(None)]
         if get_origin(annotation) in (Union, UnionType)

@@ -1,4 +1,4 @@
-"""``create``, and ``models`` and ``inspect``, which say what there is."""
+"""``create``, ``models`` and ``inspect``."""
 
 from __future__ import annotations
 
@@ -84,9 +84,7 @@ def create(
 
 
 def _tell(made: Made, path: Path, *, as_json: bool) -> None:
-    """A line about a written picture on stdout; what the model did not see of its text on
-    stderr.
-    """
+    """Print a line about a written picture to stdout, and notes to stderr, e.g. on a cut prompt."""
     from sfumato.image import JPEG_TOUCHES
     from sfumato.metadata import FORMATS
 
@@ -160,7 +158,7 @@ def inspect(
 
 
 def _tell_nearest(path: Path, model: str) -> None:
-    """The training pictures closest to a picture, one a line."""
+    """Print the training pictures closest to a picture, one per line."""
     from sfumato import image
     from sfumato.hub.load import resolve
     from sfumato.tasks.nearest import TrainingPictures

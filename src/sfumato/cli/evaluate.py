@@ -67,7 +67,7 @@ def restore(
 
 
 def _record(score: Score) -> str:
-    """A score as JSON, which knows no infinity."""
+    """A score as JSON; an infinite value becomes null."""
     told = {name: value for name, value in score.__dict__.items() if value is not None}
     return json.dumps({name: None if value == math.inf else value for name, value in told.items()})
 

@@ -92,7 +92,7 @@ def explain(
 
 
 def _change(text: str) -> dict[str, str]:
-    """Options as they are written behind --change."""
+    """Parse the options that are given to --change."""
     from sfumato.errors import OptionError
 
     parts = [part.partition("=") for part in text.split(",")]
@@ -104,13 +104,13 @@ def _change(text: str) -> dict[str, str]:
 
 
 def _save_traces(found: Explained, folder: Path) -> None:
-    """Write all numbers of a run into a folder, of several runs into one each."""
+    """Write all numbers of a run to a folder; several runs get a numbered subfolder each."""
     for k, run in enumerate(found.runs, 1):
         run.trace.save(folder if len(found.runs) == 1 else folder / str(k))
 
 
 def _check_places(output: Path, trace: Path | None, *, overwrite: bool) -> None:
-    """Refuse before any work a page or a folder that cannot be written."""
+    """Check, before any work, that the page and the folders can be written."""
     from sfumato.errors import OptionError
     from sfumato.runtime import check_file, check_folder
 

@@ -75,9 +75,7 @@ def restore(
 
 
 def _tell(written: Written, *, as_json: bool) -> None:
-    """A line about a written picture; what was converted on the way goes to stderr, or into the
-    JSON.
-    """
+    """Print a line about a written picture; notes on it go to stderr, or into the JSON."""
     if as_json:
         say(json.dumps({"path": str(written.path), **written.report, "notes": written.notes}))
         return
@@ -87,13 +85,13 @@ def _tell(written: Written, *, as_json: bool) -> None:
 
 
 def _tell_failed(failed: Failed) -> None:
-    """A line about a picture that was left out; its sentence may name it already."""
+    """Print a line about a picture that was left out; the reason may name the file already."""
     named = str(failed.source) in failed.reason
     note(f"left out: {'' if named else f'{failed.source}: '}{failed.reason}")
 
 
 def _said(written: Written) -> str:
-    """One line of output: the path, and in parentheses what was measured."""
+    """One line of output: the path, and the measurements in parentheses."""
     measured = []
     for key, name in {"sigma": "noise", "quality": "JPEG quality"}.items():
         if key in written.report:

@@ -1,22 +1,20 @@
-"""What the command line prints: results on stdout, notes on stderr, and nothing that moves a
-terminal.
-"""
+"""Print results to stdout and notes to stderr, with control characters escaped."""
 
 from __future__ import annotations
 
 import re
 import sys
 
-FAILED, PARTLY = 2, 3  # exit codes: nothing came of it; some of many files could not be used
+FAILED, PARTLY = 2, 3  # exit codes: the command failed; some of many files could not be used
 LONGEST = 600  # characters of a note or an error
 
-# C0 and C1 control characters, ends of lines and what turns the direction of writing (Unicode 16,
-# UAX 9)
+# C0 and C1 control characters, line and paragraph separators, and directional formatting characters
+# (Unicode 16, UAX 9)
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """The text with each control character spelled out, as files and their names may hold some.
+    """Escape the control characters of a text, as files and their names may hold some.
 
     Examples
     --------
@@ -30,7 +28,7 @@ def escaped(text: str, keep: str = "") -> str:
 
 
 def say(text: str, *, err: bool = False, keep: str = "") -> None:
-    """Print a line; `keep` names control characters that are meant, as the ends of its lines."""
+    """Print a line; control characters in `keep`, such as line ends, are not escaped."""
     stream = sys.stderr if err else sys.stdout
     stream.write(escaped(text, keep) + "\n")
     stream.flush()
@@ -42,6 +40,6 @@ def note(text: str) -> None:
 
 
 def shortened(text: str) -> str:
-    """A long text without its middle."""
+    """Shorten a long text by leaving out its middle."""
     half = LONGEST // 2
     return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"

@@ -69,7 +69,7 @@ def search(
     if output is not None:
         check_file(output, overwrite=overwrite)
     hits = work.search(folder, query, options.k, options.where)
-    if output is not None:  # before the lines: who reads some of them and stops has the sheet
+    if output is not None:  # before the lines, in case their reader stops early
         with atomic(output) as scratch:
             work.pictures(folder, hits).save(scratch)
     for hit in hits:

@@ -97,7 +97,7 @@ def serve(
 
 
 def _check_offered(indexes: list[str], loras: list[str]) -> None:
-    """Refuse before the server starts what is no index or no LoRA."""
+    """Check, before the server starts, that all indexes and LoRAs exist."""
     from sfumato.errors import OptionError
     from sfumato.hub.lora import lora_file
 
@@ -109,7 +109,7 @@ def _check_offered(indexes: list[str], loras: list[str]) -> None:
 
 
 async def _startup(server: Any, startup: Callable[..., Any], sockets: Any = None) -> None:
-    """Start, and say where the server listens."""
+    """Start the server and print its address."""
     await startup(sockets)
     for listening in server.servers if server.started else ():
         host, port = listening.sockets[0].getsockname()[:2]

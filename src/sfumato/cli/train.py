@@ -126,8 +126,8 @@ def train_matcher(
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Train what tells how well a picture matches a text: for create --best-of, and to search
-    pictures by words.
+    """Train a network that scores how well a picture matches a text: for create --best-of, and to
+    search pictures by words.
     """
     from sfumato.train.match import train_matcher as work
 
@@ -145,7 +145,7 @@ def train_upscaler(
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Train what enlarges a model's pictures four times, by their text: for create --size."""
+    """Train a network that enlarges a model's pictures four times: for create --size."""
     from sfumato.train.upscaler import train_upscaler as work
 
     _train(work(data, output, model, config, given(values)), output)
@@ -165,7 +165,7 @@ def train_student(
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Distil a model's guided steps into a LoRA of a quarter of the work: for create --fast."""
+    """Distil a model into a LoRA that needs a quarter of the work: for create --fast."""
     from sfumato.train.student import train_student as work
 
     _train(work(data, output, model, config, given(values), start), output)
@@ -189,16 +189,14 @@ def train_restorer(
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Train a network that repairs photographs, or cleans what pairs of pictures show."""
+    """Train a network that repairs photographs, or the damage that pairs of pictures show."""
     from sfumato.train.restoration import train_restorer as work
 
     _train(work(data, output, corruption, config, given(values), start), output)
 
 
 def _train(events: Iterator[Any], output: Path) -> None:
-    """Show a training run: a bar with loss, rate and time left, TensorBoard files, and notes as
-    they come.
-    """
+    """Run a training command: show its progress, write TensorBoard files, and print notes."""
     from sfumato.runtime import check_folder
     from sfumato.train.board import Board
 

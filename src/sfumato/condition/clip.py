@@ -1,8 +1,8 @@
-"""CLIP's text transformer (Radford et al. 2021, arXiv:2103.00020, section 2.4), which steers Stable
-Diffusion.
+"""CLIP's text transformer (Radford et al. 2021, arXiv:2103.00020, section 2.4), the text encoder of
+Stable Diffusion.
 
 Parameter names and config keys are those of transformers' ``CLIPTextModel``; keys without the
-``text_model.`` prefix, as newer versions write them, are read, too (``hub.files``).
+``text_model.`` prefix, as newer versions write them, can also be read (``hub.files``).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from sfumato.config import Config
 
-# Keys of transformers' generic base class: they say how to train or to present outputs, never what
-# is computed.
+# Keys of transformers' generic base class, which concern training or the form of outputs, not the
+# computation.
 IRRELEVANT = frozenset(
     "architectures attention_dropout bad_words_ids begin_suppress_tokens chunk_size_feed_forward "
     "cross_attention_hidden_size"
@@ -41,7 +41,7 @@ IRRELEVANT = frozenset(
 
 
 class CLIPTextConfig(Config):
-    """``text_encoder/config.json``."""
+    """Config in ``text_encoder/config.json``."""
 
     vocab_size: int = 49408
     hidden_size: int = 768
@@ -55,7 +55,7 @@ class CLIPTextConfig(Config):
     pad_token_id: int = 1
     bos_token_id: int = 49406
     eos_token_id: int = 49407
-    # ours: whether `text_projection` is there; derived from `architectures`
+    # our own key: whether the model has a `text_projection`; derived from `architectures`
     with_projection: bool = False
 
     @model_validator(mode="before")
@@ -71,14 +71,14 @@ class CLIPTextConfig(Config):
 
 @dataclass(frozen=True)
 class TextStates:
-    """What the text transformer gives.
+    """Output of the text transformer.
 
     Attributes
     ----------
     layers : tuple of Tensor, each (B, T, D)
-        The embeddings, then the state after each block; not normed.
+        The embeddings, then the state after each block, without the final norm.
     last : Tensor, (B, T, D)
-        The last state, normed.
+        The last state, with the final norm.
     pooled : Tensor, (B, D) or (B, projection_dim)
         The normed state at the end-of-text token, projected if the model has a projection.
     """
@@ -89,8 +89,8 @@ class TextStates:
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:
-    """A table of normal rows; on the meta device it draws none, as torch would import its compiler
-    for that (1.2 s).
+    """Build an embedding with normal weights. On the meta device nothing is sampled, as torch would
+    import its compiler for that (1.2 s).
     """
     table = torch.empty(count, width)
     return nn.Embedding(count, width, _weight=table if table.is_meta else table.normal_())
@@ -170,7 +170,7 @@ class _TextModel(nn.Module):
 
 
 class CLIPText(nn.Module):
-    """Token ids (B, T) to :class:`TextStates`.
+    """Text transformer from token ids (B, T) to :class:`TextStates`.
 
     Examples
     --------
@@ -191,7 +191,7 @@ class CLIPText(nn.Module):
         )
 
     def forward(self, ids: Tensor) -> TextStates:
-        """Run all layers; a token sees itself and what is before it."""
+        """Run all layers; each token attends to itself and to earlier tokens."""
         model = self.text_model
         x = model.embeddings(ids)
         layers = [x]
@@ -205,8 +205,8 @@ class CLIPText(nn.Module):
         return TextStates(tuple(layers), last, pooled)
 
     def _ends(self, ids: Tensor) -> Tensor:
-        """Position of the end of each text. Old configs carry a wrong eos_token_id of 2: there it
-        is the highest id.
+        """Return the position of the end token of each text. Old configs have a wrong eos_token_id
+        of 2; there the end token is the highest id.
         """
         if self.config.eos_token_id == 2:
             return ids.argmax(dim=-1)

@@ -1,9 +1,9 @@
-"""How well a picture matches a text: both as directions of one space (CLIP; Radford et al. 2021,
-arXiv:2103.00020).
+"""The matcher: embeds pictures and texts in one space to score how well they match (CLIP; Radford
+et al. 2021, arXiv:2103.00020).
 
-The text's side is the end state of the model's own text transformer, so the network here is the
-picture's side and one small map for each. It chooses among pictures that were made for one prompt,
-and finds pictures by words.
+Texts come as the pooled states of the model's own text transformer, so this network holds only a
+picture encoder and a projection for each side. It ranks the candidates of a prompt and finds
+pictures by words.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from sfumato.layers import ResnetBlock
 
 
 class MatcherConfig(Config):
-    """``matcher/config.json``."""
+    """Config in ``matcher/config.json``."""
 
-    size: int = 64  # side in pixels that pictures are brought to
+    size: int = 64  # side in pixels to which pictures are resized
     patch: int = 4  # side of the patches that become positions
     widths: tuple[int, ...] = (64, 128, 256)  # of the features at 1, 1/2, 1/4 of the patches' grid
     blocks: tuple[int, ...] = (2, 3, 2)  # residual blocks on each scale
@@ -28,7 +28,7 @@ class MatcherConfig(Config):
 
 
 class Matcher(nn.Module):
-    """Pictures and ends of texts to directions of one space.
+    """Network from pictures and pooled text states to unit vectors of one space.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Matcher(nn.Module):
         )
 
     def pictures(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], of any size, to directions (B, width) of length 1."""
+        """Embed pictures (B, 3, H, W) in [-1, 1], of any size, as unit vectors (B, width)."""
         side = self.config.size
         if x.shape[-2:] != (side, side):
             x = F.interpolate(
@@ -74,5 +74,5 @@ class Matcher(nn.Module):
         return F.normalize(self.to_space(self.norm(self.body(x).mean(dim=(2, 3)))).float(), dim=-1)
 
     def texts(self, pooled: Tensor) -> Tensor:
-        """End states of texts (B, text_width) to directions (B, width) of length 1."""
+        """Embed pooled text states (B, text_width) as unit vectors (B, width)."""
         return F.normalize(self.from_text(pooled).float(), dim=-1)

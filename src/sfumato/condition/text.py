@@ -1,9 +1,10 @@
-"""Prompts to :class:`Condition`: weights in brackets, prompts of any length in chunks, and what was
-cut.
+"""Encode prompts as a :class:`Condition`: weights in brackets, long prompts in chunks, and a report
+of text that did not fit.
 
-``(word:1.2)`` weighs a word, ``(word)`` by 1.1, ``[word]`` by 1 / 1.1, as in the Stable Diffusion
-web UI; a backslash takes a bracket as it is, and ``BREAK`` begins a new chunk. A prompt longer than
-the text transformer's positions is read in chunks whose states are joined.
+``(word:1.2)`` weights a word by 1.2, ``(word)`` by 1.1 and ``[word]`` by 1 / 1.1, as in the Stable
+Diffusion web UI. A backslash before a bracket makes it literal, and ``BREAK`` starts a new chunk. A
+prompt longer than the text transformer's positions is encoded in chunks whose states are
+concatenated.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
     [('a ', 1.0), ('red', 1.21), (' (x)', 1.0)]
     """
     parts: list[list[str | float]] = []
-    opened: dict[str, list[int]] = {"(": [], "[": []}  # at which parts brackets opened
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # index of the part at each open bracket
 
     def close(kind: str, factor: float, text: str) -> None:
         if opened[kind]:
             for part in parts[opened[kind].pop() :]:
                 part[1] = round(float(part[1]) * factor, 6)
         else:
-            parts.append([text, 1.0])  # of no bracket that was opened: it is itself
+            parts.append([text, 1.0])  # without an opening bracket it is literal
 
     for match in PIECE.finditer(prompt):
         text = match[0]
@@ -65,7 +66,7 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
         else:
             parts.append([text.removeprefix("\\") if text[0] == "\\" else text, 1.0])
     for kind, factor in (("(", BRACKET), ("[", 1 / BRACKET)):
-        while opened[kind]:  # what was not closed reaches to the end
+        while opened[kind]:  # an unclosed bracket reaches to the end
             close(kind, factor, "")
     merged: list[tuple[str, float]] = []
     for text, weight in ((str(t), float(w)) for t, w in parts):
@@ -78,16 +79,16 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A prompt as the text transformer will see it.
+    """A prompt as tokens for the text transformer.
 
     Attributes
     ----------
     chunks : list of list of int
-        Ids without begin, end and padding; each at most length - 2.
+        Ids without begin, end and padding; each chunk has at most ``length - 2``.
     weights : list of list of float
         A weight per id.
     cut : str
-        The text of the tokens that did not fit in; empty if all did.
+        Text of the tokens that did not fit; empty if all did.
     """
 
     chunks: list[list[int]]
@@ -119,7 +120,7 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, max_chunks: int = MAX_CHUNKS
 
 
 class Encoder(Protocol):
-    """Prompts to a condition; one per family of models."""
+    """Encoder of prompts as a condition; each family of models has its own."""
 
     def __call__(
         self, prompts: Sequence[str], size: tuple[int, int]
@@ -128,18 +129,18 @@ class Encoder(Protocol):
         ...
 
     def pooled(self, prompts: Sequence[str]) -> Tensor:
-        """The pooled state (B, P) of each text."""
+        """Return the pooled state (B, P) of each text."""
         ...
 
     def chunks(self, prompt: str) -> int:
-        """How many chunks of tokens a prompt takes; texts of one batch are filled up to that of the
-        longest.
+        """Return the number of token chunks of a prompt; the texts of a batch are padded to the
+        largest number.
         """
         ...
 
 
 def _ids(tokenizer: CLIPTokenizer, tokens: Tokens, chunks: int, pad: int) -> tuple[Tensor, Tensor]:
-    """Ids and weights (chunks, length) of one prompt, filled up to `chunks` chunks."""
+    """Return the ids and weights (chunks, length) of one prompt, padded to `chunks` chunks."""
     ids = torch.full((chunks, tokenizer.length), pad)
     weights = torch.ones(chunks, tokenizer.length)
     for k in range(chunks):
@@ -159,7 +160,7 @@ class TextEncoder(nn.Module):
     clip : CLIPText
     tokenizer : CLIPTokenizer
     skip : int
-        Blocks left out at the end: 0 takes the last state (SD 1 and, as converted, SD 2), 1 the
+        Number of final blocks to skip: 0 takes the last state (SD 1, and SD 2 as converted), 1 the
         penultimate.
     normed : bool
         Whether a penultimate state goes through the final norm (not in SD XL).
@@ -169,13 +170,13 @@ class TextEncoder(nn.Module):
         self, clip: CLIPText, tokenizer: CLIPTokenizer, *, skip: int = 0, normed: bool = True
     ) -> None:
         super().__init__()
-        # where its file names no length, it is 1e30
+        # it is 1e30 if the tokenizer's file names no length
         tokenizer.length = min(tokenizer.length, clip.config.max_position_embeddings)
         self.clip, self.tokenizer, self.skip, self.normed = clip, tokenizer, skip, normed
 
     def states(self, tokens: Sequence[Tokens], chunks: int) -> tuple[Tensor, Tensor]:
-        """Text states (B, chunks * length, D), weighted, and the pooled state (B, P) of the first
-        chunk.
+        """Return the weighted text states (B, chunks * length, D) and the pooled state (B, P) of
+        the first chunk.
         """
         made = [_ids(self.tokenizer, t, chunks, self.tokenizer.pad) for t in tokens]
         out = self._run(torch.cat([i for i, _ in made]))
@@ -184,7 +185,7 @@ class TextEncoder(nn.Module):
         return states.unflatten(0, (len(tokens), chunks)).flatten(1, 2), pooled
 
     def pooled(self, prompts: Sequence[str]) -> Tensor:
-        """The pooled state (B, P) of each text; for a text of several chunks, of the first one.
+        """Return the pooled state (B, P) of each text; of several chunks, only the first is used.
 
         Attention is causal, so the padding after the text need not be computed.
         """
@@ -199,7 +200,7 @@ class TextEncoder(nn.Module):
         return out
 
     def chunks(self, prompt: str) -> int:
-        """How many chunks of tokens a prompt takes."""
+        """Return the number of token chunks of a prompt."""
         return len(tokenize(self.tokenizer, prompt).chunks)
 
     def _pick(self, out: TextStates) -> Tensor:
@@ -212,16 +213,16 @@ class TextEncoder(nn.Module):
     def forward(
         self, prompts: Sequence[str], size: tuple[int, int]
     ) -> tuple[Condition, list[Tokens]]:
-        """Encode prompts; all are filled up to as many chunks as the longest has."""
+        """Encode prompts, all padded to the number of chunks of the longest."""
         tokens = [tokenize(self.tokenizer, p) for p in prompts]
         states, _ = self.states(tokens, max(len(t.chunks) for t in tokens))
         return Condition(tokens=states), tokens
 
 
 def _weigh(states: Tensor, weights: Tensor) -> Tensor:
-    """Scale each token's state, then restore the mean of the whole chunk, so that weights shift
-    rather than brighten. States without a mean, as those of a text transformer that is not
-    trained, have none to restore.
+    """Scale each token's state by its weight, then restore the mean of the whole chunk, so that
+    weights change the emphasis but not the overall magnitude. A mean near zero, as in an untrained
+    text transformer, is not restored.
     """
     if bool((weights == 1).all()):
         return states
@@ -236,36 +237,36 @@ def _weigh(states: Tensor, weights: Tensor) -> Tensor:
 
 
 class NoText(nn.Module):
-    """The encoder of a model that takes no text: whatever is said, nothing of it is seen."""
+    """The encoder of a model without text input; it ignores all prompts."""
 
     def pooled(self, prompts: Sequence[str]) -> Tensor:
-        """Nothing, (B, 0)."""
+        """Return an empty state (B, 0)."""
         return torch.zeros(len(prompts), 0)
 
     def chunks(self, prompt: str) -> int:
-        """One, as for any prompt."""
+        """Return 1 for every prompt."""
         return 1
 
     def forward(
         self, prompts: Sequence[str], size: tuple[int, int]
     ) -> tuple[Condition, list[Tokens]]:
-        """An empty condition, and every prompt cut whole."""
+        """Return an empty condition, and tokens that report every prompt as cut."""
         return Condition(), [Tokens([], [], prompt) for prompt in prompts]
 
 
 class PairEncoder(nn.Module):
-    """The two text transformers of SD XL (Podell et al. 2023, arXiv:2307.01952, section 2.1):
-    states side by side.
+    """The two text transformers of SD XL, with concatenated states (Podell et al. 2023,
+    arXiv:2307.01952, section 2.1).
 
-    The second one's pooled state and six numbers (original size, crop, target size) steer the time
-    embedding.
+    The pooled state of the second, with six numbers (original size, crop, target size), is the
+    condition's vector.
 
     Parameters
     ----------
     first, second : TextEncoder
     zero_empty : bool
-        Whether an empty prompt is all zeros, as SD XL was trained without a text, rather than the
-        encoding of "".
+        Whether an empty prompt becomes all zeros, as in SD XL's training without text, instead of
+        the encoding of "".
     """
 
     def __init__(
@@ -285,11 +286,11 @@ class PairEncoder(nn.Module):
         )
 
     def pooled(self, prompts: Sequence[str]) -> Tensor:
-        """The first transformer's pooled state (B, P) of each text."""
+        """Return the first transformer's pooled state (B, P) of each text."""
         return self.first.pooled(prompts)
 
     def chunks(self, prompt: str) -> int:
-        """How many chunks of tokens a prompt takes, by the tokenizer that needs more."""
+        """Return the number of token chunks of a prompt, by the tokenizer that needs more."""
         return max(self.first.chunks(prompt), self.second.chunks(prompt))
 
     def forward(
@@ -313,7 +314,7 @@ class PairEncoder(nn.Module):
 
 
 def transformers(encoder: Encoder) -> list[TextEncoder]:
-    """The text transformers that an encoder has: one, two or none."""
+    """Return the text transformers of an encoder: one, two or none."""
     if isinstance(encoder, PairEncoder):
         return [encoder.first, encoder.second]
     return [encoder] if isinstance(encoder, TextEncoder) else []

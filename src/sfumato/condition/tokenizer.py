@@ -1,8 +1,8 @@
 """CLIP's tokenizer: lower case, byte-level BPE with an end-of-word mark, from ``vocab.json`` and
 ``merges.txt``.
 
-The work is done by the `tokenizers` library; this file says how CLIP sets it up, and trains such a
-vocabulary.
+The `tokenizers` library does the work; this module sets it up as CLIP does, and trains such
+vocabularies.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def _set_up(model: models.BPE) -> Tokenizer:
 
 
 def _mark(token: str, *, normalized: bool = False) -> dict[str, Any]:
-    """A special token as transformers writes it; one that is normalized is found in capitals,
-    too.
+    """Describe a special token as transformers writes it; a normalized one is also found in
+    capitals.
     """
     return {
         "content": token,
@@ -76,7 +76,7 @@ def _read_bpe(folder: Path) -> models.BPE:
 
 
 def _added(folder: Path) -> dict[int, str]:
-    """Tokens that were learnt later, as by textual inversion, by id."""
+    """Read the tokens that were added later, such as by textual inversion, by id."""
     found: dict[int, str] = {}
     for name in ("added_tokens.json", "tokenizer.json"):
         if (folder / name).exists():
@@ -89,8 +89,8 @@ def _added(folder: Path) -> dict[int, str]:
 
 
 def _pad(folder: Path, settings: Mapping[str, Any]) -> str:
-    """The token that fills up; where the config has no table of added tokens,
-    special_tokens_map.json says so before it.
+    """Return the padding token; if the config has no ``added_tokens_decoder``,
+    special_tokens_map.json takes precedence over it.
     """
     older = folder / "special_tokens_map.json"
     said = settings.get("pad_token")
@@ -101,15 +101,15 @@ def _pad(folder: Path, settings: Mapping[str, Any]) -> str:
 
 
 def _byte_letters() -> list[str]:
-    """A letter for each byte, in CLIP's order: printable ones stand for themselves, the others
-    follow from 256 on.
+    """Return a character for each byte, in CLIP's order: printable bytes stand for themselves, the
+    others get characters from 256 on.
     """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
 
 
 def _merges(learnt: dict[str, Any]) -> list[tuple[str, str]]:
-    """The merges of byte-pair encoding as pairs; older files store each pair as one string."""
+    """Return the merges of byte-pair encoding as pairs; older files store a pair as one string."""
     return [
         (a, b) for a, b in (m.split(" ") if isinstance(m, str) else m for m in learnt["merges"])
     ]
@@ -123,9 +123,9 @@ class CLIPTokenizer:
     tokenizer : tokenizers.Tokenizer
         As set up by :meth:`load` or :meth:`train`.
     length : int
-        Positions that the text transformer has, begin and end included.
+        Number of positions of the text transformer, including begin and end.
     pad : str
-        Token that fills up: the end token in SD 1, ``!`` (id 0) in SD 2.
+        Padding token: the end token in SD 1, ``!`` (id 0) in SD 2.
     """
 
     def __init__(self, tokenizer: Tokenizer, length: int = 77, pad: str = END) -> None:
@@ -139,20 +139,17 @@ class CLIPTokenizer:
         return found
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text of any length."""
+        """Return the ids of a text of any length."""
         ids: list[int] = self.tokenizer.encode(legible(text), add_special_tokens=False).ids
         return ids
 
     def text(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for.
-
-        Words come back apart by one space, lower-case.
-        """
+        """Decode ids to lower-case text, with one space between words."""
         joined = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return joined.replace(SUFFIX, " ").strip()
 
     def piece(self, id_: int) -> str:
-        """One token's text; a hyphen behind it says that its word goes on.
+        """Return the text of one token, followed by a hyphen if its word continues.
 
         Examples
         --------
@@ -171,7 +168,7 @@ class CLIPTokenizer:
         Raises
         ------
         ModelError
-            If a file is missing or is not what it should be.
+            If a file is missing or invalid.
         """
         try:
             model = _read_bpe(folder)
@@ -197,7 +194,8 @@ class CLIPTokenizer:
 
     @classmethod
     def original(cls, pad: str | None = None) -> CLIPTokenizer:
-        """CLIP's own vocabulary of 49,408 tokens, which comes with the package.
+        """Return a tokenizer with CLIP's own vocabulary of 49,408 tokens, which the package
+        contains.
 
         Examples
         --------
@@ -245,7 +243,7 @@ class CLIPTokenizer:
         return cls(_set_up(model), length)
 
     def save(self, folder: Path) -> None:
-        """Write the three files that :meth:`load` and transformers' ``CLIPTokenizer`` read."""
+        """Write the files that :meth:`load` and transformers' ``CLIPTokenizer`` read."""
         model = json.loads(self.tokenizer.to_str())["model"]
         vocab = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
         merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
@@ -276,7 +274,7 @@ class CLIPTokenizer:
             "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",
             "tokenizer_config.json": json.dumps(settings, indent=2),
             "special_tokens_map.json": json.dumps(marks, indent=2),
-            "vocab.json": json.dumps(vocab, ensure_ascii=False),  # last: where it is, all are
+            "vocab.json": json.dumps(vocab, ensure_ascii=False),  # last: if it exists, all do
         }
         for name, text in held.items():
             with atomic(folder / name) as scratch:

@@ -1,4 +1,4 @@
-"""Which words an encoder knows; emoji by their names."""
+"""Find prompts without known words, and replace unknown emoji by their names."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import unicodedata
 from sfumato.condition.text import Encoder, transformers
 from sfumato.condition.tokenizer import CLIPTokenizer
 
-BYTES = 512  # of a CLIP vocabulary, the first tokens: each byte, and each at the end of a word
+BYTES = 512  # the first tokens of a CLIP vocabulary: all bytes, and all at the end of a word
 WORD = re.compile(r"[^\W\d_]+")
-MOST = 0.6  # of a word
+MOST = 0.6  # share of a word above which a piece is most of it
 LITTLE = frozenset("a an the of in on at to with and or for by is".split())
 # pictures, symbols, two letters of a flag, and marks that follow them
 EMOJI = re.compile(
@@ -21,10 +21,10 @@ REGIONAL = re.compile("[\U0001f1e6-\U0001f1ff]{2}")
 
 
 def knows_no_word(encoder: Encoder, prompt: str) -> bool:
-    """Whether the vocabulary of the encoder seems to have no word of a prompt.
+    """Return whether the encoder's vocabulary seems to have no word of a prompt.
 
-    A word is taken for unknown if it falls into pieces of fewer than two letters on average, none
-    of which is most of it.
+    A word counts as unknown if its tokens have fewer than two letters on average and no token
+    covers most of it.
     """
     found = transformers(encoder)
     if not found or not prompt.strip():
@@ -42,13 +42,13 @@ def _is_unknown(tokenizer: CLIPTokenizer, word: str) -> bool:
 
 
 def _only_bytes(tokenizer: CLIPTokenizer, text: str) -> bool:
-    """Whether all tokens of a text are single bytes."""
+    """Return whether a text is not ASCII and all its tokens are single bytes."""
     ids = tokenizer.encode(text)
     return bool(ids) and not text.isascii() and max(ids) < BYTES
 
 
 def with_names(encoder: Encoder, prompt: str) -> str:
-    """The prompt with the names of emoji in place of those that the encoder does not know.
+    """Replace the emoji in a prompt that the encoder does not know by their names.
 
     Marks that join emoji or choose a skin tone are left out, and each flag becomes "flag".
     """
@@ -68,7 +68,7 @@ def with_names(encoder: Encoder, prompt: str) -> str:
 
 
 def emoji_name(sign: str) -> str:
-    """The name of an emoji by Unicode, in small letters and without the colors of old symbols.
+    """Return the Unicode name of an emoji, in lower case and without the colors of old symbols.
 
     Examples
     --------

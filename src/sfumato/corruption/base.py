@@ -1,7 +1,7 @@
-"""The registry of corruptions, their spelling, and their composition.
+"""Registry, string form and composition of corruptions.
 
-``parse("mask:0.5+noise:25")`` hides half of the pixels and then adds noise; ``str`` prints the
-spelling back.
+``parse("mask:0.5+noise:25")`` hides half of the pixels and then adds noise; ``str`` gives the
+string back.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from sfumato.types import Corrupted, Corruption, Linear
 
 @dataclass(frozen=True)
 class Compose:
-    """Corruptions one after the other; none at all leaves a picture as it is.
+    """Corruptions applied one after the other; an empty composition is the identity.
 
-    Linear if its parts are; random masks are drawn by :func:`draw`.
+    It is linear if all its parts are; :func:`draw` samples random masks, which makes them linear.
     """
 
     parts: tuple[Corruption, ...]
@@ -37,7 +37,7 @@ class Compose:
         return "+".join(map(str, self.parts)) or "none"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Apply all; the noise levels add in squares, as they were added."""
+        """Apply all parts; the squared noise levels of the parts add up."""
         y, variance = x, torch.zeros(len(x), device=x.device)
         for part in self.parts:
             out = part(y, generator=generator)
@@ -51,7 +51,7 @@ class Compose:
         Raises
         ------
         OptionError
-            If one is not.
+            If a part is not linear.
         """
         for part in self.parts:
             if not isinstance(part, Linear):
@@ -61,22 +61,22 @@ class Compose:
         return cast("tuple[Linear, ...]", self.parts)
 
     def apply(self, x: Tensor) -> Tensor:
-        """``A x``, noise left out."""
+        """Return ``A x``, without noise."""
         for part in self.linear:
             x = part.apply(x)
         return x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """``A' y``: the parts' adjoints in reverse."""
+        """Return ``A' y``: the adjoints of the parts in reverse order."""
         for part in reversed(self.linear):
             y = part.adjoint(y)
         return y
 
     def pinv(self, y: Tensor, tolerance: float = 1e-13, limit: int = 500) -> Tensor:
-        """``A+ y`` by conjugate gradients on the normal equations (Hestenes & Stiefel 1952, section
-        10), in float64.
+        """Compute ``A+ y`` in float64 by conjugate gradients on the normal equations (Hestenes &
+        Stiefel 1952, section 10).
 
-        From a start of zero they end at the least-squares solution of least norm.
+        Started at zero, they converge to the least-squares solution of least norm.
         """
         residual = y.double()
         gradient = self.adjoint(residual)
@@ -97,7 +97,7 @@ class Compose:
 def draw(corruption: Corruption, x: Tensor, generator: Generator | None = None) -> Corruption:
     """Sample all random parameters (masks, factors, qualities) for pictures of the shape of `x`.
 
-    The result is fixed, and linear if the corruption can be.
+    The parameters of the result are fixed, and it is linear if possible.
     """
     if isinstance(corruption, Compose):
         parts, seen = [], x
@@ -192,7 +192,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
 }
 
 
-# words behind a name; one elsewhere
+# maximum number of words after a name; 1 for the other names
 MOST = {"none": 0, "gray": 0, "mask": 2, "down": 2, "grain": 2}
 
 
@@ -202,7 +202,7 @@ def parse(text: str) -> Corruption:
     Raises
     ------
     OptionError
-        For a name or number that is not accepted.
+        If a name or number is not accepted.
 
     Examples
     --------

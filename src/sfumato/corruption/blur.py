@@ -1,4 +1,4 @@
-"""Lost sharpness."""
+"""Gaussian blur as a linear operator."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Generator, Tensor
 from sfumato.errors import OptionError
 from sfumato.types import Corrupted
 
-FLOOR = 1e-4  # waves that come out weaker than this are taken as lost: 1/80 of a step of 8 bits
+FLOOR = 1e-4  # frequencies with a smaller gain count as lost: 1/80 of an 8-bit step
 
 
 @dataclass(frozen=True)
 class Blur:
     """Gaussian blur with mirrored borders.
 
-    Such a blur is diagonal in the cosine basis (Martucci 1994, table 1): wave k of n is weakened by
+    The blur is diagonal in the cosine basis (Martucci 1994, table 1): frequency k of n has the gain
     ``exp(-(sigma pi k / n)^2 / 2)``. Adjoint and pseudo-inverse are exact in that basis.
 
     Parameters
@@ -47,13 +47,13 @@ class Blur:
         return Corrupted(self.apply(x), torch.zeros(len(x), device=x.device))
 
     def apply(self, x: Tensor) -> Tensor:
-        """Weaken each wave."""
+        """Multiply each frequency by its gain."""
         return self._filter(x, inverse=False)
 
     adjoint = apply
 
     def pinv(self, y: Tensor) -> Tensor:
-        """Strengthen each wave that is not lost."""
+        """Divide each frequency that is not lost by its gain."""
         return self._filter(y, inverse=True)
 
     def _filter(self, x: Tensor, *, inverse: bool) -> Tensor:
@@ -67,7 +67,7 @@ class Blur:
 
 @functools.lru_cache(maxsize=16)
 def _waves(size: int, sigma: float) -> tuple[Tensor, Tensor]:
-    """The orthonormal cosine basis (n, n) of type II and the gain (n,) of each wave."""
+    """Return the orthonormal cosine basis (n, n) of type II and the gain (n,) of each frequency."""
     k, n = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
     basis = torch.cos(math.pi / size * (n + 0.5) * k) * math.sqrt(2 / size)
     basis[0] /= math.sqrt(2)

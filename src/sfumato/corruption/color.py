@@ -1,4 +1,4 @@
-"""Lost color."""
+"""Conversion to gray as a linear operator."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Grayscale:
         return "gray"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Take the color out."""
+        """Convert to gray."""
         return Corrupted(self.apply(x), torch.zeros(len(x), device=x.device))
 
     def apply(self, x: Tensor) -> Tensor:
-        """Weighted sum of red, green and blue."""
+        """Return the weighted sum of red, green and blue."""
         return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Luminance spread over the channels by the same weights."""
+        """Spread the luminance over the channels by the same weights."""
         return y * y.new_tensor(LUMA)[:, None, None]
 
     def pinv(self, y: Tensor) -> Tensor:
-        """The smallest picture with this luminance."""
+        """Return the picture of least norm with this luminance."""
         return self.adjoint(y) / sum(w * w for w in LUMA)

@@ -1,4 +1,4 @@
-"""Compression artifacts."""
+"""JPEG compression."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sfumato.types import Corrupted
 
 @dataclass(frozen=True)
 class JPEG:
-    """Write as JPEG and read back; the quality fixed or drawn per picture. Not linear.
+    """JPEG compression, with the quality fixed or sampled per picture. Not linear.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class JPEG:
         return f"jpeg:{self.low}" if self.low == self.high else f"jpeg:{self.low}-{self.high}"
 
     def draw(self, x: Tensor, generator: Generator | None = None) -> JPEG:
-        """One quality for all pictures of a batch."""
+        """Sample one quality for all pictures of a batch."""
         quality = self.low + int(uniform(1, x, generator) * (self.high - self.low + 1))
         return JPEG(quality, quality)
 

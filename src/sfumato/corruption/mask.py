@@ -1,5 +1,5 @@
-"""Hidden pixels: a box, strokes, random pixels, or a picture that says where. ``known`` = 1 where a
-pixel was observed.
+"""Masks that hide pixels: random pixels, a box, strokes, text, or the white of a picture file.
+``known`` is 1 where a pixel is observed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sfumato.types import Corrupted, Linear
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """``A x = known * x``: an orthogonal projection, its own adjoint and pseudo-inverse.
+    """``A x = known * x``: an orthogonal projection, which is its own adjoint and pseudo-inverse.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ def _size(x: Tensor) -> str:
 
 @dataclass(frozen=True)
 class RandomMask:
-    """A mask drawn anew for every picture.
+    """A mask that is sampled anew for every picture.
 
     Parameters
     ----------
     kind : {"pixels", "box", "strokes", "text"}
     share : float, in (0, 1)
-        Part of the picture that is hidden: exact in the mean for pixels, about so for the others.
+        Share of hidden pixels: the expected share for "pixels", approximate for the other kinds.
     """
 
     kind: str
@@ -84,11 +84,11 @@ class RandomMask:
         )
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Draw a mask per picture and hide."""
+        """Sample a mask per picture and hide its pixels."""
         return self.draw(x, generator)(x)
 
     def draw(self, x: Tensor, generator: Generator | None = None) -> Linear:
-        """The linear operator of one draw."""
+        """Sample a mask per picture; return the linear operator that hides its pixels."""
         draws = uniform(len(x), x, generator)  # one number per picture seeds its mask
         size = (int(x.shape[-2]), int(x.shape[-1]))
         make = {
@@ -148,7 +148,7 @@ class RandomMask:
 
 @dataclass(frozen=True)
 class PictureMask:
-    """A mask from a picture file: white = hidden, black = known, resized to the picture at hand."""
+    """A mask from a picture file: white = hidden, black = known, resized to fit."""
 
     path: str
 
@@ -156,11 +156,11 @@ class PictureMask:
         return f"mask:file:{self.path}"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Hide what is white in the file."""
+        """Hide the pixels that are white in the file."""
         return self.draw(x)(x)
 
     def draw(self, x: Tensor, generator: Generator | None = None) -> Linear:
-        """The linear operator for pictures of this size."""
+        """Return the linear operator for pictures of the size of `x`."""
         picture = image.read_mask(Path(self.path)).resize(
             (x.shape[-1], x.shape[-2]), Image.Resampling.NEAREST
         )

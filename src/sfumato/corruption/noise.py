@@ -13,14 +13,14 @@ from sfumato.types import Corrupted
 
 
 def normal(x: Tensor, generator: Generator | None) -> Tensor:
-    """Standard normal noise like `x`, drawn on the generator's device."""
+    """Sample standard normal noise like `x`, using the generator on its own device."""
     return torch.randn(
         x.shape, generator=generator, device=generator.device if generator else x.device
     ).to(x)
 
 
 def uniform(count: int, x: Tensor, generator: Generator | None) -> Tensor:
-    """`count` numbers in [0, 1), on the device of `x`."""
+    """Sample `count` uniform numbers in [0, 1), on the device of `x`."""
     return torch.rand(
         count, generator=generator, device=generator.device if generator else x.device
     ).to(x.device)
@@ -28,13 +28,13 @@ def uniform(count: int, x: Tensor, generator: Generator | None) -> Tensor:
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """``y = x + sigma n``; sigma fixed or drawn per picture. Linear, with ``A`` the identity.
+    """``y = x + sigma n``, with sigma fixed or sampled per picture. Linear: ``A`` is the identity.
 
     Parameters
     ----------
     low, high : float
-        Range of the noise level for pixels of 0 to 255, as the field gives it; equal for a fixed
-        level. (A level of 255 is 2 in the frame of [-1, 1].)
+        Range of the noise level for pixels of 0 to 255, as in published results; equal for a fixed
+        level. (A level of 255 is a sigma of 2 for pixels in [-1, 1].)
 
     Examples
     --------
@@ -50,7 +50,7 @@ class GaussianNoise:
         return f"noise:{_range(self.low, self.high)}"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Draw a level per picture and add noise."""
+        """Sample a level per picture and add noise."""
         sigma = _drawn_level(self.low, self.high, x, generator)
         return Corrupted(x + sigma.to(x.dtype)[:, None, None, None] * normal(x, generator), sigma)
 
@@ -63,15 +63,15 @@ class GaussianNoise:
 
 @dataclass(frozen=True)
 class FilmGrain:
-    """Noise that is equal in all channels and soft, as the grain of a film: white noise under a
-    Gaussian blur, at the level sigma again. Linear, with ``A`` the identity.
+    """Film grain: white noise that is equal in all channels, blurred by a Gaussian and rescaled to
+    the level sigma. Linear: ``A`` is the identity.
 
     Parameters
     ----------
     low, high : float
         Range of the noise level for pixels of 0 to 255.
     soft : float
-        Deviation of the blur in pixels.
+        Standard deviation of the blur in pixels.
 
     Examples
     --------
@@ -88,11 +88,11 @@ class FilmGrain:
         return f"grain:{_range(self.low, self.high)}:{self.soft:g}"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Draw a level per picture and add grain."""
+        """Sample a level per picture and add grain."""
         sigma = _drawn_level(self.low, self.high, x, generator)
         reach = math.ceil(3 * self.soft)
         kernel = torch.exp(-(torch.arange(-reach, reach + 1).to(x) ** 2) / (2 * self.soft**2))
-        kernel = kernel / kernel.square().sum().sqrt()  # white noise keeps its level
+        kernel = kernel / kernel.square().sum().sqrt()  # the blurred noise keeps its level
         tall, wide = (n + 2 * reach for n in x.shape[-2:])
         n = normal(x.new_empty(len(x), 1, tall, wide), generator)
         n = F.conv2d(F.conv2d(n, kernel[None, None, None]), kernel[None, None, :, None])
@@ -107,8 +107,8 @@ class FilmGrain:
 
 @dataclass(frozen=True)
 class ShotNoise:
-    """Shot noise: its variance grows with the light, as in a photo of few photons. Much where it is
-    bright, none in the black. Not linear: it depends on the picture.
+    """Shot noise, as in a photo of few photons: its variance is proportional to the light, so black
+    pixels have none. Not linear, as the noise depends on the picture.
 
     Parameters
     ----------
@@ -129,13 +129,13 @@ class ShotNoise:
         return f"shot:{_range(self.low, self.high)}"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Draw a level per picture and add noise."""
+        """Sample a level per picture and add noise."""
         sigma = _drawn_level(self.low, self.high, x, generator)
         n = self.share(x) * normal(x, generator)
         return Corrupted(x + sigma.to(x.dtype)[:, None, None, None] * n, sigma)
 
     def share(self, x: Tensor) -> Tensor:
-        """The level in each value of `x`, as a share of the level over the picture."""
+        """Return the noise level of each value of `x`, relative to that of the whole picture."""
         light = ((x + 1) / 2).clamp(0, 1)
         return (light / light.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)).sqrt()
 
@@ -150,15 +150,15 @@ def _range(low: float, high: float) -> str:
 
 @dataclass(frozen=True)
 class DiffusionNoise:
-    """Gaussian noise at every level of a diffusion model: a random time, its sigma.
+    """Gaussian noise at the level of a random time of a diffusion model.
 
     Parameters
     ----------
     sigmas : Tensor, (T,)
-        Noise level of each time in the frame of the latents.
+        Noise level of each time, in the units of the latents.
     shift : float
-        Above 1 draws noisier times more often, u becoming s u / (1 + (s - 1) u) (Esser et al. 2024,
-        arXiv:2403.03206, equation 23): those at which the text decides what the picture shows.
+        Above 1, noisier times are sampled more often: u becomes s u / (1 + (s - 1) u) (Esser et al.
+        2024, arXiv:2403.03206, equation 23). At these times the text determines the content.
 
     Examples
     --------
@@ -174,10 +174,10 @@ class DiffusionNoise:
         return f"diffusion:{len(self.sigmas)}" + (f":{self.shift:g}" if self.shift != 1 else "")
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Draw a time per picture, evenly spread over the batch, and add noise of its level."""
+        """Sample a time per picture, evenly spread over the batch, and add noise of its level."""
         count = len(x)
-        # One draw, then even spacing: less variance than independent times (Kingma et al. 2021,
-        # arXiv:2107.00630, appendix I.1).
+        # One random number, then even spacing: less variance than independent times (Kingma et al.
+        # 2021, arXiv:2107.00630, appendix I.1).
         places = (uniform(1, x, generator) + torch.arange(count, device=x.device) / count) % 1
         places = (self.shift * places / (1 + (self.shift - 1) * places)).clamp_max(1 - 1e-6)
         sigma = self.sigmas.to(x.device)[(places * len(self.sigmas)).long()]
@@ -192,8 +192,8 @@ class DiffusionNoise:
 
 @dataclass(frozen=True)
 class SaltAndPepper:
-    """A share of the pixels becomes black or white, all channels together. Not linear: where is
-    unknown.
+    """Salt-and-pepper noise: a share of the pixels becomes black or white in all channels. Not
+    linear, as the positions are unknown.
 
     Examples
     --------
@@ -208,7 +208,7 @@ class SaltAndPepper:
         return f"salt:{self.share:g}"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Hit each pixel with probability `share`; half of the hits are white."""
+        """Replace each pixel with probability `share`, by black or white with equal probability."""
         shape = (len(x), 1, *x.shape[2:])
         draw = torch.rand(
             shape, generator=generator, device=generator.device if generator else x.device

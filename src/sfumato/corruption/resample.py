@@ -1,6 +1,4 @@
-"""Lost resolution: operators that work on rows and columns one after the other, ``A x = R x
-C'``.
-"""
+"""Downsampling and upsampling, separately over rows and columns: ``A x = R x C'``."""
 
 from __future__ import annotations
 
@@ -23,14 +21,14 @@ FACTORS = (1.5, 8.0)
 
 @dataclass(frozen=True)
 class Downscale:
-    """A picture `factor` times smaller along each side.
+    """Downsampling by `factor` along each side.
 
     Parameters
     ----------
     factor : float, 1.5 to 8
     kernel : {"bicubic", "average"}
-        ``bicubic`` is the antialiased kernel of MATLAB's imresize, which the field's tables use;
-        ``average`` takes the mean of the covered area.
+        ``bicubic`` is the antialiased kernel of MATLAB's imresize, which published results use;
+        ``average`` is the mean over the covered area.
     size : (int, int), optional
         Height and width of the full picture, for `adjoint` and `pinv`; without it the full size is
         taken to be ``floor(small * factor)``. :meth:`draw` sets it.
@@ -61,11 +59,11 @@ class Downscale:
         )
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Shrink."""
+        """Downsample."""
         return Corrupted(self.apply(x), torch.zeros(len(x), device=x.device))
 
     def draw(self, x: Tensor, generator: Generator | None = None) -> Downscale:
-        """The same operator, bound to the size of `x`."""
+        """Return the same operator, bound to the size of `x`."""
         return Downscale(self.factor, self.kernel, (int(x.shape[-2]), int(x.shape[-1])))
 
     def apply(self, x: Tensor) -> Tensor:
@@ -79,7 +77,7 @@ class Downscale:
         return rows.T @ y @ columns
 
     def pinv(self, y: Tensor) -> Tensor:
-        """The smallest picture that shrinks to `y`; computed in float64."""
+        """Return the picture of least norm that is downsampled to `y`, computed in float64."""
         rows, columns = (_inverse(self.factor, self.kernel, n) for n in self._full(y))
         return (rows.to(y.device) @ y.double() @ columns.to(y.device).T).to(y.dtype)
 
@@ -90,7 +88,7 @@ class Downscale:
 
 @dataclass(frozen=True)
 class RandomDownscale:
-    """A picture smaller by a factor that is drawn anew for every batch.
+    """Downsampling by a factor that is sampled anew for every batch.
 
     Parameters
     ----------
@@ -111,12 +109,12 @@ class RandomDownscale:
         return f"down:{self.low:g}-{self.high:g}"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Shrink all pictures of a batch by one random factor."""
+        """Downsample all pictures of a batch by one random factor."""
         return self.draw(x, generator)(x)
 
     def draw(self, x: Tensor, generator: Generator | None = None) -> Downscale:
-        """The operator of one draw; its factor is such that the width shrinks to whole pixels, if
-        one in the range is.
+        """Sample a factor, adjusted so that the width becomes a whole number of pixels if a factor
+        in the range allows it.
         """
         wide = int(x.shape[-1])
         factor = self.low + (self.high - self.low) * float(uniform(1, x, generator))
@@ -137,7 +135,7 @@ def _inverse(factor: float, kernel: str, size: int) -> Tensor:
 
 
 def average(size: int, factor: float) -> NDArray[np.float64]:
-    """Matrix (ceil(size / factor), size) of the area that each output pixel covers of each input
+    """Build the matrix (ceil(size / factor), size) that averages over the area of each output
     pixel.
     """
     edges = np.minimum(np.arange(math.ceil(size / factor - 1e-9) + 1) * factor, size)
@@ -149,8 +147,8 @@ def average(size: int, factor: float) -> NDArray[np.float64]:
 
 
 def bicubic(size: int, factor: float) -> NDArray[np.float64]:
-    """Matrix of MATLAB's imresize: Keys' cubic with a = -1/2 (Keys 1981, equation 15), widened by
-    the factor, mirrored at the border.
+    """Build the matrix of MATLAB's imresize: Keys' cubic with a = -1/2 (Keys 1981, equation 15),
+    widened by the factor, with mirrored borders.
     """
     out_size = math.ceil(size / factor - 1e-9)
     centers = (np.arange(out_size) + 0.5) * factor - 0.5
@@ -160,8 +158,8 @@ def bicubic(size: int, factor: float) -> NDArray[np.float64]:
 
 
 def _spread(places: NDArray[Any], weights: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """A matrix (outputs, size) from the weight of each place (outputs, reach) within 0 to size -
-    1.
+    """Build a matrix (outputs, size) from positions (outputs, reach) in 0 to size - 1 and their
+    weights.
     """
     out = np.zeros((len(places), size))
     np.add.at(
@@ -171,7 +169,7 @@ def _spread(places: NDArray[Any], weights: NDArray[np.float64], size: int) -> ND
 
 
 def _folded(places: NDArray[Any], size: int) -> NDArray[Any]:
-    """Places outside 0 to size - 1 folded back as in a mirror: the picture and its mirror image,
+    """Reflect positions outside 0 to size - 1 back inside: the picture and its mirror image are
     repeated.
     """
     repeated = places.astype(int) % (2 * size)
@@ -179,8 +177,8 @@ def _folded(places: NDArray[Any], size: int) -> NDArray[Any]:
 
 
 def interpolate(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge (B, C, h, w) to (B, C, *size) by Keys' cubic, as MATLAB's imresize does: what a
-    trained method must beat.
+    """Enlarge (B, C, h, w) to (B, C, *size) by Keys' cubic, as MATLAB's imresize does: the baseline
+    for trained methods.
 
     Examples
     --------
@@ -196,8 +194,8 @@ def interpolate(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def magnify(small: int, large: int, start: int, stop: int) -> tuple[slice, Tensor]:
-    """Values `start` to `stop` of `large` that are made of `small`: which of those they need, and
-    the matrix that makes them.
+    """Return the input slice and the matrix that give outputs `start` to `stop` when `small` values
+    are enlarged to `large`.
 
     Examples
     --------

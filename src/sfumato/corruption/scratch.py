@@ -1,4 +1,4 @@
-"""Scratches, folds, dust and stains: what happens to a print in a drawer."""
+"""Synthetic damage of old prints: scratches, folds, dust, stains and torn corners."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from sfumato.corruption.noise import uniform
 from sfumato.errors import OptionError
 from sfumato.types import Corrupted
 
-FINE = 3  # marks are drawn this much larger, then shrunk: their edges are soft
-THINNEST, WIDEST = 0.8, 8.5  # pixels across a scratch
-# change of a pixel, from which on a mark is plain to see, and how far a mark goes on from there
-# where it happens to be as dark as the picture
+FINE = 3  # marks are drawn this many times larger, then downsampled, for soft edges
+THINNEST, WIDEST = 0.8, 8.5  # width of a scratch in pixels
+# change of a pixel from which on a mark is fully visible; distance from such a pixel, within which
+# a mark counts even where it has the shade of the picture
 SEEN, GOES_ON = 16 / 127.5, 12
-HARD = 0.25  # share of the layers whose marks have hard edges, as a digital scratch has
+HARD = 0.25  # share of the layers whose marks have hard edges, like digital scratches
 Plane = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Scratches:
-    """Marks on a print: scratches, folds, dust, stains and torn corners. Not linear: where they are
-    is unknown.
+    """Marks on a print: scratches, folds, dust, stains and torn corners. Not linear, as their
+    positions are unknown.
 
     Parameters
     ----------
     share : float, in (0, 0.5]
-        About the part of the picture that is covered at most; how much of it is drawn per picture.
+        Approximate maximum of the covered share of the picture; the actual share is sampled per
+        picture.
 
     Examples
     --------
@@ -53,11 +54,11 @@ class Scratches:
         return f"scratches:{self.share:g}"
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Damage each picture in its own way."""
+        """Damage each picture with random marks."""
         return self.marked(x, generator)[0]
 
     def marked(self, x: Tensor, generator: Generator | None = None) -> tuple[Corrupted, Tensor]:
-        """The damaged pictures, and where marks are to be seen: (B, 1, H, W) in [0, 1]."""
+        """Return the damaged pictures and the mask of visible marks, (B, 1, H, W) in [0, 1]."""
         size = (int(x.shape[-2]), int(x.shape[-1]))
         damaged, covers = [], []
         # a number per picture seeds its marks
@@ -78,7 +79,7 @@ class Scratches:
         )
 
     def _layers(self, size: tuple[int, int], rng: np.random.Generator) -> Iterator[_Layer]:
-        """One to three layers: the marks of one layer have one shade."""
+        """Yield one to three layers; the marks of one layer have one shade."""
         count = int(rng.integers(1, 4))
         area = self.share * rng.uniform(0.1, 1) * size[0] * size[1]
         for _ in range(count):
@@ -125,8 +126,8 @@ class _Layer:
 
 
 class _Pen:
-    """Draws marks on a canvas that is FINE times as large; each returns the area that it covers
-    there.
+    """Draw marks on a canvas that is FINE times as large; each method returns the area of its mark
+    on the canvas.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class _Pen:
         self.draw, self.size, self.rng = draw, size, rng
 
     def scratch(self) -> float:
-        """A line that wanders or bends."""
+        """Draw a line that wanders or bends."""
         rng = self.rng
         step = FINE * rng.uniform(5, 25)
         bend = 0.0 if rng.random() < 0.5 else rng.normal(0, 0.15)
@@ -149,7 +150,7 @@ class _Pen:
         return self._line(points, self._width())
 
     def fold(self) -> float:
-        """A crease from side to side."""
+        """Draw a crease from one side to the other."""
         rng = self.rng
         across, step = rng.random() < 0.5, FINE * rng.uniform(8, 20)
         wide, tall = self.size
@@ -165,7 +166,7 @@ class _Pen:
         return self._line(points, self._width())
 
     def dust(self) -> float:
-        """Some specks, and now and then a hair."""
+        """Draw some specks, and sometimes a hair."""
         rng, area = self.rng, 0.0
         for _ in range(rng.integers(1, 8)):
             at, width = rng.uniform(0, self.size), self._width()
@@ -179,13 +180,13 @@ class _Pen:
         return area
 
     def stain(self) -> float:
-        """A blotch with an uneven rim."""
+        """Draw a blotch with an uneven rim."""
         rng = self.rng
         at, radius = rng.uniform(0, self.size), FINE * rng.uniform(3, 14)
         return self._blob(at, radius, np.linspace(0, 2 * math.pi, 18, endpoint=False))
 
     def corner(self) -> float:
-        """A corner, or a piece of the rim, that is torn off."""
+        """Draw a torn corner or a torn piece of the border."""
         rng = self.rng
         at = np.array([rng.choice([0, side]) for side in self.size], float)
         if rng.random() < 0.5:
@@ -206,7 +207,7 @@ class _Pen:
         shake: float,
         angle: float | None = None,
     ) -> list[tuple[float, ...]]:
-        """Points one step apart, whose direction bends steadily and shakes."""
+        """Return points one step apart, on a path that bends steadily and shakes at random."""
         rng = self.rng
         angle = rng.uniform(0, 2 * math.pi) if angle is None else angle
         points = [tuple(at)]
@@ -242,13 +243,13 @@ class _Pen:
 
 
 def _shade(rng: np.random.Generator) -> float:
-    """Bright as a bare print, dark as ink, or in between."""
+    """Sample a shade: bright as bare paper, dark as ink, or in between."""
     bright, dark, between = rng.uniform(0.4, 1), rng.uniform(-1, -0.5), rng.uniform(-0.5, 0.4)
     return float(rng.choice([bright, dark, between], p=[0.45, 0.4, 0.15]))
 
 
 def _clouds(size: tuple[int, int], rng: np.random.Generator) -> Plane:
-    """Smooth noise in [0, 1]: (H, W)."""
+    """Sample smooth noise (H, W) in [0, 1]."""
     small = Image.fromarray(rng.integers(0, 256, (6, 6), np.uint8))
     return np.asarray(
         small.resize((size[1], size[0]), Image.Resampling.BICUBIC), np.float32

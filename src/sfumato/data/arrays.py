@@ -1,4 +1,4 @@
-"""Arrays of numbers as files hold them: idx files, labels, and values brought to [0, 1]."""
+"""Read idx files, and convert arrays of labels and values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sfumato.errors import DataError
 
 
 def classes(labels: NDArray[Any]) -> NDArray[Any]:
-    """One label a row; rows of zeros and a single one (one-hot) say which by its place."""
+    """Return one label per row; a one-hot row becomes the index of its nonzero entry."""
     one_hot = (
         labels.ndim == 2
         and labels.shape[1] > 1
@@ -25,7 +25,7 @@ def classes(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def to_unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float32]:
-    """Scale brightness to [0, 1]: divide by `top`, or without it by a maximum that is above 1.
+    """Scale brightness to [0, 1]: divide by `top`, or if it is None by the maximum if above 1.
 
     If there are negative values, the minimum is subtracted first.
     """
@@ -37,14 +37,14 @@ def to_unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float3
 
 
 def to_float(values: NDArray[Any], path: Path) -> NDArray[np.float32]:
-    """Convert numbers to float32; a `DataError` for anything else."""
+    """Convert numbers to float32; raise DataError for other types."""
     if values.dtype.kind not in "fiub":
         raise DataError(f"{path} holds values of type {values.dtype}, not numbers")
     return values.astype(np.float32)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An idx file of bytes, as MNIST's, packed by gzip or not."""
+    """Read an idx file of bytes, such as MNIST's, with or without gzip."""
     try:
         raw = (
             gzip.decompress(path.read_bytes())

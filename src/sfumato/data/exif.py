@@ -1,4 +1,4 @@
-"""What the file of a photo says besides its pixels: EXIF, XMP, texts, resolution, JPEG quality."""
+"""Read the metadata of a photo's file: EXIF, XMP, texts, resolution, JPEG quality."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from sfumato.data.text import decode
 from sfumato.metadata import DESCRIPTION, EXIF_POINTER
 
 ORIENTATION, PIXEL_WIDTH, PIXEL_HEIGHT = 0x0112, 0xA002, 0xA003  # EXIF 2.32, tables 4 and 7
-XMP_KEYWORD, SETTINGS = "XML:com.adobe.xmp", "sfumato"  # of texts in a PNG
+XMP_KEYWORD, SETTINGS = "XML:com.adobe.xmp", "sfumato"  # keywords of PNG text chunks
 # title, maker, model, software, date, artist, copyright
 DESCRIPTIVE = frozenset({0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298})
 
 
 def descriptions(opened: Image.Image) -> tuple[bytes | None, list[str]]:
-    """What EXIF says but for the orientation, and a note if that cannot be kept."""
+    """Return the EXIF data without the orientation, and a note if they are damaged."""
     exif = opened.getexif()
     exif.pop(ORIENTATION, None)
     if str(exif.get(DESCRIPTION, "")).startswith('{"schema"'):
-        return None, []  # the settings of create, whose picture this is no longer
-    # most of its tags say how it is stored; those that say of what it is a picture are taken along
+        return None, []  # settings of create: they would not describe a changed picture
+    # most tags of a TIFF describe its storage: only tags that describe the picture are kept
     if opened.format == "TIFF":
         kept = Image.Exif()
         kept.update({tag: value for tag, value in exif.items() if tag in DESCRIPTIVE})
@@ -36,13 +36,14 @@ def descriptions(opened: Image.Image) -> tuple[bytes | None, list[str]]:
         return None, []
     try:
         return exif.tobytes(), []
-    except Exception:  # whatever a file may say
+    except Exception:  # a file may hold anything
         return None, ["its EXIF data are damaged and were left out"]
 
 
 def texts_of(opened: Image.Image) -> dict[str, str]:
-    """The texts of a PNG but for XMP and for settings of ours, whose picture this is no longer; and
-    a JPEG's comment.
+    """Return the texts of a PNG and the comment of a JPEG.
+
+    XMP is left out, and so are sfumato's own settings, which would not describe a changed picture.
     """
     found = {
         k: str(v)
@@ -56,7 +57,7 @@ def texts_of(opened: Image.Image) -> dict[str, str]:
 
 
 def xmp_of(opened: Image.Image) -> bytes | None:
-    """The XMP packet, which says upright of a picture that is turned so."""
+    """Return the XMP packet with the orientation set to upright: pictures are turned on reading."""
     found = opened.info.get("xmp") or opened.info.get(XMP_KEYWORD)
     if not isinstance(found, bytes | str):
         return None
@@ -65,7 +66,7 @@ def xmp_of(opened: Image.Image) -> bytes | None:
 
 
 def with_size(exif: bytes, size: tuple[int, int]) -> bytes:
-    """EXIF data that give the width and height that the picture has now, if they give any."""
+    """Replace the width and height in EXIF data, if the data hold any."""
     held = Image.Exif()
     held.load(exif)
     if EXIF_POINTER not in held:

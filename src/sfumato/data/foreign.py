@@ -1,7 +1,8 @@
-"""Settings that other programs left in a picture, as options of ours.
+"""Convert the settings that other programs store in a picture to options of `create`.
 
-A1111 and its kin write text under ``parameters``; ComfyUI a graph of nodes under ``prompt``;
-InvokeAI a record under ``invokeai_metadata``. What has no counterpart here is left out.
+A1111 and its forks write text under ``parameters``, ComfyUI writes a graph of nodes under
+``prompt``, and InvokeAI writes a record under ``invokeai_metadata``. Settings without a counterpart
+here are left out.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from sfumato.errors import OptionError
 from sfumato.metadata import read_all
 from sfumato.sampler.registry import sampler_name, schedule_name
 
-# of A1111's last line
+# a setting in the last line of A1111's text
 PAIR = re.compile(r'\s*([\w ]+):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 
 
 def read_options(path: Path | bytes) -> dict[str, Any]:
-    """The options of `create` that a picture tells: ours, or what another program wrote; empty if
-    it tells none.
+    """Read the options of `create` in a picture's file, written by sfumato or another program.
+
+    The result is empty if there are none.
 
     Raises
     ------
@@ -35,12 +37,12 @@ def read_options(path: Path | bytes) -> dict[str, Any]:
 
 
 def options_of(texts: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a picture's texts tell, by our names; empty if they tell none.
+    """Convert the texts of a picture to options of `create`; empty if they hold no settings.
 
     Parameters
     ----------
     texts : dict of str to str
-        The text chunks of a PNG, or what stands for them in other files.
+        Text chunks of a PNG, or their counterparts in other formats.
 
     Examples
     --------
@@ -64,7 +66,7 @@ def options_of(texts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_a1111(text: str) -> dict[str, Any]:
-    """Of the text of A1111: prompt, perhaps a negative one, and a line of settings."""
+    """Parse A1111's text: a prompt, optionally a negative prompt, and a line of settings."""
     *lines, last = text.strip().split("\n")
     pairs = {key.strip(): _unquoted(value) for key, value in PAIR.findall(last)}
     if len(pairs) < 3:
@@ -92,7 +94,7 @@ def _unquoted(value: str) -> str:
 
 
 def from_comfyui(text: str) -> dict[str, Any]:
-    """Of ComfyUI's graph: what its first sampler was given, and the texts that this follows."""
+    """Parse ComfyUI's graph: the inputs of its first sampler, and the texts that lead to it."""
     graph = _record(text)
     nodes = {k: v for k, v in graph.items() if isinstance(v, dict)}
     for node in nodes.values():
@@ -137,7 +139,7 @@ def _texts(nodes: Mapping[str, Any], link: object) -> Iterator[str]:
 
 
 def from_invokeai(text: str) -> dict[str, Any]:
-    """Of InvokeAI's record."""
+    """Parse InvokeAI's record."""
     record = _record(text)
     return _options(
         record.get("positive_prompt"),
@@ -161,7 +163,7 @@ def _record(text: str) -> dict[str, Any]:
 def _options(
     prompt: object, negative: object, *, size: tuple[Any, Any] = (None, None), **given: Any
 ) -> dict[str, Any]:
-    """What can be read of settings: numbers as numbers, samplers by our names."""
+    """Convert settings to options; values that cannot be read are left out."""
     out: dict[str, Any] = {"prompt": str(prompt or "").strip()}
     if str(negative or "").strip():
         out["negative_prompt"] = str(negative).strip()
@@ -186,12 +188,12 @@ def _number(value: object, kind: type[int] | type[float]) -> int | float | None:
 
 
 def _sampler(sampler: str, schedule: str) -> dict[str, Any]:
-    """Our names of a sampler and a schedule, which may stand in one, as "DPM++ 2M Karras"."""
+    """Our names of a sampler and a schedule; one name may hold both, as "DPM++ 2M Karras"."""
     out: dict[str, Any] = {}
     named = re.fullmatch(r"(.+?)[ _](karras|exponential)", sampler, re.IGNORECASE)
     if named:
         sampler, schedule = named[1], named[2]
-    sampler = re.sub(r"_k$", "", sampler)  # InvokeAI's, with the levels of Karras
+    sampler = re.sub(r"_k$", "", sampler)  # InvokeAI's suffix for Karras's noise levels
     for name, value, known in (
         ("sampler", sampler, sampler_name),
         ("schedule", schedule, schedule_name),

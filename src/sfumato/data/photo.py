@@ -1,8 +1,8 @@
-"""Photographs as files: read with all that a file may hold, written back without losing it.
+"""Read and write photographs without losing what their files hold besides the pixels.
 
-A :class:`Photo` keeps what a network does not see (transparency, the color profile, 16 bits a
-channel) beside the values that it does, so that a restored picture differs from its file in nothing
-that was not asked for. What cannot be kept is converted, with a note.
+A :class:`Photo` keeps transparency, the color profile, metadata and 16 bits per channel, so that a
+restored picture differs from its file only where the user asked for a change. A part that cannot be
+kept is converted, and a note says so.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture with all that its file holds.
+    """A picture and the metadata of its file.
 
     Attributes
     ----------
@@ -59,18 +59,18 @@ class Photo:
     profile : bytes, optional
         ICC color profile.
     quality : int, optional
-        Of a JPEG, 1 to 100.
+        JPEG quality, 1 to 100; None for other formats.
     exif : bytes, optional
-        Date, place, camera and what else a file says of its picture; its orientation has been
-        followed and is left out.
+        EXIF data (date, place, camera and more) without the orientation, which is already applied
+        to the values.
     dpi : (float, float), optional
         Pixels per inch, across and down.
     texts : dict of str to str
-        What a PNG says in texts of its own, by keyword; a JPEG's comment is under "Comment".
+        Text chunks of a PNG by keyword; the comment of a JPEG has the keyword "Comment".
     xmp : bytes, optional
-        The XMP packet; its orientation has been followed.
+        XMP packet; its orientation is set to upright, as the values are turned already.
     notes : tuple of str
-        What was converted on reading.
+        One sentence for each part that was converted or left out on reading.
     """
 
     values: NDArray[Any]
@@ -103,7 +103,7 @@ class Photo:
 
     @property
     def gray(self) -> bool:
-        """Whether it shows no color, whatever it is stored as."""
+        """Whether the picture is gray, even if it is stored as RGB."""
         red, *others = np.moveaxis(self.values, 2, 0)
         return all(np.array_equal(red, other) for other in others)
 
@@ -113,7 +113,7 @@ class Photo:
         return int(self.values.shape[1]), int(self.values.shape[0])
 
     def frame(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[np.float32]:
-        """Values of a window in [-1, 1], (C, H, W)."""
+        """Return the values of a window as (C, H, W), scaled to [-1, 1]."""
         return (
             np.ascontiguousarray(self.values[rows, columns].transpose(2, 0, 1), np.float32)
             * np.float32(2 / self.top)
@@ -121,8 +121,9 @@ class Photo:
         )
 
     def opaque(self) -> Photo:
-        """The same photo with what is clear in the color of the nearest pixel that is seen, as
-        nobody sees its own.
+        """Return the photo with fully transparent pixels in the color of the nearest visible pixel.
+
+        Their stored color is never seen, so it may be arbitrary.
         """
         if self.alpha is None or self.alpha.all() or not self.alpha.any():
             return self
@@ -132,14 +133,16 @@ class Photo:
         return replace(self, values=self.values[tuple(nearest)])
 
     def stored(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Values (C, H, W) in [-1, 1] as this photo stores them, (H, W, C)."""
+        """Convert values (C, H, W) in [-1, 1] to this photo's dtype and range, (H, W, C)."""
         image.check_finite(torch.from_numpy(x))
         scaled = (x.transpose(1, 2, 0).astype(np.float64) + 1) * (self.top / 2)
         return scaled.round().clip(0, self.top).astype(self.values.dtype)
 
     def with_values(self, values: NDArray[Any]) -> Photo:
-        """The same photo with other values, (H, W, 1 or 3); transparency takes their size, a
-        profile goes if it is for other channels.
+        """Return the photo with other values, (H, W, 1 or 3).
+
+        Transparency is resized to fit. The color profile is dropped if the number of channels
+        changes.
         """
         alpha, size = self.alpha, (values.shape[1], values.shape[0])
         if alpha is not None and alpha.shape != values.shape[:2]:
@@ -154,7 +157,7 @@ def read(source: Path | str | bytes) -> Photo:
     Raises
     ------
     PictureError
-        If it is missing, no picture, cut short, or larger than 178 megapixels.
+        If the file is missing, truncated, not a picture, or larger than 178 megapixels.
     """
     return image.opened(source, _photo)
 
@@ -165,7 +168,7 @@ def _photo(opened: Image.Image) -> Photo:
         if isinstance(opened, JpegImageFile) and opened.quantization
         else None
     )
-    # how the file stores a pixel; known before it is loaded
+    # the tile says how the file stores a pixel; it is read before load()
     deep = ";16" in str(getattr(opened, "tile", ""))
     opened.load()
     converted = _converted(opened)
@@ -207,7 +210,7 @@ def _converted(opened: Image.Image) -> Photo:
     gray = picture.mode in ("L", "LA", "La", "1")
     if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         notes.append(f"{picture.mode} was converted to RGB")
-        profile = None  # it described the other color space
+        profile = None  # it describes the former color space
     elif picture.mode in ("P", "PA", "1"):
         notes.append(
             "a palette was converted to RGB" if picture.mode != "1" else "1 bit was converted to 8"
@@ -224,22 +227,23 @@ def _converted(opened: Image.Image) -> Photo:
 
 
 def _sixteen(values: NDArray[Any]) -> NDArray[Any]:
-    """16 bits a channel, or 8 where that is all that mode I was used for."""
+    """Convert to uint16, or to uint8 if a picture of mode I has no value above 255."""
     if values.max(initial=0) <= 255 and values.dtype == np.int32:
         return values.clip(0, 255).astype(np.uint8)[..., None]
     return values.clip(0, 65535).astype(np.uint16)[..., None]
 
 
 def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
-    """Write a photo, whole or not at all; returns notes on what the format could not keep.
+    """Write a photo atomically; return a note on each thing that the format cannot keep.
 
     Parameters
     ----------
     photo : Photo
     path : Path
-        ``.png`` keeps all; ``.jpg`` has no transparency and loses digits.
+        The suffix selects the format. ``.png`` keeps everything, except that 16 bits are kept for
+        opaque gray only; ``.jpg`` is lossy and has no transparency.
     settings : str, optional
-        JSON that a PNG carries under "sfumato".
+        JSON to store in a PNG under the keyword "sfumato".
 
     Raises
     ------
@@ -286,9 +290,7 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
 
 
 def _said(photo: Photo, kind: str, settings: str | None) -> tuple[dict[str, Any], list[str]]:
-    """What Pillow is to write of texts, XMP and settings; and notes on what the format has no place
-    for.
-    """
+    """Pillow's arguments for texts, XMP and settings; and notes on what the format cannot hold."""
     extra: dict[str, Any] = {}
     texts = dict(photo.texts)
     if kind == "PNG":
@@ -309,7 +311,7 @@ def _said(photo: Photo, kind: str, settings: str | None) -> tuple[dict[str, Any]
 
 
 def _hold(picture: Image.Image, path: Path) -> None:
-    """Read a file back: what is in it must be what was to be written, value by value."""
+    """Read a file back and compare it with the written picture, value by value."""
     with image.unbounded(), Image.open(path) as written:
         written.load()
         same = (
@@ -322,7 +324,7 @@ def _hold(picture: Image.Image, path: Path) -> None:
 
 
 def side_by_side(before: Photo, after: Photo) -> Photo:
-    """Both at the size of the second, in 8 bits."""
+    """Return both photos side by side, at the size of the second and in 8 bits."""
     sides = []
     for photo in (before, after):
         values = (

@@ -1,7 +1,6 @@
-"""Data of any kind as rows of numbers: pictures, tables and documents, with labels where there are
-some.
+"""Read pictures, tables or documents as a data set, with labels if there are any.
 
-What cannot be read is skipped and listed, never fatal; a set with nothing usable gets one sentence.
+An item that cannot be read is skipped and listed; only too few usable rows are an error.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from sfumato.errors import DataError, OptionError, PictureError, unknown
 
 Kind = Literal["pictures", "numbers", "documents"]
 LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person", "y_train")
-# how the names of pyarrow's types begin
+# prefixes of pyarrow's names of numeric types
 NUMBERS = ("int", "uint", "halffloat", "float", "double", "decimal", "bool")
 TEXTS = ("text", "body", "document", "content")
 ARRAYS = ("images", "pictures", "x", "data", "x_train", "arr_0")
-SIDE = 32  # of a picture, in pixels, where the pictures differ in size and the user gives none
+SIDE = 32  # side in pixels of pictures that are large or differ in size, if no size is given
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,19 @@ class Table:
     ----------
     kind : {"pictures", "numbers", "documents"}
     rows : array, (N, d), float32
-        Pictures and numbers; pictures are 0 to 1. Empty for documents.
+        Values of pictures (0 to 1) or numbers; empty for documents.
     texts : list of str
         Documents.
     labels : array of str, (N,), or None
-        "" where a row has none.
+        Label of each row, "" for a row without one.
     shape : (C, H, W), optional
-        Of a picture.
+        Shape of a picture.
     test : array of bool, (N,), or None
-        The rows that the data set keeps for testing.
+        Whether a row belongs to the test split of the data set.
     skipped : list of str
         One sentence for each item that was left out.
     notes : list of str
-        One sentence for each encoding that was guessed and each column that is no data.
+        One sentence for each guessed encoding and each column that holds no data.
     """
 
     kind: Kind
@@ -70,7 +69,7 @@ class Table:
         return len(self.texts) if self.kind == "documents" else len(self.rows)
 
     def take(self, chosen: NDArray[Any]) -> Table:
-        """Some of the rows, by place or by a mask."""
+        """Select rows by index or by a boolean mask."""
         places = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         return replace(
             self,
@@ -88,14 +87,15 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
     ----------
     source : Path
     size : int, optional
-        Side in pixels that pictures are brought to; their own if all agree and are small.
+        Side in pixels of the pictures. By default their own size if it is small and the same for
+        all, else 32.
     label : str, optional
         Column or array that holds the labels.
 
     Raises
     ------
     DataError
-        If there is nothing usable, with the reason.
+        If the source cannot be read or has fewer than 3 usable rows; the message gives the reason.
     """
     if size is not None and not 4 <= size <= 512:
         raise OptionError(f"size {size} is not within 4 to 512 pixels")
@@ -123,7 +123,7 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
 
 
 def _usable(table: Table, source: Path) -> Table:
-    """Without rows that hold NaN, infinities or no text; with a sentence for each."""
+    """Drop rows with NaN, infinity or empty text, and list them as skipped."""
     documents = table.kind == "documents"
     good = np.array(
         [bool(t.strip()) for t in table.texts]
@@ -178,7 +178,7 @@ def _zip(path: Path, size: int | None) -> Table:
             texts = [n for n, ending in endings.items() if ending == ".txt"] if not names else []
             # into memory: nothing is unpacked, so a member's path cannot do harm
             held = {n: archive.read(n) for n in names or texts}
-    except Exception as error:  # whatever one of its compressions finds wrong
+    except Exception as error:  # each compression method has errors of its own
         raise DataError(f"{path} cannot be read as a zip file: {error}") from None
     if texts:
         labels = _labels(PurePosixPath(n).parent.name for n in texts)
@@ -195,14 +195,14 @@ def _pictures(
     size: int | None,
     test: NDArray[np.bool_] | None = None,
 ) -> Table:
-    """Decode all; gray if every picture is, of one size if they differ."""
+    """Decode all pictures to one size; keep one channel if every picture is gray."""
     kept: list[Image.Image] = []
     places, skipped, sizes = [], [], set()
     for k, sample in enumerate(samples):
         try:
             picture = image.read(sample.read())
             sizes.add(picture.size)
-            # one such, and all are made small: it need not be kept whole
+            # one large picture sets the side of all to SIDE, so it is reduced at once
             large = math.prod(picture.size) > 64 * 64
             kept.append(
                 image.crop_to(
@@ -228,7 +228,7 @@ def _pictures(
 def _stack(
     pixels: NDArray[Any], labels: NDArray[np.str_] | None, skipped: list[str] | None = None
 ) -> Table:
-    """(N, H, W, C) in 0 to 1 as rows."""
+    """Make a table of pictures (N, H, W, C) in [0, 1]."""
     n, tall, wide, channels = pixels.shape
     rows = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32).reshape(n, -1)
     return Table(
@@ -237,7 +237,7 @@ def _stack(
 
 
 def _labels(values: Iterable[Any]) -> NDArray[np.str_] | None:
-    """Labels as text; None if there are none, or only one."""
+    """Labels as text; None if there are fewer than two different ones."""
     found = np.array([word(v) for v in values], dtype=np.str_)
     return found if len(set(found.tolist()) - {""}) > 1 else None
 
@@ -250,7 +250,7 @@ def word(value: Any) -> str:
 
 
 def _numpy(path: Path, label: str | None) -> Table:
-    """The largest array of a ``.npy`` or ``.npz``, or the one with a usual name; and its labels."""
+    """Read the array with a usual name, else the largest, of a ``.npy`` or ``.npz``; and labels."""
     arrays = _arrays(path)
     lower = {name.lower(): name for name in arrays}
     largest = max(arrays, key=lambda name: arrays[name].size, default=None)
@@ -283,12 +283,12 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             if hasattr(loaded, "files"):
                 return {name: loaded[name] for name in loaded.files}
             return {"data": loaded}
-    except Exception as error:  # numpy raises what its parser, zip and zlib raise
+    except Exception as error:  # numpy passes on the errors of its parser, zip and zlib
         raise DataError(f"{path} cannot be read: {error}") from None
 
 
 def _channels_last(values: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Pictures (N, H, W, C), from (N, H, W) or, as PyTorch has them, (N, C, H, W)."""
+    """Convert pictures (N, H, W) or (N, C, H, W) to (N, H, W, C)."""
     if values.ndim == 3:
         values = values[..., None]
     if values.shape[-1] in (1, 3, 4):
@@ -302,7 +302,7 @@ def _channels_last(values: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def _idx(path: Path) -> Table:
-    """The files of MNIST; a test set beside them is marked as such."""
+    """Read idx files, such as MNIST's; rows of a test set beside the training set are marked."""
     parts = [
         path,
         *(
@@ -333,7 +333,7 @@ def _idx(path: Path) -> Table:
 
 
 def _columns(path: Path, size: int | None, label: str | None) -> Table:
-    """A parquet file of pictures, texts or numbers, or a csv file of texts or numbers."""
+    """Read a parquet file of pictures, texts or numbers, or a CSV file of texts or numbers."""
     table, notes = read_table(path)
     names = table.column_names
     if label and label not in names:
@@ -369,7 +369,7 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
 
 
 def _kept(table: Any) -> NDArray[np.bool_]:
-    """All rows but those whose column "split" says neither train nor test, where some do."""
+    """Mask of the rows whose column "split" is train, test or val; all rows if there are none."""
     if "split" not in table.column_names:
         return np.ones(table.num_rows, np.bool_)
     named = np.isin([str(s) for s in table["split"].to_pylist()], ["train", "test", "val"])
@@ -377,7 +377,7 @@ def _kept(table: Any) -> NDArray[np.bool_]:
 
 
 def _test_rows(table: Any) -> NDArray[np.bool_] | None:
-    """The rows whose column "split" says test; None if all or none do."""
+    """Mask of the rows whose column "split" is test or val; None if fewer than 2 or all are."""
     if "split" not in table.column_names:
         return None
     split = np.array([str(s) for s in table["split"].to_pylist()])

@@ -1,6 +1,4 @@
-"""Pictures with captions, from a folder, a parquet file or a WebDataset tar. Nothing is decoded
-here.
-"""
+"""List pictures and captions of a folder, a parquet file or a WebDataset tar, without decoding."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "webp", "bytes")
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "label")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TARS = (".tar", ".tar.gz", ".tgz")
-# folders that are no classes
+# folder names that are not class names
 SPLITS = frozenset(
     {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
 )
@@ -42,15 +40,15 @@ class Sample:
     Attributes
     ----------
     name : str
-        What to call it in a message.
+        Name of the picture in messages.
     captions : tuple of str
-        Alternatives of which one is drawn each time; empty if there is none.
+        Alternatives, of which one is sampled each time; empty if there is no caption.
     read : callable
         Returns the picture file's bytes.
     weight : float
-        How often it is drawn, against 1.
+        Sampling weight of the picture, relative to 1.
     path : Path, optional
-        Its file, where it has one of its own.
+        File of the picture; None for a picture in a table or an archive.
     """
 
     name: str
@@ -61,15 +59,16 @@ class Sample:
 
     @classmethod
     def of(cls, path: Path, folder: Path, captions: tuple[str, ...] = ()) -> Sample:
-        """A file in a folder; bytes of its name that are no UTF-8 are spelled out."""
+        """Make a sample of a file in a folder; bytes of its name that are not UTF-8 are escaped."""
         name = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
         return cls(name, captions, path.read_bytes, path=path)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The samples of a source, and a sentence for each caption that was guessed or has no
-    picture.
+    """The samples of a source, and notes.
+
+    A note is a sentence on a caption whose encoding was guessed or whose picture is missing.
     """
 
     samples: list[Sample]
@@ -79,10 +78,10 @@ class Scan:
 def find(source: Path) -> list[Sample]:
     """List the samples of a folder, ``.parquet`` file or ``.tar`` file.
 
-    A folder's captions come from ``metadata.jsonl``, ``.csv`` or ``.parquet`` in it or in a folder
-    of it (columns file_name and text or caption, as Hugging Face's datasets read them), else from a
-    ``.txt`` beside each picture, else from the name of the class folder that holds it. In a tar,
-    what has one name up to the first dot belongs together.
+    Captions of a folder come from ``metadata.jsonl``, ``.csv`` or ``.parquet`` in the folder or a
+    subfolder (columns file_name and text or caption, as Hugging Face's datasets read them). Without
+    metadata, they come from a ``.txt`` beside each picture, or else from the name of its class
+    folder. In a tar, files whose names agree up to the first dot belong together.
 
     Raises
     ------
@@ -93,7 +92,7 @@ def find(source: Path) -> list[Sample]:
 
 
 def scan(source: Path) -> Scan:
-    """The samples as :func:`find` lists them, with notes."""
+    """List samples as :func:`find` does, and return notes with them."""
     if not source.exists():
         raise DataError(
             f"{source} does not exist; give a folder of pictures, a .parquet or a .tar file"
@@ -119,7 +118,7 @@ def _captions(value: Any) -> tuple[str, ...]:
 
 
 def _caption_of(record: dict[str, Any]) -> tuple[str, ...]:
-    """The captions of a record, in the first column that is named as captions are."""
+    """The captions of a record, from the first of `CAPTION_COLUMNS` that it has."""
     return _captions(next((record[c] for c in CAPTION_COLUMNS if c in record), None))
 
 
@@ -144,7 +143,7 @@ def _scan_folder(folder: Path) -> Scan:
 
 
 class _Captions:
-    """The captions of metadata files, by the picture that each is for."""
+    """The captions of metadata files, by the name of their picture."""
 
     def __init__(self, folder: Path, tables: list[Path]) -> None:
         self.folder = folder
@@ -159,19 +158,19 @@ class _Captions:
         self.waiting = dict.fromkeys(self.rows)
 
     def take(self, path: Path) -> tuple[str, ...]:
-        """The captions of a picture; a name in other capitals counts where none is alike."""
+        """Return the captions of a picture, ignoring case if no name matches exactly."""
         name = _normal(path.relative_to(self.folder).as_posix())
         name = name if name in self.rows else self.folded.get(name.casefold(), name)
         self.waiting.pop(name, None)
         return self.rows.get(name, ())
 
     def left(self) -> list[str]:
-        """A sentence for each row whose picture was not found."""
+        """List a sentence for each row whose picture was not found."""
         return [f"{name} is named by the metadata, but is not there" for name in self.waiting]
 
 
 def _normal(name: str) -> str:
-    """A relative path in one form: composed letters, forward slashes, no dots."""
+    """Normalize a relative path: composed letters (NFC), forward slashes, no ``.`` or ``..``."""
     return posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
 
 
@@ -207,8 +206,9 @@ def _file_name(record: dict[str, Any], path: Path) -> str:
 
 
 def picture_column(table: Any) -> str | None:
-    """The column of a table that holds picture files, if one does: of bytes, and named as such
-    columns are.
+    """The column of a table that holds picture files, or None.
+
+    Its type is binary or a struct, and its name is one of `PICTURE_COLUMNS`.
     """
     kinds = "binary", "large_binary", "struct"
     return next(
@@ -245,7 +245,7 @@ def _cell_of(column: Any, row: int) -> bytes:
 
 
 def _weight(value: Any, path: Path, row: int) -> float:
-    """How often a row is drawn; 1 where the cell is empty."""
+    """The sampling weight of a row; 1 if the cell is empty."""
     try:
         weight = 1.0 if value is None else float(value)
     except (TypeError, ValueError):
@@ -256,7 +256,7 @@ def _weight(value: Any, path: Path, row: int) -> float:
 
 
 def cell(value: Any) -> bytes:
-    """The bytes of a picture file in a cell of a table: bytes, or a record that holds them."""
+    """The bytes of a picture file in a table cell: the cell itself, or its field "bytes"."""
     data = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(data, bytes):
         raise PictureError("the cell holds no picture bytes")
@@ -264,8 +264,9 @@ def cell(value: Any) -> bytes:
 
 
 def _scan_tar(path: Path) -> Scan:
-    """The samples of a WebDataset: what has one name up to the first dot of its base name belongs
-    together.
+    """The samples of a WebDataset.
+
+    Files in one folder whose base names agree up to the first dot belong together.
     """
     groups: dict[str, dict[str, bytes]] = {}
     try:
@@ -294,8 +295,10 @@ def _scan_tar(path: Path) -> Scan:
 
 
 def _tar_captions(parts: dict[str, bytes], inner: str) -> tuple[tuple[str, ...], str | None]:
-    """The captions beside a picture: of its own name, else of its key, else any; text before JSON.
-    And a note.
+    """Find the captions of a picture in its group, and a note if their encoding was guessed.
+
+    A file with the picture's own name comes first, then one with the group's key, then any other.
+    Every ``.txt`` comes before a ``.json``.
     """
     lower = {ending.lower(): content for ending, content in parts.items()}
     for kind in ("txt", "json"):

@@ -1,6 +1,4 @@
-"""Tables: parquet and CSV as pyarrow reads them, whatever delimiter, encoding or decimal sign a CSV
-has.
-"""
+"""Read parquet and CSV tables; detect the delimiter, encoding and decimal sign of a CSV."""
 
 from __future__ import annotations
 
@@ -23,15 +21,15 @@ SAMPLED = 50  # lines from which the delimiter is found
 
 
 def read_table(path: Path) -> tuple[Any, list[str]]:
-    """A .parquet, .csv or .tsv file as a pyarrow table, and notes on what was guessed or left out.
+    """Read a .parquet, .csv or .tsv file as a pyarrow table, with notes on guesses and omissions.
 
-    The columns of a table without names are f0, f1, ... A column without a name that counts the
-    rows is left out.
+    Columns of a table without a header are named f0, f1, ... An unnamed column that counts the rows
+    is left out.
 
     Raises
     ------
     DataError
-        If it cannot be read, has no rows, or several columns of one name.
+        If the file cannot be read, has no rows, or has several columns of the same name.
     """
     try:
         import pyarrow.csv
@@ -69,7 +67,7 @@ def _parse(text: str, delimiter: str, decimal: str) -> Any:
     import pyarrow.csv
 
     content = text.encode()
-    # one thread: those of pyarrow end a process that leaves early, with torch loaded, by SIGABRT
+    # one thread: with torch loaded, pyarrow's threads abort a process that exits early (SIGABRT)
     named = pyarrow.csv.ReadOptions(
         autogenerate_column_names=is_headless(text, delimiter), use_threads=False
     )
@@ -81,8 +79,10 @@ def _parse(text: str, delimiter: str, decimal: str) -> Any:
 
 
 def find_delimiter(text: str, usual: str) -> str:
-    """What separates the cells: the usual sign, unless it is in no line and another one is in all,
-    equally often.
+    """Find the delimiter of a table.
+
+    It is `usual`, unless the first line lacks that sign and another sign divides each of the first
+    lines into the same number of cells.
 
     Examples
     --------
@@ -117,7 +117,7 @@ def find_delimiter(text: str, usual: str) -> str:
 
 
 def _has_decimal_commas(column: Any) -> bool:
-    """Whether a column of text is of numbers such as 1,5."""
+    """Whether a text column holds numbers with a decimal comma, such as 1,5."""
     if not str(column.type).startswith(("string", "large_string")):
         return False
     values = [v for v in column.to_pylist() if v is not None]
@@ -130,9 +130,10 @@ def _counts_rows(column: Any) -> bool:
 
 
 def is_headless(text: str, delimiter: str) -> bool:
-    """Whether the first line of a table is a row of it, rather than the columns' names.
+    """Whether the first line of a table is a row rather than the column names.
 
-    Names may be numbers, too, but such as count up: 0, 1, 2, ..., or 2010, 2015, 2019 beside words.
+    Numbers count as names only if they are rising integers that are equally spaced (0, 1, 2, ...)
+    or stand beside words (region, 2010, 2015, 2019).
 
     Examples
     --------

@@ -17,7 +17,7 @@ TERMS = 2000  # most frequent words (Hinton & Salakhutdinov 2006)
 
 @dataclass(frozen=True)
 class Terms:
-    """A vocabulary and how much each of its words tells.
+    """A vocabulary with a weight for each word.
 
     Attributes
     ----------
@@ -25,7 +25,8 @@ class Terms:
     weights : tuple of float
         Inverse document frequency of each word.
     weighting : {"tf-idf", "log", "counts"}
-        Counts times `weights`, brought to length 1; log(1 + count); or counts as they are.
+        "tf-idf": counts times `weights`, normalized to length 1; "log": log(1 + count); "counts":
+        counts unchanged.
 
     Examples
     --------
@@ -40,12 +41,12 @@ class Terms:
 
     @classmethod
     def fit(cls, texts: list[str], size: int = TERMS, weighting: Weighting = "tf-idf") -> Terms:
-        """Learn the `size` most frequent words of texts, English stop words left out.
+        """Learn the `size` most frequent words of texts, without English stop words.
 
         Raises
         ------
         DataError
-            If there are none.
+            If the texts hold no such words.
         """
         counter = CountVectorizer(max_features=size, stop_words="english")
         try:
@@ -60,8 +61,9 @@ class Terms:
         )
 
     def known(self, text: str) -> float:
-        """The share of a text's words, English stop words left out, that are in the vocabulary; 1
-        for a text without words.
+        """Share of a text's words that are in the vocabulary; 1 for a text without words.
+
+        English stop words are not counted.
 
         Examples
         --------
@@ -73,7 +75,7 @@ class Terms:
         return sum(word in held for word in words) / len(words) if words else 1.0
 
     def __call__(self, texts: list[str]) -> Any:
-        """Sparse rows (N, words), float32; all zeros where a text has no known word."""
+        """Return sparse rows (N, words), float32; a text without known words gives zeros."""
         counts = CountVectorizer(vocabulary=list(self.words)).transform(texts).astype(np.float32)
         if self.weighting != "tf-idf":
             return counts.log1p() if self.weighting == "log" else counts

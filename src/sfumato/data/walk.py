@@ -1,4 +1,4 @@
-"""The files that a folder or an archive holds, hidden ones left out."""
+"""List the files of a folder, and recognize hidden files in archives."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path, PurePosixPath
 
 
 def files(folder: Path) -> list[Path]:
-    """All files in a folder and in its folders, in order. Links to folders are followed, but not in
-    circles.
+    """List all files in a folder and its subfolders, sorted.
 
-    What begins with a dot is left out: thumbnails, checkpoints and resource forks of other
-    programs. So are pipes, sockets and devices; a link that leads nowhere is kept, to be told of.
+    Links to folders are followed, each folder once. Names that begin with a dot are left out
+    (thumbnails, checkpoints and resource forks of other programs), and so are pipes, sockets and
+    devices. A broken link is kept, so that it is reported.
     """
     seen: set[str] = set()
     found: list[Path] = []
@@ -23,13 +23,14 @@ def files(folder: Path) -> list[Path]:
         seen.add(here)
         inner[:] = [name for name in inner if not name.startswith(".")]
         found += [Path(place) / name for name in names if not name.startswith(".")]
-    # no pipes, which would be waited for
+    # no pipes: reading one would block
     return sorted(path for path in found if path.is_file() or not path.exists())
 
 
 def hidden(name: str) -> bool:
-    """Whether a member of an archive is hidden: it, or a folder that holds it, begins with a dot or
-    is macOS's own.
+    """Whether a member of an archive is hidden.
+
+    A member is hidden if a part of its path begins with a dot or is ``__MACOSX``.
 
     Examples
     --------

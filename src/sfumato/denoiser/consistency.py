@@ -1,7 +1,6 @@
-"""Consistency with a measurement: from a denoiser of pictures to one of pictures that agree with
-what was observed.
+"""Data consistency: turn a denoiser into one whose estimates agree with a measurement.
 
-The one place where an axis meets another: a :class:`Linear` corruption, by protocol.
+Only here does one axis use another: a :class:`Linear` corruption, by protocol.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from sfumato.types import Denoise, Linear
 
 
 def consistent(denoise: Denoise, corruption: Linear, y: Tensor) -> Denoise:
-    """``D + A+ (y - A D)``: what was measured is kept, the rest is the denoiser's (Wang et al.
-    2022, arXiv:2212.00490, equation 10).
+    """Return the denoiser ``D + A+ (y - A D)``: the measured part is kept, the rest comes from
+    ``D`` (Wang et al. 2022, arXiv:2212.00490, equation 10).
 
-    Any sampler then fills, colorizes and enlarges, and ends with ``A x = y``.
+    With it, any sampler fills, colorizes and enlarges, and its result satisfies ``A x = y``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The denoiser: any network, preconditioned."""
+"""The denoiser: a network with preconditioning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sfumato.types import Condition, Network
 
 
 class Denoiser(nn.Module):
-    """``D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)``: noisy in, clean estimate out.
+    """``D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)``: noisy picture to denoised estimate.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class Denoiser(nn.Module):
     times : Times, optional
         Discrete times of the network; Stable Diffusion's by default.
     sigma_data : float
-        Standard deviation of the clean data (row "edm").
+        Standard deviation of the clean data (for "edm").
 
     Examples
     --------
@@ -47,17 +47,17 @@ class Denoiser(nn.Module):
         self.kind, self.times, self.sigma_data = kind, times or Times.from_betas(), sigma_data
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        """The four numbers at noise levels (B,), in float64; computed on the CPU for a device
-        without it.
+        """Return the four coefficients at noise levels (B,), in float64; on MPS, which lacks
+        float64, they are computed on the CPU.
         """
         exact = (sigma.cpu() if sigma.device.type == "mps" else sigma).double()
         return PRECONDITIONS[self.kind](exact, self.times.to_time, self.sigma_data)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """(B, C, h, w), (B,), condition -> (B, C, h, w) estimate of the clean picture, of the dtype
-        of `x`.
+        """Estimate the clean picture (B, C, h, w) from `x` (B, C, h, w) and `sigma` (B,), in the
+        dtype of `x`.
         """
-        # a network without parameters works as its input is
+        # a network without parameters works in the dtype of its input
         dtype = next(self.parameters(), x).dtype
         if self.kind == "direct":  # 0 x + 1 F(1 x): the network alone
             return self.network(
@@ -70,12 +70,12 @@ class Denoiser(nn.Module):
         raw = self.network(
             (scale * x).to(dtype), c.c_noise.float().to(x.device), condition.to(dtype=dtype)
         ).to(x.dtype)
-        # A network may predict the variance, too (Nichol & Dhariwal 2021): only the mean is used.
+        # A network may also predict the variance (Nichol & Dhariwal 2021): only the mean is used.
         return skip * x[:, : raw.shape[1]] + out * raw
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """Loss weight (B,) that makes ``weight |D - x0|^2`` the network's own squared error: ``1 /
-        c_out^2``.
+        """Return the loss weights ``1 / c_out^2`` (B,), which turn ``weight |D - x0|^2`` into the
+        squared error of the network's own output.
         """
         return (
             (1 / self.coefficients(sigma).c_out.square().clamp_min(1e-12)).float().to(sigma.device)
@@ -83,7 +83,7 @@ class Denoiser(nn.Module):
 
 
 def prediction(kind: str) -> str:
-    """Our name of diffusers' ``prediction_type``.
+    """Translate diffusers' ``prediction_type`` to our name.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Guidance: follow the condition more than the network does by itself."""
+"""Classifier-free guidance, and a denoiser that switches to another."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ def guided(
     *,
     rescale: float = 0.0,
 ) -> Denoise:
-    """Classifier-free guidance, ``D- + scale (D+ - D-)`` (Ho & Salimans 2022, arXiv:2207.12598,
-    equation 6).
+    """Apply classifier-free guidance, ``D- + scale (D+ - D-)`` (Ho & Salimans 2022,
+    arXiv:2207.12598, equation 6).
 
     Parameters
     ----------
     denoiser : Denoiser
     condition, negative : Condition
-        What to follow and what to turn away from; with a scale of 1, or no negative, one evaluation
-        suffices.
+        Conditions to follow and to move away from. With a scale of 1, or without a negative, one
+        evaluation suffices.
     scale : float
-        1 is the network by itself; 7.5 is common for Stable Diffusion.
+        1 turns guidance off; 7.5 is common for Stable Diffusion.
     rescale : float, 0 to 1
-        How far the result's deviation is pulled back to that of the unguided one (Lin et al. 2023,
-        arXiv:2305.08891, equations 15-16), taken on the network's own prediction.
+        How far the standard deviation of the guided prediction is moved back to that of the
+        prediction for `condition` (Lin et al. 2023, arXiv:2305.08891, equations 15-16). It is
+        applied to the network's own output.
 
     Returns
     -------
@@ -49,10 +50,10 @@ def guided(
 
 
 def switched(first: Denoise, second: Denoise, sigma: float) -> Denoise:
-    """The first denoiser above a noise level, the second from there on down.
+    """Use the first denoiser above noise level `sigma`, and the second from `sigma` down.
 
-    What is laid out early, the composition, follows the first; what is drawn late, the details,
-    the second (as prompt editing of the Stable Diffusion web UI).
+    The composition, which forms early, follows the first; the details, which form late, follow the
+    second (like prompt editing in the Stable Diffusion web UI).
     """
     top = sigma * (1 + 1e-6)
 
@@ -74,8 +75,8 @@ def _rescaled(
 
 
 def _join(a: Condition, b: Condition) -> Condition:
-    """Both conditions in one batch; the shorter text's chunks are repeated to the length of the
-    longer.
+    """Join both conditions to one batch; the shorter text's chunks are repeated to the length of
+    the longer text.
     """
     tokens = None
     if a.tokens is not None and b.tokens is not None:

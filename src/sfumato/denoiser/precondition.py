@@ -1,8 +1,8 @@
-"""Preconditioning: what a network predicts, as four numbers per noise level.
+"""Preconditioning: a network's kind of prediction, as four coefficients per noise level.
 
-Every denoiser of the field is ``D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)`` (Karras et al.
-2022, arXiv:2206.00364, equation 7) in the frame ``x = x0 + sigma n``. The six rows differ in the
-coefficients only.
+All common denoisers have the form ``D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)`` (Karras et
+al. 2022, arXiv:2206.00364, equation 7) for ``x = x0 + sigma n``. The six rows of `PRECONDITIONS`
+differ in the coefficients only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sfumato.errors import unknown
 
 
 class Coefficients(NamedTuple):
-    """The four numbers per noise level, each (B,)."""
+    """The four coefficients per noise level, each (B,)."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -49,8 +49,8 @@ class Times:
         *,
         zero_snr: bool = False,
     ) -> Times:
-        """Noise levels of a variance-preserving process, ``sigma = sqrt((1 - a) / a)``, a the
-        running product of 1 - beta.
+        """Compute the noise levels ``sigma = sqrt((1 - a) / a)`` of a variance-preserving process,
+        where a is the cumulative product of 1 - beta.
 
         Parameters
         ----------
@@ -74,11 +74,13 @@ class Times:
         if zero_snr:
             root = alphas.sqrt()
             alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-            alphas[-1] = 2.0**-24  # not quite zero: a level must stay finite in the sigma frame
+            alphas[-1] = 2.0**-24  # not quite zero, so that sigma stays finite
         return cls(((1 - alphas) / alphas).sqrt())
 
     def to_time(self, sigmas: Tensor) -> Tensor:
-        """Fractional times of noise levels, interpolated in log sigma and clamped to the table."""
+        """Return the fractional times of noise levels, interpolated in log sigma and clamped to the
+        table.
+        """
         logs = self.sigmas.log().to(sigmas.device)
         log = sigmas.to(torch.float64).clamp_min(1e-20).log()
         high = torch.searchsorted(logs, log.contiguous()).clamp(1, len(logs) - 1)
@@ -91,7 +93,7 @@ ToTime = Callable[[Tensor], Tensor]
 
 
 def direct(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
-    """The network's output is the clean picture, its input the picture as it is: a plain denoising
+    """The network maps the unscaled noisy picture to the clean picture: a plain denoising
     autoencoder.
     """
     one = torch.ones_like(sigma)
@@ -118,7 +120,7 @@ def x0(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
 
 
 def edm(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
-    """Input, target and training loss of unit variance at every level (Karras et al. 2022, table
+    """Input, target and training loss have unit variance at every level (Karras et al. 2022, table
     1).
     """
     total = sigma**2 + sigma_data**2

@@ -1,10 +1,10 @@
-"""The network that repairs photographs in one step: plain 3x3 convolutions on three scales, told
-what is known.
+"""The restorer: a network of 3x3 convolutions on three scales that restores photos in one step.
 
-It works on a picture shuffled to half its size (Shi et al. 2016, arXiv:1609.05158; FFDNet, Zhang et
-al. 2018, arXiv:1710.04026), on the scales of DRUNet (Zhang et al. 2021, arXiv:2008.13751): residual
-blocks without norms or biases, so that what it does scales with its input. On a CPU such
-convolutions run in bfloat16 nearer to the roof than any other layer.
+Besides the picture it gets planes that tell what is known. The picture is pixel-unshuffled to half
+its size (Shi et al. 2016, arXiv:1609.05158; FFDNet, Zhang et al. 2018, arXiv:1710.04026). The
+scales follow DRUNet (Zhang et al. 2021, arXiv:2008.13751): residual blocks without norms or biases,
+so that the output scales with the input. On a CPU in bfloat16, such convolutions come closer to
+peak speed than any other layer.
 """
 
 from __future__ import annotations
@@ -18,31 +18,33 @@ from torch import Tensor, nn
 from sfumato.config import Config
 from sfumato.types import Condition
 
-# 1 where the pixel and its color were measured; 1 / factor of enlarging; JPEG's quality / 100
+# 1 where the pixel is known; 1 where its color is known; 1 / the factor of enlarging; JPEG quality
+# / 100
 PLANES = ("known", "color", "detail", "quality")
-# pixels of a window, and around it: more than a bundled network sees, so windows change nothing
+# side of a window and margin around it, in pixels: the margin exceeds the receptive field of the
+# bundled networks, so windows do not change the result
 TILE, MARGIN = 640, 96
-# the eight ways to lay a square; the first is as it is
+# the eight symmetries of a square; the first is the identity
 VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
-# halvings over which hidden pixels are interpolated, and the margin for a network that begins so
+# halvings for the interpolation of hidden pixels, and the margin for a network that starts from it
 REACH, FILLS_MARGIN = 5, 192
 
 
 def restorer_planes(
     known: Tensor, color: float = 1.0, detail: float = 1.0, quality: float = 1.0
 ) -> Tensor:
-    """The planes (B, 4, H, W) that tell a restorer what is known.
+    """Build the planes (B, 4, H, W) that tell a restorer what is known.
 
     Parameters
     ----------
     known : Tensor, (B, 1, H, W)
         1 where a pixel was measured, else 0.
     color : float
-        0 if the picture is gray and shall have color.
+        0 if the picture is gray and is to be colorized, else 1.
     detail : float
-        1 / the factor that it was enlarged by.
+        1 / the factor by which the picture was enlarged.
     quality : float
-        Of its JPEG, divided by 100.
+        JPEG quality of the picture, divided by 100.
 
     Examples
     --------
@@ -57,15 +59,17 @@ def restorer_planes(
 def self_ensemble(
     answer: Callable[..., Tensor], views: Sequence[tuple[int, bool]], *pictures: Tensor
 ) -> Tensor:
-    """The mean of answers to pictures turned and mirrored, brought back: what is wrong with them
-    differs from view to view.
+    """Average the outputs for turned and mirrored pictures, each turned back, as errors differ from
+    view to view.
 
     Parameters
     ----------
     answer : callable
-        From pictures (B, C, h, w) or (B, C, w, h), as many as are given, to one of that size.
+        Function of as many pictures as are given, (B, C, h, w) or (B, C, w, h); it returns one
+        picture of that size.
     views : sequence of (int, bool)
-        Quarter turns, and whether it is mirrored before; some of `VIEWS`.
+        Number of quarter turns, and whether the picture is mirrored first; a selection from
+        `VIEWS`.
     pictures : Tensor, (B, C, h, w)
 
     References
@@ -90,25 +94,25 @@ def self_ensemble(
 
 
 class RestorerConfig(Config):
-    """``config.json`` of a restorer."""
+    """Config of a restorer, in its ``config.json``."""
 
     channels: int = 3
     widths: tuple[int, ...] = (64, 128, 176)  # of the features at 1/2, 1/4, 1/8 of the size
-    # residual blocks on each scale, on the way down and on the way up; one number for all, or one
-    # each
+    # residual blocks per scale, on the way down and on the way up: one number for all scales, or
+    # one for each
     blocks: int | tuple[int, ...] = 2
-    # group norms, for what is guessed from the meaning of a picture rather than from its pixels
+    # group norms, for predictions that depend on the content of a picture more than on its pixels
     normed: bool = False
-    # makes hidden pixels alone, from what interpolates known ones near them; known pixels stay as
-    # they are
+    # predicts hidden pixels only, starting from an interpolation of known ones; known pixels stay
+    # unchanged
     fills: bool = False
-    # answers where the damage is, one channel in [-1, 1], in place of the picture without it
+    # predicts where the damage is, one channel in [-1, 1], instead of the restored picture
     finds: bool = False
 
 
 def interpolated(x: Tensor, known: Tensor, levels: int = REACH) -> Tensor:
-    """Hidden pixels from known ones: shrunk over what is known until it closes, and grown again
-    (pull-push, Gortler et al. 1996).
+    """Interpolate hidden pixels by pull-push (Gortler et al. 1996): known pixels are averaged at
+    lower and lower resolutions, which are then upsampled into the holes.
 
     Parameters
     ----------
@@ -116,7 +120,7 @@ def interpolated(x: Tensor, known: Tensor, levels: int = REACH) -> Tensor:
         Sides are multiples of ``2**levels``.
     known : Tensor, (B, 1, H, W), in [0, 1]
     levels : int
-        Halvings: a pixel further than about ``2**levels`` from any known one becomes 0.
+        Number of halvings; a pixel further than about ``2**levels`` from any known one becomes 0.
 
     Examples
     --------
@@ -154,8 +158,8 @@ def _conv(a: int, b: int) -> nn.Conv2d:
 
 
 class Restorer(nn.Module):
-    """Damaged picture, noise level and planes in; the clean picture out: a network of the row
-    ``direct``.
+    """Network from a damaged picture, its noise level and planes to the clean picture, for the
+    preconditioning ``direct``.
 
     Parameters
     ----------
@@ -201,8 +205,8 @@ class Restorer(nn.Module):
             self.tail.weight.mul_(0.01)
 
     def channels_last(self) -> Restorer:
-        """The same network with its weights laid out as the fastest kernels of convolutions want
-        them.
+        """Convert the weights to the channels-last memory format, in place, for the fastest
+        convolution kernels; return the network.
         """
         for weights in self.parameters():
             if weights.ndim == 4:
@@ -211,12 +215,14 @@ class Restorer(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Sides are filled up to a multiple of this."""
+        """Sides are padded to a multiple of this."""
         return int(2 ** max(len(self.config.widths), REACH * self.config.fills))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """(B, C, H, W), sigma (B,) or of each pixel (B, 1, H, W), planes (B, 4, H, W) or none where
-        all is known -> (B, C, H, W), or (B, 1, H, W) of a finder.
+        """Restore `x` (B, C, H, W); with ``finds`` in the config, return (B, 1, H, W).
+
+        `c_noise` is sigma per picture (B,) or per pixel (B, 1, H, W). Without ``condition.planes``
+        (B, 4, H, W), everything counts as known.
         """
         joined, planes = self._joined(x, c_noise, condition)
         size = x.shape[-2:]
@@ -231,11 +237,11 @@ class Restorer(nn.Module):
         change: Tensor = F.pixel_shuffle(self.tail(self._features(joined)), 2)
         change = change[..., : size[0], : size[1]]
         if self.config.finds:
-            return (change / 2).tanh()  # as a share, 0 to 1, the logistic function of the change
+            return (change / 2).tanh()  # rescaled to 0 to 1: the logistic function of the change
         return x + (1 - planes[:, :1]) * change if self.config.fills else x + change
 
     def _joined(self, x: Tensor, c_noise: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """All that the first layer sees, filled up to a multiple of its strides; and the planes."""
+        """Return the input of the first layer, padded to `multiple`, and the planes."""
         size = x.shape[-2:]
         planes = (
             x.new_ones(len(x), len(PLANES), *size)
@@ -251,7 +257,7 @@ class Restorer(nn.Module):
         return joined, planes
 
     def _features(self, joined: Tensor) -> Tensor:
-        """The features at half the size that the last layer reads."""
+        """Compute the input of the last layer: features at half the size."""
         h = self.head(F.pixel_unshuffle(joined, 2))
         skips = []
         for k, stage in enumerate(self.down):

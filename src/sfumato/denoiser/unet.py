@@ -1,8 +1,8 @@
-"""The U-Net of Stable Diffusion 1, 2, inpaint, the x4 upscaler and XL, and of diffusion without a
-text, from one config.
+"""The U-Net of Stable Diffusion 1, 2 and XL, of its inpainting models and x4 upscaler, and of
+diffusion models without text.
 
-Parameter names and config keys are diffusers' ``UNet2DConditionModel``, so its checkpoints load as
-they are; those of ``UNet2DModel`` by way of :class:`PlainUNetConfig`.
+Parameter names and config keys are those of diffusers' ``UNet2DConditionModel``, so its checkpoints
+load unchanged; those of ``UNet2DModel`` load through :class:`PlainUNetConfig`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ UpType = Literal["CrossAttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]
 
 
 class UNetConfig(Config):
-    """``unet/config.json``. A key of diffusers that we support in one form only has that form as
-    its type.
+    """Config in ``unet/config.json``. If only one value of a diffusers key is supported, that value
+    is the key's type.
     """
 
     sample_size: int | None = None
@@ -65,7 +65,7 @@ class UNetConfig(Config):
 
     center_input_sample: Literal[False] = False
     mid_block_type: Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"] = "UNetMidBlock2DCrossAttn"
-    downsample_padding: Literal[0, 1] = 1  # 0: one row and column at the far ends only
+    downsample_padding: Literal[0, 1] = 1  # 0: pad only right and bottom, by one
     mid_block_scale_factor: Literal[1] = 1
     dropout: Literal[0] = 0
     act_fn: Literal["silu"] = "silu"
@@ -94,8 +94,8 @@ class UNetConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, data: Any) -> Any:
-        """Without the notes of how weights were averaged, which some released configs (SD XL
-        inpainting) hold.
+        """Drop the keys about weight averaging, which some released configs (SD XL inpainting)
+        have.
         """
         return (
             {k: v for k, v in data.items() if k not in AVERAGING}
@@ -122,14 +122,14 @@ class UNetConfig(Config):
         return many if isinstance(many, int) else many[level]
 
     def only_cross(self, level: int) -> bool:
-        """Whether the first attention of a level's blocks looks at the text, too."""
+        """Whether the first attention of a level's blocks is also cross-attention to the text."""
         many = self.only_cross_attention
         return many if isinstance(many, bool) else many[level]
 
 
 class PlainUNetConfig(Config):
     """``unet/config.json`` of diffusers' ``UNet2DModel``: the U-Net of Ho et al. 2020
-    (arXiv:2006.11239), which sees no text.
+    (arXiv:2006.11239), which has no text input.
     """
 
     sample_size: int | None = None
@@ -143,7 +143,7 @@ class PlainUNetConfig(Config):
     )
     block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
     layers_per_block: int = 2
-    attention_head_dim: int | None = 8  # channels of a head, here; None: one head
+    attention_head_dim: int | None = 8  # here the channels per head; None: one head
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
@@ -167,7 +167,7 @@ class PlainUNetConfig(Config):
     num_class_embeds: None = None
 
     def network(self) -> UNetConfig:
-        """The same network as a :class:`UNetConfig`."""
+        """Return the config of the same network as a :class:`UNetConfig`."""
         shared = self.model_dump(
             include=UNetConfig.model_fields.keys() & type(self).model_fields.keys(),
             exclude={"dropout"},
@@ -180,8 +180,8 @@ class PlainUNetConfig(Config):
 
 
 class _Block(nn.Module):
-    """Resnets, each followed by attention if the level has any. The three kinds of level differ
-    only in their ends.
+    """Residual blocks, each followed by attention if the level has any. The subclasses add skip
+    connections and resampling.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class _Block(nn.Module):
     takes_only_cross = True
 
     def attend(self, index: int, x: Tensor, condition: Condition) -> Tensor:
-        """The attention behind a resnet, or nothing where the level has none."""
+        """Apply the attention after a residual block; `x` is unchanged if the level has none."""
         if not hasattr(self, "attentions"):
             return x
         out: Tensor = self.attentions[index](x, condition.tokens, condition.watch)
@@ -297,7 +297,7 @@ class _Up(_Block):
         self.upsamplers = None if level == 0 else nn.ModuleList([Upsample(width)])
 
     def forward(self, x: Tensor, skips: list[Tensor], time: Tensor, condition: Condition) -> Tensor:
-        """Take one skip from the end of `skips` per layer; grow to the size of the next one."""
+        """Take one skip from the end of `skips` per layer; upsample to the next skip's size."""
         for i, resnet in enumerate(self.resnets):
             x = self.attend(i, resnet(torch.cat([x, skips.pop()], dim=1), time), condition)
         if self.upsamplers is None:
@@ -307,7 +307,7 @@ class _Up(_Block):
 
 
 class UNet(nn.Module):
-    """A U-Net that maps noisy latents, a noise level and a condition to its raw prediction.
+    """A U-Net from noisy latents, a noise level and a condition to the raw prediction.
 
     Parameters
     ----------
@@ -355,8 +355,8 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def embed(self, c_noise: Tensor, condition: Condition) -> Tensor:
-        """The time embedding (B, 4 w0), with the condition's vector added and SiLU applied once for
-        all blocks.
+        """Return the time embedding (B, 4 w0) plus that of the condition's vector; SiLU is applied
+        once for all blocks.
         """
         config = self.config
         waves = sinusoids(
@@ -373,8 +373,8 @@ class UNet(nn.Module):
         return F.silu(time)
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """(B, C, h, w), (B,), condition -> (B, out_channels, h, w); ``condition.planes`` are joined
-        to `x`.
+        """(B, C, h, w), (B,), condition -> (B, out_channels, h, w); ``condition.planes`` are
+        concatenated to `x`.
         """
         time = self.embed(c_noise, condition)
         x = self.conv_in(x if condition.planes is None else torch.cat([x, condition.planes], dim=1))

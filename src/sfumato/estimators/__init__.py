@@ -1,8 +1,8 @@
-"""PCA, LSA and autoencoders with scikit-learn's interface: rows (N, d) in, codes (N, k) out, numpy
-both ways.
+"""PCA, LSA and autoencoders with scikit-learn's interface: numpy rows (N, d) to codes (N, k) and
+back.
 
 ``score`` is the same for all three, so that they can be compared: the negative squared
-reconstruction error of a row, summed over its values, as mean over the rows.
+reconstruction error, summed over the values of a row and averaged over the rows.
 """
 
 from sfumato.estimators.autoencoder import Autoencoder as Autoencoder

@@ -1,4 +1,4 @@
-"""Autoencoders as an estimator."""
+"""Autoencoders as a scikit-learn estimator."""
 
 from __future__ import annotations
 
@@ -34,39 +34,38 @@ class Autoencoder(Reducer):
     Parameters
     ----------
     n_components : int
-        Codes per row.
+        Code length.
     kind : {"deep", "conv"}
         Fully connected layers, or convolutions over pictures of `shape`.
     layers : tuple of int
         Deep: hidden widths. Conv: channels after each halving.
     shape : (C, H, W), optional
-        Of the picture that a row is; by default a line of d values.
+        Shape of the picture in a row; by default a line of d values.
     loss : {"squared", "cross_entropy"}
-        Cross-entropy is for values between two bounds, as black and white.
+        Cross-entropy is for values between two bounds, such as black and white.
     corruption : str
-        As :func:`sfumato.parse` reads it, for values scaled to [-1, 1] by the range of the data:
-        "noise:25", "mask:0.3".
+        String form for :func:`sfumato.parse`, such as "noise:25" or "mask:0.3". It applies to
+        values scaled to [-1, 1] by the range of the data.
     epochs : int
-        Passes over the rows, or rather as many draws of random batches.
+        Passes over the rows. They set the number of batches, whose rows are sampled at random.
     batch_size : int or "auto"
-        Auto is a fiftieth of the rows, within 16 to 256.
+        "auto" is a fiftieth of the number of rows, limited to 16 to 256.
     learning_rate : float
     weight_decay : float
     dtype : {"auto", "float32", "bfloat16", "float16"}
-        Of mixed-precision training; auto is bfloat16 where the device is fast at it. Codes are
-        computed in the
-        precision of the rows.
+        Dtype of mixed-precision training; "auto" is bfloat16 if the device is fast at it. Codes are
+        computed in the precision of the rows.
     device : str
     random_state : int, RandomState or None
     warm_start : bool
-        Whether :meth:`fit` goes on from the weights that are there.
+        Whether :meth:`fit` continues from the current weights.
     verbose : bool
         Print a line of progress per epoch.
 
     Notes
     -----
-    Training lets the process keep the memory that it frees (glibc's ``mallopt``), which spares a
-    tenth of the time.
+    During training the process keeps freed memory (glibc's ``mallopt``), which saves a tenth of the
+    time.
 
     Examples
     --------
@@ -136,7 +135,7 @@ class Autoencoder(Reducer):
         return self._train(self._check(X, reset=fresh), self.epochs, fresh=fresh)
 
     def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
-        """Train on these rows for one epoch more; the first call sets the scale of the values."""
+        """Train on these rows for one more epoch; the first call sets the scale of the values."""
         self._validate_params()
         fresh = not hasattr(self, "space_")
         return self._train(self._check(X, reset=fresh), 1, fresh=fresh)
@@ -167,14 +166,14 @@ class Autoencoder(Reducer):
         return self
 
     def _range(self, rows: Rows) -> tuple[float, float]:
-        """The values that become -1 and 1."""
+        """Return the values that are scaled to -1 and 1."""
         low, high = float(rows.min()), float(rows.max())
         sparse = scipy.sparse.issparse(rows)
         present = rows.nnz if sparse else np.count_nonzero(rows)
         counts = low == 0 and present < math.prod(rows.shape) / 2
         if self.shape is None and self.loss == "squared" and counts:
-            # zero is the middle of the frame, which is what a mask leaves, so a masked word is an
-            # absent one
+            # zero becomes the middle of [-1, 1], the value of masked entries, so a masked word is
+            # an absent one
             low = -high
         return low, max(high, low + max(1e-12, 1e-6 * abs(low)))
 
@@ -187,7 +186,7 @@ class Autoencoder(Reducer):
             batch=batch,
             learning_rate=self.learning_rate,
             warmup=min(100, steps // 10),
-            # a rate that falls to zero for so long makes an average of the weights needless
+            # with such a long decay of the rate to zero, averaging the weights is not needed
             cooldown=0.6,
             weight_decay=self.weight_decay,
             ema_decay=0,
@@ -213,7 +212,7 @@ class Autoencoder(Reducer):
                 f"shape {shape} has {math.prod(shape)} values, the rows have {columns}"
             )
         output = "sigmoid" if self.loss == "cross_entropy" else "linear"
-        with SEEDING, torch.random.fork_rng():  # the seed is the whole process's: one at a time
+        with SEEDING, torch.random.fork_rng():  # the seed is global: one thread at a time
             torch.manual_seed(seed)
             if self.kind == "conv":
                 space: AutoencoderSpace = ConvAutoencoder(
@@ -237,11 +236,11 @@ class Autoencoder(Reducer):
 
     @property
     def n_components_(self) -> int:
-        """Codes per row."""
+        """Code length."""
         return self.space_.config.codes
 
     def _framed(self, rows: Rows) -> Tensor:
-        """Rows in the frame [-1, 1]; by torch, which does it on all cores."""
+        """Scale rows to [-1, 1]; done in torch, which uses all cores."""
         low, high = self.range_
         return (
             torch.from_numpy(np.require(dense(rows), requirements=["C", "W"]))
@@ -268,10 +267,10 @@ class Autoencoder(Reducer):
         return (rows + 1) * ((high - low) / 2) + low
 
     def _space_in(self, dtype: torch.dtype) -> AutoencoderSpace:
-        """The space in the precision of the rows, so that float64 rows give float64 codes that do
-        not depend on their neighbors.
+        """Return the space in the precision of the rows, so that float64 rows give float64 codes
+        that do not depend on the rest of the batch.
 
-        A copy, where that is another: being used changes no estimator.
+        It is a copy if the precision differs, so the estimator itself stays unchanged.
         """
         return (
             self.space_
@@ -299,7 +298,7 @@ class Autoencoder(Reducer):
         space.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})
         try:
             device = choose_device(self.device)
-        except OptionError:  # fitted on a machine that had another
+        except OptionError:  # fitted on a machine with another device
             device = choose_device("auto")
         self.space_, self.n_steps_ = space.eval().to(device), state["steps"]
         self.range_ = state["range"][0], state["range"][1]

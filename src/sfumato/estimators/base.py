@@ -1,4 +1,4 @@
-"""What the estimators share: scikit-learn's checks, both transforms, the score, and files."""
+"""Base of the estimators: scikit-learn's checks, both transforms, the score, save and load."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH = 4096  # rows that are encoded at once
 
 
 class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """What the three estimators share: checks, both transforms, the score, files."""
+    """Base of the three estimators: input checks, both transforms, the score, save and load."""
 
     accepts_sparse: ClassVar[bool] = False
     n_features_in_: int
@@ -50,7 +50,7 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         )
 
     def transform(self, X: Rows) -> NDArray[Any]:  # noqa: N803
-        """Rows (N, d) to codes (N, k), in the precision of the rows."""
+        """Encode rows (N, d) as codes (N, k), in the precision of the rows."""
         check_is_fitted(self)
         rows = self._check(X, reset=False)
         return np.concatenate(
@@ -58,7 +58,7 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         )
 
     def inverse_transform(self, X: Rows) -> NDArray[Any]:  # noqa: N803
-        """Codes (N, k) to rows (N, d)."""
+        """Decode codes (N, k) to rows (N, d)."""
         check_is_fitted(self)
         codes = np.asarray(X)
         if codes.dtype not in FLOATS:
@@ -73,8 +73,8 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         )
 
     def score(self, X: Rows, y: Any = None) -> float:  # noqa: N803
-        """Negative squared reconstruction error, summed over the columns, mean over the rows. The
-        best score is 0.
+        """Return the negative squared reconstruction error, summed over the columns and averaged
+        over the rows. The best score is 0.
         """
         check_is_fitted(self)
         rows = self._check(X, reset=False)
@@ -108,7 +108,7 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "state": self._state(),
         }
         described = {"estimator": type(self).__name__, "params": params, "fitted": fitted}
-        # numpy's numbers, tuples
+        # the default converts numpy scalars and tuples
         text = json.dumps(
             described,
             indent=2,
@@ -121,7 +121,7 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what :meth:`save` wrote.
+        """Read an estimator that :meth:`save` wrote.
 
         Raises
         ------
@@ -159,6 +159,6 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
 
 def dense(rows: Rows) -> NDArray[Any]:
-    """Rows as a plain array."""
+    """Return rows as a dense array."""
     out: NDArray[Any] = rows.toarray() if scipy.sparse.issparse(rows) else np.asarray(rows)
     return out

@@ -15,7 +15,7 @@ from sfumato.space.pca import SPARE, WIDE, LinearSpace, Moments, Sketch, randomi
 
 
 class _Linear(Reducer):
-    """PCA and LSA, which differ in whether rows are centered."""
+    """Base of PCA and LSA, which differ only in whether rows are centered."""
 
     centered: ClassVar[bool]
     _sums: Moments | Sketch
@@ -50,11 +50,11 @@ class _Linear(Reducer):
         return self._add(rows)
 
     def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
-        """Take more rows into account.
+        """Update the fit with more rows.
 
-        After the last ones the result is that of one exact fit on all. Of more than 5,000 columns,
-        and after a randomized fit or from a file, only the leading directions are kept between
-        calls.
+        The result equals one exact fit on all rows, with three exceptions: more than 5,000 columns,
+        a randomized fit before, or an estimator from a file. Then only the leading directions are
+        kept between calls.
         """
         self._validate_params()
         first = not hasattr(self, "_sums")
@@ -75,7 +75,7 @@ class _Linear(Reducer):
         return self
 
     def _enough(self, rows: Rows) -> int:
-        """How many components are wanted of all the rows there will be."""
+        """Return the number of components to compute if these are all rows."""
         most = min(rows.shape)
         if self.n_components is not None and self.n_components > most:
             raise ValueError(
@@ -95,14 +95,12 @@ class _Linear(Reducer):
 
     @property
     def space_(self) -> LinearSpace:
-        """The fitted space; solved when it is first asked for, so that a stream of partial fits
-        costs sums alone.
-        """
+        """The fitted space, solved on first access, so that partial fits only update sums."""
         return self._sums.solve(self._count()) if hasattr(self, "_sums") else self._space
 
     @property
     def n_components_(self) -> int:
-        """Codes per row."""
+        """Code length."""
         return len(self.space_.components)
 
     @property
@@ -122,11 +120,11 @@ class _Linear(Reducer):
 
     @property
     def explained_variance_ratio_(self) -> NDArray[np.float64]:
-        """Share of the whole variance (k,), 0 to 1."""
+        """Share of the total variance along each direction (k,), 0 to 1."""
         return self.space_.variances / max(self.space_.total, np.finfo(float).tiny)
 
     def _encode(self, rows: Rows) -> NDArray[Any]:
-        # first: the difference of large codes loses digits
+        # center first: the difference of large codes loses digits
         centered = rows - self.mean_.astype(rows.dtype) if self.centered else rows
         codes: NDArray[Any] = np.asarray(centered @ self.components_.astype(rows.dtype).T)
         return codes
@@ -155,16 +153,16 @@ class _Linear(Reducer):
 
 
 class PCA(_Linear):
-    """Principal components (Pearson 1901), exact from one pass over any number of rows.
+    """Principal component analysis (Pearson 1901), exact in one pass over any number of rows.
 
     Parameters
     ----------
     n_components : int, optional
-        Codes per row; all by default.
+        Code length; by default the smaller number of rows or columns.
     solver : {"auto", "exact", "randomized"}
-        Exact takes memory for d x d numbers; auto turns to randomized above 5,000 columns.
+        "exact" takes memory for d x d numbers; "auto" uses "randomized" above 5,000 columns.
     random_state : int, RandomState or None
-        Of the randomized solver.
+        Seed of the randomized solver.
 
     Examples
     --------
@@ -178,8 +176,8 @@ class PCA(_Linear):
 
 
 class LSA(_Linear):
-    """Latent semantic analysis: the truncated SVD of term counts (Deerwester et al. 1990); sparse
-    rows welcome.
+    """Latent semantic analysis: the truncated SVD of term counts (Deerwester et al. 1990). Rows can
+    be sparse.
 
     Parameters
     ----------

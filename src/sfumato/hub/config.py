@@ -1,6 +1,4 @@
-"""What a model folder says of itself besides its networks: the scheduler config, and our own
-defaults.
-"""
+"""The scheduler's config in a model folder, and our own defaults."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from sfumato.errors import ConfigError
 from sfumato.sampler.registry import sampler_name
 from sfumato.sampler.schedule import Rule, shaped, spaced
 
-# Keys that tune a sampler we choose ourselves, or a remedy for pixels that latent models do not
+# Keys that tune a sampler, which we choose ourselves, or clip pixels, which latent models do not
 # use.
 IGNORED = frozenset(
     "clip_sample clip_sample_range dynamic_thresholding_ratio sample_max_value skip_prk_steps"
@@ -27,7 +25,7 @@ IGNORED = frozenset(
     "timestep_type"
     " sigma_min sigma_max disable_corrector solver_p predict_x0 timestep_scaling rho".split()
 )
-# Keys that are taken in one form only, as another would walk another way than we do.
+# Keys of which only one value is supported, as other values would give other trajectories.
 ONLY: dict[str, Any] = {
     "thresholding": False,
     "use_flow_sigmas": False,
@@ -35,11 +33,11 @@ ONLY: dict[str, Any] = {
     "algorithm_type": "dpmsolver++",
     "shift_terminal": None,
 }
-# the other classes space by linspace
+# classes whose default spacing is "leading"; that of the others is "linspace"
 LEADING = frozenset(
     {"DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"}
 )
-# of the classes of these samplers
+# rules of the scheduler classes of these samplers
 RULES: dict[str, Rule] = {
     "dpmpp_2m": "solver",
     "dpmpp_2m_sde": "solver",
@@ -49,8 +47,8 @@ RULES: dict[str, Rule] = {
 
 
 class SchedulerConfig(Config):
-    """``scheduler/scheduler_config.json``: the training process, and how the checkpoint likes its
-    steps spaced.
+    """Config in ``scheduler/scheduler_config.json``: the training process, and the spacing of steps
+    that the checkpoint asks for.
     """
 
     num_train_timesteps: int = Field(1000, ge=2)
@@ -62,21 +60,21 @@ class SchedulerConfig(Config):
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
     steps_offset: int = 0
     rescale_betas_zero_snr: bool = False
-    set_alpha_to_one: bool = True  # False: a walk ends at the first noise level, not at zero
+    set_alpha_to_one: bool = True  # False: sampling ends at the lowest noise level, not at zero
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
-    # a solver's last step is of first order: UniPC's always, the others' below 15 steps
+    # the last step of a solver is of first order: always for UniPC, below 15 steps for the others
     lower_order_final: bool = True
-    euler_at_final: bool = False  # it always is
+    euler_at_final: bool = False  # True: the last step is of first order, except for UniPC
     use_karras_sigmas: bool | None = False
     use_exponential_sigmas: bool | None = False
     use_beta_sigmas: bool | None = False
-    # of LCMScheduler: the steps that its network was distilled from
+    # for LCMScheduler: the number of steps that its network was distilled with
     original_inference_steps: int = Field(50, ge=1)
     sampler: str = "dpmpp_2m"  # ours: from the class name
 
     @classmethod
     def from_file(cls, data: Mapping[str, Any], source: str) -> SchedulerConfig:
-        """Read diffusers' form, in which defaults depend on the class."""
+        """Read a config of diffusers, whose defaults depend on the scheduler class."""
         kind = str(data.get("_class_name", "DDIMScheduler"))
         stochastic = data.get("algorithm_type") == "sde-dpmsolver++"
         wrong = [
@@ -98,7 +96,7 @@ class SchedulerConfig(Config):
 
     @property
     def kind(self) -> str:
-        """Our name of what the network predicts."""
+        """Our name of the network's kind of prediction."""
         return prediction(self.prediction_type)
 
     def times(self) -> Times:
@@ -113,22 +111,22 @@ class SchedulerConfig(Config):
 
     @property
     def rule(self) -> Rule:
-        """How the sampler's class understands "linspace" and "leading"."""
+        """How the sampler's scheduler class implements "linspace" and "leading"."""
         return RULES.get(self.sampler, "all")
 
     def first_order_end(self, sampler: str, steps: int) -> bool:
-        """Whether the last of so many steps by `sampler` is of first order, as its class of
-        diffusers has it.
+        """Return whether the last of `steps` steps of `sampler` is of first order, as in its
+        diffusers class.
         """
         return (self.lower_order_final and (sampler == "unipc" or steps < 15)) or (
             self.euler_at_final and sampler != "unipc"
         )
 
     def default_sigmas(self, table: Tensor, steps: int, sampler: str) -> Tensor:
-        """Noise levels (steps + 1,) spaced as the checkpoint asks.
+        """Return noise levels (steps + 1,), spaced as the checkpoint's config asks.
 
-        The walk ends at zero, except that DDIM and DDPM follow ``set_alpha_to_one`` and all follow
-        ``final_sigmas_type``.
+        They end at zero, except that DDIM and DDPM follow ``set_alpha_to_one``, and all samplers
+        follow ``final_sigmas_type``.
         """
         levels = spaced(
             table,
@@ -152,13 +150,11 @@ class SchedulerConfig(Config):
 
 
 class Defaults(Config):
-    """``sfumato.json`` in a model folder: what to use where the user says nothing. All of it is
-    optional.
-    """
+    """A model's default options, from ``sfumato.json`` in its folder. All keys are optional."""
 
     steps: int = Field(20, ge=1)
     guidance_scale: float = 7.5
-    best_of: int = Field(1, ge=1, le=64)  # tries per picture; more than one needs a matcher
+    best_of: int = Field(1, ge=1, le=64)  # candidates per picture; more than one needs a matcher
     size: tuple[int, int] | None = None  # width, height; the U-Net's sample size if absent
     needs_prompt: bool = False
     style: str | None = None

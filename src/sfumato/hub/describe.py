@@ -1,4 +1,4 @@
-"""What is in a model, without loading it."""
+"""Describe a model without loading it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sfumato.space.kl import AutoencoderConfig
 
 
 def describe(name: str) -> dict[str, Any]:
-    """A model's size, licence, styles and digest, from its files."""
+    """Return a model's size, licence, styles and digest, read from its files."""
     if name in restorers() or (
         (Path(name) / "config.json").exists() and not (Path(name) / "model_index.json").exists()
     ):

@@ -1,6 +1,4 @@
-"""Files of a model: safetensors and JSON in, networks out. Nothing is unpickled and nothing is
-fetched.
-"""
+"""Build networks from safetensors and JSON files, without unpickling or downloading."""
 
 from __future__ import annotations
 
@@ -18,13 +16,13 @@ from torch import Tensor, nn
 
 from sfumato.errors import ModelError
 
-VARIANTS = ("", ".fp16", ".bf16", ".non_ema")  # the first that is there is read
+VARIANTS = ("", ".fp16", ".bf16", ".non_ema")  # the first that exists is read
 WEIGHTS = tuple(
     f"{name}{variant}.safetensors"
     for name in ("diffusion_pytorch_model", "model")
     for variant in VARIANTS
 )
-INDEX = ".index.json"  # of weights in several files
+INDEX = ".index.json"  # suffix of an index of weights in several files
 PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 M = TypeVar("M", bound=nn.Module)
 C = TypeVar("C")
@@ -45,7 +43,7 @@ def filled(
 ) -> M:
     """Build a network without random initialization and load `weights`.
 
-    `weights` is emptied, so that no weight is held twice.
+    `weights` is emptied, so that no weight is in memory twice.
     """
     network = outline(kind, settings, source)
     fill(network, weights, source, dtype)
@@ -53,12 +51,12 @@ def filled(
 
 
 def outline(kind: Callable[[C], M], settings: C, source: str) -> M:
-    """A network without weights, on the meta device.
+    """Build a network without weights, on the meta device.
 
     Raises
     ------
     ModelError
-        If the numbers of its config do not go together.
+        If the values of its config do not fit together.
     """
     try:
         with torch.device("meta"):
@@ -68,14 +66,14 @@ def outline(kind: Callable[[C], M], settings: C, source: str) -> M:
 
 
 def decoded_in(dtype: torch.dtype) -> torch.dtype:
-    """What an autoencoder is computed in: half precision overflows in the decoder of Stable
-    Diffusion, bfloat16 does not.
+    """Return the dtype for an autoencoder: float16 becomes float32, as it overflows in the decoder
+    of Stable Diffusion.
     """
     return torch.float32 if dtype == torch.float16 else dtype
 
 
 def fill(network: nn.Module, weights: dict[str, Tensor], source: str, dtype: torch.dtype) -> None:
-    """Put weights in place by name; names and shapes must agree exactly."""
+    """Load weights into a network by name; names and shapes must agree exactly."""
     weights = {
         _modern(k): weights.pop(k).to(dtype)
         for k in list(weights)
@@ -118,7 +116,7 @@ OLD_NAMES = {
 
 
 def _modern(name: str) -> str:
-    """Names of the VAE's attention as written since 2023."""
+    """Translate old names of the VAE's attention weights to those used since 2023."""
     for old, new in OLD_NAMES.items():
         if ".attentions." in name:
             name = name.replace(old, new)
@@ -126,17 +124,19 @@ def _modern(name: str) -> str:
 
 
 def _squeezed(value: Tensor, shape: torch.Size | None) -> Tensor:
-    """Old files store the VAE's linear layers as 1x1 convolutions."""
+    """Convert 1x1 convolutions to matrices: old files store the VAE's linear layers as
+    convolutions.
+    """
     return value[..., 0, 0] if shape is not None and value.ndim == len(shape) + 2 else value
 
 
 def weight_file(folder: Path) -> Path:
-    """The safetensors file of a component's folder, or the index of several.
+    """Return the safetensors file in a component's folder, or the index of several files.
 
     Raises
     ------
     ModelError
-        If there is none, naming a pickle that is there instead.
+        If there is none; the message names a pickle found instead.
     """
     for name in (*WEIGHTS, *(name + INDEX for name in WEIGHTS)):
         if (folder / name).exists():
@@ -147,8 +147,8 @@ def weight_file(folder: Path) -> Path:
 
 
 def shards(path: Path) -> list[Path]:
-    """The files that hold weights: a safetensors file itself, or those that an index names, which
-    lie beside it.
+    """Return the files that hold weights: a safetensors file itself, or the files that an index
+    names, in its folder.
     """
     if not path.name.endswith(INDEX):
         return [path]
@@ -166,7 +166,7 @@ def shards(path: Path) -> list[Path]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, or of those that an index names."""
+    """Read all tensors of a safetensors file, or of the files that an index names."""
     try:
         return {name: value for part in shards(path) for name, value in load_file(part).items()}
     except (SafetensorError, OSError) as error:
@@ -176,7 +176,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
+    """Read a JSON object from a file."""
     try:
         data = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
@@ -189,19 +189,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def in_pixels(index: Mapping[str, Any]) -> bool:
-    """Whether a model's index names no autoencoder."""
+    """Return whether a model works in pixels: its index names no autoencoder."""
     return not any(index.get("vae") or ())
 
 
 def part(folder: Path, name: str) -> Path:
-    """Where a part of a model is: in its own folder, or beside the index, as in the oldest models
-    of one network.
+    """Return the folder of a model's component: its own, or that of the index, as in the oldest
+    models with one network.
     """
     return folder / name if (folder / name).is_dir() else folder
 
 
 def fingerprint(*networks: nn.Module) -> str:
-    """SHA-256 of all weights of some networks, in their order."""
+    """Return the SHA-256 of all weights of the networks, in their order."""
     sum_ = hashlib.sha256()
     for network in networks:
         for value in network.state_dict().values():
@@ -210,8 +210,8 @@ def fingerprint(*networks: nn.Module) -> str:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or over those of the files that an index names; read once, until they
-    change.
+    """Return the SHA-256 of a file, or of the digests of the files that an index names; cached
+    until a file changes.
     """
     if path.name.endswith(INDEX):
         return hashlib.sha256("".join(digest(part) for part in shards(path)).encode()).hexdigest()
@@ -220,7 +220,7 @@ def digest(path: Path) -> str:
 
 
 def digest_of_texts(folder: Path) -> str:
-    """SHA-256 of the small files of a folder, its JSON and lists of words."""
+    """Return the SHA-256 of the .json and .txt files of a folder."""
     sum_ = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".txt")):
         sum_.update(path.name.encode() + b"\0" + path.read_bytes())

@@ -49,7 +49,7 @@ PIPELINES = frozenset(
     f"StableDiffusion{kind}Pipeline"
     for kind in ("", "Img2Img", "Inpaint", "XL", "XLImg2Img", "XLInpaint")
 )
-# a U-Net on pixels, without a text
+# a U-Net on pixels, without text
 PLAIN = frozenset({"DDPMPipeline", "DDIMPipeline", "PNDMPipeline"})
 
 
@@ -60,7 +60,7 @@ class Model:
     Attributes
     ----------
     name : str
-        What the user called it.
+        Name as the user gave it.
     weights : Path
         The file that holds the U-Net.
     denoiser : Denoiser
@@ -71,10 +71,9 @@ class Model:
     path : Path
         The model's folder or file.
     loras : dict of str to str
-        The LoRAs that were added to the weights, as they were asked for, and digests of their
-        files.
+        The LoRAs merged into the weights, as the user named them, with digests of their files.
     student : str
-        Digest of the LoRA that makes it walk in a few steps; empty without it.
+        Digest of the LoRA for sampling in a few steps; empty without it.
     """
 
     name: str
@@ -90,7 +89,7 @@ class Model:
 
     @functools.cached_property
     def matcher(self) -> Matcher | None:
-        """What tells how well a picture matches a text, if the model has one."""
+        """The network that scores how well a picture matches a text, or None."""
         folder = self.path / "matcher"
         if not (folder / "config.json").exists():
             return None
@@ -107,9 +106,7 @@ class Model:
 
     @functools.cached_property
     def upscaler(self) -> Denoiser | None:
-        """What makes a picture four times as large (:mod:`sfumato.tasks.upscale`), if the model
-        has it.
-        """
+        """The denoiser for enlarging four times (:mod:`sfumato.tasks.upscale`), or None."""
         folder = self.path / "upscaler"
         if not (folder / "config.json").exists():
             return None
@@ -135,10 +132,10 @@ class Model:
     def guided(
         self, condition: Condition, negative: Condition, scale: float, *, rescale: float = 0.0
     ) -> Denoise:
-        """The denoiser under guidance (:func:`sfumato.denoiser.guidance.guided`).
+        """Return the denoiser with guidance (:func:`sfumato.denoiser.guidance.guided`).
 
-        In pixels its estimates are kept within [-1, 1]: the mean of pictures cannot leave it
-        (``clip_sample`` in diffusers).
+        In pixel space its estimates are clipped to [-1, 1], as the mean of pictures lies in this
+        range (``clip_sample`` in diffusers).
         """
         denoise = guided(self.denoiser, condition, negative, scale, rescale=rescale)
         return (
@@ -154,7 +151,7 @@ class Model:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of a picture where the user gives none."""
+        """Default width and height of a picture."""
         side = (self.network.config.sample_size or 64) * self.space.config.factor
         return self.defaults.size or (side, side)
 
@@ -172,7 +169,7 @@ class Model:
 
     @property
     def parts(self) -> dict[str, str]:
-        """The beginnings of the digests of the other files that a picture depends on, by part."""
+        """Shortened digests of the other files that a picture depends on, by component."""
         added = {f"lora {name}": sha256[:16] for name, sha256 in self.loras.items()}
         added |= {"student": self.student[:16]} if self.student else {}
         if not self.path.is_dir():
@@ -194,24 +191,24 @@ class Model:
 
 
 def bundled() -> list[str]:
-    """Names of the models that came with the package."""
+    """Return the names of the models that come with the package."""
     return sorted(p.parent.name for p in BUNDLED.glob("*/model_index.json"))
 
 
 def is_model(name: str | Path) -> bool:
-    """Whether a name is that of a text-to-image model, bundled or a folder or a checkpoint."""
+    """Return whether a name is a text-to-image model: a bundled one, a folder or a checkpoint."""
     path = Path(name)
     there = (path / "model_index.json").exists() or path.suffix == ".safetensors"
     return str(name) in bundled() or there
 
 
 def restorers() -> list[str]:
-    """Names of the restorers that came with the package."""
+    """Return the names of the restorers that come with the package."""
     return sorted(p.parent.name for p in BUNDLED.glob("*/config.json"))
 
 
 def restorer_folder(name: str | Path) -> Path:
-    """The folder of a bundled restorer, or of one of the user's own that holds one."""
+    """Return the folder of a bundled restorer, or the user's own folder with a restorer."""
     folder = BUNDLED / name if str(name) in restorers() else Path(name)
     if not (folder / "config.json").exists():
         raise ModelError(
@@ -222,7 +219,7 @@ def restorer_folder(name: str | Path) -> Path:
 
 
 def resolve(name: str) -> Path:
-    """The folder of a bundled name, or the folder or file of a path that is a model."""
+    """Return the path of a model: the folder of a bundled name, or a model's folder or file."""
     if name in bundled():
         return BUNDLED / name
     path = Path(name)
@@ -261,20 +258,21 @@ def load(
     device : str
         ``auto``, ``cpu``, ``cuda``, ``mps``.
     dtype : str
-        ``auto``, ``float32``, ``bfloat16``, ``float16``; of the networks' weights and activations.
-        ``auto`` is float32 on a CPU, as bfloat16 changes pictures by more than they vary otherwise.
+        ``auto``, ``float32``, ``bfloat16`` or ``float16``, for the networks' weights and
+        activations. ``auto`` is float32 on a CPU, as bfloat16 changes pictures visibly.
     loras : sequence of str
-        Files or folders of LoRAs, each with how strongly it is added behind a colon, as
-        ``mine/:0.8``; 1 if absent.
+        Files or folders of LoRAs, each with an optional scale after a colon, such as ``mine/:0.8``;
+        the default scale is 1.
     fast : bool
-        Add the LoRA in the model's folder ``fast/``, with which it walks in a few unguided steps.
+        Merge the LoRA in the model's folder ``fast/``, which allows sampling in a few steps without
+        guidance.
 
     Raises
     ------
     ModelError
         If files are missing, cut short, or do not fit their config.
     ConfigError
-        If a config asks for what is not supported, by key.
+        If a key or value in a config is not supported; the message names the key.
     """
     name = str(name)
     path = resolve(name)
@@ -299,7 +297,7 @@ def load(
 
 
 def with_student(model: Model) -> Model:
-    """Add a model's student (:mod:`sfumato.train.student`) to its weights, in place; returns the
+    """Merge a model's student (:mod:`sfumato.train.student`) into its weights, in place; return the
     model with the student's own defaults.
     """
     folder = model.path / STUDENT
@@ -319,7 +317,7 @@ def with_student(model: Model) -> Model:
 
 
 def with_loras(model: Model, loras: Sequence[str]) -> Model:
-    """Add LoRAs to a model's weights, in place; returns the model with their digests."""
+    """Merge LoRAs into a model's weights, in place; return the model with their digests."""
     digests = dict(model.loras)
     for asked in loras:
         name, scale = lora_scale(asked)
@@ -329,7 +327,7 @@ def with_loras(model: Model, loras: Sequence[str]) -> Model:
 
 
 def _folder(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
-    """The parts of a model in diffusers' layout."""
+    """Read the parts of a model in diffusers' layout."""
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") in PLAIN:
         return _plain(folder, name, dtype)
@@ -359,7 +357,7 @@ def _folder(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
 
 
 def _plain(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
-    """The parts of a model of pixels alone."""
+    """Read the parts of a model on pixels, without text."""
     unet, scheduler = part(folder, "unet"), part(folder, "scheduler")
     config = PlainUNetConfig.read(
         read_json(unet / "config.json"), str(unet / "config.json")
@@ -379,7 +377,7 @@ def _plain(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
 
 
 def _pixels(network: UNet, name: str) -> Pixels:
-    """The space of a model without an autoencoder."""
+    """Return the pixel space of a model without an autoencoder."""
     channels = network.config.out_channels
     if channels not in (1, 3):
         raise ModelError(

@@ -1,9 +1,9 @@
-"""LoRA: small files that change a model's layers (Hu et al. 2021, arXiv:2106.09685).
+"""LoRA: low-rank updates of a model's layers, in small files (Hu et al. 2021, arXiv:2106.09685).
 
-A layer's weight W becomes ``W + scale (alpha / rank) B A``, with A of few rows and B of few
-columns. The change is added once, when a model is loaded, so it costs nothing afterwards. Read are
-the names of diffusers and PEFT (``unet.….lora_A.weight``), those of diffusers before
-(``.lora.down.weight``), and kohya's (``lora_unet_….lora_down.weight``); written are PEFT's.
+A layer's weight W becomes ``W + scale (alpha / rank) B A``, where A has few rows and B few columns.
+The update is merged once, when a model is loaded, so it costs nothing afterwards. Files may have
+the names of diffusers and PEFT (``unet.….lora_A.weight``), of older diffusers
+(``.lora.down.weight``) or of kohya (``lora_unet_….lora_down.weight``); PEFT's names are written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sfumato.hub.files import PICKLES, read_weights
 from sfumato.hub.names import unet_name
 from sfumato.runtime import atomic
 
-FILE = "pytorch_lora_weights.safetensors"  # what diffusers looks for in a folder
+FILE = "pytorch_lora_weights.safetensors"  # the file that diffusers looks for in a folder
 FORMAT = re.compile(
     r"(?P<layer>.+?)(?:\.lora_(?P<peft>A|B)|\.lora[._](?P<old>down|up))\.weight|"
     r"(?P<scaled>.+)\.alpha"
@@ -35,7 +35,7 @@ FORMAT = re.compile(
 
 @dataclass(frozen=True)
 class Change:
-    """What is added to one layer.
+    """Low-rank update of one layer.
 
     Attributes
     ----------
@@ -50,14 +50,15 @@ class Change:
     alpha: float
 
     def of(self, weight: Tensor) -> Tensor:
-        """The change of a weight, in its shape and float32."""
+        """Return the update of a weight, in the weight's shape and in float32."""
         rank = self.down.shape[0]
         product = self.up.float().flatten(1) @ self.down.float().flatten(1)
         return (self.alpha / rank) * product.reshape(weight.shape)
 
 
 def lora_file(path: Path | str) -> Path:
-    """The file of a LoRA: itself, or in a folder the one of diffusers' name or the only one.
+    """Return the file of a LoRA: `path` itself, or in a folder the file with diffusers' name, else
+    the only .safetensors file.
 
     Raises
     ------
@@ -79,7 +80,7 @@ def lora_file(path: Path | str) -> Path:
 
 
 def lora_scale(asked: str) -> tuple[str, float]:
-    """A LoRA's path, and the number behind its last colon.
+    """Split the name of a LoRA into its path and the scale after the last colon, 1 if absent.
 
     Examples
     --------
@@ -91,12 +92,12 @@ def lora_scale(asked: str) -> tuple[str, float]:
 
 
 def read_lora(path: Path) -> dict[str, Change]:
-    """The changes in a file, by the layer's name as the file has it.
+    """Read the low-rank updates in a file, by layer name as in the file.
 
     Raises
     ------
     ModelError
-        If it cannot be read, or holds other things than LoRA's.
+        If the file cannot be read, or does not hold a LoRA.
     """
     parts: dict[str, dict[str, Tensor]] = {}
     weights = read_weights(path)
@@ -126,7 +127,7 @@ def read_lora(path: Path) -> dict[str, Change]:
 
 
 def _alphas(path: Path) -> dict[str, float]:
-    """The alpha of each part, as PEFT notes it in the file."""
+    """Read the alpha of each component from PEFT's metadata in the file."""
     try:
         with safe_open(path, "pt") as opened:
             noted = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
@@ -178,13 +179,13 @@ def merge(network: UNet, encoders: Sequence[TextEncoder], path: Path, scale: flo
 
 
 def _plain(name: str) -> str:
-    """A layer's name in letters that all spellings share."""
+    """Normalize a layer's name to a form that all spellings share."""
     name = re.sub(r"\.processor\.(to_\w+?)(_lora)?$", r".\1", name)
     return re.sub(r"^lora_te_", "lora_te1_", name).replace(".", "_")
 
 
 def _layers(network: UNet, encoders: Sequence[TextEncoder]) -> Iterator[tuple[str, nn.Module]]:
-    """The layers of a model under each of their spellings."""
+    """Yield the layers of a model under every spelling of their names."""
     for name, layer in _weighted(network):
         yield f"unet_{name}".replace(".", "_"), layer
         yield f"lora_unet_{name}".replace(".", "_"), layer
@@ -206,7 +207,7 @@ def _weighted(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def save_lora(changes: Mapping[str, Change], path: Path) -> None:
-    """Write changes of U-Net layers under PEFT's names, as diffusers opens them, in float16."""
+    """Write low-rank updates of U-Net layers in float16, with PEFT's names."""
     weights = {}
     for name, change in changes.items():
         scaled = change.up * (change.alpha / change.down.shape[0])

@@ -1,4 +1,4 @@
-"""How single-file checkpoints name their weights, in terms of ours."""
+"""Translation of our weight names to those of single-file checkpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Text:
-    """A text encoder inside a file: where it is, and whether its names are OpenCLIP's."""
+    """A text encoder inside a file: its prefix, its config, and whether names are OpenCLIP's."""
 
     prefix: str
     config: CLIPTextConfig
@@ -28,7 +28,7 @@ class Text:
 
 
 def replaced(name: str, table: dict[str, str]) -> str:
-    """The name with each pattern of a table replaced."""
+    """Replace each pattern of a table in a name."""
     for ours, theirs in table.items():
         name = re.sub(ours, theirs, name)
     return name
@@ -58,7 +58,7 @@ UNET_ENDS = {
 
 
 def unet_name(name: str, config: UNetConfig) -> str:
-    """The name of a U-Net weight in the original code, which numbers layers through all levels.
+    """Return the name of a U-Net weight in the original code, which numbers layers across levels.
 
     Examples
     --------
@@ -97,8 +97,8 @@ VAE_NAMES = {
 
 
 def vae_name(name: str, config: AutoencoderConfig) -> str:
-    """The name of an autoencoder's weight in the original code, which counts the decoder's levels
-    from the finest.
+    """Return the name of an autoencoder's weight in the original code, which counts the decoder's
+    levels from the finest.
 
     Examples
     --------
@@ -130,8 +130,8 @@ OPEN_CLIP = {
 
 
 def clip_weights(weights: dict[str, Tensor], part: Text, source: str) -> dict[str, Tensor]:
-    """A text encoder's weights under our names; OpenCLIP keeps q, k and v in one and its projection
-    transposed.
+    """Return a text encoder's weights under our names; OpenCLIP stores q, k and v in one weight and
+    the projection transposed.
     """
     out = {}
     for name, theirs in names_of(
@@ -148,7 +148,7 @@ def clip_weights(weights: dict[str, Tensor], part: Text, source: str) -> dict[st
 
 
 def weight_of(weights: dict[str, Tensor], name: str, source: str) -> Tensor:
-    """A weight of a file by its name."""
+    """Return a weight of a file by its name."""
     if name not in weights:
         raise ModelError(f"{source} lacks weight {name}")
     return weights[name]
@@ -157,7 +157,7 @@ def weight_of(weights: dict[str, Tensor], name: str, source: str) -> Tensor:
 def names_of(
     kind: Callable[[C], nn.Module], config: C, translate: Callable[[str, C], str]
 ) -> list[tuple[str, str]]:
-    """Our names of a network's weights, each with the file's."""
+    """Return a pair of our name and the file's name for each weight of a network."""
     with torch.device("meta"):
         ours = kind(config).state_dict()
     return [(k, translate(k, config)) for k in ours]

@@ -1,4 +1,4 @@
-"""Write a model folder that diffusers and we ourselves open."""
+"""Write model folders that both diffusers and this package can open."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.runtime import atomic
 from sfumato.space.kl import AutoencoderKL
 
-DIFFUSERS = "0.31.0"  # the oldest version whose layout this is
+DIFFUSERS = "0.31.0"  # the oldest version with this layout
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
+    """Write a JSON object, atomically."""
     with atomic(path) as scratch:
         scratch.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
 
@@ -90,8 +90,8 @@ CLASSES = {
 
 
 def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
-    """Write the scheduler under the name of diffusers' class for its sampler; DPM-Solver++(2M) for
-    those that have none there.
+    """Write the scheduler's config with diffusers' class for its sampler; without an entry in
+    `CLASSES` it is DPM-Solver++.
     """
     always = {
         "num_train_timesteps",
@@ -121,7 +121,7 @@ def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
 
 def save_index(folder: Path, defaults: Defaults, *, pixels: bool = False) -> None:
     """Write ``model_index.json`` and ``sfumato.json``. Call it last: the index marks the folder as
-    complete. In pixels it has no ``vae/``.
+    complete. With `pixels` the model has no ``vae/``.
     """
     write_json(folder / "sfumato.json", defaults.model_dump(mode="json", exclude_defaults=True))
     parts = {

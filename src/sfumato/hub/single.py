@@ -1,10 +1,10 @@
 """Single-file checkpoints of Stable Diffusion 1, 2 and XL: all networks in one safetensors file,
 without a config.
 
-The file names its weights as the original code does ("latent diffusion", and OpenCLIP for the
-larger text encoders). Each of our names is translated into theirs and looked up, so a weight that
-is missing is known by name. What is not in the file (the config, CLIP's vocabulary) follows from
-the family, which the shapes of two weights tell.
+Weights have the names of the original code ("latent diffusion", and OpenCLIP for the larger text
+encoders). Each of our names is translated and looked up, so an error can name a missing weight. The
+config and CLIP's vocabulary are not in the file; they follow from the model family, which the
+shapes of two weights identify.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from sfumato.space.pixels import Pixels
 C = TypeVar("C")
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 TELLING = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-# marks of Playground 2.5 and of CosXL
+# weights that only Playground 2.5 and CosXL have
 ODD = frozenset({"edm_mean", "edm_std", "edm_vpred.sigma_max"})
 SHAPES = {
     "width": f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
@@ -43,7 +43,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model is made of, before it is put on a device."""
+    """The parts of a model, before they are moved to a device."""
 
     weights: Path
     unet: UNet
@@ -56,7 +56,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Family:
-    """What all checkpoints of a family share."""
+    """The configs that all checkpoints of a family share."""
 
     name: str
     unet: UNetConfig
@@ -85,7 +85,7 @@ CLIP_G = CLIPTextConfig(
     projection_dim=1280,
     with_projection=True,
 )
-# Width of the text that the U-Net attends to -> family. SD 2 holds 24 layers of which the last is
+# Width of the text states in cross-attention -> family. The last of the 24 layers in SD 2's file is
 # not used.
 FAMILIES = {
     768: Family(
@@ -130,12 +130,12 @@ FAMILIES = {
 
 
 def read(path: Path, dtype: torch.dtype = torch.float32) -> Parts:
-    """Open a checkpoint, its weights in `dtype`.
+    """Open a checkpoint with its weights in `dtype`.
 
     Raises
     ------
     ModelError
-        If the file is cut short, is of no family that is known here, or lacks a weight.
+        If the file is truncated, belongs to no known family, or lacks a weight.
     """
     family, notes = identify(path)
     weights, name = {_plain(k): v for k, v in read_weights(path).items()}, str(path)
@@ -171,7 +171,7 @@ def read(path: Path, dtype: torch.dtype = torch.float32) -> Parts:
 
 
 def _check_whole(path: Path, family: Family, weights: Mapping[str, Tensor]) -> None:
-    """Refuse a file that lacks a part, or whose network was trained in another frame."""
+    """Raise an error if a file lacks a part, or its network uses another noise scaling."""
     for prefix, what in ((VAE, "autoencoder"), (family.texts[0].prefix, "text encoder")):
         if not any(k.startswith(prefix) for k in weights):
             raise ModelError(
@@ -183,7 +183,7 @@ def _check_whole(path: Path, family: Family, weights: Mapping[str, Tensor]) -> N
         )
 
 
-OTHERS = {  # how a name of a weight tells what a file is that is no checkpoint; the first that fits
+OTHERS = {  # other kinds of file, by patterns of weight names; the first match counts
     "a LoRA": r"lora_|\.lora\.|\.hada_|\.lokr_|\.oft_",
     "a ControlNet": r"control_model\.|controlnet_|input_hint_block|zero_convs",
     "a textual inversion": r"emb_params|string_to_param|^clip_[lg]$",
@@ -199,8 +199,8 @@ OTHERS = {  # how a name of a weight tells what a file is that is no checkpoint;
 
 
 def _plain(name: str) -> str:
-    """A weight's name without what a training program wrapped around it, and its autoencoder's
-    attention as the original code has it.
+    """Normalize a weight's name: drop the prefix of training programs, and name the autoencoder's
+    attention as in the original code.
     """
     name = name.removeprefix("state_dict.")
     if name.startswith(VAE) and ".attn_1." in name:
@@ -213,7 +213,7 @@ def _plain(name: str) -> str:
 
 
 def _what_it_is(names: set[str]) -> str | None:
-    """What a file is, by the names of its weights, if it is of a known kind."""
+    """Return the kind of a file from the names of its weights; None if it is not known."""
     return next(
         (what for what, pattern in OTHERS.items() if any(re.search(pattern, n) for n in names)),
         None,
@@ -221,8 +221,8 @@ def _what_it_is(names: set[str]) -> str | None:
 
 
 def identify(path: Path) -> tuple[Family, dict[str, str]]:
-    """The family of a file with its U-Net's channels, and the notes in its header; no weight is
-    read.
+    """Return the family of a file, with its U-Net's input channels, and the metadata of its header;
+    no weight is read.
     """
     try:
         with safe_open(path, framework="pt") as f:
@@ -255,11 +255,11 @@ def identify(path: Path) -> tuple[Family, dict[str, str]]:
 
 
 def prediction_type(family: Family, notes: Mapping[str, str], weights: Mapping[str, Tensor]) -> str:
-    """What the U-Net predicts: the header's word, else a mark among the weights, else the family's
-    habit.
+    """Return the U-Net's kind of prediction: from the header, else from a marker among the weights,
+    else the family's default.
 
-    Of SD 2, "768" predicts v, "base" and inpainting predict eps. Nothing says so but one bias near
-    the end, whose values lie wider apart in those that predict v (ComfyUI tells them apart so).
+    In SD 2, "768" predicts v; "base" and inpainting predict eps. The only sign is one bias near the
+    end, whose values vary more in models that predict v (ComfyUI's criterion).
     """
     told = notes.get("modelspec.prediction_type")
     if told:
@@ -279,8 +279,8 @@ def prediction_type(family: Family, notes: Mapping[str, str], weights: Mapping[s
 def _take(
     weights: dict[str, Tensor], part: str, names: list[tuple[str, str]], source: str
 ) -> dict[str, Tensor]:
-    """The weights of a part under our names, out of the file's: what is not wanted in two forms
-    takes no memory twice.
+    """Move the weights of a part out of `weights`, under our names, so that none is in memory
+    twice.
     """
     found = {ours: weight_of(weights, part + theirs, source) for ours, theirs in names}
     for _, theirs in names:

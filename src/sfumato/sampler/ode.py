@@ -1,8 +1,8 @@
 """Deterministic samplers: numerical solutions of ``dx/dsigma = (x - D(x; sigma)) / sigma``.
 
-The equation is the probability-flow ODE in the frame ``x = x0 + sigma n`` (Karras et al. 2022,
-arXiv:2206.00364, equation 1). From simple to hard. All are generators of :class:`Step`; to cancel,
-stop iterating.
+The equation is the probability-flow ODE for ``x = x0 + sigma n`` (Karras et al. 2022,
+arXiv:2206.00364, equation 1). Simple samplers come first. All are generators of :class:`Step`; to
+cancel, stop iterating.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sfumato.types import Denoise, Step
 
 
 def level(sigma: float, x: Tensor) -> Tensor:
-    """The noise level (B,) for every picture of `x`."""
+    """Return the noise level as a tensor (B,), with one entry per picture of `x`."""
     return (
         torch.full((len(x),), sigma, dtype=torch.float64, device=x.device)
         if x.device.type != "mps"
@@ -27,7 +27,7 @@ def level(sigma: float, x: Tensor) -> Tensor:
 
 
 def pairs(sigmas: Tensor) -> list[tuple[int, float, float]]:
-    """(index, from, to) of each step."""
+    """Return (index, from, to) for each step."""
     values = [float(s) for s in sigmas]
     return [(i, values[i], values[i + 1]) for i in range(len(values) - 1)]
 
@@ -71,10 +71,10 @@ def dpm2(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
 
 
 def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Iterator[Step]:
-    """Linear multistep (Adams-Bashforth on uneven steps): the last slopes' polynomial, integrated
-    exactly.
+    """Linear multistep (Adams-Bashforth on uneven steps): the polynomial through the last slopes is
+    integrated exactly.
 
-    The first steps have fewer slopes to look back on, which bounds the order of the whole at 2.
+    The first steps have fewer past slopes, which limits the order to 2.
     """
     slopes: list[Tensor] = []
     values = [float(s) for s in sigmas]
@@ -92,9 +92,9 @@ def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Itera
 
 
 def _lagrange(nodes: list[float], start: float, end: float) -> list[float]:
-    """Integrals from start to end of the Lagrange polynomials over `nodes`."""
+    """Integrate the Lagrange polynomials over `nodes` from start to end."""
     out = []
-    # in units of the step, or the sums cancel badly
+    # in units of the step, which avoids cancellation
     places = [(node - start) / (end - start) for node in nodes]
     for k, place in enumerate(places):
         others = [p for j, p in enumerate(places) if j != k]
@@ -106,12 +106,12 @@ def _lagrange(nodes: list[float], start: float, end: float) -> list[float]:
 def dpmpp_2m(
     denoise: Denoise, x: Tensor, sigmas: Tensor, *, first_order_end: bool = False
 ) -> Iterator[Step]:
-    """DPM-Solver++(2M): one evaluation a step, extrapolated from the last two (Lu et al. 2022,
-    arXiv:2211.01095, algorithm 2).
+    """DPM-Solver++(2M): one evaluation per step, extrapolating from the last two estimates (Lu et
+    al. 2022, arXiv:2211.01095, algorithm 2).
 
-    Order 2. The last step to sigma = 0 is the denoiser's own answer; with `first_order_end` the
-    last step to any level is of first order, and where a level is repeated nothing moves:
-    diffusers' ``lower_order_final``.
+    Order 2. A step to sigma = 0 returns the denoised estimate. With `first_order_end` the last step
+    is of first order whatever its level (diffusers' ``lower_order_final``). A step between equal
+    levels changes nothing.
     """
     before: Tensor | None = None
     h_before = 0.0
@@ -133,9 +133,9 @@ def unipc(
     """UniPC-2 with B(h) = e^h - 1: a predictor, and a corrector that costs no evaluation (Zhao et
     al. 2023, arXiv:2302.04867).
 
-    A step's evaluation corrects the state that the step before predicted (algorithm 1), then serves
-    the next prediction. With `first_order_end` the last prediction is of first order, as in
-    :func:`dpmpp_2m`.
+    The evaluation of a step first corrects the state that the previous step predicted (algorithm
+    1), then serves the next prediction. With `first_order_end` the last prediction is of first
+    order, as in :func:`dpmpp_2m`.
     """
     past: list[tuple[float, Tensor]] = []  # (sigma, denoised), newest first
     base = x

@@ -1,4 +1,4 @@
-"""Samplers by name: one table of ours, one of the spellings that other programs use."""
+"""Samplers by name: a table of samplers, and a table of their names in other programs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sfumato.types import Sampler, Step
 
 @dataclass(frozen=True)
 class Entry:
-    """A sampler and what is known of it.
+    """A sampler and its properties.
 
     Attributes
     ----------
     run : callable
-        A generator of steps; takes `noise` as well if `stochastic`.
+        A generator of steps; it also takes `noise` if `stochastic`.
     order : int
-        Order of convergence in the number of steps, weak order for a stochastic one; 0 where it
-        does not converge to the model's distribution (needs a distilled model).
+        Order of convergence in the number of steps (weak order if `stochastic`). 0 if it does not
+        converge to the model's distribution and needs a distilled model.
     evaluations : int
         Network evaluations per step.
     stochastic : bool
@@ -56,7 +56,7 @@ SAMPLERS: dict[str, Entry] = {
     "unipc": Entry(ode.unipc, 3, 1, False, "UniPC"),
     "lcm": Entry(sde.lcm, 0, 1, True, "LCM"),
 }
-# whose last step may be of first order
+# samplers whose last step may be of first order
 MULTISTEP = frozenset({"dpmpp_2m", "dpmpp_2m_sde", "unipc"})
 WITH_ETA = frozenset({"ddim", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "dpmpp_2s_ancestral"})
 
@@ -78,7 +78,7 @@ ALIASES: dict[str, str] = {
     "dpmsolversde": "dpmpp_sde",
     "dpmppsde": "dpmpp_sde",
     "dpmpp2sa": "dpmpp_2s_ancestral",
-    # the nearest: deterministic, one call of the network a step, second order
+    # the nearest sampler: deterministic, one evaluation per step, second order
     "dpmsolversinglestep": "dpmpp_2m",
     "unipcmultistep": "unipc",
     "uni_pc": "unipc",
@@ -93,12 +93,12 @@ SCHEDULE_ALIASES: dict[str, str] = {
 
 
 def _fold(name: str) -> str:
-    """Lower case without spaces, signs and the word Scheduler; ``++`` is ``pp``."""
+    """Normalize a name: lower case, no spaces, signs or final "scheduler"; ``++`` is ``pp``."""
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("++", "pp")).removesuffix("scheduler")
 
 
 def sampler_name(name: str) -> str:
-    """Our name of a sampler in any of the accepted spellings.
+    """Return our name of a sampler from any accepted spelling.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def sampler_name(name: str) -> str:
 
 
 def schedule_name(name: str) -> str:
-    """Our name of a schedule; ``auto`` is the checkpoint's own.
+    """Return our name of a schedule from any accepted spelling; ``auto`` is the checkpoint's own.
 
     Examples
     --------
@@ -142,8 +142,8 @@ def build(
     *,
     first_order_end: bool = False,
 ) -> Sampler:
-    """A sampler ready to walk, with its noise source, eta and the order of its last step bound
-    where it has them.
+    """Return a sampler with its noise source, eta and the order of its last step bound, where they
+    apply.
     """
     own = sampler_name(name)
     entry = SAMPLERS[own]

@@ -1,8 +1,8 @@
-"""Schedules: which noise levels a sampler visits.
+"""Schedules: the noise levels that a sampler visits.
 
-A schedule takes the model's own levels, `table` (T,) rising, and a number of steps, and returns
-(steps + 1,) falling levels of which the last is where to stop (0); fewer, where it has not so many
-of its own.
+A schedule takes the model's own levels, an increasing `table` (T,), and a number of steps. It
+returns (steps + 1,) decreasing levels, of which the last is the level to stop at (0). The result is
+shorter if the table has too few levels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Schedule = Callable[[Tensor, int], Tensor]
 
 
 def at_times(table: Tensor, times: Tensor) -> Tensor:
-    """Levels at fractional times, interpolated in log sigma, with 0 behind."""
+    """Return the levels at fractional times, interpolated in log sigma, followed by 0."""
     times = times.to(torch.float64).clamp(0, len(table) - 1)
     low = times.floor().long().clamp_max(len(table) - 2)
     logs = table.double().log()
@@ -29,8 +29,8 @@ def at_times(table: Tensor, times: Tensor) -> Tensor:
 
 
 def _end(sigmas: Tensor, last: float = 0.0) -> Tensor:
-    """Each level once, which is fewer than asked for where the table has no more, and the one where
-    to stop.
+    """Remove repeated levels and append the level to stop at; a short table gives fewer levels than
+    asked for.
     """
     return torch.cat(
         [sigmas.double().unique_consecutive(), sigmas.new_full((1,), last, dtype=torch.float64)]
@@ -38,20 +38,20 @@ def _end(sigmas: Tensor, last: float = 0.0) -> Tensor:
 
 
 def uniform(table: Tensor, steps: int) -> Tensor:
-    """Even in time from the last to the first: "normal" of ComfyUI."""
+    """Times evenly spaced from the last to the first: "normal" in ComfyUI."""
     return at_times(table, torch.linspace(len(table) - 1, 0, steps, dtype=torch.float64))
 
 
 def linspace(table: Tensor, steps: int) -> Tensor:
-    """Even in time like :func:`uniform`, but interpolated in sigma itself: what diffusers' configs
-    mean by the word.
+    """Times evenly spaced as in :func:`uniform`, but interpolated in sigma itself: "linspace" in
+    diffusers' configs.
     """
     times = np.linspace(len(table) - 1, 0, steps)
     return _end(torch.from_numpy(np.interp(times, np.arange(len(table)), table.double().numpy())))
 
 
 def sgm_uniform(table: Tensor, steps: int) -> Tensor:
-    """Even in time, the first time itself left out, so that no step is spent on nearly no noise."""
+    """Times evenly spaced without the first, so that no step is spent on almost no noise."""
     return at_times(table, torch.linspace(len(table) - 1, 0, steps + 1, dtype=torch.float64)[:-1])
 
 
@@ -62,34 +62,34 @@ def simple(table: Tensor, steps: int) -> Tensor:
 
 
 def trailing(table: Tensor, steps: int) -> Tensor:
-    """Whole times counted down from T (Lin et al. 2023, arXiv:2305.08891, section 3.3)."""
+    """Integer times counted down from T (Lin et al. 2023, arXiv:2305.08891, section 3.3)."""
     times = np.round(np.arange(len(table), 0, -len(table) / steps))[:steps] - 1
     return at_times(table, torch.from_numpy(times))
 
 
 def leading(table: Tensor, steps: int, offset: int = 1) -> Tensor:
-    """Whole times counted up from `offset`, as Stable Diffusion's own configs ask for; never the
-    very last.
+    """Integer times counted up from `offset`, as in Stable Diffusion's own configs; with few steps,
+    the last time is not reached.
     """
     times = np.arange(min(steps, len(table))) * (len(table) // min(steps, len(table)))
     return at_times(table, torch.from_numpy(times[::-1].copy() + offset))
 
 
 def karras(table: Tensor, steps: int, rho: float = 7.0) -> Tensor:
-    """Even in sigma^(1/rho) (Karras et al. 2022, arXiv:2206.00364, equation 5)."""
+    """Levels evenly spaced in sigma^(1/rho) (Karras et al. 2022, arXiv:2206.00364, equation 5)."""
     low, high = float(table[0]) ** (1 / rho), float(table[-1]) ** (1 / rho)
     return _end(torch.linspace(high, low, steps, dtype=torch.float64) ** rho)
 
 
 def exponential(table: Tensor, steps: int) -> Tensor:
-    """Even in log sigma."""
+    """Levels evenly spaced in log sigma."""
     logs = table.double().log()
     return _end(torch.linspace(float(logs[-1]), float(logs[0]), steps, dtype=torch.float64).exp())
 
 
 def beta(table: Tensor, steps: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
-    """Times at even quantiles of a beta distribution: denser at both ends (Lee et al. 2024,
-    arXiv:2407.12173).
+    """Times at evenly spaced quantiles of a beta distribution, denser at both ends (Lee et al.
+    2024, arXiv:2407.12173).
     """
     times = np.round(
         _quantiles(1 - np.linspace(0, 1, steps, endpoint=False), alpha, beta) * (len(table) - 1)
@@ -121,16 +121,16 @@ SCHEDULES: dict[str, Schedule] = {
 def spaced(
     table: Tensor, steps: int, name: str, offset: int = 0, rule: Rule = "all", distilled: int = 50
 ) -> Tensor:
-    """A schedule as a checkpoint's config names it: diffusers' "linspace", "trailing" or "leading",
-    by the rule of a class.
+    """Return the schedule that a checkpoint's config names: diffusers' "linspace", "trailing" or
+    "leading", by the rule of the scheduler class.
 
     Parameters
     ----------
     offset : int
-        Of "leading".
+        Offset of "leading".
     rule : {"all", "solver", "lcm"}
-        Solvers of several steps take one time more and leave the least out; LCM takes even parts of
-        the times that its network was distilled from, `distilled` of them.
+        Multistep solvers ("solver") space one more time and drop the smallest. LCM takes evenly
+        spaced times among the `distilled` times of its network's distillation.
     """
     count = len(table)
     if rule == "lcm":
@@ -157,11 +157,10 @@ def spaced(
 
 
 def shaped(levels: Tensor, steps: int, name: str) -> Tensor:
-    """Levels between the ends of rising ones, as a checkpoint's ``use_karras_sigmas``,
-    ``..exponential..`` or ``..beta..`` asks.
+    """Return a schedule between the ends of increasing `levels`, as ``use_karras_sigmas``,
+    ``use_exponential_sigmas`` or ``use_beta_sigmas`` in a checkpoint's config asks.
 
-    There the quantiles of the beta distribution are levels themselves, not times as in
-    :func:`beta`.
+    With "beta", the quantiles of the beta distribution are levels, not times as in :func:`beta`.
     """
     if name != "beta":
         return SCHEDULES[name](levels, steps)

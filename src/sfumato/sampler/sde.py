@@ -1,7 +1,7 @@
-"""Stochastic samplers: each step removes noise and puts some back.
+"""Stochastic samplers: each step removes noise and adds some back.
 
-All take `noise`, a function that returns standard normal noise like its argument: random streams
-stay with the caller. ``eta`` scales what is put back; with 0 each becomes a sampler of `ode`.
+All take `noise`, a function that returns standard normal noise like its argument, so random streams
+stay with the caller. ``eta`` scales the added noise; with 0 a sampler is deterministic.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def euler_ancestral(
     noise: Noise = torch.randn_like,
     eta: float = 1.0,
 ) -> Iterator[Step]:
-    """Euler to a lower level, then noise. This *is* DDIM(eta) (Song et al. 2021, equation 12), and
-    DDPM with eta = 1.
+    """Euler step to a lower level, then added noise. This equals DDIM(eta) (Song et al. 2021,
+    equation 12), and DDPM with eta = 1.
     """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
@@ -57,8 +57,8 @@ def dpmpp_2s_ancestral(
     noise: Noise = torch.randn_like,
     eta: float = 1.0,
 ) -> Iterator[Step]:
-    """DPM-Solver++(2S), two evaluations a step, to a lower level; then noise (Lu et al. 2022,
-    arXiv:2211.01095, algorithm 1).
+    """DPM-Solver++(2S) step to a lower level, then added noise; two evaluations per step (Lu et al.
+    2022, arXiv:2211.01095, algorithm 1).
     """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
@@ -82,8 +82,8 @@ def dpmpp_sde(
     noise: Noise = torch.randn_like,
     eta: float = 1.0,
 ) -> Iterator[Step]:
-    """DPM-Solver++ for the reverse SDE, a midpoint in log sigma, both halves driven by one Brownian
-    path.
+    """DPM-Solver++ for the reverse SDE, with a midpoint in log sigma; one Brownian path drives both
+    halves.
 
     Two evaluations a step (Lu et al. 2022, arXiv:2211.01095, section 5, in the form of
     k-diffusion).
@@ -148,11 +148,11 @@ def dpmpp_2m_sde(
 def lcm(
     denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like
 ) -> Iterator[Step]:
-    """Jump to the clean picture, then noise it to the next level (Luo et al. 2023,
+    """Jump to the denoised estimate, then add noise of the next level (Luo et al. 2023,
     arXiv:2310.04378, algorithm 3).
 
-    For models distilled to be consistent; exact in one step where the denoiser's answer is the end
-    of the path.
+    This is for consistency-distilled models: one step is exact if the estimate is the end of the
+    trajectory.
     """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))

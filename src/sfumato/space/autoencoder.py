@@ -1,6 +1,6 @@
-"""Deep and convolutional autoencoders: nonlinear codes of a few numbers.
+"""Deep and convolutional autoencoders, for short nonlinear codes.
 
-Both take pictures (B, C, H, W); a row of a table is a picture of one line, (B, 1, 1, d). Values are
+Both take pictures (B, C, H, W); rows of a table are pictures of one line, (B, 1, 1, d). Values are
 in [-1, 1].
 """
 
@@ -20,7 +20,7 @@ Output = Literal["linear", "sigmoid"]
 
 
 class DeepConfig(Config):
-    """A stack of fully connected layers and its mirror image."""
+    """Config of a deep autoencoder: fully connected layers, in reverse order in the decoder."""
 
     shape: tuple[int, int, int]  # C, H, W of a picture
     # hidden widths of the encoder; the decoder's are these in reverse
@@ -30,7 +30,9 @@ class DeepConfig(Config):
 
 
 class ConvConfig(Config):
-    """Convolutions that halve the picture, then one layer to the code; and the mirror image."""
+    """Config of a convolutional autoencoder: convolutions that halve the picture, then two fully
+    connected layers to the code; the decoder is the reverse.
+    """
 
     shape: tuple[int, int, int]
     widths: tuple[int, ...] = (32, 64, 128)  # channels after each halving
@@ -40,13 +42,13 @@ class ConvConfig(Config):
 
 
 class Autoencoder(nn.Module):
-    """What both kinds share: encode, decode, and being a network of the denoising objective.
+    """Base of both kinds: ``encode``, ``decode``, and ``forward`` for the denoising objective.
 
     Attributes
     ----------
     center, spread : Tensor
-        Mean of each value (C, H, W) and one deviation for all, of the data: the layers see values
-        near N(0, 1).
+        Mean (C, H, W) of the data and one standard deviation for all values; the layers see
+        normalized values.
     """
 
     center: Tensor
@@ -66,14 +68,14 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def fit_normalization(self, x: Tensor) -> None:
-        """Take center and spread from data (N, C, H, W)."""
+        """Set center and spread from data (N, C, H, W)."""
         self.center.copy_(x.mean(dim=0))
         self.spread.copy_((x - self.center).square().mean().sqrt().clamp_min(1e-6))
 
     @torch.no_grad()
     def recenter(self, x: Tensor) -> None:
-        """Move the origin of the codes to the mean code of data (N, C, H, W), as it is for PCA;
-        decoding moves along.
+        """Shift the codes so that the mean code of data (N, C, H, W) is zero, as in PCA; the
+        decoder is shifted accordingly.
         """
         last, first = self.encoder[-1], self.decoder[0]
         assert isinstance(last, nn.Linear) and isinstance(first, nn.Linear)
@@ -93,18 +95,20 @@ class Autoencoder(nn.Module):
             if isinstance(self.decoder[-1], nn.Linear)
             else self.decoder(z)
         )
-        if self.config.output == "sigmoid":  # log-odds are counted from those of the mean picture
+        if self.config.output == "sigmoid":  # log-odds are relative to those of the mean picture
             return 2 * torch.sigmoid(((self.center + 1) / 2).clamp(1e-3, 1 - 1e-3).logit() + y) - 1
         return torch.addcmul(self.center, self.spread, y)
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """There and back: a network of the row ``direct``, whose input may be corrupted."""
+        """Encode and decode `x`, which may be corrupted: a network for the preconditioning
+        ``direct``.
+        """
         return self.decode(self.encode(x))
 
 
 class DeepAutoencoder(Autoencoder):
-    """Fully connected layers, as 784-1000-500-250-30 (Hinton & Salakhutdinov 2006), with SiLU and
-    no pretraining.
+    """Autoencoder of fully connected layers, such as 784-1000-500-250-30 (Hinton & Salakhutdinov
+    2006), with SiLU and without pretraining.
 
     Examples
     --------
@@ -129,8 +133,8 @@ def _stack(widths: list[int]) -> list[nn.Module]:
 
 
 def _start(layers: nn.Sequential) -> None:
-    """Weights that keep the variance through half-linear units (He et al. 2015); the last one,
-    which nothing rectifies, keeps it by itself.
+    """Initialize weights so that the variance is kept through rectified units (He et al. 2015); the
+    last layer, which has no activation, gets the linear gain.
     """
     weighted = [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
     for layer in weighted:
@@ -142,7 +146,8 @@ def _start(layers: nn.Sequential) -> None:
 
 
 class ConvAutoencoder(Autoencoder):
-    """Strided convolutions down, nearest-neighbour growth up, with SiLU; any picture size.
+    """Autoencoder of strided convolutions and nearest-neighbor upsampling, with SiLU, for any
+    picture size.
 
     Examples
     --------

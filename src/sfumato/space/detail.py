@@ -1,4 +1,4 @@
-"""What a large picture has beyond a small one of it: the space in which the upscaler works."""
+"""The space of the upscaler: the difference between a large picture and its small version."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sfumato.config import Config
 
 
 class DetailConfig(Config):
-    """What a latent space says of itself, of details: a position is a block of 4x4 pixels."""
+    """Config of the space of details, with a latent space's keys: a position is a 4x4 block."""
 
     factor: Literal[4] = 4
     latent_channels: Literal[48] = 48
@@ -19,11 +19,12 @@ class DetailConfig(Config):
 
 
 class Detail:
-    """Each block of 4x4 pixels, less the pixel of the small picture that it stands under.
+    """Details of a large picture: each block of 4x4 pixels minus the pixel of the small picture
+    there.
 
-    Nothing is learned and nothing is lost: the pixels of a block become channels (Shi et al. 2016,
-    arXiv:1609.05158, section 3.2), and the small picture is added again when they are laid out.
-    The details are small numbers, so they are scaled to a deviation near one.
+    Nothing is learned, and no information is lost: the pixels of a block become channels (Shi et
+    al. 2016, arXiv:1609.05158, section 3.2), and decoding adds the small picture again. Details are
+    small numbers, so they are scaled to a standard deviation near one.
 
     Examples
     --------
@@ -39,11 +40,13 @@ class Detail:
         self.config = DetailConfig()
 
     def encode(self, x: Tensor, small: Tensor) -> Tensor:
-        """Pictures (B, 3, 4h, 4w) and small ones (B, 3, h, w) to details (B, 48, h, w)."""
+        """Encode pictures (B, 3, 4h, 4w) and small ones (B, 3, h, w) as details (B, 48, h, w)."""
         beyond = x - F.interpolate(small, scale_factor=float(self.config.factor))
         return self.config.scaling_factor * F.pixel_unshuffle(beyond, self.config.factor)
 
     def decode(self, z: Tensor, small: Tensor) -> Tensor:
-        """Details (B, 48, h, w) and small pictures (B, 3, h, w) to pictures (B, 3, 4h, 4w)."""
+        """Decode details (B, 48, h, w), with the small pictures (B, 3, h, w), to large pictures
+        (B, 3, 4h, 4w).
+        """
         beyond = F.pixel_shuffle(z / self.config.scaling_factor, self.config.factor)
         return beyond + F.interpolate(small, scale_factor=float(self.config.factor))

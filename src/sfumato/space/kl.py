@@ -19,8 +19,8 @@ EPS = 1e-6  # of every group norm in this network, as in the reference implement
 
 
 class AutoencoderConfig(Config):
-    """``vae/config.json``. A key of diffusers that we support in one form only has that form as its
-    type.
+    """Config in ``vae/config.json``. If only one value of a diffusers key is supported, that value
+    is the key's type.
     """
 
     in_channels: int = 3
@@ -100,7 +100,7 @@ class _Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures (B, C, H, W) to the mean and log variance of the latents (B, 2 c, h, w)."""
+    """Encoder of pictures (B, C, H, W) to mean and log variance of latents (B, 2 c, h, w)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor, tile: int | None = None) -> Tensor:
-        """Run the encoder, large layers in windows of `tile` positions a side."""
+        """Run the encoder; large layers are computed in windows with sides of `tile` positions."""
         x = layer(self.conv_in, x, tile)
         for level in self.down_blocks:
             x = level(x, tile)
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, c, h, w) to pictures (B, C, H, W)."""
+    """Decoder of latents (B, c, h, w) to pictures (B, C, H, W)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor, tile: int | None = None) -> Tensor:
-        """Run the decoder, large layers in windows of `tile` positions a side."""
+        """Run the decoder; large layers are computed in windows with sides of `tile` positions."""
         x = self.mid_block(self.conv_in(z))
         for level in self.up_blocks:
             x = level(x, tile)
@@ -154,15 +154,15 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """The space of latent diffusion: ``encode`` to scaled latents of about unit variance,
-    ``decode`` back.
+    """The space of latent diffusion: ``encode`` gives scaled latents of about unit variance,
+    ``decode`` gives pictures.
 
     Parameters
     ----------
     config : AutoencoderConfig
     tile : int, optional
-        A layer whose features have a longer side is worked on in windows of this side, which takes
-        less memory and makes no difference to the result; None never does that. A multiple of 4.
+        Side of windows, a multiple of 4. Layers with larger features are computed window by window,
+        which takes less memory and gives the same result. None disables windows.
 
     Examples
     --------
@@ -177,8 +177,8 @@ class AutoencoderKL(nn.Module):
     torch.Size([1, 3, 16, 16])
     """
 
-    # of what noise of deviation 1 on a picture, of deviation 1/2, becomes in latents, of deviation
-    # 1
+    # level in latents that corresponds to noise of standard deviation 1 on a picture: pictures have
+    # a standard deviation of about 1/2, latents of 1
     deviation = 2.0
 
     def __init__(self, config: AutoencoderConfig, tile: int | None = 256) -> None:
@@ -191,8 +191,8 @@ class AutoencoderKL(nn.Module):
         self.post_quant_conv = nn.Conv2d(c, c, 1) if config.use_post_quant_conv else None
 
     def moments(self, x: Tensor, tile: int | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance (clamped to [-30, 20]) of the unscaled latents, (B, c, h, w)
-        each.
+        """Return the mean and log variance (clamped to [-30, 20]) of the unscaled latents,
+        (B, c, h, w) each.
         """
         h = self.encoder(x, tile)
         h = h if self.quant_conv is None else self.quant_conv(h)
@@ -200,21 +200,21 @@ class AutoencoderKL(nn.Module):
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def reconstruct(self, z: Tensor, tile: int | None = None) -> Tensor:
-        """Pictures (B, C, H, W) from unscaled latents (B, c, h, w)."""
+        """Decode unscaled latents (B, c, h, w) to pictures (B, C, H, W)."""
         out: Tensor = self.decoder(
             z if self.post_quant_conv is None else self.post_quant_conv(z), tile
         )
         return out
 
     def encode(self, x: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] to scaled latents (B, c, H / f, W / f)."""
+        """Encode pictures (B, C, H, W) in [-1, 1] as scaled latents (B, c, H / f, W / f)."""
         return (
             self.moments(x.to(self.encoder.conv_in.weight), self.tile)[0]
             * self.config.scaling_factor
         )
 
     def decode(self, z: Tensor) -> Tensor:
-        """Scaled latents (B, c, h, w) to pictures (B, C, f h, f w), about [-1, 1]."""
+        """Decode scaled latents (B, c, h, w) to pictures (B, C, f h, f w), about in [-1, 1]."""
         return self.reconstruct(
             z.to(self.encoder.conv_in.weight) / self.config.scaling_factor, self.tile
         )

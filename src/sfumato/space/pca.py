@@ -1,8 +1,7 @@
 """The linear spaces: PCA, and LSA, which is PCA of term counts without centering.
 
-Both are solved exactly from second moments, which one pass over the rows collects in O(d^2) memory
-however many rows there are. Where d is so large that its square is not welcome, a randomized solver
-takes the rows themselves.
+Both are solved exactly from second moments, collected in one pass over any number of rows in O(d^2)
+memory. If d is too large for that, a randomized solver works on the rows themselves.
 """
 
 from __future__ import annotations
@@ -20,31 +19,33 @@ from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-Rows = Any  # (N, d) array, or scipy.sparse matrix where it is not centered
-# rows whose products are summed in their own precision before they join the float64 sums
+Rows = Any  # (N, d) array, or scipy.sparse matrix if not centered
+# rows whose products are summed in the precision of the rows before they are added to the float64
+# sums
 CHUNK = 2048
-SQUARES = 2**24  # values of all threads' sums together: wide data are summed by one
-NEAR = 512  # rows whose mean is near enough to the mean of all
-# rows that join a sketch at once, and directions that it keeps beyond those asked for
+SQUARES = 2**24  # maximum size of all threads' sums together: wide data use one thread
+NEAR = 512  # number of rows for a first estimate of the mean
+# rows that are added to a sketch at once, and extra directions that it keeps
 PART, SPARE = 256, 20
-# columns from which "auto" turns to the randomized solver: the square would take 200 MB
+# columns above which "auto" uses the randomized solver: the d x d matrix would take 200 MB
 WIDE = 5000
 
 
 @dataclass(frozen=True)
 class LinearSpace:
-    """Codes are coordinates along orthonormal directions, from a center.
+    """A linear space: codes are coordinates along orthonormal directions, relative to a center.
 
     Attributes
     ----------
     mean : array, (d,)
         The center; zero for LSA.
     components : array, (k, d)
-        Orthonormal rows. Of each, the entry that is largest in size is positive.
+        Orthonormal rows. The entry of largest magnitude in each row is positive.
     variances : array, (k,)
-        Mean squared coordinate of the data along each (PCA: with N - 1, as scikit-learn).
+        Mean squared coordinate of the data along each component (for PCA divided by N - 1, as in
+        scikit-learn).
     total : float
-        The sum of such variances over all d directions.
+        Sum of the variances over all d directions.
 
     Examples
     --------
@@ -61,12 +62,12 @@ class LinearSpace:
     total: float
 
     def encode(self, x: Tensor) -> Tensor:
-        """Pictures or rows (B, ...) of d values to codes (B, k)."""
+        """Encode pictures or rows (B, ...) of d values as codes (B, k)."""
         mean, components = self._like(x)
         return (x.flatten(1) - mean) @ components.T
 
     def decode(self, z: Tensor) -> Tensor:
-        """Codes (B, k) to rows (B, d)."""
+        """Decode codes (B, k) to rows (B, d)."""
         mean, components = self._like(z)
         return z @ components + mean
 
@@ -75,40 +76,40 @@ class LinearSpace:
 
 
 class Moments:
-    """Sums over rows from which the directions follow; add rows as they come.
+    """Second moments of rows, from which the directions are computed; rows can be added in parts.
 
     Parameters
     ----------
     columns : int
     center : bool
-        PCA; without it, LSA.
+        True for PCA, False for LSA.
     """
 
     def __init__(self, columns: int, *, center: bool = True) -> None:
         self.count, self.center = 0, center
-        self.pilot = np.zeros(columns)  # near the mean: sums of small numbers lose no digits
+        self.pilot = np.zeros(columns)  # subtracted before summing, so that no digits are lost
         self.sum = np.zeros(columns)
         self.gram = np.zeros((columns, columns))
         self._solved: LinearSpace | None = None
 
     @classmethod
     def of(cls, rows: Rows, *, center: bool = True) -> Moments:
-        """The moments of rows (N, d)."""
+        """Compute the moments of rows (N, d)."""
         out = cls(rows.shape[1], center=center)
         out.add(rows)
         return out
 
     def add(self, rows: Rows) -> None:
-        """Take more rows (N, d) into account: one pass, chunk by chunk."""
+        """Add rows (N, d), in one pass, chunk by chunk."""
         self._solved = None
         if self.center and self.count == 0:
             self.pilot = np.asarray(
                 rows[:: -(-rows.shape[0] // NEAR)].mean(axis=0, dtype=np.float64)
-            )  # from all over: the first may be unlike the rest
+            )  # evenly spaced: the first rows may differ from the rest
         workers = max(
             1, min(torch.get_num_threads(), -(-rows.shape[0] // CHUNK), SQUARES // self.gram.size)
         )
-        # threads that each own a core are faster than products that share the cores
+        # one thread per core is faster than products that each use all cores
         alone = 1 if workers > 1 else None
         with _pools().limit(limits=alone, user_api="blas"), ThreadPoolExecutor(workers) as pool:
             for gram, total in pool.map(
@@ -121,13 +122,13 @@ class Moments:
     def _sums(
         self, rows: Rows, first: int, workers: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Sums of products (d, d) and of values (d,) over every `workers`-th chunk.
+        """Return the sums of products (d, d) and of values (d,) over every `workers`-th chunk.
 
-        A chunk's products are of its values less their own mean; what that leaves out is added in
+        Each chunk is centered by its own mean before the products; the correction is added in
         float64 (Chan, Golub & LeVeque 1983).
         """
         gram, total = np.zeros_like(self.gram), np.zeros_like(self.sum)
-        # one for all chunks
+        # one buffer for all chunks
         scratch = (
             np.empty((min(CHUNK, rows.shape[0]), rows.shape[1]), rows.dtype)
             if self.center
@@ -152,8 +153,8 @@ class Moments:
         return gram, total
 
     def solve(self, k: int) -> LinearSpace:
-        """The k directions of largest variance (Pearson 1901; Deerwester et al. 1990 for LSA);
-        found once.
+        """Return the k directions of largest variance (Pearson 1901; Deerwester et al. 1990 for
+        LSA); cached.
         """
         if self._solved is not None and len(self._solved.components) == k:
             return self._solved
@@ -170,19 +171,20 @@ class Moments:
 
 
 class Sketch:
-    """The leading directions of rows that come in parts, in memory for some rows: where the square
-    of d has no room.
+    """Leading directions of rows that arrive in parts, for d so large that a d x d matrix takes too
+    much memory.
 
-    Each part joins the directions so far, as long as their singular values, in one SVD (Ross et al.
-    2008, section 3.1). Without a rank all directions are kept, and the result is exact.
+    One SVD combines each part with the directions found so far, scaled by their singular values
+    (Ross et al. 2008, section 3.1). Without a rank, all directions are kept and the result is
+    exact.
 
     Parameters
     ----------
     columns : int
     rank : int, optional
-        Directions that are kept between parts: some more than will be asked for.
+        Number of directions kept between parts, larger than the number needed later.
     center : bool
-        PCA; without it, LSA.
+        True for PCA, False for LSA.
     """
 
     def __init__(self, columns: int, rank: int | None = None, *, center: bool = True) -> None:
@@ -191,7 +193,7 @@ class Sketch:
 
     @classmethod
     def of(cls, space: LinearSpace, count: int, *, center: bool = True) -> Sketch:
-        """What a space that was found in `count` rows keeps of them."""
+        """Build the sketch of `count` rows from the space that was fitted to them."""
         out, free = (
             cls(len(space.mean), len(space.components) + SPARE, center=center),
             max(1, count - 1) if center else count,
@@ -201,8 +203,8 @@ class Sketch:
         return out
 
     def add(self, rows: Rows) -> None:
-        """Take more rows (N, d) into account."""
-        # where all directions are kept, parts save no memory
+        """Add rows (N, d)."""
+        # if all directions are kept, parts save no memory
         step = PART if self.rank else max(1, rows.shape[0])
         for start in range(0, rows.shape[0], step):
             part = rows[start : start + step]
@@ -221,7 +223,7 @@ class Sketch:
             self.scaled = values[kept, None] * vectors[kept]
 
     def solve(self, k: int) -> LinearSpace:
-        """The k directions of largest variance, or as many as are kept."""
+        """Return the k directions of largest variance, or all that were kept if fewer."""
         values = np.linalg.norm(self.scaled, axis=1)[:k]
         vectors = self.scaled[:k] / np.maximum(values, np.finfo(float).tiny)[:, None]
         return _space(self.mean, vectors, values**2, self.total, self.count, center=self.center)
@@ -229,12 +231,12 @@ class Sketch:
 
 @cache
 def _pools() -> ThreadpoolController:
-    """The thread pools of the libraries in use; to look for them takes milliseconds."""
+    """Return the thread pools of the loaded libraries; cached, as the search takes milliseconds."""
     return ThreadpoolController()
 
 
 def randomized(rows: Rows, k: int, seed: int, *, center: bool = True) -> LinearSpace:
-    """The same directions from a random sketch of the rows, for wide data (Halko, Martinsson &
+    """Compute the k directions by a randomized SVD of the rows, for wide data (Halko, Martinsson &
     Tropp 2011).
     """
     mean = (

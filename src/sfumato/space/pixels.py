@@ -1,6 +1,4 @@
-"""Pictures as they are: the space of denoising autoencoders, and of diffusion before there were
-latents.
-"""
+"""Pixel space: the space of denoising autoencoders and of diffusion models without latents."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ from sfumato.image import LUMA
 
 
 class PixelsConfig(Config):
-    """What a latent space says of itself, of pixels: a position is a pixel, its values are the
-    colors.
+    """Config of the pixel space, with a latent space's keys: a position is a pixel, and its values
+    are the colors.
     """
 
     factor: Literal[1] = 1
@@ -23,16 +21,15 @@ class PixelsConfig(Config):
 
 
 class Pixels(nn.Module):
-    """The identity as a :class:`Space`: a model without an autoencoder works here (Ho et al. 2020,
+    """The identity as a :class:`Space`, for models without an autoencoder (Ho et al. 2020,
     arXiv:2006.11239).
 
-    What was measured of a picture is then kept exactly at every step, where a latent space only
-    comes near it.
+    Here known pixels can be kept exactly at every step; a latent space only approximates them.
 
     Parameters
     ----------
     channels : {1, 3}
-        1 for a model of gray pictures, as of digits.
+        1 for a model of gray pictures, such as digits.
 
     Examples
     --------
@@ -44,20 +41,20 @@ class Pixels(nn.Module):
     (torch.Size([1, 1, 8, 8]), torch.Size([1, 3, 8, 8]))
     """
 
-    deviation = 1.0  # of what noise of deviation 1 on a picture becomes here
+    deviation = 1.0  # level here that corresponds to noise of standard deviation 1 on a picture
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
         self.config = PixelsConfig.read({"latent_channels": channels}, "pixels")
 
     def encode(self, x: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], as they are; of gray ones the luminance (B, 1, H,
-        W).
+        """Return pictures (B, 3, H, W) in [-1, 1] unchanged, or their luminance (B, 1, H, W) for a
+        gray model.
         """
         if self.config.latent_channels == 3:
             return x
         return (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
 
     def decode(self, z: Tensor) -> Tensor:
-        """The same back, in three channels."""
+        """Return pictures with three channels, (B, 3, H, W)."""
         return z if self.config.latent_channels == 3 else z.expand(-1, 3, -1, -1)

@@ -1,4 +1,4 @@
-"""Work on a large picture window by window, with the result of working on the whole."""
+"""Process a large picture window by window, with the same result as for the whole."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from sfumato.layers import ResnetBlock
 
-# positions around a window of one layer: a kernel of 3 sees one, and halving needs an even number
+# positions around the window of a layer: a 3x3 kernel needs one, and halving needs an even number
 MARGIN = 2
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a picture that is worked on alone.
+    """A part of a picture that is processed separately.
 
     Attributes
     ----------
     rows, columns : slice
-        What of the picture it stands for.
+        Rows and columns of the picture that the window covers.
     around : (slice, slice)
-        The rows and columns that a network has to see for that.
+        Rows and columns that a network needs as input for the window.
     """
 
     rows: slice
@@ -32,7 +32,7 @@ class Window:
     around: tuple[slice, slice]
 
     def scaled(self, ratio: float) -> tuple[slice, slice]:
-        """The rows and columns in a result of `ratio` output pixels per input pixel."""
+        """Return the window's rows and columns in an output with `ratio` pixels per input pixel."""
         rows, columns = (
             slice(int(part.start * ratio), int(part.stop * ratio))
             for part in (self.rows, self.columns)
@@ -40,7 +40,7 @@ class Window:
         return rows, columns
 
     def cut(self, part: Tensor, ratio: float = 1) -> Tensor:
-        """What of a network's result (..., h, w) for the pixels around belongs to the window."""
+        """Cut the window out of a network's output (..., h, w) for the input `around`."""
         rows, columns = self.scaled(ratio)
         above, before = (int(outer.start * ratio) for outer in self.around)
         return part[
@@ -51,17 +51,18 @@ class Window:
 
 
 def windows(size: tuple[int, int], *, tile: int, margin: int) -> Iterator[Window]:
-    """The windows of a picture, to be worked on one by one, in bounded memory.
+    """Yield the windows of a picture, which can be processed one by one in bounded memory.
 
-    The result is that of the whole picture where an output depends on input within `margin` only.
+    The result equals that of the whole picture if each output depends only on input within
+    `margin`.
 
     Parameters
     ----------
     size : (int, int)
         Height and width of the picture.
     tile, margin : int
-        Pixels of a window that are kept, and around it. Both are multiples of what the network
-        divides sides by.
+        Side of a window, and width of the margin around it, in pixels. Both must be multiples of
+        the network's total stride.
 
     Examples
     --------
@@ -83,8 +84,8 @@ def windows(size: tuple[int, int], *, tile: int, margin: int) -> Iterator[Window
 def layer(
     f: nn.Module | Callable[[Tensor], Tensor], x: Tensor, tile: int | None, ratio: float = 1
 ) -> Tensor:
-    """One layer of kernels up to 3x3, on all of (B, C, H, W) at once or, if that is larger than
-    `tile`, window by window.
+    """Apply a layer with kernels up to 3x3 to (B, C, H, W) at once, or window by window if it is
+    larger than `tile`.
     """
     if tile is None or fits(x, tile, ratio):
         out: Tensor = f(x)
@@ -93,11 +94,11 @@ def layer(
 
 
 def resnet(block: ResnetBlock, x: Tensor, tile: int | None) -> Tensor:
-    """A residual block without a time, layer by layer; its norms see the whole picture, as they
-    would without windows.
+    """Apply a residual block without time embedding, layer by layer; its norms use the statistics
+    of the whole picture.
 
-    In windows, the result takes the place of `x` where it has the same shape, unless a gradient
-    needs it: it is large.
+    With windows, the result overwrites `x` to save memory if it has the same shape and no gradient
+    needs `x`.
     """
     if tile is None or fits(x, tile):
         out: Tensor = block(x)
@@ -117,7 +118,7 @@ def resnet(block: ResnetBlock, x: Tensor, tile: int | None) -> Tensor:
 
 
 def head(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, tile: int | None) -> Tensor:
-    """Norm, SiLU and convolution: the end of both halves of the autoencoder."""
+    """Apply norm, SiLU and convolution: the end of both encoder and decoder."""
     if tile is None or fits(x, tile):
         out: Tensor = conv(F.silu(norm(x)))
         return out
@@ -125,14 +126,12 @@ def head(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, tile: int | None) -> Te
 
 
 def fits(x: Tensor, tile: int, ratio: float = 1) -> bool:
-    """Whether a layer takes (B, C, H, W) in one piece: its result, too, is no larger than a
-    window.
-    """
+    """Return whether a layer's input (B, C, H, W) and output are no larger than one window."""
     return max(x.shape[-2:]) * max(1, ratio) <= tile
 
 
 def _normed(norm: nn.GroupNorm, conv: nn.Conv2d, whole: Tensor) -> Callable[[Tensor], Tensor]:
-    """``conv(silu(norm(part)))`` for parts of a picture, with the norm's statistics those of the
+    """Build ``conv(silu(norm(part)))`` for parts of a picture, with the norm's statistics from the
     whole.
     """
     variance, mean = torch.var_mean(
@@ -158,7 +157,7 @@ def _assembled(
     ratio: float = 1,
     out: Tensor | None = None,
 ) -> Tensor:
-    """A layer's result for a picture of the size of `like`, put together from windows."""
+    """Assemble a layer's output for a picture of the size of `like` from windows."""
     height, width = like.shape[-2:]
     tile = int(tile / max(1, ratio))
     for window in windows((height, width), tile=tile, margin=MARGIN):

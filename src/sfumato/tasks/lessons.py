@@ -1,8 +1,7 @@
-"""Four short experiments for a reader without mathematics: what PCA and an autoencoder make of
-points, which loss gives which answer, whether labels are needed, and a denoising autoencoder that
-learns while one watches.
+"""Four short experiments for readers without mathematics: PCA and an autoencoder on points, the
+effect of the loss, the role of labels, and a denoising autoencoder shown while it learns.
 
-Each trains in seconds, by the loop and the objective that train everything else.
+Each trains in seconds, in the training loop that all models use.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ from sfumato.train.settings import TrainSettings
 from sfumato.types import Progress
 
 CURVE = 200  # points along a line or a curve
-CORNER = 0.8  # where outliers are thrown, of the way to the plane's corner
-BINS = 48  # of a height, for the loss that chooses the likeliest
-ASIDE = 397  # digits that are measured on; 1,400 are trained on
-SHOWN = 12  # digits of a picture
-WATCHED = 8  # pictures of a training
+CORNER = 0.8  # place of outliers, as a share of the way from the center to the plane's corner
+BINS = 48  # classes of height, for the cross-entropy loss
+ASIDE = 397  # digits held out for measuring; the other 1,400 are for training
+SHOWN = 12  # digits in a row of a picture
+WATCHED = 8  # pictures shown during training, besides that of step 1
 Lesson = Literal["outliers", "losses", "labels", "denoising"]
 
 
 class LessonOptions(Options):
-    """Which experiment, and on what.
+    """Which experiment to run, and on which data.
 
     Examples
     --------
@@ -66,7 +65,7 @@ class LessonOptions(Options):
     seed: int = option(0, "Seed of weights and batches.", ge=0, lt=2**32)
 
     def model_post_init(self, context: Any) -> None:
-        """Points are needed where they are learned."""
+        """Check the points; the lessons that learn points need at least 8."""
         sensible(self.points)
         if self.lesson in ("outliers", "losses") and len(self.points) < 8:
             raise OptionError("draw at least 8 points first")
@@ -74,14 +73,14 @@ class LessonOptions(Options):
 
 @dataclass(frozen=True)
 class Learned:
-    """What came of an experiment: numbers for a plot, and for `denoising` pictures.
+    """The result of an experiment: numbers for a plot and, for `denoising`, a picture.
 
     Attributes
     ----------
     about : dict
         JSON.
     picture : PIL.Image.Image, optional
-        Of digits: as they are, damaged, and restored, in three rows.
+        Three rows of digits: original, damaged and restored.
     final : bool
         False while the network still learns.
     """
@@ -92,7 +91,7 @@ class Learned:
 
 
 def lesson(options: LessonOptions) -> Iterator[Progress | Learned]:
-    """Make an experiment; the last event is its result.
+    """Run an experiment; the last event is its result.
 
     Examples
     --------
@@ -122,7 +121,7 @@ def _settings(options: LessonOptions) -> TrainSettings:
 def _trained(
     job: Job, options: LessonOptions, what: str, part: int, parts: int
 ) -> Iterator[Progress]:
-    """Train, and tell how far it is: this is one of several trainings."""
+    """Train, and yield progress; this is training number ``part`` of ``parts``, from 0."""
     for event in train(job, _settings(options)):
         if event.step % 50 == 0 or event.step == event.steps:
             done = part * event.steps + event.step
@@ -133,7 +132,7 @@ def _autoencoder(
     rows: NDArray[np.float32], shape: tuple[int, int, int], layers: tuple[int, ...], codes: int,
     options: LessonOptions, corruption: str = "none",
 ) -> AutoencoderFit:  # fmt: skip
-    """A fresh autoencoder of rows (N, d) in [-1, 1], and its objective."""
+    """A new autoencoder for rows (N, d) in [-1, 1], with its training objective."""
     torch.manual_seed(options.seed)
     space = DeepAutoencoder(DeepConfig(shape=shape, layers=layers, codes=codes))
     held = torch.from_numpy(rows)
@@ -142,9 +141,9 @@ def _autoencoder(
     return job
 
 
-# ---- PCA and an autoencoder, one number a point
+# ---- PCA and an autoencoder with codes of length 1
 def _outliers(options: LessonOptions) -> Iterator[Progress | Learned]:
-    """One number in place of two, by a line and by a curve; then once more with outliers."""
+    """Reduce points to codes of length 1 with PCA and an autoencoder, without and with outliers."""
     points = np.array([[x, y] for x, y, _ in options.points], np.float32) / REACH
     random = np.random.default_rng(options.seed)
     spoiled = points.copy()
@@ -163,7 +162,7 @@ def _outliers(options: LessonOptions) -> Iterator[Progress | Learned]:
 
 
 def _as_arrays(space: Autoencoder) -> tuple[Any, Any]:
-    """Encoder and decoder from array to array, rows (N, d)."""
+    """Encoder and decoder as functions of arrays: rows (N, d) to codes (N, k), and back."""
 
     @torch.inference_mode()
     def encode(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -181,8 +180,8 @@ def _as_arrays(space: Autoencoder) -> tuple[Any, Any]:
 def _drawn_through(
     rows: NDArray[np.float32], clean: NDArray[np.float32], encode: Any, decode: Any
 ) -> dict[str, Any]:
-    """Where all codes of some rows lie, and how far from it the clean points are in the mean
-    square.
+    """The curve decoded from the range of the codes of ``rows``, and the mean squared
+    reconstruction error of the clean points.
     """
     codes = encode(rows)
     along = np.linspace(codes.min(), codes.max(), CURVE, dtype=np.float32)[:, None]
@@ -194,7 +193,7 @@ def _places(rows: NDArray[np.float32]) -> list[list[float]]:
     return [[round(REACH * float(x), 3), round(REACH * float(y), 3)] for x, y in rows]
 
 
-# ---- three losses: the height of a point is hidden, and is to be restored
+# ---- three losses: predict the height of a point
 def _squared(out: Tensor, y: Tensor) -> Tensor:
     return F.mse_loss(out[:, 0], y)
 
@@ -211,13 +210,13 @@ LOSSES = {"squared": _squared, "absolute": _absolute, "classes": _likeliest}
 
 
 class _HeightJob:
-    """A network that sees x of a point, and restores its y."""
+    """A network that predicts the y of a point from its x."""
 
     def __init__(self, points: Tensor, loss: str) -> None:
         self.points, self.measure = points, LOSSES[loss]
         out = BINS if loss == "classes" else 1
         first = nn.Linear(1, 96)
-        nn.init.normal_(first.weight, std=4)  # steep enough for what was drawn
+        nn.init.normal_(first.weight, std=4)  # steep enough for hand-drawn points
         deeper = [nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, out)]
         self.module = nn.Sequential(first, *deeper)
         self.weights = torch.ones(len(points))
@@ -228,11 +227,11 @@ class _HeightJob:
         return self.measure(self.module(x[:, None]), y)
 
     def preview(self, path: Path) -> None:
-        """Nothing: it trains in memory."""
+        """Do nothing: this job trains in memory."""
 
     @torch.inference_mode()
     def answers(self, x: Tensor) -> Tensor:
-        """The heights that it expects: of the classes the middle of the likeliest."""
+        """The predicted heights; with classes, the middle of the likeliest class."""
         out: Tensor = self.module(x[:, None])
         if out.shape[1] == 1:
             return out[:, 0]
@@ -240,7 +239,7 @@ class _HeightJob:
 
 
 def _losses(options: LessonOptions) -> Iterator[Progress | Learned]:
-    """The same network with three losses: mean, median and likeliest height at each x."""
+    """Train the same network with three losses: for the mean, median and likeliest height."""
     points = torch.tensor([[x, y] for x, y, _ in options.points]) / REACH
     x = torch.linspace(float(points[:, 0].min()), float(points[:, 0].max()), CURVE)
     curves = {}
@@ -254,14 +253,15 @@ def _losses(options: LessonOptions) -> Iterator[Progress | Learned]:
 
 # ---- digits
 def _digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Scikit-learn's 1,797 digits, rows (N, 64) in [-1, 1], and labels; the last are set aside."""
+    """Scikit-learn's 1,797 digits as rows (N, 64) in [-1, 1], and their labels."""
     digits = load_digits()
     return (digits.data / 8 - 1).astype(np.float32), digits.target
 
 
 def _labels(options: LessonOptions) -> Iterator[Progress | Learned]:
-    """Two autoencoders, one with the true labels at hand and one with labels drawn by lot: neither
-    looks at them.
+    """Train two autoencoders, and classify by their codes: one with true, one with shuffled labels.
+
+    The training uses no labels, so both have the same codes.
     """
     rows, labels = _digits()
     drawn = np.random.default_rng(options.seed).permutation(labels)
@@ -287,8 +287,8 @@ def _labels(options: LessonOptions) -> Iterator[Progress | Learned]:
 
 
 def _denoising(options: LessonOptions) -> Iterator[Progress | Learned]:
-    """A denoising autoencoder of digits; from time to time what it makes of digits that it does not
-    train on.
+    """Train a denoising autoencoder on digits, and yield restored held-out digits from time to
+    time.
     """
     rows, _ = _digits()
     job = _autoencoder(rows[:-ASIDE], (1, 8, 8), (256,), 64, options, options.corruption)
@@ -307,12 +307,12 @@ def _denoising(options: LessonOptions) -> Iterator[Progress | Learned]:
 
 
 def _bytes(y: Tensor, x: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Pictures in 0 to 255, all in one."""
+    """Both batches with values 0 to 255, each joined into one picture."""
     a, b = (127.5 * (t.reshape(-1, 8).double().numpy() + 1) for t in (y, x))
     return a, b
 
 
 def _three(*kinds: Tensor) -> Image.Image:
-    """Rows of digits, large enough to be looked at."""
+    """One row of digits per batch, enlarged for display."""
     shown = torch.cat([kind[:SHOWN] for kind in kinds])
     return image.sheet(image.to_pictures(F.interpolate(shown, scale_factor=8)), columns=SHOWN)

@@ -1,7 +1,7 @@
-"""Is it a copy? The training pictures of a model that are closest to a picture.
+"""Find the training pictures of a model that are closest to a picture, to check for copies.
 
-A model may come with the PCA codes of its training pictures and with their names. Two pictures that
-look the same have codes that are close; the distance of codes is at most that of the pictures.
+A model may come with the PCA codes of its training pictures and with their names. Pictures that
+look the same have close codes; the distance of two codes is at most that of their pictures.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sfumato.errors import ModelError
 from sfumato.hub.files import read_weights
 from sfumato.space.pca import LinearSpace
 
-SIDE = 32  # of the pictures that are compared, in pixels
+SIDE = 32  # side of the compared pictures, in pixels
 FOLDER, CODES, NAMES = "training", "codes.safetensors", "pictures.csv.gz"
 COLUMNS = ("name", "set", "author", "licence")
 
@@ -34,10 +34,10 @@ class Neighbor:
     Attributes
     ----------
     distance : float
-        Root mean square difference of pixels, for values of 0 to 255, as the codes have it: the
-        pictures differ by at least so much.
+        Distance of the codes, as root mean square difference of pixels with values 0 to 255: a
+        lower bound of the difference between the pictures.
     mirrored : bool
-        Whether it is near to the picture's mirror image.
+        Whether the distance is that to the picture's mirror image.
     name, set, author, licence : str
     """
 
@@ -56,10 +56,10 @@ class TrainingPictures:
     Attributes
     ----------
     space : LinearSpace
-        From pictures of 32x32 pixels in [-1, 1] to codes.
+        Encodes pictures of 32x32 pixels in [-1, 1].
     codes : array, (N, k)
     rows : list of dict
-        Name, set, author and licence of each.
+        Name, set, author and licence of each picture.
     """
 
     space: LinearSpace
@@ -68,12 +68,12 @@ class TrainingPictures:
 
     @classmethod
     def load(cls, folder: Path) -> TrainingPictures:
-        """Those that lie in a model's folder.
+        """Load the training pictures' codes and names from a model's folder.
 
         Raises
         ------
         ModelError
-            If there are none.
+            If the folder has none.
         """
         path = folder / FOLDER / CODES
         if not path.exists():
@@ -105,7 +105,7 @@ class TrainingPictures:
 
 
 def training_names(folder: Path) -> list[dict[str, str]]:
-    """Name, set, author and licence of a model's training pictures; empty if it does not say."""
+    """Name, set, author and licence of a model's training pictures; empty if not listed."""
     path = folder / FOLDER / NAMES
     if not path.exists():
         return []
@@ -117,6 +117,6 @@ FLIP = Image.Transpose.FLIP_LEFT_RIGHT
 
 
 def codable(picture: Image.Image) -> torch.Tensor:
-    """A picture as it is compared: (1, 3, 32, 32) in [-1, 1], on white."""
+    """Convert a picture to the space's input (1, 3, 32, 32) in [-1, 1], on a white background."""
     flat = image.flattened(picture)
     return image.to_tensor(flat.resize((SIDE, SIDE), Image.Resampling.BOX))

@@ -1,7 +1,7 @@
-"""Diffusion of points on a plane: all of the idea, small enough to be watched.
+"""Diffusion of points on a plane: the whole method, small enough to watch.
 
-The objective, the preconditioning, guidance and the samplers are those that make pictures; the
-network is a small one, as a point has two numbers.
+The objective, preconditioning, guidance and samplers are those used for pictures; the network is
+small, since a point has only two coordinates.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from sfumato.train.loss import denoising_loss
 from sfumato.train.settings import TrainSettings
 from sfumato.types import Condition, Denoise, Progress, Step
 
-LOW, HIGH = 0.02, 10.0  # noise levels, for points of deviation 1
+LOW, HIGH = 0.02, 10.0  # lowest and highest noise level, for points with deviation 1
 WIDTH, WAVES = 128, 16
-UNNAMED = 0.15  # share of points whose class is not told in training
-GRID, REACH = 17, 2.4  # arrows a side, and how far from the middle the outermost stand
+UNNAMED = 0.15  # share of points that are trained without their class
+GRID, REACH = 17, 2.4  # arrows along each side, and distance of the outermost from the center
 MOST = 4000  # points
 Point = tuple[float, float, int]
 
 
 def sensible(points: Sequence[Point]) -> None:
-    """Refuse points that lie nowhere, and classes other than 1 and 2."""
+    """Refuse coordinates that are not finite or too large, and classes other than 1 and 2."""
     for x, y, kind in points:
         if not (math.isfinite(x) and math.isfinite(y) and abs(x) < 1e6 and abs(y) < 1e6):
             raise OptionError(f"the point {x:g}, {y:g} is not on the plane")
@@ -48,7 +48,7 @@ def sensible(points: Sequence[Point]) -> None:
 
 
 class PointsOptions(Options):
-    """Points to learn, and how to walk to new ones.
+    """Points to learn, and how to sample new ones.
 
     Examples
     --------
@@ -81,20 +81,21 @@ class PointsOptions(Options):
 
 @dataclass(frozen=True)
 class Walks:
-    """What came of it. All places are those of the points that were given.
+    """The trajectories of sampled points, in the coordinates of the given points.
 
     Attributes
     ----------
     loss : float
-        Of the last training steps.
+        Moving average of the loss at the end of training.
     sigmas : list of float
-        Noise level before each step, and after the last.
+        Noise level before each step and after the last.
     paths : Tensor, (S + 1, N, 2)
-        The walkers before each step and at the end; noise is scaled so that they stay near.
+        Points before each step and at the end; noisy points are scaled down to the spread of the
+        given ones.
     grid : Tensor, (G, 2)
-        Where the arrows stand.
+        Places of the arrows.
     guesses : Tensor, (S, G, 2)
-        The clean point that the denoiser expects from each of these places, before each step.
+        The denoised estimate for each place of the grid, before each step.
     """
 
     loss: float
@@ -141,26 +142,27 @@ class PointsJob:
         self.weights = torch.ones(len(points))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean weighted loss; some points do not tell their class."""
+        """Mean weighted loss; a share of the points has no class."""
         named = torch.rand(len(rows), generator=random) >= UNNAMED
         condition = Condition(vector=(self.classes[rows] * named)[:, None].float())
         x = self.points[rows][..., None, None]
         return denoising_loss(self.denoiser, x, self.corruption, condition, generator=random)
 
     def preview(self, path: Path) -> None:
-        """Nothing: it trains in memory."""
+        """Do nothing: this job trains in memory."""
 
 
 def walk(
     options: PointsOptions, trained: dict[Any, Any] | None = None
 ) -> Iterator[Progress | Walks]:
-    """Learn points, and walk from noise to new ones; the last event is the result.
+    """Learn points, and sample new ones from noise; the last event is the result.
 
     Parameters
     ----------
     options : PointsOptions
     trained : dict, optional
-        Keeps what was learned, so that other walks through it cost no training.
+        Cache of trained networks: a later call with the same points, training steps and seed needs
+        no training.
     """
     given = torch.tensor([[x, y] for x, y, _ in options.points], dtype=torch.float32)
     center, spread = given.mean(dim=0), given.std().clamp_min(1e-6)
@@ -189,7 +191,7 @@ def walk(
 
 @torch.inference_mode()
 def _walked(job: PointsJob, options: PointsOptions) -> tuple[Tensor, list[float], Tensor, Tensor]:
-    """Paths, noise levels, the places of the arrows and where these point."""
+    """Sample points: return paths, noise levels, places of the arrows and their targets."""
     count, random = options.count, stream(options.seed)
     sigmas = karras(job.denoiser.times.sigmas, options.steps)
     axis = torch.linspace(-REACH, REACH, GRID)
@@ -220,12 +222,12 @@ def _after(step: Step, sigmas: Tensor) -> Tensor:
 
 
 def _seen(x: Tensor, sigma: float) -> Tensor:
-    """Places (N, 2) whose deviation stays near 1 at every noise level."""
+    """Noisy points as places (N, 2), scaled to a deviation near 1 at every noise level."""
     return x.flatten(1).float() / math.sqrt(1 + sigma**2)
 
 
 def _guess(denoise: Denoise, grid: Tensor, sigma: float) -> Tensor:
-    """The clean points expected from places that are given as they are seen."""
+    """Denoised estimates for places that are scaled as by :func:`_seen`."""
     x = (grid * math.sqrt(1 + sigma**2))[..., None, None]
     out: Tensor = denoise(x, torch.full((len(grid),), sigma)).flatten(1)
     return out

@@ -1,7 +1,8 @@
-"""Enlarge four times: diffusion of the details that a small picture lacks, guided by its text.
+"""Enlarge pictures four times by diffusion of the details that a small picture lacks, conditioned
+on its prompt.
 
-The small picture nearly decides the large one, so a few steps without guidance suffice (Ho et al.
-2021, arXiv:2106.15282, have such cascades).
+The small picture nearly determines the large one, so a few steps without guidance suffice. Ho et
+al. 2021 (arXiv:2106.15282) describe such cascades.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ def walk(
     noise: Callable[[Tensor], Tensor],
     steps: int = STEPS,
 ) -> Iterator[Step]:
-    """Sampler steps in the space of details.
+    """Yield the sampler's steps in the space of details.
 
     Parameters
     ----------
     denoiser : Denoiser
-        Of a U-Net that takes details and, as planes, the small picture.
+        Its U-Net takes details and, as planes, the small picture.
     small : Tensor, (B, 3, h, w), in [-1, 1]
     tokens : Tensor, (B, T, D), optional
-        States of the texts.
+        Text states of the prompts.
     noise : callable
-        From a tensor to standard normal noise of its shape.
+        Returns standard normal noise of the shape of a tensor.
     steps : int
     """
     sigmas = trailing(denoiser.times.sigmas, steps)
@@ -59,6 +60,6 @@ def upscale(
     noise: Callable[[Tensor], Tensor],
     steps: int = STEPS,
 ) -> Tensor:
-    """Pictures (B, 3, h, w) in [-1, 1] to pictures (B, 3, 4h, 4w); see :func:`walk`."""
+    """Enlarge pictures (B, 3, h, w) in [-1, 1] to (B, 3, 4h, 4w); see :func:`walk`."""
     *_, last = walk(denoiser, small, tokens, noise, steps)
     return Detail().decode(last.x, small).clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""Train the first stage: pictures to latents and back."""
+"""Train the autoencoder of latent diffusion, its first stage."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ KL_WEIGHT = 2e-4  # per latent value, against a mean absolute pixel error of abo
 
 
 class AutoencoderJob:
-    """Absolute error of the reconstruction (sharp edges), squared error (right colors), and a
+    """Absolute error of the reconstruction (sharp edges), squared error (right colors), and a KL
     divergence.
 
-    The divergence is small and keeps the latents near the standard normal. The decoder sees
-    ``mean + deviation n``: it is a denoising autoencoder in its own latent space.
+    The divergence has a small weight and keeps the latents near the standard normal. The decoder
+    sees ``mean + deviation n``, so it is a denoising autoencoder in its own latent space.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class AutoencoderJob:
         )
 
     def preview(self, path: Path) -> None:
-        """Originals above their reconstructions."""
+        """Write a sheet of originals above their reconstructions."""
         x = self.batch(torch.arange(min(12, len(self.pixels))))
         pictures = image.to_pictures(torch.cat([x, self.module.decode(self.module.encode(x))]))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class AutoencoderJob:
 def train_autoencoder(
     data: Path, output: Path, config: Path | None, given: Mapping[str, Any]
 ) -> Iterator[Event]:
-    """Train the first stage; writes its config and weights."""
+    """Train the autoencoder; write its config and weights."""
     plan, settings = read_plan("autoencoder", data, output, config, given)
     network = checked(
         AutoencoderKL, AutoencoderConfig, {**_small_autoencoder(plan.size), **plan.network}

@@ -11,8 +11,9 @@ from sfumato.train.loop import Progress
 
 
 class Board:
-    """Writes loss and rate every few steps; without tensorboard it does nothing, nor before the
-    first step.
+    """Writes loss and speed every few steps, if tensorboard is installed.
+
+    No file is created before the first point.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -20,7 +21,7 @@ class Board:
 
     @functools.cached_property
     def writer(self) -> Any:
-        """TensorBoard's writer, begun at the first point; None if it is not installed."""
+        """TensorBoard's writer, created at first use; None if tensorboard is not installed."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:

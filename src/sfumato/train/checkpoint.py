@@ -1,4 +1,4 @@
-"""What a training run is made of, written whole and read back bit for bit."""
+"""Checkpoints of training runs: written atomically and restored bit for bit."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sfumato.errors import TrainingError
 from sfumato.runtime import atomic, choose_dtype
@@ -20,7 +21,7 @@ from sfumato.train.muon import Muon, matrix_weights
 from sfumato.train.settings import TrainSettings
 
 NAME = "checkpoint.safetensors"
-# Settings that may differ between a run and its resumption; another device rounds otherwise.
+# Settings that may change when a run is resumed; another device rounds differently.
 FREE = frozenset({"device", "dtype", "checkpoint_every", "preview_every"})
 REMEMBERED: dict[type, tuple[str, ...]] = {
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
@@ -33,12 +34,12 @@ class State:
     """Weights, their moving average, and the states of the optimizers."""
 
     module: nn.Module
-    average: list[Tensor]  # empty: the weights stand for it
+    average: list[Tensor]  # empty if weights are not averaged
     optimizers: list[torch.optim.Optimizer]
 
     @classmethod
     def start(cls, module: nn.Module, settings: TrainSettings) -> State:
-        """A fresh state; decay holds for matrices and kernels, not for biases and norms."""
+        """A fresh state; weight decay applies to matrices and kernels, not to biases and norms."""
         trained = [p for p in module.parameters() if p.requires_grad]
         decay, ours = (
             settings.weight_decay,
@@ -55,14 +56,14 @@ class State:
         )
         if ours:
             half = choose_dtype(settings.dtype, ours[0].device) == torch.bfloat16
-            # float16 is too narrow for its sums
+            # the range of float16 is too small for Muon's sums
             optimizers.append(Muon(ours, decay, dtype=torch.bfloat16 if half else torch.float32))
         return cls(
             module, [p.detach().clone() for p in trained] if settings.ema_decay else [], optimizers
         )
 
     def step(self, rate: float) -> None:
-        """Take the step that the gradients ask for, at a learning rate."""
+        """Take an optimizer step at a learning rate, and clear the gradients."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -82,16 +83,16 @@ class State:
     def update_average(self, decay: float) -> None:
         """Move the average towards the weights."""
         if self.average:
-            torch._foreach_lerp_(self.average, self.trained, 1 - decay)
+            get_ema_multi_avg_fn(decay)(self.average, self.trained, None)
 
     def use_average(self) -> None:
-        """Copy the average into the module, for good."""
+        """Replace the module's weights by their average."""
         if self.average:
             torch._foreach_copy_(self.trained, self.average)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The module with averaged weights and in evaluation mode, for the length of a block."""
+        """Use the averaged weights and evaluation mode within a ``with`` block."""
         kept = [p.clone() for p in self.trained]
         self.use_average()
         self.module.eval()
@@ -103,7 +104,7 @@ class State:
             self.module.train()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by name."""
+        """All tensors of the state, by name."""
         out = {
             f"average.{name}": mean for name, mean in zip(self.names, self.average, strict=False)
         }
@@ -121,7 +122,7 @@ class State:
 def save(
     state: State, folder: Path, settings: TrainSettings, step: int, about: Mapping[str, Any]
 ) -> None:
-    """Write the checkpoint; the one before stays until this one is whole."""
+    """Write the checkpoint atomically: the previous one stays until this one is complete."""
     with atomic(folder / NAME) as scratch:
         tensors = {k: t.contiguous() for k, t in state.tensors().items()}
         save_file(
@@ -171,15 +172,16 @@ def _fill(state: State, tensors: dict[str, Tensor]) -> None:
         for optimizer, keys in ((o, REMEMBERED[type(o)]) for o in state.optimizers):
             kept = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}
             if kept:
-                # fused: the step, too
+                # fused optimizers need the step count on the parameter's device, too
                 optimizer.state[parameter] = {k: _laid_out(t, parameter) for k, t in kept.items()}
     for name, mean in zip(state.names, state.average, strict=False):
         mean.copy_(tensors[f"average.{name}"])
 
 
 def _laid_out(kept: Tensor, parameter: Tensor) -> Tensor:
-    """As the parameter lies in memory, channels last or not: fused optimizers go through both in
-    that order.
+    """Copy a tensor to the device and, if the shapes agree, the memory layout of its parameter.
+
+    Fused optimizers traverse both in memory order, which may be channels last.
     """
     return (
         torch.empty_like(parameter).copy_(kept)
@@ -189,7 +191,7 @@ def _laid_out(kept: Tensor, parameter: Tensor) -> Tensor:
 
 
 def _other(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between two runs, in words; empty if nothing does."""
+    """Describe the difference between two runs; empty if there is none."""
     wrong = [k for k in then if k in now and then[k] != now[k]]
     if wrong[:1] == ["data"]:
         return "it was made from other files"

@@ -1,5 +1,5 @@
-"""Train an autoencoder of a few codes: the denoising objective in the row ``direct``, on rows of
-numbers.
+"""Train an autoencoder with short codes on rows of numbers: the denoising objective with the
+preconditioning ``direct``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sfumato.train.loss import Measure, cross_entropy, denoising_loss, squared
 from sfumato.types import Condition, Corrupted
 
 MEASURES: dict[str, Measure] = {"squared": squared, "cross_entropy": cross_entropy}
-# rows from which center and spread are taken, once, and the mean code, after each fit
+# rows from which center and spread (once) and the mean code (after each fit) are estimated
 SETTLE, RECENTER = 5_000, 1_000
 
 
 class AutoencoderFit:
-    """Rows in, the same rows out, through a few codes; with a corruption, from damaged rows.
+    """Reconstruction of rows from short codes; with a corruption, from corrupted rows.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class AutoencoderFit:
     rows : callable
         ``rows(indices)`` gives float32 rows (B, d) of the data in [-1, 1].
     count : int
-        How many rows there are.
+        Number of rows.
     loss : {"squared", "cross_entropy"}
     corruption : str
         As :func:`sfumato.parse` reads it; "none" for a plain autoencoder.
@@ -54,11 +54,11 @@ class AutoencoderFit:
         self.weights = torch.ones(count)
 
     def fit_normalization(self) -> None:
-        """Let the space take center and spread from a sample of the rows, evenly spaced."""
+        """Estimate the space's center and spread from evenly spaced rows."""
         self.module.fit_normalization(self._sample(SETTLE))
 
     def recenter(self) -> None:
-        """Let the mean code of such a sample be the origin of the codes."""
+        """Move the origin of the codes to the mean code of evenly spaced rows."""
         self.module.recenter(self._sample(RECENTER))
 
     def _sample(self, most: int) -> Tensor:
@@ -84,8 +84,8 @@ class AutoencoderFit:
         )
 
     def damage(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Rows damaged; what became smaller is brought back to its size, as the network takes no
-        other.
+        """Corrupt rows; bring a smaller result back to the original size, the only one that the
+        network takes.
         """
         out = self.corruption(x, generator=generator)
         return (
@@ -95,4 +95,4 @@ class AutoencoderFit:
         )
 
     def preview(self, path: Path) -> None:
-        """Nothing: the estimators train in memory, and `sfumato reduce` shows reconstructions."""
+        """Write nothing: estimators train in memory, and `sfumato reduce` shows reconstructions."""

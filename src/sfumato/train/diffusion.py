@@ -1,7 +1,6 @@
-"""Train latent diffusion: captions to latents, on an autoencoder and a text encoder that stay as
-they are.
+"""Train latent diffusion on captioned pictures, with a frozen autoencoder and text encoder.
 
-Latents and text states are computed once and kept on disk, so a step costs the U-Net alone.
+Latents and text states are computed once and kept on disk, so a step runs only the U-Net.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from sfumato.train.plan import (
 )
 from sfumato.types import Condition
 
-STATES = 2000  # texts whose states tell how much these vary
+STATES = 2000  # texts from which the deviation of text states is estimated
 DROPPED = 0.1  # share of captions swapped for the empty text (Ho & Salimans 2022, section 4)
 
 
@@ -56,16 +55,16 @@ class DiffusionJob:
     ----------
     config : UNetConfig
     data : Latents
-        Prepared.
+        Latents and text states, prepared.
     scheduler : SchedulerConfig
-        The noise levels and what the network predicts.
+        Noise levels and prediction type.
     prompts : sequence of str
-        What the previews show.
+        Prompts of the previews.
     shift : float
         Above 1 trains more on noisier latents (:class:`DiffusionNoise`).
     text_noise : float
-        Noise on the text's states, as a share of their standard deviation: texts that mean nearly
-        the same shall give nearly the same picture.
+        Noise on the text states, as a share of their standard deviation, so that texts of similar
+        meaning give similar pictures.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class DiffusionJob:
         return Condition(tokens=self.data.states(places).to(self.module.conv_in.weight.device))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean weighted loss; each row draws one of its captions, and some draw none."""
+        """Mean weighted loss; each row gets one of its captions at random, some the empty text."""
         condition = self._tokens(self.data.draw(rows, random))
         tokens = condition.tokens
         if self.text_noise and tokens is not None:
@@ -101,7 +100,7 @@ class DiffusionJob:
         return denoising_loss(self.denoiser, z, self.corruption, condition, generator=random)
 
     def preview(self, path: Path) -> None:
-        """The same prompts and noise each time, 20 steps, guidance 3."""
+        """Write pictures of the same prompts and noise each time: 20 steps, guidance 3."""
         if not self.prompts:
             return
         device = self.module.conv_in.weight.device
@@ -149,11 +148,10 @@ def train_diffusion(
     *,
     pixels: bool = False,
 ) -> Iterator[Event]:
-    """Train a text-to-image model, in the latents of an autoencoder or in `pixels`, and write a
-    whole model folder.
+    """Train a text-to-image model on latents, or with `pixels` on pixels; write a model folder.
 
-    With `start`, a bundled name or a model, training goes on from its U-Net, with its autoencoder
-    and text encoder.
+    With `start`, a bundled name or a model, training continues from that model's U-Net, with its
+    autoencoder and text encoder.
     """
     kind = "diffusion from a model" if start else "diffusion"
     plan, settings = read_plan(kind, data, output, config, given)
@@ -206,7 +204,7 @@ def _save(
 
 
 def _described(plan: Plan, begun: Model | None, size: int) -> tuple[SchedulerConfig, Defaults]:
-    """The noise levels, and what ``sfumato create`` does with the model unless it is told."""
+    """The scheduler's config, and the model's defaults for ``sfumato create``."""
     if begun is None:
         scheduler = SchedulerConfig.read({**STABLE_DIFFUSION, **plan.scheduler}, "scheduler")
         return scheduler, Defaults.read(plan.defaults, "defaults")
@@ -219,9 +217,7 @@ def _described(plan: Plan, begun: Model | None, size: int) -> tuple[SchedulerCon
 def _grounds(
     autoencoder: Path | None, text: Path | None, plan: Plan, start: str | None, *, pixels: bool
 ) -> tuple[Model | None, AutoencoderKL | Pixels, TextEncoder]:
-    """What a U-Net is trained on: the model to begin with, if there is one; the space; the text
-    encoder.
-    """
+    """The model that training starts from (or None), the space, and the text encoder."""
     if start is None:
         if (autoencoder is None) != pixels:
             raise OptionError(
@@ -240,7 +236,7 @@ def _grounds(
 
 
 def check_kept(*others: object) -> None:
-    """Refuse other parts for a model that is trained on."""
+    """Raise OptionError if parts are given besides a model to fine-tune, which keeps its own."""
     if any(others):
         raise OptionError(
             "a model that is trained on keeps its autoencoder, text encoder, network and "
@@ -249,7 +245,7 @@ def check_kept(*others: object) -> None:
 
 
 def load_to_train(name: str) -> tuple[Model, TextEncoder]:
-    """A model to train on from, or a part for."""
+    """Load a model to fine-tune or to train a part for, and its text encoder."""
     begun = load(name, "cpu", "float32")
     if not isinstance(begun.text, TextEncoder):
         what = (
@@ -267,13 +263,15 @@ def load_to_train(name: str) -> tuple[Model, TextEncoder]:
 
 
 def _size(plan: Plan, begun: Model | None) -> int:
-    """Side of the pictures: the plan's, or where it names none that of the model."""
+    """Side of the pictures: the start model's if the plan names none, else the plan's."""
     return begun.size[0] if begun and "size" not in plan.model_fields_set else plan.size
 
 
 def _small_unet(size: int, space: AutoencoderKL | Pixels, text_width: int) -> dict[str, Any]:
-    """For pictures of 64 pixels: two levels of latents 8 wide, or four of pixels; the text is
-    looked at where a side is 16 or less.
+    """Config of a small U-Net, for pictures of 64x64 pixels.
+
+    It has two levels for 8x8 latents, or four for pixels. It attends to the text on levels of
+    16x16 positions or fewer.
     """
     channels, widths, plain = (
         (space.config.latent_channels, [32, 64, 128, 256], 2)

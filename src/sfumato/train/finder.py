@@ -1,12 +1,11 @@
-"""Train a finder: a restorer whose clean picture is the damage alone, shown on prints that were
-damaged by us.
+"""Train a finder, a restorer that outputs a mask of the damage, on prints with synthetic damage.
 
-The photograph is what hides the marks, and is taken away. Between the marks the finder meets things
-that look like them and are none: letters, grids and rings.
+The mask takes the place of the clean picture in the objective. The prints also show things that
+look like damage but are not: letters, grids and rings.
 
-A finder looks twice. At the second look its plane of known pixels is what it didn't take for damage
-at the first: so it sees where a line goes on, and what stands alone (Tu & Bai 2010, auto-context;
-Chen et al. 2022, arXiv:2208.04202, self-conditioning).
+A finder runs twice. In the second pass, its plane of known pixels excludes the damage found in the
+first, so it sees where a line goes on and what stands alone (Tu & Bai 2010, auto-context; Chen et
+al. 2022, arXiv:2208.04202, self-conditioning).
 """
 
 from __future__ import annotations
@@ -31,26 +30,25 @@ from sfumato.train.restorer import RestorerJob
 from sfumato.types import Condition, Corruption
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,()©-"
-ADDED = 0.35  # share of the crops on which something is drawn that is no damage
-SOFT, GRAINY = 0.3, 0.3  # shares of the prints that are blurred, and whose film had grain
-GRAIN = 1.0, 14.0  # its level, of 255
-AGAIN = 0.5  # share of the batches that are looked at for the second time
+ADDED = 0.35  # share of the crops with drawn things that only look like damage
+SOFT, GRAINY = 0.3, 0.3  # shares of the prints that are blurred, and that have film grain
+GRAIN = 1.0, 14.0  # range of the grain's level, of 255
+AGAIN = 0.5  # share of the batches that train the second pass
 Color = tuple[int, ...]
-SEPIA = (1.0, 0.86, 0.64)  # of white, in a print that turned brown
+SEPIA = (1.0, 0.86, 0.64)  # color of white in a print that turned brown
 
 
 class FinderJob(RestorerJob):
-    """The denoising objective on pictures of the damage: cross-entropy between where it is and
-    where the network sees it.
+    """The denoising objective on masks of the damage: cross-entropy of true and estimated masks.
 
     Parameters
     ----------
-    As of :class:`RestorerJob`. Each corruption begins with ``scratches``; what follows, as noise
-    and JPEG, comes over the marks.
+    As in :class:`RestorerJob`. Each corruption begins with ``scratches``; further parts, such as
+    noise and JPEG, are applied over the marks.
     """
 
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
-        """Where the marks are, in [-1, 1], and the damaged prints."""
+        """Masks of the marks in [-1, 1], the damaged prints, and the condition."""
         x = self.batch(rows, random)
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=random)))
         x = torch.stack([_printed(picture, self.gray, rng) for picture in x])
@@ -78,8 +76,10 @@ class FinderJob(RestorerJob):
 
 
 def _printed(picture: Tensor, gray: float, rng: np.random.Generator) -> Tensor:
-    """A photograph (3, H, W) as it lies in an album: gray, brown or in color, faded, with letters
-    or lines of its own.
+    """Make a photograph (3, H, W) look like an old print.
+
+    It is turned gray or brown or stays in color, and is faded. Some prints also get letters, lines
+    or rings, blur or grain.
     """
     x = ((picture + 1) / 2) ** rng.uniform(0.7, 1.5)
     if rng.random() < ADDED:
@@ -99,7 +99,7 @@ def _printed(picture: Tensor, gray: float, rng: np.random.Generator) -> Tensor:
 
 
 def _with_things(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Letters, a grid of bars or some rings: no damage, though it looks like it."""
+    """Draw letters, a grid of bars or some rings: they look like damage but are not."""
     picture = image.to_pictures(2 * x[None] - 1)[0]
     gray = (int(rng.integers(0, 256)),) * 3
     color = tuple(int(v) for v in rng.integers(0, 256, 3)) if rng.random() < 0.3 else gray

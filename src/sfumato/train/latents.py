@@ -1,6 +1,4 @@
-"""Captioned pictures as the later stages see them: latents, states and ends of texts, computed once
-and kept on disk.
-"""
+"""Training data of the later stages: latents and text states, computed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -29,13 +27,14 @@ def cached(
     rows: Callable[[int, int], Tensor],
     batch: int = 256,
 ) -> Iterator[int]:
-    """Fill ``path`` (.npy, float16) with ``rows(start, end)`` batch by batch unless it holds `key`
-    already; yields rows done.
+    """Fill `path` (.npy, float16) with ``rows(start, end)`` batch by batch; yield the rows done.
+
+    Nothing is computed if the file was written with the same `key` before.
     """
     note = path.with_suffix(".json")
     if path.exists() and note.exists() and json.loads(note.read_text("utf-8")) == {"key": key}:
         return
-    note.unlink(missing_ok=True)  # it must not vouch for another array, whenever this ends
+    note.unlink(missing_ok=True)  # removed first: an interrupted run leaves no key to a wrong array
     with atomic(path) as scratch:
         out = array_file(scratch, np.float16, shape)
         for start in range(0, shape[0], batch):
@@ -49,7 +48,7 @@ def cached(
 
 
 class Captions:
-    """A training set behind a text encoder that stays as it is.
+    """A captioned training set with cached outputs of a frozen text encoder.
 
     Parameters
     ----------
@@ -57,16 +56,16 @@ class Captions:
         Packed pictures with captions.
     text : TextEncoder
     cache : Path
-        Folder for what is computed.
+        Folder of the cached arrays.
 
     Attributes
     ----------
     texts : list of str
         All captions, and the empty text.
     choices : list of list of int
-        For each picture the places of its captions in `texts`.
+        For each picture, the indices of its captions in `texts`.
     weights : Tensor, (N,)
-        How often each picture is drawn.
+        Sampling weight of each picture.
     """
 
     def __init__(self, pictures: Pictures, text: TextEncoder, cache: Path) -> None:
@@ -79,7 +78,7 @@ class Captions:
     def prepare(
         self, key: str, *, states: bool = False, ends: bool = False
     ) -> Iterator[tuple[str, int, int]]:
-        """Fill the cache, yielding (what, done, of how many). `key` names the encoders."""
+        """Fill the cache; yield (what, done, total). `key` identifies the encoders."""
         said = hashlib.blake2b("\0".join(self.texts).encode(), digest_size=12).hexdigest()
         for wanted, name, make in ((states, "states", self._read), (ends, "ends", self._end)):
             if wanted:
@@ -109,7 +108,7 @@ class Captions:
         return self.text.pooled(self.texts[start:end])
 
     def draw(self, rows: Tensor, random: Generator) -> list[int]:
-        """For each picture the place of one of its captions."""
+        """Choose one caption per picture at random; return the indices in `texts`."""
         chosen = torch.rand(len(rows), generator=random)
         return [
             self.choices[r][int(u * len(self.choices[r]))]
@@ -130,12 +129,12 @@ class Captions:
 
 
 class Latents(Captions):
-    """The same behind an autoencoder, too; in the space of pixels, the pictures themselves.
+    """A captioned training set with cached text states and latents; in pixel space, with pixels.
 
     Parameters
     ----------
     pictures, text, cache
-        As of :class:`Captions`.
+        As in :class:`Captions`.
     space : AutoencoderKL or Pixels
     """
 
@@ -148,8 +147,8 @@ class Latents(Captions):
     def prepare(
         self, key: str, *, states: bool = False, ends: bool = False, own_scale: bool = False
     ) -> Iterator[tuple[str, int, int]]:
-        """Fill the cache; with `own_scale` the autoencoder's factor is set so that these latents
-        have unit variance.
+        """Fill the cache; with `own_scale`, set the autoencoder's scaling factor so that these
+        latents have unit variance.
         """
         if isinstance(self.space, AutoencoderKL):
             yield from self._filled(

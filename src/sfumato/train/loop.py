@@ -1,8 +1,8 @@
-"""The one training loop: a generator of :class:`Progress` that survives being killed.
+"""The training loop: a generator of :class:`Progress` that can be killed and resumed.
 
-Everything random at step s comes from generators keyed by (seed, s), so a checkpoint is weights,
-averages and a step number, and a resumed run walks bit for bit where an undisturbed one would have
-walked.
+All random numbers of step s come from generators keyed by (seed, s). A checkpoint therefore holds
+only weights, averages, optimizer states and the step number, and a resumed run equals an
+uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from sfumato.runtime import autocast, choose_device, choose_dtype, generator, ke
 from sfumato.train import checkpoint
 from sfumato.train.settings import TrainSettings
 
-SAVE_SECONDS = 300.0  # after so long a checkpoint is written, however few steps were done
-# of the loss: gradients of activations would vanish in float16 (Micikevicius et al. 2018, section
-# 3.2)
+SAVE_SECONDS = 300.0  # a checkpoint is written at least this often, whatever the steps
+# loss scale: without it, gradients of activations would underflow in float16 (Micikevicius et al.
+# 2018, section 3.2)
 FLOAT16_SCALE = 1024.0
 
 
 class Job(Protocol):
-    """What is trained: a module and its loss on a batch of rows."""
+    """A training task: a module and its loss on a batch of rows."""
 
-    weights: Tensor  # (N,) how often each row is drawn
+    weights: Tensor  # (N,) sampling weight of each row
 
     @property
     def module(self) -> nn.Module:
@@ -43,20 +43,18 @@ class Job(Protocol):
         ...
 
     def preview(self, path: Path) -> None:
-        """Write pictures that show how far training is; called with the averaged weights in
-        place.
-        """
+        """Write preview pictures; the module holds the averaged weights during the call."""
         ...
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One training step, as a caller sees it.
+    """Progress after one training step.
 
     Attributes
     ----------
     step, steps : int
-        Steps done, of how many.
+        Steps done, and steps in total.
     loss : float
         Moving average of the loss.
     samples_per_second : float
@@ -80,18 +78,18 @@ def train(
     folder: Path | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Iterator[Progress]:
-    """Train until ``settings.steps``, going on from the checkpoint in `folder` if there is one;
-    without one, in memory.
+    """Train up to ``settings.steps``, resuming from the checkpoint in `folder` if there is one.
 
-    `about` says what else the run depends on (network, data, corruption): a checkpoint of another
-    run is not gone on with. The averaged weights are in ``job.module`` when the generator is
-    exhausted. To stop early, stop iterating: a checkpoint is written on the way out.
+    Without a folder, nothing is written. `about` holds what else the run depends on (network, data,
+    corruption); the checkpoint of another run is refused. The averaged weights are in
+    ``job.module`` when the generator is exhausted. To stop early, stop iterating: a checkpoint is
+    written when the generator closes.
 
     Raises
     ------
     TrainingError
-        If nothing has a weight; if the loss stops being a number, with the step and the first layer
-        that gave one that is not; or if the checkpoint belongs to another run.
+        If all weights are 0; if a gradient is not finite (the message names the step and the first
+        layer at fault); or if the checkpoint belongs to another run.
     """
     keep_memory()
     device = choose_device(settings.device)
@@ -121,7 +119,7 @@ def train(
                 checkpoint.save(state, folder, settings, step, about or {})
                 saved, since = step, time.monotonic()
             yield meter.read(step, loss, preview)
-    # from these weights it would fail again: the checkpoint before them stays
+    # a run resumed from these weights would fail again: the previous checkpoint stays
     except TrainingError:
         whole = False
         raise
@@ -132,8 +130,9 @@ def train(
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Linear rise, plateau, linear fall (trapezoid): a longer run shares its beginning with a
-    shorter one.
+    """Learning rate of a step: linear rise, plateau, linear fall (trapezoid).
+
+    A longer run shares its beginning with a shorter one.
 
     Examples
     --------
@@ -153,11 +152,11 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 def _gradient(
     job: Job, settings: TrainSettings, step: int, device: torch.device, places: Tensor
 ) -> float:
-    """Leave the gradient of a batch in the parameters; returns the loss."""
+    """Compute the gradient of a batch into the parameters; return the loss."""
     draws = torch.rand(
         settings.batch, generator=generator(settings.seed, step, "rows"), dtype=torch.float64
     )
-    # each row has a stretch as long as its weight
+    # each row owns an interval as long as its weight
     rows = torch.searchsorted(places, draws * places[-1], right=True)
     dtype = choose_dtype(settings.dtype, device)
 
@@ -183,14 +182,15 @@ def _gradient(
 
 
 def _apply(state: checkpoint.State, settings: TrainSettings, step: int) -> None:
-    """Take the step that the gradient asks for."""
+    """Take an optimizer step and update the averaged weights."""
     state.step(learning_rate(settings, step))
     state.update_average(min(settings.ema_decay, (step + 1) / (step + 10)))
 
 
 def _blame(module: nn.Module, again: object) -> str:
-    """Name the first layer whose output is not finite, by running the same batch again; else the
-    first such gradient.
+    """Run the batch again and name the first layer whose output is not finite.
+
+    If there is none, name the first gradient that is not finite.
     """
     found: list[str] = []
     hooks = []
@@ -216,7 +216,7 @@ def _blame(module: nn.Module, again: object) -> str:
 
 
 class _Meter:
-    """Smooths the loss and measures the rate over the last seconds."""
+    """Smooths the loss, and measures the speed over the last steps."""
 
     def __init__(self, settings: TrainSettings, step: int) -> None:
         self.settings, self.loss = settings, math.nan

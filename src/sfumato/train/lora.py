@@ -1,9 +1,9 @@
-"""Fine-tune a text-to-image model on a few pictures of one's own: a LoRA.
+"""Fine-tune a text-to-image model on a few custom pictures: a LoRA.
 
-The model's weights stay as they are; small matrices beside them are trained (Hu et al. 2021,
-arXiv:2106.09685). What the model knew stays: at each step the changed model must also still answer
-to other prompts as the unchanged one does, on pictures that this one made for them (after the prior
-preservation of Ruiz et al. 2022, arXiv:2208.12242, section 3.2).
+The model's weights are frozen; small matrices beside them are trained (Hu et al. 2021,
+arXiv:2106.09685). To keep what the model knew, each step also trains the matrices to preserve the
+original model's predictions for other prompts, on pictures that it generated for them (after the
+prior preservation of Ruiz et al. 2022, arXiv:2208.12242, section 3.2).
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from sfumato.train.plan import (
 )
 from sfumato.types import Condition
 
-KEPT = 256  # pictures of other prompts
-KEPT_SHARE = 0.5  # how many of them are looked at beside each batch, against the batch's own
-KEPT_WEIGHT = 4.0  # of their error, which is small, against that of the batch
+KEPT = 256  # generated pictures of other prompts
+KEPT_SHARE = 0.5  # how many of them join each batch, relative to its size
+KEPT_WEIGHT = 4.0  # weight of their error, which is small, relative to that of the batch
 WORD = re.compile(r"[a-z]{3,12}" + re.escape(SUFFIX))
 
 
 class LowRank(nn.Module):
-    """A weight and a change of low rank: ``W + B A``.
+    """A low-rank update of a weight: ``W + B A``.
 
     Parameters
     ----------
@@ -70,12 +70,12 @@ class LowRank(nn.Module):
         self.on = True
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The changed weight; the weight itself while the change is off."""
+        """Return the updated weight, or the weight itself while the update is off."""
         return weight + (self.up @ self.down).view_as(weight) if self.on else weight
 
 
 def add_low_rank(network: UNet, rank: int) -> list[LowRank]:
-    """Give each layer of a U-Net's blocks a change that is trained, and freeze all else."""
+    """Add a trainable low-rank update to each layer in a U-Net's blocks; freeze everything else."""
     network.requires_grad_(False)
     changes = []
     for name, layer in list(network.named_modules()):
@@ -87,7 +87,7 @@ def add_low_rank(network: UNet, rank: int) -> list[LowRank]:
 
 
 def begin_at(network: UNet, path: Path) -> None:
-    """Let the changes of a network begin at those of a file that :func:`save_lora` wrote.
+    """Initialize a network's low-rank updates from a file written by :func:`save_lora`.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def begin_at(network: UNet, path: Path) -> None:
 
 
 def changes_of(network: UNet) -> dict[str, Change]:
-    """What was trained, by the names of layers."""
+    """Return the trained low-rank updates by layer name."""
     found = {}
     for name, layer in network.named_modules():
         if not parametrize.is_parametrized(layer):
@@ -124,14 +124,14 @@ def changes_of(network: UNet) -> dict[str, Change]:
 
 
 class LoraJob(DiffusionJob):
-    """The denoising objective on one's own pictures, and the model's own answers to other prompts.
+    """The denoising objective on custom pictures, with prior preservation on other prompts.
 
     Parameters
     ----------
     model : Model
-        Its U-Net is given the changes.
+        Model to fine-tune; a copy of its U-Net gets the low-rank updates.
     data : Latents
-        Prepared.
+        Latents and text states, prepared.
     plan : Plan
     """
 
@@ -146,7 +146,7 @@ class LoraJob(DiffusionJob):
         self.kept_tokens: Tensor | None = None
 
     def prepare(self, model: Model, seed: int) -> Iterator[tuple[str, int, int]]:
-        """Make pictures of other prompts, to keep them."""
+        """Generate pictures of other prompts for prior preservation."""
         texts = other_prompts(model, KEPT, seed)
         options = CreateOptions(seed=seed, best_of=1, batch=16)
         made: list[Image.Image] = []
@@ -160,7 +160,7 @@ class LoraJob(DiffusionJob):
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """The network without its changes, for the length of a block."""
+        """Turn the low-rank updates off within a ``with`` block."""
         for change in self.changes:
             change.on = False
         try:
@@ -170,8 +170,8 @@ class LoraJob(DiffusionJob):
                 change.on = True
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean weighted loss on one's own pictures, and on those of other prompts against the
-        unchanged model.
+        """Mean weighted loss on custom pictures, plus the loss against the original model on
+        pictures of other prompts.
         """
         own = super().loss(rows, random)
         count = round(KEPT_SHARE * len(rows))
@@ -198,8 +198,9 @@ class LoraJob(DiffusionJob):
 
 
 def other_prompts(model: Model, count: int, seed: int) -> list[str]:
-    """Names of the model's training pictures, each with a style of the model if it has any; words
-    of its vocabulary, if it does not say what it was trained on.
+    """Sample prompts: names of the model's training pictures, each with a style if it has any.
+
+    If the model does not list its training pictures, words of its vocabulary are used.
     """
     assert isinstance(model.text, TextEncoder)
     words = sorted({row["name"] for row in training_names(model.path)})
@@ -223,10 +224,10 @@ def train_lora(
     *,
     pixels: bool = False,
 ) -> Iterator[Event]:
-    """Train a LoRA of a model on captioned pictures; writes it in diffusers' format.
+    """Train a LoRA of a model on captioned pictures; write it in diffusers' format.
 
-    The parameters are those of :func:`sfumato.train.diffusion.train_diffusion`; parts that belong
-    to the model are refused.
+    The parameters are those of :func:`sfumato.train.diffusion.train_diffusion`, but those that
+    replace a part of the model are refused.
     """
     plan, settings = read_plan("lora", data, output, config, given)
     check_kept(autoencoder, text, pixels, plan.network, plan.scheduler)
@@ -254,7 +255,7 @@ def train_lora(
 
 
 def _previews(plan: Plan, captions: list[tuple[str, ...]]) -> list[str]:
-    """Half of the pictures on a preview show what is learned, half what is to stay."""
+    """Prompts of the previews: up to four training captions, then some whose pictures must stay."""
     if "previews" in plan.model_fields_set:
         return plan.previews
     own = list(dict.fromkeys(c[0] for c in captions))[:4]

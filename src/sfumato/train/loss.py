@@ -1,4 +1,4 @@
-"""The one objective of every row of the table: corrupt, denoise, compare."""
+"""The denoising objective, one for all preconditionings: corrupt, denoise, compare."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 def squared(estimate: Tensor, x: Tensor) -> Tensor:
-    """Squared error of each value; what is gray is compared with every channel."""
+    """Squared error of each value; a gray `x` is compared with every channel."""
     return F.mse_loss(estimate, x.expand_as(estimate), reduction="none")
 
 
 def cross_entropy(estimate: Tensor, x: Tensor) -> Tensor:
-    """Cross-entropy in nats of values in [-1, 1] read as shares of black and white (Hinton &
-    Salakhutdinov 2006).
+    """Cross-entropy in nats; values in [-1, 1] are read as shares of white (Hinton & Salakhutdinov
+    2006).
     """
     share = ((estimate + 1) / 2).clamp(1e-6, 1 - 1e-6)
     return -((1 + x) * share.log() + (1 - x) * (1 - share).log()) / 2
@@ -31,8 +31,9 @@ def cross_entropy(estimate: Tensor, x: Tensor) -> Tensor:
 def vivid(estimate: Tensor, x: Tensor) -> Tensor:
     """Squared error of pictures (B, C, h, w), weighted by how colorful the true pixel is.
 
-    What has one of few colors is then guessed as one of them, not as their gray mean: what
-    rebalancing the classes of color does for a classifier (Zhang et al. 2016, arXiv:1603.08511).
+    An object that may have one of a few colors is then guessed as one of them rather than as their
+    gray mean. For a classifier, rebalancing the color classes has the same effect (Zhang et al.
+    2016, arXiv:1603.08511).
     """
     colorful = (x - x.mean(dim=1, keepdim=True)).square().mean(dim=1, keepdim=True).sqrt()
     return (estimate - x).square() * (colorful + 0.1)
@@ -49,7 +50,7 @@ def denoising_loss(
     logarithmic: bool = False,
     teach: Callable[[Tensor, Corrupted], Tensor] | None = None,
 ) -> Tensor:
-    """``weight(sigma) |D(y, sigma) - x|^2``, y the corrupted x; the mean over pictures and values.
+    """Mean of ``weight(sigma) |D(y, sigma) - x|^2`` over pictures and values, y the corrupted x.
 
     Parameters
     ----------
@@ -61,13 +62,12 @@ def denoising_loss(
         registry.
     condition : Condition
     measure : callable
-        What stands for the squared error.
+        Error of each value, the squared error by default.
     logarithmic : bool
-        Take the mean over pictures of the error's logarithm: a picture that lost much and one that
-        lost little count alike, and what is made best is the mean PSNR (Chen et al. 2022,
-        arXiv:2204.04676).
+        Take the mean of the logarithm of each picture's error: badly and slightly corrupted
+        pictures count alike, and the mean PSNR is optimized (Chen et al. 2022, arXiv:2204.04676).
     teach : callable, optional
-        From x and the corrupted x to what stands for x in the comparison.
+        Maps x and the corrupted x to the target that replaces x.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def denoising_loss(
     ----------
     Vincent et al. 2008; Ho et al. 2020, equation 14; Karras et al. 2022, equation 8.
     """
-    # what is measured is exact, whatever the network computes in
+    # the corruption is computed in full precision, whatever the network computes in
     with torch.autocast(x.device.type, enabled=False):
         corrupted = corruption(x, generator=generator)
     target = x if teach is None else teach(x, corrupted)

@@ -1,6 +1,4 @@
-"""Train the matcher: of all texts of a batch, each picture's own shall be the nearest, and the
-other way round.
-"""
+"""Train the matcher: within a batch, a picture must be nearest to its own text, and vice versa."""
 
 from __future__ import annotations
 
@@ -34,15 +32,15 @@ from sfumato.train.plan import (
 class MatchJob:
     """The contrastive objective of CLIP (Radford et al. 2021, section 2.3).
 
-    Pictures are shifted, scaled, tinted and blurred a little at random, so that the network looks
-    at what is shown rather than at how, and also knows pictures that a diffusion model made. Two
-    pictures that share a caption are no negatives.
+    Pictures are shifted, scaled, tinted and blurred a little at random, so that the network depends
+    on content rather than style and can judge generated pictures. Two pictures that share a caption
+    are not negatives of each other.
 
     Parameters
     ----------
     config : MatcherConfig
     data : Captions
-        Prepared, with the texts' ends.
+        Captioned pictures, prepared with ``ends=True``.
     """
 
     def __init__(self, config: MatcherConfig, data: Captions) -> None:
@@ -74,7 +72,7 @@ class MatchJob:
         return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
     def preview(self, path: Path) -> None:
-        """Pictures in rows: one, then those nearest to the first of its captions."""
+        """Write rows of pictures: one picture, then those nearest to its first caption."""
         matcher, count = self.module.matcher, min(len(self.data.choices), 2000)
         x = self.data.pixels(torch.arange(count)).to(self.module.scale.device)
         directions = torch.cat([matcher.pictures(part) for part in x.split(256)])
@@ -89,9 +87,7 @@ class MatchJob:
 
 
 class _Pair(nn.Module):
-    """The matcher and the scale of its scores, which is trained with it and then not needed any
-    more.
-    """
+    """The matcher and the scale of its scores, which is needed in training only."""
 
     def __init__(self, config: MatcherConfig) -> None:
         super().__init__()
@@ -101,8 +97,8 @@ class _Pair(nn.Module):
 
 
 def augment(x: Tensor, random: Generator) -> Tensor:
-    """Pictures (B, 3, S, S) shifted by up to 7 %, scaled by up to 15 %, tinted by up to 10 %; some
-    blurred, all a little noisy.
+    """Augment pictures (B, 3, S, S): shift them by up to 7.5 %, scale by up to 15 % (20 % across),
+    tint by up to 10 %, blur some, and add a little noise.
     """
     count = len(x)
     draw = torch.rand((count, 12), generator=random) * 2 - 1
@@ -131,8 +127,9 @@ def augment(x: Tensor, random: Generator) -> Tensor:
 def train_matcher(
     data: Path, output: Path, text: Path, config: Path | None, given: Mapping[str, Any]
 ) -> Iterator[Event]:
-    """Train what tells how well a picture matches a text; writes ``matcher/``, and into a model's
-    folder makes it a part of it.
+    """Train a network that scores how well a picture matches a text; write it to ``matcher/``.
+
+    If `output` is a model's folder, the matcher becomes part of the model.
     """
     plan, settings = read_plan("matcher", data, output, config, given)
     encoder = text_encoder(text)

@@ -1,10 +1,10 @@
 """Muon: steps of equal length in all directions of a weight matrix.
 
-The gradient of a layer has a few strong directions and many weak ones; AdamW, which scales each
-weight by itself, keeps that. Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)
-steps along the nearest matrix whose directions are all as strong. torch.optim.Muon takes matrices
-only; nearly all weights of the networks here are kernels of convolutions, which are matrices
-(C_out, C_in k k) as well.
+The gradient of a layer has a few strong directions and many weak ones. AdamW scales each weight
+separately, which keeps this imbalance. Muon (Jordan et al. 2024,
+https://kellerjordan.github.io/posts/muon) steps along the nearest matrix with equal singular
+values. torch.optim.Muon accepts matrices only, but nearly all weights of the networks here are
+kernels of convolutions; here they are treated as matrices (C_out, C_in k k).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ITERATIONS, CURVE = 5, (3.4445, -4.7750, 2.0315)  # of Newton and Schulz; the quintic of the post
-# a matrix narrower than this has few directions: what goes into a network, and what comes out
+ITERATIONS, CURVE = 5, (3.4445, -4.7750, 2.0315)  # Newton-Schulz; the post's quintic
+# narrower matrices have few directions: those of the first and the last layer of a network
 LEAST = 32
 
 
@@ -31,7 +31,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     Returns
     -------
     Tensor, (N, m, n)
-        Singular values are within 0.5 to 1.3, but for those that were below about 1e-3 of the
+        The singular values lie within 0.5 to 1.3, except those that were below about 1e-3 of the
         largest.
 
     Examples
@@ -51,8 +51,9 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def matrix_weights(module: nn.Module) -> list[Tensor]:
-    """The weights that Muon is for: matrices and kernels from many features to many; not
-    embeddings, layers of a few channels, norms or biases.
+    """The weights to optimize by Muon: matrices and kernels with many inputs and many outputs.
+
+    Embeddings, layers of a few channels, norms and biases are left out.
     """
     layers = (
         m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
@@ -65,7 +66,7 @@ def matrix_weights(module: nn.Module) -> list[Tensor]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal, as long as a step of AdamW: the same learning rates serve both.
+    """Steps along the orthogonalized momentum, scaled so that AdamW's learning rates apply.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ class Muon(torch.optim.Optimizer):
     weight_decay : float
     momentum : float
     dtype : torch.dtype
-        The iterations are computed in.
+        Dtype of the Newton-Schulz iterations.
 
     References
     ----------
@@ -96,7 +97,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Take one step; matrices of one shape are made orthogonal together."""
+        """Take one step; matrices of equal shape are orthogonalized together."""
         for group in self.param_groups:
             shaped: dict[tuple[int, ...], list[Tensor]] = {}
             for parameter in group["params"]:
@@ -117,7 +118,7 @@ class Muon(torch.optim.Optimizer):
                     parameter.add_(update.reshape(shape).to(parameter.dtype), alpha=-scale)
 
     def _ahead(self, parameter: Tensor, momentum: float) -> Tensor:
-        """The gradient with momentum, as Nesterov takes it."""
+        """The gradient with Nesterov momentum."""
         assert parameter.grad is not None
         state = self.state[parameter]
         mean: Tensor = state.setdefault("momentum", torch.zeros_like(parameter))

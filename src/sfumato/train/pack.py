@@ -1,6 +1,6 @@
 """Decode a training set once, into one file of bytes that the training loop maps into memory.
 
-What cannot be read is skipped and listed, never fatal.
+A picture that cannot be read is skipped and listed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Pictures:
     notes : list of str
         One sentence for each caption whose encoding was guessed, and for each that has no picture.
     key : str
-        Names these pictures and captions: what is computed from others must not be taken for
-        theirs.
+        Identifies the pictures and captions, so that results cached for other data are not used
+        for them.
     """
 
     pixels: NDArray[np.uint8]
@@ -107,9 +107,7 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
 
 
 def state(source: Path, *, times: bool = False) -> str:
-    """A digest of what training data are on disk: names and sizes of files, with `times` also when
-    each was changed.
-    """
+    """Digest of a training set's files: names and sizes, with `times` also modification times."""
     kinds = image.SUFFIXES | {".txt", ".csv", ".jsonl", ".parquet"}
     there = (
         [p for p in files(source) if p.suffix.lower() in kinds and p.exists()]
@@ -126,7 +124,7 @@ def _decode(
 ) -> None:
     kept: list[int] = []
     skipped: list[str] = []
-    # it must not vouch for other pictures, whenever this ends
+    # removed first: an interrupted run leaves no index of other pictures
     (cache / "pictures.json").unlink(missing_ok=True)
     with atomic(cache / "pictures.npy") as scratch:
         out = array_file(scratch, np.uint8, (len(samples), 3, size, size))

@@ -1,6 +1,4 @@
-"""Train a restorer on pairs of a dirty and a clean picture: a corruption of which nothing but its
-results is known.
-"""
+"""Train a restorer on pairs of a dirty and a clean picture, without a model of the corruption."""
 
 from __future__ import annotations
 
@@ -24,29 +22,29 @@ from sfumato.types import Condition, Corrupted, Corruption
 
 @dataclass(frozen=True)
 class PairedCorruption:
-    """A corruption that took place outside: its result is given.
+    """A corruption whose result is given.
 
     Attributes
     ----------
     y : Tensor, (B, C, H, W)
+        The corrupted pictures.
     """
 
     y: Tensor
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """What became of `x`."""
+        """Return the given result for `x`."""
         return Corrupted(self.y, torch.zeros(len(x), device=x.device))
 
 
 class PairJob(RestorerJob):
-    """The same objective on pairs of a dirty and a clean picture.
+    """The objective of :class:`RestorerJob` on pairs of a dirty and a clean picture.
 
     Parameters
     ----------
     config, photos, corruptions, crop, gray, turned, measure
-        As of :class:`RestorerJob`, but that each photo is a pair (6, H, W), uint8: RGB of the clean
-        picture, then of the dirty one. There are no corruptions to choose from, and gray stays with
-        the data.
+        As in :class:`RestorerJob`, except that each photo is a pair (6, H, W), uint8: RGB of the
+        clean picture, then of the dirty one. `corruptions` is empty, and `gray` is not used.
     """
 
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
@@ -56,14 +54,14 @@ class PairJob(RestorerJob):
 
 
 def read_pairs(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
-    """Pairs (6, H, W) of a clean and a dirty picture, and a sentence for each that was left out.
+    """Read pairs (6, H, W) of a clean and a dirty picture; add a sentence for each one left out.
 
     Parameters
     ----------
     source : Path
-        Folder with ``clean/`` and ``dirty/``, which hold files of the same names (but for their
-        suffix); or a parquet file with a column ``clean`` and a column ``dirty`` or ``noisy``: a
-        picture file's bytes, or a list of such.
+        Folder with ``clean/`` and ``dirty/``, which hold files of the same names (suffixes may
+        differ); or a parquet file with a column ``clean`` and a column ``dirty`` or ``noisy``. A
+        cell holds the bytes of a picture file; a dirty cell may hold a list of them.
     """
     pairs, skipped = [], []
     for name, clean, dirty in _pair_files(source):

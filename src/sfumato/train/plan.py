@@ -1,7 +1,7 @@
-"""What every training command needs: its config file, its lines, what a checkpoint must match.
+"""Shared by all training commands: config files, messages, and the identity of a run.
 
 A config file holds a network's config and training settings: ``{"network": {...}, "settings":
-{...}, ...}``; what the command line gives wins. The same command again resumes.
+{...}, ...}``. Values of the command line take precedence. The same command again resumes the run.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ class Plan(Config):
     vocabulary: int = Field(8192, ge=516)  # tokens of a new tokenizer
     scheduler: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
-    corruption: str = ""  # what a restorer shall undo, alternatives between bars
-    # side that photos are shrunk to before a restorer is trained on them
+    corruption: str = ""  # what a restorer learns to undo; alternatives separated by |
+    # longest side of a restorer's photos in pixels; larger ones are shrunk before training
     longest: int = Field(1500, ge=8)
     gray: float = Field(0.25, ge=0, le=1)  # share of a restorer's batches that are gray pictures
     turned: bool = True  # whether a restorer's crops are turned by right angles
     vivid: bool = False  # whether a restorer's error counts more where there is color
-    # restorer whose answers, the mean of several views, a restorer learns besides the pictures
+    # teacher of a restorer: the mean of its outputs over several views is a target, too
     teacher: str = ""
-    # above 1 trains text to image more at high noise, where the text decides
+    # above 1: text-to-image training samples high noise more often, where the text decides
     shift: float = Field(1.0, gt=0)
-    # deviation of noise on text states in diffusion training, in units of theirs
+    # deviation of the noise on text states in diffusion training, relative to that of the states
     text_noise: float = Field(0.0, ge=0)
-    rank: int = Field(8, ge=1, le=256)  # of a LoRA's changes
-    student_steps: int = Field(4, ge=1)  # of a student; they part its teacher's evenly
-    walks: int = Field(6000, ge=1)  # of a teacher that its student learns from
+    rank: int = Field(8, ge=1, le=256)  # rank of a LoRA
+    student_steps: int = Field(4, ge=1)  # steps of a student; a divisor of its teacher's steps
+    walks: int = Field(6000, ge=1)  # a teacher's trajectories that its student learns from
     previews: list[str] = [
         "a red apple",
         "a dog",
@@ -64,8 +64,8 @@ class Plan(Config):
     ]
 
 
-# Steps and batch, and perhaps the rate, where nobody says any: minutes of two CPU cores, but for a
-# U-Net from the beginning, which takes hours.
+# Default steps, batch and, for some, learning rate: minutes on two CPU cores, except for a U-Net
+# from scratch, which takes hours.
 USUAL: dict[str, tuple[float, ...]] = {
     "text": (3000, 256),
     "autoencoder": (8000, 16),
@@ -82,12 +82,12 @@ USUAL: dict[str, tuple[float, ...]] = {
 def read_plan(
     task: str, data: Path, output: Path, path: Path | None, given: Mapping[str, Any]
 ) -> tuple[Plan, TrainSettings]:
-    """The config file and the settings of a training command.
+    """Read the config file and the settings of a training command.
 
     Raises
     ------
     OptionError
-        For an output folder within the data.
+        If the output folder lies within the data.
     """
     if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
         raise OptionError(
@@ -100,7 +100,7 @@ def read_plan(
 
 
 def identity(plan: Plan, data: Path, network: Config, **more: Any) -> dict[str, Any]:
-    """What a run depends on besides its settings: a checkpoint in the folder must agree."""
+    """Everything that a run depends on besides its settings; a checkpoint must match it."""
     return {
         "data": state(data),
         "network": network.model_dump(mode="json"),
@@ -110,14 +110,14 @@ def identity(plan: Plan, data: Path, network: Config, **more: Any) -> dict[str, 
 
 
 def checked(kind: Callable[[C], nn.Module], config: type[C], values: Mapping[str, Any]) -> C:
-    """A network's config, refused if its numbers make no network: before the data are read."""
+    """Read a network's config and check, before the data are read, that it makes a network."""
     found = config.read(values, "network")
     outline(kind, found, "network")
     return found
 
 
 def skipped_lines(skipped: list[str], notes: list[str] | None = None) -> Iterator[str]:
-    """What was left out, and what was guessed; ten lines of each at most."""
+    """Report skipped pictures and guesses, at most ten lines of each."""
     for title, lines in (
         (f"skipped {len(skipped)} {'picture' if len(skipped) == 1 else 'pictures'}", skipped),
         ("read with doubt", notes or []),
@@ -137,15 +137,13 @@ def in_tenths(steps: Iterator[tuple[str, int, int]]) -> Iterator[Event]:
 
 
 def check_size(size: int, unit: int, what: str) -> None:
-    """Refuse a side that a network cannot halve often enough."""
+    """Raise DataError if a side is not a multiple of what the network needs."""
     if size % unit:
         raise DataError(f"size {size} is not a multiple of {unit}, {what}")
 
 
 def text_encoder(folder: Path) -> TextEncoder:
-    """The text encoder of a folder that ``train text`` wrote, of a model, or of a bundled one's
-    name.
-    """
+    """Load a text encoder: from a folder of ``train text``, a model folder, or a bundled model."""
     folder = BUNDLED / folder if str(folder) in bundled() else folder
     clip = network_from(CLIPText, CLIPTextConfig, folder / "text_encoder").eval()
     return TextEncoder(clip, CLIPTokenizer.load(folder / "tokenizer"))

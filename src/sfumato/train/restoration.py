@@ -1,4 +1,4 @@
-"""The command that trains a restorer: what it shall undo, on photographs or on pairs."""
+"""Train a restorer on photographs with synthetic corruptions, or on pairs of pictures."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ def train_restorer(
     given: Mapping[str, Any],
     start: Path | None = None,
 ) -> Iterator[Event]:
-    """Train a restorer on corruptions, alternatives separated by ``|``, or on pairs.
+    """Train a restorer on corruptions (alternatives separated by ``|``) or on pairs of pictures.
 
-    It writes the network's config and weights. With `start`, a restorer's folder or the name of a
-    bundled one, training continues from that network; if the plan asks for another size, the layers
-    that both have are copied. If the plan names a teacher, its outputs are training targets, too.
+    The network's config and weights are written. With `start`, a restorer's folder or the name of a
+    bundled one, training continues from that network; if the plan asks for another network, the
+    layers of equal shape are copied. If the plan names a teacher, its outputs are training targets,
+    too.
     """
     plan, settings = read_plan("restorer", data, output, config, given)
     begun = _restorer(start) if start else None
@@ -72,7 +73,7 @@ def train_restorer(
 
 
 def _asked(data: Path, corruption: str) -> str:
-    """What the restorer shall undo; "pairs" if that is what happened to pairs of pictures."""
+    """The corruption that the restorer learns to undo; "pairs" if the data are pairs."""
     pairs = paired(data)
     if not corruption and not pairs:
         raise OptionError(
@@ -102,7 +103,7 @@ def _job(
 
 
 def _start_from(network: Restorer, begun: Restorer, name: str) -> str:
-    """Take the layers that both have from a trained network, and say how many there are."""
+    """Copy the layers of equal shape from a trained network; return a line that counts them."""
     fresh = {k: v.shape for k, v in network.state_dict().items()}
     shared = {k: v for k, v in begun.state_dict().items() if v.shape == fresh.get(k)}
     network.load_state_dict(shared, strict=False)
@@ -110,5 +111,5 @@ def _start_from(network: Restorer, begun: Restorer, name: str) -> str:
 
 
 def _restorer(name: str | Path) -> Restorer:
-    """A bundled restorer, or one's own."""
+    """Load a bundled or custom restorer."""
     return network_from(Restorer, RestorerConfig, restorer_folder(name)).channels_last()

@@ -1,5 +1,5 @@
-"""Train a restorer: photographs, damaged in all the ways it shall undo, and what is known about
-each damage.
+"""Train a restorer on photographs with all the corruptions that it shall undo, and with the planes
+that describe each corruption.
 """
 
 from __future__ import annotations
@@ -35,26 +35,29 @@ from sfumato.train.loss import Measure, denoising_loss, squared
 from sfumato.types import Condition, Corrupted, Corruption
 
 SCALES = (1.0, 0.67, 0.45)
-# how much a teacher's answer counts against the clean picture, and of how many of the eight views
-# it is the mean
+# weight of a teacher's output against the clean picture, and how many of the eight views it is the
+# mean of
 TAUGHT, LOOKS = 0.7, 2
-LONGEST = 1500  # side of a photo, in pixels: all are held in memory
+LONGEST = 1500  # longest side of a photo in pixels: all photos are held in memory
 
 
 def read_photos(
     source: Path, smallest: int, longest: int = LONGEST
 ) -> tuple[list[NDArray[np.uint8]], list[str], list[float]]:
-    """All photographs (3, H, W) whose sides are at least `smallest`, a sentence for each that was
-    left out, and how often each is drawn.
+    """Read photographs (3, H, W) whose sides are at least `smallest`.
 
-    Each comes in several sizes: shrunk, a photo has finer detail, and the marks of its own
-    compression and noise are gone. Before that, a photo is shrunk so that no side is longer than
-    `longest`.
+    A photo is first shrunk so that no side is longer than `longest`. Smaller copies are then added:
+    they have finer detail, without the photo's own noise and compression artifacts.
+
+    Returns
+    -------
+    photos, skipped, weights
+        The photos, a sentence for each one that was left out, and the sampling weight of each.
 
     Raises
     ------
     DataError
-        If none is left.
+        If no photo is left.
     """
     photos, skipped, often = [], [], []
     for sample in find(source):
@@ -87,19 +90,18 @@ def read_photos(
 
 @dataclass(frozen=True)
 class Measured:
-    """A drawn corruption as the network meets it: its result brought back to the size and channels
-    of the picture.
+    """A sampled corruption whose result is brought back to the picture's size and channels.
 
     Attributes
     ----------
     corruption : Corruption
-        With masks drawn and sizes bound (:func:`sfumato.corruption.base.draw`).
+        A corruption with fixed parameters (:func:`sfumato.corruption.base.draw`).
     """
 
     corruption: Corruption
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Corrupt; enlarge what is small, spread gray over three channels, empty what is hidden."""
+        """Corrupt `x`; enlarge a small result, copy gray to 3 channels, set hidden pixels to 0."""
         out = self.corruption(x, generator=generator)
         y = (
             out.y
@@ -109,7 +111,7 @@ class Measured:
         return Corrupted(y.expand(-1, 3, -1, -1) * self.planes(x)[:, :1], out.sigma)
 
     def planes(self, x: Tensor) -> Tensor:
-        """What is known about pictures like `x`: (B, 4, H, W)."""
+        """The planes (B, 4, H, W) that tell the network what is known about pictures like `x`."""
         known, color, detail, quality = x.new_ones(len(x), 1, *x.shape[-2:]), 1.0, 1.0, 1.0
         for part in (
             self.corruption.parts if isinstance(self.corruption, Compose) else (self.corruption,)
@@ -128,32 +130,32 @@ class Measured:
 
 
 class RestorerJob:
-    """The denoising objective in the row ``direct`` on random crops, each batch damaged in one way
-    of many.
+    """The denoising objective (preconditioning ``direct``) on random crops, with one corruption per
+    batch.
 
     Parameters
     ----------
     config : RestorerConfig
     photos : list of array, (3, H, W), uint8
     corruptions : sequence of str
-        As :func:`sfumato.parse` reads them; one is drawn per batch.
+        As :func:`sfumato.parse` reads them; one is sampled per batch.
     crop : int
         Side of the crops in pixels.
     gray : float
-        Share of the batches whose photos are turned gray first: gray in, gray out.
+        Share of the batches whose photos are converted to gray first: gray input, gray target.
     turned : bool
-        Turn crops by right angles, too; not where up and down say something, as they do about
-        colors.
+        Also rotate crops by multiples of 90 degrees. Turn it off where orientation matters, as it
+        does for colors.
     measure : callable, optional
-        The mean of this error counts, instead of the mean logarithm of the squared error.
+        Minimize the mean of this error instead of the mean logarithm of the squared error.
     often : sequence of float, optional
-        How often each photo is drawn, against others of its size; large photos have more to show
-        and are drawn more.
+        Sampling weight of each photo, relative to others of its size; large photos show more and
+        are sampled more often.
     teacher : Denoiser, optional
-        A trained restorer, of which the new one learns what it answers to all views of a picture in
-        the mean. Such an answer says what can be known, where the clean picture also has what
-        nobody could guess, so less is to be averaged away (Hinton et al. 2015, arXiv:1503.02531;
-        with a network of its own kind as the teacher: Furlanello et al. 2018, arXiv:1805.04770).
+        A trained restorer whose outputs, averaged over two random views, are part of the target.
+        They hold only what can be inferred from the input, while the clean picture also holds
+        detail that cannot, so the target varies less (Hinton et al. 2015, arXiv:1503.02531; with a
+        teacher of the student's own kind: Furlanello et al. 2018, arXiv:1805.04770).
     """
 
     def __init__(
@@ -178,9 +180,7 @@ class RestorerJob:
             self.weights = self.weights * torch.tensor(often)
 
     def batch(self, rows: Tensor, random: Generator) -> Tensor:
-        """Random crops, mirrored and, if so wished, turned at random: (B, 3, crop, crop) in [-1,
-        1].
-        """
+        """Random crops (B, 3, crop, crop) in [-1, 1], mirrored and, if `turned`, also rotated."""
         draws = torch.rand((len(rows), 4), generator=random).tolist()
         crops = []
         for row, (top, left, mirror, turn) in zip(rows.tolist(), draws, strict=True):
@@ -199,7 +199,7 @@ class RestorerJob:
         )
 
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
-        """Clean crops, what happens to them, and what is told about it."""
+        """Clean crops, their corruption, and the condition that describes it."""
         x = self.batch(rows, random)
         if float(torch.rand((), generator=random)) < self.gray:
             x = Grayscale().apply(x)
@@ -209,7 +209,7 @@ class RestorerJob:
             return x, measured, Condition(planes=measured.planes(x))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean logarithm of the restored crops' squared error, or the mean of another."""
+        """Mean logarithm of the squared error of restored crops, or the mean of `measure`."""
         x, corruption, condition = self.drawn(rows, random)
         measure, logarithmic = self.measure or squared, self.measure is None
         teach = (
@@ -230,9 +230,7 @@ class RestorerJob:
 
     @torch.no_grad()
     def taught(self, x: Tensor, seen: Corrupted, condition: Condition, random: Generator) -> Tensor:
-        """What the network shall answer, where it has a teacher: partly the teacher's own answer,
-        partly the clean crops.
-        """
+        """Target with a teacher: a weighted mean of the teacher's output and the clean crops."""
         assert self.teacher is not None
         teacher, planes = (
             self.teacher.to(x.device),
@@ -250,7 +248,7 @@ class RestorerJob:
         return TAUGHT * answer + (1 - TAUGHT) * x
 
     def preview(self, path: Path) -> None:
-        """In turns originals, what the network sees, and what it makes of it."""
+        """Write rows of originals, corrupted inputs and results, in turn."""
         random = torch.Generator().manual_seed(0)
         rows = torch.arange(min(8, len(self.photos)))
         shown = []

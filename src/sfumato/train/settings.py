@@ -1,4 +1,4 @@
-"""How to train, whatever is trained."""
+"""Training settings that all training commands share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sfumato.config import Config, option
 
 
 class TrainSettings(Config):
-    """How to train; what is trained is a :class:`Job`."""
+    """Training settings; the network and its loss belong to a :class:`Job`."""
 
     steps: int = option(20_000, "Training steps; docs/train.md has what is usual.", ge=1)
     batch: int = option(64, "Samples per step.", ge=1)

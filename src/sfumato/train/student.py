@@ -1,10 +1,10 @@
-"""Distil a model's guided steps: a LoRA that walks as far in one step as its teacher in several.
+"""Distil a model's guided sampling into a LoRA that takes one step where its teacher takes several.
 
-A teacher walks from noise to a picture in many steps, each of two calls where it is guided. Its
-walks are recorded at a few noise levels, and the student learns to go from each to the next in one
-step of its own, without a second call (Salimans & Ho 2022, arXiv:2202.00512, section 3; guidance:
-Meng et al. 2023, arXiv:2210.03142, section 3.1). The walks are the teacher's own, from noise, so
-the student learns at what it will see.
+The teacher goes from noise to a picture in many steps, each with two network calls if it is guided.
+Its trajectories are recorded at a few noise levels. The student learns to go from each level to the
+next in one step with one call (Salimans & Ho 2022, arXiv:2202.00512, section 3; guidance: Meng et
+al. 2023, arXiv:2210.03142, section 3.1). The trajectories start from noise, so the student trains
+on inputs like those it will see.
 """
 
 from __future__ import annotations
@@ -41,31 +41,31 @@ from sfumato.train.pack import Pictures, pack
 from sfumato.train.plan import Event, Plan, identity, in_tenths, read_plan, skipped_lines
 from sfumato.types import Condition
 
-AT_ONCE = 32  # walks of the teacher
-RANK = 32  # of the changes, where the config says none
+AT_ONCE = 32  # trajectories of the teacher in a batch
+RANK = 32  # rank of the LoRA if the config gives none
 
 
 class StudentJob:
-    """Steps of a student against the walks of its teacher.
+    """Match the steps of a student to the trajectories of its teacher.
 
     Parameters
     ----------
     model : Model
-        The teacher; its U-Net is given the changes that are trained.
+        The teacher; its U-Net gets the low-rank updates that are trained.
     pictures : Pictures
-        Of them the captions: what is asked for.
+        Pictures whose captions are the prompts.
     plan : Plan
         ``student_steps`` and ``walks``.
     folder : Path
-        Where the walks are kept.
+        Folder of the recorded trajectories.
     seed : int
 
     Attributes
     ----------
     sigmas : Tensor, (steps + 1,)
-        The levels at which the student is, the last 0.
+        Noise levels of the student; the last one is 0.
     texts : list of str
-        Of each walk.
+        Prompt of each trajectory.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class StudentJob:
 
     @property
     def module(self) -> nn.Module:
-        """The U-Net with the changes."""
+        """The U-Net with the low-rank updates."""
         network: UNet = self.model.network
         return network
 
     def prepare(self, key: str) -> Iterator[tuple[str, int, int]]:
-        """Record the teacher's walks, kept on disk. `key` names what they depend on."""
+        """Record the teacher's trajectories on disk; `key` identifies what they depend on."""
         (wide, tall), space = self.model.size, self.model.space.config
         self.shape = space.latent_channels, tall // space.factor, wide // space.factor
         starts = range(0, len(self.texts), AT_ONCE)
@@ -104,7 +104,7 @@ class StudentJob:
 
     @torch.no_grad()
     def _walks(self, start: int, end: int) -> Tensor:
-        """Latents (B, steps + 1, C, h, w) of some walks at the student's levels."""
+        """Latents (B, steps + 1, C, h, w) of some trajectories at the student's noise levels."""
         condition = self._condition(slice(start, end))
         empty = Condition(self._read([""] * (end - start)).to(self.model.device))
         plan, steps = self.teacher, len(self.walked) - 1
@@ -122,7 +122,7 @@ class StudentJob:
         return torch.stack(seen, dim=1)
 
     def _noise(self, rows: Sequence[int]) -> Tensor:
-        """Where walks begin."""
+        """Initial noise of the trajectories."""
         noise = Streams([(self.seed << 32) + row for row in rows]).normal((len(rows), *self.shape))
         return noise.to(self.model.device) * float((1 + self.walked[0] ** 2).sqrt())
 
@@ -137,7 +137,7 @@ class StudentJob:
         return Condition(self.states[rows].to(self.model.device))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Weighted squared error of the network's raw prediction, at a random step of each walk."""
+        """Weighted squared error of the network's raw prediction, at a random step."""
         device = self.model.device
         steps = torch.randint(len(self.sigmas) - 1, (len(rows),), generator=random)
         walks = torch.from_numpy(self.walks[rows.numpy()]).to(device, torch.float32)
@@ -151,7 +151,7 @@ class StudentJob:
         return loss
 
     def preview(self, path: Path) -> None:
-        """What the student makes of some prompts."""
+        """Write the student's pictures of some prompts."""
         if not self.prompts:
             return
         rows = range(len(self.prompts))
@@ -171,7 +171,7 @@ class StudentJob:
 
 
 def step_target(x: Tensor, ahead: Tensor, sigma: Tensor, lower: Tensor) -> Tensor:
-    """The clean picture that a step of Euler from `x` must aim at to arrive at `ahead`.
+    """The denoised estimate with which an Euler step from `x` arrives at `ahead`.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def step_target(x: Tensor, ahead: Tensor, sigma: Tensor, lower: Tensor) -> Tenso
 
 
 def drawn_texts(pictures: Pictures, count: int, seed: int) -> list[str]:
-    """Captions of pictures, each drawn as often as its picture weighs."""
+    """Sample captions of pictures, in proportion to the pictures' weights."""
     random = generator(seed, 0, "texts")
     weights = torch.from_numpy(pictures.weights).double()
     rows = torch.multinomial(weights, count, replacement=True, generator=random).tolist()
@@ -207,22 +207,22 @@ def train_student(
     given: Mapping[str, Any],
     start: Path | None = None,
 ) -> Iterator[Event]:
-    """Train the student of a model on the captions of pictures; writes a LoRA in diffusers' format,
-    and how to walk with it.
+    """Train the student of a model on captions; write a LoRA in diffusers' format and its sampling
+    defaults.
 
     Parameters
     ----------
     data : Path
-        Captioned pictures, of which the captions are read.
+        Captioned pictures, of which only the captions are used.
     output : Path
-        ``fast/`` of the model's folder is where ``create --fast`` looks.
+        Folder to write to; ``create --fast`` looks in ``fast/`` of the model's folder.
     model : str
         The teacher: a bundled name, a folder or a checkpoint.
     config : Path, optional
     given : dict
         Settings of the command line.
     start : Path, optional
-        A student of this teacher to train on from: its folder or file.
+        Folder or file of a student of this teacher to continue from.
     """
     plan, settings = read_plan("student", data, output, config, given)
     rank = plan.rank if "rank" in plan.model_fields_set else RANK

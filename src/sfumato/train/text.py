@@ -1,13 +1,13 @@
 """Train the text encoder: distil a sentence encoder into a small CLIP text transformer.
 
-The student sees token ids; its projected state at the end of the text must point where the
-teacher's embedding of the text points. As attention is causal, the state at a phrase's last word in
-a longer text is the phrase's own state, so that word, too, carries a meaning that the teacher
-knows: that is what lets words beyond the captions work.
+The student sees token ids. Its projected state at the end of a text must point in the direction of
+the teacher's embedding of the text. Attention is causal, so the last word of a phrase has the same
+state when the phrase goes on. This state is therefore trained towards the teacher, too, which makes
+words beyond the captions work.
 
-A text encoder that a U-Net was trained with can learn more words without that U-Net: where it
-begins from, it keeps the states of the texts marked as kept, the captions, while the other texts
-move to where the teacher puts them among those.
+A text encoder can learn more words after a U-Net was trained with it, without that U-Net. Training
+then starts from this encoder: texts marked as kept (the captions) keep their states, and other
+texts move to the places among them that the teacher's embeddings imply.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from sfumato.train.plan import (
 )
 
 LONGEST = 16  # tokens; longer texts cost most of the time and teach least about words
-PARTS = 4  # of a batch, by length
-KEEPING = 10.0  # how much the states of kept texts count against the teacher
+PARTS = 4  # parts that a batch is split into, by length
+KEEPING = 10.0  # weight of the error on kept texts, relative to that on the teacher's
 FITTED = 20_000  # phrases that a projection to the teacher is fitted on
 
 
@@ -54,7 +54,7 @@ class Phrases:
     weights : array, (N,)
     embeddings : array, (N, E), of length 1
     kept : array, (N,), bool
-        Texts whose states shall stay those of the encoder that is trained on.
+        Texts that shall keep the states of the start encoder.
     """
 
     texts: list[str]
@@ -64,9 +64,7 @@ class Phrases:
 
     @classmethod
     def read(cls, path: Path) -> Phrases:
-        """Read a parquet file with the columns text, weight, embedding and, where some shall be,
-        kept.
-        """
+        """Read a parquet file with the columns text, weight, embedding and, optionally, kept."""
         try:
             import pyarrow.parquet as pq
 
@@ -107,7 +105,7 @@ class Phrases:
 
 
 def pad(rows: list[list[int]], tokenizer: CLIPTokenizer) -> Tensor:
-    """Begin, ids, end, padding: (N, length); texts that are too long lose their end."""
+    """Token ids (N, length): begin, text, end, padding; texts that are too long are truncated."""
     out = torch.full((len(rows), tokenizer.length), tokenizer.pad)
     for k, ids in enumerate(rows):
         kept = [tokenizer.begin, *ids[: tokenizer.length - 2], tokenizer.end]
@@ -116,17 +114,18 @@ def pad(rows: list[list[int]], tokenizer: CLIPTokenizer) -> Tensor:
 
 
 class TextJob:
-    """Cosine distance to the teacher, at the end of the text and at its last word; to the states
-    before, at every token of kept texts.
+    """Cosine distance to the teacher's embedding, at the end of each text and at its last word.
+
+    For kept texts, it is the distance to the start encoder's states instead, at every token.
 
     Parameters
     ----------
     config : CLIPTextConfig
-        With a projection to the teacher.
+        Config with a projection to the teacher's embeddings.
     tokenizer : CLIPTokenizer
     phrases : Phrases
     start : CLIPText, optional
-        The encoder to train on.
+        The encoder to start from.
     """
 
     def __init__(
@@ -159,8 +158,10 @@ class TextJob:
 
     @torch.no_grad()
     def _start_from(self, start: CLIPText) -> None:
-        """Begin with an encoder's weights, and the projection that brings the states of kept texts
-        nearest to the teacher's embeddings.
+        """Start from an encoder's weights.
+
+        The projection is the least-squares fit of its states of kept texts to the teacher's
+        embeddings.
         """
         self.module.text_model.load_state_dict(start.text_model.state_dict())
         rows = (self.weights * self.kept if self.kept.any() else self.weights).nonzero()[:, 0]
@@ -173,11 +174,11 @@ class TextJob:
 
     @torch.no_grad()
     def _start_from_teacher(self, phrases: Phrases) -> None:
-        """Begin with token embeddings that the teacher gives to whole words.
+        """Initialize token embeddings from the teacher's embeddings of whole words.
 
-        The projection becomes the principal directions of the teacher's embeddings, and the
-        embedding of each token that is a phrase by itself becomes that phrase's coordinates there:
-        a bag of words before the first step.
+        The projection is set to the principal directions of the teacher's embeddings. A token that
+        is a whole phrase gets that phrase's coordinates along these directions, so that the encoder
+        begins as a bag of words.
         """
         model, projection = self.module.text_model, self.module.text_projection
         assert projection is not None
@@ -195,9 +196,7 @@ class TextJob:
         model.embeddings.position_embedding.weight.normal_(0, 0.01)
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean distance over the texts, those of like length together: what is filled up costs
-        time.
-        """
+        """Mean distance over the texts; texts of similar length run together, to save padding."""
         order = rows[self._ends(self.ids[rows]).argsort(stable=True)]
         return torch.cat(
             [self.distances(part) for part in order.split(max(1, len(rows) // PARTS))]
@@ -207,11 +206,11 @@ class TextJob:
         return (ids == self.tokenizer.end).int().argmax(dim=1)
 
     def distances(self, rows: Tensor) -> Tensor:
-        """The distance of each text to what it shall be near: (B,), kept texts last."""
+        """Distance of each text to its target, (B,); kept texts come last."""
         device = self.module.text_model.final_layer_norm.weight.device
         ids, kept = self.ids[rows], self.kept[rows].to(device)
         ends = self._ends(ids)
-        # what stands behind the longest text is padding
+        # all tokens after the longest text are padding
         ids = ids[:, : int(ends.max()) + 1].to(device)
         states = self.module(ids)
         target = self.embeddings[rows].to(states.last).float()
@@ -228,7 +227,7 @@ class TextJob:
         return torch.cat([taught[~kept], KEEPING * moved])
 
     def preview(self, path: Path) -> None:
-        """Nothing to look at."""
+        """Write nothing: there is nothing to see."""
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
@@ -242,10 +241,10 @@ def train_text(
     given: Mapping[str, Any],
     start: Path | None = None,
 ) -> Iterator[Event]:
-    """Distil a text encoder; writes ``text_encoder/`` and ``tokenizer/``.
+    """Distil a text encoder; write ``text_encoder/`` and ``tokenizer/``.
 
-    With `start`, a bundled name or a folder, that one learns more words: its states of the texts
-    marked as kept stay.
+    With `start`, a bundled name or a folder, that encoder learns more words and keeps its states of
+    the texts marked as kept.
     """
     plan, settings = read_plan("text", data, output, config, given)
     phrases = Phrases.read(data)
@@ -269,7 +268,7 @@ def train_text(
     yield from train(
         job, settings, output, identity(plan, data, job.module.config, task="text", **about)
     )
-    # the projection served the teacher only
+    # the projection was needed for the teacher only
     plain = CLIPText(job.module.config.model_copy(update={"with_projection": False}))
     plain.load_state_dict(
         {k: v for k, v in job.module.state_dict().items() if not k.startswith("text_projection")}
@@ -278,7 +277,7 @@ def train_text(
 
 
 def _text_network(plan: Plan, tokenizer: CLIPTokenizer, length: int) -> CLIPTextConfig:
-    """The config of a new text encoder: small, with the marks of its tokenizer."""
+    """Config of a new, small text encoder with the special tokens of its tokenizer."""
     small = {
         "hidden_size": 256,
         "intermediate_size": 1024,

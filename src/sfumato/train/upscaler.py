@@ -1,5 +1,5 @@
-"""Train the upscaler of a text-to-image model: from small pictures and their texts to pictures four
-times as large.
+"""Train the upscaler of a text-to-image model: it enlarges a small picture four times, given its
+text.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from sfumato.train.plan import Event, checked, identity, in_tenths, read_plan, s
 from sfumato.types import Condition
 
 CROP = 128  # side of the crops of a large picture
-MADE = 0.5  # share of small pictures that look as the model's own
-LATENT_NOISE = 0.15  # at most, on latents of the model, to distort what they decode to
-PIXEL_NOISE = 0.06  # at most, on small pictures, whose values are in [-1, 1]
+MADE = 0.5  # share of small pictures that imitate the model's own
+LATENT_NOISE = 0.15  # largest noise on the model's latents, to distort the decoded pictures
+PIXEL_NOISE = 0.06  # largest noise on small pictures, whose values are in [-1, 1]
 
 
 class UpscalerJob:
-    """The denoising objective on the details of large pictures, beside their small ones.
+    """The denoising objective on the details of large pictures, given the small pictures.
 
-    Half of the small pictures are averages of the large ones. The others went through the model's
-    autoencoder with noise on their latents, so that they have the flaws of pictures that the model
-    makes. Both get a little noise (Ho et al. 2021, arXiv:2106.15282, section 4).
+    Half of the small pictures are averages of the large ones. The others pass through the model's
+    autoencoder with noise on their latents, so that they have the flaws of generated pictures. All
+    small pictures get a little noise (Ho et al. 2021, arXiv:2106.15282, section 4).
 
     Parameters
     ----------
     config : UNetConfig
     data : Captions
-        Large pictures and their texts; prepared.
+        Large pictures with captions, prepared.
     model : Model
-        Whose pictures are to be enlarged.
+        Model whose pictures the upscaler enlarges.
     """
 
     def __init__(self, config: UNetConfig, data: Captions, model: Model) -> None:
@@ -62,7 +62,7 @@ class UpscalerJob:
         self.space, self.data, self.model, self.weights = Detail(), data, model, data.weights
 
     def prepare(self, key: str) -> Iterator[tuple[str, int, int]]:
-        """Make the small pictures that look as the model's own, once, and keep them on disk."""
+        """Compute the small pictures that imitate the model's own once, and keep them on disk."""
         count, side = len(self.data.pictures.pixels), self.data.pictures.pixels.shape[-1]
         path, small = self.data.cache / "made.npy", side // self.space.config.factor
         for done in cached(path, key, (count, 3, small, small), self._made):
@@ -98,7 +98,7 @@ class UpscalerJob:
         return denoising_loss(self.denoiser, z, self.corruption, condition, generator=random)
 
     def _crops(self, rows: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
-        """Crops of large pictures (B, 3, S, S) and of their small ones (B, 3, S/4, S/4)."""
+        """Crops of large pictures (B, 3, S, S) and matching small crops (B, 3, S/4, S/4)."""
         factor, pixels = self.space.config.factor, self.data.pictures.pixels
         side = min(CROP, pixels.shape[-1])
         places = pixels.shape[-1] - side + 1
@@ -107,7 +107,7 @@ class UpscalerJob:
             rows.tolist(), torch.rand(len(rows), 3, generator=random).tolist(), strict=True
         ):
             seen = made < MADE
-            # a made picture's pixels stand on the grid of blocks
+            # a stored small picture has a pixel per block, so its crops start at a block
             grid = factor if seen else 1
             top, left = (int(u * places) // grid * grid for u in uv)
             crop = np.array(pixels[row, :, top : top + side, left : left + side])
@@ -121,7 +121,7 @@ class UpscalerJob:
         return torch.stack(large), torch.stack(small)
 
     def preview(self, path: Path) -> None:
-        """Small pictures above what the upscaler makes of them."""
+        """Write a sheet of small pictures above the upscaler's results."""
         rows = torch.arange(0, len(self.weights), max(1, len(self.weights) // 6))[:6]
         device = self.module.conv_in.weight.device
         small = torch.from_numpy(np.array(self._kept[rows.numpy()], dtype=np.float32)).to(device)
@@ -135,8 +135,9 @@ class UpscalerJob:
 def train_upscaler(
     data: Path, output: Path, model: str, config: Path | None, given: Mapping[str, Any]
 ) -> Iterator[Event]:
-    """Train what enlarges a model's pictures four times; writes ``upscaler/``, and into a model's
-    folder makes it a part of it.
+    """Train the upscaler of a model; write it to ``upscaler/`` in `output`.
+
+    If `output` is the model's folder, the upscaler becomes part of the model.
     """
     plan, settings = read_plan("upscaler", data, output, config, given)
     begun, encoder = load_to_train(model)
@@ -160,7 +161,7 @@ def train_upscaler(
 
 
 def _small_unet(size: int, text_width: int) -> dict[str, Any]:
-    """5.5 million weights, most of them where a position stands for 16x16 pixels."""
+    """Config of 5.5 million weights, most of them where a position stands for 16x16 pixels."""
     detail = Detail().config.latent_channels
     return {
         "sample_size": size,

@@ -1,6 +1,7 @@
 """The API of AUTOMATIC1111's web UI, as far as its clients use it.
 
-Fields without a counterpart here are passed over if they ask for nothing, and refused otherwise.
+Fields without a counterpart here are ignored, except ``enable_hr`` and ``alwayson_scripts``, which
+are refused unless they are empty.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from sfumato.web.store import Job
 from sfumato.web.work import encoded
 
 router = APIRouter()
-TASKS = 1000  # ids of clients that are remembered
+TASKS = 1000  # largest number of clients' task ids that are remembered
 SAME = "Automatic"  # A1111's word for the model's own schedule
 
 
 class TextToImage(BaseModel):
-    """The fields of txt2img that mean something here."""
+    """The supported fields of txt2img."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -56,7 +57,7 @@ class TextToImage(BaseModel):
 
 
 class ImageToImage(TextToImage):
-    """And of img2img."""
+    """The supported fields of img2img."""
 
     init_images: list[str] = []
     denoising_strength: float = Field(0.75, ge=0, le=1)
@@ -65,7 +66,7 @@ class ImageToImage(TextToImage):
 
 
 class Single(BaseModel):
-    """Of extra-single-image."""
+    """The supported fields of extra-single-image."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -75,7 +76,7 @@ class Single(BaseModel):
 
 
 class Info(BaseModel):
-    """Of png-info."""
+    """The fields of png-info."""
 
     image: str
 
@@ -105,7 +106,7 @@ def _inverted(mask: str) -> str:
 
 
 def _body(request: Request, asked: TextToImage, **extra: Any) -> CreateBody:
-    """Our request for the same; numbers that A1111's clients always send for larger models stay."""
+    """Convert a request to ours; numbers that clients mean for larger models are kept."""
     if asked.enable_hr or asked.alwayson_scripts:
         raise OptionError("enable_hr and alwayson_scripts are not supported")
     sampler = asked.sampler_name or asked.sampler_index
@@ -180,12 +181,12 @@ async def extra_single_image(request: Request, asked: Single) -> dict[str, Any]:
 
 
 def label_of(settings: dict[str, Any]) -> str:
-    """A1111's name of the sampler of some settings."""
+    """A1111's name for the sampler in some settings."""
     return SAMPLERS[settings["sampler"]].label
 
 
 def _current(queue: Queue) -> Job | None:
-    """The job that is worked on."""
+    """The running job, or None."""
     for identity in queue.running:
         if (job := queue.store.get(identity)) is not None:
             return job
@@ -196,7 +197,7 @@ def _current(queue: Queue) -> Job | None:
 async def progress(
     request: Request, skip_current_image: bool = False, id_task: str | None = None
 ) -> dict[str, Any]:
-    """How far the job is that is worked on, or the one of a task's id."""
+    """Progress of the running job, or of the job with a client's task id."""
     queue = queue_of(request)
     known = request.app.state.__dict__.get("tasks", {}).get(id_task)
     job = queue.store.get(known) if known else _current(queue)
@@ -226,7 +227,7 @@ async def progress(
 @router.post("/interrupt")
 @router.post("/skip")
 async def interrupt(request: Request) -> dict[str, Any]:
-    """End the job that is worked on."""
+    """Cancel all running jobs."""
     queue = queue_of(request)
     for identity in list(queue.running):
         queue.cancel(identity)
@@ -235,7 +236,7 @@ async def interrupt(request: Request) -> dict[str, Any]:
 
 @router.post("/png-info")
 async def png_info(asked: Info) -> dict[str, Any]:
-    """What a picture says about how it was made."""
+    """Read the generation settings that a picture carries."""
     settings, texts = await asyncio.to_thread(metadata.read_all, decoded(asked.image))
     text = texts.get("parameters", "")
     return {
@@ -287,20 +288,20 @@ async def sd_models(request: Request) -> list[dict[str, Any]]:
 
 @router.get("/upscalers")
 async def upscalers() -> list[dict[str, Any]]:
-    """The network that enlarges."""
+    """The network that enlarges pictures."""
     return [
         {"name": "size", "model_name": "size", "model_path": None, "model_url": None, "scale": 4}
     ]
 
 
 def chosen(request: Request) -> str:
-    """The model that options named last; the first bundled one before that."""
+    """The model last set through ``/options``; by default the first bundled one."""
     return str(request.app.state.__dict__.get("chosen", bundled()[0]))
 
 
 @router.get("/options")
 async def options(request: Request) -> dict[str, Any]:
-    """The one option there is: the model."""
+    """The only option: the model."""
     return {"sd_model_checkpoint": chosen(request), "samples_format": "png"}
 
 

@@ -1,4 +1,4 @@
-"""The HTTP server: jobs over the verbs, the studio, and the APIs that existing clients speak."""
+"""The HTTP server: jobs for all commands, the studio, and the APIs that existing clients use."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from sfumato.web.queue import Full, Queue
 from sfumato.web.schema import FAILURES
 from sfumato.web.store import Store
 
-# what the studio's page may load: its own files, and pictures that it holds
+# the studio's page may load its own files, and pictures that it holds in memory
 POLICY = "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a server is run.
+    """Settings of a server.
 
     Attributes
     ----------
     folder : Path
-        Of the queue and the pictures.
+        Folder of the queue and the pictures.
     host : str
     token : str, optional
-        Asked for with every request, as ``Authorization: Bearer TOKEN``.
+        Secret that requests must carry as ``Authorization: Bearer TOKEN``.
     models : list of str
         Folders and files of models that are offered besides the bundled ones.
     indexes : list of str
@@ -49,11 +49,11 @@ class Settings:
     longest : int
         Maximum number of waiting jobs.
     keep : float
-        Seconds after which results are forgotten.
+        Seconds after which results are deleted.
     largest : int
-        Bytes of a request, at most.
+        Largest size of a request in bytes.
     batching : bool
-        Make compatible jobs together.
+        Run compatible jobs in one batch.
     """
 
     folder: Path
@@ -69,7 +69,7 @@ class Settings:
 
 
 def build(settings: Settings) -> FastAPI:
-    """The application; its queue begins to work when the server starts."""
+    """Build the application; its queue starts with the server."""
     store = Store(settings.folder)
     queue = Queue(store, settings.longest, settings.keep, batching=settings.batching)
 
@@ -117,7 +117,7 @@ async def studio() -> FileResponse:
 
 @router.get("/healthz")
 async def health(request: Request) -> dict[str, Any]:
-    """Whether the server works, and how many jobs it has."""
+    """Whether the worker is alive, and how many jobs are queued."""
     queue: Queue = request.app.state.queue
     alive = queue.process is not None and queue.process.is_alive()
     return {"status": "ok" if alive else "starting", "queued": queue.store.count("queued")}

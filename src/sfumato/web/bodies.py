@@ -1,7 +1,7 @@
-"""What clients send: the verbs' options, with pictures as base64 in place of paths.
+"""Requests of clients: the options of each command, with pictures as base64 in place of paths.
 
-A path would let a stranger read the server's files, so a picture comes as its bytes and is kept in
-the job's own folder. Models are those that the server offers, by name.
+A path would let a stranger read the server's files, so a picture is sent as bytes and stored in the
+job's own folder. Models are named, and must be among those that the server offers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MOST = 64  # pictures of one request
 LARGEST = 1024  # pixels of a side of a created picture
 LONGEST = 4000  # letters of a prompt
 STEPS, SAMPLES = 200, 8
-# of a comparison: rows, passes over them, code lengths and numbers of a code
+# limits of a comparison: rows, epochs, number of code lengths, and the largest code length
 ROWS, EPOCHS, CODES, LARGEST_CODE = 5000, 100, 6, 512
 TRAINED = 2000  # training steps of a lesson
 TABLES = (".csv", ".zip", ".npz", ".npy", ".parquet", ".gz")
@@ -85,8 +85,8 @@ class RestoreBody(RestoreOptions):
 class ReduceBody(ReduceOptions):
     """A request to compare PCA with autoencoders: the options of reduce, and the data.
 
-    ``data`` is a file in base64, of which ``name`` says the kind: .csv, .zip of pictures, .npz,
-    .npy, .parquet or idx .gz; without it scikit-learn's 1,797 digits are taken.
+    ``data`` is a file in base64; the suffix of ``name`` is its kind: .csv, .zip of pictures, .npz,
+    .npy, .parquet or idx .gz. Without ``data``, scikit-learn's 1,797 digits are used.
     """
 
     kind: ClassVar[str] = "reduce"
@@ -98,7 +98,7 @@ class ReduceBody(ReduceOptions):
 
 
 class ProbeBody(ProbeOptions):
-    """A request to try a model on a picture of one's own.
+    """A request to try a model on a custom picture.
 
     ``image`` is a picture in base64.
     """
@@ -125,7 +125,7 @@ class SearchBody(SearchOptions):
 
 
 class PointsBody(PointsOptions):
-    """A request to learn points on a plane, and to walk from noise to new ones."""
+    """A request to learn points on a plane, and to sample new points from noise."""
 
     kind: ClassVar[str] = "points"
 
@@ -152,7 +152,7 @@ Body = (
 
 @dataclass(frozen=True)
 class Offered:
-    """What a server offers: models, indexes and LoRAs, by their names; the values are paths."""
+    """The models, indexes and LoRAs that a server offers: names and paths."""
 
     models: Mapping[str, str]
     indexes: Mapping[str, str]
@@ -160,14 +160,15 @@ class Offered:
 
 
 def checked(body: Body, folder: Path, offered: Offered) -> dict[str, Any]:
-    """The request of a job: its pictures as files in a folder, its model and seed named.
+    """Check a request and convert it for a job: pictures become files in `folder`, names of
+    models become paths, and a missing seed is chosen.
 
     Raises
     ------
     OptionError
-        For more than the server does at once, and for models that it does not offer.
+        If the request exceeds the server's limits or names a model that it does not offer.
     PictureError
-        For what is no picture.
+        If a picture cannot be read.
     """
     request = body.model_dump(mode="json", exclude_unset=True)
     match body:
@@ -182,7 +183,7 @@ def checked(body: Body, folder: Path, offered: Offered) -> dict[str, Any]:
         case SearchBody():
             request |= _searched(body, offered.indexes)
     for name in ("device", "dtype", "batch"):
-        request.pop(name, None)  # of a server they are its own
+        request.pop(name, None)  # the server chooses these itself
     for name in PICTURES:
         if request.get(name) is not None:
             request[name] = str(kept(request[name], folder, name))
@@ -203,7 +204,7 @@ def _created(body: CreateBody, request: dict[str, Any], offered: Offered) -> dic
 
 
 def _lora(asked: str, loras: Mapping[str, str]) -> str:
-    """The path behind a LoRA's name, with how strongly it is added."""
+    """The path and scale of a LoRA that the server offers, as ``PATH:SCALE``."""
     name, scale = lora_scale(asked)
     if name not in loras:
         raise unknown("LoRA", name, loras)
@@ -265,19 +266,19 @@ def _check_amount(body: CreateBody, texts: list[str]) -> None:
 
 
 def _model(name: str, models: Mapping[str, str]) -> str:
-    """The path or bundled name behind a name that the server offers."""
+    """The path, or the bundled name, of a model that the server offers."""
     if name not in models:
         raise unknown("model", name, models)
     return models[name]
 
 
 def named(paths: list[str]) -> dict[str, str]:
-    """Paths by the last parts of their names."""
+    """Map the last part of each path to the path."""
     return {Path(path).name: path for path in paths}
 
 
 def offered_models(paths: list[str]) -> dict[str, str]:
-    """The models of a server: the bundled ones, and those at some paths, by the names of these."""
+    """The models of a server by name: the bundled ones, and those at `paths`."""
     return {name: name for name in bundled()} | {Path(path).stem: path for path in paths}
 
 
@@ -297,9 +298,9 @@ def decoded(text: str) -> bytes:
 
 
 def kept(given: str | bytes, folder: Path, name: str) -> Path:
-    """Keep a picture of a request as a file, if it is one."""
+    """Check a picture of a request, and store it as a file."""
     data = decoded(given) if isinstance(given, str) else given
-    image.read(data)  # refuses what is none, and what unpacks to too much
+    image.read(data)  # refuses data that are no picture, or too large a picture
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.picture"
     path.write_bytes(data)

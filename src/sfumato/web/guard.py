@@ -1,8 +1,8 @@
-"""What every request passes: the token, the host's name, its origin and its size.
+"""Checks of every request: its token, host name, origin and size.
 
-A page of another site that a browser shows can send requests to a server on this machine, and can
-name it as its own (DNS rebinding), so requests without a token must name a loopback host, and what
-comes from a page must come from the server's own.
+A page of another site, open in a browser, can send requests to a server on this machine, even under
+a host name of that site (DNS rebinding). A server without a token therefore accepts only loopback
+names and its own host name, and a request from a page must come from one of the server's pages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]", "testserver"})
 SLOW = 30.0  # seconds that a client may take between two parts of its request
-# what needs no token: the studio's files, and what lies behind a job's id that cannot be guessed
+# paths without a token: the studio's files, and results under a job's id, which cannot be guessed
 OPEN = re.compile(r"/|/healthz|/static/[\w.-]+|/v1/jobs/[\w-]{22}/(page|pictures/\d+)")
 logger = logging.getLogger("sfumato.web")
 
@@ -33,7 +33,7 @@ class Refused(Exception):
 
 
 class Guard:
-    """Middleware that refuses what must not be served, and logs each request."""
+    """Middleware that refuses requests that fail a check, and logs each request."""
 
     def __init__(self, app: ASGIApp, token: str | None, host: str, largest: int) -> None:
         self.app, self.token, self.host, self.largest = app, token or None, host, largest
@@ -49,7 +49,7 @@ class Guard:
         async def sent(message: Message) -> None:
             nonlocal status, started
             if refusals and not started:
-                return  # what the app makes of half a request is no answer
+                return  # drop the app's answer to half a request
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
             await send(message)
@@ -94,14 +94,15 @@ class Guard:
         return kind.lower() == "bearer" and same
 
     def _limited(self, receive: Receive, refusals: list[Refused]) -> Receive:
-        """The request's parts, as long as there are not too many and none comes too late; else the
-        refusal is kept, too, as the app may take it for a fault of the body.
+        """Wrap `receive` so that a request that is too large or too slow raises Refused.
+
+        The refusal is also added to `refusals`, as the app may take it for an error in the body.
         """
         seen, whole = 0, False
 
         async def limited() -> Message:
             nonlocal seen, whole
-            if whole:  # what comes now is the end of the connection, whenever that may be
+            if whole:  # only the end of the connection follows, after any time
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), SLOW)

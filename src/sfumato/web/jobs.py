@@ -41,7 +41,7 @@ router = APIRouter()
 
 
 class Failed(Exception):
-    """A job that failed for another reason than what was asked for."""
+    """A job failed for a reason other than its request."""
 
 
 class Counts(Collector):
@@ -51,7 +51,7 @@ class Counts(Collector):
         self.queue = queue
 
     def collect(self) -> Iterator[Metric]:
-        """One number per status."""
+        """Yield the number of jobs per status, and the average duration of a job."""
         jobs = GaugeMetricFamily("sfumato_jobs", "Jobs that are kept, by status", labels=["status"])
         for status in ("queued", "generating", "completed", "failed", "cancelled"):
             jobs.add_metric([status], self.queue.store.count(status))
@@ -91,11 +91,11 @@ async def finished(request: Request, job: Job) -> dict[str, Any]:
     Raises
     ------
     OptionError
-        If what was asked for cannot be done.
+        If the request cannot be fulfilled.
     HTTPException
-        If it was cancelled meanwhile.
+        If the job was cancelled meanwhile.
     Failed
-        If it failed for another reason.
+        If the job failed for another reason.
     """
     queue = queue_of(request)
     ended = await queue.result(job.id)
@@ -131,7 +131,7 @@ def record(queue: Queue, job: Job) -> dict[str, Any]:
 
 
 def with_addresses(identity: str, result: dict[str, Any]) -> dict[str, Any]:
-    """A result whose pictures have addresses in place of file names."""
+    """A result with URLs of the pictures in place of file names."""
     pictures = []
     for number, picture in enumerate(result.get("pictures", [])):
         about = {k: v for k, v in picture.items() if k != "file"}
@@ -151,7 +151,7 @@ async def _answer(request: Request, body: Body, wait: bool) -> Response:
 
 @router.post("/create", responses=STARTED)
 async def create(request: Request, body: CreateBody, wait: bool = False) -> Response:
-    """Make pictures from texts. Answers at once with the job, or with its end if told to wait."""
+    """Make pictures from texts. Returns the queued job, or with ``wait`` the finished job."""
     return await _answer(request, body, wait)
 
 
@@ -169,13 +169,13 @@ async def trace(request: Request, body: TraceBody, wait: bool = False) -> Respon
 
 @router.post("/probes", responses=STARTED)
 async def probe(request: Request, body: ProbeBody, wait: bool = False) -> Response:
-    """Try a model on a picture of yours: encode, change and decode it, noise it and guess."""
+    """Try a model on your picture: encode, change and decode it; add noise and denoise it."""
     return await _answer(request, body, wait)
 
 
 @router.post("/reduce", responses=STARTED)
 async def reduce(request: Request, body: ReduceBody, wait: bool = False) -> Response:
-    """Compare PCA with autoencoders on a file of data, and make a page of it."""
+    """Compare PCA with autoencoders on a file of data, and write a report page."""
     return await _answer(request, body, wait)
 
 
@@ -187,13 +187,13 @@ async def search(request: Request, body: SearchBody, wait: bool = False) -> Resp
 
 @router.post("/points", responses=STARTED)
 async def points(request: Request, body: PointsBody, wait: bool = False) -> Response:
-    """Learn points on a plane, and walk from noise to new ones."""
+    """Learn a distribution of points on a plane, and sample new points from noise."""
     return await _answer(request, body, wait)
 
 
 @router.post("/lessons", responses=STARTED)
 async def lesson(request: Request, body: LessonBody, wait: bool = False) -> Response:
-    """Make one of the experiments of the page Learn."""
+    """Run one of the experiments of the page Learn."""
     return await _answer(request, body, wait)
 
 
@@ -205,7 +205,7 @@ async def loras(request: Request) -> dict[str, Any]:
 
 @router.get("/indexes")
 async def indexes(request: Request) -> dict[str, Any]:
-    """The indexes that the server offers, and what is in them."""
+    """The indexes that the server offers, with the kind and the space of each."""
     found = []
     for name, path in request.app.state.offered.indexes.items():
         settings = settings_of(Path(path))
@@ -215,7 +215,7 @@ async def indexes(request: Request) -> dict[str, Any]:
 
 @router.get("/jobs/{identity}/page", response_class=FileResponse, responses=PAGE | NOT_FOUND)
 async def page(request: Request, identity: str) -> FileResponse:
-    """The page of an explanation or a comparison. It may not speak to the server."""
+    """The page of an explanation or a comparison. Its scripts have no access to the server."""
     path = queue_of(request).store.files(_job(request, identity).id) / "page.html"
     if not path.exists():
         raise HTTPException(404, "the job has no page")
@@ -240,13 +240,13 @@ async def listed(request: Request, count: int = 50) -> dict[str, Any]:
 
 @router.get("/jobs/{identity}", response_model=JobRecord, responses=NOT_FOUND)
 async def one(request: Request, identity: str) -> dict[str, Any]:
-    """How far a job is, or what came of it."""
+    """Status, progress and result of a job."""
     return record(queue_of(request), _job(request, identity))
 
 
 @router.post("/jobs/{identity}/cancel", response_model=JobRecord, responses=NOT_FOUND)
 async def cancel(request: Request, identity: str) -> dict[str, Any]:
-    """End a job within one step."""
+    """Cancel a job; it stops within one step."""
     job = _job(request, identity)
     if not queue_of(request).cancel(identity):
         raise HTTPException(409, f"the job has {job.status} already")
@@ -257,7 +257,7 @@ async def cancel(request: Request, identity: str) -> dict[str, Any]:
     "/jobs/{identity}/events", response_class=StreamingResponse, responses=EVENTS | NOT_FOUND
 )
 async def events(request: Request, identity: str) -> StreamingResponse:
-    """What happens to a job, as server-sent events: progress, preview, picture, and its end."""
+    """Follow a job through server-sent events: progress, preview, picture, and its end."""
     _job(request, identity)
     queue = queue_of(request)
 
@@ -325,7 +325,7 @@ def _frequent(path: str) -> tuple[str, ...]:
 
 
 def described(name: str, path: str) -> dict[str, Any]:
-    """A model in OpenAI's shape, and what we know of it besides."""
+    """Describe a model in OpenAI's format; a bundled one has further fields."""
     about = describe(path) if path in (*bundled(), *restorers()) else {}
     keys = ("description", "size", "styles", "fast", "licence", "megabytes")
     known = {key: about[key] for key in keys if key in about}

@@ -1,8 +1,7 @@
-"""The verbs as tools of the Model Context Protocol, so that language models can make, repair and
-find pictures.
+"""A server of the Model Context Protocol: language models can create, restore and find pictures.
 
-The server speaks over standard input and output, with whoever started it. Pictures are written into
-its folder, and shown to the client, too.
+It talks to the program that started it over standard input and output. Pictures are written to the
+server's folder and also sent to the client.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ from sfumato.tasks.search.options import SearchOptions
 from sfumato.tasks.search.query import search as find
 
 T = TypeVar("T")
-SMALL = 768  # pixels of a side of a picture that a client is shown
+SMALL = 768  # longest side in pixels of a picture that is sent to a client
 ABOUT = """sfumato makes small pictures from texts, repairs photographs, and finds pictures.
 Pictures are given by their paths on this machine; results are written into one folder."""
 
 
 def build(folder: Path) -> MCPServer[Any]:
-    """The server; pictures go into a folder."""
+    """Build the server; it writes pictures to `folder`."""
     server: MCPServer[Any] = MCPServer("sfumato", instructions=ABOUT, version=__version__)
     tools = _Tools(folder)
     pictures: list[Callable[..., Any]] = [tools.create, tools.restore]
     others: list[Callable[..., Any]] = [tools.search, tools.inspect, tools.models]
-    for tool in pictures:  # which have no schema
+    for tool in pictures:  # results with pictures have no schema
         server.tool(structured_output=False)(_told(tool))
     for tool in others:
         server.tool()(_told(tool))
@@ -55,13 +54,13 @@ def build(folder: Path) -> MCPServer[Any]:
 
 
 class _Tools:
-    """The verbs as a client calls them: their docstrings are what it is told."""
+    """The commands as tools; their docstrings are the descriptions that a client reads."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def create(self, prompt: str, options: CreateOptions | None = None) -> list[Any]:
-        """Make pictures from a text; returns them and where they are."""
+        """Make pictures from a text; returns the pictures and their paths."""
         out: list[Any] = []
         for made in make(prompt, options):
             path = _free(self.folder, f"{prompt}-{made.seed}")
@@ -73,7 +72,7 @@ class _Tools:
     def restore(self, picture: str, options: RestoreOptions) -> list[Any]:
         """Repair a photograph: noise, JPEG, holes, scratches, color, size.
 
-        Returns it, where it is, and what was done.
+        Returns the picture, its path, and a report.
         """
         before = photos.read(Path(picture))
         out: list[Any] = []
@@ -105,7 +104,7 @@ class _Tools:
 
 
 def _told(tool: Callable[..., T]) -> Callable[..., T]:
-    """A tool whose known errors reach the client as their sentences."""
+    """Wrap a tool so that the messages of known errors reach the client."""
 
     @functools.wraps(tool)
     def run(*args: Any, **given: Any) -> T:
@@ -118,7 +117,7 @@ def _told(tool: Callable[..., T]) -> Callable[..., T]:
 
 
 def _free(folder: Path, name: str) -> Path:
-    """A file that is not there yet."""
+    """The path of a file in `folder` that does not exist yet."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^\w-]+", "-", name).strip("-")[:60] or "picture"
     path = folder / f"{stem}.png"
@@ -128,7 +127,7 @@ def _free(folder: Path, name: str) -> Path:
 
 
 def _shown(picture: Image.Image) -> Shown:
-    """A picture as the client sees it, no larger than is useful."""
+    """A picture for the client, shrunk so that no side is longer than `SMALL`."""
     small = picture.copy()
     small.thumbnail((SMALL, SMALL))
     stream = io.BytesIO()

@@ -1,7 +1,7 @@
 """OpenAI's Images API: generations, edits and variations, with partial pictures as a stream.
 
-Fields that OpenAI does not have are taken besides: seed, steps, guidance_scale, sampler,
-negative_prompt, style, fast. The official clients send them as ``extra_body``.
+Fields that OpenAI does not have are accepted, too: seed, steps, guidance_scale, sampler, schedule,
+eta, negative_prompt, style, fast. The official clients send them as ``extra_body``.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from sfumato.web.store import Job
 from sfumato.web.work import encoded
 
 router = APIRouter(prefix="/images")
-STYLES = ("vivid", "natural")  # OpenAI's own, which our models have not
+STYLES = ("vivid", "natural")  # OpenAI's styles, which our models do not have
 OURS = (
     *("seed", "steps", "guidance_scale", "sampler", "schedule", "eta"),
     *("negative_prompt", "style", "fast"),
 )
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
-VARIED = 0.6  # of a picture's noise, in variations
+VARIED = 0.6  # strength of variations: how far a picture is noised
 
 
 class Generation(BaseModel):
-    """The fields of OpenAI's request, and ours; others are passed over, as OpenAI's own grow."""
+    """The fields of OpenAI's request, and ours; others are ignored, as OpenAI adds new ones."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -86,7 +86,7 @@ async def edits(request: Request) -> Response:
 
 @router.post("/variations", responses=EITHER)
 async def variations(request: Request) -> Response:
-    """Make another picture like a picture, without a text."""
+    """Make a variation of a picture, without a text."""
     form = await request.form()
     asked = _asked({"prompt": "a picture", **{k: v for k, v in form.items() if isinstance(v, str)}})
     source = await _upload(form.get("image"))
@@ -95,7 +95,7 @@ async def variations(request: Request) -> Response:
 
 
 def _asked(fields: dict[str, Any]) -> Generation:
-    """The fields of a form."""
+    """Validate the fields of a form."""
     try:
         return Generation.model_validate(fields)
     except ValidationError as error:
@@ -103,14 +103,14 @@ def _asked(fields: dict[str, Any]) -> Generation:
 
 
 def _body(asked: Generation, request: Request, **extra: Any) -> CreateBody:
-    """Our request for the same."""
+    """Convert a request to ours."""
     given = {name: getattr(asked, name) for name in OURS if getattr(asked, name) is not None}
     if given.get("style") in STYLES:
         given.pop("style")
     if asked.size not in (None, "auto"):
         given["size"] = asked.size
     models = request.app.state.offered.models
-    # what is no name of ours is OpenAI's, as "dall-e-3": the server's own is meant
+    # an unknown name is one of OpenAI's, such as "dall-e-3": the first bundled model is used
     given["model"] = asked.model if asked.model in models else bundled()[0]
     given["transparent"] = asked.background == "transparent"
     partial = int(asked.stream and asked.partial_images > 0)
@@ -125,7 +125,7 @@ async def _upload(part: Any) -> str:
 
 
 def _white(mask: bytes) -> str:
-    """OpenAI's mask, transparent where to edit, as ours, white there."""
+    """Convert OpenAI's mask (transparent where to edit) to ours (white where to edit)."""
 
     def turned(picture: Image.Image) -> Image.Image:
         if not picture.has_transparency_data:
@@ -185,7 +185,7 @@ def _usage() -> dict[str, Any]:
 
 
 def _b64(request: Request, job: Job, file: str, asked: Generation) -> str:
-    """A picture of a job in the format asked for."""
+    """A picture of a job in the requested format, in base64."""
     data = (queue_of(request).store.files(job.id) / file).read_bytes()
     if asked.output_format != "png":
         stream = io.BytesIO()
@@ -197,7 +197,7 @@ def _b64(request: Request, job: Job, file: str, asked: Generation) -> str:
 
 
 async def _stream(request: Request, job: Job, asked: Generation, kind: str) -> AsyncIterator[str]:
-    """Up to so many partial pictures as are asked for, then the finished ones."""
+    """Stream up to the requested number of partial pictures, then the finished ones."""
     sent = 0
     ground = "transparent" if asked.background == "transparent" else "opaque"
     common = {"background": ground, "quality": "auto", "output_format": asked.output_format}

@@ -1,4 +1,4 @@
-"""The queue: jobs go to the worker in order, compatible ones together; who waits is told."""
+"""The job queue: jobs go to the worker in order, compatible ones together; watchers get events."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from sfumato.web.work import Finished, JobProgress, Preview, Work, compatible
 from sfumato.web.worker import Cancel, Ended, JobEvent, serve
 
 CRASHED = "the worker stopped twice while it worked on this job"
-TOGETHER = 8  # jobs that are made at once, at most
+TOGETHER = 8  # largest number of jobs in a batch
 PAUSE = 0.5  # seconds between the end of a worker and the next one
-FORGET = 60.0  # seconds between looks for old jobs
+FORGET = 60.0  # seconds between removals of old jobs
 logger = logging.getLogger("sfumato.web")
 
 
@@ -35,7 +35,7 @@ class Full(Exception):
 
 @dataclass(frozen=True)
 class Update:
-    """What a watcher of a job is told.
+    """An event for the watchers of a job.
 
     Attributes
     ----------
@@ -49,14 +49,14 @@ class Update:
 
 @dataclass
 class Running:
-    """A job that the worker has."""
+    """State of a running job."""
 
     started: float = field(default_factory=time.monotonic)
     progress: Progress | None = None
     preview: str | None = None
 
     def told(self) -> dict[str, Any]:
-        """How far it is: what, done, total, and the seconds that are left."""
+        """Progress of the job: what, done, total, and eta in seconds."""
         if self.progress is None or not self.progress.done:
             return {"what": "waiting for the model", "done": 0, "total": 1, "eta": None}
         now, share = self.progress, self.progress.done / self.progress.total
@@ -65,7 +65,7 @@ class Running:
 
 
 class Queue:
-    """Accepts jobs, has them run batch by batch, and publishes what happens.
+    """Accepts jobs, has the worker run them batch by batch, and publishes their events.
 
     Parameters
     ----------
@@ -73,9 +73,9 @@ class Queue:
     longest : int
         Maximum number of waiting jobs.
     keep : float
-        Seconds after which jobs that ended are forgotten.
+        Seconds after their end when jobs are deleted.
     batching : bool
-        Make compatible jobs together.
+        Run compatible jobs in one batch.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class Queue:
         self.pipe: Connection | None = None
         self.process: BaseProcess | None = None
         self.done = asyncio.Event()
-        self.wrong: set[str] = set()  # failed jobs that asked for what cannot be done
-        self.average = 1.0  # seconds of a job, for who is turned away
+        self.wrong: set[str] = set()  # jobs that failed because of their request
+        self.average = 1.0  # average seconds of a job, for Retry-After
 
     async def start(self) -> None:
         """Recover the unfinished jobs of an earlier server, and start the worker."""
@@ -99,7 +99,7 @@ class Queue:
         self.task = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        """Stop the worker; what it works on is queued once more at the next start."""
+        """Stop the worker; queue its running jobs again, for the next start."""
         self.closing = True
         self.task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -139,7 +139,7 @@ class Queue:
         return max(1, round(self.average * 2))
 
     def cancel(self, identity: str) -> bool:
-        """End a job; False if it had ended."""
+        """Cancel a job; False if it had ended already."""
         if not self.store.cancel(identity):
             return False
         if identity in self.running and self.pipe is not None:
@@ -155,7 +155,7 @@ class Queue:
             self.done.set()
 
     async def watch(self, identity: str) -> AsyncIterator[Update]:
-        """What happens to a job until it ends."""
+        """Yield the events of a job until it ends."""
         inbox: asyncio.Queue[Update] = asyncio.Queue(maxsize=1000)
         self.watchers[identity].add(inbox)
         try:
@@ -186,7 +186,7 @@ class Queue:
         return job
 
     def progress(self, job: Job) -> dict[str, Any]:
-        """How far a job is."""
+        """Progress of a job."""
         if job.id in self.running:
             return self.running[job.id].told()
         ended = job.status == "completed"
@@ -247,21 +247,21 @@ class Queue:
             self._tell(message.id, _last(job))
 
     def _crashed(self) -> None:
-        """The worker died: a new one takes over."""
+        """Recover the jobs of a worker that died, and start a new one."""
         for job in self.store.recover(CRASHED):
             self._tell(job.id, _last(job))
         self.running.clear()
         self.loop.create_task(self._again())
 
     async def _again(self) -> None:
-        """A new worker, a moment later: one that cannot start would be begun without end."""
+        """Start a new worker after a pause, which slows the loop if workers cannot start."""
         await asyncio.sleep(PAUSE)
         self._spawn()
         self.done.set()
         self.woken.set()
 
     async def _work(self) -> None:
-        """Give the worker one batch after the other, and forget old jobs now and then."""
+        """Send the worker one batch after the other, and delete old jobs now and then."""
         forgot = -FORGET
         while True:
             try:
@@ -284,17 +284,17 @@ class Queue:
             assert self.pipe is not None
             try:
                 self.pipe.send(batch)
-            except OSError:  # it died just now: its end is heard soon
+            except OSError:  # the worker has just died; _listen reports it soon
                 await asyncio.sleep(0.1)
             await self.done.wait()
 
     def _next(self) -> list[Work]:
-        """The first job that waits, and those that can be made with it."""
+        """Take the first waiting job and those that can run in its batch."""
         batch: list[Work] = []
         retried = False
         for job in self.store.waiting():
             work = Work(job.id, job.kind, job.request, self.store.files(job.id))
-            # what was begun before may have killed the worker: it is made alone
+            # a job that was begun before may have crashed the worker: it runs alone
             together = self.batching and job.tries == 0 and not retried
             if batch and not (together and compatible(batch[0], work)):
                 continue
@@ -310,7 +310,7 @@ class Queue:
 
 
 def _last(job: Job) -> Update:
-    """What is told of a job that ended."""
+    """The last event of a job that has ended."""
     if job.status == "completed":
         return Update("completed", job.result or {})
     return Update(job.status, {"error": job.error} if job.error else {})

@@ -1,4 +1,4 @@
-"""What the API answers, as its description at ``/openapi.json`` tells it."""
+"""Responses of the API, for its description at ``/openapi.json``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Wrong(BaseModel):
 
 
 class Failure(BaseModel):
-    """The body of every answer that tells an error."""
+    """The body of every error response."""
 
     error: Wrong
 
 
 class ProgressRecord(BaseModel):
-    """How far a job is."""
+    """Progress of a job."""
 
     what: str
     done: float
@@ -34,7 +34,7 @@ class ProgressRecord(BaseModel):
 
 
 class JobRecord(BaseModel):
-    """A job: where it is in the queue, how far it is, and what came of it."""
+    """A job: its place in the queue, its progress and its result."""
 
     id: str
     kind: str
@@ -51,12 +51,12 @@ class JobRecord(BaseModel):
 
 
 def answer(description: str, model: type[BaseModel] = Failure) -> dict[str, Any]:
-    """An answer in JSON."""
+    """Describe a JSON response."""
     return {"description": description, "model": model}
 
 
 def file_answer(kind: str, description: str) -> Responses:
-    """An answer that is a file or a stream of a media type."""
+    """Describe a response that is a file or a stream of a media type."""
     return {200: {"description": description, "content": {kind: {}}}}
 
 

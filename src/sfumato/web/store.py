@@ -1,6 +1,6 @@
-"""Jobs in an SQLite database: what was asked and what came of it. It outlives the server.
+"""Jobs in an SQLite database: their requests and results, which outlive the server.
 
-A job ends exactly once: each change of its status names the status that it must have had.
+A job ends exactly once: each change of its status requires a certain status before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ except ImportError:  # Windows has none
 
 Status = Literal["queued", "generating", "completed", "failed", "cancelled"]
 ENDED = ("completed", "failed", "cancelled")
-TRIES = 2  # times that a job is begun: once more after a crash
+TRIES = 2  # attempts at a job: one more after a crash
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -46,20 +46,20 @@ CREATE INDEX IF NOT EXISTS waiting ON jobs (status, number);
 
 @dataclass(frozen=True)
 class Job:
-    """A row.
+    """A job: one row of the table.
 
     Attributes
     ----------
     number : int
-        Jobs are worked on in this order.
+        Jobs run in the order of their numbers.
     id : str
-        Not to be guessed: who knows it may see the job.
+        Random, so that it cannot be guessed: everyone who knows it may see the job.
     kind : str
-        The verb.
+        Name of the command.
     request : dict
     status : {"queued", "generating", "completed", "failed", "cancelled"}
     tries : int
-        How often it was begun.
+        Number of attempts.
     created, started, completed : float or None
         Seconds since 1970.
     result : dict or None
@@ -142,7 +142,7 @@ class Store:
             return int(self.database.execute(question, (job.number,)).fetchone()[0])
 
     def begin(self, identity: str) -> bool:
-        """Mark a queued job as worked on; False if it is none any more."""
+        """Mark a queued job as running; False if it is not queued any more."""
         return self._change(
             "UPDATE jobs SET status = 'generating', tries = tries + 1, started = ? "
             "WHERE id = ? AND status = 'queued'",
@@ -150,7 +150,7 @@ class Store:
         )
 
     def complete(self, identity: str, result: Mapping[str, Any]) -> bool:
-        """Keep what came of a job that is worked on."""
+        """Store the result of a running job."""
         return self._change(
             "UPDATE jobs SET status = 'completed', completed = ?, result = ? "
             "WHERE id = ? AND status = 'generating'",
@@ -158,11 +158,11 @@ class Store:
         )
 
     def fail(self, identity: str, error: str) -> bool:
-        """Say why nothing came of a job."""
+        """Mark a job as failed, with the reason."""
         return self._end(identity, "failed", error)
 
     def cancel(self, identity: str) -> bool:
-        """End a job that has not ended."""
+        """Mark a job as cancelled if it has not ended."""
         return self._end(identity, "cancelled", None)
 
     def _end(self, identity: str, status: Status, error: str | None) -> bool:
@@ -173,7 +173,7 @@ class Store:
         )
 
     def recover(self, reason: str) -> list[Job]:
-        """Queue what was worked on once more; what was begun too often fails, and is returned."""
+        """Queue interrupted jobs again; those without attempts left fail, and are returned."""
         stopped = self._rows("SELECT * FROM jobs WHERE status = 'generating'", ())
         failed = [job for job in stopped if job.tries >= TRIES]
         for job in failed:
@@ -182,9 +182,7 @@ class Store:
         return [now for job in failed if (now := self.get(job.id)) is not None]
 
     def put_back(self) -> None:
-        """Queue what is worked on, as if it had not been begun: the server stops, and no job is to
-        blame.
-        """
+        """Queue running jobs again without counting the attempt, as the server was stopped."""
         self._change(
             "UPDATE jobs SET status = 'queued', tries = tries - 1 WHERE status = 'generating'", ()
         )
@@ -208,12 +206,12 @@ class Store:
 
 
 def _hold(folder: Path) -> IO[bytes]:
-    """Keep other servers off a folder, as long as the file that is returned is open.
+    """Lock a folder against other servers, as long as the returned file is open.
 
     Raises
     ------
     OptionError
-        If another server has it.
+        If another server uses the folder.
     """
     file = (folder / "lock").open("wb")
     if fcntl is None:
@@ -227,7 +225,7 @@ def _hold(folder: Path) -> IO[bytes]:
 
 
 def new_id() -> str:
-    """A name for a job that cannot be guessed."""
+    """A random id for a job, which cannot be guessed."""
     return secrets.token_urlsafe(16)
 
 

@@ -1,7 +1,7 @@
-"""What a worker does with a job: the verbs, from a request to pictures in a folder.
+"""Run jobs in a worker: from a request for a command to pictures in a folder.
 
-A job is a generator of progress, previews and pictures, as its verb is; who stops it stops the verb
-within one step.
+A job is a generator of progress, previews and pictures, as its command is. Stopping the generator
+stops the command within one step.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search import query
 from sfumato.types import Progress
 
-PRIVATE = ("source", "mask", "fill", "like", "image")  # files of the server
+PRIVATE = ("source", "mask", "fill", "like", "image")  # settings that are paths of the server
 POINTS = 8  # sets of points whose networks are kept
 EVERY = 0.1  # seconds between previews, at least
-APART = frozenset({"seed", "count", "prompt", "previews"})  # in what jobs of one batch may differ
+APART = frozenset({"seed", "count", "prompt", "previews"})  # may differ within a batch
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A picture as it is so far, as PNG."""
+    """A preview of an unfinished picture, as PNG in base64."""
 
     job: int
     png: str
@@ -54,7 +54,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Finished:
-    """A picture in the job's folder, and what there is to say about it."""
+    """A finished picture in the job's folder ("" if there is no file), and data about it."""
 
     job: int
     file: str
@@ -74,7 +74,7 @@ Event = JobProgress | Preview | Finished
 
 @dataclass(frozen=True)
 class Work:
-    """A job as a worker sees it: its verb, the request and the folder for what comes of it."""
+    """A job as a worker sees it: its command, the request and the folder of its results."""
 
     id: str
     kind: str
@@ -83,7 +83,7 @@ class Work:
 
 
 def public(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without the server's files; LoRAs by the last parts of their names."""
+    """Settings without the server's paths; LoRAs are named by the last parts of theirs."""
     shown = {name: value for name, value in settings.items() if name not in PRIVATE}
     for asked in settings.get("loras", ()):
         name = re.sub(r"^.*/(?=[^/])", "", asked)
@@ -94,14 +94,14 @@ def public(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class Models:
-    """The models that were used last; a new one takes the place of the oldest."""
+    """A cache of models; a new one replaces the least recently used one."""
 
     def __init__(self, most: int = 2) -> None:
         self.most, self.held = most, dict[tuple[object, ...], Model]()
-        self.points: dict[object, object] = {}  # what was learned of points
+        self.points: dict[object, object] = {}  # networks that learned points
 
     def get(self, options: CreateOptions) -> Model:
-        """The model of some options, loaded at most once."""
+        """Return the model of some options; load it if it is not in the cache."""
         key = options.model, options.device, options.dtype, options.loras, options.fast
         model = self.held.pop(key, None) or opened(options)
         self.held[key] = model
@@ -111,7 +111,7 @@ class Models:
 
 
 def compatible(a: Work, b: Work) -> bool:
-    """Whether two jobs can be made in one batch: pictures that differ in text and seed alone."""
+    """Whether two jobs can run in one batch: both create, and differ only in fields of `APART`."""
     if a.kind != "create" or b.kind != "create" or a.request.get("source"):
         return False
     return all(
@@ -120,7 +120,7 @@ def compatible(a: Work, b: Work) -> bool:
 
 
 def perform(works: Sequence[Work], models: Models) -> Iterator[Event]:
-    """Do jobs that are compatible; several are always pictures from texts."""
+    """Run compatible jobs; several jobs at once are always of the command create."""
     match works[0].kind:
         case "create":
             yield from _create(works, models)
@@ -157,7 +157,7 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
     check([text for text, _ in rows], plan)
     for work in works:
         work.folder.mkdir(parents=True, exist_ok=True)
-    # of several tries nobody knows yet which one is kept
+    # no previews of several candidates: it is not known yet which one is kept
     shown = [work.request.get("previews", 0) * (len(plan.tries) == 1) for work in works]
     made, last = 0, 0.0
     counts = [0] * len(works)
@@ -187,7 +187,7 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
 
 @torch.inference_mode()
 def _preview(plan: Plan, latents: torch.Tensor) -> str:
-    """The clean estimate of a step as a small PNG."""
+    """The denoised estimate of a step as a small PNG in base64."""
     pixels = plan.model.space.decode(latents[None])
     picture = image.to_pictures(pixels.float())[0]
     picture.thumbnail((256, 256))
@@ -237,7 +237,7 @@ def _restore(work: Work) -> Iterator[Event]:
 
 
 def _probe(work: Work, models: Models) -> Iterator[Event]:
-    """Try a model on a picture; each picture that is shown is one of the result."""
+    """Try a model on a picture; the result holds each picture of the probe."""
     request = {k: v for k, v in work.request.items() if k not in ("image", "model")}
     picture = image.read(Path(work.request["image"]))
     options = ProbeOptions.build(request)
@@ -255,7 +255,7 @@ def _probe(work: Work, models: Models) -> Iterator[Event]:
 
 
 def _reduce(work: Work) -> Iterator[Event]:
-    """Compare PCA with autoencoders; the report is the job's page, its figures are the pictures."""
+    """Compare PCA with autoencoders; the report is the job's page, its figures are the result."""
     report.ready()
     request = {k: v for k, v in work.request.items() if k not in ("data", "name")}
     options = ReduceOptions.build(request)
@@ -272,7 +272,7 @@ def _reduce(work: Work) -> Iterator[Event]:
 
 
 def _search(work: Work) -> Iterator[Event]:
-    """Search an index; each hit is a picture, made small, or a text."""
+    """Search an index; each hit is a shrunk picture or a text."""
     request, folder = work.request, Path(work.request["index"])
     yield JobProgress(0, Progress("searching", 0, 1))
     asked = request.get("image") or request["query"]
@@ -289,7 +289,7 @@ def _search(work: Work) -> Iterator[Event]:
 
 
 def _points(work: Work, models: Models) -> Iterator[Event]:
-    """Learn points and walk to new ones; the numbers are the result."""
+    """Learn points and sample new ones; the result is numbers."""
     if len(models.points) > POINTS:
         models.points.clear()
     for event in points.walk(PointsOptions.build(work.request), models.points):
@@ -302,7 +302,7 @@ def _points(work: Work, models: Models) -> Iterator[Event]:
 
 
 def _lesson(work: Work) -> Iterator[Event]:
-    """Make an experiment; its numbers are the result, and pictures on the way are previews."""
+    """Run an experiment; its numbers are the result, and intermediate pictures are previews."""
     for event in lessons.lesson(LessonOptions.build(work.request)):
         if isinstance(event, Progress):
             yield JobProgress(0, event)
@@ -318,7 +318,7 @@ def _lesson(work: Work) -> Iterator[Event]:
 
 
 def _rounded(values: torch.Tensor) -> Any:
-    """Nested lists, with as many digits as can be seen."""
+    """Nested lists, rounded to four significant digits of the largest value."""
     scale = float(values.abs().max().clamp_min(1e-9))
     digits = max(0, 3 - math.floor(math.log10(scale)))
     return [

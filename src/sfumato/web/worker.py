@@ -1,7 +1,7 @@
-"""The worker: a process of its own that holds the models. If it dies, the server lives.
+"""The worker: a separate process that holds the models, so that the server survives its crash.
 
-It is told what to do through a pipe, and answers with events. Between two events it looks whether a
-job of the batch was cancelled; when all were, it stops.
+It receives jobs through a pipe and answers with events. Between two events it checks for cancelled
+jobs; when all jobs of the batch are cancelled, it stops the batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sfumato.web.work import Event, Finished, JobProgress, Models, Preview, Work
 
 @dataclass(frozen=True)
 class Cancel:
-    """Stop a job."""
+    """A message to the worker: stop a job."""
 
     id: str
 
@@ -34,7 +34,7 @@ class JobEvent:
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a job: with its pictures, or with an error; by a wrong request or by a fault."""
+    """The end of a job, with pictures or an error; `asked_wrong` if the request is to blame."""
 
     id: str
     pictures: list[dict[str, Any]]
@@ -43,7 +43,7 @@ class Ended:
 
 
 def serve(pipe: Connection) -> None:
-    """Work on what comes until the pipe is closed."""
+    """Run the jobs that arrive until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server says when to stop
     try:
         _Worker(pipe).run()
@@ -52,14 +52,15 @@ def serve(pipe: Connection) -> None:
 
 
 class _Worker:
-    """Follows one pipe.
+    """Runs the jobs of one pipe.
 
     Attributes
     ----------
     later : list
-        Batches that came while another one was worked on: after all of its jobs were cancelled.
+        Batches received while another one runs; the server sends one when all jobs of the running
+        batch are cancelled.
     cancelled : set of str
-        Jobs that nobody waits for any more.
+        Ids of cancelled jobs.
     """
 
     def __init__(self, pipe: Connection) -> None:
@@ -68,7 +69,7 @@ class _Worker:
         self.cancelled: set[str] = set()
 
     def run(self) -> None:
-        """Do one batch after the other."""
+        """Run one batch after the other."""
         while True:
             while not self.later:
                 self._hear()
@@ -84,7 +85,7 @@ class _Worker:
             self.later.append(told)
 
     def _batch(self, works: Sequence[Work]) -> None:
-        """Do some jobs at once; where one of several is wrong, each is done alone."""
+        """Run a batch of jobs; if one of several fails, run each of them alone."""
         try:
             self._follow(works, perform(works, self.models))
         except Exception as error:
@@ -100,7 +101,7 @@ class _Worker:
             self.pipe.send(Ended(works[0].id, [], told, asked_wrong=wrong))
 
     def _follow(self, works: Sequence[Work], events: Iterator[Event]) -> None:
-        """Send what happens on, and stop when nobody waits any more."""
+        """Forward events to the server; stop when all jobs are cancelled."""
         pictures: dict[str, list[dict[str, Any]]] = {work.id: [] for work in works}
         for event in events:
             while self.pipe.poll():
@@ -121,5 +122,5 @@ class _Worker:
 
 
 def _said(error: Exception, work: Work) -> str:
-    """What an error says, without the server's folders."""
+    """The message of an error, without the path of the job's folder."""
     return str(error).replace(f"{work.folder}/", "")

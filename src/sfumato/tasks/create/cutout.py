@@ -1,4 +1,4 @@
-"""Cut a picture out of its white ground."""
+"""Make the white background of a picture transparent."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-GROUND = 10  # of 255: how far from white the ground may be
-WIDTH = 2  # pixels that an edge is wide, at most
-SOLID = 0.95  # share of the color behind an edge from which on a pixel is no edge
-# of a mixture: how far its color may be from the line between white and what is behind, as a share
+GROUND = 10  # largest distance of the background from white, of 255
+WIDTH = 2  # largest width of an edge in pixels
+SOLID = 0.95  # share of the subject's color from which a pixel is not part of an edge
+# largest distance of a mixed color from the line between white and the subject's color: as a share
 # of its distance from white, and of 255
 PURE, FAINT = 0.35, 14
 
 
 def transparent(picture: Image.Image) -> Image.Image:
-    """A picture with the white around its subject made clear.
+    """Make the white around the subject of a picture transparent.
 
-    The ground is what is nearly white and joined to the picture's border. A pixel of the edge is a
-    mixture of white and the color behind the edge, ``C = a F + (1 - a) white``: that color becomes
-    the pixel's, and `a` its opacity, so no white line stays around the subject. White within the
-    subject stays.
+    The background consists of nearly white pixels connected to the picture's border. A pixel at the
+    edge is a mixture of white and the subject's color F, ``C = a F + (1 - a) white``. It gets the
+    color F and the opacity `a`, so that no white fringe remains. White within the subject stays.
 
     Parameters
     ----------
@@ -56,7 +55,7 @@ def transparent(picture: Image.Image) -> Image.Image:
 
 
 def _ground(depth: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Pixels that are nearly white and joined to the border."""
+    """Nearly white pixels that are connected to the border."""
     parts, _ = ndimage.label(np.pad(depth <= GROUND, 1, constant_values=True))
     found: NDArray[np.bool_] = (parts == parts[0, 0])[1:-1, 1:-1]
     return found
@@ -65,7 +64,7 @@ def _ground(depth: NDArray[np.float64]) -> NDArray[np.bool_]:
 def _next(
     edge: NDArray[np.bool_], depth: NDArray[np.float64], ground: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """The pixels further inside that lie beside `edge` and are no lighter than it there."""
+    """The next pixels inside, which touch `edge` and are no lighter than it there."""
     outer = np.where(edge, depth, np.inf)
     lightest = ndimage.minimum_filter(outer, size=3, mode="constant", cval=np.inf)
     found: NDArray[np.bool_] = np.isfinite(lightest) & (depth >= lightest) & ~edge & ~ground
@@ -75,11 +74,11 @@ def _next(
 def _mixture(
     ink: NDArray[np.float64], depth: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """For each pixel the share of the darkest color near it, that color, as ink on white, and
-    whether the pixel is a mixture of it and white.
+    """For each pixel: its share of the darkest color nearby, that color (as 255 - RGB), and whether
+    the pixel is a mixture of that color and white.
     """
     rows, columns = np.indices(depth.shape)
-    # the place of the darkest pixel near each: its depth and its place in one number
+    # ranks of depth are unique: the highest rank near a pixel gives the darkest pixel's position
     place = rows * depth.shape[1] + columns
     ranked = np.argsort(np.argsort(depth, axis=None, kind="stable"), kind="stable")
     nearest = ndimage.maximum_filter(

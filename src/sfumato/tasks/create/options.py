@@ -1,6 +1,6 @@
 """The options of `create`: one record for library, command line and server.
 
-Validators import what needs torch when they run, so that the command line can read this file
+Validators import modules that need torch only when they run, so that the command line starts
 quickly.
 """
 
@@ -19,7 +19,7 @@ BRANCH = "Another way from a step on"
 
 
 class CreateOptions(Options):
-    """How to make pictures. What is None is the model's own default.
+    """How to generate pictures. None leaves the choice to the model.
 
     Examples
     --------
@@ -122,7 +122,7 @@ class CreateOptions(Options):
     @model_validator(mode="before")
     @classmethod
     def _spelled_together(cls, data: Any) -> Any:
-        """A sampler and its schedule in one name, as "DPM++ 2M Karras"."""
+        """Split a name of both sampler and schedule, such as "DPM++ 2M Karras"."""
         if not isinstance(data, dict) or data.get("schedule", "auto") != "auto":
             return data
         named = re.fullmatch(

@@ -1,7 +1,7 @@
-"""What options and a model come to: every choice made, before any work.
+"""Combine options and a model into a plan, with every choice made before any work.
 
-:func:`resolve` makes a :class:`Plan`, :func:`check` refuses what the model cannot do. Who follows a
-plan looks nothing up any more.
+:func:`resolve` makes a :class:`Plan`; :func:`check` refuses what the model cannot do. Code that
+follows a plan makes no further choices.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from sfumato.sampler.schedule import SCHEDULES
 from sfumato.space.detail import Detail
 from sfumato.tasks.create.options import CreateOptions
 
-LARGEST = 4096  # pixels of a side
-ENLARGED = 1024  # pixels of a side, where the upscaler makes them
+LARGEST = 4096  # largest side in pixels
+ENLARGED = 1024  # largest side in pixels of a picture from the upscaler
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,14 @@ class Start:
     Attributes
     ----------
     picture : Image
-        RGB, at the size that the model works at.
+        RGB, at the size at which the model works.
     stored : Image
-        The same in the file's own colors, with its transparency: what is kept outside of a mask.
+        The same in the file's own color space, with transparency: its pixels outside a mask are
+        kept.
     profile : bytes, optional
         The color profile of `stored`.
     hidden : array, (H, W), bool, optional
-        What is inpainted; all of it if None.
+        Pixels to inpaint; None for all.
     """
 
     picture: Image.Image
@@ -56,7 +57,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Plan:
-    """One call of create: a model, its options, and what follows from both.
+    """All choices for one call of create: model, options, and the values that follow from both.
 
     Attributes
     ----------
@@ -66,16 +67,16 @@ class Plan:
     guidance_scale : float
     sampler : str
     best_of : int
-        Tries per picture.
+        Candidates per picture.
     tries : sequence of int
-        Their numbers.
+        Numbers of the candidates to generate.
     size, shown : (int, int)
-        Width and height that the model works at, and those of the picture.
+        Width and height at which the model works, and those of the result.
     enlarged : int
         How many times the upscaler is applied; each time the sides become four times as long.
     start : Start, optional
     strength : float
-        How much of the start changes; 1 without one.
+        How much of the start picture changes; 1 without a start.
     """
 
     model: Model
@@ -92,30 +93,30 @@ class Plan:
     strength: float
 
     def style(self, text: str) -> str | None:
-        """The style asked for; else the model's own.
+        """The chosen style, or else the model's default style.
 
-        A prompt that says more than a subject (it has a comma) gets none by itself.
+        A prompt with a comma describes more than a subject, so it gets no default style.
         """
         return self.options.style or (None if "," in text else self.model.defaults.style)
 
     def styled(self, text: str) -> str:
-        """The prompt with the words of its style behind it."""
+        """The prompt, followed by the words of its style."""
         words = self.model.defaults.styles.get(self.style(text) or "")
         return f"{self.named(text)}, {words}" if words else self.named(text)
 
     def named(self, text: str) -> str:
-        """The prompt with the names of emoji that the model does not know."""
+        """The prompt with names in place of emoji that the model does not know."""
         return with_names(self.model.text, text)
 
     @property
     def branches(self) -> bool:
-        """Whether another text or guidance is followed from a step on."""
+        """Whether the prompt or the guidance scale changes at some step."""
         options = self.options
         return options.then is not None or options.then_guidance_scale is not None
 
     @property
     def then_scale(self) -> float:
-        """The guidance from that step on."""
+        """The guidance scale from ``then_step`` on."""
         scale = self.options.then_guidance_scale
         return self.guidance_scale if scale is None else scale
 
@@ -124,9 +125,9 @@ class Plan:
         return self.model.text.chunks(self.styled(text))
 
     def sigmas(self) -> Tensor:
-        """The noise levels to walk; with a source picture only the lower ones, by strength.
+        """Noise levels of the sampling run; with a source picture only the lower ones, by strength.
 
-        There are at most as many as the model's table has.
+        There are at most as many levels as in the model's table.
         """
         table, config = self.model.denoiser.times.sigmas, self.model.scheduler
         steps = max(self.steps, math.ceil(min(len(table), self.steps / self.strength)))
@@ -140,7 +141,7 @@ class Plan:
         return levels
 
     def settings(self, text: str, seed: int, sigmas: Tensor, candidate: int) -> dict[str, Any]:
-        """All that it takes to make a picture again, for its metadata."""
+        """All settings needed to reproduce a picture, for its metadata."""
         options, model = self.options, self.model
         given = options.model_dump(mode="json", exclude={"count", "batch", "device", "seed"})
         files = {"source": options.source, "mask": options.mask}
@@ -148,7 +149,7 @@ class Plan:
             "task": "create",
             "version": __version__,
             "model": model.name,
-            # what auto was then
+            # the dtype that auto chose
             "dtype": str(model.network.conv_in.weight.dtype).removeprefix("torch."),
             "prompt": text,
             "styled": self.styled(text),
@@ -169,7 +170,7 @@ class Plan:
 
 
 def opened(options: CreateOptions) -> Model:
-    """The model that some options name, with their LoRAs."""
+    """Load the model and the LoRAs that the options name."""
     return load(options.model, options.device, options.dtype, options.loras, fast=options.fast)
 
 
@@ -179,7 +180,7 @@ def resolve(options: CreateOptions, model: Model) -> Plan:
     Raises
     ------
     OptionError
-        For a mask without a picture, or one that hides nothing.
+        For a mask without a picture, or a mask that hides nothing.
     PictureError
         If a file cannot be read.
     """
@@ -229,9 +230,9 @@ def _start(
 
 
 def _small(size: tuple[int, int], model: Model) -> tuple[tuple[int, int], int]:
-    """The size to work at for a picture of some size, and how often the result is enlarged.
+    """The size at which the model works for a picture of `size`, and how often it is enlarged.
 
-    A picture larger than the model's own is made at about the model's size, if it has an upscaler.
+    If the model has an upscaler, larger pictures are generated at about the model's own size.
     """
     own = max(model.size)
     if max(size) <= own or model.upscaler is None:
@@ -323,7 +324,7 @@ def _nearest(size: tuple[int, int], unit: int) -> tuple[int, int]:
 
 
 def _filled_up(picture: Image.Image, unit: int) -> Image.Image:
-    """Mirrored at its right and lower edge until both sides are multiples of `unit`."""
+    """Pad a picture by mirroring at its right and lower edge, to multiples of `unit`."""
     values = np.asarray(picture)
     edges = [(0, -picture.height % unit), (0, -picture.width % unit), *[(0, 0)] * (values.ndim - 2)]
     return Image.fromarray(np.pad(values, edges, mode="symmetric"))

@@ -1,5 +1,5 @@
-"""Prompts from the command line or a file, and pictures into files: what stands around `create` in
-a batch job.
+"""Batch jobs of `create`: read prompts from the command line or a file, and write pictures to
+files.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ OF_A_ROW = frozenset(CreateOptions.model_fields) - {
 
 @dataclass(frozen=True)
 class Prompt:
-    """One line of work: a text, and what its own line of the file says besides; `twin` counts those
-    of the same name.
+    """A prompt with the id (`name`) and the options (`own`) of its row; `twin` numbers prompts of
+    the same name.
     """
 
     text: str
@@ -51,21 +51,21 @@ class Prompt:
 
     @property
     def stem(self) -> str:
-        """What its files' names begin with."""
+        """Beginning of the names of its files."""
         return (self.name or _safe(self.text)) + (f"-{self.twin}" if self.twin > 1 else "")
 
 
 def gather(words: Sequence[str], path: Path | None) -> list[Prompt]:
-    """Prompts of the command line and of a file (.txt, .jsonl, .json, .csv); a row may have an id
-    and options of its own.
+    """Collect prompts from the command line and from a file (.txt, .jsonl, .json, .csv), whose rows
+    may have ids and options.
     """
     found = [Prompt(w) for w in words] + (_read(path) if path else [])
     if not found:
         raise OptionError("no prompt given; say what the picture shows, or give --prompts FILE")
-    # the names that are taken, twins' own ones, too, and the last twin of each
+    # names in use, including those of twins, and the last twin of each
     twins: Counter[tuple[str, Any]] = Counter()
     out = []
-    for item in found:  # names that differ in signs or capitals only would be one file
+    for item in found:  # names that differ only in punctuation or case would share a file
         seed = None if item.name else dict(item.own).get("seed")
         plain = item.stem.casefold(), seed
         while (item.stem.casefold(), seed) in twins:
@@ -83,14 +83,14 @@ def _read(path: Path) -> list[Prompt]:
         raise OptionError(f"{path} cannot be read as prompts: {error}") from None
     if guessed:
         raise OptionError(f"{path} cannot be read as prompts: it is not UTF-8; save it as UTF-8")
-    # JSON may hold other ends of lines
+    # not splitlines: JSON may contain other line ends
     lines, kind = [line for line in text.split("\n") if line.strip()], path.suffix.lower()
     if kind == ".csv":
         try:
             rows = list(csv.DictReader(io.StringIO(text, newline="")))
         except csv.Error as error:  # a quotation mark that is not closed
             raise OptionError(f"{path} cannot be read as prompts: {error}") from None
-        # an empty cell says nothing
+        # an empty cell sets nothing
         rows = [
             {name: cell for name, cell in row.items() if cell not in (None, "")} for row in rows
         ]
@@ -116,7 +116,7 @@ def _json(line: str) -> object:
 
 
 def _record(row: object, where: str) -> Prompt:
-    """A row's prompt, id and options; `where` is for the sentence if it is wrong."""
+    """Read prompt, id and options from a row; `where` names the row in error messages."""
     given = {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else {}
     if None in given:
         raise OptionError(
@@ -142,7 +142,7 @@ def _record(row: object, where: str) -> Prompt:
 
 
 def _safe(text: str) -> str:
-    """A file name without path tricks."""
+    """Turn a text into a safe file name."""
     return (
         re.sub(r"[^\w\-]+", "-", text).strip("-")[:60].encode()[:200].decode(errors="ignore")
         or "picture"
@@ -152,8 +152,8 @@ def _safe(text: str) -> str:
 def again(
     path: Path, given: Mapping[str, Any], wanted: Sequence[Prompt] = ()
 ) -> tuple[list[Prompt], dict[str, Any], Model]:
-    """The prompt, options and model that a picture was made with; what is given anew, options and
-    prompts, wins.
+    """The prompt, options and model of a generated picture; newly given options and prompts take
+    precedence.
     """
     settings, _ = metadata.read(path)
     if (
@@ -164,7 +164,7 @@ def again(
         raise PictureError(
             f"{path} carries no settings of sfumato create; sfumato inspect shows what it carries"
         )
-    # pictures made before there were tries have none in their settings
+    # settings of older pictures have no candidate
     known = {"candidate": 0} | {
         k: v for k, v in settings.items() if k in CreateOptions.model_fields
     }
@@ -174,7 +174,7 @@ def again(
             f"{path} was begun from a prior's estimate of the text, which is not supported any "
             "more: the same picture cannot come out"
         )
-    for kind in ("source", "mask", "model"):  # the paths of then, or beside the picture
+    for kind in ("source", "mask", "model"):  # the stored path, or a file beside the picture
         if (
             isinstance(file := known.get(kind), str)
             and not Path(file).exists()
@@ -193,7 +193,7 @@ def again(
 
 
 def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None:
-    """Refuse to make a picture again from what is not there any more."""
+    """Refuse to reproduce a picture if the model's weights have changed."""
     parts = model.parts
     then = settings.get("parts") or {}
     wrong = (
@@ -207,7 +207,7 @@ def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None
 
 
 def _same_words(path: Path, settings: Mapping[str, Any], model: Model) -> None:
-    """Refuse a style that is put in other words by now."""
+    """Refuse to reproduce a picture if the words of its style have changed."""
     words = model.defaults.styles.get(settings.get("style") or "")
     named = with_names(model.text, settings["prompt"])
     styled = f"{named}, {words}" if words else named
@@ -234,29 +234,29 @@ def _same_files(path: Path, settings: Mapping[str, Any], kinds: set[str]) -> Non
 def _outdone(
     chosen: Mapping[str, Any], given: Mapping[str, Any], wanted: Sequence[Prompt]
 ) -> set[str]:
-    """Settings that do not hold any more beside what is given anew."""
+    """Stored settings that the newly given options and prompts make invalid."""
     out: set[str] = set()
     if chosen.keys() & {"model", "sampler"}:
         out.add("eta")
-    if "model" in chosen:  # found for the other model
+    if "model" in chosen:  # chosen for the other model
         out |= {"style", "size", "steps", "guidance_scale", "sampler", "best_of"}
     if chosen.keys() & {"model", "seed", "best_of"} or wanted or (given.get("count") or 1) > 1:
-        out.add("candidate")  # the best of the tries
+        out.add("candidate")  # the best candidate is chosen again
     return out
 
 
 def run(
     wanted: Sequence[Prompt], values: Mapping[str, Any], model: Model | None = None
 ) -> Iterator[tuple[Prompt | None, Event]]:
-    """Make all pictures, prompts of equal options together; yields each event with the prompt it
-    belongs to.
+    """Generate all pictures, prompts with equal options together; yield each event, and with each
+    picture its prompt.
     """
     model = model or opened(CreateOptions.build(values))
     groups: dict[tuple[tuple[str, Any], ...], list[Prompt]] = {}
     for item in wanted:
         groups.setdefault(item.own, []).append(item)
     jobs = [(CreateOptions.build({**values, **dict(own)}), items) for own, items in groups.items()]
-    for options, items in jobs:  # what is wrong is refused before any work
+    for options, items in jobs:  # refuse invalid options before any work
         if options.source is None and any("strength" in dict(item.own) for item in items):
             raise OptionError(NO_SOURCE)
         planned([item.text for item in items], options, model)
@@ -268,7 +268,7 @@ def run(
 
 
 class Saver:
-    """Where pictures go: a file for one, else a folder with names from id or prompt, and seed."""
+    """Writes pictures to a file, or to a folder with names from id or prompt, and seed."""
 
     def __init__(self, output: Path, *, overwrite: bool, single: bool) -> None:
         self.output, self.overwrite = output, overwrite
@@ -285,7 +285,7 @@ class Saver:
     def check(
         self, wanted: Sequence[Prompt], values: Mapping[str, Any], *, grid: bool = False
     ) -> None:
-        """Refuse before any work what cannot be written."""
+        """Check before any work that all pictures can be written."""
         check_folder(self.folder)
         if values.get("transparent") and metadata.FORMATS.get(self.output.suffix.lower()) == "JPEG":
             raise OptionError(f"{self.output}: a JPEG has no transparency; give .png or .webp")
@@ -295,7 +295,7 @@ class Saver:
             self._free(path)
         for item in wanted:
             first: Any = dict(item.own).get("seed", seed)
-            # a name without the seed is known without it
+            # a name without the seed is known before the seed is chosen
             unnamed = self.path(item, 0, count) == self.path(item, 1, count)
             for one in range(unnamed) if first is None else range(int(first), int(first) + count):
                 path = self.path(item, one, count)

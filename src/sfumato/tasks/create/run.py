@@ -1,7 +1,7 @@
-"""Create: noise and a text in, a picture out.
+"""Generate pictures from noise and prompts.
 
-:func:`walk` is the whole job as a generator of steps and pictures; :func:`create` collects the
-pictures.
+:func:`walk` is a generator of steps and pictures that does all the work; :func:`create` collects
+the pictures.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from sfumato.tasks.create.plan import Plan, check, opened, resolve
 from sfumato.tasks.upscale import upscale
 from sfumato.types import Condition, Denoise, Progress, Step
 
-ENLARGING = 64  # the stream of a seed for the upscaler; tries have those below
+ENLARGING = 64  # number of the upscaler's random stream; candidates have lower numbers
 
 
 @dataclass(frozen=True)
 class Made:
-    """A finished picture.
+    """A generated picture.
 
     Attributes
     ----------
@@ -49,13 +49,13 @@ class Made:
         As the user wrote it.
     seed : int
     seconds : float
-        Time of its batch, divided by the pictures in it.
+        Time of the batch, divided by its number of pictures.
     settings : dict
-        All that it takes to make it again.
+        All settings needed to reproduce the picture.
     cut : str
         The end of the prompt that the model did not see; usually empty.
     negative_cut : str
-        The same of the negative prompt.
+        The same for the negative prompt.
     unknown : bool
         Whether the model seems to know no word of the prompt.
     """
@@ -91,7 +91,7 @@ class SamplerProgress:
     steps : int
         Steps of this batch.
     done, total : int
-        Batches walked before this one, and in all; the tries of a picture may be several.
+        Batches sampled before this one, and in all; the candidates of one picture may take several.
     """
 
     step: Step
@@ -101,7 +101,7 @@ class SamplerProgress:
 
     @property
     def progress(self) -> Progress:
-        """Steps made, of how many in all batches."""
+        """Steps done, out of those of all batches."""
         made = self.done * self.steps + self.step.index + 1
         return Progress("steps", made, self.total * self.steps)
 
@@ -112,7 +112,7 @@ Event = SamplerProgress | Progress | Made
 def create(
     prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None
 ) -> list[Made]:
-    """Make pictures from texts.
+    """Generate pictures from prompts.
 
     Parameters
     ----------
@@ -143,8 +143,9 @@ def create(
 def walk(
     prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None
 ) -> Iterator[Event]:
-    """Make pictures and yield every sampler step and every enlarged picture on the way; to cancel,
-    stop iterating.
+    """As :func:`create`, but yield every sampler step, the progress of enlarging, and each picture.
+
+    To cancel, stop iterating.
     """
     plan, rows = planned(prompts, options or CreateOptions(), model)
     yield from walk_rows(plan, rows)
@@ -153,7 +154,7 @@ def walk(
 def planned(
     prompts: str | Sequence[str], options: CreateOptions, model: Model | None = None
 ) -> tuple[Plan, list[tuple[str, int]]]:
-    """What is to be done, checked: the plan, and the text and seed of each picture.
+    """Plan and check the work: return the plan, and the prompt and seed of each picture.
 
     Raises
     ------
@@ -172,9 +173,9 @@ def planned(
 
 
 def walk_rows(plan: Plan, rows: list[tuple[str, int]]) -> Iterator[Event]:
-    """Follow a plan that was checked: a picture for each text and seed, in order.
+    """Follow a checked plan: generate a picture for each prompt and seed, in order.
 
-    All tries of a picture are made, of which the best is kept.
+    All candidates of a picture are generated, and the best is kept.
     """
     batches, at_once, sigmas = _batches(plan, rows), plan.options.batch, plan.sigmas()
     total = sum(-(-len(batch) * len(plan.tries) // at_once) for batch in batches)
@@ -200,9 +201,9 @@ def walk_rows(plan: Plan, rows: list[tuple[str, int]]) -> Iterator[Event]:
 
 
 def _batches(plan: Plan, rows: list[tuple[str, int]]) -> list[list[tuple[str, int]]]:
-    """Rows that are made together: their texts take equally many chunks of tokens.
+    """Group rows into batches whose prompts take equally many chunks of tokens.
 
-    Beside a longer text a shorter one would be filled up, and its picture would change.
+    In a batch with a longer prompt, a shorter one would be padded, and its picture would change.
     """
     at_once = max(1, plan.options.batch // len(plan.tries))
     batches = []
@@ -221,7 +222,7 @@ def _made(
     settings: dict[str, Any],
     cut: tuple[str, str],
 ) -> Made:
-    """A picture with all that is told of it."""
+    """Combine a picture with its settings and notes."""
     unknown = knows_no_word(plan.model.text, plan.named(text))
     shown = _shown(plan, picture)
     return Made(shown, text, seed, seconds, settings, *cut, unknown, plan.options.count)
@@ -230,10 +231,10 @@ def _made(
 def _finished(
     plan: Plan, pixels: Tensor, wanted: Sequence[tuple[str, int]]
 ) -> Generator[Progress, None, list[Image.Image]]:
-    """Pictures at the size that is shown, enlarged one by one where the model works at less."""
+    """Bring pictures to the size of the result; enlarge them if the model works at less."""
     if not plan.enlarged:
         return image.to_pictures(pixels)
-    upscaler, pictures = plan.model.upscaler, []  # read only now: it takes longer than a step
+    upscaler, pictures = plan.model.upscaler, []  # loaded only now: that takes longer than a step
     assert upscaler is not None
     for k, (text, seed) in enumerate(wanted):
         tokens = plan.model.text([text], plan.size)[0].tokens
@@ -245,12 +246,12 @@ def _finished(
     return pictures
 
 
-# of a generator: while it works, not while others do between its steps
+# on a generator: active while it runs, not between its steps
 @torch.inference_mode()
 def _sample(
     plan: Plan, wanted: Sequence[tuple[str, int]], sigmas: Tensor, done: int, total: int
 ) -> Generator[SamplerProgress, None, tuple[Tensor, list[tuple[str, str]]]]:
-    """Sample pictures (B, 3, H, W) from noise; also what was cut from prompt and negative prompt.
+    """Sample pictures (B, 3, H, W); also return what was cut from prompts and negative prompts.
 
     Each candidate has its own random stream.
     """
@@ -280,7 +281,7 @@ def _guided(
     negative: Condition,
     planes: Tensor | None,
 ) -> Denoise:
-    """The denoiser that follows the texts, and from a step on perhaps others."""
+    """The guided denoiser, which may change prompt or guidance scale at ``then_step``."""
     model, options = plan.model, plan.options
 
     def guided(follow: Condition, scale: float) -> Denoise:
@@ -298,8 +299,8 @@ def _guided(
 def _begin(
     plan: Plan, streams: Streams, top: float
 ) -> tuple[Tensor, Tensor | None, tuple[Mask, Tensor] | None]:
-    """The noisy latents to begin with; what a network that fills sees besides; and which latents
-    are known of a picture, where the network is no such.
+    """The initial noisy latents; the extra input planes of an inpainting network; and, for other
+    networks that inpaint, the mask with the known latents.
     """
     model, (wide, tall) = plan.model, plan.size
     channels, factor = model.space.config.latent_channels, model.space.config.factor
@@ -307,8 +308,8 @@ def _begin(
     noise = streams.normal(shape).to(model.device)
     planes = _planes(plan, noise)
     if plan.start is None:
-        # Variance-preserving: the last level still holds a little of the picture, so its own
-        # variance is added.
+        # Variance-preserving: the highest noise level still holds a little of the picture, so the
+        # picture's variance is added.
         return noise * math.sqrt(1 + top**2), planes, None
     z = model.space.encode(image.to_tensor(plan.start.picture).to(model.device)).float()
     if plan.start.hidden is not None and planes is None:
@@ -318,9 +319,9 @@ def _begin(
 
 
 def _planes(plan: Plan, like: Tensor) -> Tensor | None:
-    """What a model that was trained to fill (9 channels) sees besides.
+    """The extra input of an inpainting network (9 channels); None for other networks.
 
-    The mask, and the latents of the picture without what it hides.
+    It consists of the mask and the latents of the masked picture.
     """
     model, start = plan.model, plan.start
     if model.network.config.in_channels != 2 * like.shape[1] + 1:
@@ -336,14 +337,14 @@ def _planes(plan: Plan, like: Tensor) -> Tensor | None:
 
 
 def _latent_known(hidden: NDArray[np.bool_], factor: int) -> Tensor:
-    """Latent positions (h, w) all of whose pixels are known."""
+    """Mask (h, w) of the latent positions whose pixels are all known."""
     tall, wide = hidden.shape
     blocks = hidden.reshape(tall // factor, factor, wide // factor, factor)
     return torch.from_numpy(1.0 - blocks.any(axis=(1, 3)).astype(np.float32))
 
 
 def _best(plan: Plan, pixels: Tensor, texts: Sequence[str]) -> list[int]:
-    """Of each picture's tries, the one that matches its text best."""
+    """The index of each picture's candidate that matches its prompt best."""
     matcher, count = plan.model.matcher, len(plan.tries)
     if count == 1 or matcher is None:
         return [0] * (len(texts) // count)
@@ -361,7 +362,7 @@ def _shown(plan: Plan, made: Image.Image) -> Image.Image:
 
 
 def _with_kept(plan: Plan, made: Image.Image) -> Image.Image:
-    """Put the source's own pixels back where the mask is black, and cut off what was filled up."""
+    """Put the source's own pixels back where the mask is black, and crop the padding."""
     start = plan.start
     if start is None or start.hidden is None:
         return made

@@ -14,7 +14,7 @@ DAMAGE, COMPUTING = "Damage: one of", "Model and computing"
 
 
 class EvaluateOptions(Options):
-    """What is done to pictures before they are restored and measured: one kind of damage."""
+    """One kind of damage to pictures, and the method that restores them."""
 
     denoise: float | None = option(
         None, "Deviation of Gaussian noise for values of 0 to 255.", group=DAMAGE
@@ -65,6 +65,6 @@ class EvaluateOptions(Options):
 
     @property
     def damage(self) -> tuple[Task, float | str]:
-        """The task that is measured, and how much of the damage there is."""
+        """The task to measure, and the amount of damage."""
         ((task, amount),) = self._asked().items()
         return task, amount

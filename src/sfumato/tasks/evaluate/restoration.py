@@ -1,12 +1,12 @@
-"""Evaluate: the field's standard figures by the field's exact conventions.
+"""Measure restoration with the field's standard metrics and conventions.
 
-Denoising: Gaussian noise of a fixed seed is added to values of 0 to 255 and not clipped; PSNR over
-all channels. Enlarging: pictures are cut to a multiple of the factor and shrunk by MATLAB's
-antialiased bicubic kernel to whole numbers; PSNR and SSIM of the luminance Y (BT.601), without a
-border as wide as the factor. JPEG: as Pillow writes it; PSNR over all channels. Filling: a part of
-a fixed shape and seed is hidden, the rest stays; PSNR over the whole picture. Coloring: PSNR
-against the picture before its color was taken out. LPIPS, where it can be had: of whole pictures in
-color, AlexNet's (version 0.1).
+Denoising: Gaussian noise, with a seed that depends on the file name, is added to values 0 to 255
+without clipping; PSNR over all channels. Enlarging: pictures are cropped to a multiple of the
+factor, downsampled with MATLAB's antialiased bicubic kernel and rounded to integers; PSNR and SSIM
+of the luminance Y (BT.601), without a border as wide as the factor. JPEG: pictures are compressed
+by Pillow; PSNR over all channels. Filling: a random mask of a given kind, with a seed that depends
+on the file name, is hidden; PSNR over the whole picture. Coloring: PSNR against the original color
+picture. LPIPS, if available, uses AlexNet (version 0.1) on whole pictures in color.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ from sfumato.tasks.restore.options import Only
 from sfumato.tasks.restore.stage import Engine, answer
 
 ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps", "enlarge": "size"}
-WINDOW = 11  # of SSIM
+WINDOW = 11  # side of the window of SSIM
 Method = Callable[["Damaged"], Tensor]
-"""A damaged picture -> (1, C, H, W) with values 0 to 255."""
+"""Restores a damaged picture to (1, C, H, W) with values 0 to 255."""
 
 
 @dataclass(frozen=True)
 class Damaged:
-    """A picture and what is left of it.
+    """A clean picture and its damaged version.
 
     Attributes
     ----------
     name : str
-        Of its file.
+        File name.
     task : str
     amount : float
-        Deviation of the noise, factor, or quality.
+        Deviation of the noise, factor of enlarging, or JPEG quality; otherwise 0.
     clean : array, (H, W, C)
         Values 0 to 255.
     y : Tensor, (1, C, h, w)
-        What was measured, 0 to 255; where nothing is known it is 0.
+        The damaged picture on the scale of 0 to 255; hidden pixels are 0.
     known : array, (H, W), bool
     """
 
@@ -78,8 +78,9 @@ class Damaged:
 
 @dataclass(frozen=True)
 class Score:
-    """Of one picture, in dB, -1 to 1, and 0 for alike; `name` is its file's, and LPIPS is None
-    where it cannot be had.
+    """Metrics of one picture: PSNR in dB, SSIM in -1 to 1, and LPIPS, 0 for equal pictures.
+
+    ``name`` is the file name; ``lpips`` is None if LPIPS is not available.
     """
 
     name: str
@@ -98,7 +99,7 @@ def restore(
     engine: Engine | None = None,
     left_out: Callable[[str], None] | None = None,
 ) -> Iterator[Score]:
-    """Damage each picture of a folder, restore it, and compare.
+    """Damage each picture of a folder, restore it, and measure the result.
 
     Parameters
     ----------
@@ -106,24 +107,25 @@ def restore(
         Folder of pictures.
     task : {"denoise", "enlarge", "dejpeg", "fill", "colorize"}
     amount : float or str
-        Deviation of the noise for values of 0 to 255; factor, 1.5 to 8; quality, 1 to 100; or what
-        is hidden: one of `SHAPES`.
+        Deviation of the noise for values of 0 to 255; factor of enlarging, 1.5 to 8; JPEG quality,
+        1 to 100; or the shape to hide, one of `SHAPES`.
     gray : bool
-        Take the pictures as gray: BSD68 is CBSD68 so taken.
+        Convert the pictures to gray: CBSD68 becomes BSD68.
     method : str, optional
-        ``trained``, ``ensemble`` (the mean of eight views), or what leaves the damage in:
-        ``input``, ``bicubic``. The figures of the last two are published, so they check the metric.
+        ``trained``, ``ensemble`` (the mean over eight views), or a baseline: ``bicubic`` for
+        ``enlarge``, and ``input`` (the damaged picture) for the other tasks. Published figures of
+        the baselines check the metric.
     engine : Engine, optional
-        What is meant by ``trained`` and ``ensemble``.
+        The networks of ``trained`` and ``ensemble``.
     left_out : callable, optional
-        Told a sentence for each picture that cannot be read or is too small.
+        Called with a sentence for each picture that cannot be read or is too small.
 
     Raises
     ------
     OptionError
         For an amount out of range, or a method that does not belong to the task.
     PictureError
-        For a picture that cannot be read or is too small, without `left_out`.
+        For a picture that cannot be read or is too small, if `left_out` is None.
     """
     methods: dict[str, Method] = (
         {"bicubic": lambda d: interpolate(d.y, d.size)}
@@ -149,7 +151,7 @@ def damage(
     gray: bool = False,
     left_out: Callable[[str], None] | None = None,
 ) -> Iterator[Damaged]:
-    """Each picture with its damage; the same at every call."""
+    """Yield each picture with its damage, which is the same at every call."""
     if task == "fill" and amount not in SHAPES:
         raise unknown("shape to fill", str(amount), SHAPES)
     number = _number(task, amount)
@@ -158,7 +160,7 @@ def damage(
     if task == "denoise" and not 0 < number <= 255:
         raise OptionError(f"sigma {number:g} is not within 0 to 255")
     if task == "enlarge":
-        Downscale(number)  # refuses what is no factor
+        Downscale(number)  # refuses an invalid factor
     if task == "dejpeg":
         JPEG(int(number), int(number))
     for sample in find(source):
@@ -174,7 +176,7 @@ def damage(
 
 
 def _read(sample: Sample, smallest: int) -> Image.Image:
-    """A picture whose sides are at least `smallest`; an error begins with its name."""
+    """Read a picture whose sides are at least `smallest`; errors begin with its name."""
     try:
         picture = image.read(sample.read())
     except PictureError as error:
@@ -187,12 +189,12 @@ def _read(sample: Sample, smallest: int) -> Image.Image:
 
 
 def _number(task: Task, amount: float | str | None) -> float:
-    """The amount, where it is a number."""
+    """The amount as a number; 0 for tasks without one."""
     return float(amount or 0) if task in ("denoise", "enlarge", "dejpeg") else 0.0
 
 
 def spoil(name: str, clean: NDArray[np.float64], task: Task, amount: float | str | None) -> Damaged:
-    """A picture (H, W[, C]) of 0 to 255, and what is left of it; the same for the same name."""
+    """Damage a picture (H, W[, C]) with values 0 to 255; equal names give equal damage."""
     number = _number(task, amount)
     clean = clean if clean.ndim == 3 else clean[..., None]
     if task == "enlarge":
@@ -219,8 +221,8 @@ def spoil(name: str, clean: NDArray[np.float64], task: Task, amount: float | str
 
 
 def trained(damaged: Damaged, engine: Engine, *, ensemble: bool = False) -> Tensor:
-    """What the trained networks make of it, as :func:`sfumato.tasks.restore.run.answer`: values 0
-    to 255, (1, C, H, W).
+    """Restore a damaged picture with the trained networks, as
+    :func:`sfumato.tasks.restore.stage.answer`: (1, C, H, W) with values 0 to 255.
     """
     x = (damaged.y / 127.5 - 1).float()
     if damaged.task == "colorize":
@@ -251,7 +253,7 @@ def trained(damaged: Damaged, engine: Engine, *, ensemble: bool = False) -> Tens
 
 
 def score(damaged: Damaged, made: Tensor) -> Score:
-    """Compare by the conventions of the task."""
+    """Measure a result by the conventions of the task."""
     out, clean, border = made[0].permute(1, 2, 0).numpy(), damaged.clean, 0
     measure = lpips()
     far = measure(out, clean) if measure else None
@@ -266,21 +268,21 @@ def score(damaged: Damaged, made: Tensor) -> Score:
 
 @functools.cache
 def lpips() -> Callable[[NDArray[np.float64], NDArray[np.float64]], float] | None:
-    """The distance of Zhang et al. 2018 (arXiv:1801.03924) between pictures (H, W, C) of 0 to 255;
-    0 for alike.
+    """The LPIPS metric of Zhang et al. 2018 (arXiv:1801.03924) between pictures (H, W, C) with
+    values 0 to 255; 0 for equal pictures.
 
-    None unless the package ``lpips`` is installed and AlexNet's weights are where torch keeps what
-    it fetched: nothing is fetched here.
+    None unless the package ``lpips`` is installed and AlexNet's weights are in torch's cache:
+    nothing is downloaded here.
     """
     weights = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
     try:
         from lpips import LPIPS
-    except (ImportError, RuntimeError):  # torchvision of another version than torch fails so
+    except (ImportError, RuntimeError):  # RuntimeError: torchvision does not match torch
         return None
     if not weights.exists():
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it calls torchvision by a way that is going out of use
+        warnings.simplefilter("ignore")  # it uses a deprecated interface of torchvision
         network = LPIPS(net="alex", verbose=False)
 
     def frame(x: NDArray[np.float64]) -> Tensor:
@@ -295,12 +297,12 @@ def lpips() -> Callable[[NDArray[np.float64], NDArray[np.float64]], float] | Non
 
 
 def _pixels(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Four pixels in five."""
+    """Hide four pixels in five, at random."""
     return rng.random(size) < 0.8
 
 
 def _boxes(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Squares of 32 pixels, six of them or as many as there is room for."""
+    """Hide squares of 32x32 pixels: six, or as many as there is room for."""
     hidden = np.zeros(size, bool)
     cells = [(y, x) for y in range(16, size[0] - 48, 64) for x in range(16, size[1] - 48, 64)]
     if not cells:
@@ -315,7 +317,7 @@ def _boxes(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]
 
 
 def _scratches(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Twelve bent lines, two to four pixels wide, from border to border."""
+    """Hide twelve bent lines, two to four pixels wide, from the top to the bottom."""
     canvas = Image.new("L", (size[1], size[0]))
     pen = ImageDraw.Draw(canvas)
     for _ in range(12):
@@ -329,7 +331,7 @@ def _scratches(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bo
 
 
 def _text(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Lines of words over the whole picture, in letters of 18 pixels."""
+    """Hide lines of text over the whole picture, in letters of 18 pixels."""
     canvas = Image.new("L", (size[1], size[0]))
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(18)
     words = "smoke fades where light and shadow meet without a line".split()

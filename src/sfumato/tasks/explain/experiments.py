@@ -1,8 +1,8 @@
-"""Explain: prompts in, all that is to be seen of how their pictures came about.
+"""Explain how a model generates pictures from prompts.
 
-The walks are those of :mod:`sfumato.tasks.create.run`, recorded
-(:mod:`sfumato.tasks.explain.trace`); what is added here are experiments with the model that is
-loaded: its estimates decoded, its picture noised again and guessed at, its autoencoder tried on it.
+The sampling runs are those of :mod:`sfumato.tasks.create.run`, recorded by
+:mod:`sfumato.tasks.explain.trace`. This module adds experiments with the model: it decodes the
+estimates, denoises the finished picture with noise added, and reconstructs it with the autoencoder.
 """
 
 from __future__ import annotations
@@ -35,27 +35,26 @@ from sfumato.tasks.explain.trace import StepTrace, Trace
 from sfumato.types import Condition, Progress
 
 MOST = 6  # pictures on one page
-SHOWN = ("x", "negative", "positive", "denoised")  # what is decoded of a step
-# side up to which a picture is decoded in a moment; of larger ones only the last of `SHOWN` is
+SHOWN = ("x", "negative", "positive", "denoised")  # latents of a step that are decoded
+# side up to which decoding is fast; for larger pictures only the last of `SHOWN` is decoded
 SMALL = 128
-RIDGE = 1e-3  # of the linear decoder, against latents of deviation 1
+RIDGE = 1e-3  # ridge penalty of the linear decoder, for latents with deviation 1
 
 
 @dataclass(frozen=True)
 class DenoisingProbe:
-    """What the model makes of its own finished picture, noised again: the question that it was
-    trained on.
+    """The model's estimate of its finished picture with noise added, as in its training.
 
     Attributes
     ----------
     sigma : float
     noisy, guess : Tensor, (C, h, w)
-        Latents with noise of this level, and the clean ones that the network expects under them.
+        Latents with noise of this level, and their denoised estimate.
     error : float
-        Mean squared error of the guessed noise: the loss that an eps network is trained by; 1 is
-        what guessing nothing costs.
+        Mean squared error of the estimated noise, which is the training loss of an eps network; an
+        estimate of no noise gives 1.
     decoded : dict
-        The pictures of both, by name, where the picture is small.
+        Both as pictures, by name; empty for large pictures.
     """
 
     sigma: float
@@ -67,14 +66,14 @@ class DenoisingProbe:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A picture through the autoencoder and back.
+    """A picture that was encoded and decoded by the autoencoder.
 
     Attributes
     ----------
     z : Tensor, (C, h, w)
     picture : PIL.Image.Image
     psnr : float
-        Of the picture against itself behind the autoencoder, in dB.
+        PSNR of the reconstruction against the original, in dB.
     """
 
     z: Tensor
@@ -84,19 +83,19 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Run:
-    """One picture.
+    """One sampling run and the experiments with its picture.
 
     Attributes
     ----------
     trace : Trace
     decoded : list of dict
-        For each step pictures of `SHOWN`, by name; empty where only linear ones are wanted.
+        For each step, the decoded latents of `SHOWN`, by name; empty if the run is ``light``.
     guesses : list of DenoisingProbe
-        At each level of the walk, the highest first; empty likewise.
+        One for each noise level of the run, the highest first; empty if the run is ``light``.
     reconstruction : Reconstruction, optional
-        None where there is no autoencoder, or likewise.
+        None without an autoencoder, or if the run is ``light``.
     label : str
-        What tells the run from the others: its prompt, or what was changed.
+        Label to distinguish the run from the others: its prompt, or the changed options.
     """
 
     trace: Trace
@@ -108,7 +107,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Explained:
-    """What is to be seen.
+    """The runs of an explanation, and comparisons between them.
 
     Attributes
     ----------
@@ -122,8 +121,8 @@ class Explained:
 
     @functools.cached_property
     def linear(self) -> tuple[Tensor, float]:
-        """The linear map that comes nearest to the decoder, fitted to all estimates that were
-        decoded: see :func:`linear_decoder`.
+        """The best linear approximation of the decoder, fitted to all decoded estimates and the
+        final pictures; see :func:`linear_decoder`.
         """
         if isinstance(self.model.space, Pixels):
             gray = self.model.space.config.latent_channels == 1
@@ -144,9 +143,9 @@ class Explained:
 
     @functools.cached_property
     def apart(self) -> NDArray[np.float64]:
-        """How far each run's noisy latents are from the first run's, (runs, steps + 1), for noise
-        of deviation 1 in each number. Of runs with other numbers of steps those are compared that
-        have gone the same share of their way.
+        """Root mean square distance of each run's noisy latents from the first run's, (runs, steps
+        + 1), scaled to deviation 1. Runs with different numbers of steps are compared at equal
+        fractions of their steps.
         """
         first, *_ = ways = self._ways()
         count = len(first)
@@ -159,8 +158,8 @@ class Explained:
 
     @functools.cached_property
     def map(self) -> list[NDArray[np.float64]]:
-        """All noisy latents on the plane of their two principal components: of each run (steps + 1,
-        2).
+        """All noisy latents on the plane of their two principal components: (steps + 1, 2) for each
+        run.
         """
         ways = self._ways()
         rows = np.concatenate(ways)
@@ -170,7 +169,7 @@ class Explained:
         return np.split(plane, np.cumsum([len(way) for way in ways])[:-1])
 
     def _ways(self) -> list[NDArray[np.float64]]:
-        """Latents at every level, brought to deviation 1: of each run (steps + 1, numbers)."""
+        """Latents at every noise level, scaled to deviation 1: (steps + 1, values) for each run."""
         ways = []
         for run in self.runs:
             traced = run.trace.steps
@@ -179,7 +178,7 @@ class Explained:
         return ways
 
     def write(self, path: Path) -> None:
-        """Write the page: one HTML file that needs no network."""
+        """Write the page: one HTML file that opens offline."""
         from sfumato.tasks.explain.page import write
 
         write(self, path)
@@ -193,18 +192,18 @@ def explain(
     light: bool = False,
     changes: Sequence[Mapping[str, Any]] = (),
 ) -> Explained:
-    """Make a picture of each prompt, all from the same noise, and show how they came about.
+    """Generate a picture for each prompt, all from the same noise, and record the runs.
 
     Parameters
     ----------
     prompts : str or sequence of str
     options : CreateOptions, optional
-        As for :func:`sfumato.create`; of one picture per prompt.
+        As for :func:`sfumato.create`, with one picture per prompt.
     model : Model, optional
     light : bool
-        Record the walks alone: no estimate is decoded, and no experiment is made.
+        Record only the sampling runs: decode no estimates and make no experiments.
     changes : sequence of mapping
-        More runs of the first prompt, each with some options changed, and perhaps the `prompt`:
+        More runs of the first prompt, each with changed options or a changed `prompt`:
         ``{"guidance_scale": 1}``, ``{"then_step": 4, "then": "a cat"}``.
 
     Raises
@@ -231,7 +230,7 @@ def steps(
     light: bool = False,
     changes: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[SamplerProgress | Progress | Explained]:
-    """As :func:`explain`, and yield every step on the way; to cancel, stop iterating."""
+    """As :func:`explain`, but also yield every step; to cancel, stop iterating."""
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     options = options or CreateOptions()
     if not 0 < len(texts) + len(changes) <= MOST:
@@ -265,13 +264,13 @@ def steps(
 
 
 def _worked(step: StepTrace, model: Model) -> tuple[int, int]:
-    """Width and height that the model worked at: less than the picture's, if it was enlarged."""
+    """Width and height at which the model worked; an enlarged picture is larger."""
     tall, wide = step.x.shape[1:]
     return wide * model.space.config.factor, tall * model.space.config.factor
 
 
 def _shown(step: StepTrace, model: Model) -> dict[str, Tensor]:
-    """The latents of a step that the page shows as pictures: fewer of a large one."""
+    """The latents of a step that are decoded for the page: fewer for large pictures."""
     names = SHOWN if max(_worked(step, model)) <= SMALL else SHOWN[-1:]
     found = {name: getattr(step, name) for name in names}
     return {name: latents for name, latents in found.items() if latents is not None}
@@ -279,17 +278,16 @@ def _shown(step: StepTrace, model: Model) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def _decoded(latents: dict[str, Tensor], model: Model) -> dict[str, Image.Image]:
-    """The pictures of latents (C, h, w)."""
+    """Decode latents (C, h, w) to pictures, by name."""
     pixels = [model.space.decode(z[None].to(model.device)).float().cpu() for z in latents.values()]
     return dict(zip(latents, image.to_pictures(torch.cat(pixels)), strict=True))
 
 
 @torch.inference_mode()
 def guesses(told: Trace, model: Model) -> list[DenoisingProbe]:
-    """The finished picture noised again at each level of its walk, with the same noise, and what
-    the network expects under it.
+    """Add noise to the finished picture at each noise level of its run, and denoise it.
 
-    Empty for a network that is shown more than noisy latents.
+    The noise is the same at all levels. Empty for a network with more inputs than noisy latents.
     """
     if model.network.config.in_channels != model.space.config.latent_channels:
         return []
@@ -315,9 +313,10 @@ def guesses(told: Trace, model: Model) -> list[DenoisingProbe]:
 def guess_under_noise(
     z: Tensor, sigma: float, noise: Tensor, condition: Condition, model: Model
 ) -> tuple[Tensor, Tensor, float]:
-    """Clean latents (1, C, h, w) with noise of deviation 1 at a level, what the network expects
-    under it, and the squared error of the noise that this implies: 1 is what guessing nothing
-    costs.
+    """Add `noise` of deviation 1, times `sigma`, to clean latents (1, C, h, w), and denoise them.
+
+    Returns the noisy latents, the denoised estimate, and the mean squared error of the noise that
+    the estimate implies; an estimate of no noise gives 1.
     """
     noisy = z + sigma * noise
     guess = model.denoiser(noisy, level(sigma, noisy), condition)
@@ -326,11 +325,11 @@ def guess_under_noise(
 
 @torch.inference_mode()
 def _reconstruction(told: Trace, model: Model) -> Reconstruction | None:
-    """The finished picture through the autoencoder and back."""
+    """Encode and decode the finished picture with the autoencoder."""
     if not isinstance(model.space, AutoencoderKL):
         return None
     unit, picture = model.space.config.factor, image.flattened(told.made.picture)
-    # of an enlarged picture as large as it was made, of one that was filled up as it is shown
+    # an enlarged picture at the size before enlarging, a padded one without the padding
     wide, tall = (
         min(made, max(unit, n // unit * unit))
         for made, n in zip(_worked(told.steps[-1], model), picture.size, strict=True)
@@ -346,7 +345,7 @@ def _reconstruction(told: Trace, model: Model) -> Reconstruction | None:
 
 
 def linear_decoder(z: Tensor, pictures: Tensor) -> tuple[Tensor, float]:
-    """The linear map from a place's latents to its patch of pixels that comes nearest to a decoder.
+    """Fit a linear decoder: a map from the latents at a position to its patch of pixels.
 
     Parameters
     ----------
@@ -356,9 +355,9 @@ def linear_decoder(z: Tensor, pictures: Tensor) -> tuple[Tensor, float]:
     Returns
     -------
     map : Tensor, (C + 1, 3 f f)
-        The last row is what no latent says. Least squares, with a small ridge.
+        Least squares solution with a small ridge penalty; the last row is the constant term.
     share : float
-        Of the pixels' variance that it explains, 1 at most.
+        Share of the pixels' variance that the map explains, at most 1.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""The page of an explanation: one HTML file with all numbers in it, which opens without a network.
+"""Write an explanation as one HTML file that contains all its data and opens offline.
 
-Latents travel as 16-bit floats and are drawn in the browser by the linear decoder; what was decoded
-by the model travels as pictures. All of it is one archive, compressed. The page's own text, style
-and program are in ``static/``.
+Latents are stored as 16-bit floats, which the browser draws with the linear decoder; pictures that
+the model decoded are stored as pictures. All data form one compressed archive. The text, style and
+script of the page are in ``static/``.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ SETTINGS = (
     "prompt styled negative_prompt seed candidate best_of sampler guidance_scale size source "
     "then then_step then_guidance_scale"
 ).split()
-# tokens of which the page holds maps; those behind are added to what fills up behind the prompt
+# tokens with a map on the page; the maps of later tokens are added to that of the padding
 KEPT = 80
 STATIC = Path(__file__).parent / "static"
-Ref = tuple[str, int, int]  # kind, offset and length in bytes of what the archive holds
+Ref = tuple[str, int, int]  # kind, offset and length in bytes of an entry of the archive
 
 
 def write(found: Explained, path: Path) -> None:
@@ -44,7 +44,7 @@ def write(found: Explained, path: Path) -> None:
         (STATIC / f"explain.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
     )
     title = html.escape(" / ".join(run.trace.made.prompt or "no text" for run in found.runs))
-    # the user's words come last
+    # the title is last, since it holds the user's words
     for name, text in (
         ("STYLE", style),
         ("PROGRAM", program),
@@ -57,8 +57,8 @@ def write(found: Explained, path: Path) -> None:
 
 
 def packed(found: Explained) -> str:
-    """All that the page shows: the length of a JSON text (4 bytes), the text, and what it refers
-    to; gzip, in base64.
+    """Pack the data of the page: the length of a JSON text (4 bytes), the text, and the arrays and
+    pictures that it refers to; gzip, in base64.
     """
     archive = _Archive()
     text = json.dumps(archive.data(found), separators=(",", ":")).encode()
@@ -67,7 +67,7 @@ def packed(found: Explained) -> str:
 
 
 class _Archive:
-    """Gathers arrays and pictures, of which the text has the places."""
+    """Collects arrays and pictures, to which the JSON text refers by offset."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
@@ -138,7 +138,7 @@ class _Archive:
             else step.negative + scale * (step.positive - step.negative)
         )
         if abs(scale - 1) >= 0.5 and torch.allclose(mixed, step.denoised, atol=1e-3):
-            latents["negative"] = None  # it follows from the others
+            latents["negative"] = None  # the page computes it from the other latents
         return {
             "sigma": step.sigma,
             "guided": step.negative is not None,
@@ -167,8 +167,8 @@ class _Archive:
         }
 
     def attention(self, steps: tuple[StepTrace, ...]) -> dict[str, Any] | None:
-        """Maps (steps, layers, tokens + 1, a, b), and those of each head where they are told
-        apart; None without text.
+        """Attention maps (steps, layers, tokens + 1, a, b), and those of each head if they were
+        recorded; None without text.
         """
         whole = torch.stack([step.attention for step in steps])
         if not whole.numel():
@@ -177,8 +177,8 @@ class _Archive:
         return self.maps(whole) | {"heads": self.maps(heads) if heads.numel() else None}
 
     def maps(self, whole: Tensor) -> dict[str, Any]:
-        """Maps (..., tokens + 1, a, b) of the first tokens, their roots in 255ths of the
-        largest.
+        """Store maps (..., tokens + 1, a, b) of the first `KEPT` tokens as bytes: their square
+        roots, scaled to 255 for the largest.
         """
         kept = min(KEPT, whole.shape[-3] - 1)
         behind = whole[..., kept:, :, :].sum(dim=-3, keepdim=True)
@@ -192,7 +192,7 @@ class _Archive:
 
 
 def _model(model: Model) -> dict[str, Any]:
-    """What is loaded, and how large its parts are."""
+    """Facts about the model for the page: name, digest, and sizes of its parts."""
     encoders = transformers(model.text)
     return {
         "name": model.name,
@@ -214,7 +214,7 @@ def _count(module: torch.nn.Module) -> int:
 
 
 def _cosines(run: Run, model: Model) -> list[list[float]]:
-    """Between the states of the prompt's tokens, of the first ones."""
+    """Cosines between the text states of the prompt's first tokens."""
     settings = run.trace.made.settings
     with torch.inference_mode():
         condition, _ = model.text([settings["styled"]], tuple(settings["size"]))

@@ -1,8 +1,8 @@
-"""Experiments with a picture of one's own: through the autoencoder and back, with channels of its
-code changed; noised at several levels, and guessed at; or spoiled in another way, and restored.
+"""Experiments with the user's own picture: encode and decode it, also with channels of its code
+changed; denoise it at several noise levels; or damage and restore it.
 
-The last is the same idea with another corruption: what is measured is ``y = A x``, and an answer
-that agrees with it has ``A D(y) = y``.
+Restoring is the same idea as denoising with another corruption: the measurement is ``y = A x``, and
+a result that agrees with it has ``A D(y) = y``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sfumato.tasks.explain.experiments import guess_under_noise
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.types import Progress
 
-SMALLEST, LARGEST = 16, 512  # sides of a picture that is spoiled and restored
+SMALLEST, LARGEST = 16, 512  # sides of a picture that is damaged and restored
 AMPLIFIED = 4  # how much larger differences are drawn
 Factor = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 Damage = Literal["noise", "hole", "color", "size", "jpeg"]
@@ -50,7 +50,7 @@ DAMAGES: dict[Damage, tuple[Task, float | str | None]] = {
 
 
 class ProbeOptions(Options):
-    """What to try on a picture.
+    """Which experiments to make with a picture.
 
     Examples
     --------
@@ -71,7 +71,7 @@ class ProbeOptions(Options):
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture of the experiment.
+    """A picture that an experiment shows.
 
     Attributes
     ----------
@@ -91,14 +91,14 @@ class Shown:
 def probe(
     picture: Image.Image, options: ProbeOptions, model: Model | None = None
 ) -> Iterator[Progress | Shown]:
-    """Try a model on a picture, or the restorers on a spoiled one.
+    """Make experiments with a model and a picture, or damage the picture and restore it.
 
     Parameters
     ----------
     picture : PIL.Image.Image
     options : ProbeOptions
     model : Model, optional
-        A diffusion model; the picture is cut to its shape. Damage is undone without one.
+        A diffusion model, to whose size the picture is cropped. `damage` needs none.
 
     Yields
     ------
@@ -107,8 +107,8 @@ def probe(
     Raises
     ------
     OptionError
-        For a wrong number of channels, a model that takes more than noisy latents, and a picture
-        that is too small to be damaged.
+        For a wrong number of channels, a model that takes more than noisy latents or has no
+        autoencoder for `channels`, and a picture that is too small to be damaged.
 
     Examples
     --------
@@ -139,12 +139,12 @@ def probe(
         yield from _noised(z, options, model)
 
 
-@torch.inference_mode()  # of a generator: while it works, not while others do between its steps
+@torch.inference_mode()  # on a generator: active while it runs, not between its steps
 def _coded(
     picture: Image.Image, z: Tensor, options: ProbeOptions, model: Model
 ) -> Iterator[Progress | Shown]:
-    """The picture behind the autoencoder, what each channel adds to it, and with channels
-    changed.
+    """Yield the reconstruction and what each channel adds to it; with `options.channels`, only the
+    changed picture.
     """
     count = z.shape[1]
     if options.channels:
@@ -167,7 +167,7 @@ def _coded(
 
 @torch.inference_mode()
 def _noised(z: Tensor, options: ProbeOptions, model: Model) -> Iterator[Progress | Shown]:
-    """The picture noised at several levels, and what the network expects under the noise."""
+    """Yield the picture with noise at several levels, and the denoised estimates."""
     plan = resolve(CreateOptions(steps=options.levels), model)
     condition, _ = model.text([plan.styled(options.prompt)], model.size)
     noise = torch.randn(z.shape, generator=stream(options.seed)).to(z)
@@ -185,14 +185,14 @@ def _picture(z: Tensor, model: Model) -> Image.Image:
 
 
 def _difference(a: Image.Image, b: Image.Image) -> Image.Image:
-    """The first less the second, around gray, amplified."""
+    """The amplified difference `a` - `b` as a picture, with gray for no difference."""
     change = np.asarray(a, np.float32) - np.asarray(b, np.float32)
     return Image.fromarray((127.5 + AMPLIFIED / 2 * change).clip(0, 255).astype(np.uint8))
 
 
 def _restored(picture: Image.Image, kind: Damage) -> Iterator[Progress | Shown]:
-    """A picture, what is measured of it, what a restorer makes of that, and how far the answer
-    disagrees with what was measured.
+    """Yield a picture, its measurement, the restored picture, and the difference between the
+    measurement and the same measurement of the restored picture.
     """
     picture = image.flattened(picture).copy()
     picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
@@ -218,7 +218,7 @@ def _restored(picture: Image.Image, kind: Damage) -> Iterator[Progress | Shown]:
 
 
 def _measured(x: Damaged, made: Tensor) -> Tensor:
-    """The same measurement of an answer: ``A D(y)``; noise is not added again."""
+    """Apply the measurement to a restored picture: ``A D(y)``, without new noise."""
     if x.task == "fill":
         return made * torch.from_numpy(x.known)
     if x.task == "enlarge":
@@ -235,6 +235,6 @@ def _bytes(values: Tensor) -> Image.Image:
 
 
 def _psnr(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
-    """In dB; None of equal pictures."""
+    """PSNR in dB; None for equal pictures."""
     decibels = psnr(a, b)
     return round(decibels, 2) if np.isfinite(decibels) else None

@@ -1,4 +1,4 @@
-"""Which pictures a page of explanations compares: prompts, and changes of the first one."""
+"""The sampling runs that an explanation compares: one per prompt, and variations of the first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VARIED = frozenset(
 
 @dataclass(frozen=True)
 class Asked:
-    """A run to be made: its text, its options and what tells it from the others."""
+    """A planned run: its prompt, its options, and a label to distinguish it from the others."""
 
     text: str
     options: CreateOptions
@@ -32,7 +32,7 @@ class Asked:
 def runs_of(
     texts: list[str], options: CreateOptions, model: Model, changes: Sequence[Mapping[str, Any]]
 ) -> list[Asked]:
-    """All runs, checked before any work."""
+    """List all runs, and check them before any work."""
     runs = [Asked(text, options, text) for text in texts]
     for change in changes:
         given = dict(change)
@@ -48,7 +48,7 @@ def runs_of(
 
 
 def _label(text: str, given: Mapping[str, Any]) -> str:
-    """What tells a run from the first: "from step 4: a green pear", "guidance scale 1"."""
+    """The differences of a run from the first: "from step 4: a green pear", "guidance scale 1"."""
     names = {"then": "{}", "then_guidance_scale": "guidance scale {}"}
     parts = [text] if text else []
     for name, value in given.items():
@@ -59,7 +59,7 @@ def _label(text: str, given: Mapping[str, Any]) -> str:
 
 
 def recorded(asked: list[Asked], model: Model) -> Iterator[SamplerProgress | Trace]:
-    """Make each run: the best of the first one's tries, and of the others the same try."""
+    """Record each run: the best candidate of the first, and the same candidate of the others."""
     first_walks, candidate = 1, None
     for k, run in enumerate(asked):
         options = run.options

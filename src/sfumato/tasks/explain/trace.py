@@ -1,9 +1,9 @@
-"""A trace: what happened inside while a picture was made.
+"""Trace how a model generates a picture.
 
-It is recorded from the walk that makes the picture (:func:`sfumato.tasks.create.run.walk`), by a
-denoiser of its own that shares the model's network, so the picture is the one that is made without
-it, and other runs of the model are not seen. The weights of attention, which fused kernels do not
-give away, are computed once more from the layer's own queries and keys.
+A separate denoiser, which shares the model's network, records the sampling run of
+:func:`sfumato.tasks.create.run.walk`. The picture is the same as without a trace, and other runs of
+the model are not recorded. Attention weights, which fused kernels do not return, are computed again
+from the layers' queries and keys.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from sfumato.tasks.create.run import Made, SamplerProgress, walk
 from sfumato.types import Condition, Step
 
 SCHEMA = "sfumato.trace/1"
-FINEST = 16  # side, at most, of the maps of attention
-APART = 28 * 28  # places of the latents, up to which heads are told apart
+FINEST = 16  # largest side of attention maps
+APART = 28 * 28  # positions of the latents up to which each head has its own map
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Word:
     ----------
     id : int
     piece : str
-        Its text; a piece that the word goes on behind ends with a hyphen.
+        Text of the token; it ends with a hyphen if the word continues.
     weight : float
-        As brackets in the prompt set it.
+        Weight that brackets in the prompt give it.
     place : int
-        Its row among the text states.
+        Row of the token in the text states.
     """
 
     id: int
@@ -60,29 +60,29 @@ class Word:
 
 @dataclass(frozen=True)
 class StepTrace:
-    """One sampler step from inside. Tensors are (C, h, w), float32, on the CPU.
+    """Record of one sampler step. Tensors are (C, h, w), float32, on the CPU.
 
     Attributes
     ----------
     index : int
     sigma : float
-        Noise level at its start.
+        Noise level at the start of the step.
     seconds : float
-        Of its evaluations and of what the sampler does with them.
+        Duration of the step.
     x, after : Tensor
-        The noisy latents before and after it.
+        Noisy latents before and after the step.
     positive, negative : Tensor
-        The clean latents as the network expects them with the prompt, and with the negative prompt
-        (or none); without guidance the second is not computed, and None.
+        Denoised estimates with the prompt, and with the negative prompt (or an empty one);
+        `negative` is None without guidance.
     denoised : Tensor
-        What the sampler was told: both under guidance, made to agree with what is known of the
-        picture.
+        Estimate that the sampler used: `positive` and `negative` combined by guidance, and made
+        consistent with the known part of the picture.
     attention : Tensor, (L, T + 1, a, b)
-        For each layer that attends to the text: how much each place of the picture looks at each
-        token, in the mean over heads. The last row of tokens is all that fills up behind the
-        prompt; over all rows the sum is 1. Empty for a model without text.
+        Attention weights, averaged over heads, of each position to each token, in each layer that
+        attends to the text. The last of the T + 1 maps is that of all padding; the sum of the maps
+        is 1. Empty for a model without text.
     heads : Tensor, (L, H, T + 1, a, b)
-        The same of each head. Empty for large pictures, and if layers have one head or different
+        The same for each head. Empty for large pictures, and if layers have one head or different
         numbers of heads.
     """
 
@@ -98,15 +98,15 @@ class StepTrace:
     heads: Tensor
 
     def noise(self, estimate: Tensor) -> Tensor:
-        """The noise that an estimate of the clean latents takes `x` to hold, of deviation 1: ``(x -
+        """The noise, with deviation 1, that an estimate of the clean latents implies in `x`: ``(x -
         estimate) / sigma``.
         """
         return (self.x - estimate) / self.sigma
 
     @property
     def guidance_cosine(self) -> float:
-        """Cosine between the noises seen with the prompt and without; 1 where the text says nothing
-        new.
+        """Cosine between the noise estimates with the prompt and with the negative prompt; 1
+        without guidance.
         """
         if self.negative is None:
             return 1.0
@@ -118,8 +118,8 @@ class StepTrace:
 
     @property
     def change(self) -> float:
-        """Root mean square of what the prompt changes in the clean latents that the network
-        expects; 0 without guidance.
+        """Root mean square difference between the denoised estimates with the prompt and with the
+        negative prompt; 0 without guidance.
         """
         return (
             0.0
@@ -130,16 +130,16 @@ class StepTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """A finished picture and how it came about.
+    """A generated picture and the record of its sampling run.
 
     Attributes
     ----------
     made : Made
         The picture and its settings.
     words : tuple of Word
-        Of the prompt with the words of its style; those that did not fit in are ``made.cut``.
+        Tokens of the prompt and its style; the text that did not fit in is ``made.cut``.
     layers : tuple of str
-        That attend to the text, with their size.
+        Names of the layers that attend to the text, with their sizes.
     steps : tuple of StepTrace
         One per step.
     """
@@ -151,11 +151,11 @@ class Trace:
 
     @property
     def scale(self) -> float:
-        """Of guidance."""
+        """The guidance scale."""
         return float(self.made.settings["guidance_scale"])
 
     def record(self) -> dict[str, Any]:
-        """All that is not a tensor, for JSON."""
+        """Everything except the tensors, for JSON."""
         steps = [
             {
                 "index": k.index,
@@ -173,7 +173,7 @@ class Trace:
         return {"schema": SCHEMA, "settings": self.made.settings, **said, "steps": steps}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All steps of each tensor stacked, (S, ...)."""
+        """The tensors of all steps, each stacked to (S, ...)."""
         names = (
             "x",
             "after",
@@ -186,8 +186,8 @@ class Trace:
         return {name: torch.stack([getattr(step, name) for step in self.steps]) for name in names}
 
     def save(self, folder: Path) -> None:
-        """Write ``trace.json``, ``trace.safetensors`` and ``picture.png``, the file that `sfumato
-        create` would write.
+        """Write ``trace.json``, ``trace.safetensors``, and ``picture.png`` as `sfumato create`
+        writes it.
         """
         with atomic(folder / "trace.safetensors") as scratch:
             save_file({k: v.contiguous() for k, v in self.tensors().items()}, scratch)
@@ -197,13 +197,13 @@ class Trace:
 
 
 def trace(prompt: str, options: CreateOptions | None = None, model: Model | None = None) -> Trace:
-    """Make one picture and tell how it came about.
+    """Generate one picture and record its sampling run.
 
     Parameters
     ----------
     prompt : str
     options : CreateOptions, optional
-        For one picture; of several tries the one that is kept is told.
+        Options for one picture; of several candidates, the trace is that of the kept one.
     model : Model, optional
         A loaded model; otherwise ``options.model`` is loaded.
 
@@ -226,7 +226,7 @@ def trace(prompt: str, options: CreateOptions | None = None, model: Model | None
 def record(
     prompt: str, options: CreateOptions | None = None, model: Model | None = None
 ) -> Iterator[SamplerProgress | Trace]:
-    """As :func:`trace`, and yield every sampler step on the way; to cancel, stop iterating."""
+    """As :func:`trace`, but also yield every sampler step; to cancel, stop iterating."""
     options = options or CreateOptions()
     if options.count != 1:
         raise OptionError(f"one picture can be explained at once, not {options.count}")
@@ -242,8 +242,8 @@ def record(
 
 
 def words(encoder: Encoder, prompt: str) -> list[Word]:
-    """The tokens of a prompt that the model sees, with begin and end; of two text transformers
-    those of the first. None without text.
+    """Tokens of a prompt as the model sees them, with begin and end; of two text transformers,
+    those of the first. Empty for a model without text.
     """
     found = transformers(encoder)
     if not found:
@@ -263,30 +263,30 @@ def words(encoder: Encoder, prompt: str) -> list[Word]:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One evaluation of the denoiser for a batch, with guidance the text's half first; and how the
-    text's rows look at tokens.
+    """One evaluation of the denoiser for a batch (with guidance, the prompts' half comes first),
+    and the attention maps of the prompts' rows.
     """
 
     x: Tensor
     out: Tensor
-    maps: list[Tensor]  # of each layer: (B, H, T, a, b); heads that are not told apart are one
+    maps: list[Tensor]  # per layer, (B, H, T, a, b); H is 1 if the heads are averaged
 
 
 class _Recorder(Denoiser):
-    """A model's denoiser that keeps what enters and leaves it; the network is shared, and is not
-    changed.
+    """A model's denoiser that records its inputs and outputs; it shares the network, which stays
+    unchanged.
     """
 
     def __init__(self, model: Model) -> None:
         told = model.denoiser
         super().__init__(told.network, told.kind, told.times, told.sigma_data)
         self.heads = [block.attn2.heads for block in _attending(model.network).values()]
-        # since the last step: in, out, queries and keys
+        # first evaluation since the last step: input, output, queries and keys
         self.first: tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]] | None = None
         self.begun: float | None = None
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """What the denoiser gives, kept if it is the first of a step."""
+        """Evaluate the denoiser; the first evaluation of a step is recorded."""
         self.begun = self.begun or time.perf_counter()
         asked: list[tuple[Tensor, Tensor]] = []
         out = super().forward(x, sigma, replace(condition, watch=lambda q, k: asked.append((q, k))))
@@ -294,8 +294,8 @@ class _Recorder(Denoiser):
         return out
 
     def taken(self, batch: int) -> tuple[_Pass, float]:
-        """The evaluation that the last step of `batch` pictures started with, and the seconds
-        since; forgets it.
+        """Return the first evaluation of the last step of `batch` pictures, and the seconds since
+        then; reset the record.
         """
         assert self.first is not None and self.begun is not None
         seconds, (x, out, asked) = time.perf_counter() - self.begun, self.first
@@ -310,16 +310,14 @@ class _Recorder(Denoiser):
 
 
 def _attending(network: nn.Module) -> dict[str, TransformerBlock]:
-    """The blocks of a U-Net that attend to the text, in the order of the walk through it."""
+    """The blocks of a U-Net that attend to the text, in the order of execution."""
     found = {name: m for name, m in network.named_modules() if isinstance(m, TransformerBlock)}
     order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
     return dict(sorted(found.items(), key=lambda item: order[item[0].split(".")[0]]))
 
 
 def _halved(count: int, x: Tensor) -> tuple[int, int]:
-    """Height and width of a level of the U-Net that has `count` places, where the latents are
-    `x`.
-    """
+    """Height and width of the U-Net's level that has `count` positions for latents `x`."""
     tall, wide = int(x.shape[-2]), int(x.shape[-1])
     while tall * wide > count:
         tall, wide = -(-tall // 2), -(-wide // 2)
@@ -327,8 +325,8 @@ def _halved(count: int, x: Tensor) -> tuple[int, int]:
 
 
 def _small(weights: Tensor, x: Tensor) -> Tensor:
-    """Attention (rows, places, T) as maps (rows, T, a, b), all layers of the same size; sums over T
-    stay.
+    """Convert attention (rows, positions, T) to maps (rows, T, a, b), of one size for all layers;
+    sums over T stay.
     """
     tall, wide = _halved(weights.shape[1], x)
     size = x.shape[-2:]
@@ -344,7 +342,7 @@ def _trace(
     model: Model,
     batches: dict[int, list[tuple[Step, _Pass, float]]],
 ) -> Trace:
-    """What was recorded of the try that was kept."""
+    """The trace of the candidate that was kept."""
     said = words(model.text, made.settings["styled"])
     done, row = divmod(
         int(made.settings["candidate"]) if options.candidate is None else 0, options.batch
@@ -378,8 +376,8 @@ def _step(step: Step, seen: _Pass, seconds: float, row: int, places: list[int]) 
 
 
 def _label(name: str, model: Model, tall: int, wide: int) -> str:
-    """A layer's name for people: which way, level, attention (and block, where it has several), and
-    at which size.
+    """Readable name of a layer: direction, level, attention (and block, if there are several), and
+    size.
     """
     way, levels, numbers = (
         name.split("_")[0],

@@ -1,7 +1,7 @@
-"""Reduce: the same data through PCA and autoencoders at equal code lengths, compared honestly.
+"""Compare PCA and autoencoders on the same data at equal code lengths.
 
-:func:`reduce` is the whole job; :func:`compare` yields a :class:`Trial` after each fit;
-:mod:`sfumato.tasks.reduce.report` draws what they found.
+:func:`reduce` does all the work; :func:`compare` yields a :class:`Trial` after each fit;
+:mod:`sfumato.tasks.reduce.report` writes the report.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, 
 from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.types import Progress
 
-RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbours at which documents are counted
+RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbours for retrieval precision
 SHOWN = 12  # pictures in a row of reconstructions
-WALKED = 20  # places a side of a map whose codes are decoded
+WALKED = 20  # side of the grid of codes that is decoded for a map
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One method at one code length.
+    """The result of one method at one code length.
 
     Attributes
     ----------
     method : str
     codes : int
     error : float
-        Squared error of a test row, summed over its values.
+        Mean over the test rows of the squared error, summed over the values of a row.
     seconds : float
         Fitting time.
     parameters : int
@@ -47,14 +47,14 @@ class Trial:
     precision : dict
         Retrieval precision, keyed by the number of neighbours; empty if the rows are not documents.
     average_precision : float, optional
-        Average precision of retrieval, of documents.
+        Mean average precision of retrieval; None if the rows are not documents.
     test : array
         Codes of the test rows.
     again : array
         The first test rows, reconstructed.
     walk : array, optional
-        Of two codes of pictures: what is decoded from a square of `WALKED` places a side over the
-        test rows' codes, rows of the map from the least second code up.
+        For pictures and codes of length 2: rows decoded from a grid of `WALKED` x `WALKED` codes
+        over the range of the test codes; the smallest second entry comes first.
     """
 
     method: str
@@ -72,7 +72,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outliers:
-    """What replaced rows did to a method: its error on clean test rows after each fit."""
+    """Error of a method on clean test rows, after a fit to clean and to contaminated rows."""
 
     method: str
     codes: int
@@ -82,7 +82,7 @@ class Outliers:
 
 @dataclass
 class Comparison:
-    """Everything that was found."""
+    """Data, options and results of a comparison."""
 
     table: Table
     options: ReduceOptions
@@ -90,13 +90,13 @@ class Comparison:
     test: Any = field(repr=False)
     train_labels: NDArray[np.str_] | None = field(repr=False)
     test_labels: NDArray[np.str_] | None = field(repr=False)
-    places: NDArray[np.int64] = field(repr=False)  # of the test rows in the table
+    places: NDArray[np.int64] = field(repr=False)  # indices of the test rows in the table
     trials: list[Trial] = field(default_factory=list)
     outliers: list[Outliers] = field(default_factory=list)
 
     def verdict(self) -> list[str]:
-        """Plain sentences: who wins at which length, when the linear method is enough, what
-        outliers do.
+        """Summary in sentences: the best method at each length, whether the linear method suffices,
+        and the effect of outliers.
         """
         lines = []
         linear = _methods(self)[0]
@@ -154,8 +154,8 @@ def reduce(
     Returns
     -------
     Comparison
-        ``trials``, ``outliers`` and ``verdict()``; :func:`sfumato.tasks.reduce.report.write` makes
-        the page of it.
+        ``trials``, ``outliers`` and ``verdict()``; :func:`sfumato.tasks.reduce.report.write` writes
+        its report.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def reduce(
 
 
 def gather(source: Path, options: ReduceOptions) -> Table:
-    """The rows of a file or folder, as many of them as the options ask for.
+    """Read the rows of a file or folder; with ``limit``, a random sample of them.
 
     Raises
     ------
@@ -231,8 +231,8 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
 
 
 def _standardized(train: NDArray[Any], held: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Both by the means and deviations of the training rows; a column that is the same everywhere
-    stays at zero.
+    """Standardize both by the means and deviations of the training rows; columns that are constant
+    in training are only centered.
     """
     mean, spread = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     spread[spread <= 1e-9 * np.maximum(1.0, np.abs(mean))] = 1.0
@@ -247,7 +247,7 @@ def _held_out(count: int, options: ReduceOptions) -> NDArray[np.bool_]:
 
 
 def _terms(table: Table, test: NDArray[np.bool_], options: ReduceOptions) -> tuple[Any, Any]:
-    """Weighted term counts; the vocabulary is that of the training documents."""
+    """Weighted term counts, with the vocabulary of the training documents."""
     split = [
         [t for t, h in zip(table.texts, test, strict=True) if h == held] for held in (False, True)
     ]
@@ -256,11 +256,11 @@ def _terms(table: Table, test: NDArray[np.bool_], options: ReduceOptions) -> tup
 
 
 def compare(found: Comparison) -> Iterator[Progress | Trial]:
-    """Fit every method at every length, filling `found`; yields what is being done and each
-    result.
+    """Fit every method at every length, and add the results to `found`; yield progress and each
+    trial.
     """
     options = found.options
-    lengths = sorted({2, *options.codes})  # a map needs two
+    lengths = sorted({2, *options.codes})  # a map needs codes of length 2
     jobs = [(name, k) for k in lengths for name in _methods(found)]
     contaminated = _methods(found)[:2] if options.outliers else []
     total = len(jobs) + len(contaminated)
@@ -362,7 +362,7 @@ def _trial(found: Comparison, method: str, k: int) -> Trial:
 
 
 def _walk(model: Any, codes: NDArray[Any]) -> NDArray[Any]:
-    """What is decoded from places all over a map."""
+    """Rows decoded from a grid of codes over the whole map."""
     across, up = (
         np.linspace(low, high, WALKED, dtype=codes.dtype)
         for low, high in zip(codes.min(axis=0), codes.max(axis=0), strict=True)
@@ -373,8 +373,8 @@ def _walk(model: Any, codes: NDArray[Any]) -> NDArray[Any]:
 
 
 def _with_outliers(found: Comparison, method: str, k: int) -> Outliers:
-    """Fit on rows of which a share was replaced by uniform noise over three times the range of the
-    values.
+    """Fit to training rows of which a share is replaced by uniform noise over three times their
+    range.
     """
     dense = found.train.toarray() if hasattr(found.train, "toarray") else found.train.copy()
     low, high = float(dense.min()), float(dense.max())

@@ -33,7 +33,7 @@ def methods_of(found: Comparison) -> list[str]:
 
 
 def curves(found: Comparison, what: str, title: str) -> Any:
-    """Error or accuracy of each method against the number of codes."""
+    """Plot error or accuracy of each method against the code length."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.2, 4))
@@ -51,7 +51,7 @@ def curves(found: Comparison, what: str, title: str) -> Any:
     lengths = sorted({t.codes for t in found.trials})
     axes.set_xticks(lengths, [str(k) for k in lengths])
     axes.minorticks_off()
-    axes.set(xlabel="codes per item", ylabel=title)
+    axes.set(xlabel="code length", ylabel=title)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
@@ -59,7 +59,7 @@ def curves(found: Comparison, what: str, title: str) -> Any:
 
 
 def precision_curves(found: Comparison) -> Any:
-    """Figure 4A of Hinton & Salakhutdinov 2006: the share of neighbours with the query's label."""
+    """Plot the share of neighbours with the query's label (Hinton & Salakhutdinov 2006, 4A)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.2, 4))
@@ -87,12 +87,12 @@ def precision_curves(found: Comparison) -> Any:
 
 
 def mapped(found: Comparison) -> list[Trial]:
-    """The trials with two codes, which make a map."""
+    """The trials with codes of length 2, from which maps are drawn."""
     return [t for t in found.trials if t.codes == 2]
 
 
 def marked(found: Comparison) -> NDArray[np.int64]:
-    """The test rows that a map shows: all, or as many as it has room for."""
+    """The test rows that a map shows: all, or a random sample of `MARKED`."""
     count = len(found.places)
     return (
         np.arange(count)
@@ -102,7 +102,7 @@ def marked(found: Comparison) -> NDArray[np.int64]:
 
 
 def palette_of(found: Comparison) -> dict[str, str]:
-    """A color for each label: ten that are told apart well, or as many as there are along the
+    """A color for each label: up to ten distinct colors, or, for more labels, colors along a
     rainbow.
     """
     from matplotlib import colormaps
@@ -117,7 +117,7 @@ def palette_of(found: Comparison) -> dict[str, str]:
 
 
 def static_maps(found: Comparison) -> Any:
-    """The maps side by side, as a figure."""
+    """Draw the maps side by side in one figure."""
     from matplotlib.figure import Figure
 
     trials, chosen, palette = mapped(found), marked(found), palette_of(found)
@@ -129,7 +129,7 @@ def static_maps(found: Comparison) -> Any:
         for name, color in palette.items():
             mine = chosen[found.test_labels[chosen] == name]  # type: ignore[index]
             axes.scatter(trial.test[mine, 0], trial.test[mine, 1], s=4, color=color, label=name)
-        axes.set(title=f"{trial.method}, 2 codes", xticks=[], yticks=[])
+        axes.set(title=f"{trial.method}, codes of length 2", xticks=[], yticks=[])
     if 0 < len(palette) <= NAMED:
         figure.axes[-1].legend(
             markerscale=3, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)

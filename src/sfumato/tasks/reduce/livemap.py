@@ -1,6 +1,7 @@
-"""A map that can be asked: what a mark is, which lie inside a lasso, and what lies between them.
+"""An interactive map: it shows the item of a mark, the items inside a lasso, and what is decoded
+between marks.
 
-What it does in the browser is in ``static/``.
+The scripts for the browser are in ``static/``.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from sfumato import image
 from sfumato.tasks.reduce.compare import WALKED, Comparison, Trial
 from sfumato.tasks.reduce.figures import COLORS, NAMED, marked, palette_of
 
-LISTED = 36  # items of a lasso that are shown
-SIDE = 64  # pixels of a picture that is decoded under the pointer
+LISTED = 36  # items of a lasso that are listed, at most
+SIDE = 64  # width in pixels of the pictures shown
 STATIC = Path(__file__).parent / "static"
 HINT = "Choose the lasso and draw around some marks: they are listed here."
 
 
 def live_map(found: Comparison, trial: Trial) -> Any:
-    """The map of a trial of two codes, with what is asked of it below."""
+    """The map of a trial with codes of length 2; decoded and selected items appear below it."""
     from bokeh.layouts import column, row
     from bokeh.models import CustomJS
     from bokeh.models.widgets import Div
@@ -49,7 +50,7 @@ def live_map(found: Comparison, trial: Trial) -> Any:
 
 
 def _plot(found: Comparison, trial: Trial) -> tuple[Any, list[Any]]:
-    """The marks, in the colors of their labels, and where their data are."""
+    """Plot the marks in the colors of their labels; return the plot and its data sources."""
     from bokeh.models import HoverTool
     from bokeh.plotting import ColumnDataSource, figure
 
@@ -57,7 +58,7 @@ def _plot(found: Comparison, trial: Trial) -> tuple[Any, list[Any]]:
     labels = np.full(len(found.places), "") if found.test_labels is None else found.test_labels
     items, sources = _items(found, chosen), []
     plot = figure(
-        title=f"{trial.method}, 2 codes",
+        title=f"{trial.method}, codes of length 2",
         width=520,
         height=460,
         tools="pan,wheel_zoom,box_zoom,lasso_select,reset,save",
@@ -86,7 +87,7 @@ def _plot(found: Comparison, trial: Trial) -> tuple[Any, list[Any]]:
 
 
 def _sheet(walk: NDArray[Any], shape: tuple[int, int, int]) -> str:
-    """What is decoded from all over the map as one picture, the highest places first."""
+    """The address of one picture with all decoded pictures of the map, from the top down."""
     upwards = walk.reshape(WALKED, WALKED, -1)[::-1].reshape(walk.shape)
     x = torch.from_numpy(upwards.astype(np.float32)).unflatten(1, shape) * 2 - 1
     return _address(image.sheet(image.to_pictures(x), columns=WALKED, gap=0))
@@ -103,7 +104,7 @@ def _address(picture: Any) -> str:
 
 
 def _items(found: Comparison, chosen: NDArray[np.int64]) -> list[str]:
-    """What a mark is: a picture, the beginning of a text, or the first numbers; as HTML."""
+    """The items of marks as HTML: a picture, the beginning of a text, or the first numbers."""
     table, places = found.table, found.places[chosen]
     if table.kind == "documents":
         return [html.escape(" ".join(table.texts[k].split())[:160]) for k in places]

@@ -1,11 +1,10 @@
-"""The report of a comparison: one HTML file that needs no network, the figures as PNG and SVG, and
+"""Write a comparison's report: one HTML file that opens offline, the figures as PNG and SVG, and
 the numbers as JSON.
 """
 
 from __future__ import annotations
 
 import base64
-import html
 import json
 from pathlib import Path
 from typing import Any
@@ -24,23 +23,11 @@ from sfumato.tasks.reduce.figures import (
 )
 from sfumato.tasks.reduce.livemap import live_map
 
-STYLE = """
-body {
-  font: 15px/1.5 system-ui, sans-serif;
-  margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222
-}
-h1, h2 { font-weight: 600 } h2 { margin-top: 2.2rem } img { max-width: 100% }
-figure { margin: 1rem 0 } .maps img { width: 33rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-td, th { padding: .25rem .9rem; text-align: right; border-bottom: 1px solid #ddd }
-td:first-child, th:first-child { text-align: left } .best { font-weight: 700 }
-.maps { display: flex; flex-wrap: wrap; gap: 1rem }
-.note { color: #666 } li { margin: .2rem 0 } .wide { overflow-x: auto }
-"""
+STATIC = Path(__file__).parent / "static"
 
 
 def ready() -> None:
-    """Choose what figures are drawn with.
+    """Import the plotting libraries and configure matplotlib.
 
     Raises
     ------
@@ -52,7 +39,7 @@ def ready() -> None:
         import matplotlib as mpl
 
         mpl.use("Agg")
-        mpl.rcParams["text.parse_math"] = False  # a label may hold dollars
+        mpl.rcParams["text.parse_math"] = False  # a label may contain dollar signs
     except ImportError:
         raise OptionError(
             'a report needs matplotlib and bokeh: pip install "sfumato[reduce]"'
@@ -90,7 +77,7 @@ def write(found: Comparison, folder: Path, source: str) -> Path:
 
 
 def record(found: Comparison, source: str) -> dict[str, Any]:
-    """All figures as plain data."""
+    """All numbers of the report as plain data."""
     size = _bytes_per_item(found)
     trials = []
     for t in found.trials:
@@ -126,8 +113,8 @@ def record(found: Comparison, source: str) -> dict[str, Any]:
 
 
 def _bytes_per_item(found: Comparison) -> float:
-    """Of the data as it comes: a byte per value of a picture, four per number, the text of a
-    document.
+    """Mean size of an original item: one byte per value of a picture, four bytes per number, or the
+    text of a document.
     """
     if found.table.kind == "documents":
         return float(np.mean([len(t.encode()) for t in found.table.texts]))
@@ -135,94 +122,58 @@ def _bytes_per_item(found: Comparison) -> float:
 
 
 def _page(found: Comparison, folder: Path, source: str, figures: list[str]) -> str:
+    """The page, from its template."""
     from bokeh.embed import components
     from bokeh.resources import INLINE
+    from jinja2 import Environment, FileSystemLoader
 
-    script, plots = components([live_map(found, t) for t in mapped(found)])
-    parts = [
-        f"<h1>{html.escape(Path(source).name)} in a few numbers</h1>",
-        f'<p class="note">{found.train.shape[0]} rows to train on, {found.test.shape[0]} to test '
-        f"on, {found.train.shape[1]} values each.</p>",
-        "<h2>Verdict</h2><ul>"
-        + "".join(f"<li>{html.escape(line)}</li>" for line in found.verdict())
-        + "</ul>",
-        "<h2>Figures</h2>" + _table(found),
-        '<div class="maps">'
-        + "".join(_picture(folder / f"{name}.png", name) for name in figures if name != "map")
-        + "</div>",
-        "<h2>Maps of the test rows</h2><p class='note'>Point at a mark to see the item, and "
-        "between marks to see what is decoded from there; drag and scroll to move; click the "
-        "legend to hide.</p>",
-        f'<div class="maps">{"".join(plots)}</div>',
-    ]
-    if found.table.shape is not None:
-        order = ", ".join(
-            f"{t.method} {t.codes}" for t in sorted(found.trials, key=lambda t: t.codes)
-        )
-        picture = _picture(folder / "reconstructions.png", "reconstructions")
-        parts.append(
-            f"<h2>Reconstructions</h2><p class='note'>Originals, then {html.escape(order)} "
-            f"codes.</p>{picture}"
-        )
-    if found.table.skipped:
-        items = "".join(f"<li>{html.escape(s)}</li>" for s in found.table.skipped[:50])
-        parts.append(f"<h2>Left out</h2><p>{len(found.table.skipped)} items.</p><ul>{items}</ul>")
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width"><title>Reduce</title><style>{STYLE}</style>'
+    script, maps = components([live_map(found, t) for t in mapped(found)])
+    by_length = sorted(found.trials, key=lambda t: t.codes)
+    rows = [f"Row {k}: {t.method}, codes of length {t.codes}." for k, t in enumerate(by_length, 2)]
+
+    def encoded(name: str) -> str:
+        return base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+
+    pages = Environment(
+        loader=FileSystemLoader(STATIC), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return (
-        "<!doctype html><html "
-        f"lang='en'><head>{head}{INLINE.render()}</head><body>{''.join(parts)}{script}</body></html>"
+    return pages.get_template("report.html").render(
+        found=found,
+        name=Path(source).name,
+        style=(STATIC / "report.css").read_text("utf-8"),
+        columns=_columns(found),
+        lines=_lines(found),
+        figures=[name for name in figures if name != "map"],
+        rows=" ".join(rows) if found.table.shape is not None else "",
+        skipped=found.table.skipped,
+        plots={"resources": INLINE.render(), "maps": "".join(maps), "script": script},
+        encoded=encoded,
     )
 
 
-def _table(found: Comparison) -> str:
-    size, neighbours = _bytes_per_item(found), found.options.neighbours
-    columns = [
-        "method",
-        "codes",
-        "error",
-        "seconds to fit",
-        "parameters",
-        "bytes per item",
-        "compression",
-    ]
-    labelled = any(t.accuracy for t in found.trials)
-    if labelled:
-        columns += ["1-NN accuracy", f"{neighbours}-NN accuracy"]
-    ranked = any(t.average_precision is not None for t in found.trials)
-    if ranked:
+def _columns(found: Comparison) -> list[str]:
+    """The heads of the table."""
+    columns = ["method", "code length", "error", "seconds to fit", "parameters"]
+    columns += ["bytes per item", "compression"]
+    if any(t.accuracy for t in found.trials):
+        columns += ["1-NN accuracy", f"{found.options.neighbours}-NN accuracy"]
+    if any(t.average_precision is not None for t in found.trials):
         columns.append("mean average precision")
-    best = {
-        k: min((t for t in found.trials if t.codes == k), key=lambda t: t.error)
-        for k in {t.codes for t in found.trials}
-    }
+    return columns
+
+
+def _lines(found: Comparison) -> list[tuple[list[str], bool]]:
+    """The cells of each line of the table, and whether it is the best of its code length."""
+    size, count = _bytes_per_item(found), len(_columns(found))
     lines = []
     for t in found.trials:
-        cells = [
-            t.method,
-            t.codes,
-            f"{t.error:.4g}",
-            f"{t.seconds:.2f}",
-            f"{t.parameters:,}",
-            4 * t.codes,
-            f"{size / (4 * t.codes):.1f} : 1",
-        ]
-        if labelled:
-            cells += [f"{t.accuracy[1]:.3f}", f"{t.accuracy[neighbours]:.3f}"]
-        if ranked:
-            cells.append("" if t.average_precision is None else f"{t.average_precision:.3f}")
-        inner = "".join(f"<td>{cell}</td>" for cell in cells)
-        lines.append(
-            f"<tr class='best'>{inner}</tr>" if best[t.codes] is t else f"<tr>{inner}</tr>"
-        )
-    head = "".join(f"<th>{c}</th>" for c in columns)
-    return f"<div class='wide'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
-
-
-def _picture(path: Path, name: str) -> str:
-    return (
-        f'<figure><img alt="{name}" '
-        f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"></figure>'
-    )
+        cells = [t.method, f"{t.codes}", f"{t.error:.4g}", f"{t.seconds:.2f}", f"{t.parameters:,}"]
+        cells += [f"{4 * t.codes}", f"{size / (4 * t.codes):.1f} : 1"]
+        if t.accuracy:
+            cells += [f"{t.accuracy[k]:.3f}" for k in (1, found.options.neighbours)]
+        if t.average_precision is not None:
+            cells.append(f"{t.average_precision:.3f}")
+        cells += [""] * (count - len(cells))
+        least = min(other.error for other in found.trials if other.codes == t.codes)
+        lines.append((cells, t.error == least))
+    return lines

@@ -1,5 +1,5 @@
-"""Many photos: which file each is restored to, what is done already, and what is written beside the
-results.
+"""Restore many photos: choose the output files, skip finished results, and write comparisons and
+masks.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ Restore = Callable[[Photo], Iterator[Progress | Restored]]
 
 @dataclass(frozen=True)
 class Job:
-    """A picture, and the files that are made of it.
+    """A picture and its output files.
 
     Attributes
     ----------
     source : Path
     targets : list of Path
-        One per answer.
+        One per result.
     comparisons : list of Path
-        Before and after side by side, one per answer; empty if not asked for.
+        Before and after side by side, one per result; empty if not asked for.
     spread : Path, optional
-        Where several answers differ.
+        Picture of where several results differ.
     mask : Path, optional
-        What was inpainted, white.
+        Picture of the inpainted pixels, in white.
     """
 
     source: Path
@@ -58,20 +58,20 @@ class Job:
 
     @property
     def outputs(self) -> list[Path]:
-        """All files that are written."""
+        """All files to write."""
         others = [path for path in (self.spread, self.mask) if path is not None]
         return [*self.targets, *self.comparisons, *others]
 
     @property
     def lacks_comparison_alone(self) -> bool:
-        """Whether the result is there, and only its comparison has to be written."""
+        """Whether the result exists, and only its comparison is missing."""
         there = self.mask is None or self.mask.exists()
         return len(self.targets) == 1 and self.targets[0].exists() and there
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is to be done, and what of it is there already."""
+    """All jobs, and those that are not finished (`waiting`)."""
 
     jobs: list[Job]
     waiting: list[Job]
@@ -89,7 +89,7 @@ class Written:
     report : dict
         What was done, in numbers.
     notes : list of str
-        What was converted on the way.
+        Sentences about conversions of the file.
     """
 
     source: Path
@@ -115,7 +115,7 @@ def plan(
     mask: bool = False,
     overwrite: bool = False,
 ) -> Batch:
-    """Find the pictures and the files that they are restored to, before any work.
+    """Find the pictures and choose their output files, before any work.
 
     Parameters
     ----------
@@ -127,14 +127,14 @@ def plan(
     compare : bool
         Also write before and after side by side.
     mask : bool
-        Also write what is inpainted as a picture, to be edited and given as ``fill``.
+        Also write the mask of inpainted pixels, which can be edited and given as ``fill``.
     overwrite : bool
-        Replace results that are there; else they are taken as done.
+        Replace existing results; otherwise they count as finished.
 
     Raises
     ------
     OptionError, PictureError
-        For pictures that are not there, and places that cannot be written to.
+        For missing pictures, and for places that cannot be written to.
     """
     if mask and not options.fills:
         raise OptionError("--save-mask writes what is inpainted: give a --fill option")
@@ -144,17 +144,17 @@ def plan(
     jobs = _jobs(sources, output, options.samples, compare=compare, mask=mask, many=many)
     waiting = [job for job in jobs if overwrite or not all(path.exists() for path in job.outputs)]
     for path in (path for job in waiting or jobs for path in job.outputs if path.exists()):
-        # a folder's run that goes on writes again what it left half done
+        # a resumed run of many pictures replaces the outputs of unfinished jobs
         check_file(path, overwrite=overwrite or many)
     for given in (options.fill, options.like):
         if given is not None:
-            image.read(Path(given))  # what cannot be read here is no picture to leave out
+            image.read(Path(given))  # refuse an unreadable file now: all pictures need it
     return Batch(jobs, waiting, many, overwrite)
 
 
 def run(batch: Batch, options: RestoreOptions) -> Iterator[Progress | Written | Failed]:
-    """Restore all pictures of a batch; one that cannot be restored is left out if there are
-    many.
+    """Restore all pictures of a batch; if there are many, those that cannot be restored are left
+    out.
     """
     restore = engine(options)
     for index, job in enumerate(batch.waiting):
@@ -178,7 +178,7 @@ def run(batch: Batch, options: RestoreOptions) -> Iterator[Progress | Written | 
 
 
 def engine(options: RestoreOptions) -> Restore:
-    """What restores a photo, with its models loaded when they are first needed."""
+    """The function that restores a photo; restoration networks are loaded when first needed."""
     named = options.engine == "auto" and options.model is not None and is_model(options.model)
     if options.engine == "diffusion" or named:
         model = load(options.model or "icons", options.device, options.dtype)
@@ -198,7 +198,7 @@ def engine(options: RestoreOptions) -> Restore:
 
 
 def _write(job: Job, before: Photo, answers: list[Restored]) -> Iterator[Written]:
-    """Write what was made of a picture."""
+    """Write the results of a picture."""
     for k, (made, path) in enumerate(zip(answers, job.targets, strict=True)):
         report, notes = dict(made.report), [*before.notes]
         if (
@@ -225,7 +225,9 @@ def _compared(job: Job) -> Written:
 
 
 def spread(answers: list[Photo]) -> Photo:
-    """Where several answers differ: their deviation, scaled so that the largest is white."""
+    """Picture of where several results differ: their deviation, scaled so that the largest is
+    white.
+    """
     values = np.stack([answer.values.astype(np.float32) for answer in answers])
     deviation = values.std(axis=0).mean(axis=2, keepdims=True)
     return Photo((deviation * (255 / max(1e-6, float(deviation.max())))).round().astype(np.uint8))
@@ -234,7 +236,7 @@ def spread(answers: list[Photo]) -> Photo:
 def _jobs(
     sources: dict[Path, Path], output: Path, samples: int, *, compare: bool, mask: bool, many: bool
 ) -> list[Job]:
-    """The files that each picture is restored to; no two pictures share one."""
+    """A job for each picture; no two pictures share an output file."""
     stems = Counter(name.with_suffix("") for name in sources.values())
     jobs, owner = [], dict[Path, Path]()
     for source, name in sources.items():
@@ -266,8 +268,8 @@ def _jobs(
 
 
 def _target(source: Path, name: Path, output: Path, *, many: bool, alone: bool) -> Path:
-    """The file that a picture is restored to; `alone` says that no other one has its name but for
-    the ending.
+    """The output file of a picture; if `alone`, no other picture has the same name with another
+    suffix.
     """
     if output.suffix.lower() in photos.SUFFIXES:
         if many:
@@ -286,13 +288,13 @@ def _target(source: Path, name: Path, output: Path, *, many: bool, alone: bool) 
 
 
 def _beside(path: Path, what: str, suffix: str = ".png") -> Path:
-    """The file of another picture about one: its comparison, or where its answers differ."""
+    """A path beside `path`, for a further result, a comparison, a spread or a mask."""
     return path.with_name(f"{path.stem}-{what}{suffix}")
 
 
 def _sources(pictures: list[Path], output: Path) -> dict[Path, Path]:
-    """The pictures named, those of folders, and those that a pattern finds; each with its name
-    below the output.
+    """The given pictures, those in folders and those that match patterns; each with its name below
+    the output folder.
     """
     out: dict[Path, Path] = {}
     for path in pictures:
@@ -310,7 +312,9 @@ def _sources(pictures: list[Path], output: Path) -> dict[Path, Path]:
 
 
 def _inside(folder: Path, output: Path) -> dict[Path, Path]:
-    """The pictures of a folder, but for those that an earlier run wrote into a folder below it."""
+    """The pictures of a folder, except those that an earlier run wrote into an output folder in
+    it.
+    """
     made, here = Path(os.path.realpath(output)), Path(os.path.realpath(folder))
     found = [path for path in files(folder) if path.suffix.lower() in image.SUFFIXES]
     if made != here:

@@ -1,5 +1,5 @@
-"""Color for a gray photo: chroma is guessed on a small copy and laid over the full luminance, which
-stays as it is.
+"""Colorize a gray photo: guess chroma on a small copy, and add it to the full luminance, which
+stays unchanged.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from sfumato.tasks.restore.hints import spread
 from sfumato.tasks.restore.options import rgb
 
 SIDE = 96  # the longer side of the small copy, about as large as photos were in training
-# views of a photo of which the colors are guessed: how large, and with the middle how bright
+# relative sizes and gammas of the views of a photo for which colors are guessed
 SIZES, GAMMAS = (0.7, 1.0, 1.5), (0.8, 1.0, 1.25)
-STRENGTH = 1.15  # of what they have in common
-BLOCKS = 10, 20  # JPEG qualities up to which, and from which on no more, chroma is evened out
-DOUBT = 6.0  # how much the views' disagreement pales the mean of their guesses
-TONED = 6  # of 255: chroma that compression adds to a print in one tone stays below it
-# of the differences of blue and red from luminance, so that all colors lie within [-1, 1]
+STRENGTH = 1.15  # factor for the combined guess
+BLOCKS = 10, 20  # chroma is smoothed up to the first JPEG quality, and not from the second on
+DOUBT = 6.0  # how strongly disagreement of the views desaturates their mean
+TONED = 6  # largest chroma, of 255, that compression may add to a toned print
+# factors for the differences of blue and red from luminance, so that all colors lie in [-1, 1]
 BLUE, RED = 0.564, 0.713
-LIGHTS = 24  # brightnesses at which palettes are compared
-ROWS = 256  # of the full picture that are worked on at once
+LIGHTS = 24  # brightness levels at which palettes are compared
+ROWS = 256  # rows of the full picture that are processed at once
 HINTED = 192  # the longer side of the copy over which hints are spread
-# of what a hint still lacks: share of the longer side, and difference of luminance in [-1, 1]
+# reach of the last correction at a hint: share of the longer side, and luminance in [-1, 1]
 REACH, LIKENESS = 0.02, 0.15
 
 
@@ -47,20 +47,20 @@ def colorize(
     saturation: float = 1.0,
     like: Photo | None = None,
 ) -> Photo:
-    """Lay color over a photo's luminance.
+    """Add color to a photo's luminance.
 
     Parameters
     ----------
     photo : Photo
-        Gray, or in colors that are to be replaced.
+        A gray photo, or one whose colors are replaced.
     hints : tuple of (x, y, "#rrggbb")
-        Colors that are known, at places of the picture as it was before it was enlarged by `scale`.
+        Known colors, at positions in the picture before it was enlarged by `scale`.
     chroma_of : callable
-        Luminance (1, 1, h, w) in [-1, 1] -> chroma (1, 3, h, w), to be added to it.
+        Luminance (1, 1, h, w) in [-1, 1] -> chroma (1, 3, h, w), to be added to the luminance.
     saturation : float
-        Of the guess: 0 is gray, 1 as guessed.
+        Factor for the guessed chroma: 0 is gray, 1 as guessed.
     like : Photo, optional
-        A photo in colors, whose palette the guess takes.
+        A color photo that gives the palette.
     """
     wide, tall = photo.size
     small_gray = luminance(shrunk(photo, SIDE)).astype(np.float32)
@@ -95,7 +95,7 @@ def colorize(
 def _with_hints(
     photo: Photo, hints: list[tuple[int, int, str]], slope: NDArray[Any], offset: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Slope and offset of chroma that has the colors of hints on all that they belong to."""
+    """Slope and offset of the chroma after the hints are spread over their regions."""
     gray = luminance(shrunk(photo, HINTED)).astype(np.float32)
     tall, wide = gray.shape
     a, b = (_grown(x, (tall, wide), slice(0, tall))[0].numpy() for x in (slope, offset))
@@ -108,18 +108,17 @@ def _with_hints(
 
 
 def wanted_chroma(hints: list[tuple[int, int, str]]) -> Tensor:
-    """What the colors of hints add to their luminance: (K, 3)."""
+    """Chroma (K, 3) of the hinted colors: the difference from their luminance."""
     colors = torch.tensor([rgb(color) for _, _, color in hints]) / 127.5 - 1
     return colors - (colors * colors.new_tensor(LUMA)).sum(1, keepdim=True)
 
 
 def consensus_chroma(gray: Tensor, chroma_of: Callable[[Tensor], Tensor]) -> Tensor:
-    """The chroma (1, 3, h, w) that guesses from several views of a photo (1, 1, h, w) have in
-    common.
+    """Combine the chroma (1, 3, h, w) guessed from several views of a photo (1, 1, h, w).
 
-    A photo that is mirrored, larger or darker has the same colors. Where guesses differ between
-    such views nothing is known, and their mean is paled: by ``m^2 / (m^2 + DOUBT v)``, m their mean
-    and v their variance (Wiener's filter).
+    A mirrored, resized or shaded photo has the same colors. Where the guesses for such views
+    differ, the colors are uncertain, and the mean is desaturated by ``m^2 / (m^2 + DOUBT v)``, with
+    mean m and variance v of the guesses (Wiener filter).
     """
     size, guesses = gray.shape[-2:], []
     for scale in SIZES:
@@ -139,7 +138,7 @@ def consensus_chroma(gray: Tensor, chroma_of: Callable[[Tensor], Tensor]) -> Ten
 
 
 def shrunk(photo: Photo, side: int) -> NDArray[np.float64]:
-    """A copy (h, w, 3) in [-1, 1] of a photo, its longer side of so many pixels at most."""
+    """A copy (h, w, 3) in [-1, 1] of a photo, with at most `side` pixels on the longer side."""
     wide, tall = photo.size
     shrink = min(1.0, side / max(wide, tall))
     small = (max(1, round(wide * shrink)), max(1, round(tall * shrink)))
@@ -153,11 +152,11 @@ def shrunk(photo: Photo, side: int) -> NDArray[np.float64]:
 def with_palette(
     chroma: NDArray[Any], gray: NDArray[Any], reference: NDArray[Any]
 ) -> NDArray[np.float32]:
-    """Chroma (3, h, w) of luminance (h, w) with the palette of a reference (H, W, 3).
+    """Give chroma (3, h, w) of luminance (h, w) the palette of a reference (H, W, 3).
 
-    Where it is as bright as the reference, it has its mean chroma; about that mean, its spread: the
-    linear map between two normal distributions that moves colors least (Pitie & Kokaram 2007,
-    equation 12).
+    At each brightness, the mean chroma becomes that of the reference. Deviations from the mean get
+    the reference's covariance by the linear map between two normal distributions that moves colors
+    least (Pitie & Kokaram 2007, equation 12).
     """
     light = luminance(reference)
     plane, wanted = (
@@ -175,13 +174,13 @@ def with_palette(
 
 
 def plane_of(x: Tensor) -> Tensor:
-    """Where colors (B, 3, H, W) lie on the plane of blue and red differences (B, 2, H, W)."""
+    """Blue and red differences (B, 2, H, W) of colors (B, 3, H, W)."""
     gray = (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1)
     return torch.stack([BLUE * (x[:, 2] - gray), RED * (x[:, 0] - gray)], dim=1)
 
 
 def chroma_at(plane: Tensor) -> Tensor:
-    """What is to be added to gray, (B, 3, H, W), at places (B, 2, H, W) of that plane."""
+    """Chroma (B, 3, H, W) from blue and red differences (B, 2, H, W)."""
     blue, red = plane[:, 0] / BLUE, plane[:, 1] / RED
     green = -(LUMA[0] * red + LUMA[2] * blue) / LUMA[1]
     return torch.stack([red, green, blue], dim=1)
@@ -195,7 +194,7 @@ def _root(matrix: NDArray[Any]) -> NDArray[Any]:
 
 
 def _by_light(plane: NDArray[Any], light: NDArray[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """The mean color (2, N) at brightnesses (N,), as a smooth function of them."""
+    """The smooth function from brightness (N,) to the mean color differences (2, N) there."""
     edges = np.linspace(-1, 1, LIGHTS + 1)
     place = np.digitize(light, edges[1:-1])
     count = gaussian_filter1d(np.bincount(place, minlength=LIGHTS).astype(float), 1.5)
@@ -206,11 +205,11 @@ def _by_light(plane: NDArray[Any], light: NDArray[Any]) -> Callable[[NDArray[Any
 
 
 def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None:
-    """Chroma by luminance (256, 3), in the frame [-1, 1], of a print in one tone, as sepia; None of
-    a picture in colors, or in gray.
+    """Chroma by luminance (256, 3), for values in [-1, 1], of a toned print such as sepia; None for
+    a color or gray picture.
 
-    In one tone is a picture whose chroma, taken over five pixels, is nowhere far from the mean
-    chroma of its luminance. Pixels that are `hidden` (H, W), as a red line across the print, do not
+    A print is toned if its chroma, averaged over 5x5 pixels, is nowhere far from the mean chroma at
+    its luminance. Pixels that are `hidden` (H, W), such as a red line across the print, do not
     count.
     """
     if photo.gray:
@@ -235,7 +234,7 @@ def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None
     mean = (sums / np.maximum(count, 1)[:, None])[level] * known[..., None]
     if not count.any() or np.abs(uniform_filter(chroma - mean, (5, 5, 0))).max() > TONED:
         return None
-    # over like luminance
+    # average over similar luminance
     sums, around = uniform_filter1d(sums, 9, axis=0), uniform_filter1d(count, 9)
     seen = np.flatnonzero(around > 0.1)  # one pixel is enough
     near = sums[seen] / around[seen, None]
@@ -245,7 +244,7 @@ def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None
 
 
 def toned(gray: Tensor, chroma: Tensor) -> Tensor:
-    """Luminance (1, 1, h, w) in [-1, 1] in a tone (256, 3): (1, 3, h, w)."""
+    """Apply a tone (256, 3) to luminance (1, 1, h, w) in [-1, 1]; returns (1, 3, h, w)."""
     place = ((gray[:, 0] + 1) * 127.5).clamp(0, 255)
     low = place.long().clamp(max=254)
     part = (place - low)[..., None]
@@ -253,10 +252,10 @@ def toned(gray: Tensor, chroma: Tensor) -> Tensor:
 
 
 class _Hints:
-    """Corrects chroma so that it has exactly the hinted colors at their places.
+    """Corrects chroma so that it has exactly the hinted colors at their positions.
 
-    What is still missing there is added to what is near and of like luminance: interpolation by a
-    Gaussian kernel of place and luminance, which meets every hint.
+    The remaining differences are interpolated by a Gaussian kernel over position and luminance,
+    which meets every hint.
     """
 
     def __init__(
@@ -289,12 +288,12 @@ class _Hints:
         )
 
     def _near(self, places: Tensor) -> Tensor:
-        """Likeness (N, K) of places (N, 3) to the hints."""
+        """Kernel values (N, K) between positions (N, 3) and the hints."""
         likeness: Tensor = torch.exp(-0.5 * torch.cdist(places, self.places).square())
         return likeness
 
     def __call__(self, chroma: Tensor, gray: Tensor, top: int) -> Tensor:
-        """Chroma (1, 3, h, W) of rows from `top` on, corrected."""
+        """Correct chroma (1, 3, h, W) of the rows from `top` on."""
         if not len(self.places):
             return chroma
         tall, wide = gray.shape[-2:]
@@ -309,10 +308,10 @@ class _Hints:
 
 
 def deblock_chroma(x: Tensor, quality: float) -> Tensor:
-    """A picture (1, 3, h, w) without the squares of one color that strong JPEG leaves in flat
-    parts: its chroma follows its luminance over the length of a square.
+    """Remove the squares of uniform color that strong JPEG compression leaves in flat parts of a
+    picture (1, 3, h, w): make its chroma follow its luminance over the length of a square.
 
-    Not from `BLOCKS[1]` on, where more detail would be lost than squares.
+    From quality `BLOCKS[1]` on, the picture stays unchanged, since too much detail would be lost.
     """
     low, high = BLOCKS
     share = min(1.0, max(0.0, (high - quality) / (high - low)))
@@ -328,9 +327,10 @@ def deblock_chroma(x: Tensor, quality: float) -> Tensor:
 def guided_filter(
     gray: NDArray[Any], chroma: NDArray[Any], radius: int = 4, smooth: float = 1e-3
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Chroma (3, h, w) as a local linear function of luminance (h, w), so that it can be laid over
-    a larger copy without running over edges: the guided filter (He et al. 2013, equations 5, 6 and
-    8).
+    """Fit chroma (3, h, w) as a local linear function of luminance (h, w): the guided filter (He et
+    al. 2013, equations 5, 6 and 8).
+
+    The function can be applied to a larger copy, where colors then stop at edges of the luminance.
 
     Returns
     -------
@@ -349,7 +349,7 @@ def guided_filter(
 
 
 def _grown(x: NDArray[Any], size: tuple[int, int], rows: slice) -> Tensor:
-    """Some rows of (3, h, w) enlarged to (3, *size)."""
+    """Rows of (3, h, w) upsampled to (3, *size)."""
     (down, tall), (across, wide) = (
         magnify(x.shape[1], size[0], rows.start, rows.stop),
         magnify(x.shape[2], size[1], 0, size[1]),
@@ -358,7 +358,7 @@ def _grown(x: NDArray[Any], size: tuple[int, int], rows: slice) -> Tensor:
 
 
 def luminance(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Luminance (..., ) of values (..., 1 or 3), on their scale."""
+    """Luminance (...,) of values (..., 1 or 3), on the same scale."""
     out: NDArray[np.float64] = (
         values[..., 0].astype(np.float64) if values.shape[-1] == 1 else values @ np.array(LUMA)
     )
@@ -366,8 +366,8 @@ def luminance(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def with_luminance(chroma: Tensor, gray: Tensor) -> Tensor:
-    """Chroma (B, 3, H, W) on the luminance `gray` (B, 1, H, W), paled where the sum would leave
-    [-1, 1].
+    """Add chroma (B, 3, H, W) to the luminance `gray` (B, 1, H, W); it is desaturated where the sum
+    would leave [-1, 1].
     """
     chroma = chroma - Grayscale().apply(chroma)
     room = torch.where(

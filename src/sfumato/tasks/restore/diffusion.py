@@ -1,10 +1,10 @@
-"""Restore with a diffusion model: at every step its clean picture is made to agree with what was
-measured.
+"""Restore with a diffusion model: at every step, its denoised estimate is made consistent with the
+measurement.
 
-The model fills in what was not measured, guided by a text, and differently for each seed. In pixels
-the agreement is exact at every step. A latent model's picture is decoded, made to agree, and
-encoded again; encoding loses a little, so there the agreement is exact only in the end, where it is
-made on the picture itself.
+The model generates what was not measured, guided by a prompt, and differently for each seed. In
+pixel space, the estimate agrees exactly at every step. The estimate of a latent model is decoded,
+made consistent and encoded again. Since encoding loses a little, exact agreement is reached only at
+the end, by a correction of the decoded picture.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from sfumato.tasks.restore.options import HOW, OF_DIFFUSION, RestoreOptions
 from sfumato.tasks.restore.run import Restored
 from sfumato.types import Linear, Progress
 
-# pixels of a result: all of it is walked at once, as text and layout concern the whole
+# largest result in pixels: it is sampled as a whole, since prompt and layout concern all of it
 LARGEST = 4_000_000
 
 
 def diffuse(
     photo: Photo, options: RestoreOptions, model: Model, damage: masks.Damage
 ) -> Iterator[Progress | Restored]:
-    """Undo what is asked for with a diffusion model; yields after each step, and at last one answer
-    per sample.
+    """Restore a photo with a diffusion model; yield after each step, and finally one result per
+    sample.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def diffuse(
     Raises
     ------
     OptionError
-        For what has no linear operator: JPEG artifacts, and what a network of one's own was
-        trained on.
+        For damage that is not linear (JPEG artifacts, or `clean`), options of the networks, a model
+        that does not fit, and a result that is too large.
     """
     of_networks = (options.clean, options.hints, options.ensemble, options.like)
     if options.dejpeg is not None or any(of_networks) or options.saturation != 1:
@@ -82,7 +82,7 @@ def diffuse(
 
 
 class _Job:
-    """One photo: its measurement, the operator that it came by, and the model."""
+    """One photo: its measurement, the linear operator of the measurement, and the model."""
 
     def __init__(
         self, photo: Photo, options: RestoreOptions, model: Model, gaps: NDArray[np.bool_] | None
@@ -110,9 +110,9 @@ class _Job:
         self.y = known.apply(y)
         self.linear = bool(parts)
 
-    @torch.inference_mode()  # of a generator: while it works, not while others do between its steps
+    @torch.inference_mode()  # on a generator: active while it runs, not between its steps
     def run(self) -> Iterator[Progress | Restored]:
-        """Sample, and bring the samples into the photo's form."""
+        """Sample, and convert the samples to the photo's format."""
         model, how = self.model, self.options
         seed = random_seed() if how.seed is None else how.seed
         seeds = [seed + k for k in range(how.samples)]
@@ -129,8 +129,8 @@ class _Job:
         yield from (self.restored(m, s) for m, s in zip(made, seeds, strict=True))
 
     def sigmas(self) -> Tensor:
-        """The noise levels to walk: all, or those below that of the photo if noise is all there is
-        to undo.
+        """The noise levels of the run: all, or, if only noise is to be removed, those below the
+        photo's.
         """
         model = self.model
         steps = self.options.steps or model.defaults.steps
@@ -142,7 +142,7 @@ class _Job:
         return torch.cat([sigmas.new_tensor([level]), sigmas[sigmas < level]])
 
     def start(self, streams: Streams, top: float) -> Tensor:
-        """Noise; or, if noise is all there is to undo, the photo itself."""
+        """The initial latents: noise, or, if only noise is to be removed, the photo itself."""
         model = self.model
         factor = model.space.config.factor
         shape = (
@@ -154,13 +154,13 @@ class _Job:
         noise = streams.normal(shape).to(model.device)
         if self.linear:
             return noise * math.sqrt(1 + top**2)
-        # The photo's own noise stands for most of that of its level; a little of each seed's makes
-        # the answers differ.
+        # The photo's own noise serves as most of the noise; a little noise from each seed makes the
+        # results differ.
         return self.encode(self.y.expand(self.options.samples, 3, -1, -1)) + 0.3 * top * noise
 
     def agreeing(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The guided denoiser with data consistency, as long as the sampler's noise exceeds that of
-        the measurement.
+        """The guided denoiser, with data consistency at noise levels above that of the
+        measurement.
         """
         model, how = self.model, self.options
         size = (self.full[1], self.full[0])
@@ -183,15 +183,15 @@ class _Job:
         return agree
 
     def encode(self, x: Tensor) -> Tensor:
-        """Pictures to latents."""
+        """Encode pictures to latents."""
         return self.model.space.encode(x).float()
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents to pictures."""
+        """Decode latents to pictures."""
         return self.model.space.decode(z).float()
 
     def restored(self, made: Tensor, seed: int) -> Restored:
-        """One answer as a photo, with what is known of it."""
+        """One result as a photo, with its report."""
         photo, options = self.photo, self.options
         disagreement = 0.0
         if self.linear:
@@ -226,12 +226,12 @@ class _Job:
 
 
 def _padded(size: int, factor: float, unit: int) -> int:
-    """The least size from `size` on that, enlarged, is a multiple of `unit`.
+    """The smallest size, at least `size`, that is a multiple of `unit` after enlarging.
 
     Raises
     ------
     OptionError
-        If there is none near.
+        If there is no such size nearby.
     """
     for n in range(size, size + 8 * unit + 1):
         large = n * factor

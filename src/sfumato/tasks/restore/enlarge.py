@@ -1,4 +1,4 @@
-"""Enlarge with the upscaler of a text-to-image model, which draws what its model knows."""
+"""Enlarge pictures with the upscaler of a text-to-image model."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from sfumato.tasks.restore.run import Restored
 from sfumato.tasks.upscale import STEPS, walk
 from sfumato.types import Progress
 
-LARGEST = 1024 * 1024  # pixels of a result: all of it is made at once
+LARGEST = 1024 * 1024  # largest result in pixels: it is generated as a whole
 
 
 def enlarge(
     photo: Photo, options: RestoreOptions, model: Model, upscaler: Denoiser
 ) -> Iterator[Progress | Restored]:
-    """Enlarge a picture; yields after each step, and at last one answer per sample.
+    """Enlarge a picture; yield after each step, and one result per sample.
 
     The upscaler makes sides four times as long; for other factors its result is resized.
 
@@ -59,7 +59,7 @@ def enlarge(
     seed = random_seed() if options.seed is None else options.seed
     steps = options.steps or STEPS
     rounds = max(1, math.ceil(math.log(factor, Detail().config.factor) - 1e-9))
-    # a transparent background has an edge of its own
+    # transparency has its own edges, so it is enlarged as a second picture
     planes = [photo.opaque().frame()] + ([] if photo.alpha is None else [_gray(photo.alpha)])
     total = options.samples * len(planes) * rounds * steps
     progress = (Progress("enlarging", n, total) for n in itertools.count(1))
@@ -79,7 +79,7 @@ def _gray(alpha: NDArray[np.uint8]) -> NDArray[np.float32]:
     return alpha[None].astype(np.float32) / np.float32(127.5) - 1
 
 
-@torch.inference_mode()  # of a generator: while it works, not while others do between its steps
+@torch.inference_mode()  # on a generator: active while it runs, not between its steps
 def _drawn(
     x: Tensor,
     prompt: str,
@@ -89,7 +89,7 @@ def _drawn(
     steps: int,
     progress: Iterator[Progress],
 ) -> Generator[Progress, None, Tensor]:
-    """A picture four times as large as (1, 3, h, w); yields the next progress after each step."""
+    """Enlarge a picture (1, 3, h, w) four times; yield the next progress after each step."""
     network, factor = upscaler.network, Detail().config.factor
     assert isinstance(network, UNet)
     (tall, wide), unit = x.shape[-2:], network.config.unit
@@ -106,7 +106,7 @@ def _drawn(
 def _restored(
     photo: Photo, options: RestoreOptions, model: Model, made: list[Tensor], seed: int
 ) -> Restored:
-    """The result at the size asked for, in the photo's form."""
+    """The result at the requested size, in the photo's format, with its report."""
     factor = options.enlarge or 1.0
     size = round(photo.size[0] * factor), round(photo.size[1] * factor)
     x, *alpha = (_resized(plane.float().cpu(), size) for plane in made)
@@ -128,7 +128,7 @@ def _restored(
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """A picture (1, 3, H, W) at a smaller size: the mean of the area of each pixel."""
+    """Downsample a picture (1, 3, H, W) to `size`: each pixel is the mean over its area."""
     if (x.shape[-1], x.shape[-2]) == size:
         return x
     return image.to_tensor(image.to_pictures(x)[0].resize(size, Image.Resampling.BOX))

@@ -1,4 +1,4 @@
-"""Hinted colors, spread over what they belong to."""
+"""Spread hinted colors over the regions that they belong to."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import spsolve
 
 LIKENESS = 0.08  # difference of luminance, in [-1, 1], that two neighbors of one object may have
-LEAST = 1e-6  # of the weight between neighbors, however different
-FAR = 3.0  # how far a hint reaches where nothing is in its way, in longer sides
-FIRM = 100.0  # weight of a hint, against that of a neighbor
+LEAST = 1e-6  # smallest weight between neighbors
+FAR = 3.0  # reach of a hint in a flat picture, in units of the longer side
+FIRM = 100.0  # weight of a hint, relative to that of a neighbor
 
 
 def spread(
     gray: NDArray[Any], places: NDArray[np.int64], values: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Values at some pixels, spread over the picture and stopped by its edges.
+    """Spread values at some pixels over the picture, up to the edges in it.
 
-    The result ``c`` minimizes ``sum_rs w_rs |c_r - c_s|^2 + |c|^2 / reach^2`` over neighbors r and
-    s and is held to the values at their places. The weight falls with the difference of luminance:
-    ``w_rs = exp(-(g_r - g_s)^2 / 2 LIKENESS^2)``. That is colorization by optimization (Levin et
-    al. 2004, equation 1) with the symmetric weights of random walks (Grady 2006, equation 1), and
-    with a second term, so that what no hint reaches stays 0.
+    The result ``c`` minimizes ``sum_rs w_rs |c_r - c_s|^2 + |c|^2 / reach^2`` over neighboring
+    pixels r and s, and is tied to the given values at their places. The weight falls with the
+    difference of luminance: ``w_rs = exp(-(g_r - g_s)^2 / 2 LIKENESS^2)``. This is colorization by
+    optimization (Levin et al. 2004, equation 1) with the symmetric weights of random walks (Grady
+    2006, equation 1). The second term keeps pixels at 0 that no hint reaches.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where a photo is inpainted: in a mask, in a box, in one color, or where it is scratched."""
+"""Find the pixels to inpaint: those of a mask, a box or a color, and scratches."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sfumato.space.tile import windows
 from sfumato.tasks.restore.options import RestoreOptions, rgb
 from sfumato.types import Progress
 
-# largest difference in a channel of 0 to 255 of what counts as a color, and by how many pixels it
-# is grown
+# largest difference from the color in a channel of 0 to 255, and by how many pixels the mask is
+# dilated
 NEAR, RIM = 40.0, 2
-# JPEG spreads a color into its block: so far, where the surroundings lean so much towards it
+# the same for JPEG; how far JPEG spreads a color, and from which difference of hue it counts
 NEAR_JPEG, RIM_JPEG, BLOCK, LEAN = 60.0, 4, 14, 8.0
-GOES_ON = 4  # how much less sure a scratch may be where it goes on
+GOES_ON = 4  # factor by which the threshold is lower where a scratch continues
 NO_SCRATCHES = "no scratches were found; paint them white in a picture and give it as --fill"
 Damage = Callable[[Tensor], Tensor]
 
@@ -31,14 +31,14 @@ Damage = Callable[[Tensor], Tensor]
 def find(
     photo: Photo, options: RestoreOptions, damage: Damage
 ) -> Generator[Progress, None, NDArray[np.bool_] | None]:
-    """The pixels (H, W) that the options ask to inpaint; None if they ask for none.
+    """Find the pixels (H, W) that the options ask to inpaint; None if they ask for none.
 
-    A generator of progress: looking for scratches takes seconds.
+    This is a generator of progress, since looking for scratches takes seconds.
 
     Raises
     ------
     OptionError
-        For a mask or box that does not fit, and if what is asked for is nowhere or everywhere.
+        For a mask or box that does not fit, and if no pixels or all pixels would be inpainted.
     """
     parts = list(_parts(photo, options))
     if options.fill_scratches:
@@ -58,7 +58,7 @@ def find(
 
 
 def _parts(photo: Photo, options: RestoreOptions) -> Iterator[tuple[NDArray[np.bool_], str]]:
-    """Each mask that is known at once, and what to say if it is empty."""
+    """Yield each mask that needs no search, and the error message if it is empty."""
     if options.fill is not None:
         yield (
             image.white(image.read_mask(options.fill, photo.size)),
@@ -84,7 +84,7 @@ def _box(photo: Photo, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
 
 
 def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray[np.bool_]:
-    """Pixels of nearly that color, grown a little, for a brush leaves a soft rim.
+    """Pixels of nearly the given color, dilated a little, since a brush leaves a soft rim.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray
     color : str
         As "#ff0000".
     tolerance : float, optional
-        Largest difference in a channel, of 0 to 255; by default what the file's own noise needs.
+        Largest difference in a channel, of 0 to 255; by default larger for a JPEG.
     """
     jpeg = photo.quality is not None
     usual, rim = (NEAR_JPEG, RIM_JPEG) if jpeg else (NEAR, RIM)
@@ -101,7 +101,7 @@ def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray
     hue = wanted - wanted.mean()
     hue /= np.linalg.norm(hue) or 1
     found = np.ones(photo.values.shape[:2], bool)
-    share = np.zeros(found.shape, np.float32)  # of that hue in each pixel
+    share = np.zeros(found.shape, np.float32)  # amount of that hue in each pixel
     for k in range(3):
         channel = photo.values[..., min(k, photo.values.shape[2] - 1)] * np.float32(scale)
         found &= np.abs(channel - wanted[k]) <= near
@@ -109,7 +109,7 @@ def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray
     grown: NDArray[np.bool_] = ndimage.binary_dilation(found, iterations=rim)
     if not jpeg or not hue.any() or not found.any():
         return grown
-    # where a pixel near the color has another share of its hue than the surroundings
+    # pixels near the color that differ from the surroundings in their amount of its hue
     block: NDArray[np.bool_] = ndimage.binary_dilation(found, iterations=BLOCK)
     outside = (~block).astype(np.float32)
     size = 4 * BLOCK + 1
@@ -121,9 +121,9 @@ def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray
 
 
 def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray[np.bool_]:
-    """Pixels that a network takes for scratches, folds, specks and stains.
+    """Find scratches, folds, specks and stains with a network.
 
-    Each damaged place is sure somewhere, and goes on from there as far as it may be one.
+    Each damaged region exceeds a high threshold somewhere, and extends as far as a lower one.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray
     damage : callable
         Picture (1, 3, h, w) in [-1, 1] -> the share of each pixel that is damage, (1, 1, h, w).
     sensitivity : float, in (0, 1)
-        More finds more, and takes more for damage that is none.
+        Higher values find more damage, and also more that is none.
     """
     work = finding(photo, damage, sensitivity)
     while True:
@@ -145,7 +145,7 @@ def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray
 def finding(
     photo: Photo, damage: Damage, sensitivity: float
 ) -> Generator[Progress, None, NDArray[np.bool_]]:
-    """:func:`scratches` as a generator of progress: it takes seconds."""
+    """As :func:`scratches`, but a generator of progress, since it takes seconds."""
     enough, size = 1 - 0.8 * sensitivity**2, (photo.size[1], photo.size[0])
     found = np.zeros(size, np.float32)
     places = list(windows(size, tile=TILE, margin=FILLS_MARGIN))
@@ -154,7 +154,7 @@ def finding(
         x = torch.from_numpy(photo.frame(*window.around))[None]
         share = damage(x.expand(-1, 3, -1, -1))
         found[window.rows, window.columns] = window.cut(share)[0, 0].numpy()
-    # of the whole picture: a scratch knows no windows
+    # over the whole picture, since scratches cross windows
     spread: NDArray[np.bool_] = ndimage.binary_propagation(
         found > enough, mask=found > enough / GOES_ON
     )

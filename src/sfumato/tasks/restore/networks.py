@@ -19,27 +19,28 @@ from sfumato.hub.load import restorer_folder
 from sfumato.runtime import autocast, choose_device, choose_dtype
 from sfumato.types import Condition
 
-LARGE = 60 / 127.5  # a change that a repairing network surely means
+LARGE = 60 / 127.5  # a change by a repairing network that surely marks damage
 # views of a picture in which a finder looks for damage: quarter turns, and whether mirrored
 FINDING = [(0, False), (1, True), (2, False), (3, True)]
 
 
 class RestorationNetworks:
-    """The restorers: ``noise``, ``gaps`` and ``size`` for these, ``photos`` for JPEG (and noise
-    under it), ``tints`` for color, and ``scratches`` to find them. Each is read when it is first
-    needed.
+    """The networks that restore photos, each loaded when it is first needed.
+
+    ``noise``, ``gaps`` and ``size`` undo these alone, ``photos`` undoes JPEG artifacts (and noise
+    under them), ``tints`` guesses color, and ``scratches`` finds scratches.
 
     Parameters
     ----------
     folder : Path, optional
-        A restorer of one's own, written by ``sfumato train restorer``, or one bundled name; it then
-        does all.
+        A custom restorer, written by ``sfumato train restorer``, or the name of a bundled one; it
+        is used for everything.
     device : str
     dtype : str
-        In which changes are computed; what they are added to stays in float32.
+        Dtype of the networks' computations; the pictures that they correct stay in float32.
     repairs : bool
-        Leave finding scratches and giving color to the bundled ones: for a network of one's own
-        that was trained on pairs.
+        Use the bundled networks for scratches and color: for a custom network that was trained on
+        pairs.
     """
 
     def __init__(
@@ -87,9 +88,10 @@ class RestorationNetworks:
     def repair(
         self, y: Tensor, planes: Tensor, sigma: float | Tensor, only: str | None = None
     ) -> Tensor:
-        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame,
-        one or of each pixel (1, 1, h, w) -> the answer of the network `only`, ``photos`` by
-        default: (1, 3, h, w) but for a finder.
+        """Apply the network `only`, by default ``photos``, to a picture (1, 3, h, w) in [-1, 1].
+
+        Takes planes (1, 4, h, w) and the noise level for values in [-1, 1]: one number, or one per
+        pixel (1, 1, h, w). Returns (1, 3, h, w), or (1, 1, h, w) from a finder.
         """
         x = y.to(self.device)
         level = sigma.to(x) if isinstance(sigma, Tensor) else x.new_full((1,), sigma)
@@ -101,9 +103,9 @@ class RestorationNetworks:
     def damage(self, y: Tensor) -> Tensor:
         """Picture (1, 3, h, w) in [-1, 1] -> the share of each pixel that is damage, (1, 1, h, w).
 
-        A finder says it, at its second look, at which it knows what it found at the first: the mean
-        over four views of the picture. Of a network that repairs, it is what it wants to change
-        much.
+        A finder is applied twice: the second time it is given its first result as a mask, and its
+        output is averaged over four views of the picture. For a repairing network, pixels that it
+        changes much are damage.
         """
 
         def look(y: Tensor, planes: Tensor) -> Tensor:

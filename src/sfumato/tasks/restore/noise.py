@@ -1,6 +1,4 @@
-"""What is measured of a damaged photo where the user says "auto": how noisy it is, and how hard it
-was compressed.
-"""
+"""Measure the noise and find the JPEG quality of a photo, where the user says "auto"."""
 
 from __future__ import annotations
 
@@ -23,38 +21,39 @@ from sfumato.errors import OptionError
 from sfumato.image import LUMA
 from sfumato.tasks.restore.options import RestoreOptions
 
-# of the frame [-1, 1]: values so near its ends are those that noise was cut off from
+# absolute value, in [-1, 1], from which pixels count as clipped
 CLIPPED = 0.98
 SAMPLE = 2048  # side of the part in which noise is measured
-# side, least stride, and how many are enough; smaller ones where there are too few
+# side, smallest stride and sufficient number of patches; smaller patches if there are too few
 PATCHES = ((8, 3, 4000), (5, 2, 1500))
 MOST, ROUNDS = 40_000, 6
-EACH = 6  # patches for each value of one, at least, or their covariance says little
-# distance of a patch from black and white, in deviations of the noise: as far as there are enough
+EACH = 6  # smallest number of patches per value of a patch, for a reliable covariance
+# distances of a patch from black and white, in deviations of the noise: the first one that leaves
+# enough patches is used
 MARGINS = (2.5, 2.0, 1.5, 1.0, 0.5, 0.0)
-# side of the patches of like brightness, how many brightnesses, how many patches for each, and
-# fewer brightnesses tell nothing
+# side of the patches that are grouped by brightness, largest number of groups, patches per group,
+# and smallest number of groups
 LIGHT_SIDE, LIGHTS, LIGHT_PATCHES, LIGHTS_LEAST = 4, 8, 1000, 4
-UNEVEN = 1.6  # so many times stronger in one than in the other it depends on the light
-AROUND = 7  # pixels over which brightness is averaged, as a pixel's own is noisy
-WEAK = 12.0, 20.0  # for values of 0 to 255: noise that JPEG takes a part of, and that it leaves
-GONE = 0.6  # share of it that is left of the finest noise where it counts as gone
-BEYOND = 3.0  # deviations beyond the ends of the range that a mean may have been
-CLEAR = 2.0  # at this distance hardly any noise is cut off
+UNEVEN = 1.6  # ratio of noise at black and white that counts as dependence on brightness
+AROUND = 7  # pixels over which brightness is averaged, since that of a single pixel is noisy
+WEAK = 12.0, 20.0  # noise levels, for values 0 to 255, that JPEG partly removes and fully keeps
+GONE = 0.6  # ratio of fine to coarse noise below which the fine noise counts as removed
+BEYOND = 3.0  # largest distance of a true mean beyond the range, in deviations of the noise
+CLEAR = 2.0  # distance from black and white at which hardly any noise is clipped
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How noisy a photo is, in the frame of [-1, 1].
+    """Noise of a photo, for values in [-1, 1].
 
     Attributes
     ----------
     level : float
-        Its deviation over the picture.
+        Deviation over the whole picture.
     dark, bright : float
-        Where it depends on the light, its deviation at black and at white; the variance between is
-        their mean (Foi et al. 2008, equation 5: a part that is always there, and one of photons).
-        Both 0 where it does not.
+        Deviation at black and at white, if the noise depends on brightness; otherwise both are 0.
+        In between, the variance is linear in brightness (Foi et al. 2008, equation 5: a constant
+        part and one from photons).
     """
 
     level: float
@@ -70,8 +69,8 @@ class Noise:
         return found
 
     def of(self, y: Tensor) -> float | Tensor:
-        """The deviation in a noisy picture (1, C, h, w): one number, or one of each pixel (1, 1, h,
-        w), by the mean brightness around it.
+        """The deviation in a noisy picture (1, C, h, w): one number, or one for each pixel (1, 1,
+        h, w), from the mean brightness around the pixel.
         """
         if not self.dark + self.bright:
             return self.level
@@ -81,7 +80,7 @@ class Noise:
         return torch.from_numpy(self.at(light.numpy())).to(y)
 
     def said(self) -> dict[str, float]:
-        """The two ends for values of 0 to 255, where they differ."""
+        """`dark` and `bright` for values of 0 to 255; empty if noise does not depend on light."""
         if not self.dark + self.bright:
             return {}
         return {
@@ -91,12 +90,12 @@ class Noise:
 
 
 def noise_level(photo: Photo, options: RestoreOptions) -> float:
-    """Deviation of the noise over a photo in the frame of [-1, 1]."""
+    """Deviation of the noise over a photo, for values in [-1, 1]."""
     return measured_noise(photo, options).level
 
 
 def measured_noise(photo: Photo, options: RestoreOptions) -> Noise:
-    """The noise of a photo: what the user says, or what is measured."""
+    """The noise of a photo, given by the user or measured."""
     if options.denoise is None:
         return Noise(0.0)
     if options.denoise != "auto":
@@ -114,7 +113,7 @@ def measured_noise(photo: Photo, options: RestoreOptions) -> Noise:
 
 
 def quality(photo: Photo, options: RestoreOptions) -> int:
-    """JPEG quality that the network is told; 100 is not compressed."""
+    """JPEG quality to give to the network; 100 means not compressed."""
     if options.dejpeg is None:
         return 100
     if options.dejpeg != "auto":
@@ -128,19 +127,19 @@ def quality(photo: Photo, options: RestoreOptions) -> int:
 
 
 def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> float:
-    """Deviation of white noise in a picture (C, H, W), from its patches.
+    """Estimate the deviation of white noise in a picture (C, H, W) from its patches.
 
-    The patches of a photograph lie near a subspace; across it there is noise alone, and the
-    smallest eigenvalues of their covariance are its variance (Chen, Zhu & Heng 2015, ICCV,
-    algorithm 1). Where noise was cut off at black or white it is too small: patches are taken from
-    the middle of the range, and what is still missing is made up for by the variance that a clipped
-    normal value has.
+    The patches of a photograph lie near a subspace. In the directions orthogonal to it there is
+    only noise, so the smallest eigenvalues of the patches' covariance are the noise variance (Chen,
+    Zhu & Heng 2015, ICCV, algorithm 1). Clipping at black or white makes this estimate too small.
+    Therefore, patches near the middle of the range are used, and their variance is corrected by the
+    variance that clipped normal noise keeps.
 
     Parameters
     ----------
     x : array, (C, H, W)
     seen : array of bool, (H, W), optional
-        Where the picture is not clear.
+        Where the picture is not fully transparent.
     """
     low, high = float(x.min()), float(x.max())
     level: float | None = None
@@ -150,7 +149,7 @@ def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> fl
         if len(found) < least:
             continue
         mean = found.mean(axis=2)
-        # from the ends of the range, of the channel that is nearest
+        # distance from the ends of the range, in the nearest channel
         distance = np.minimum(mean - low, high - mean).min(axis=1)
         level = _across(found) if level is None else level
         for _ in range(ROUNDS):
@@ -170,11 +169,11 @@ def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> fl
 
 
 def signal_dependent_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> Noise:
-    """White noise of a picture (C, H, W), and how it depends on the light.
+    """Estimate white noise in a picture (C, H, W), and how it depends on brightness.
 
-    Patches of like brightness tell how strong noise is there, and two numbers are fitted to that.
-    With these the picture's scale is bent so that its noise is equally strong everywhere (Anscombe
-    1948), and its level measured as that of white noise.
+    The noise is estimated in groups of patches of similar brightness, and two parameters are fitted
+    to the estimates. They define a transform of the values after which the noise is equally strong
+    everywhere (Anscombe 1948); there its level is estimated as that of white noise.
     """
     light, levels = _levels_by_light(x, seen)
     even = Noise(estimate_noise(x, seen))
@@ -196,7 +195,7 @@ def signal_dependent_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = Non
 def _levels_by_light(
     x: NDArray[Any], seen: NDArray[np.bool_] | None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Brightnesses in [-1, 1], and the deviation of noise in patches of about these."""
+    """Mean brightness, in [-1, 1], of groups of patches, and the deviation of noise in each."""
     low, high = float(x.min()), float(x.max())
     found = _patches(x, LIGHT_SIDE, 2, seen)
     if not len(found):
@@ -223,8 +222,8 @@ def _levels_by_light(
 def _patches(
     x: NDArray[Any], side: int, stride: int, seen: NDArray[np.bool_] | None
 ) -> NDArray[np.float32]:
-    """Patches (N, C, side * side) of a picture, evenly spaced; those with a clear pixel are left
-    out.
+    """Evenly spaced patches (N, C, side * side) of a picture, without those that contain
+    transparent pixels.
     """
     if min(x.shape[-2:]) < side:
         return np.zeros((0, len(x), side * side), np.float32)
@@ -239,8 +238,8 @@ def _patches(
 
 
 def _across(patches: NDArray[np.float32]) -> float:
-    """Deviation in the directions in which patches (N, ...) vary least: as many as have a mean that
-    is their median.
+    """Deviation in the directions in which patches (N, ...) vary least: as many directions as
+    possible such that the mean of their variances is not above the median.
     """
     values = np.linalg.eigvalsh(np.cov(patches.reshape(len(patches), -1), rowvar=False))
     for count in range(len(values), 0, -1):
@@ -253,8 +252,8 @@ def _across(patches: NDArray[np.float32]) -> float:
 def _unclipped(
     patches: NDArray[np.float32], level: float, low: float, high: float
 ) -> NDArray[np.float32]:
-    """Patches (N, C, n) whose deviation about their means is what it was before values beyond `low`
-    and `high` were cut off.
+    """Scale patches (N, C, n) about their means, to the deviation that they had before values
+    beyond `low` and `high` were clipped.
     """
     mean = patches.mean(axis=2, keepdims=True)
     kept = _kept_variance(mean, level, low, high)
@@ -263,8 +262,9 @@ def _unclipped(
 
 
 def _kept_variance(mean: NDArray[Any], level: float, low: float, high: float) -> NDArray[Any]:
-    """Share of its variance that normal noise keeps where values beyond `low` and `high` are cut
-    off; `mean` is that of what is left, which lies further within than that of all was.
+    """Share of its variance that normal noise keeps if values are clipped to `low` and `high`.
+
+    `mean` is the mean after clipping, which lies further inside the range than the true mean.
     """
     whole = np.linspace(low - BEYOND * level, high + BEYOND * level, 1025)
     a, b = (low - whole) / level, (high - whole) / level
@@ -281,11 +281,11 @@ def _kept_variance(mean: NDArray[Any], level: float, low: float, high: float) ->
 
 
 def noise_under_jpeg(x: NDArray[Any]) -> float:
-    """Deviation of noise in a picture (C, H, W) that was compressed, in its luminance: of color
-    JPEG leaves less.
+    """Estimate the deviation of luminance noise in a picture (C, H, W) from a JPEG file; JPEG keeps
+    less of the noise in color.
 
-    Strong noise is nearly white still. Of weak noise JPEG takes the finest part out of flat parts
-    of the picture; at half the size it is still there, half as strong.
+    Strong noise stays nearly white. JPEG removes the finest part of weak noise from flat regions;
+    at half the size, the noise is still there, half as strong.
     """
     gray = x if len(x) == 1 else np.tensordot(np.array(LUMA, np.float32), x, 1)[None]
     level = estimate_noise(gray)
@@ -300,12 +300,12 @@ def noise_under_jpeg(x: NDArray[Any]) -> float:
 
 
 def flattest_noise(x: NDArray[Any]) -> float:
-    """Deviation of the finest diagonal differences of a picture (C, H, W) where there is least
-    else: for noise that is not white.
+    """Estimate noise that is not white, from the finest diagonal differences in the flattest blocks
+    of a picture (C, H, W).
 
-    Over blocks, the tenth percentile of their mean square, as flat parts of a picture show its
-    noise alone (after Meer, Jolion & Rosenfeld 1990), divided by what it would be for noise by
-    chance.
+    The mean square of the differences is taken over blocks. Its tenth percentile shows only noise,
+    since such blocks are flat (after Meer, Jolion & Rosenfeld 1990); it is divided by the tenth
+    percentile that pure noise of variance 1 has.
     """
     block, (tall, wide) = 8, (n // 2 * 2 for n in x.shape[-2:])
     if tall < 2 or wide < 2:
@@ -327,7 +327,7 @@ def flattest_noise(x: NDArray[Any]) -> float:
         )
         return found
 
-    # a white sky shows no noise, whatever the picture has
+    # leave clipped blocks out: a white sky shows no noise
     clipped = (np.abs(even[..., ::2, ::2]) > CLIPPED).all(axis=0)
     means = blocks(squares)
     telling = means[blocks(clipped) < 0.25]

@@ -15,7 +15,7 @@ COMPUTING, SEVERAL = "Model and computing", "Several answers"
 DIFFUSION = "With --engine diffusion"
 OF_DIFFUSION = frozenset({"prompt", "steps", "guidance_scale"})
 OF_SEVERAL = frozenset({"samples", "seed"})
-# with what it is done; all others say what is done
+# options that choose the means; all others name what to undo
 HOW = OF_DIFFUSION | OF_SEVERAL | {"engine", "model", "device", "dtype"}
 
 
@@ -45,7 +45,7 @@ def _hint(text: str) -> tuple[int, int, str]:
 
 
 class RestoreOptions(Options):
-    """What to undo: at least one thing; and with what.
+    """What to undo (at least one thing), and by which means.
 
     Examples
     --------
@@ -151,7 +151,7 @@ class RestoreOptions(Options):
     @field_validator("engine", mode="before")
     @classmethod
     def _engine(cls, given: Any) -> Any:
-        return "auto" if given == "trained" else given  # its name before there were patches
+        return "auto" if given == "trained" else given  # its former name
 
     @field_validator("denoise", "dejpeg", mode="before")
     @classmethod
@@ -225,7 +225,7 @@ class RestoreOptions(Options):
 
     @property
     def only(self) -> Only:
-        """What is all there is to undo, but for color, if it is one thing."""
+        """The only thing to undo apart from color; None if there are several."""
         asked: dict[Only, bool] = {
             "noise": self.denoise is not None,
             "gaps": self.fills,
@@ -235,8 +235,9 @@ class RestoreOptions(Options):
         return chosen[0] if len(chosen) == 1 and not self.clean and self.dejpeg is None else None
 
     def stages(self) -> list[RestoreOptions]:
-        """The same, one after the other: what is missing, noise and JPEG, size. Color is asked for
-        in each, so that all work on gray.
+        """Split the options into stages: fill, then remove noise and JPEG artifacts, then enlarge.
+
+        `colorize` is kept in each stage, so that all stages work on gray pictures.
         """
         kinds = (
             ("fill", "fill_box", "fill_color", "fill_scratches"),
@@ -254,7 +255,7 @@ class RestoreOptions(Options):
 
     @property
     def fills(self) -> bool:
-        """Whether a part is inpainted."""
+        """Whether the options ask to inpaint."""
         return bool(self.fill or self.fill_box or self.fill_color or self.fill_scratches)
 
     @property

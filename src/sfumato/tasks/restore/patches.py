@@ -1,11 +1,12 @@
-"""Fill wide holes with real texture: patches of the picture's own, coarse to fine.
+"""Fill wide holes with texture from patches of the known part, coarse to fine.
 
-A network that answers with the mean of all possible fillings is blurred where the hole is wide.
-Here every small window over the hole is made to look like some window of the known part (Wexler et
-al. 2007): each looks for its nearest one (PatchMatch, Barnes et al. 2009), each hidden pixel is the
-weighted mean of what the windows over it propose, and both are repeated, on a small copy of the
-picture first. Texture features (Newson et al. 2014) keep flat windows from filling rough places.
-At last the seam is spread over the hole as a smooth difference (Darabi et al. 2012).
+A network predicts the mean of all possible fillings, which is blurred in a wide hole. Here every
+small window over the hole is made to look like some window of the known part (Wexler et al. 2007).
+Two steps are repeated, first on a small copy of the picture: each window searches for the nearest
+known window (PatchMatch, Barnes et al. 2009), and each missing pixel becomes the weighted mean of
+what the windows over it propose. Texture features (Newson et al. 2014) keep smooth windows out of
+rough regions. Finally, the difference at the rim is spread smoothly over the hole (Darabi et al.
+2012).
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from torch import Generator, Tensor
 from sfumato.denoiser.restorer import interpolated
 from sfumato.tasks.restore.patchmatch import RADIUS, Level, grown, search, votes
 
-WIDE = 24  # pixels across a hole, from which on its mean filling looks blurred
-CONTEXT = 1.25  # of the hole's size: as much of the picture around it is looked through
-SMALLEST = 7.0  # pixels across the hole on the smallest copy
-ROUNDS = (10, 6, 4, 3, 2)  # on the smallest copy and on the next ones; the last holds for the rest
-TEXTURE = 2.0  # how much features count against colors
+WIDE = 24  # width of a hole in pixels from which a network's filling looks blurred
+CONTEXT = 1.25  # width of the region around a hole that is searched, relative to the hole's size
+SMALLEST = 7.0  # width of the hole on the smallest copy, in pixels
+ROUNDS = (10, 6, 4, 3, 2)  # on the smallest copy and the next ones; the last number for all others
+TEXTURE = 2.0  # weight of features relative to colors
 Box = tuple[int, int, int, int]
 Read = Callable[[slice, slice], Tensor]
 
@@ -61,7 +62,7 @@ class Filled:
     ----------
     rows, columns : slice
     values : Tensor, (C, h, w)
-        Known pixels are as they were.
+        Known pixels are unchanged.
     """
 
     rows: slice
@@ -70,20 +71,20 @@ class Filled:
 
 
 def complete(read: Read, hidden: NDArray[np.bool_], seed: int = 0) -> Iterator[float | Filled]:
-    """Fill the hidden pixels with texture of the known ones, box by box.
+    """Fill the hidden pixels with texture from the known ones, box by box.
 
     Parameters
     ----------
     read : callable
-        From rows and columns to that part of the picture, (C, h, w) in [-1, 1].
+        Returns the picture at given rows and columns, (C, h, w) in [-1, 1].
     hidden : array, (H, W), bool
     seed : int
-        The same seed fills in the same way.
+        The same seed gives the same result.
 
     Yields
     ------
     float or Filled
-        The share of the work that is done, and each box that is finished.
+        The finished share of the work, and each finished box.
 
     Examples
     --------
@@ -106,10 +107,9 @@ def complete(read: Read, hidden: NDArray[np.bool_], seed: int = 0) -> Iterator[f
 
 
 def _boxes(hidden: NDArray[np.bool_]) -> Iterator[tuple[slice, slice]]:
-    """The parts of a picture that are worked on: each hole with as much around it as is looked
-    through.
+    """The boxes to process: each hole with the region around it that is searched.
 
-    Holes whose surroundings overlap share one.
+    Boxes that overlap are joined.
     """
     boxes: list[Box] = []
     for found in ndimage.find_objects(ndimage.label(hidden, np.ones((3, 3)))[0]):
@@ -136,13 +136,13 @@ def _overlap(a: Box, b: Box) -> bool:
 
 
 def _complete(part: Tensor, hole: Tensor, random: Generator) -> Iterator[float | Tensor]:
-    """Fill one box (C, h, w): yields the share of the work done, and at last the box."""
+    """Fill one box (C, h, w): yield the finished share of the work, and finally the box."""
     copies = _copies(part, hole)
     level, matches, errors = None, None, None
     for k, (values, small) in enumerate(copies):
         finer = Level.of(values, small)
         if not finer.valid.any() or len(finer.targets) == 0:
-            continue  # no window of this copy is known: the next one has some
+            continue  # no window of this copy is known; a larger copy may have some
         if level is None or matches is None:
             matches = finer.chance(random)
         else:
@@ -155,13 +155,13 @@ def _complete(part: Tensor, hole: Tensor, random: Generator) -> Iterator[float |
             _vote(level, matches, errors, sharp=last and done == rounds)
             yield (k + done / rounds) / len(copies)
     if level is None or matches is None or errors is None or level.hole.shape != hole.shape:
-        yield part  # no window of the whole size is known: there is nothing to copy from
+        yield part  # no window is known at full size: there is nothing to copy from
     else:
         yield _blended(part, hole, level, matches, errors)
 
 
 def _copies(part: Tensor, hole: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The box with its features and its hole, from the smallest copy to the whole size."""
+    """Copies of the box, with features and hole, from the smallest one to full size."""
     depth = float(ndimage.distance_transform_edt(hole.numpy()).max())
     halvings = math.ceil(math.log2(max(1.0, 2 * depth / SMALLEST)))
     room = int(math.log2(max(1, min(hole.shape) / (8 * RADIUS))))
@@ -172,14 +172,14 @@ def _copies(part: Tensor, hole: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def _features(part: Tensor, hole: Tensor) -> Tensor:
-    """How rough it is around each pixel: mean steps across and down, (2, H, W).
+    """Texture features (2, H, W): mean absolute differences across and down around each pixel.
 
-    They are known near the hole, and spread into it.
+    Within the hole, they are interpolated.
     """
     gray, size = part.mean(dim=0), 4 * RADIUS + 1
     across = F.pad((gray[:, 1:] - gray[:, :-1]).abs(), (0, 1))
     down = F.pad((gray[1:] - gray[:-1]).abs(), (0, 0, 0, 1))
-    # steps into the hole say nothing
+    # differences across the rim of the hole are unknown
     known = 1 - F.max_pool2d(hole[None].float(), 3, 1, 1)
     steps = torch.stack([across, down]) * known
     mean, share = (
@@ -190,7 +190,7 @@ def _features(part: Tensor, hole: Tensor) -> Tensor:
 
 
 def _halved(values: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
-    """A copy of half the size; a pixel is hidden where most of it was."""
+    """Downsample to half the size; a pixel is hidden if most of its area was."""
     known = (~hole).float()[None]
     whole, seen, share = (
         F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
@@ -203,7 +203,7 @@ def _halved(values: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
 def _vote(
     level: Level, matches: Tensor, errors: Tensor | None = None, *, sharp: bool = False
 ) -> None:
-    """Make each hidden pixel what the windows over it propose."""
+    """Set each hidden pixel to the weighted mean of what the windows over it propose."""
     places = level.hole.flatten().nonzero()[:, 0]
     level.values[places] = votes(level, places, matches, errors, sharp=sharp)
 
@@ -222,7 +222,7 @@ def _blended(part: Tensor, hole: Tensor, level: Level, matches: Tensor, errors: 
 
 
 def _smooth(values: Tensor, known: Tensor) -> Tensor:
-    """What is known of (C, H, W), spread smoothly over all else."""
+    """Spread the known values of (C, H, W) smoothly over the unknown ones."""
     levels = max(1, math.ceil(math.log2(min(known.shape))))
     short = [-n % 2**levels for n in known.shape]
     padding = (0, short[1], 0, short[0])

@@ -1,7 +1,7 @@
-"""PatchMatch over the windows that see a hole (Barnes et al. 2009), and the votes of these windows.
+"""PatchMatch (Barnes et al. 2009) for the windows that overlap a hole, and their votes.
 
-All windows are worked on at once: each takes its neighbours' matches, moved along, and random
-places around its own, where those differ less.
+All windows are processed at once. Each tries the shifted matches of its neighbours and random
+places around its own match, and accepts those that differ less.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Generator, Tensor
 
-RADIUS = 3  # of a window: 7x7 pixels
-FEW = 60_000  # windows; of more, every second pixel is compared, across and down
+RADIUS = 3  # radius of a window: 7x7 pixels
+FEW = 60_000  # number of windows from which only every second pixel is compared, across and down
 CHUNK = 1 << 15  # windows that are compared at once
-FALL = 1.3  # by which a pixel's weight falls with each pixel that it lies deeper in the hole
-DEEPEST = 40.0  # pixels, beyond which it falls no more
-HARD, SOFT = 0.2, 1.0  # how far from the best windows others still count, in the usual error
+FALL = 1.3  # factor by which the weight of a pixel falls with each pixel of depth in the hole
+DEEPEST = 40.0  # depth in pixels beyond which the weight is constant
+HARD, SOFT = 0.2, 1.0  # decay of a vote with its window's error, in units of the usual error
 
 
 @dataclass
 class Level:
-    """A copy of a picture at one size, whose hidden pixels change.
+    """A copy of the picture at one size; its hidden pixels are updated.
 
     Attributes
     ----------
@@ -31,13 +31,13 @@ class Level:
         Colors, then features.
     hole : Tensor, (H, W), bool
     targets : Tensor, (N,)
-        Centers of the windows that see the hole.
+        Centers of the windows that overlap the hole.
     number : Tensor, (H * W,)
-        The place of each center among the targets; -1 for all others.
+        Index of each pixel in `targets`; -1 for pixels that are not targets.
     valid : Tensor, (H * W,), bool
-        Whether a window lies in the known part.
+        Whether all pixels of the window around a pixel are known.
     weight : Tensor, (H * W,)
-        How far a pixel can be trusted: it falls from the rim of the hole inwards.
+        Confidence in a pixel, which falls from the rim of the hole inwards.
     """
 
     values: Tensor
@@ -49,7 +49,7 @@ class Level:
 
     @classmethod
     def of(cls, values: Tensor, hole: Tensor) -> Level:
-        """From values (K, H, W) and the hole (H, W)."""
+        """Make a level from values (K, H, W) and the hole (H, W)."""
         inside = torch.zeros_like(hole)
         inside[RADIUS : hole.shape[0] - RADIUS, RADIUS : hole.shape[1] - RADIUS] = True
         near = F.max_pool2d(hole[None].float(), 2 * RADIUS + 1, 1, RADIUS)[0].bool()
@@ -63,11 +63,11 @@ class Level:
 
     @property
     def width(self) -> int:
-        """Of the copy, in pixels."""
+        """Width of the copy in pixels."""
         return self.hole.shape[1]
 
     def window(self, step: int = 1) -> Tensor:
-        """Places of a window's pixels, relative to its center."""
+        """Offsets of a window's pixels from its center; only every `step`-th row and column."""
         side = torch.arange(-RADIUS, RADIUS + 1, step)
         return (side[:, None] * self.width + side).flatten()
 
@@ -78,11 +78,11 @@ class Level:
 
 
 def search(level: Level, matches: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
-    """One round: better matches (N,), and the error of each (N,)."""
+    """Run one round of PatchMatch: return better matches (N,) and their errors (N,)."""
     few = len(level.targets) < FEW
     window = level.window(1 if few else 2)
     errors = _errors(level, level.targets, matches, window)
-    for step in (4, 1):  # what suits a neighbour, moved along, may suit this one
+    for step in (4, 1):  # the shifted match of a neighbour may fit here, too
         for shift in (step, -step, step * level.width, -step * level.width):
             neighbour = level.number[_within(level, level.targets - shift)]
             proposed = torch.where(neighbour < 0, matches, matches[neighbour.clamp_min(0)] + shift)
@@ -106,7 +106,7 @@ def _within(level: Level, places: Tensor) -> Tensor:
 def _better(
     level: Level, matches: Tensor, errors: Tensor, proposed: Tensor, window: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Take those proposals that are known windows and differ less."""
+    """Accept the proposals that are known windows and have smaller errors."""
     proposed = _within(level, proposed)
     chosen = (level.valid[proposed] & (proposed != matches)).nonzero()[:, 0]
     if len(chosen) == 0:
@@ -139,16 +139,16 @@ def votes(
     *,
     sharp: bool = False,
 ) -> Tensor:
-    """What the windows over each place propose for it, in the weighted mean: (P, K).
+    """Weighted mean (P, K) of what the windows over each place propose for it.
 
     Parameters
     ----------
     level : Level
     places : Tensor, (P,)
     matches, errors : Tensor, (N,)
-        Of each window; without errors all windows count alike.
+        Match and error of each window; if given, errors lower the weight.
     sharp : bool
-        Let little but the best window count, which keeps the grain.
+        Give nearly all weight to the best windows, which keeps the grain.
     """
     trust = level.weight[level.targets]
     if errors is not None:
@@ -157,7 +157,7 @@ def votes(
         trust = trust * (-errors / scale).clamp_min(-60).exp()
     side = torch.arange(-RADIUS, RADIUS + 1).float()
     apart = (side[:, None].square() + side.square()).flatten()
-    # a window's middle says more than its rim
+    # pixels near the center of a window have more weight
     nearness = (-apart / RADIUS**2 * (2.0 if sharp else 0.5)).exp()
     total = torch.zeros(len(places), 1)
     mean = torch.zeros(len(places), level.values.shape[1])
@@ -167,12 +167,12 @@ def votes(
         weight = (trust[number] * there * near)[:, None]
         mean += weight * level.values[_within(level, matches[number] + offset)]
         total += weight
-    unseen = total < 1e-12  # at the picture's rim, or where all is far off
+    unseen = total < 1e-12  # at the picture's border, or if all matches are bad
     return torch.where(unseen, level.values[places], mean / total.clamp_min(1e-12))
 
 
 def grown(matches: Tensor, small: Level, level: Level, random: Generator) -> Tensor:
-    """The matches of a copy of half the size, for this one."""
+    """Upsample the matches from a copy of half the size to this level."""
     wide, less = level.width, small.width
     row, column = level.targets // wide, level.targets % wide
     above = (row // 2).clamp_max(small.hole.shape[0] - 1)

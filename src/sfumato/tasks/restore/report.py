@@ -1,4 +1,4 @@
-"""What a restoration did, in numbers."""
+"""Report the effects of a restoration in numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def report(
     said: dict[str, Any],
     hidden: NDArray[np.bool_] | None,
 ) -> dict[str, Any]:
-    """What was done, in numbers; what holds of one stage alone is said where it is all there is."""
+    """The report of a restoration; numbers that hold for a single stage are left out if there are
+    several.
+    """
     parts = [
         *(stage.only or "photos" for stage in stages),
         *(["tints"] if options.colorize else []),
@@ -52,7 +54,7 @@ def report(
 
 
 def largest_change(made: NDArray[Any], before: NDArray[Any], where: NDArray[np.bool_]) -> int:
-    """Largest difference of values at some pixels, row by row to save memory."""
+    """Largest difference of values at the pixels `where`, row by row to save memory."""
     rows = (
         np.abs(a.astype(int) - b)[w].max(initial=0)
         for a, b, w in zip(made, before, where, strict=True)
@@ -71,10 +73,10 @@ def change_of_luminance(made: Photo, before: Photo, hidden: NDArray[np.bool_] | 
 
 
 def shrunk_difference(made: Photo, before: Photo, factor: float) -> float:
-    """Mean difference, for values of 0 to 255, between the input and the result shrunk again; the
-    middle of large pictures.
+    """Mean absolute difference, for values of 0 to 255, between the input and the downsampled
+    result.
 
-    Of luminance, where one of them is gray.
+    It is measured in the upper left part of large pictures, and in luminance if either is gray.
     """
     tall, wide = (min(n, SAMPLE // 2) for n in before.values.shape[:2])
     large = torch.from_numpy(

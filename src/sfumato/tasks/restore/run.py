@@ -1,10 +1,10 @@
-"""Restore: what is known of a damaged photograph in, the whole photograph out.
+"""Restore damaged photographs.
 
-What is missing is filled first, then noise and JPEG artifacts are removed, then the picture is
-enlarged, each by the network that is best at it; a network of one's own undoes all together, in one
-run. A network is told the noise level, which pixels are known, how much larger the result shall be
-and how hard it was compressed. What was measured and is not to change stays as it is in the file.
-The work goes window by window, so memory does not grow with the picture.
+First holes are filled, then noise and JPEG artifacts are removed, then the picture is enlarged,
+each by a specialized network; a custom network does all of it at once. The inputs of a network are
+the picture, the noise level, the known pixels, the factor of enlarging and the JPEG quality. Pixels
+that are not to be changed stay as they are in the file. Networks process a picture window by
+window, so the memory that they need does not grow with the picture.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sfumato.tasks.restore.stage import Engine, Stage, size_of
 from sfumato.types import Progress
 
 T = TypeVar("T")
-LOOKS, PATCHES = 5, 10  # windows of a network that a finder's looks at one take, and all patches
+LOOKS, PATCHES = 5, 10  # cost of finding scratches, per window, and of patches, as network windows
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Restored:
         change of the others, the largest change of luminance, or the difference between the shrunk
         result and the input.
     hidden : array, (H, W), bool, optional
-        What of the photo that was given was inpainted.
+        The pixels of the given photo that were inpainted.
     """
 
     photo: Photo
@@ -61,7 +61,7 @@ class Restored:
 def restore(
     photo: Photo | Path | str, options: RestoreOptions, engine: Engine | None = None
 ) -> Restored:
-    """Undo what is asked for.
+    """Restore a photo as the options ask.
 
     Parameters
     ----------
@@ -102,9 +102,9 @@ def restore(
 
 
 def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Progress | Restored]:
-    """Undo what is asked for, and yield after each part; the last events are the answers.
+    """As :func:`restore`, but yield progress and the results.
 
-    There is one answer, or as many as are asked for where a wide hole is filled by patches.
+    There is one result, or as many as are asked for if patches fill a wide hole.
     """
     _check_hints(photo, options)
     first = options.seed or 0
@@ -125,8 +125,8 @@ def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Prog
 def _answer(
     photo: Photo, options: RestoreOptions, engine: Engine, seed: int
 ) -> Iterator[Progress | Restored]:
-    """One answer."""
-    # as it is: what is filled has no noise
+    """Restore a photo once, with one seed."""
+    # measured in the given photo, since filled pixels have no noise
     noise, jpeg = measured_noise(photo, options), quality(photo, options)
     stages = _stages(options, engine)
     total, done = sum(sum(_work(photo, asked)) for asked in stages), 0
@@ -168,7 +168,7 @@ def _answer(
 
 
 def _stages(options: RestoreOptions, engine: Engine) -> list[RestoreOptions]:
-    """What is undone one after the other; all at once by a network that does all."""
+    """The stages of a restoration, or a single one for a network that does everything."""
     if engine.has_specialists and not options.clean:
         return options.stages()
     return [options] if options.structural else []
@@ -192,7 +192,7 @@ def _textured(made: Photo, holes: NDArray[np.bool_], seed: int) -> Generator[Pro
 
 
 def _with_clear(made: Photo, photo: Photo) -> Photo:
-    """The result with the file's own colors where it is clear, if it has its size and channels."""
+    """Keep the file's own colors in transparent pixels, if size and channels are the same."""
     if photo.alpha is None or made.values.shape != photo.values.shape:
         return made
     return made.with_values(np.where(photo.alpha[..., None] == 0, photo.values, made.values))
@@ -208,8 +208,8 @@ def _check_hints(photo: Photo, options: RestoreOptions) -> None:
 
 
 def _work(photo: Photo, options: RestoreOptions) -> tuple[int, int, int]:
-    """What a stage takes, in windows of a network: to look for scratches, to restore, and perhaps
-    to fill by patches.
+    """Cost of a stage, in windows of a network: of finding scratches, of restoring, and of filling
+    by patches.
     """
     (tall, wide), (rows, columns) = photo.values.shape[:2], size_of(photo, options)
     looks = LOOKS * -(-tall // TILE) * -(-wide // TILE) if options.fill_scratches else 0
@@ -219,7 +219,7 @@ def _work(photo: Photo, options: RestoreOptions) -> tuple[int, int, int]:
 def _within(
     total: int, done: int, work: int, part: Generator[Progress, None, T]
 ) -> Generator[Progress, None, T]:
-    """Follow a part of the work, with its progress as that of the whole."""
+    """Run a part of the work, with its progress converted to that of the whole."""
     while True:
         try:
             event = next(part)

@@ -1,4 +1,4 @@
-"""A stage of a restoration: what a network is shown of a window, and what of its answer is kept."""
+"""One stage of a restoration: the input of a network for each window, and the use of its output."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from sfumato.tasks.restore.report import largest_change, shrunk_difference
 
 
 class Engine(Protocol):
-    """What restores a picture: trained networks, or those of a test."""
+    """The networks that restore a picture."""
 
     @property
     def has_specialists(self) -> bool:
-        """Whether it has a network for each kind of damage; else one undoes all together."""
+        """Whether there is a network for each kind of damage; otherwise one undoes everything."""
         ...
 
     def sha256(self, part: str) -> str:
@@ -42,11 +42,11 @@ class Engine(Protocol):
         ...
 
     def repair(self, y: Tensor, planes: Tensor, sigma: float | Tensor, only: Only = None) -> Tensor:
-        """Damaged picture (1, 3, h, w) in [-1, 1], planes (1, 4, h, w), noise level in that frame,
-        one or of each pixel (1, 1, h, w) -> (1, 3, h, w).
+        """Restore a damaged picture (1, 3, h, w) in [-1, 1]; returns (1, 3, h, w).
 
-        `only` says what is all there is to undo in the whole picture: there may be a better network
-        for it.
+        Takes planes (1, 4, h, w) and the noise level for values in [-1, 1]: one number, or one per
+        pixel (1, 1, h, w). `only` names the only kind of damage in the whole picture, for which
+        there may be a better network.
         """
         ...
 
@@ -55,14 +55,14 @@ class Engine(Protocol):
         ...
 
     def colors(self, gray: Tensor) -> Tensor:
-        """Luminance (1, 1, h, w) in [-1, 1], of any size -> chroma: what is to be added to it, (1,
-        3, h, w).
+        """Luminance (1, 1, h, w) in [-1, 1], of any size -> chroma (1, 3, h, w), to be added to the
+        luminance.
         """
         ...
 
 
 class Stage:
-    """One photo, what of it is undone now, what is known about it, and the networks."""
+    """One stage for one photo: its options, noise, JPEG quality, hidden pixels and networks."""
 
     def __init__(
         self,
@@ -81,9 +81,9 @@ class Stage:
         self.tone = None if options.colorize else tone(photo, self.hidden)
         self.gray = options.colorize or photo.gray or self.tone is not None
         self.channels = 1 if options.colorize else photo.values.shape[2]
-        # all known pixels stay as they are, but for color where that is asked for
+        # all known pixels stay as they are, except for color if that is asked for
         self.only_fills = options.only == "gaps"
-        # pixels around a window that the network is shown
+        # pixels around a window that the network also sees
         self.margin = FILLS_MARGIN if self.only_fills else MARGIN
 
     def window(self, rows: slice, columns: slice) -> Tensor:
@@ -110,7 +110,7 @@ class Stage:
         )
 
     def _seen(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-        """What of a window is measured, at the size of the result: values (1, C, h, w) and where
+        """The measurement in a window, at the size of the result: values (1, C, h, w) and where
         they are known (1, 1, h, w).
         """
         if self.options.enlarge is None:
@@ -135,8 +135,8 @@ class Stage:
         return (Grayscale().apply(x) if self.gray and x.shape[1] == 3 else x), known
 
     def kept(self, made: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
-        """Stored values of a window, where nothing but hidden parts was asked for the file's own
-        values elsewhere.
+        """The values of a window to store; if the stage only fills, known pixels keep the file's
+        own values.
         """
         if not self.only_fills or self.hidden is None:
             return made
@@ -151,12 +151,12 @@ class Stage:
         if self.hidden is None or not self.only_fills or chosen == "network":
             return None
         if not self.engine.has_specialists and chosen == "auto":
-            return None  # a network of one's own knows best what it was trained for
+            return None  # a custom network also fills wide holes
         holes = wide_holes(self.hidden, 0 if chosen == "patches" else WIDE)
         return holes if holes.any() else None
 
     def said(self, made: Photo) -> dict[str, Any]:
-        """What was measured on the way."""
+        """Measurements of the stage for the report."""
         options = self.options
         out: dict[str, Any] = {}
         if options.denoise is not None:
@@ -186,9 +186,9 @@ def answer(
     *,
     ensemble: bool = False,
 ) -> Tensor:
-    """What an engine makes of a window (1, 3, h, w).
+    """Restore a window (1, 3, h, w) with an engine.
 
-    With `ensemble`, the mean of what it makes of the window turned and mirrored in all eight ways.
+    With `ensemble`, return the mean over all eight rotations and flips of the window.
     """
     if not ensemble:
         made = engine.repair(y, planes, sigma, only)

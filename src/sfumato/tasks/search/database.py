@@ -1,5 +1,5 @@
-"""The embedded database of an index (LanceDB): its table, its nearest rows, and what it says when
-it cannot write.
+"""The embedded database of an index (LanceDB): open its table, find the nearest rows, and report
+errors.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from numpy.typing import NDArray
 from sfumato.errors import DataError, ModelError, OptionError, SfumatoError
 
 TABLE = "items"
-MANY = 1000  # items whose names are looked at for the words of a query
+MANY = 1000  # items, at most, whose names are checked for the words of a query
 
 
 @contextlib.contextmanager
 def writing(folder: Path, *, new: bool) -> Iterator[None]:
-    """Whatever the database says of a disk, in one sentence; a `new` folder without an item goes,
-    one that was there stays.
+    """Turn errors of the database into a :class:`DataError` of one sentence.
+
+    After an error, a `new` folder without items is removed; an older folder stays.
     """
     try:
         yield
     except SfumatoError:
         raise
-    except Exception as error:  # of lance, of pyarrow, and of the system
+    except Exception as error:  # from lance, pyarrow or the system
         why = str(error).strip().split("\n")[0]
         if new and not _holds_items(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -46,7 +47,7 @@ def _holds_items(folder: Path) -> bool:
 
 
 def open_table(folder: Path, codes: int | None = None) -> Any:
-    """The items of an index; an empty table for that many codes if there is none yet."""
+    """Open the table of an index; with `codes`, create one for codes of that length if needed."""
     try:
         import lancedb
         import pyarrow as pa
@@ -70,7 +71,7 @@ def open_table(folder: Path, codes: int | None = None) -> Any:
 def nearest(
     table: Any, code: NDArray[np.float32], k: int, where: str | None = None, *, exact: bool = True
 ) -> list[dict[str, Any]]:
-    """The rows of a table whose codes are nearest to one by cosine."""
+    """The rows of a table whose codes are nearest to `code` by cosine."""
     asked = table.search(code, vector_column_name="vector").distance_type("cosine").limit(k)
     asked = asked.bypass_vector_index() if exact else asked
     rows: list[dict[str, Any]] = (asked.where(where, prefilter=True) if where else asked).to_list()
@@ -80,8 +81,8 @@ def nearest(
 def named(
     table: Any, code: NDArray[np.float32], query: str, k: int, where: str | None
 ) -> list[dict[str, Any]]:
-    """The rows nearest to a code among those whose name or label has all words of the query, in the
-    singular or plural.
+    """The rows nearest to a code among those whose name and label together have all words of the
+    query, in the singular or plural.
     """
     words = [word.removesuffix("s") for word in re.findall(r"\w+", query.lower())]
     if not words:
@@ -100,5 +101,5 @@ def named(
 
 
 def quoted(name: str) -> str:
-    """A name as a text in SQL."""
+    """Quote a name as an SQL string."""
     return "'" + name.replace("'", "''") + "'"

@@ -1,9 +1,8 @@
-"""Search: items as codes in an embedded database; the nearest to a text or a picture.
+"""Index pictures or documents: store their codes in an embedded database for search.
 
-An index is a folder: ``index.json`` (what it holds), ``space/`` (the fitted estimator) and a
-LanceDB table. Items are written in batches, each of them whole or not at all and keyed by name, so
-an index that was killed is finished by running the same command again. Only new and changed items
-are encoded, and those that are gone leave.
+An index is a folder: ``index.json`` (its settings), ``space/`` (the fitted estimator) and a LanceDB
+table. Items are keyed by name and written in atomic batches, so running the same command again
+finishes an interrupted index. Only new and changed items are encoded; missing items are removed.
 """
 
 from __future__ import annotations
@@ -34,16 +33,24 @@ from sfumato.tasks.search.space import (
 )
 
 BATCH = 512  # items that are encoded and written at once
-APPROXIMATE = 500_000  # items from which on an approximate index is built
-STRANGE = 0.2  # a document of which a smaller share of words is known is one of new words
+APPROXIMATE = 500_000  # number of items from which an approximate index is built
+STRANGE = 0.2  # a document with a smaller share of known words needs a new vocabulary
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """Progress: items encoded, of how many that are new or changed; at the end what left, what was
-    skipped, and the recall.
+    """Progress of indexing.
 
-    The recall is that of the approximate index, None where search is exact.
+    Attributes
+    ----------
+    done, total : int
+        Items encoded, out of the new and changed ones.
+    removed : int
+        Items removed from the index; known at the end, as are the next two.
+    skipped : tuple of str
+        A sentence for each item that cannot be encoded.
+    recall : float, optional
+        Recall of the approximate index; None if search is exact.
     """
 
     done: int
@@ -61,21 +68,21 @@ def index(
     Parameters
     ----------
     source : Path
-        Folder of pictures or of ``.txt`` files, ``.parquet`` or ``.tar``.
+        Folder of pictures or of ``.txt`` files, or a ``.parquet``, ``.csv`` or ``.tar`` file.
     folder : Path
-        Of the index.
+        Folder of the index.
     space : str, optional
-        ``pca:30``, ``autoencoder:30``, ``lsa:128``, fitted to the data; the folder of a saved
-        estimator; or a text-to-image model with a matcher, as ``icons``, by which pictures are
-        found by words. Kept from the first call; by default pca:30 for pictures and lsa:128 for
-        documents.
+        ``pca:30``, ``autoencoder:30`` or ``lsa:128``, fitted to the data (the number is the code
+        length); the folder of a saved estimator; or a text-to-image model with a matcher, such as
+        ``icons``, which finds pictures by words. By default the space of the existing index; for a
+        new one, pca:30 for pictures and lsa:128 for documents.
     side : int, optional
-        Pixels that pictures are brought to, 4 to 512; 32 by default.
+        Side in pixels of the resized pictures, 4 to 512; 32 by default.
 
     Returns
     -------
     Indexed
-        What came of it.
+        The last progress event.
 
     Raises
     ------
@@ -88,7 +95,7 @@ def index(
 def indexing(
     source: Path | str, folder: Path | str, space: str | None = None, *, side: int | None = None
 ) -> Iterator[Indexed]:
-    """:func:`index`, with its progress; what is encoded stays if it is stopped."""
+    """As :func:`index`, but yield progress; if stopped, the index keeps the encoded items."""
     source, folder = Path(source), Path(folder)
     if space is not None:
         parse_space(space)
@@ -110,9 +117,9 @@ def indexing(
         fresh = [item for item in items if have.get(item.name) != item.stamp]
         of_words = kind == "documents" and settings.space.partition(":")[0] in KINDS
         if of_words and have and _are_strange(fresh, settings):
-            # first: codes of the old space must not stand beside the new one, whenever this ends
+            # before the new fit: an interruption must not leave codes of the old space
             table.delete("true")
-            # to the words that are there now
+            # to the current vocabulary
             settings = fit_space(kind, items, source, folder, settings.space, settings.side)
             have, fresh = {}, items
     yield Indexed(0, len(fresh))
@@ -122,7 +129,7 @@ def indexing(
 def _check_same(
     settings: Index, folder: Path, source: Path, kind: str, space: str | None, side: int | None
 ) -> None:
-    """Refuse to bring an index up to date with other data, or in another way."""
+    """Refuse to update an index with other data or other settings."""
     if (settings.kind, settings.space) != (kind, space or settings.space):
         raise OptionError(
             f"{folder} is an index of {settings.kind} in space {settings.space}; give another "
@@ -147,7 +154,7 @@ def _written(
     *,
     new: bool,
 ) -> Iterator[Indexed]:
-    """Encode and write what is fresh, and take out what is gone."""
+    """Encode and write the new and changed items, and remove the missing ones."""
     model, skipped, wanted = load_space(folder / "space"), dict[str, str](), {i.name for i in items}
     for start in range(0, len(fresh), BATCH):
         batch = fresh[start : start + BATCH]
@@ -166,27 +173,27 @@ def _written(
             )
         if table.count_rows() >= APPROXIMATE and (fresh or gone or settings.recall is None):
             settings = _approximate(table, folder, settings)
-    with contextlib.suppress(Exception):  # tidying only: old versions and small files
+    with contextlib.suppress(Exception):  # cleanup only: old versions and small files
         table.optimize()
     left_out = tuple(f"{name}: {reason}" for name, reason in skipped.items())
     yield Indexed(len(fresh), len(fresh), len(gone), left_out, settings.recall)
 
 
 def _are_strange(items: list[Item], settings: Index) -> bool:
-    """Whether a document has hardly a word that the index knows: its words are then to be
-    learned.
+    """Whether some document has hardly any words of the index's vocabulary, which is then fitted
+    again.
     """
     terms = Terms(tuple(settings.terms), tuple(settings.weights))
     for item in items:
-        with contextlib.suppress(PictureError, OSError):  # it is listed when it is encoded
+        with contextlib.suppress(PictureError, OSError):  # encoding reports it
             if terms.known(text_of(item)) < STRANGE:
                 return True
     return False
 
 
 def _approximate(table: Any, folder: Path, settings: Index) -> Index:
-    """Build an approximate index and measure how many of the true 12 nearest it finds, over 100 of
-    the items.
+    """Build an approximate index, and measure its recall of the 12 nearest items, with 100 items as
+    queries.
     """
     from lancedb.index import IvfFlat
 
@@ -195,7 +202,7 @@ def _approximate(table: Any, folder: Path, settings: Index) -> Index:
     hits = 0
     asked = vectors[:: max(1, len(vectors) // 100)][:100]
     for query in asked:
-        # by distance, as equal codes have many names
+        # compare distances, since several items may have equal codes
         last = nearest(table, query, 12)[-1]["_distance"]
         hits += sum(r["_distance"] <= last + 1e-6 for r in nearest(table, query, 12, exact=False))
     measured = settings.model_copy(update={"recall": hits / (12 * len(asked))})

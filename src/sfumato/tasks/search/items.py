@@ -1,5 +1,6 @@
-"""What can be indexed in a folder, a parquet or a tar file: pictures or documents. In a folder they
-are known by size and time, else by content.
+"""List the pictures or documents to index in a folder, or in a parquet, CSV or tar file.
+
+Changes are detected by size and time in a folder, and by content elsewhere.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from sfumato.errors import PictureError
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that can be found: its name, what tells whether it changed, its label, and how to
-    read it.
+    """An item to index: its name, a stamp that changes with the item, its label, and its
+    sample.
     """
 
     name: str
@@ -30,7 +31,7 @@ class Item:
 
 
 def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]]:
-    """What is in a source; nothing is decoded."""
+    """The kind and the items of a source; nothing is decoded."""
     if source.is_dir():
         there = files(source)
         texts = [p for p in there if p.suffix.lower() == ".txt"]
@@ -51,7 +52,7 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
 
 
 def _file(source: Path, path: Path, sample: Sample) -> Item:
-    # a link may lead nowhere: it is listed when it is read
+    # a broken link is reported when it is read
     state = path.stat() if path.exists() else None
     stamp = f"{state.st_mtime_ns}:{state.st_size}" if state else "missing"
     return Item(sample.name, stamp, path.parent.name if path.parent != source else "", sample)

@@ -1,4 +1,4 @@
-"""A model's matcher as a space to search in: pictures and words to codes of one kind."""
+"""A model's matcher as the space of an index: codes of pictures and of words are comparable."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ BATCH = 256  # pictures that go through the network at once
 
 
 def has_matcher(name: str) -> bool:
-    """Whether this is a bundled model or the folder of one that has a matcher."""
+    """Whether `name` is a bundled model or a model folder that has a matcher."""
     return any(
         (place / "matcher" / "config.json").exists() for place in (BUNDLED / name, Path(name))
     )
 
 
 class Matched:
-    """Rows of pixels, or words, to directions whose cosine tells how well they match.
+    """Encodes pictures and words as codes whose cosine tells how well they match.
 
     Parameters
     ----------
     model : Model
-        With a matcher.
+        A model with a matcher.
     """
 
     def __init__(self, model: Model) -> None:
@@ -40,16 +40,16 @@ class Matched:
 
     @classmethod
     def open(cls, name: str) -> Matched:
-        """The matcher of a bundled model or a model folder."""
+        """Open the matcher of a bundled model or a model folder."""
         return cls(load(name if name in bundled() else str(Path(name).resolve()), "cpu"))
 
     @property
     def stamp(self) -> str:
-        """Digest of the matcher's weights: codes of others cannot be compared."""
+        """Digest of the matcher's weights; codes from other weights are not comparable."""
         return digest(weight_file(self.model.path / "matcher"))
 
     def save(self, folder: Path) -> None:
-        """Write down which model it is; its weights stay where they are."""
+        """Save the model's name and digest; the weights are not copied."""
         write_json(
             folder / "estimator.json",
             {"estimator": "Matched", "model": self.model.name, "sha256": self.stamp},
@@ -57,12 +57,12 @@ class Matched:
 
     @classmethod
     def load(cls, folder: Path) -> Matched:
-        """Open the model that was written down.
+        """Open the model that :meth:`save` recorded.
 
         Raises
         ------
         ModelError
-            If its matcher has other weights now.
+            If the model or its matcher is missing, or has other weights now.
         """
         noted = read_json(folder / "estimator.json")
         if not has_matcher(str(noted.get("model"))):
@@ -80,7 +80,7 @@ class Matched:
 
     @torch.inference_mode()
     def transform(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rows (N, 3 side side) of pixels in [0, 1] to codes (N, width)."""
+        """Encode pictures, rows (N, 3 * side * side) in [0, 1], to codes (N, width)."""
         x = torch.from_numpy(rows).unflatten(1, (3, self.side, self.side)) * 2 - 1
         return torch.cat([self.matcher.pictures(part) for part in x.split(BATCH)]).numpy()
 

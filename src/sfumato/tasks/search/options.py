@@ -6,7 +6,7 @@ from sfumato.config import Options, option
 
 
 class IndexOptions(Options):
-    """How items become codes. What is None is that of the index, or the usual of a new one."""
+    """How items become codes. None keeps the setting of the index; a new one gets the default."""
 
     space: str | None = option(
         None,

@@ -28,12 +28,12 @@ from sfumato.tasks.search.space import (
 
 @dataclass(frozen=True)
 class Hit:
-    """One result.
+    """One result of a search.
 
     Attributes
     ----------
     name : str
-        Of the file, or the row of a table.
+        Name of the file, or row of the table.
     similarity : float
         Cosine of the angle between the codes, -1 to 1.
     label, text : str
@@ -54,21 +54,21 @@ def search(
     *,
     file: bool | None = None,
 ) -> list[Hit]:
-    """The `k` items nearest to a text, or to a picture or text file.
+    """Find the `k` items nearest to words, a picture file or a text file.
 
     In a search by words, pictures whose name or label has all the words come first.
 
     Parameters
     ----------
     folder : Path
-        Of the index.
+        Folder of the index.
     query : str
         Words, or the path of a file.
     where : str, optional
         SQL over name, label and text: ``label = 'cat'``.
     file : bool, optional
-        Whether the query is a path. If None, it is one if such a file exists; give False for the
-        words of strangers.
+        Whether the query is a path. If None, it is one if such a file exists; pass False for
+        untrusted queries.
     """
     if k < 1:
         raise OptionError(f"k is {k}; it must be 1 or more")
@@ -100,7 +100,7 @@ def search(
 
 
 def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Image:
-    """The pictures of results on one sheet, nearest first."""
+    """One sheet with the pictures of search results, nearest first."""
     settings = settings_of(Path(folder))
     if settings.kind != "pictures":
         raise OptionError("this index holds documents: there are no pictures to show")
@@ -113,8 +113,9 @@ def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Imag
 
 
 def found_pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> dict[str, Image.Image]:
-    """The pictures of results by name, nearest first; without those that are no longer there, and
-    empty for documents.
+    """The pictures of search results by name, nearest first.
+
+    Pictures that no longer exist are left out; for documents, the result is empty.
     """
     settings = settings_of(Path(folder))
     if settings.kind != "pictures":
@@ -122,7 +123,7 @@ def found_pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> dict
     held = {s.name: s for s in find(Path(settings.source))}
     found = {}
     for sample in (held[h.name] for h in hits if h.name in held):
-        with contextlib.suppress(PictureError, OSError):  # it was changed since
+        with contextlib.suppress(PictureError, OSError):  # the file has changed
             found[sample.name] = image.crop_to(image.read(sample.read()), (side, side))
     return found
 

@@ -1,4 +1,4 @@
-"""The space of an index: fitted, kept in its folder, and used to make codes of items."""
+"""The space of an index: fit it, save it in the index's folder, and encode items with it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Kind = Literal["pictures", "documents"]
 KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
 
 
-# items that a space is fitted to, and what pictures of them may take, at most
+# items that a space is fitted to, and bytes that their pictures take, at most
 FITTED, FITTED_BYTES = 20_000, 2**30
 SHOWN = 160  # letters of a document that are kept for display
 
 
 class Index(Config):
-    """``index.json``."""
+    """Contents of ``index.json``."""
 
     kind: Kind
     source: str
@@ -37,12 +37,12 @@ class Index(Config):
     side: int = 32
     terms: list[str] = []
     weights: list[float] = []
-    # of the approximate index, measured on 100 queries; None where search is exact
+    # recall of the approximate index, measured with 100 queries; None if search is exact
     recall: float | None = None
 
 
 def parse_space(space: str) -> tuple[str, int] | Path:
-    """A kind of space and its number of codes, or the folder of a fitted one."""
+    """Parse a space: its kind and code length, or the folder or name of a fitted one."""
     name, _, codes = space.partition(":")
     if (Path(space) / "estimator.json").exists() or has_matcher(space):
         return Path(space)
@@ -63,8 +63,8 @@ def fit_space(
     space: str | None,
     side: int,
 ) -> Index:
-    """Fit the space to an even sample of the items, and describe the index; the description is
-    written last.
+    """Fit the space to evenly spaced items, or open a fitted one; ``index.json`` is written
+    last.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / "space").exists():
         raise OptionError(f"{folder} is no index and not empty; give another --output")
@@ -80,7 +80,7 @@ def fit_space(
         raise OptionError(f"{chosen} {what}, and {source} holds documents; give --space lsa:128")
     side = model.side if isinstance(model, Matched) else side
     settings = Index(kind=kind, source=str(source.resolve()), space=chosen, side=side)
-    # where nothing is fitted, a few items show whether the rows are as the space takes them
+    # without fitting, a few items suffice to check the width of the rows
     sample = _sample(items, kind, side) if model is None else items[:8]
     if kind == "documents":
         settings = _with_terms(settings, sample)
@@ -102,12 +102,12 @@ def fit_space(
 
 
 def _opened(chosen: str, folder: Path) -> Any:
-    """A space that was fitted before: a model with a matcher, or a saved estimator."""
+    """Open a space that was fitted before: a model with a matcher, or a saved estimator."""
     return Matched.open(chosen) if has_matcher(chosen) else load_space(folder)
 
 
 def _sample(items: list[Item], kind: Kind, side: int) -> list[Item]:
-    """Evenly spread items, no more than memory has room for."""
+    """Evenly spaced items, at most `FITTED` and, for pictures, `FITTED_BYTES`."""
     most = FITTED
     if kind == "pictures":
         most = max(3, min(FITTED, FITTED_BYTES // (12 * side * side)))
@@ -115,10 +115,10 @@ def _sample(items: list[Item], kind: Kind, side: int) -> list[Item]:
 
 
 def _with_terms(settings: Index, sample: list[Item]) -> Index:
-    """The description with the words of the documents."""
+    """The settings with the vocabulary of the documents."""
     texts = []
     for item in sample:
-        with contextlib.suppress(PictureError, OSError):  # it is listed when it is encoded
+        with contextlib.suppress(PictureError, OSError):  # encoding reports it
             texts.append(text_of(item))
     terms = Terms.fit(texts)
     words, weights = list(terms.words), list(terms.weights)
@@ -164,13 +164,13 @@ def load_space(folder: Path) -> PCA | LSA | Autoencoder | Matched:
 
 
 def text_of(item: Item) -> str:
-    """The words of a document."""
+    """The text of a document."""
     return decode(item.sample.read())[0]
 
 
 def rows_of(items: list[Item], settings: Index) -> tuple[Any, list[Item], dict[str, str]]:
-    """Rows of the items that can be read, those items, and by name what is wrong with the
-    others.
+    """Read items; return the rows of the readable items, these items, and the errors of the others
+    by name.
     """
     good: list[Item] = []
     read: list[Any] = []
@@ -195,7 +195,7 @@ def rows_of(items: list[Item], settings: Index) -> tuple[Any, list[Item], dict[s
 def encode(
     items: list[Item], settings: Index, model: Any, skipped: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """Rows of the database for items; `skipped` gets what is wrong with the others."""
+    """Encode items as rows of the database; `skipped` receives the reasons for the others."""
     rows, good, wrong = rows_of(items, settings)
     skipped.update(wrong)
     if not good:
