@@ -33,7 +33,18 @@ STYLES = {
     "weather": "filled weather icon",
     "sticker": "colourful sticker",
 }
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "matcher", "upscaler")
+PARTS = (
+    "unet",
+    "vae",
+    "text_encoder",
+    "tokenizer",
+    "scheduler",
+    "matcher",
+    "upscaler",
+    "fast",
+)
+
+LEFT_BEHIND = ("checkpoint*", "previews", "cache", "tensorboard")
 
 
 def main(source: str, target: str) -> None:
@@ -44,7 +55,7 @@ def main(source: str, target: str) -> None:
         shutil.copytree(
             Path(source) / part,
             folder / part,
-            ignore=shutil.ignore_patterns("checkpoint*", "previews"),
+            ignore=shutil.ignore_patterns(*LEFT_BEHIND),
         )
     shutil.copy(Path(source) / "model_index.json", folder)
     shutil.copy(Path(source).parent / "attribution.csv", folder)
