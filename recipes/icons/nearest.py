@@ -1,4 +1,5 @@
-"""Write the codes and names of the training pictures, for ``sfumato inspect --nearest``.
+"""Write the codes and names of the training pictures, for ``sfumato inspect --nearest``, and the
+text encoder's states for the names, for ``sfumato models --near``.
 
     python recipes/icons/nearest.py icons64_train.parquet src/sfumato/pretrained/icons
 
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 
 from sfumato.runtime import atomic
 from sfumato.space.pca import Moments
+from sfumato.tasks.names import write_states
 from sfumato.tasks.nearest import CODES, COLUMNS, FOLDER, NAMES, codable
 
 SIZE, STEP = 128, 1 / 16
@@ -53,6 +55,7 @@ def main(source: str, target: str) -> None:
     writer.writerows(rows)
     with atomic(folder / NAMES) as scratch:
         scratch.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    write_states(Path(target))
 
 
 if __name__ == "__main__":

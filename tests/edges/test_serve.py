@@ -116,6 +116,14 @@ def test_names_complete_a_word(server):
     assert ask(server, "/v1/names?start=")[1]["names"] == []
 
 
+def test_names_close_in_meaning(server):
+    _, told = ask(server, "/v1/names?start=serpent&near=true")
+    assert told["names"] == [] and told["near"][0] == "snake"
+    _, told = ask(server, "/v1/names?start=%00%F0%9F%92%A9&near=true&count=50")
+    assert len(told["near"]) == 50
+    assert ask(server, "/v1/names?start=%20&near=true")[1]["near"] == []
+
+
 def test_a_body_in_parts_may_not_be_too_large_either(tmp_path):
     app = build(Settings(tmp_path, largest=1000))
     client = TestClient(app)

@@ -139,6 +139,14 @@ def test_names_that_the_model_knows_complete_the_prompt(page):
     assert page.locator("#create .names button").count() == 0
 
 
+def test_names_close_in_meaning_are_offered(page):
+    page.fill("#create textarea", "")
+    page.type("#create textarea", "a green serpent")
+    page.click("#create .near button:has-text('snake')")
+    assert page.input_value("#create textarea") == "a green snake"
+    assert page.locator("#create .names button").count() == 0
+
+
 def test_from_the_prompt_to_the_attention_by_the_keyboard_alone(page):
     def tab_to(selector, most=60):
         for _ in range(most):

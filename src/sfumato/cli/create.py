@@ -106,8 +106,18 @@ def _tell(made: Made, path: Path, *, as_json: bool) -> None:
         note(f"{path}: {JPEG_TOUCHES}")
 
 
-def models(as_json: Annotated[bool, Option("--json", help="As JSON.")] = False) -> None:
-    """List the bundled models, their sizes and styles."""
+def models(
+    near: Annotated[
+        str | None,
+        Option(help="List the names closest in meaning to a text, which --model can draw."),
+    ] = None,
+    model: Annotated[str, Option(help="Of --near: a bundled name or a folder.")] = "icons",
+    as_json: Annotated[bool, Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List the bundled models, their sizes and styles; or the names that a model knows."""
+    if near is not None:
+        _tell_near(near, model, as_json=as_json)
+        return
     from sfumato.hub.describe import describe
     from sfumato.hub.load import bundled, restorers
 
@@ -155,6 +165,19 @@ def inspect(
         say(text or "the picture carries no generation parameters", keep="\n")
     if settings:
         say(json.dumps(settings, indent=2, ensure_ascii=False), keep="\n")
+
+
+def _tell_near(text: str, model: str, *, as_json: bool) -> None:
+    """The names of training pictures that are close in meaning to a text, one a line."""
+    from sfumato.hub.load import resolve
+    from sfumato.tasks.names import Names
+
+    found = Names.load(resolve(model)).near(text)
+    if as_json:
+        say(json.dumps([{"name": name, "similarity": similarity} for name, similarity in found]))
+        return
+    for name, similarity in found:
+        say(f"{similarity:.3f}  {name}")
 
 
 def _tell_nearest(path: Path, model: str) -> None:

@@ -19,7 +19,8 @@ from prometheus_client.registry import Collector
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.describe import describe
 from sfumato.hub.load import BUNDLED, bundled, restorers
-from sfumato.tasks.nearest import training_names
+from sfumato.tasks.names import STATES, Names
+from sfumato.tasks.nearest import FOLDER, training_names
 from sfumato.tasks.search.space import settings_of
 from sfumato.web.bodies import (
     Body,
@@ -36,6 +37,8 @@ from sfumato.web.bodies import (
 from sfumato.web.queue import Queue, Update
 from sfumato.web.schema import EVENTS, NOT_FOUND, PAGE, PICTURE, STARTED, JobRecord
 from sfumato.web.store import Job, new_id
+
+WORD = 200  # letters of a text that names are looked for
 
 router = APIRouter()
 
@@ -306,8 +309,12 @@ async def names(
     start: str,
     model: str = "icons",
     count: Annotated[int, Query(ge=1, le=50)] = 6,
+    near: bool = False,
 ) -> dict[str, Any]:
-    """Names of a model's training pictures that complete a word, the most frequent first."""
+    """Names of a model's training pictures that complete a word, the most frequent first.
+
+    With `near`, also names that are close to the word in meaning, best first.
+    """
     offered = request.app.state.offered.models
     if model not in offered:
         raise unknown("model", model, offered)
@@ -315,13 +322,32 @@ async def names(
     word = start.strip().lower()
     first = [name for name in known if name.startswith(word)]
     inner = [name for name in known if f" {word}" in name]
-    return {"names": [*first, *inner][:count] if word else []}
+    found = {"names": [*first, *inner][:count] if word else []}
+    if near:
+        close = await asyncio.to_thread(_near, offered[model], word[:WORD], count)
+        found["near"] = close
+    return found
 
 
 @functools.lru_cache(maxsize=8)
 def _frequent(path: str) -> tuple[str, ...]:
-    rows = training_names(BUNDLED / path if path in bundled() else Path(path))
+    rows = training_names(_folder(path))
     return tuple(name for name, _ in Counter(row["name"] for row in rows).most_common())
+
+
+def _near(path: str, word: str, count: int) -> list[str]:
+    if not (_folder(path) / FOLDER / STATES).exists():
+        return []
+    return [name for name, _ in _names(path).near(word, count)]
+
+
+@functools.lru_cache(maxsize=2)
+def _names(path: str) -> Names:
+    return Names.load(_folder(path))
+
+
+def _folder(path: str) -> Path:
+    return BUNDLED / path if path in bundled() else Path(path)
 
 
 def described(name: str, path: str) -> dict[str, Any]:

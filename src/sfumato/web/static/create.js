@@ -31,8 +31,10 @@ function styles() {
   field("style").replaceChildren(new Option("model's own", ""), ...names.map((n) => new Option(n, n)));
 }
 
-// Names that the model knows and that complete the word before the cursor.
+// Names that the model knows and that complete the word before the cursor; where there are few,
+// also names that are close to it in meaning, as "cat" is to "kitten".
 const ENDING = /(?:^|[\s,(])(?:an? |the )?([\p{L}][\p{L} -]*)$/u;
+const FEW = 3, PAUSE = 250; // names; milliseconds without typing
 let asked = 0;
 async function suggest() {
   const prompt = field("prompt"), place = prompt.selectionStart, ticket = (asked += 1);
@@ -46,14 +48,29 @@ async function suggest() {
     if (ticket !== asked) return; // more was typed meanwhile
     if (names.length) break;
   }
-  page.querySelector(".names").replaceChildren(...names.map((name) => {
+  offer(".known", names, place, word);
+  offer(".near", [], place, word);
+  if (names.length >= FEW || !endings.length) return;
+  await new Promise((later) => setTimeout(later, PAUSE));
+  if (ticket !== asked) return;
+  const last = endings.at(-1);
+  const query = new URLSearchParams({ start: last, near: true, model: field("model").value });
+  const near = (await json(`/v1/names?${query}`).catch(() => ({ near: [] }))).near;
+  const others = near.filter((name) => name !== last && !names.includes(name));
+  if (ticket === asked) offer(".near", others, place, last);
+}
+
+// Buttons that put a name in place of the word before the cursor.
+function offer(where, names, place, word) {
+  const prompt = field("prompt"), box = page.querySelector(where);
+  box.replaceChildren(...names.map((name) => {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = name;
     button.addEventListener("click", () => {
       const start = place - word.length;
       prompt.setRangeText(name, start, place, "end");
-      page.querySelector(".names").replaceChildren();
+      for (const each of page.querySelectorAll(".names")) each.replaceChildren();
       prompt.focus();
     });
     return button;

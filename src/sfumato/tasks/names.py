@@ -1,0 +1,92 @@
+"""Find what a model was trained to draw that is close in meaning to a text: "kitten" finds "cat".
+
+A model may come with the text encoder's final states for the names of its training pictures. Names
+with close states mean similar things to the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sfumato.condition.text import TextEncoder
+from sfumato.errors import ModelError
+from sfumato.hub.files import read_weights
+from sfumato.runtime import atomic
+from sfumato.tasks.nearest import FOLDER, training_names
+from sfumato.train.plan import text_encoder
+
+STATES = "names.safetensors"
+AT_ONCE = 256  # names encoded at a time
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of a model's training pictures, with a unit vector for the meaning of each.
+
+    Attributes
+    ----------
+    names : list of str
+        Each name once, sorted.
+    states : Tensor, (N, D)
+        Unit vectors.
+    encoder : TextEncoder
+    """
+
+    names: list[str]
+    states: Tensor
+    encoder: TextEncoder
+
+    @classmethod
+    def load(cls, folder: Path) -> Names:
+        """Load the names and states of a model's folder.
+
+        Raises
+        ------
+        ModelError
+            If the folder has none.
+        """
+        path, names = folder / FOLDER / STATES, _names(folder)
+        if not path.exists():
+            raise ModelError(f"{folder} has no names of training pictures")
+        states = read_weights(path)["states"].float()
+        if len(states) != len(names):
+            raise ModelError(f"{path} has {len(states)} states for {len(names)} names")
+        return cls(names, torch.nn.functional.normalize(states, dim=1), text_encoder(folder))
+
+    @torch.inference_mode()
+    def near(self, text: str, count: int = 6) -> list[tuple[str, float]]:
+        """Return the names closest in meaning to a text, with the cosine similarity, best first.
+
+        Examples
+        --------
+        >>> from sfumato.hub.load import BUNDLED
+        >>> [name for name, _ in Names.load(BUNDLED / "icons").near("serpent", 1)]
+        ['snake']
+        """
+        if not text.strip():
+            return []
+        state = torch.nn.functional.normalize(self.encoder.pooled([text]).float(), dim=1)
+        best = (self.states @ state[0]).topk(min(count, len(self.names)))
+        found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [(self.names[k], round(similarity, 3)) for k, similarity in found]
+
+
+@torch.inference_mode()
+def write_states(folder: Path) -> None:
+    """Encode the names of a model's training pictures, and store the states in 8 bits."""
+    encoder, names = text_encoder(folder), _names(folder)
+    parts = [encoder.pooled(names[k : k + AT_ONCE]) for k in range(0, len(names), AT_ONCE)]
+    states = torch.nn.functional.normalize(torch.cat(parts).float(), dim=1)
+    largest = states.abs().amax(dim=1, keepdim=True)  # normalized again when they are read
+    stored = (127 * states / largest).round().to(torch.int8)
+    with atomic(folder / FOLDER / STATES) as scratch:
+        save_file({"states": stored}, scratch)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted({row["name"] for row in training_names(folder)})
