@@ -136,6 +136,15 @@ def generator(*keys: int | str) -> Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") & MAX_SEED)
 
 
+def on_device(random: Generator, device: torch.device) -> Generator:
+    """Return the generator to sample large tensors for a device: `random` itself for a CPU, else a
+    generator there with the same seed, so that nothing has to be copied.
+    """
+    if device.type != "cuda":
+        return random
+    return torch.Generator(device).manual_seed(random.initial_seed())
+
+
 def derived(seed: int, k: int) -> int:
     """Derive the seed of try `k` from a seed; try 0 keeps the seed itself.
 

@@ -22,7 +22,7 @@ from sfumato.train.settings import TrainSettings
 
 NAME = "checkpoint.safetensors"
 # Settings that may change when a run is resumed; another device rounds differently.
-FREE = frozenset({"device", "dtype", "checkpoint_every", "preview_every"})
+FREE = frozenset({"device", "dtype", "compile", "checkpoint_every", "preview_every"})
 REMEMBERED: dict[type, tuple[str, ...]] = {
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
     Muon: ("momentum",),

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from sfumato import image
 from sfumato.condition.text import NoText, TextEncoder
-from sfumato.corruption.noise import DiffusionNoise
+from sfumato.corruption.noise import DiffusionNoise, normal
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.unet import UNet, UNetConfig
@@ -23,7 +23,7 @@ from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import fingerprint, network_from
 from sfumato.hub.load import Model, load
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
-from sfumato.runtime import Streams
+from sfumato.runtime import Streams, on_device
 from sfumato.sampler.ode import dpmpp_2m
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
@@ -88,16 +88,17 @@ class DiffusionJob:
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean weighted loss; each row gets one of its captions at random, some the empty text."""
-        condition = self._tokens(self.data.draw(rows, random))
-        tokens = condition.tokens
-        if self.text_noise and tokens is not None:
-            condition = Condition(
-                tokens=tokens
-                + self.text_noise * torch.randn(tokens.shape, generator=random).to(tokens)
-            )
+        device = self.module.conv_in.weight.device
+        self.data.keep_on(
+            device, "pixels" if isinstance(self.data.space, Pixels) else "latents", "states"
+        )
+        condition, large = self._tokens(self.data.draw(rows, random)), on_device(random, device)
+        if self.text_noise and condition.tokens is not None:
+            noise = self.text_noise * normal(condition.tokens, large)
+            condition = Condition(tokens=condition.tokens + noise)
         condition = drop_condition(condition, self.empty, DROPPED, random)
-        z = self.data.latents(rows).to(self.module.conv_in.weight.device)
-        return denoising_loss(self.denoiser, z, self.corruption, condition, generator=random)
+        z = self.data.latents(rows).to(device)
+        return denoising_loss(self.denoiser, z, self.corruption, condition, generator=large)
 
     def preview(self, path: Path) -> None:
         """Write pictures of the same prompts and noise each time: 20 steps, guidance 3."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,8 @@ class Captions:
         self.texts = sorted({"", *(c for row in pictures.captions for c in row)})
         place = {t: k for k, t in enumerate(self.texts)}
         self.choices = [[place[c] for c in row] for row in pictures.captions]
+        self.tables: dict[str, NDArray[Any] | Tensor] = {"pixels": pictures.pixels}
+        self.kept_on: torch.device | None = None
 
     def prepare(
         self, key: str, *, states: bool = False, ends: bool = False
@@ -83,10 +86,9 @@ class Captions:
         for wanted, name, make in ((states, "states", self._read), (ends, "ends", self._end)):
             if wanted:
                 yield from self._filled(name, f"{key} {said}", len(self.texts), make)
-        if states:
-            self._states = self._kept("states")
-        if ends:
-            self._ends = self._kept("ends")
+        for wanted, name in ((states, "states"), (ends, "ends")):
+            if wanted:
+                self.tables[name] = self._kept(name)
 
     def _filled(
         self, name: str, key: str, count: int, make: Callable[[int, int], Tensor]
@@ -97,6 +99,37 @@ class Captions:
     def _kept(self, name: str) -> NDArray[np.float16]:
         kept: NDArray[np.float16] = np.load(self.cache / f"{name}.npy", mmap_mode="r")
         return kept
+
+    def keep_on(self, device: torch.device, *names: str, room: int | None = None) -> None:
+        """Move tables to a GPU, so that a training step copies nothing to it.
+
+        Parameters
+        ----------
+        device : torch.device
+            Nothing is moved to a CPU: the tables are read from disk there.
+        names : str
+            Of "states", "ends", "latents" and "pixels".
+        room : int, optional
+            Bytes that may be used, by default half of the free memory; a table that does not fit
+            stays on disk.
+        """
+        if room is None:
+            if device.type != "cuda" or self.kept_on == device:
+                return
+            room = torch.cuda.mem_get_info(device)[0] // 2
+        self.kept_on = device
+        for name in names:
+            table = self.tables[name]
+            if not isinstance(table, Tensor) and table.nbytes <= room:
+                self.tables[name] = torch.from_numpy(np.array(table)).to(device)
+                room -= table.nbytes
+
+    def _rows(self, name: str, rows: Sequence[int] | Tensor) -> Tensor:
+        """Rows of a table, on the device where it is kept."""
+        table, places = self.tables[name], torch.as_tensor(rows)
+        if isinstance(table, Tensor):
+            return table[places.to(table.device)]
+        return torch.from_numpy(np.array(table[places.numpy()]))
 
     def _read(self, start: int, end: int) -> Tensor:
         tokens = self.text(self.texts[start:end], (0, 0))[0].tokens
@@ -117,15 +150,15 @@ class Captions:
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Pictures (B, 3, S, S) in [-1, 1]."""
-        return image.from_bytes(torch.from_numpy(np.array(self.pictures.pixels[rows.numpy()])))
+        return image.from_bytes(self._rows("pixels", rows))
 
     def states(self, places: Sequence[int]) -> Tensor:
         """States (B, T, D) of texts."""
-        return torch.from_numpy(self._states[list(places)].astype(np.float32))
+        return self._rows("states", places).float()
 
     def pooled(self, places: list[int]) -> Tensor:
         """End states (B, D) of texts."""
-        return torch.from_numpy(self._ends[places].astype(np.float32))
+        return self._rows("ends", places).float()
 
 
 class Latents(Captions):
@@ -154,12 +187,11 @@ class Latents(Captions):
             yield from self._filled(
                 "latents", f"{key} {self.pictures.key}", len(self.pictures.pixels), self._encode
             )
-            self._latents = self._kept("latents")[: len(self.pictures.pixels)]
+            self.tables["latents"] = self._kept("latents")[: len(self.pictures.pixels)]
         yield from super().prepare(key, states=states, ends=ends)
         if own_scale and isinstance(self.space, AutoencoderKL):
-            sample = torch.from_numpy(
-                self._latents[:: max(1, len(self._latents) // 2000)].astype(np.float32)
-            )
+            count = len(self.pictures.pixels)
+            sample = self._rows("latents", range(0, count, max(1, count // 2000))).float()
             self.space.config = self.space.config.model_copy(
                 update={"scaling_factor": 1 / float(sample.std())}
             )
@@ -176,7 +208,4 @@ class Latents(Captions):
         """Scaled latents (B, C, h, w) of pictures."""
         if isinstance(self.space, Pixels):
             return self.space.encode(self.pixels(rows))
-        return (
-            torch.from_numpy(self._latents[rows.numpy()].astype(np.float32))
-            * self.space.config.scaling_factor
-        )
+        return self._rows("latents", rows).float() * self.space.config.scaling_factor

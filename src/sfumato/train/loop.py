@@ -26,6 +26,7 @@ SAVE_SECONDS = 300.0  # a checkpoint is written at least this often, whatever th
 # loss scale: without it, gradients of activations would underflow in float16 (Micikevicius et al.
 # 2018, section 3.2)
 FLOAT16_SCALE = 1024.0
+LOOKS = 50  # steps between two looks at the loss on a GPU, which would have to wait for each
 
 
 class Job(Protocol):
@@ -91,9 +92,7 @@ def train(
         If all weights are 0; if a gradient is not finite (the message names the step and the first
         layer at fault); or if the checkpoint belongs to another run.
     """
-    keep_memory()
-    device = choose_device(settings.device)
-    job.module.to(device).train()
+    device = _place(job, settings)
     state = checkpoint.State.start(job.module, settings)
     step = checkpoint.resume(state, folder, settings, about or {}) if folder else 0
     saved, whole, since = step, True, time.monotonic()  # whole: not in the middle of a step
@@ -103,30 +102,44 @@ def train(
     meter, places = _Meter(settings, step), job.weights.double().cumsum(0)
     if not len(places) or not places[-1] > 0:
         raise TrainingError("all weights are 0: nothing would ever be drawn")
+    watch = _Watch(settings, 1 if device.type == "cpu" else LOOKS)
     try:
         while step < settings.steps:
-            loss = _gradient(job, settings, step, device, places)
+            watch.see(*_gradient(job, settings, step, device, places))
             whole = False
             _apply(state, settings, step)
             step, whole = step + 1, True
+            last, late = step == settings.steps, time.monotonic() - since > SAVE_SECONDS
+            shows = last or step % settings.preview_every == 0
+            saves = last or late or step % settings.checkpoint_every == 0
+            watch.look(step, now=shows or saves)
             preview = None
-            if folder and (step % settings.preview_every == 0 or step == settings.steps):
+            if folder and shows:
                 preview = folder / "previews" / f"{step:07d}.png"
                 with state.averaged():
                     job.preview(preview)
-            late = time.monotonic() - since > SAVE_SECONDS
-            if folder and (late or step % settings.checkpoint_every == 0 or step == settings.steps):
+            if folder and saves:
                 checkpoint.save(state, folder, settings, step, about or {})
                 saved, since = step, time.monotonic()
-            yield meter.read(step, loss, preview)
+            yield meter.read(step, watch.loss, preview)
     # a run resumed from these weights would fail again: the previous checkpoint stays
     except TrainingError:
         whole = False
         raise
     finally:
-        if folder and whole and step > saved:
+        if folder and whole and step > saved and watch.is_finite:
             checkpoint.save(state, folder, settings, step, about or {})
     state.use_average()
+
+
+def _place(job: Job, settings: TrainSettings) -> torch.device:
+    """Move the module to the device of the settings."""
+    keep_memory()
+    device = choose_device(settings.device)
+    job.module.to(device).train()
+    if settings.compile:
+        job.module.compile()
+    return device
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -151,8 +164,8 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 
 def _gradient(
     job: Job, settings: TrainSettings, step: int, device: torch.device, places: Tensor
-) -> float:
-    """Compute the gradient of a batch into the parameters; return the loss."""
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradient of a batch into the parameters; return the loss and the norm."""
     draws = torch.rand(
         settings.batch, generator=generator(settings.seed, step, "rows"), dtype=torch.float64
     )
@@ -171,14 +184,14 @@ def _gradient(
     if scale != 1:
         torch._foreach_div_(gradients, scale)
     norm = nn.utils.get_total_norm(gradients)
-    if not math.isfinite(float(norm)):
+    if device.type == "cpu" and not math.isfinite(float(norm)):
         raise TrainingError(
             f"step {step + 1}: {_blame(job.module, loss_now)}; lower the learning rate "
             f"({settings.learning_rate:g})"
         )
-    if norm > settings.max_grad_norm:
+    if device.type != "cpu" or norm > settings.max_grad_norm:
         nn.utils.clip_grads_with_norm_(job.module.parameters(), settings.max_grad_norm, norm)
-    return float(loss.detach())
+    return loss.detach(), norm
 
 
 def _apply(state: checkpoint.State, settings: TrainSettings, step: int) -> None:
@@ -213,6 +226,43 @@ def _blame(module: nn.Module, again: object) -> str:
         if p.grad is not None and not p.grad.isfinite().all()
     )
     return f"the gradient of {next(bad, 'the loss')} is not finite"
+
+
+class _Watch:
+    """Reads the loss, and whether all gradients were finite, every few steps.
+
+    A GPU works ahead of the program. It would have to finish all work before it can give a number.
+    """
+
+    def __init__(self, settings: TrainSettings, every: int) -> None:
+        self.settings, self.every, self.loss = settings, every, math.nan
+        self.seen = self.norms = torch.zeros(())
+
+    def see(self, loss: Tensor, norm: Tensor) -> None:
+        """Keep the loss and the gradient's norm of a step; a sum with a NaN is a NaN."""
+        self.seen, self.norms = loss, self.norms.to(norm) + norm
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all gradients so far were finite."""
+        return math.isfinite(float(self.norms))
+
+    def look(self, step: int, *, now: bool) -> None:
+        """Read what was seen, if it is time or `now`.
+
+        Raises
+        ------
+        TrainingError
+            If a gradient was not finite.
+        """
+        if not now and step % self.every and not math.isnan(self.loss):
+            return
+        if not self.is_finite:
+            raise TrainingError(
+                f"before step {step}: the gradient is not finite; lower the learning rate "
+                f"({self.settings.learning_rate:g})"
+            )
+        self.loss, self.norms = float(self.seen), torch.zeros(())
 
 
 class _Meter:

@@ -30,5 +30,8 @@ class TrainSettings(Config):
         "Of mixed precision: auto, float32 (which turns it off), bfloat16 or float16; auto is what "
         "the device is good at.",
     )
+    compile: bool = option(
+        False, "Compile the network with torch.compile: pays on a GPU, in runs of many minutes."
+    )
     checkpoint_every: int = option(500, "Steps between checkpoints.", ge=1)
     preview_every: int = option(1000, "Steps between previews.", ge=1)

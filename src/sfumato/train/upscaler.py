@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from sfumato import image
-from sfumato.corruption.noise import DiffusionNoise
+from sfumato.corruption.noise import DiffusionNoise, normal
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.errors import ModelError
 from sfumato.hub.files import fingerprint
 from sfumato.hub.load import Model
 from sfumato.hub.save import save_network
-from sfumato.runtime import Streams, autocast, choose_dtype
+from sfumato.runtime import Streams, autocast, choose_dtype, on_device
 from sfumato.space.detail import Detail
 from sfumato.space.kl import AutoencoderKL
 from sfumato.tasks.upscale import upscale
@@ -88,14 +88,16 @@ class UpscalerJob:
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean weighted loss on a crop of each picture."""
         device = self.module.conv_in.weight.device
+        self.data.keep_on(device, "states")
+        large = on_device(random, device)
         tokens = self.data.states(self.data.draw(rows, random)).to(device)
         x, small = (t.to(device) for t in self._crops(rows, random))
         with torch.autocast(device.type, enabled=False):
             level = PIXEL_NOISE * torch.rand(len(x), 1, 1, 1, generator=random)
-            small = small + level.to(device) * torch.randn(small.shape, generator=random).to(device)
+            small = small + level.to(device) * normal(small, large)
             z = self.space.encode(x, small)
         condition = Condition(tokens, planes=small)
-        return denoising_loss(self.denoiser, z, self.corruption, condition, generator=random)
+        return denoising_loss(self.denoiser, z, self.corruption, condition, generator=large)
 
     def _crops(self, rows: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
         """Crops of large pictures (B, 3, S, S) and matching small crops (B, 3, S/4, S/4)."""
