@@ -2,11 +2,19 @@
 
 import importlib.util
 import io
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -121,3 +129,47 @@ def test_a_color_word_becomes_that_color(augment, color, channel):
         color,
     )
     assert made[30, 20].argmax() == channel
+
+
+@pytest.fixture
+def stage():
+    spec = importlib.util.spec_from_file_location("stage", RECIPES / "gpu" / "stage.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_weights_travel_in_parts(stage, monkeypatch, tmp_path):
+    monkeypatch.setattr(stage, "LARGEST", 900)
+    weights = {f"layer{k}.weight": torch.randn(10, 20) for k in range(5)}  # 400 bytes in float16
+    (tmp_path / "run" / "unet").mkdir(parents=True)
+    save_file(weights, tmp_path / "run" / "unet" / "weights.safetensors")
+    save_file(weights, tmp_path / "run" / "checkpoint.safetensors")
+    (tmp_path / "out").mkdir()
+    files = stage.cut(tmp_path / "run", tmp_path / "out")
+    assert {name: len(parts) for name, parts in files.items()} == {"unet/weights.safetensors": 3}
+    (tmp_path / "out" / "log.json").write_text(json.dumps({"files": files}))
+    stage.join(tmp_path / "out", tmp_path / "again")
+    again = load_file(tmp_path / "again" / "unet" / "weights.safetensors")
+    assert all(torch.equal(again[name], value.half()) for name, value in weights.items())
+    assert again.keys() == weights.keys()
+
+
+@pytest.mark.slow
+def test_a_stage_of_the_gpu_recipe_runs_at_toy_size(stage, tmp_path):
+    pictures, captions = [], []
+    for k in range(6):
+        buffer = io.BytesIO()
+        Image.new("RGB", (64, 64), (40 * k, 90, 200)).save(buffer, "PNG")
+        pictures.append(buffer.getvalue())
+        captions.append([f"a blue square {k}"])
+    rows = pa.table({"image": pictures, "text": captions, "weight": [1.0] * 6})
+    pq.write_table(rows, tmp_path / "augmented.parquet")
+    command = ["bash", str(RECIPES / "icons" / "gpu.sh"), "model", str(tmp_path)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        [*command, str(tmp_path / "out"), "--toy"], check=True, env={**os.environ, "PATH": path}
+    )
+    log = json.loads((tmp_path / "out" / "log.json").read_text())
+    assert log["steps"] == 3 and "unet/diffusion_pytorch_model.safetensors" in log["files"]
+    assert all(path.stat().st_size < 16_000_000 for path in (tmp_path / "out").iterdir())

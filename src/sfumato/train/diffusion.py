@@ -23,7 +23,7 @@ from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import fingerprint, network_from
 from sfumato.hub.load import Model, load
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
-from sfumato.runtime import Streams, on_device
+from sfumato.runtime import Streams, choose_device, on_device
 from sfumato.sampler.ode import dpmpp_2m
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
@@ -156,7 +156,7 @@ def train_diffusion(
     """
     kind = "diffusion from a model" if start else "diffusion"
     plan, settings = read_plan(kind, data, output, config, given)
-    begun, space, encoder = _grounds(autoencoder, text, plan, start, pixels=pixels)
+    begun, space, encoder = _grounds(autoencoder, text, plan, start, settings.device, pixels=pixels)
     size = _size(plan, begun)
     small = _small_unet(size, space, encoder.clip.config.hidden_size)
     network = (
@@ -216,7 +216,13 @@ def _described(plan: Plan, begun: Model | None, size: int) -> tuple[SchedulerCon
 
 
 def _grounds(
-    autoencoder: Path | None, text: Path | None, plan: Plan, start: str | None, *, pixels: bool
+    autoencoder: Path | None,
+    text: Path | None,
+    plan: Plan,
+    start: str | None,
+    device: str,
+    *,
+    pixels: bool,
 ) -> tuple[Model | None, AutoencoderKL | Pixels, TextEncoder]:
     """The model that training starts from (or None), the space, and the text encoder."""
     if start is None:
@@ -230,9 +236,11 @@ def _grounds(
             if autoencoder is None
             else network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval()
         )
-        return None, space, text_encoder(text or Path("icons"))
+        encoder = text_encoder(text or Path("icons"))
+        encoder.clip.to(choose_device(device))
+        return None, space.to(choose_device(device)), encoder
     check_kept(autoencoder, text, pixels, plan.network, plan.scheduler)
-    begun, encoder = load_to_train(start)
+    begun, encoder = load_to_train(start, device)
     return begun, begun.space, encoder
 
 
@@ -245,9 +253,9 @@ def check_kept(*others: object) -> None:
         )
 
 
-def load_to_train(name: str) -> tuple[Model, TextEncoder]:
+def load_to_train(name: str, device: str) -> tuple[Model, TextEncoder]:
     """Load a model to fine-tune or to train a part for, and its text encoder."""
-    begun = load(name, "cpu", "float32")
+    begun = load(name, device, "float32")
     if not isinstance(begun.text, TextEncoder):
         what = (
             "no text encoder"

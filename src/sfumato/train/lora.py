@@ -232,7 +232,7 @@ def train_lora(
     plan, settings = read_plan("lora", data, output, config, given)
     check_kept(autoencoder, text, pixels, plan.network, plan.scheduler)
     start = start or "icons"
-    begun, encoder = load_to_train(start)
+    begun, encoder = load_to_train(start, settings.device)
     size = begun.size[0] if "size" not in plan.model_fields_set else plan.size
     unit = begun.space.config.factor * begun.network.config.unit
     check_size(size, unit, "the space's factor times the U-Net's halvings")

@@ -226,7 +226,7 @@ def train_student(
     """
     plan, settings = read_plan("student", data, output, config, given)
     rank = plan.rank if "rank" in plan.model_fields_set else RANK
-    teacher, encoder = load_to_train(model)
+    teacher, encoder = load_to_train(model, settings.device)
     torch.manual_seed(settings.seed)
     yield f"reading {data}"
     pictures = pack(data, teacher.size[0], output / "cache", captions=True)

@@ -142,7 +142,7 @@ def train_upscaler(
     If `output` is the model's folder, the upscaler becomes part of the model.
     """
     plan, settings = read_plan("upscaler", data, output, config, given)
-    begun, encoder = load_to_train(model)
+    begun, encoder = load_to_train(model, settings.device)
     if begun.size[0] != begun.size[1]:
         raise ModelError(f"{model} makes pictures that are not square; such have no upscaler")
     yield f"reading {data}"
