@@ -334,6 +334,7 @@ def test_every_page_can_be_used_by_everybody(studio, width, scheme):
         page.goto(f"{address}/#{name}")
         page.wait_for_selector(f"body[data-ready={name}]")
         assert serious(axe.run(page)) == [], name
+        assert page.evaluate("scrollY") == 0, f"{name} hides the links"
     page.close()
 
 

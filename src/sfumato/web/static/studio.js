@@ -34,6 +34,7 @@ async function open() {
     if (link.hash === `#${page}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  scrollTo(0, 0); // not to the page's own beginning, below the links
   try {
     if (page === "create") await create.open();
     if (page === "explain") await explain.open();
