@@ -241,7 +241,7 @@ def test_points_are_learned_while_one_watches(page):
     page.fill("#learn [name=steps]", "5")
     page.click("#learn > form [type=submit]")
     page.wait_for_selector("#learn .play:not([disabled])", timeout=120_000)
-    assert page.locator("#learn output").inner_text() == "the points that were made"
+    assert page.locator("#learn output").inner_text() == "the generated points"
     page.focus("#learn [name=step]")
     page.keyboard.press("Home")
     assert "step 1 of 5" in page.locator("#learn output").inner_text()
@@ -267,7 +267,7 @@ def test_a_picture_of_ones_own_is_guessed_at(page, tmp_path):
     playwright.expect(changed).not_to_have_attribute("src", before)
     page.select_option("form.own [name=damage]", "noise")
     page.click("#explain form.own [type=submit]")
-    playwright.expect(page.locator(".results.own")).to_contain_text("what was taken for noise")
+    playwright.expect(page.locator(".results.own")).to_contain_text("the removed noise")
     page.set_viewport_size({"width": 380, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 380
 
@@ -276,9 +276,9 @@ def test_a_picture_of_ones_own_is_guessed_at(page, tmp_path):
     ("name", "said", "canvases"),
     [
         ("outliers", "PCA needs no training", 2),
-        ("losses", "the likeliest height", 1),
+        ("losses", "the most likely height", 1),
         ("labels", "bit for bit", 2),
-        ("denoising", "nearer to the true digits", 0),
+        ("denoising", "closer to the original", 0),
     ],
 )
 def test_a_question_is_answered_by_an_experiment(page, name, said, canvases):

@@ -19,7 +19,7 @@ export class Brush {
     this.canvas.width = Math.round(picture.width * this.scale);
     this.canvas.height = Math.round(picture.height * this.scale);
     this.canvas.setAttribute("role", "img");
-    this.canvas.setAttribute("aria-label", "The picture; paint with the pointer over what to inpaint");
+    this.canvas.setAttribute("aria-label", "The picture; paint over the parts to inpaint");
     this.mask = new OffscreenCanvas(this.canvas.width, this.canvas.height);
     this.painted = false;
     this.picture = picture;

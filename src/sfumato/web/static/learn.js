@@ -101,7 +101,7 @@ function draw() {
     tails(step, ink);
     for (const point of walks.paths[step]) dot(point, 5, ink, 0.9);
     page.querySelector("output").textContent = step < walks.guesses.length
-      ? `step ${step + 1} of ${walks.guesses.length}, noise ${walks.sigmas[step]}` : "the points that were made";
+      ? `step ${step + 1} of ${walks.guesses.length}, noise ${walks.sigmas[step]}` : "the generated points";
   } else {
     page.querySelector("output").textContent = `${points.length} points`;
   }

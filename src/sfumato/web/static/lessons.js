@@ -48,7 +48,7 @@ function told(section, ...parts) {
 // ---- what each experiment shows
 const SHOW = {
   outliers(section, about, points) {
-    const kinds = [["clean", "as drawn"], ["spoiled", "with points thrown away"]];
+    const kinds = [["clean", "your points"], ["spoiled", "with outliers"]];
     const planes = kinds.map(([kind]) => {
       const { canvas, dots, line } = plane();
       dots(points, soft());
@@ -57,9 +57,9 @@ const SHOW = {
       return canvas;
     });
     const error = (method, kind) => about[method][kind].error.toPrecision(2);
-    told(section, { color: LINES.pca, text: "PCA: " }, `the drawn points lie ${error("pca", "clean")} from the line in the mean square, and ${error("pca", "spoiled")} from the line that was laid with the outliers. `,
+    told(section, { color: LINES.pca, text: "PCA: " }, `mean squared distance of your points from the line ${error("pca", "clean")}, and ${error("pca", "spoiled")} from the line fitted with the outliers.  `,
       { color: LINES.autoencoder, text: "Autoencoder: " }, `${error("autoencoder", "clean")} from the curve, and ${error("autoencoder", "spoiled")} with the outliers. `,
-      "The curve bends to the points, and also to those that were thrown away; PCA needs no training.");
+      "The curve bends towards the points, and towards the outliers, too. PCA needs no training.");
     return planes;
   },
   losses(section, about, points) {
@@ -68,7 +68,7 @@ const SHOW = {
     for (const name of ["squared", "absolute"]) line(about.curves[name], LINES[name]);
     dots(about.curves.classes, LINES.classes, 4);
     told(section, { color: LINES.squared, text: "squared error: the mean; " }, { color: LINES.absolute, text: "absolute error: the median; " },
-      { color: LINES.classes, text: "classes: the likeliest height." });
+      { color: LINES.classes, text: "classes: the most likely height." });
     return [canvas];
   },
   labels(section, about) {
@@ -78,12 +78,12 @@ const SHOW = {
       return canvas;
     });
     const percent = (kind) => `${(100 * about.accuracy[kind]).toFixed(0)} %`;
-    told(section, about.equal ? "Both autoencoders gave the same numbers, bit for bit: neither looked at a label. " : "The two differ. ",
-      `Still, the seven nearest digits on the map name ${percent("true")} of digits that were set aside rightly (left), and ${percent("drawn")} if the labels are drawn by lot (right). Nobody told it what a digit is.`);
+    told(section, about.equal ? "Both autoencoders gave the same codes, bit for bit: training used no label.  " : "The two differ.  ",
+      `Still, the map separates the digits: the seven nearest neighbours on it classify ${percent("true")} of the test digits correctly (left), and ${percent("drawn")} with random labels (right).`);
     return planes;
   },
   denoising(section, about, points, address) {
-    told(section, `PSNR on digits that were set aside: ${about.after} dB restored, ${about.before} dB spoiled. More is nearer to the true digits.`);
+    told(section, `PSNR on the test digits: ${about.after} dB restored, ${about.before} dB damaged. Higher is closer to the original.`);
     return [picture(address)];
   },
 };

@@ -1,4 +1,4 @@
-// A picture of one's own: what the model's autoencoder keeps of it, what the model takes it to be under
+// A picture of one's own: what the model's autoencoder keeps of it, how the model denoises it under
 // noise, and the same idea with another corruption.
 
 import { base64 } from "./api.js";
@@ -57,12 +57,12 @@ function noised(pictures) {
   const draw = () => {
     const k = Number(slider.value);
     shown.replaceChildren(figure(noisy[k].url, `with noise ${noisy[k].sigma.toPrecision(3)}`, "your picture with noise"),
-      figure(guesses[k].url, "what the model takes it to be"), line(noisy.map((p) => p.error), k));
-    said.textContent = `The loss here is ${noisy[k].error.toPrecision(2)}: the squared error of the guessed noise. Guessing nothing costs 1.`;
+      figure(guesses[k].url, "the model's estimate"), line(noisy.map((p) => p.error), k));
+    said.textContent = `The loss at this level is ${noisy[k].error.toPrecision(2)}: the squared error of the predicted noise. Predicting zero would cost 1.`;
   };
   slider.oninput = draw;
   draw();
-  return [node("h3", {}, "Guess the noise"), node("label", {}, "Noise", slider), shown, node("p", { class: "hint" }, said)];
+  return [node("h3", {}, "Predict the noise"), node("label", {}, "Noise", slider), shown, node("p", { class: "hint" }, said)];
 }
 
 // ---- the autoencoder, with channels that can be changed
@@ -106,14 +106,14 @@ async function edit(picture) {
 const near = (p) => (p.psnr === null ? "equal to x" : `${p.psnr} dB`);
 const SAID = {
   picture: () => "x: your picture",
-  measured: (p) => `y = A x: what is left of it, ${near(p)}`,
+  measured: (p) => `y = A x: damaged, ${near(p)}`,
   restored: (p) => `D(y): restored, ${near(p)}`,
-  difference: (p, damage) => (damage === "noise" ? `y - D(y): what was taken for noise, deviation ${p.rms}`
-    : `y - A D(y): where the answer disagrees with what was measured, ${p.rms} of 255`),
+  difference: (p, damage) => (damage === "noise" ? `y - D(y): the removed noise, deviation ${p.rms}`
+    : `y - A D(y): difference between the result and the input, ${p.rms} of 255`),
 };
 function spoiled(pictures, damage) {
-  return [node("h3", {}, "Spoiled and restored"),
-    node("p", { class: "hint" }, "A is what spoils the picture. The network sees y alone. Differences are drawn four times as large, around gray."),
+  return [node("h3", {}, "Damaged and restored"),
+    node("p", { class: "hint" }, "A is the damage. The network sees only y. Differences are shown four times as large, around gray."),
     node("div", { class: "row" }, ...pictures.map((p) => figure(p.url, SAID[p.what](p, damage))))];
 }
 

@@ -35,7 +35,7 @@ async function body() {
   return out;
 }
 
-const WORDS = { sigma: "noise", quality: "JPEG quality", made_anew: "share inpainted",
+const WORDS = { sigma: "noise", quality: "JPEG quality", made_anew: "share of pixels filled",
   largest_change_elsewhere: "largest change elsewhere", engine: "holes filled by" };
 
 async function show(picture) {

@@ -18,7 +18,7 @@ async function history() {
   const { jobs } = await json("/v1/jobs?count=40");
   const done = jobs.filter((job) => job.status === "completed" && ["create", "trace", "restore"].includes(job.kind));
   element.replaceChildren();
-  if (!done.length) element.textContent = "Nothing has been made yet.";
+  if (!done.length) element.textContent = "No pictures yet.";
   for (const job of done.reverse()) {
     const { pictures } = job.result;
     const titles = { create: pictures[0].prompt, trace: `explained: ${pictures[0].prompt}`, restore: "a repaired photo" };
