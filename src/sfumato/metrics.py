@@ -33,7 +33,7 @@ def knn_accuracy(
     test_labels: NDArray[Any],
     k: int = 1,
 ) -> float:
-    """Accuracy on the test codes of a `k`-nearest-neighbor classifier with the training codes.
+    """Accuracy of a `k`-nearest-neighbor classifier, fitted to training codes, on test codes.
 
     Examples
     --------

@@ -14,7 +14,7 @@ UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """Escape the control characters of a text, as files and their names may hold some.
+    """Escape the control characters of a text, because files and their names may contain some.
 
     Examples
     --------

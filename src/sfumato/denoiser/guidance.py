@@ -30,8 +30,8 @@ def guided(
         1 turns guidance off; 7.5 is common for Stable Diffusion.
     rescale : float, 0 to 1
         How far the standard deviation of the guided prediction is moved back to that of the
-        prediction for `condition` (Lin et al. 2023, arXiv:2305.08891, equations 15-16). It is
-        applied to the network's own output.
+        prediction for `condition` (Lin et al. 2023, arXiv:2305.08891, equations 15-16). The
+        rescaling acts on the raw output of the network, not on the estimate of the clean picture.
 
     Returns
     -------

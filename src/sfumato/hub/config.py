@@ -125,8 +125,8 @@ class SchedulerConfig(Config):
     def default_sigmas(self, table: Tensor, steps: int, sampler: str) -> Tensor:
         """Return noise levels (steps + 1,), spaced as the checkpoint's config asks.
 
-        They end at zero, except that DDIM and DDPM follow ``set_alpha_to_one``, and all samplers
-        follow ``final_sigmas_type``.
+        They end at zero, unless the config says otherwise: ``final_sigmas_type`` for all samplers,
+        ``set_alpha_to_one`` for DDIM and DDPM only.
         """
         levels = spaced(
             table,

@@ -42,7 +42,9 @@ class ConvConfig(Config):
 
 
 class Autoencoder(nn.Module):
-    """Base of both kinds: ``encode``, ``decode``, and ``forward`` for the denoising objective.
+    """Base class of the dense and the convolutional autoencoder.
+
+    It has ``encode``, ``decode``, and ``forward`` for the denoising objective.
 
     Attributes
     ----------

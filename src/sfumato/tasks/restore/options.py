@@ -237,7 +237,8 @@ class RestoreOptions(Options):
     def stages(self) -> list[RestoreOptions]:
         """Split the options into stages: fill, then remove noise and JPEG artifacts, then enlarge.
 
-        `colorize` is kept in each stage, so that all stages work on gray pictures.
+        Every stage keeps the option `colorize`, which makes it work on a gray picture; color is
+        added after the last stage.
         """
         kinds = (
             ("fill", "fill_box", "fill_color", "fill_scratches"),
