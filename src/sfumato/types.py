@@ -26,7 +26,7 @@ class Corrupted:
         The measurement.
     sigma : Tensor, (B,)
         Standard deviation of the Gaussian noise that was added, sampled per picture; 0 without
-        noise. Later parts of a composition (downsampling, blur) may weaken the noise.
+        noise. If downsampling or blur follows, the noise in `y` may be weaker.
     """
 
     y: Tensor

@@ -215,8 +215,9 @@ class CLIPTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, length: int = 77) -> CLIPTokenizer:
-        """Learn a vocabulary of `size` tokens from texts: all bytes, all bytes at a word's end,
-        then merges.
+        """Learn a vocabulary of `size` tokens from texts.
+
+        It has each byte twice, within a word and at its end, and then the merges that are learned.
 
         Examples
         --------

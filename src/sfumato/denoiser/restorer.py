@@ -59,13 +59,14 @@ def restorer_planes(
 def self_ensemble(
     answer: Callable[..., Tensor], views: Sequence[tuple[int, bool]], *pictures: Tensor
 ) -> Tensor:
-    """Average the outputs for turned and mirrored pictures, each turned back, as errors differ from
-    view to view.
+    """Average the outputs for turned and mirrored pictures, after turning each output back.
+
+    Errors differ between views, so those of the mean are smaller.
 
     Parameters
     ----------
     answer : callable
-        Function of as many pictures as are given, (B, C, h, w) or (B, C, w, h); it returns one
+        Called with all `pictures`, turned and mirrored: (B, C, h, w) or (B, C, w, h); returns one
         picture of that size.
     views : sequence of (int, bool)
         Number of quarter turns, and whether the picture is mirrored first; a selection from
@@ -219,7 +220,8 @@ class Restorer(nn.Module):
         return int(2 ** max(len(self.config.widths), REACH * self.config.fills))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """Restore `x` (B, C, H, W); with ``finds`` in the config, return (B, 1, H, W).
+        """Restore `x` (B, C, H, W); with ``finds`` in the config, return a map of the damage
+        (B, 1, H, W).
 
         `c_noise` is sigma per picture (B,) or per pixel (B, 1, H, W). Without ``condition.planes``
         (B, 4, H, W), everything counts as known.

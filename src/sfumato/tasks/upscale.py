@@ -29,12 +29,12 @@ def walk(
     noise: Callable[[Tensor], Tensor],
     steps: int = STEPS,
 ) -> Iterator[Step]:
-    """Yield the sampler's steps in the space of details.
+    """Yield the sampler's steps, which work on the details that the small picture lacks.
 
     Parameters
     ----------
     denoiser : Denoiser
-        Its U-Net takes details and, as planes, the small picture.
+        Its U-Net takes noisy details, and the small picture as ``condition.planes``.
     small : Tensor, (B, 3, h, w), in [-1, 1]
     tokens : Tensor, (B, T, D), optional
         Text states of the prompts.

@@ -54,7 +54,8 @@ class PairJob(RestorerJob):
 
 
 def read_pairs(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
-    """Read pairs (6, H, W) of a clean and a dirty picture; add a sentence for each one left out.
+    """Return the pairs (6, H, W) of a clean and a dirty picture, and a sentence for each pair that
+    was left out.
 
     Parameters
     ----------

@@ -90,7 +90,7 @@ def read_photos(
 
 @dataclass(frozen=True)
 class Measured:
-    """A sampled corruption whose result is brought back to the picture's size and channels.
+    """A corruption with fixed parameters; its result has the picture's size and channels.
 
     Attributes
     ----------

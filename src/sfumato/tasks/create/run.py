@@ -57,7 +57,7 @@ class Made:
     negative_cut : str
         The same for the negative prompt.
     unknown : bool
-        Whether the model seems to know no word of the prompt.
+        True if the model seems to know none of the words of the prompt.
     """
 
     picture: Image.Image

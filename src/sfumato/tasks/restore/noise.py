@@ -132,8 +132,8 @@ def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> fl
     The patches of a photograph lie near a subspace. In the directions orthogonal to it there is
     only noise, so the smallest eigenvalues of the patches' covariance are the noise variance (Chen,
     Zhu & Heng 2015, ICCV, algorithm 1). Clipping at black or white makes this estimate too small.
-    Therefore, patches near the middle of the range are used, and their variance is corrected by the
-    variance that clipped normal noise keeps.
+    Therefore, patches near the middle of the range are used, and their variance is divided by the
+    share of it that normal noise keeps after clipping.
 
     Parameters
     ----------
