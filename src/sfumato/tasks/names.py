@@ -17,10 +17,10 @@ from sfumato.condition.text import TextEncoder
 from sfumato.errors import ModelError
 from sfumato.hub.files import read_weights
 from sfumato.runtime import atomic
-from sfumato.tasks.nearest import FOLDER, training_names
+from sfumato.tasks.nearest import training_names
 from sfumato.train.plan import text_encoder
 
-STATES = "names.safetensors"
+STATES = Path("names") / "states.safetensors"  # in a model's folder
 AT_ONCE = 256  # names encoded at a time
 
 
@@ -50,7 +50,7 @@ class Names:
         ModelError
             If the folder has none.
         """
-        path, names = folder / FOLDER / STATES, _names(folder)
+        path, names = folder / STATES, _names(folder)
         if not path.exists():
             raise ModelError(f"{folder} has no names of training pictures")
         states = read_weights(path)["states"].float()
@@ -84,7 +84,8 @@ def write_states(folder: Path) -> None:
     states = torch.nn.functional.normalize(torch.cat(parts).float(), dim=1)
     largest = states.abs().amax(dim=1, keepdim=True)  # normalized again when they are read
     stored = (127 * states / largest).round().to(torch.int8)
-    with atomic(folder / FOLDER / STATES) as scratch:
+    (folder / STATES).parent.mkdir(exist_ok=True)
+    with atomic(folder / STATES) as scratch:
         save_file({"states": stored}, scratch)
 
 

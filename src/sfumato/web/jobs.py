@@ -20,7 +20,7 @@ from sfumato.errors import OptionError, unknown
 from sfumato.hub.describe import describe
 from sfumato.hub.load import BUNDLED, bundled, restorers
 from sfumato.tasks.names import STATES, Names
-from sfumato.tasks.nearest import FOLDER, training_names
+from sfumato.tasks.nearest import training_names
 from sfumato.tasks.search.space import settings_of
 from sfumato.web.bodies import (
     Body,
@@ -336,7 +336,7 @@ def _frequent(path: str) -> tuple[str, ...]:
 
 
 def _near(path: str, word: str, count: int) -> list[str]:
-    if not (_folder(path) / FOLDER / STATES).exists():
+    if not (_folder(path) / STATES).exists():
         return []
     return [name for name, _ in _names(path).near(word, count)]
 
