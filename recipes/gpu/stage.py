@@ -37,14 +37,19 @@ def main() -> None:
     if sys.argv[1:2] == ["join"]:
         join(Path(sys.argv[2]), Path(sys.argv[3]))
         return
-    own, _, words = " ".join(sys.argv[1:]).partition(" -- ")
+    given, words = sys.argv[1:], list[str]()
+    if "--" in given:
+        place = given.index("--")
+        given, words = given[:place], given[place + 1 :]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=540)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--toy", action="store_true")
-    given = parser.parse_args(own.split())
-    stage(words.split(), given.out, given.seconds, given.batch, toy=given.toy)
+    asked = parser.parse_args(given)
+    if not words:
+        parser.error("the words of sfumato train are missing: give them behind --")
+    stage(words, asked.out, asked.seconds, asked.batch, toy=asked.toy)
 
 
 def stage(words: list[str], out: Path, seconds: float, batch: int, *, toy: bool) -> None:
@@ -56,7 +61,10 @@ def stage(words: list[str], out: Path, seconds: float, batch: int, *, toy: bool)
     told = train(words, work / "probe", steps, batch)
     log = {"command": words, "batch": batch, "probe_seconds": round(time.monotonic() - begun, 1)}
     if not toy:
-        rate = float(RATE.findall(told)[-1])
+        rates = RATE.findall(told)
+        if not rates:  # sfumato tells its speed after ten seconds
+            raise SystemExit(f"{steps} steps were too quick to measure the speed; raise PROBE")
+        rate = float(rates[-1])
         steps = int(rate * (seconds - RESERVE - (time.monotonic() - begun)) / batch)
         log["probe_samples_per_second"] = rate
     run = work / "run"

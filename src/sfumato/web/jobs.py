@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.describe import describe
-from sfumato.hub.load import BUNDLED, bundled, restorers
+from sfumato.hub.load import bundled, resolve, restorers
 from sfumato.tasks.names import STATES, Names
 from sfumato.tasks.nearest import training_names
 from sfumato.tasks.search.space import settings_of
@@ -331,23 +331,19 @@ async def names(
 
 @functools.lru_cache(maxsize=8)
 def _frequent(path: str) -> tuple[str, ...]:
-    rows = training_names(_folder(path))
+    rows = training_names(resolve(path))
     return tuple(name for name, _ in Counter(row["name"] for row in rows).most_common())
 
 
 def _near(path: str, word: str, count: int) -> list[str]:
-    if not (_folder(path) / STATES).exists():
+    if not (resolve(path) / STATES).exists():
         return []
     return [name for name, _ in _names(path).near(word, count)]
 
 
 @functools.lru_cache(maxsize=2)
 def _names(path: str) -> Names:
-    return Names.load(_folder(path))
-
-
-def _folder(path: str) -> Path:
-    return BUNDLED / path if path in bundled() else Path(path)
+    return Names.load(resolve(path))
 
 
 def described(name: str, path: str) -> dict[str, Any]:
