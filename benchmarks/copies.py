@@ -39,7 +39,7 @@ def made(model: Model, names: list[str], count: int) -> Iterator[Image.Image]:
 
 
 def held_out(path: Path) -> Iterator[Image.Image]:
-    """Pictures of a parquet file under free licences."""
+    """Pictures of a parquet file under free licenses."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(path, columns=["image", "licence"]).to_pylist()

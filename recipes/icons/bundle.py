@@ -66,7 +66,7 @@ def main(source: str, target: str) -> None:
         "style": "fluent-flat",
         "styles": STYLES,
         "description": "64x64 emoji, clip art and icons from a text; a small Stable Diffusion",
-        "licence": "Apache-2.0; trained on pictures under MIT, Apache-2.0, CC0 and CC-BY-4.0, see "
+        "license": "Apache-2.0; trained on pictures under MIT, Apache-2.0, CC0 and CC-BY-4.0, see "
         "README.md",
     }
     (folder / "sfumato.json").write_text(json.dumps(defaults, indent=2) + "\n")

@@ -43,7 +43,7 @@ NPM = {
     "unicode": "unicode-emoji-json@0.9.0",
 }
 DEBIAN = "openclipart-svg"
-CLIP_LICENCE = "CC0-1.0 (public domain dedication)"  # of every drawing in the Debian package
+CLIP_LICENSE = "CC0-1.0 (public domain dedication)"  # of every drawing in the Debian package
 # words that ask for the style of a set, or of its icons with an ending
 PHRASES = {
     "icon-park": "bold black outline icon with blue fill",
@@ -219,10 +219,10 @@ class Packages:
         """All columns but the picture and its colors."""
         (prefix, own), name = row.parts, self.name(row)
         if prefix == "openclipart":
-            author, licence = self.maker(own), CLIP_LICENCE
+            author, license_id = self.maker(own), CLIP_LICENSE
         else:
             info = self.about(prefix)
-            author, licence = info["author"]["name"], info["license"]["spdx"]
+            author, license_id = info["author"]["name"], info["license"]["spdx"]
         phrase = PHRASES[row.style]
         return {
             "id": row.id,
@@ -231,7 +231,7 @@ class Packages:
             "style": row.style,
             "style_phrase": phrase,
             "set": prefix,
-            "licence": licence,
+            "licence": license_id,
             "author": author,
             "keywords": self.keywords(row, name),
             "category": self.category(row),

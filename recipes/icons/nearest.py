@@ -52,7 +52,7 @@ def main(source: str, target: str) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(row | {"license": row["licence"]} for row in rows)
     with atomic(folder / NAMES) as scratch:
         scratch.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
     write_states(Path(target))

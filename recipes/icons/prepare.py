@@ -1,4 +1,4 @@
-"""Choose and weight the training rows: free licences only, several captions a row, emoji and
+"""Choose and weight the training rows: free licenses only, several captions a row, emoji and
 drawings above interface icons.
 
 Four captions of a row say it in other words (words.py): synonyms, kinds, what it is a kind of, the
@@ -40,11 +40,11 @@ INTERFACE = (
 PICTURES = ("streamline-emojis", "streamline-stickies")
 
 
-def is_free(licence: str) -> bool:
+def is_free(license: str) -> bool:
     """MIT, Apache-2.0, CC0 or CC-BY: may be trained on for weights that are shipped. CC-BY-SA and
     GPL may not.
     """
-    return licence.startswith(FREE) and not licence.startswith("CC-BY-SA")
+    return license.startswith(FREE) and not license.startswith("CC-BY-SA")
 
 
 def is_interface(style: str) -> bool:
@@ -137,10 +137,10 @@ def main(source: str, target: str) -> None:
     credit = collections.Counter((r["set"], r["author"] or "", r["licence"]) for r in rows)
     with (folder / "attribution.csv").open("w", newline="") as f:
         out = csv.writer(f)
-        out.writerow(["set", "author", "licence", "pictures"])
+        out.writerow(["set", "author", "license", "pictures"])
         out.writerows((*key, n) for key, n in sorted(credit.items()))
     print(
-        f"{table.num_rows} pictures of free licence, {len(credit)} sources, {len(images)} with "
+        f"{table.num_rows} pictures of free license, {len(credit)} sources, {len(images)} with "
         f"mirrored and recolored ones -> {folder}"
     )
 

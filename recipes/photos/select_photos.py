@@ -1,4 +1,4 @@
-"""Take the photographs whose licence lets the weights be shipped, and set some aside to look at
+"""Take the photographs whose license lets the weights be shipped, and set some aside to look at
 while training.
 
     python recipes/photos/select_photos.py photos_train_open.parquet work photos64.parquet
@@ -47,7 +47,7 @@ SHARE_ALIKE = re.compile(
 
 
 def free(table: pa.Table) -> pa.Table:
-    """The rows whose licence lets what is learnt from them be shipped."""
+    """The rows whose license lets what is learnt from them be shipped."""
     return table.filter(pa.array([str(v).startswith(FREE) for v in table["licence"].to_pylist()]))
 
 
@@ -163,10 +163,10 @@ def main(
     pq.write_table(val, folder / "val.parquet")
     with (folder / "attribution.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        names = ("id", "source", "licence")
-        writer.writerow(names)
+        writer.writerow(("id", "source", "license"))
         for part in (train, val):
-            writer.writerows(zip(*(part[n].to_pylist() for n in names), strict=True))
+            credit = part.select(["id", "source", "licence"]).to_pylist()
+            writer.writerows(row.values() for row in credit)
     print(
         f"{len(train) + len(val)} photographs, {ASIDE} of them set aside; {len(both)} in color, "
         "large and small"

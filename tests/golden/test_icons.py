@@ -134,7 +134,7 @@ def test_size_of_what_is_shipped():
     assert (ICONS / "attribution.csv").exists(), "attributions"
 
 
-def test_free_licences_only(monkeypatch):
+def test_free_licenses_only(monkeypatch):
     path = Path(__file__).parents[2] / "recipes" / "icons" / "prepare.py"
     monkeypatch.syspath_prepend(path.parent)
     spec = importlib.util.spec_from_file_location("prepare", path)
@@ -144,7 +144,7 @@ def test_free_licences_only(monkeypatch):
         line.rsplit(",", 2)[1] for line in (ICONS / "attribution.csv").read_text().splitlines()[1:]
     }
     assert kept
-    assert all(prepare.is_free(licence) for licence in kept), kept
+    assert all(prepare.is_free(license) for license in kept), kept
     assert not any(
-        prepare.is_free(licence) for licence in ("CC-BY-SA-4.0", "GPL-2", "CC-BY-NC-4.0")
+        prepare.is_free(license) for license in ("CC-BY-SA-4.0", "GPL-2", "CC-BY-NC-4.0")
     )

@@ -128,7 +128,7 @@ def models(
     for record in found:
         say(f"{record['name']}: {record['description']}")
         size = f"{record['size'][0]}x{record['size'][1]} pixels" if "size" in record else "any size"
-        say(f"  {size}, {record['megabytes']} MB, licence {record['licence']}")
+        say(f"  {size}, {record['megabytes']} MB, license {record['license']}")
         if "styles" in record:
             say(f"  styles: {', '.join(record['styles']) or 'none'}")
 
@@ -188,5 +188,5 @@ def _tell_nearest(path: Path, model: str) -> None:
 
     for found in TrainingPictures.load(resolve(model)).nearest(image.read(path)):
         mirrored = ", mirrored" if found.mirrored else ""
-        source = f"{found.set}; {found.author}, {found.licence}"
+        source = f"{found.set}; {found.author}, {found.license}"
         say(f"{found.distance:5.1f}  {found.name}{mirrored} ({source})")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from torch import Tensor
 
 from sfumato.config import Config
@@ -160,4 +160,4 @@ class Defaults(Config):
     style: str | None = None
     styles: dict[str, str] = {}  # name of a style -> the words that ask for it
     description: str = ""
-    licence: str = ""
+    license: str = Field("", validation_alias=AliasChoices("license", "licence"))

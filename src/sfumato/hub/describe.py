@@ -14,7 +14,7 @@ from sfumato.space.kl import AutoencoderConfig
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Return a model's size, licence, styles and digest, read from its files."""
+    """Return a model's size, license, styles and digest, read from its files."""
     if name in restorers() or (
         (Path(name) / "config.json").exists() and not (Path(name) / "model_index.json").exists()
     ):
@@ -29,7 +29,7 @@ def _file(name: str, path: Path) -> dict[str, Any]:
     defaults = Defaults(
         guidance_scale=family.guidance,
         description=notes.get("modelspec.title", family.name),
-        licence=notes.get("modelspec.license", ""),
+        license=notes.get("modelspec.license", ""),
     )
     return _described(
         name, defaults, side, [path], f"{family.name}, {family.unet.in_channels} channels in", path
@@ -66,7 +66,7 @@ def _restorer(name: str, folder: Path) -> dict[str, Any]:
     return {
         "name": name,
         "description": defaults.description,
-        "licence": defaults.licence,
+        "license": defaults.license,
         "megabytes": round(weights.stat().st_size / 1e6, 1),
         "network": read_json(folder / "config.json"),
         "sha256": digest(weights),
@@ -79,7 +79,7 @@ def _described(
     return {
         "name": name,
         "description": defaults.description,
-        "licence": defaults.licence,
+        "license": defaults.license,
         "size": list(defaults.size or (side, side)),
         "megabytes": round(sum(w.stat().st_size for w in weights) / 1e6, 1),
         "steps": defaults.steps,

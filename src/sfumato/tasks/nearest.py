@@ -24,7 +24,7 @@ from sfumato.space.pca import LinearSpace
 
 SIDE = 32  # side of the compared pictures, in pixels
 FOLDER, CODES, NAMES = "training", "codes.safetensors", "pictures.csv.gz"
-COLUMNS = ("name", "set", "author", "licence")
+COLUMNS = ("name", "set", "author", "license")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Neighbor:
         lower bound of the difference between the pictures.
     mirrored : bool
         Whether the distance is that to the picture's mirror image.
-    name, set, author, licence : str
+    name, set, author, license : str
     """
 
     distance: float
@@ -46,7 +46,7 @@ class Neighbor:
     name: str
     set: str
     author: str
-    licence: str
+    license: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class TrainingPictures:
         Encodes pictures of 32x32 pixels in [-1, 1].
     codes : array, (N, k)
     rows : list of dict
-        Name, set, author and licence of each picture.
+        Name, set, author and license of each picture.
     """
 
     space: LinearSpace
@@ -105,7 +105,7 @@ class TrainingPictures:
 
 
 def training_names(folder: Path) -> list[dict[str, str]]:
-    """Name, set, author and licence of a model's training pictures; empty if not listed."""
+    """Name, set, author and license of a model's training pictures; empty if not listed."""
     path = folder / FOLDER / NAMES
     if not path.exists():
         return []

@@ -349,6 +349,6 @@ def _names(path: str) -> Names:
 def described(name: str, path: str) -> dict[str, Any]:
     """Describe a model in OpenAI's format; a bundled one has further fields."""
     about = describe(path) if path in (*bundled(), *restorers()) else {}
-    keys = ("description", "size", "styles", "fast", "licence", "megabytes")
+    keys = ("description", "size", "styles", "fast", "license", "megabytes")
     known = {key: about[key] for key in keys if key in about}
     return {"id": name, "object": "model", "created": 0, "owned_by": "sfumato", **known}
