@@ -113,10 +113,10 @@ def products(dtype, batch):
     ]
     seconds = []
     for _ in range(30):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for weight, x, gradient in layers:
             x @ weight.t(), gradient @ weight, gradient.t() @ x
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     return batch / statistics.median(seconds)
 
 
@@ -137,9 +137,9 @@ def main():
     for _ in range(ROUNDS):
         for name, program in found.items():
             time.sleep(1)  # threads of the program before may still wait busily
-            begun = time.perf_counter()
+            started = time.perf_counter()
             program.epoch()
-            seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(time.perf_counter() - started)
     rates = {name: COUNT / statistics.median(s) for name, s in seconds.items()}
     best = max(rate for name, rate in rates.items() if name != "sfumato")
     for name, rate in rates.items():

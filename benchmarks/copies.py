@@ -22,7 +22,7 @@ from PIL import Image
 
 from sfumato.hub.load import Model, load
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.run import Made, walk
+from sfumato.tasks.create.run import Made, stream
 from sfumato.tasks.nearest import TrainingPictures
 
 NEAR = 16.0
@@ -33,7 +33,7 @@ def made(model: Model, names: list[str], count: int) -> Iterator[Image.Image]:
     drawn = random.Random(0)
     styles = list(model.defaults.styles.values())
     prompts = [f"{drawn.choice(names)}, {drawn.choice(styles)}" for _ in range(count)]
-    for event in walk(prompts, CreateOptions(seed=0), model):
+    for event in stream(prompts, CreateOptions(seed=0), model):
         if isinstance(event, Made):
             yield event.picture
 

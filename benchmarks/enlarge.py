@@ -74,9 +74,9 @@ def main(path: Path, count: int, sheet: Path | None) -> None:
         true = Image.open(io.BytesIO(row["image"])).convert("RGB")
         small, made = shrunk(true), {}
         for name, way in ways.items():
-            begun = time.perf_counter()
+            started = time.perf_counter()
             made[name] = way(small, row["text"][0])
-            seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - started
             a, b, again = (np.asarray(p, float) for p in (made[name], true, shrunk(made[name])))
             off = float(np.sqrt(np.square(again - np.asarray(small, float)).mean()))
             told[name].append((psnr(a, b), off, seconds))

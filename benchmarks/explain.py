@@ -1,9 +1,9 @@
-"""What looking costs: the time of a recorded walk against the same walk alone, and the size of a
+"""The cost of recording: the time of a recorded run against the same run alone, and the size of a
 page.
 
     python benchmarks/explain.py [--rounds 15]
 
-The walks are the bundled model's, with its default steps and one try, in turns. The page is that of
+The runs use the bundled model, its default steps and one try, and alternate. The page is that of
 30 steps at 512x512 with 77 tokens: of a small network with random weights, whose pictures of noise
 take more room than those of photographs would.
 """
@@ -32,13 +32,13 @@ from sfumato.tasks.explain.trace import trace
 
 def seconds(work):
     """How long a call takes."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def overhead(rounds):
-    """Medians of a walk alone and recorded, and of their ratio."""
+    """Medians of a run alone and recorded, and of their ratio."""
     model, options = load("icons"), CreateOptions(seed=7, best_of=1)
     pairs = []
     for _ in range(rounds + 1):

@@ -33,10 +33,10 @@ def main():
         for turn in range(given.rounds + 1):  # the first one warms up
             for fast, model in models.items():
                 options = CreateOptions(model=given.model, seed=turn, batch=batch, fast=fast)
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 create(prompts, options, model)
                 if turn:
-                    seconds[fast].append((time.perf_counter() - begun) / batch)
+                    seconds[fast].append((time.perf_counter() - started) / batch)
         usual, fast = (statistics.median(seconds[kind]) for kind in (False, True))
         print(
             f"{batch} at once: {usual:.3f} s a picture, --fast {fast:.3f} s, {usual / fast:.1f} "

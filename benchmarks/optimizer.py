@@ -81,10 +81,10 @@ def main():
             weight_decay=0.0,
             ema_decay=0.99,
         )
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for _ in train(job, settings):
             pass
-        each = (time.perf_counter() - begun) / given.steps
+        each = (time.perf_counter() - started) / given.steps
         job.module.eval()
         print(
             f"{optimizer:6s} rate {rate:.3f}"

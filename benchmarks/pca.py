@@ -78,10 +78,10 @@ def in_memory():
             if name.endswith("full") and k > 1:
                 continue
             time.sleep(0.5)  # threads of the program before may still wait busily
-            begun = time.perf_counter()
+            started = time.perf_counter()
             fit()
             if k:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(time.perf_counter() - started)
     mine = statistics.median(seconds["sfumato"])
     print(f"in memory, 60,000 x {COLUMNS} float32, {CODES} codes, medians of {ROUNDS}")
     for name, found in seconds.items():

@@ -5,7 +5,7 @@ measured order.
 
 For data N(0, s^2) the perfect denoiser is ``D(x; sigma) = x s^2 / (s^2 + sigma^2)``, linear in x. A
 sampler is then linear in its start and in every noise it draws, so the deviation of what comes out
-is exact, without chance: the root of the sum of squared gains, each found by one walk. The
+is exact, without chance: the root of the sum of squared gains, each found by one run. The
 probability-flow ODE has the gain ``sqrt(s^2 + end^2) / sqrt(s^2 + start^2)``; the end is at
 sigma_min, where methods of high order show their order.
 """

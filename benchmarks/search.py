@@ -49,9 +49,9 @@ def query_time(folder):
     )
     seconds, right = [], 0
     for query, want in zip(asked, true, strict=True):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         found = work.nearest(table, query, 12)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
         right += [r["name"] for r in found] == [f"name {k}" for k in want]
     middle = 1000 * statistics.median(seconds)
     print(
@@ -82,9 +82,9 @@ def contents(folder):
 def killed(folder):
     """Kill indexing at random points, finish it, and compare with an undisturbed index."""
     source, words = documents(folder), [sys.executable, "-c", SCRIPT]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     subprocess.run([*words, source, folder / "whole"], check=True, capture_output=True)
-    whole = time.perf_counter() - begun
+    whole = time.perf_counter() - started
     hits = 0
     for k in range(KILLS):
         run = subprocess.Popen(

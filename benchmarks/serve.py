@@ -67,10 +67,10 @@ def load(
 ) -> tuple[float, Counter[int], list[int]]:
     """Pictures a second, how often each status came, and the memory during the run."""
     statuses: Counter[int] = Counter()
-    lock, begun = threading.Lock(), time.monotonic()
+    lock, started = threading.Lock(), time.monotonic()
 
     def client(number: int) -> None:
-        while time.monotonic() - begun < seconds:
+        while time.monotonic() - started < seconds:
             status = ask(port, number)
             with lock:
                 statuses[status] += 1
@@ -87,7 +87,7 @@ def load(
         memory.append(resident(pid))
     for thread in threads:
         thread.join()
-    return statuses[200] / (time.monotonic() - begun), statuses, memory
+    return statuses[200] / (time.monotonic() - started), statuses, memory
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from sfumato import metadata
 from sfumato.sampler.registry import SAMPLERS
 
 options = sfumato.CreateOptions(seed=7, steps=8)
-for event in sfumato.walk("a red apple", options):
+for event in sfumato.stream("a red apple", options):
     if isinstance(event, sfumato.Made):
         label = SAMPLERS[event.settings["sampler"]].label
         metadata.save(

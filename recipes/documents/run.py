@@ -62,13 +62,13 @@ def main():
     print(f"{'k':18s} {' '.join(f'{k:5d}' for k in RANKS)}")
     for k in (10, 2):
         for weighting, (train, test) in rows.items():
-            begun = time.perf_counter()
+            started = time.perf_counter()
             model = LSA(k).fit(train)
             report(
-                f"LSA-{k} {weighting}", model.transform(test[asked]), time.perf_counter() - begun
+                f"LSA-{k} {weighting}", model.transform(test[asked]), time.perf_counter() - started
             )
         train, test = (normalize(part) for part in rows["tf-idf"])
-        begun = time.perf_counter()
+        started = time.perf_counter()
         model = Autoencoder(
             k,
             layers=(500, 250, 125),
@@ -77,7 +77,7 @@ def main():
             weight_decay=1.0,
             random_state=0,
         ).fit(train)
-        report(f"autoencoder-{k}", model.transform(test[asked]), time.perf_counter() - begun)
+        report(f"autoencoder-{k}", model.transform(test[asked]), time.perf_counter() - started)
 
 
 if __name__ == "__main__":

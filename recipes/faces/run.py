@@ -73,12 +73,12 @@ def main():
         ),
     }
     for name, model in models.items():
-        begun = time.perf_counter()
+        started = time.perf_counter()
         model.fit(train)
         figures[name] = {
             "test": -model.score(test),
             "train": -model.score(train[:10_000]),
-            "seconds": time.perf_counter() - begun,
+            "seconds": time.perf_counter() - started,
         }
         shown.append(model.inverse_transform(model.transform(test[:16])))
         print(name, " ".join(f"{k} {v:.4g}" for k, v in figures[name].items()), flush=True)

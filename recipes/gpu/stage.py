@@ -54,18 +54,18 @@ def main() -> None:
 
 def stage(words: list[str], out: Path, seconds: float, batch: int, *, toy: bool) -> None:
     """Measure, train, and write the weights in parts."""
-    begun, work = time.monotonic(), out.with_name(out.name + "-work")
+    started, work = time.monotonic(), out.with_name(out.name + "-work")
     batch, steps = (2, 3) if toy else (batch, PROBE)
     if toy:
         words = toys(words, work)
     told = train(words, work / "probe", steps, batch)
-    log = {"command": words, "batch": batch, "probe_seconds": round(time.monotonic() - begun, 1)}
+    log = {"command": words, "batch": batch, "probe_seconds": round(time.monotonic() - started, 1)}
     if not toy:
         rates = RATE.findall(told)
         if not rates:  # sfumato tells its speed after ten seconds
             raise SystemExit(f"{steps} steps were too quick to measure the speed; raise PROBE")
         rate = float(rates[-1])
-        steps = int(rate * (seconds - RESERVE - (time.monotonic() - begun)) / batch)
+        steps = int(rate * (seconds - RESERVE - (time.monotonic() - started)) / batch)
         log["probe_samples_per_second"] = rate
     run = work / "run"
     run.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def stage(words: list[str], out: Path, seconds: float, batch: int, *, toy: bool)
         shutil.move(cache, run / cache.relative_to(work / "probe"))
     told = train(words, run, steps, batch)
     rates = RATE.findall(told)
-    log |= {"steps": steps, "seconds": round(time.monotonic() - begun, 1)}
+    log |= {"steps": steps, "seconds": round(time.monotonic() - started, 1)}
     log |= {"samples_per_second": float(rates[-1])} if rates else {}
     out.mkdir(parents=True, exist_ok=True)
     log["files"] = cut(run, out)
@@ -89,8 +89,8 @@ def toys(words: list[str], folder: Path, rows: int = 40) -> list[str]:
     pq.write_table(pa.Table.from_batches([first]), folder / data.name)
     config = json.loads(Path(words[place]).read_text())
     config["settings"]["compile"] = False
-    if "walks" in config:
-        config["walks"] = 8
+    if "trajectories" in config:
+        config["trajectories"] = 8
     (folder / "config.json").write_text(json.dumps(config))
     words = [words[0], str(folder / data.name), *words[2:]]
     return [*words[:place], str(folder / "config.json"), *words[place + 1 :]]

@@ -32,13 +32,13 @@ def timed(model, rows, minutes):
     """Fit for about that many minutes: a first epoch tells the rate, and on a slow machine there
     are fewer.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     type(model)(**{**model.get_params(), "epochs": 1}).fit(rows)
-    epoch = time.perf_counter() - begun
+    epoch = time.perf_counter() - started
     model.set_params(epochs=max(1, round(60 * minutes / epoch)))
-    begun = time.perf_counter()
+    started = time.perf_counter()
     model.fit(rows)
-    return model, time.perf_counter() - begun
+    return model, time.perf_counter() - started
 
 
 def main():
@@ -76,9 +76,9 @@ def main():
 
     if "pca" in arguments.only:
         for k in (30, 2):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             model = PCA(k).fit(train)
-            judge(f"pca-{k}", model, time.perf_counter() - begun)
+            judge(f"pca-{k}", model, time.perf_counter() - started)
     if "deep" in arguments.only:
         judge(
             "deep-30",

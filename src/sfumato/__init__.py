@@ -6,6 +6,7 @@ The public names are loaded when they are first used, so that ``import sfumato``
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -37,9 +38,10 @@ _HOME = {
     "reduce": "tasks.reduce.compare",
     "restore": "tasks.restore.run",
     "search": "tasks.search.query",
+    "stream": "tasks.create.run",
     "trace": "tasks.explain.trace",
-    "walk": "tasks.create.run",
 }
+_RENAMED = {"walk": "stream"}  # old name -> new name
 __all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
     from sfumato.tasks.create.options import CreateOptions as CreateOptions
     from sfumato.tasks.create.run import Made as Made
     from sfumato.tasks.create.run import create as create
-    from sfumato.tasks.create.run import walk as walk
+    from sfumato.tasks.create.run import stream as stream
     from sfumato.tasks.explain.experiments import explain as explain
     from sfumato.tasks.explain.trace import trace as trace
     from sfumato.tasks.reduce.compare import reduce as reduce
@@ -74,6 +76,11 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warnings.warn(
+            f"sfumato.{name} is now sfumato.{_RENAMED[name]}", DeprecationWarning, stacklevel=2
+        )
+        name = _RENAMED[name]
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from sfumato.errors import PictureError
 from sfumato.image import flattened, opened
-from sfumato.runtime import atomic, legible
+from sfumato.runtime import atomic, replace_surrogates
 
 SCHEMA = 1
 CHARACTER_CODES = (b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0", bytes(8))  # EXIF 2.32, table 9
@@ -89,19 +89,21 @@ def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: st
         with atomic(path) as scratch:
             if kind == "PNG":
                 info = PngImagePlugin.PngInfo()
-                info.add_itxt("parameters", legible(text))
+                info.add_itxt("parameters", replace_surrogates(text))
                 whole = json.dumps(ours, ensure_ascii=False)
                 # a file name may not be valid UTF-8
-                info.add_itxt("sfumato", whole if legible(whole) == whole else json.dumps(ours))
+                info.add_itxt(
+                    "sfumato", whole if replace_surrogates(whole) == whole else json.dumps(ours)
+                )
                 picture.save(scratch, kind, pnginfo=info, icc_profile=profile)
             else:
                 if kind == "JPEG":  # JPEG has no transparency
                     picture = flattened(picture)
                 exif = Image.Exif()
                 exif[DESCRIPTION] = json.dumps(ours)  # in ASCII, as EXIF requires
-                exif.get_ifd(EXIF_POINTER)[USER_COMMENT] = b"UNICODE\0" + legible(text).encode(
-                    "utf-16-be"
-                )
+                exif.get_ifd(EXIF_POINTER)[USER_COMMENT] = b"UNICODE\0" + replace_surrogates(
+                    text
+                ).encode("utf-16-be")
                 extra = {"lossless": True} if kind == "WEBP" else {"quality": 95, "subsampling": 0}
                 picture.save(scratch, kind, exif=exif, icc_profile=profile, **extra)
     except OSError as error:

@@ -27,7 +27,7 @@ MAX_SEED = 2**63 - 1
 STATE_WORDS = slice(24, 24 + 8 * 624)
 
 
-def legible(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Replace lone surrogates in a text, which neither tokenizers nor files can hold.
 
     Examples
@@ -145,7 +145,7 @@ def on_device(random: Generator, device: torch.device) -> Generator:
     return torch.Generator(device).manual_seed(random.initial_seed())
 
 
-def derived(seed: int, k: int) -> int:
+def derive_seed(seed: int, k: int) -> int:
     """Derive the seed of try `k` from a seed; try 0 keeps the seed itself.
 
     Examples

@@ -829,7 +829,7 @@ def test_out_of_memory_is_one_sentence(run, tiny, monkeypatch):
     def greedy(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
-    monkeypatch.setattr("sfumato.tasks.create.prompts.walk_rows", greedy)
+    monkeypatch.setattr("sfumato.tasks.create.prompts.stream_rows", greedy)
     code, _, err = run("create", "x", "--model", tiny, "--output", "a.png")
     assert (code, err.count("\n"), "not enough memory" in err) == (2, 1, True)
 

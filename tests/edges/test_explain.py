@@ -28,7 +28,7 @@ from sfumato.errors import OptionError
 from sfumato.hub.config import Defaults
 from sfumato.hub.load import load
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.run import create, walk
+from sfumato.tasks.create.run import create, stream
 from sfumato.tasks.explain import trace as traces
 from sfumato.tasks.explain.experiments import explain, linear_decoder, steps
 from sfumato.tasks.explain.page import write
@@ -85,11 +85,11 @@ def test_runs_of_one_model_do_not_see_each_other(model):
     runs = [("a red apple", {"seed": 3}), ("a blue house", {"seed": 4, "sampler": "heun"})]
     alone = [trace(prompt, options(**given), model) for prompt, given in runs]
     plain = np.asarray(create("a fox", options(), model)[0].picture)
-    walks = [record(prompt, options(**given), model) for prompt, given in runs] + [
-        walk("a fox", options(), model)
+    streams = [record(prompt, options(**given), model) for prompt, given in runs] + [
+        stream("a fox", options(), model)
     ]
     last = [None] * 3
-    for events in zip_longest(*walks):
+    for events in zip_longest(*streams):
         last = [event or before for event, before in zip(events, last, strict=True)]
     assert all(
         same(as_numbers(told), as_numbers(other)) for told, other in zip(last, alone, strict=False)

@@ -54,10 +54,10 @@ def test_it_is_written_used_and_says_how(own, tiny, tmp_path):
 
 def test_a_stopped_run_goes_on_bit_for_bit(own, tiny, tmp_path):
     trained(own, tmp_path / "whole", tiny)
-    walk = train_lora(own, tmp_path / "cut", None, None, None, GIVEN, str(tiny))
-    for event in walk:
+    events = train_lora(own, tmp_path / "cut", None, None, None, GIVEN, str(tiny))
+    for event in events:
         if not isinstance(event, str) and event.step == 3:
-            walk.close()
+            events.close()
             break
     trained(own, tmp_path / "cut", tiny)
     whole, cut = (read_lora(tmp_path / name / FILE) for name in ("whole", "cut"))

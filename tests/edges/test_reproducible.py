@@ -9,7 +9,7 @@ import torch
 from sfumato.hub.load import load
 from sfumato.runtime import Streams
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.run import Made, SamplerProgress, create, walk
+from sfumato.tasks.create.run import Made, SamplerProgress, create, stream
 
 
 def arrays(made):
@@ -31,7 +31,7 @@ def test_batch_equals_singles(tiny):
 
 
 def test_a_walk_leaves_its_callers_gradients_alone(tiny):
-    steps = walk("a red apple", CreateOptions(model=str(tiny), seed=1))
+    steps = stream("a red apple", CreateOptions(model=str(tiny), seed=1))
     next(steps)
     assert not torch.is_inference_mode_enabled()
     assert not next(steps).step.x.requires_grad
@@ -41,15 +41,15 @@ def test_a_walk_leaves_its_callers_gradients_alone(tiny):
 
 
 def test_progress_counts_what_is_walked(tiny):
-    """Four pictures of three tries each, two walked at once: two batches a picture."""
+    """Four pictures of three tries each, two sampled at once: two batches a picture."""
     events = list(
-        walk(
+        stream(
             ["a", "b"], CreateOptions(model=str(tiny), seed=1, count=2, best_of=3, batch=2, steps=2)
         )
     )
     moments = [e for e in events if isinstance(e, SamplerProgress)]
     assert [(m.done, m.step.index) for m in moments] == [
-        (walked, step) for walked in range(8) for step in range(2)
+        (run, step) for run in range(8) for step in range(2)
     ]
     assert {m.total for m in moments} == {8}
     assert sum(isinstance(e, Made) for e in events) == 4
@@ -82,11 +82,11 @@ def test_cancel_is_to_stop_iterating(tiny):
     model = load(str(tiny))
     evaluations = []
     model.network.register_forward_hook(lambda *_: evaluations.append(1))
-    events = walk("x", CreateOptions(seed=1, steps=50), model)
+    events = stream("x", CreateOptions(seed=1, steps=50), model)
     first = next(events)
     assert (first.step.index, first.steps) == (0, 50)
     events.close()
-    assert len(evaluations) <= 2, "the other 48 steps are not walked"
+    assert len(evaluations) <= 2, "the other 48 steps are not run"
     assert list(events) == []
 
 

@@ -32,7 +32,7 @@ from sfumato.tasks.restore.noise import (
     noise_level,
 )
 from sfumato.tasks.restore.options import RestoreOptions
-from sfumato.tasks.restore.run import PATCHES, restore, walk
+from sfumato.tasks.restore.run import PATCHES, restore, stream
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][100:180, 200:310])
 
@@ -168,7 +168,7 @@ def test_windows_change_nothing(options, repairer, monkeypatch):
     photo = Photo(np.tile(PHOTO, (4, 3, 1)))
     whole = restore(photo, RestoreOptions(**options), repairer).photo.values.astype(int)
     monkeypatch.setattr("sfumato.tasks.restore.run.TILE", 128)
-    *windows, last = walk(photo, RestoreOptions(**options), repairer)
+    *windows, last = stream(photo, RestoreOptions(**options), repairer)
     assert len(windows) > 5 and windows[-1].done <= windows[-1].total
     assert np.abs(last.photo.values - whole).max() <= 1
     monkeypatch.setattr("sfumato.tasks.restore.stage.MARGIN", 0)
@@ -771,7 +771,7 @@ def test_progress_never_goes_back(tmp_path):
     options = RestoreOptions(
         fill_scratches=True, fill=str(tmp_path / "mask.png"), denoise=5, seed=0
     )
-    *events, _ = walk(Photo(values), options, RestorationNetworks())
+    *events, _ = stream(Photo(values), options, RestorationNetworks())
     shares = [event.done / event.total for event in events]
     assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] == 1
     assert [*dict.fromkeys(e.what for e in events)] == [
@@ -886,9 +886,9 @@ def test_diffusion_walks_from_the_noise_that_it_is_told():
 
 def test_diffusion_refuses_what_is_too_large_for_memory():
     photo = Photo(np.zeros((1200, 1000, 3), np.uint8))
-    walked = diffuse(photo, RestoreOptions(enlarge=2), load("icons"), lambda x: x)
+    events = diffuse(photo, RestoreOptions(enlarge=2), load("icons"), lambda x: x)
     with pytest.raises(OptionError, match="4.8 megapixels are too many at once"):
-        next(walked)
+        next(events)
 
 
 def test_a_picture_is_never_replaced_by_what_is_made_of_it(capsys, monkeypatch, tmp_path):
@@ -925,7 +925,7 @@ def test_several_things_are_undone_in_turn_by_the_network_for_each():
     options = {"fill_box": (4, 4, 8, 8), "denoise": 20.0, "enlarge": 2.0}
     photo, events = (
         Photo(PHOTO[:40, :56]),
-        list(walk(Photo(PHOTO[:40, :56]), RestoreOptions.build(options), RestorationNetworks())),
+        list(stream(Photo(PHOTO[:40, :56]), RestoreOptions.build(options), RestorationNetworks())),
     )
     by_hand = photo
     for name, value in options.items():

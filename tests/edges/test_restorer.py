@@ -384,9 +384,9 @@ def test_what_fills_leaves_known_pixels_and_begins_with_their_interpolation():
         net.tail.weight.zero_()
     ramp = torch.linspace(-1, 1, 64)[None, None, None].expand(1, 3, 32, 64)
     known = (torch.rand(1, 1, 32, 64, generator=torch.Generator().manual_seed(0)) > 0.8).float()
-    begun = net(ramp * known, torch.zeros(1), Condition(planes=restorer_planes(known)))
-    assert torch.equal(begun, interpolated(ramp * known, known))
-    assert (begun - ramp).abs().mean() < 0.03 < (ramp * known - ramp).abs().mean() / 10
+    initial = net(ramp * known, torch.zeros(1), Condition(planes=restorer_planes(known)))
+    assert torch.equal(initial, interpolated(ramp * known, known))
+    assert (initial - ramp).abs().mean() < 0.03 < (ramp * known - ramp).abs().mean() / 10
     nothing = torch.zeros(1, 1, 32, 32)
     assert torch.equal(
         interpolated(torch.ones(1, 3, 32, 32), nothing), torch.zeros(1, 3, 32, 32)

@@ -201,11 +201,11 @@ def test_killed_at_random_points_then_finished(tmp_path):
             stderr=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        begun = time.monotonic()
+        started = time.monotonic()
         while (
             not (tmp_path / "ix/database").exists()
             and run.poll() is None
-            and time.monotonic() - begun < 60
+            and time.monotonic() - started < 60
         ):
             time.sleep(0.02)
         time.sleep(float(rng.uniform(0, 0.4)))

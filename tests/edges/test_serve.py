@@ -265,10 +265,10 @@ def test_progress_and_interrupt_of_the_web_ui(server):
         seen.append(ask(server, "/sdapi/v1/progress?id_task=mine")[1]["progress"])
         time.sleep(0.05)
     assert any(0 < p < 1 for p in seen)
-    begun = time.monotonic()
+    started = time.monotonic()
     api.interrupt()
     thread.join(30)
-    assert not thread.is_alive() and time.monotonic() - begun < 10
+    assert not thread.is_alive() and time.monotonic() - started < 10
     assert failed == [409], "it was cancelled: no fault of the server"
     assert ask(server, "/v1/create?wait=true", {"prompt": "a", "steps": 1})[0] == 200
 

@@ -1,4 +1,4 @@
-"""A student learns its teacher's walks, and ``create --fast`` walks with it."""
+"""A student learns its teacher's trajectories, and ``create --fast`` samples with it."""
 
 import json
 
@@ -12,7 +12,7 @@ from sfumato.errors import ModelError, OptionError
 from sfumato.hub.load import load
 from sfumato.hub.lora import FILE, read_lora
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.run import SamplerProgress, create, walk
+from sfumato.tasks.create.run import SamplerProgress, create, stream
 from sfumato.train.pack import pack
 from sfumato.train.plan import Plan
 from sfumato.train.student import StudentJob, train_student
@@ -34,13 +34,15 @@ def own(tmp_path):
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "student.json"
-    path.write_text(json.dumps({"student_steps": 2, "walks": 6, "rank": 2, "previews": ["a dog"]}))
+    path.write_text(
+        json.dumps({"student_steps": 2, "trajectories": 6, "rank": 2, "previews": ["a dog"]})
+    )
     return path
 
 
 def job_of(model, own, folder, **plan):
     pictures = pack(own, 16, folder, captions=True)
-    job = StudentJob(model, pictures, Plan(walks=6, previews=[], **plan), folder, 0)
+    job = StudentJob(model, pictures, Plan(trajectories=6, previews=[], **plan), folder, 0)
     list(job.prepare("k"))
     return job
 
@@ -49,8 +51,8 @@ def test_a_student_that_is_perfect_walks_as_its_teacher(tiny, own, tmp_path):
     """Targets lead from each recorded state to the next, and the loss of a network that gives them
     is 0."""
     job = job_of(load(tiny), own, tmp_path, student_steps=2)
-    walks = torch.from_numpy(np.array(job.walks)).float()
-    assert walks.shape == (6, 3, 4, 8, 8)
+    trajectories = torch.from_numpy(np.array(job.trajectories)).float()
+    assert trajectories.shape == (6, 3, 4, 8, 8)
     states = {}
 
     class Perfect(torch.nn.Module):
@@ -60,7 +62,7 @@ def test_a_student_that_is_perfect_walks_as_its_teacher(tiny, own, tmp_path):
         def weight(self, sigma):
             return torch.ones(len(sigma))
 
-    for row in walks:
+    for row in trajectories:
         for k in range(2):
             sigma, lower = float(job.sigmas[k]), float(job.sigmas[k + 1])
             target = (row[k + 1] - lower / sigma * row[k]) / (1 - lower / sigma)
@@ -78,11 +80,11 @@ def test_walks_are_those_of_create(tiny, own, tmp_path):
     job = job_of(model, own, tmp_path, student_steps=4)
     text, seed = job.texts[2], 2
     options = CreateOptions(seed=seed, style=None, best_of=1)
-    events = [e for e in walk(text, options, model) if isinstance(e, SamplerProgress)]
+    events = [e for e in stream(text, options, model) if isinstance(e, SamplerProgress)]
     ends = torch.stack([event.step.x[0] for event in events])
-    walked = torch.from_numpy(np.array(job.walks[2])).float()
+    trajectory = torch.from_numpy(np.array(job.trajectories[2])).float()
     assert len(events) == 4
-    assert torch.allclose(walked[1:], ends, atol=0.02), "float16 on disk"
+    assert torch.allclose(trajectory[1:], ends, atol=0.02), "float16 on disk"
 
 
 def test_it_is_written_resumed_and_used(own, config, tmp_path):
@@ -113,7 +115,7 @@ def test_a_model_without_a_student_says_so(tiny):
 
 
 def test_steps_that_do_not_part_the_teachers_are_refused(tiny, own, tmp_path):
-    with pytest.raises(OptionError, match="4 steps cannot be parted into 3"):
+    with pytest.raises(OptionError, match="4 steps cannot be divided among 3"):
         job_of(load(tiny), own, tmp_path, student_steps=3)
 
 

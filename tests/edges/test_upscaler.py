@@ -14,7 +14,7 @@ from sfumato.hub.load import load
 from sfumato.space.detail import Detail
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import check, resolve
-from sfumato.tasks.create.run import create, walk
+from sfumato.tasks.create.run import create, stream
 from sfumato.tasks.explain.experiments import explain
 from sfumato.train.upscaler import train_upscaler
 from sfumato.types import Progress
@@ -81,7 +81,7 @@ def test_each_picture_is_its_own_in_any_batch(folder):
     alone = create(texts[1], options(folder, size=(64, 64), batch=1), model)[0]
     a, b = (np.asarray(p.picture).astype(int) for p in (together[1], alone))
     assert np.abs(a - b).max() <= 1
-    events = list(walk(texts, options(folder, size=(64, 64)), model))
+    events = list(stream(texts, options(folder, size=(64, 64)), model))
     told = [e for e in events if isinstance(e, Progress)]
     assert [(e.what, e.done, e.total) for e in told] == [("enlarging", k, 3) for k in (1, 2, 3)]
 

@@ -357,7 +357,7 @@ def test_what_a_class_writes_by_default_is_read(name, tmp_path):
     assert SchedulerConfig.from_file(written, "x") == config
     known = inspect.signature(getattr(diffusers, written["_class_name"])).parameters
     assert {k for k in written if not k.startswith("_")} <= known.keys() | {"set_alpha_to_one"}, (
-        "no key of ours, but how a walk by DDIM ends"
+        "no key of ours, but how sampling by DDIM ends"
     )
 
 

@@ -29,12 +29,12 @@ def test_order(name):
 
 
 def test_eta_holds_in_every_spelling():
-    x, walks = torch.ones(1, 1, 2, 2, dtype=torch.float64), []
+    x, outputs = torch.ones(1, 1, 2, 2, dtype=torch.float64), []
     for name, eta in (("ddim", 1.0), ("DDIM", 1.0), ("ddim", 0.0)):
         sampler = build(name, lambda like: torch.full_like(like, 0.5), eta)
-        walks.append(list(sampler(bench.denoise, x, torch.tensor([5.0, 2.0, 1.0])))[-1].x)
-    assert torch.equal(walks[0], walks[1])
-    assert not torch.equal(walks[0], walks[2])
+        outputs.append(list(sampler(bench.denoise, x, torch.tensor([5.0, 2.0, 1.0])))[-1].x)
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
 
 
 def test_a_broken_sampler_loses_its_order(monkeypatch):

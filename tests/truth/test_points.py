@@ -1,4 +1,4 @@
-"""Points on a plane are learned, and walks lead to them."""
+"""Points on a plane are learned, and sampling leads to them."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sfumato.errors import OptionError
-from sfumato.tasks.points import PointsOptions, walk
+from sfumato.tasks.points import PointsOptions, sample
 from sfumato.types import Progress
 
 
@@ -21,13 +21,13 @@ POINTS = two_spots()
 KEPT: dict = {}
 
 
-def walks(**more):
-    *_, last = walk(PointsOptions(points=POINTS, training=600, count=200, **more), KEPT)
+def sampled(**more):
+    *_, last = sample(PointsOptions(points=POINTS, training=600, count=200, **more), KEPT)
     return last
 
 
 def test_walks_end_at_the_points():
-    made = walks()
+    made = sampled()
     assert made.paths.shape == (21, 200, 2) and len(made.sigmas) == 21 and made.sigmas[-1] == 0
     ends = made.paths[-1]
     assert 0.3 < float((ends[:, 0] < 0).float().mean()) < 0.7, "both spots"
@@ -38,13 +38,13 @@ def test_walks_end_at_the_points():
 
 
 def test_a_class_is_followed_and_guidance_moves_away_from_the_other():
-    plain, strong = walks(follow=1), walks(follow=1, guidance_scale=4)
+    plain, strong = sampled(follow=1), sampled(follow=1, guidance_scale=4)
     assert float((plain.paths[-1][:, 0] < 0).float().mean()) > 0.95
     assert strong.paths[-1][:, 0].mean() < plain.paths[-1][:, 0].mean() - 0.02
 
 
 def test_the_guess_at_high_noise_is_the_mean_and_at_low_noise_the_place_itself():
-    made = walks()
+    made = sampled()
     middle = torch.tensor([[x, y] for x, y, _ in POINTS]).mean(dim=0)
     assert (made.guesses[0] - middle).norm(dim=1).median() < 0.25
     on = ((made.grid - torch.tensor([-1.0, 0.0])).norm(dim=1) < 0.3).nonzero().flatten()
@@ -52,15 +52,15 @@ def test_the_guess_at_high_noise_is_the_mean_and_at_low_noise_the_place_itself()
 
 
 def test_what_was_learned_is_kept_and_the_same_seed_walks_the_same():
-    first, again = walks(seed=3), walks(seed=3)
+    first, again = sampled(seed=3), sampled(seed=3)
     assert torch.equal(first.paths, again.paths)
-    events = list(walk(PointsOptions(points=POINTS, training=600, count=5, seed=3), KEPT))
+    events = list(sample(PointsOptions(points=POINTS, training=600, count=5, seed=3), KEPT))
     assert not any(isinstance(event, Progress) for event in events)
 
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "heun", "ddim", "unipc"])
 def test_any_sampler_leads_there(sampler):
-    ends = walks(sampler=sampler, steps=15).paths[-1]
+    ends = sampled(sampler=sampler, steps=15).paths[-1]
     assert float(torch.stack([ends[:, 0].abs() - 1, ends[:, 1]], 1).norm(dim=1).median()) < 0.4
 
 

@@ -74,7 +74,9 @@ class _Lines:
     def __init__(self) -> None:
         self.last = time.monotonic()
         self.share = 0.0
-        self.begun: tuple[float, float] | None = None  # start time and share: a run may be resumed
+        self.started: tuple[float, float] | None = (
+            None  # start time and share: a run may be resumed
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +86,7 @@ class _Lines:
 
     def update(self, description: str, done: float, total: float | None, note: str = "") -> None:
         now, share = time.monotonic(), done / total if total else 0.0
-        since, first = self.begun = self.begun or (now, share)
+        since, first = self.started = self.started or (now, share)
         waited = now - self.last
         if waited < SECONDS or (waited < LONGEST and abs(share - self.share) < SHARE):
             return

@@ -92,14 +92,14 @@ def command_class(record: type[Config]) -> type[TyperCommand]:
 def _parameter(name: str, field: FieldInfo, *, defaults: bool) -> inspect.Parameter:
     """Make a typer parameter from a field; its value is None if it is not given."""
     kind, choices = _kind(field.annotation)
-    told = typer.Option(
+    declared = typer.Option(
         *flags(name, field),
         help=_help(field, defaults=defaults),
         metavar=note_of(field, "metavar") or ("|".join(choices) if choices else None),
         show_default=False,
         rich_help_panel=note_of(field, "group") or None,
     )
-    annotation = Annotated[kind | None, told]  # type: ignore[valid-type]
+    annotation = Annotated[kind | None, declared]  # type: ignore[valid-type]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )

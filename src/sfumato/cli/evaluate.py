@@ -68,8 +68,10 @@ def restore(
 
 def _record(score: Score) -> str:
     """A score as JSON; an infinite value becomes null."""
-    told = {name: value for name, value in score.__dict__.items() if value is not None}
-    return json.dumps({name: None if value == math.inf else value for name, value in told.items()})
+    values = {name: value for name, value in score.__dict__.items() if value is not None}
+    return json.dumps(
+        {name: None if value == math.inf else value for name, value in values.items()}
+    )
 
 
 def _line(psnr: float, ssim: float, lpips: float | None, name: str) -> str:

@@ -34,7 +34,9 @@ Again = Annotated[
 ]
 Light = Annotated[
     bool,
-    Option("--light", help="Record the walk alone: no estimate is decoded, no experiment is made."),
+    Option(
+        "--light", help="Record the sampler's steps only: decode no estimates, run no experiments."
+    ),
 ]
 Changes = Annotated[
     list[str] | None,

@@ -201,15 +201,15 @@ def _train(events: Iterator[Any], output: Path) -> None:
     from sfumato.train.board import Board
 
     check_folder(output)
-    begun = False
+    started = False
     with bar() as progress, Board(output / "tensorboard") as board:
         for event in events:
             if isinstance(event, str):
                 say(event, err=True, keep="\n")
                 continue
-            if not begun and event.step > 1:
+            if not started and event.step > 1:
                 note(f"the run goes on after step {event.step - 1} of {event.steps}")
-            begun = True
+            started = True
             board.write(event)
             progress.update(
                 "training",

@@ -25,7 +25,7 @@ from tokenizers import (
 )
 
 from sfumato.errors import ModelError
-from sfumato.runtime import atomic, legible
+from sfumato.runtime import atomic, replace_surrogates
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 SUFFIX = "</w>"
@@ -140,7 +140,9 @@ class CLIPTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text of any length."""
-        ids: list[int] = self.tokenizer.encode(legible(text), add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(
+            replace_surrogates(text), add_special_tokens=False
+        ).ids
         return ids
 
     def text(self, ids: Iterable[int]) -> str:

@@ -245,7 +245,7 @@ class _Pen:
 def _shade(rng: np.random.Generator) -> float:
     """Sample a shade: bright as bare paper, dark as ink, or in between."""
     bright, dark, between = rng.uniform(0.4, 1), rng.uniform(-1, -0.5), rng.uniform(-0.5, 0.4)
-    return float(rng.choice([bright, dark, between], p=[0.45, 0.4, 0.15]))
+    return float(rng.choice([bright, dark, between], p=[0.36, 0.5, 0.14]))
 
 
 def _clouds(size: tuple[int, int], rng: np.random.Generator) -> Plane:

@@ -21,7 +21,7 @@ from sfumato.data.tables import read_table
 from sfumato.data.text import decode
 from sfumato.data.walk import files, hidden
 from sfumato.errors import DataError, PictureError
-from sfumato.runtime import legible
+from sfumato.runtime import replace_surrogates
 
 PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "webp", "bytes")
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "label")
@@ -114,7 +114,9 @@ def scan(source: Path) -> Scan:
 
 def _captions(value: Any) -> tuple[str, ...]:
     many = value if isinstance(value, list | tuple) else [value]
-    return tuple(legible(str(v)).strip() for v in many if v is not None and str(v).strip())
+    return tuple(
+        replace_surrogates(str(v)).strip() for v in many if v is not None and str(v).strip()
+    )
 
 
 def _caption_of(record: dict[str, Any]) -> tuple[str, ...]:

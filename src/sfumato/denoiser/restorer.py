@@ -57,7 +57,7 @@ def restorer_planes(
 
 
 def self_ensemble(
-    answer: Callable[..., Tensor], views: Sequence[tuple[int, bool]], *pictures: Tensor
+    function: Callable[..., Tensor], views: Sequence[tuple[int, bool]], *pictures: Tensor
 ) -> Tensor:
     """Average the outputs for turned and mirrored pictures, after turning each output back.
 
@@ -83,15 +83,15 @@ def self_ensemble(
     >>> torch.equal(self_ensemble(torch.square, VIEWS, x), x.square())
     True
     """
-    answers = []
+    outputs = []
     for turns, mirrored in views:
         seen = (
             torch.rot90(x.flip(-1) if mirrored else x, turns, (-2, -1)).contiguous()
             for x in pictures
         )
-        back = torch.rot90(answer(*seen), -turns, (-2, -1))
-        answers.append(back.flip(-1) if mirrored else back)
-    return sum(answers[1:], answers[0]) / len(answers)
+        back = torch.rot90(function(*seen), -turns, (-2, -1))
+        outputs.append(back.flip(-1) if mirrored else back)
+    return sum(outputs[1:], outputs[0]) / len(outputs)
 
 
 class RestorerConfig(Config):
@@ -229,12 +229,12 @@ class Restorer(nn.Module):
         joined, planes = self._joined(x, c_noise, condition)
         size = x.shape[-2:]
         if self.config.fills:
-            begun = interpolated(
+            initial = interpolated(
                 joined[:, : x.shape[1]], joined[:, x.shape[1] + 1 : x.shape[1] + 2]
             )
             x, joined = (
-                begun[..., : size[0], : size[1]],
-                torch.cat([begun, joined[:, x.shape[1] :]], dim=1),
+                initial[..., : size[0], : size[1]],
+                torch.cat([initial, joined[:, x.shape[1] :]], dim=1),
             )
         change: Tensor = F.pixel_shuffle(self.tail(self._features(joined)), 2)
         change = change[..., : size[0], : size[1]]

@@ -307,10 +307,10 @@ def with_student(model: Model) -> Model:
         )
     merge(model.network, [], folder / FILE)
     own = Defaults.read(read_json(folder / "sfumato.json"), str(folder / "sfumato.json"))
-    walked = {"steps": own.steps, "guidance_scale": own.guidance_scale}
+    sampling = {"steps": own.steps, "guidance_scale": own.guidance_scale}
     return replace(
         model,
-        defaults=model.defaults.model_copy(update=walked),
+        defaults=model.defaults.model_copy(update=sampling),
         scheduler=model.scheduler.model_copy(update={"sampler": "euler"}),
         student=digest(folder / FILE),
     )

@@ -261,9 +261,9 @@ def prediction_type(family: Family, notes: Mapping[str, str], weights: Mapping[s
     In SD 2, "768" predicts v; "base" and inpainting predict eps. The only sign is one bias near the
     end, whose values vary more in models that predict v (ComfyUI's criterion).
     """
-    told = notes.get("modelspec.prediction_type")
-    if told:
-        return "v_prediction" if told.lower().startswith("v") else "epsilon"
+    prediction = notes.get("modelspec.prediction_type")
+    if prediction:
+        return "v_prediction" if prediction.lower().startswith("v") else "epsilon"
     if "v_pred" in weights:
         return "v_prediction"
     if family.unet.in_channels != 4:

@@ -37,7 +37,7 @@ CURVE = 200  # points along a line or a curve
 CORNER = 0.8  # place of outliers, as a share of the way from the center to the plane's corner
 BINS = 48  # classes of height, for the cross-entropy loss
 ASIDE = 397  # digits held out for measuring; the other 1,400 are for training
-SHOWN = 12  # digits in a row of a picture
+DIGITS_PER_ROW = 12  # digits in a row of a picture
 WATCHED = 8  # pictures shown during training, besides that of step 1
 Lesson = Literal["outliers", "losses", "labels", "denoising"]
 
@@ -230,7 +230,7 @@ class _HeightJob:
         """Do nothing: this job trains in memory."""
 
     @torch.inference_mode()
-    def answers(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Tensor) -> Tensor:
         """The predicted heights; with classes, the middle of the likeliest class."""
         out: Tensor = self.module(x[:, None])
         if out.shape[1] == 1:
@@ -247,7 +247,7 @@ def _losses(options: LessonOptions) -> Iterator[Progress | Learned]:
         torch.manual_seed(options.seed)
         job = _HeightJob(points, loss)
         yield from _trained(job, options, f"training with the {loss} loss", part, len(LOSSES))
-        curves[loss] = _places(torch.stack([x, job.answers(x)], dim=1).numpy())
+        curves[loss] = _places(torch.stack([x, job.outputs(x)], dim=1).numpy())
     yield Learned({"curves": curves})
 
 
@@ -314,5 +314,7 @@ def _bytes(y: Tensor, x: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float6
 
 def _three(*kinds: Tensor) -> Image.Image:
     """One row of digits per batch, enlarged for display."""
-    shown = torch.cat([kind[:SHOWN] for kind in kinds])
-    return image.sheet(image.to_pictures(F.interpolate(shown, scale_factor=8)), columns=SHOWN)
+    shown = torch.cat([kind[:DIGITS_PER_ROW] for kind in kinds])
+    return image.sheet(
+        image.to_pictures(F.interpolate(shown, scale_factor=8)), columns=DIGITS_PER_ROW
+    )

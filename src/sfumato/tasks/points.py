@@ -65,7 +65,7 @@ class PointsOptions(Options):
     sampler: str = option("dpmpp_2m", "As create takes it.")
     follow: int = option(0, "The class to make: 1 or 2; 0 for both.", ge=0, le=2)
     guidance_scale: float = option(1.0, "How closely to follow the class; 1 is off.", ge=0, le=20)
-    seed: int = option(0, "Seed of training and walks.", ge=0, lt=2**32)
+    seed: int = option(0, "Seed of training and sampling.", ge=0, lt=2**32)
 
     @field_validator("points")
     @classmethod
@@ -152,7 +152,7 @@ class PointsJob:
         """Do nothing: this job trains in memory."""
 
 
-def walk(
+def sample(
     options: PointsOptions, trained: dict[Any, Any] | None = None
 ) -> Iterator[Progress | Walks]:
     """Learn points, and sample new ones from noise; the last event is the result.

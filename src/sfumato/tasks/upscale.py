@@ -22,7 +22,7 @@ from sfumato.types import Condition, Step
 STEPS = 4
 
 
-def walk(
+def stream(
     denoiser: Denoiser,
     small: Tensor,
     tokens: Tensor | None,
@@ -60,6 +60,6 @@ def upscale(
     noise: Callable[[Tensor], Tensor],
     steps: int = STEPS,
 ) -> Tensor:
-    """Enlarge pictures (B, 3, h, w) in [-1, 1] to (B, 3, 4h, 4w); see :func:`walk`."""
-    *_, last = walk(denoiser, small, tokens, noise, steps)
+    """Enlarge pictures (B, 3, h, w) in [-1, 1] to (B, 3, 4h, 4w); see :func:`stream`."""
+    *_, last = stream(denoiser, small, tokens, noise, steps)
     return Detail().decode(last.x, small).clamp(-1, 1)

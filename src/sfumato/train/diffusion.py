@@ -115,12 +115,12 @@ class DiffusionJob:
         )
         shape = self.data.latents(torch.tensor([0])).shape[1:]
         noise = Streams(range(len(self.prompts))).normal((len(self.prompts), *shape)).to(device)
-        walk = dpmpp_2m(
+        trajectory = dpmpp_2m(
             guided(self.denoiser, condition, negative, 3.0),
             noise * float((1 + sigmas[0] ** 2).sqrt()),
             sigmas,
         )
-        z = [step.x for step in walk][-1]
+        z = [step.x for step in trajectory][-1]
         path.parent.mkdir(parents=True, exist_ok=True)
         image.sheet(
             image.to_pictures(self.data.space.decode(z)),
@@ -156,25 +156,25 @@ def train_diffusion(
     """
     kind = "diffusion from a model" if start else "diffusion"
     plan, settings = read_plan(kind, data, output, config, given)
-    begun, space, encoder = _grounds(autoencoder, text, plan, start, settings.device, pixels=pixels)
-    size = _size(plan, begun)
-    small = _small_unet(size, space, encoder.clip.config.hidden_size)
-    network = (
-        begun.network.config if begun else checked(UNet, UNetConfig, {**small, **plan.network})
+    base, space, encoder = _base_model(
+        autoencoder, text, plan, start, settings.device, pixels=pixels
     )
+    size = _size(plan, base)
+    small = _small_unet(size, space, encoder.clip.config.hidden_size)
+    network = base.network.config if base else checked(UNet, UNetConfig, {**small, **plan.network})
     unit = space.config.factor * network.unit
     check_size(size, unit, "the space's factor times the U-Net's halvings")
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
     torch.manual_seed(settings.seed)
-    scheduler, defaults = _described(plan, begun, size)
+    scheduler, defaults = _described(plan, base, size)
     found = Latents(pictures, space, encoder, output / "cache")
     encoders = fingerprint(space, encoder.clip)
-    yield from in_tenths(found.prepare(encoders, states=True, own_scale=begun is None))
+    yield from in_tenths(found.prepare(encoders, states=True, own_scale=base is None))
     job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, plan.text_noise)
-    if begun is not None:
-        job.module.load_state_dict(begun.network.state_dict())
+    if base is not None:
+        job.module.load_state_dict(base.network.state_dict())
     about = {
         "scheduler": scheduler.model_dump(mode="json"),
         "start": start,
@@ -183,7 +183,7 @@ def train_diffusion(
     }
     known = identity(plan, data, network, task="diffusion", **about)
     yield from train(job, settings, output, known)
-    _save(job.module, space, encoder, begun, output)
+    _save(job.module, space, encoder, base, output)
     save_scheduler(scheduler, output / "scheduler")
     save_index(output, defaults, pixels=isinstance(space, Pixels))
 
@@ -192,7 +192,7 @@ def _save(
     network: UNet,
     space: AutoencoderKL | Pixels,
     encoder: TextEncoder,
-    begun: Model | None,
+    base: Model | None,
     output: Path,
 ) -> None:
     """Write the networks of a model folder."""
@@ -200,22 +200,22 @@ def _save(
     if isinstance(space, AutoencoderKL):
         save_network(space, output / "vae")
     save_text(encoder.clip, encoder.tokenizer, output)
-    if begun is not None and begun.matcher is not None:
-        save_network(begun.matcher, output / "matcher")
+    if base is not None and base.matcher is not None:
+        save_network(base.matcher, output / "matcher")
 
 
-def _described(plan: Plan, begun: Model | None, size: int) -> tuple[SchedulerConfig, Defaults]:
+def _described(plan: Plan, base: Model | None, size: int) -> tuple[SchedulerConfig, Defaults]:
     """The scheduler's config, and the model's defaults for ``sfumato create``."""
-    if begun is None:
+    if base is None:
         scheduler = SchedulerConfig.read({**STABLE_DIFFUSION, **plan.scheduler}, "scheduler")
         return scheduler, Defaults.read(plan.defaults, "defaults")
-    known = begun.defaults.model_dump(mode="json", exclude_defaults=True)
-    if begun.size != (size, size):
+    known = base.defaults.model_dump(mode="json", exclude_defaults=True)
+    if base.size != (size, size):
         known["size"] = [size, size]
-    return begun.scheduler, Defaults.read({**known, **plan.defaults}, "defaults")
+    return base.scheduler, Defaults.read({**known, **plan.defaults}, "defaults")
 
 
-def _grounds(
+def _base_model(
     autoencoder: Path | None,
     text: Path | None,
     plan: Plan,
@@ -240,8 +240,8 @@ def _grounds(
         encoder.clip.to(choose_device(device))
         return None, space.to(choose_device(device)), encoder
     check_kept(autoencoder, text, pixels, plan.network, plan.scheduler)
-    begun, encoder = load_to_train(start, device)
-    return begun, begun.space, encoder
+    base, encoder = load_to_train(start, device)
+    return base, base.space, encoder
 
 
 def check_kept(*others: object) -> None:
@@ -255,25 +255,25 @@ def check_kept(*others: object) -> None:
 
 def load_to_train(name: str, device: str) -> tuple[Model, TextEncoder]:
     """Load a model to fine-tune or to train a part for, and its text encoder."""
-    begun = load(name, device, "float32")
-    if not isinstance(begun.text, TextEncoder):
+    base = load(name, device, "float32")
+    if not isinstance(base.text, TextEncoder):
         what = (
             "no text encoder"
-            if isinstance(begun.text, NoText)
+            if isinstance(base.text, NoText)
             else "two text encoders, as Stable Diffusion XL"
         )
         raise OptionError(f"{name} has {what}; such models cannot be trained on")
-    if begun.network.config.in_channels != begun.space.config.latent_channels:
+    if base.network.config.in_channels != base.space.config.latent_channels:
         raise OptionError(
             f"{name} sees more than latents (it fills or enlarges); such models cannot be "
             "trained on"
         )
-    return begun, begun.text
+    return base, base.text
 
 
-def _size(plan: Plan, begun: Model | None) -> int:
+def _size(plan: Plan, base: Model | None) -> int:
     """Side of the pictures: the start model's if the plan names none, else the plan's."""
-    return begun.size[0] if begun and "size" not in plan.model_fields_set else plan.size
+    return base.size[0] if base and "size" not in plan.model_fields_set else plan.size
 
 
 def _small_unet(size: int, space: AutoencoderKL | Pixels, text_width: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from sfumato.hub.files import fingerprint
 from sfumato.hub.load import Model
 from sfumato.hub.lora import FILE, Change, lora_file, read_lora, save_lora
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.run import Made, walk
+from sfumato.tasks.create.run import Made, stream
 from sfumato.tasks.nearest import training_names
 from sfumato.train.diffusion import DiffusionJob, check_kept, load_to_train
 from sfumato.train.latents import Latents
@@ -98,15 +98,15 @@ def begin_at(network: UNet, path: Path) -> None:
     for name, layer in network.named_modules():
         if not parametrize.is_parametrized(layer):
             continue
-        (change,), begun = layer.parametrizations["weight"], found.get(f"unet.{name}")
-        if begun is None or begun.down.flatten(1).shape != change.down.shape:
-            had = "none" if begun is None else len(begun.down)
+        (change,), initial = layer.parametrizations["weight"], found.get(f"unet.{name}")
+        if initial is None or initial.down.flatten(1).shape != change.down.shape:
+            had = "none" if initial is None else len(initial.down)
             raise ModelError(
                 f"{path} does not fit: {name} has a change of rank {len(change.down)} here, "
                 f"{had} there"
             )
-        change.down.data.copy_(begun.down.flatten(1))
-        change.up.data.copy_(begun.up.flatten(1) * (begun.alpha / len(begun.down)))
+        change.down.data.copy_(initial.down.flatten(1))
+        change.up.data.copy_(initial.up.flatten(1) * (initial.alpha / len(initial.down)))
 
 
 def changes_of(network: UNet) -> dict[str, Change]:
@@ -150,7 +150,7 @@ class LoraJob(DiffusionJob):
         texts = other_prompts(model, KEPT, seed)
         options = CreateOptions(seed=seed, best_of=1, batch=16)
         made: list[Image.Image] = []
-        for event in walk(texts, options, model):
+        for event in stream(texts, options, model):
             if isinstance(event, Made):
                 made.append(event.picture)
                 yield "pictures of other prompts", len(made), len(texts)
@@ -181,7 +181,7 @@ class LoraJob(DiffusionJob):
         picked = torch.randint(len(self.kept), (count,), generator=random)
         condition = Condition(self.kept_tokens[picked].to(device))
 
-        def answer(x: Tensor, corrupted: Any) -> Tensor:
+        def output(x: Tensor, corrupted: Any) -> Tensor:
             with torch.no_grad(), self.unchanged():
                 out: Tensor = self.denoiser(corrupted.y, corrupted.sigma, condition)
                 return out
@@ -192,7 +192,7 @@ class LoraJob(DiffusionJob):
             self.corruption,
             condition,
             generator=random,
-            teach=answer,
+            teach=output,
         )
         return own + KEPT_WEIGHT * kept
 
@@ -232,23 +232,23 @@ def train_lora(
     plan, settings = read_plan("lora", data, output, config, given)
     check_kept(autoencoder, text, pixels, plan.network, plan.scheduler)
     start = start or "icons"
-    begun, encoder = load_to_train(start, settings.device)
-    size = begun.size[0] if "size" not in plan.model_fields_set else plan.size
-    unit = begun.space.config.factor * begun.network.config.unit
+    base, encoder = load_to_train(start, settings.device)
+    size = base.size[0] if "size" not in plan.model_fields_set else plan.size
+    unit = base.space.config.factor * base.network.config.unit
     check_size(size, unit, "the space's factor times the U-Net's halvings")
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
     torch.manual_seed(settings.seed)
-    found = Latents(pictures, begun.space, encoder, output / "cache")
-    encoders = fingerprint(begun.space, encoder.clip)
+    found = Latents(pictures, base.space, encoder, output / "cache")
+    encoders = fingerprint(base.space, encoder.clip)
     yield from in_tenths(found.prepare(encoders, states=True))
     plan = plan.model_copy(update={"previews": _previews(plan, pictures.captions)})
-    job = LoraJob(begun, found, plan)
-    yield from in_tenths(job.prepare(begun, settings.seed))
-    about = {"start": fingerprint(begun.network), "encoders": encoders}
+    job = LoraJob(base, found, plan)
+    yield from in_tenths(job.prepare(base, settings.seed))
+    about = {"start": fingerprint(base.network), "encoders": encoders}
     about |= plan.model_dump(include={"shift", "text_noise", "rank"})
-    known = identity(plan, data, begun.network.config, task="lora", **about)
+    known = identity(plan, data, base.network.config, task="lora", **about)
     yield from train(job, settings, output, known)
     save_lora(changes_of(job.module), output / FILE)
     yield f'use it: sfumato create "{job.prompts[0]}" --model {start} --lora {output}'

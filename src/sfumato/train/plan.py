@@ -51,7 +51,7 @@ class Plan(Config):
     text_noise: float = Field(0.0, ge=0)
     rank: int = Field(8, ge=1, le=256)  # rank of a LoRA
     student_steps: int = Field(4, ge=1)  # steps of a student; a divisor of its teacher's steps
-    walks: int = Field(6000, ge=1)  # a teacher's trajectories that its student learns from
+    trajectories: int = Field(6000, ge=1)  # a teacher's trajectories that its student learns from
     previews: list[str] = [
         "a red apple",
         "a dog",

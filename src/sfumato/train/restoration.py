@@ -47,19 +47,19 @@ def train_restorer(
     too.
     """
     plan, settings = read_plan("restorer", data, output, config, given)
-    begun = _restorer(start) if start else None
-    if begun is None or plan.network:
+    pretrained = _restorer(start) if start else None
+    if pretrained is None or plan.network:
         network = checked(Restorer, RestorerConfig, plan.network)
     else:
-        network = begun.config
+        network = pretrained.config
     teacher = Denoiser(_restorer(plan.teacher).eval(), "direct") if plan.teacher else None
     asked = _asked(data, corruption or plan.corruption)
     yield f"reading {data}"
     torch.manual_seed(settings.seed)
     job, skipped = _job(data, network, plan, asked, teacher)
     yield from skipped_lines(skipped)
-    if begun is not None:
-        yield _start_from(job.module, begun, str(start))
+    if pretrained is not None:
+        yield _start_from(job.module, pretrained, str(start))
     about = {
         "corruption": asked,
         "start": start,
@@ -102,10 +102,10 @@ def _job(
     return job, skipped
 
 
-def _start_from(network: Restorer, begun: Restorer, name: str) -> str:
+def _start_from(network: Restorer, pretrained: Restorer, name: str) -> str:
     """Copy the layers of equal shape from a trained network; return a line that counts them."""
     fresh = {k: v.shape for k, v in network.state_dict().items()}
-    shared = {k: v for k, v in begun.state_dict().items() if v.shape == fresh.get(k)}
+    shared = {k: v for k, v in pretrained.state_dict().items() if v.shape == fresh.get(k)}
     network.load_state_dict(shared, strict=False)
     return f"starts from {len(shared)} of the {len(fresh)} layers of {name}"
 

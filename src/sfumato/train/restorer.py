@@ -239,13 +239,13 @@ class RestorerJob:
             else condition.planes,
         )
         views = [VIEWS[k] for k in torch.randperm(len(VIEWS), generator=random)[:LOOKS].tolist()]
-        answer = self_ensemble(
+        target = self_ensemble(
             lambda y, told_of: teacher(y, seen.sigma, Condition(planes=told_of)),
             views,
             seen.y,
             planes,
         )
-        return TAUGHT * answer + (1 - TAUGHT) * x
+        return TAUGHT * target + (1 - TAUGHT) * x
 
     def preview(self, path: Path) -> None:
         """Write rows of originals, corrupted inputs and results, in turn."""

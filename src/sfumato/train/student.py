@@ -55,7 +55,7 @@ class StudentJob:
     pictures : Pictures
         Pictures whose captions are the prompts.
     plan : Plan
-        ``student_steps`` and ``walks``.
+        ``student_steps`` and ``trajectories``.
     folder : Path
         Folder of the recorded trajectories.
     seed : int
@@ -74,15 +74,16 @@ class StudentJob:
         self.model, self.folder, self.prompts = model, folder, plan.previews
         assert isinstance(model.text, TextEncoder)
         self.encoder, self.teacher = model.text, resolve(CreateOptions(best_of=1), model)
-        walked, steps = self.teacher.sigmas(), plan.student_steps
-        self.every, left = divmod(len(walked) - 1, steps)
+        teacher_sigmas, steps = self.teacher.sigmas(), plan.student_steps
+        self.every, left = divmod(len(teacher_sigmas) - 1, steps)
         if left or not self.every:
             raise OptionError(
-                f"the teacher's {len(walked) - 1} steps cannot be parted into {steps} of a student"
+                f"the teacher's {len(teacher_sigmas) - 1} steps cannot be divided among "
+                f"{steps} steps of a student"
             )
-        self.walked, self.sigmas = walked, walked[:: self.every]
-        self.texts = drawn_texts(pictures, plan.walks, seed)
-        self.seed, self.weights = seed, torch.ones(plan.walks)
+        self.teacher_sigmas, self.sigmas = teacher_sigmas, teacher_sigmas[:: self.every]
+        self.texts = drawn_texts(pictures, plan.trajectories, seed)
+        self.seed, self.weights = seed, torch.ones(plan.trajectories)
         self.denoiser: Denoiser = model.denoiser
 
     @property
@@ -97,17 +98,20 @@ class StudentJob:
         self.shape = space.latent_channels, tall // space.factor, wide // space.factor
         starts = range(0, len(self.texts), AT_ONCE)
         self.states = torch.cat([self._read(self.texts[k : k + AT_ONCE]) for k in starts])
-        shape, path = (len(self.texts), len(self.sigmas), *self.shape), self.folder / "walks.npy"
+        shape, path = (
+            (len(self.texts), len(self.sigmas), *self.shape),
+            self.folder / "trajectories.npy",
+        )
         for done in cached(path, key, shape, self._walks, AT_ONCE):
-            yield "walks of the teacher", done, len(self.texts)
-        self.walks = np.load(path, mmap_mode="r")
+            yield "trajectories of the teacher", done, len(self.texts)
+        self.trajectories = np.load(path, mmap_mode="r")
 
     @torch.no_grad()
     def _walks(self, start: int, end: int) -> Tensor:
         """Latents (B, steps + 1, C, h, w) of some trajectories at the student's noise levels."""
         condition = self._condition(slice(start, end))
         empty = Condition(self._read([""] * (end - start)).to(self.model.device))
-        plan, steps = self.teacher, len(self.walked) - 1
+        plan, steps = self.teacher, len(self.teacher_sigmas) - 1
         sampler = build(
             plan.sampler,
             Streams(range(start, end)).like,
@@ -116,7 +120,7 @@ class StudentJob:
         x = self._noise(range(start, end))
         seen = [x]
         denoise = self.model.guided(condition, empty, plan.guidance_scale)
-        for step in sampler(denoise, x, self.walked):
+        for step in sampler(denoise, x, self.teacher_sigmas):
             if (step.index + 1) % self.every == 0:
                 seen.append(step.x)
         return torch.stack(seen, dim=1)
@@ -124,7 +128,7 @@ class StudentJob:
     def _noise(self, rows: Sequence[int]) -> Tensor:
         """Initial noise of the trajectories."""
         noise = Streams([(self.seed << 32) + row for row in rows]).normal((len(rows), *self.shape))
-        return noise.to(self.model.device) * float((1 + self.walked[0] ** 2).sqrt())
+        return noise.to(self.model.device) * float((1 + self.teacher_sigmas[0] ** 2).sqrt())
 
     def _read(self, texts: list[str]) -> Tensor:
         """States (B, T, D) of texts, of one chunk of tokens each."""
@@ -140,9 +144,9 @@ class StudentJob:
         """Weighted squared error of the network's raw prediction, at a random step."""
         device = self.model.device
         steps = torch.randint(len(self.sigmas) - 1, (len(rows),), generator=random)
-        walks = torch.from_numpy(self.walks[rows.numpy()]).to(device, torch.float32)
+        trajectories = torch.from_numpy(self.trajectories[rows.numpy()]).to(device, torch.float32)
         here = torch.arange(len(rows))
-        x, ahead = walks[here, steps], walks[here, steps + 1]
+        x, ahead = trajectories[here, steps], trajectories[here, steps + 1]
         sigma, lower = self.sigmas[steps].to(device), self.sigmas[steps + 1].to(device)
         target = step_target(x, ahead, sigma, lower)
         condition = self._condition(rows)
@@ -234,15 +238,15 @@ def train_student(
     job = StudentJob(teacher, pictures, plan, output / "cache", settings.seed)
     taught_by = fingerprint(teacher.network, encoder.clip)
     texts = hashlib.blake2b("\0".join(job.texts).encode(), digest_size=12).hexdigest()
-    how = f"{job.teacher.sampler} {job.teacher.guidance_scale:g} {len(job.walked) - 1}"
+    how = f"{job.teacher.sampler} {job.teacher.guidance_scale:g} {len(job.teacher_sigmas) - 1}"
     key = f"{taught_by} {texts} {how} {plan.student_steps} {settings.seed}"
     yield from in_tenths(job.prepare(key))
     add_low_rank(teacher.network, rank)
     if start is not None:
         begin_at(teacher.network, start)
-    begun = fingerprint(teacher.network, encoder.clip) if start is not None else taught_by
-    about = {"start": begun, "rank": rank, "teacher": how}
-    about |= plan.model_dump(include={"student_steps", "walks"})
+    start_digest = fingerprint(teacher.network, encoder.clip) if start is not None else taught_by
+    about = {"start": start_digest, "rank": rank, "teacher": how}
+    about |= plan.model_dump(include={"student_steps", "trajectories"})
     known = identity(plan, data, teacher.network.config, task="student", **about)
     yield from train(job, settings, output, known)
     save_lora(changes_of(teacher.network), output / FILE)

@@ -248,23 +248,26 @@ def train_text(
     """
     plan, settings = read_plan("text", data, output, config, given)
     phrases = Phrases.read(data)
-    begun = text_encoder(start) if start else None
-    if begun is not None and (plan.network or begun.clip.config.with_projection):
+    pretrained = text_encoder(start) if start else None
+    if pretrained is not None and (plan.network or pretrained.clip.config.with_projection):
         raise OptionError(
             "a text encoder that is trained on keeps its network, which has no projection; leave "
             "network out"
         )
     length = int(plan.network.get("max_position_embeddings", 32))
-    if begun is None and not (output / "tokenizer" / "vocab.json").exists():
+    if pretrained is None and not (output / "tokenizer" / "vocab.json").exists():
         yield f"learning {plan.vocabulary} tokens from {len(phrases.texts)} phrases"
         CLIPTokenizer.train(phrases.texts, plan.vocabulary, length).save(output / "tokenizer")
-    tokenizer = begun.tokenizer if begun else CLIPTokenizer.load(output / "tokenizer")
+    tokenizer = pretrained.tokenizer if pretrained else CLIPTokenizer.load(output / "tokenizer")
     fresh = _text_network(plan, tokenizer, length)
     taught = {"projection_dim": phrases.embeddings.shape[1], "with_projection": True}
-    known = (begun.clip.config if begun else fresh).model_copy(update=taught)
+    known = (pretrained.clip.config if pretrained else fresh).model_copy(update=taught)
     torch.manual_seed(settings.seed)
-    job = TextJob(known, tokenizer, phrases, begun.clip if begun else None)
-    about = {"vocabulary": plan.vocabulary, "start": fingerprint(begun.clip) if begun else None}
+    job = TextJob(known, tokenizer, phrases, pretrained.clip if pretrained else None)
+    about = {
+        "vocabulary": plan.vocabulary,
+        "start": fingerprint(pretrained.clip) if pretrained else None,
+    }
     yield from train(
         job, settings, output, identity(plan, data, job.module.config, task="text", **about)
     )

@@ -142,20 +142,20 @@ def train_upscaler(
     If `output` is the model's folder, the upscaler becomes part of the model.
     """
     plan, settings = read_plan("upscaler", data, output, config, given)
-    begun, encoder = load_to_train(model, settings.device)
-    if begun.size[0] != begun.size[1]:
+    base, encoder = load_to_train(model, settings.device)
+    if base.size[0] != base.size[1]:
         raise ModelError(f"{model} makes pictures that are not square; such have no upscaler")
     yield f"reading {data}"
-    side = Detail().config.factor * begun.size[0]
+    side = Detail().config.factor * base.size[0]
     pictures: Pictures = pack(data, side, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
     torch.manual_seed(settings.seed)
-    usual = _small_unet(begun.size[0], encoder.clip.config.hidden_size)
+    usual = _small_unet(base.size[0], encoder.clip.config.hidden_size)
     network = checked(UNet, UNetConfig, {**usual, **plan.network})
     found = Captions(pictures, encoder, output / "cache")
-    encoders = fingerprint(begun.space, encoder.clip)
+    encoders = fingerprint(base.space, encoder.clip)
     yield from in_tenths(found.prepare(encoders, states=True))
-    job = UpscalerJob(network, found, begun)
+    job = UpscalerJob(network, found, base)
     yield from in_tenths(job.prepare(f"{encoders} {pictures.key}"))
     about = identity(plan, data, network, task="upscaler", encoders=encoders)
     yield from train(job, settings, output / "upscaler", about)

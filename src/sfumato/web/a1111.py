@@ -202,7 +202,7 @@ async def progress(
     known = request.app.state.__dict__.get("tasks", {}).get(id_task)
     job = queue.store.get(known) if known else _current(queue)
     idle: dict[str, Any] = {"done": 0, "total": 1, "eta": None}
-    told = queue.progress(job) if job else idle
+    progress = queue.progress(job) if job else idle
     running = queue.running.get(job.id) if job else None
     state = {
         "skipped": False,
@@ -211,13 +211,13 @@ async def progress(
         "job_count": queue.store.count("queued") + len(queue.running),
         "job_timestamp": str(int(job.created)) if job else "0",
         "job_no": 0,
-        "sampling_step": told["done"],
-        "sampling_steps": told["total"],
+        "sampling_step": progress["done"],
+        "sampling_steps": progress["total"],
     }
     shown = running.preview if running and not skip_current_image else None
     return {
-        "progress": told["done"] / told["total"],
-        "eta_relative": told["eta"] or 0.0,
+        "progress": progress["done"] / progress["total"],
+        "eta_relative": progress["eta"] or 0.0,
         "state": state,
         "current_image": shown,
         "textinfo": None,

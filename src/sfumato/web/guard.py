@@ -43,7 +43,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun, status, started = time.monotonic(), 500, False
+        arrived, status, started = time.monotonic(), 500, False
         refusals: list[Refused] = []
 
         async def sent(message: Message) -> None:
@@ -68,7 +68,7 @@ class Guard:
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": status,
-                "seconds": round(time.monotonic() - begun, 4),
+                "seconds": round(time.monotonic() - arrived, 4),
             }
             logger.info(json.dumps(line))
 

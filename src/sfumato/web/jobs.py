@@ -143,7 +143,7 @@ def with_addresses(identity: str, result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "pictures": pictures}
 
 
-async def _answer(request: Request, body: Body, wait: bool) -> Response:
+async def _respond(request: Request, body: Body, wait: bool) -> Response:
     queue, job = queue_of(request), await submit(request, body)
     if wait:
         await finished(request, job)
@@ -155,49 +155,49 @@ async def _answer(request: Request, body: Body, wait: bool) -> Response:
 @router.post("/create", responses=STARTED)
 async def create(request: Request, body: CreateBody, wait: bool = False) -> Response:
     """Make pictures from texts. Returns the queued job, or with ``wait`` the finished job."""
-    return await _answer(request, body, wait)
+    return await _respond(request, body, wait)
 
 
 @router.post("/restore", responses=STARTED)
 async def restore(request: Request, body: RestoreBody, wait: bool = False) -> Response:
     """Repair a photo."""
-    return await _answer(request, body, wait)
+    return await _respond(request, body, wait)
 
 
 @router.post("/traces", responses=STARTED)
 async def trace(request: Request, body: TraceBody, wait: bool = False) -> Response:
     """Make pictures, and a page that shows every step of how they came about."""
-    return await _answer(request, body, wait)
+    return await _respond(request, body, wait)
 
 
 @router.post("/probes", responses=STARTED)
 async def probe(request: Request, body: ProbeBody, wait: bool = False) -> Response:
     """Try a model on your picture: encode, change and decode it; add noise and denoise it."""
-    return await _answer(request, body, wait)
+    return await _respond(request, body, wait)
 
 
 @router.post("/reduce", responses=STARTED)
 async def reduce(request: Request, body: ReduceBody, wait: bool = False) -> Response:
     """Compare PCA with autoencoders on a file of data, and write a report page."""
-    return await _answer(request, body, wait)
+    return await _respond(request, body, wait)
 
 
 @router.post("/search", responses=STARTED)
 async def search(request: Request, body: SearchBody, wait: bool = False) -> Response:
     """Find the items of an index that are nearest to words or to a picture."""
-    return await _answer(request, body, wait)
+    return await _respond(request, body, wait)
 
 
 @router.post("/points", responses=STARTED)
 async def points(request: Request, body: PointsBody, wait: bool = False) -> Response:
     """Learn a distribution of points on a plane, and sample new points from noise."""
-    return await _answer(request, body, wait)
+    return await _respond(request, body, wait)
 
 
 @router.post("/lessons", responses=STARTED)
 async def lesson(request: Request, body: LessonBody, wait: bool = False) -> Response:
     """Run one of the experiments of the page Learn."""
-    return await _answer(request, body, wait)
+    return await _respond(request, body, wait)
 
 
 @router.get("/loras")

@@ -68,7 +68,7 @@ class Generation(BaseModel):
 @router.post("/generations", responses=EITHER)
 async def generations(request: Request, asked: Generation) -> Response:
     """Make pictures from a text."""
-    return await _answer(request, asked, _body(asked, request), "image_generation")
+    return await _respond(request, asked, _body(asked, request), "image_generation")
 
 
 @router.post("/edits", responses=EITHER)
@@ -81,7 +81,7 @@ async def edits(request: Request) -> Response:
     if mask is not None:
         white = await asyncio.to_thread(_white, base64.b64decode(await _upload(mask)))
         extra |= {"mask": white, "strength": 1.0}
-    return await _answer(request, asked, _body(asked, request, **extra), "image_edit")
+    return await _respond(request, asked, _body(asked, request, **extra), "image_edit")
 
 
 @router.post("/variations", responses=EITHER)
@@ -91,7 +91,7 @@ async def variations(request: Request) -> Response:
     asked = _asked({"prompt": "a picture", **{k: v for k, v in form.items() if isinstance(v, str)}})
     source = await _upload(form.get("image"))
     body = _body(asked, request, source=source, strength=VARIED, guidance_scale=1.0)
-    return await _answer(request, asked, body, "image_generation")
+    return await _respond(request, asked, body, "image_generation")
 
 
 def _asked(fields: dict[str, Any]) -> Generation:
@@ -135,7 +135,7 @@ def _white(mask: bytes) -> str:
     return encoded(image.opened(mask, turned))
 
 
-async def _answer(request: Request, asked: Generation, body: CreateBody, kind: str) -> Response:
+async def _respond(request: Request, asked: Generation, body: CreateBody, kind: str) -> Response:
     if asked.response_format not in (None, "b64_json", "url"):
         raise OptionError('response_format is "b64_json" or "url"')
     if asked.output_format not in FORMATS:
@@ -217,5 +217,5 @@ async def _stream(request: Request, job: Job, asked: Generation, kind: str) -> A
 
 
 def _event(kind: str, data: dict[str, Any]) -> str:
-    told = {"type": kind, "created_at": int(time.time()), **data}
-    return f"event: {kind}\ndata: {json.dumps(told)}\n\n"
+    event = {"type": kind, "created_at": int(time.time()), **data}
+    return f"event: {kind}\ndata: {json.dumps(event)}\n\n"

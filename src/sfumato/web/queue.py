@@ -55,7 +55,7 @@ class Running:
     progress: Progress | None = None
     preview: str | None = None
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Progress of the job: what, done, total, and eta in seconds."""
         if self.progress is None or not self.progress.done:
             return {"what": "waiting for the model", "done": 0, "total": 1, "eta": None}
@@ -146,7 +146,7 @@ class Queue:
             with contextlib.suppress(OSError):
                 self.pipe.send(Cancel(identity))
         self._leave(identity)
-        self._tell(identity, Update("cancelled", {}))
+        self._send(identity, Update("cancelled", {}))
         return True
 
     def _leave(self, identity: str) -> None:
@@ -188,11 +188,11 @@ class Queue:
     def progress(self, job: Job) -> dict[str, Any]:
         """Progress of a job."""
         if job.id in self.running:
-            return self.running[job.id].told()
+            return self.running[job.id].as_json()
         ended = job.status == "completed"
         return {"what": job.status, "done": int(ended), "total": 1, "eta": None}
 
-    def _tell(self, identity: str, update: Update) -> None:
+    def _send(self, identity: str, update: Update) -> None:
         for inbox in self.watchers.get(identity, ()):
             if update.kind in ENDED or inbox.qsize() < inbox.maxsize - 1:
                 inbox.put_nowait(update)
@@ -225,12 +225,12 @@ class Queue:
         event, running = message.event, self.running[message.id]
         if isinstance(event, JobProgress):
             running.progress = event.progress
-            self._tell(message.id, Update("progress", running.told()))
+            self._send(message.id, Update("progress", running.as_json()))
         elif isinstance(event, Preview):
             running.preview = event.png
-            self._tell(message.id, Update("preview", {"b64_json": event.png}))
+            self._send(message.id, Update("preview", {"b64_json": event.png}))
         elif isinstance(event, Finished):
-            self._tell(message.id, Update("picture", {"file": event.file, **event.about}))
+            self._send(message.id, Update("picture", {"file": event.file, **event.about}))
 
     def _ended(self, message: Ended) -> None:
         taken = time.monotonic() - self.running[message.id].started
@@ -244,12 +244,12 @@ class Queue:
         job = self.store.get(message.id)
         self._leave(message.id)
         if job is not None:
-            self._tell(message.id, _last(job))
+            self._send(message.id, _last(job))
 
     def _crashed(self) -> None:
         """Recover the jobs of a worker that died, and start a new one."""
         for job in self.store.recover(CRASHED):
-            self._tell(job.id, _last(job))
+            self._send(job.id, _last(job))
         self.running.clear()
         self.loop.create_task(self._again())
 

@@ -50,34 +50,34 @@ class JobRecord(BaseModel):
     result: dict[str, Any] | None
 
 
-def answer(description: str, model: type[BaseModel] = Failure) -> dict[str, Any]:
+def response(description: str, model: type[BaseModel] = Failure) -> dict[str, Any]:
     """Describe a JSON response."""
     return {"description": description, "model": model}
 
 
-def file_answer(kind: str, description: str) -> Responses:
+def file_response(kind: str, description: str) -> Responses:
     """Describe a response that is a file or a stream of a media type."""
     return {200: {"description": description, "content": {kind: {}}}}
 
 
 FAILURES: Responses = {
-    400: answer("What is asked for cannot be done, or cannot be read; the message says why."),
-    401: answer("The token is missing or wrong."),
-    403: answer("The request comes from another site."),
-    409: answer("The job has ended already, or was cancelled while its end was waited for."),
-    413: answer("The request is too large."),
-    422: answer("A field is wrong; the message names it."),
-    429: answer("The queue is full; Retry-After says when to try again."),
-    500: answer("A job failed."),
+    400: response("What is asked for cannot be done, or cannot be read; the message says why."),
+    401: response("The token is missing or wrong."),
+    403: response("The request comes from another site."),
+    409: response("The job has ended already, or was cancelled while its end was waited for."),
+    413: response("The request is too large."),
+    422: response("A field is wrong; the message names it."),
+    429: response("The queue is full; Retry-After says when to try again."),
+    500: response("A job failed."),
 }
-NOT_FOUND: Responses = {404: answer("There is no such job, or it has no such file.")}
+NOT_FOUND: Responses = {404: response("There is no such job, or it has no such file.")}
 STARTED: Responses = {
-    200: answer("The job at its end, with ?wait=true.", JobRecord),
-    202: answer("The job, queued.", JobRecord),
+    200: response("The job at its end, with ?wait=true.", JobRecord),
+    202: response("The job, queued.", JobRecord),
 }
-EVENTS = file_answer("text/event-stream", "Server-sent events.")
-PICTURE = file_answer("image/png", "A picture with its settings inside.")
-PAGE = file_answer("text/html", "A page that needs nothing else.")
+EVENTS = file_response("text/event-stream", "Server-sent events.")
+PICTURE = file_response("image/png", "A picture with its settings inside.")
+PAGE = file_response("text/html", "A page that needs nothing else.")
 EITHER: Responses = {
     200: {
         "description": "The pictures; with stream, partial ones first as server-sent events.",

@@ -25,7 +25,7 @@ from sfumato.hub.load import Model
 from sfumato.tasks import lessons, points
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, opened, resolve
-from sfumato.tasks.create.run import Made, walk_rows
+from sfumato.tasks.create.run import Made, stream_rows
 from sfumato.tasks.explain.experiments import Explained, steps
 from sfumato.tasks.explain.probe import ProbeOptions, probe
 from sfumato.tasks.lessons import LessonOptions
@@ -161,7 +161,7 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
     shown = [work.request.get("previews", 0) * (len(plan.tries) == 1) for work in works]
     made, last = 0, 0.0
     counts = [0] * len(works)
-    for event in walk_rows(plan, rows):
+    for event in stream_rows(plan, rows):
         if isinstance(event, Made):
             number = owner[made]
             file = f"{counts[number]}.png"
@@ -292,7 +292,7 @@ def _points(work: Work, models: Models) -> Iterator[Event]:
     """Learn points and sample new ones; the result is numbers."""
     if len(models.points) > POINTS:
         models.points.clear()
-    for event in points.walk(PointsOptions.build(work.request), models.points):
+    for event in points.sample(PointsOptions.build(work.request), models.points):
         if isinstance(event, Progress):
             yield JobProgress(0, event)
             continue

@@ -72,17 +72,17 @@ class _Worker:
         """Run one batch after the other."""
         while True:
             while not self.later:
-                self._hear()
+                self._receive()
             works = self.later.pop(0)
             self._batch(works)
             self.cancelled -= {work.id for work in works}
 
-    def _hear(self) -> None:
-        told = self.pipe.recv()
-        if isinstance(told, Cancel):
-            self.cancelled.add(told.id)
+    def _receive(self) -> None:
+        message = self.pipe.recv()
+        if isinstance(message, Cancel):
+            self.cancelled.add(message.id)
         else:
-            self.later.append(told)
+            self.later.append(message)
 
     def _batch(self, works: Sequence[Work]) -> None:
         """Run a batch of jobs; if one of several fails, run each of them alone."""
@@ -97,15 +97,15 @@ class _Worker:
                         self._batch([work])
                 return
             wrong, said = isinstance(error, SfumatoError), _said(error, works[0])
-            told = said if wrong else f"{type(error).__name__}: {said[:200]}"
-            self.pipe.send(Ended(works[0].id, [], told, asked_wrong=wrong))
+            message = said if wrong else f"{type(error).__name__}: {said[:200]}"
+            self.pipe.send(Ended(works[0].id, [], message, asked_wrong=wrong))
 
     def _follow(self, works: Sequence[Work], events: Iterator[Event]) -> None:
         """Forward events to the server; stop when all jobs are cancelled."""
         pictures: dict[str, list[dict[str, Any]]] = {work.id: [] for work in works}
         for event in events:
             while self.pipe.poll():
-                self._hear()
+                self._receive()
             if self.cancelled >= pictures.keys():
                 break
             identity = works[event.job].id

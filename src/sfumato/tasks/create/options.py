@@ -158,9 +158,9 @@ class CreateOptions(Options):
     @field_validator("negative_prompt", "then")
     @classmethod
     def _legible(cls, text: str | None) -> str | None:
-        from sfumato.runtime import legible
+        from sfumato.runtime import replace_surrogates
 
-        return None if text is None else legible(text)
+        return None if text is None else replace_surrogates(text)
 
     @field_validator("sampler")
     @classmethod

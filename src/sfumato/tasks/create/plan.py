@@ -297,9 +297,9 @@ def _check_options(plan: Plan) -> None:
         raise OptionError(
             f"--eta is for samplers that take one ({takers}); {plan.sampler} does not"
         )
-    walked = len(plan.sigmas()) - 1  # a schedule may have fewer levels than steps
-    if options.then_step is not None and options.then_step > walked:
-        raise OptionError(f"--then-step is {options.then_step}, but there are {walked} steps")
+    steps = len(plan.sigmas()) - 1  # a schedule may have fewer levels than steps
+    if options.then_step is not None and options.then_step > steps:
+        raise OptionError(f"--then-step is {options.then_step}, but there are {steps} steps")
     unguided = plan.guidance_scale == 1 and plan.then_scale == 1
     if options.negative_prompt and unguided:
         raise OptionError(

@@ -25,7 +25,7 @@ from sfumato.hub.load import Model
 from sfumato.runtime import atomic, check_file, check_folder
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import opened
-from sfumato.tasks.create.run import Event, Made, planned, walk_rows
+from sfumato.tasks.create.run import Event, Made, planned, stream_rows
 
 NO_SOURCE = "--strength says how much of a picture changes: it goes with --from PICTURE"
 OF_A_ROW = frozenset(CreateOptions.model_fields) - {
@@ -263,7 +263,7 @@ def run(
     for options, items in jobs:
         order = iter([item for item in items for _ in range(options.count)])
         plan, rows = planned([item.text for item in items], options, model)
-        for event in walk_rows(plan, rows):
+        for event in stream_rows(plan, rows):
             yield (next(order) if isinstance(event, Made) else None), event
 
 

@@ -1,6 +1,6 @@
 """Generate pictures from noise and prompts.
 
-:func:`walk` is a generator of steps and pictures that does all the work; :func:`create` collects
+:func:`stream` is a generator of steps and pictures that does all the work; :func:`create` collects
 the pictures.
 """
 
@@ -27,7 +27,7 @@ from sfumato.denoiser.consistency import consistent
 from sfumato.denoiser.guidance import switched
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model
-from sfumato.runtime import MAX_SEED, Streams, derived, legible, random_seed
+from sfumato.runtime import MAX_SEED, Streams, derive_seed, random_seed, replace_surrogates
 from sfumato.sampler.registry import SAMPLERS, build
 from sfumato.tasks.create.cutout import transparent
 from sfumato.tasks.create.options import CreateOptions
@@ -137,10 +137,10 @@ def create(
     >>> made[0].picture.size, made[0].seed
     ((64, 64), 7)
     """
-    return [event for event in walk(prompts, options, model) if isinstance(event, Made)]
+    return [event for event in stream(prompts, options, model) if isinstance(event, Made)]
 
 
-def walk(
+def stream(
     prompts: str | Sequence[str], options: CreateOptions | None = None, model: Model | None = None
 ) -> Iterator[Event]:
     """As :func:`create`, but yield every sampler step, the progress of enlarging, and each picture.
@@ -148,7 +148,7 @@ def walk(
     To cancel, stop iterating.
     """
     plan, rows = planned(prompts, options or CreateOptions(), model)
-    yield from walk_rows(plan, rows)
+    yield from stream_rows(plan, rows)
 
 
 def planned(
@@ -161,7 +161,9 @@ def planned(
     OptionError
         For options that the model cannot meet.
     """
-    texts = [legible(text) for text in ([prompts] if isinstance(prompts, str) else prompts)]
+    texts = [
+        replace_surrogates(text) for text in ([prompts] if isinstance(prompts, str) else prompts)
+    ]
     plan = resolve(options, model or opened(options))
     check(texts, plan)
     seed = random_seed() if options.seed is None else options.seed
@@ -172,7 +174,7 @@ def planned(
     return plan, [(text, seed + k) for text in texts for k in range(options.count)]
 
 
-def walk_rows(plan: Plan, rows: list[tuple[str, int]]) -> Iterator[Event]:
+def stream_rows(plan: Plan, rows: list[tuple[str, int]]) -> Iterator[Event]:
     """Follow a checked plan: generate a picture for each prompt and seed, in order.
 
     All candidates of a picture are generated, and the best is kept.
@@ -182,7 +184,9 @@ def walk_rows(plan: Plan, rows: list[tuple[str, int]]) -> Iterator[Event]:
     done = 0
     for batch in batches:
         started = time.perf_counter()
-        wanted = [(plan.styled(text), derived(seed, k)) for text, seed in batch for k in plan.tries]
+        wanted = [
+            (plan.styled(text), derive_seed(seed, k)) for text, seed in batch for k in plan.tries
+        ]
         parts, cut = [], []
         for start in range(0, len(wanted), at_once):
             part = wanted[start : start + at_once]
@@ -238,7 +242,7 @@ def _finished(
     assert upscaler is not None
     for k, (text, seed) in enumerate(wanted):
         tokens = plan.model.text([text], plan.size)[0].tokens
-        noise, made = Streams([derived(seed, ENLARGING)]).like, pixels[[k]].float()
+        noise, made = Streams([derive_seed(seed, ENLARGING)]).like, pixels[[k]].float()
         for _ in range(plan.enlarged):
             made = upscale(upscaler, made, tokens, noise)
         pictures.append(image.crop_to(image.to_pictures(made)[0], plan.shown))

@@ -37,7 +37,7 @@ from sfumato.runtime import generator
 from sfumato.tasks.evaluate.options import Task
 from sfumato.tasks.restore.color import colorize
 from sfumato.tasks.restore.options import Only
-from sfumato.tasks.restore.stage import Engine, answer
+from sfumato.tasks.restore.stage import Engine, apply_network
 
 ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps", "enlarge": "size"}
 WINDOW = 11  # side of the window of SSIM
@@ -222,7 +222,7 @@ def spoil(name: str, clean: NDArray[np.float64], task: Task, amount: float | str
 
 def trained(damaged: Damaged, engine: Engine, *, ensemble: bool = False) -> Tensor:
     """Restore a damaged picture with the trained networks, as
-    :func:`sfumato.tasks.restore.stage.answer`: (1, C, H, W) with values 0 to 255.
+    :func:`sfumato.tasks.restore.stage.apply_network`: (1, C, H, W) with values 0 to 255.
     """
     x = (damaged.y / 127.5 - 1).float()
     if damaged.task == "colorize":
@@ -242,7 +242,9 @@ def trained(damaged: Damaged, engine: Engine, *, ensemble: bool = False) -> Tens
         damaged.amount / 127.5 if damaged.task == "denoise" else 0.0,
         ONLY.get(damaged.task),
     )
-    made = answer(engine, x.expand(-1, 3, -1, -1) * known, planes, level, only, ensemble=ensemble)
+    made = apply_network(
+        engine, x.expand(-1, 3, -1, -1) * known, planes, level, only, ensemble=ensemble
+    )
     made = Grayscale().apply(made) if x.shape[1] == 1 else made
     made = (made.double() + 1) * 127.5
     return (

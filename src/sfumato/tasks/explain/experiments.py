@@ -35,8 +35,8 @@ from sfumato.tasks.explain.trace import StepTrace, Trace
 from sfumato.types import Condition, Progress
 
 MOST = 6  # pictures on one page
-SHOWN = ("x", "negative", "positive", "denoised")  # latents of a step that are decoded
-# side up to which decoding is fast; for larger pictures only the last of `SHOWN` is decoded
+DECODED = ("x", "negative", "positive", "denoised")  # latents of a step that are decoded
+# side up to which decoding is fast; for larger pictures only the last of `DECODED` is decoded
 SMALL = 128
 RIDGE = 1e-3  # ridge penalty of the linear decoder, for latents with deviation 1
 
@@ -89,7 +89,7 @@ class Run:
     ----------
     trace : Trace
     decoded : list of dict
-        For each step, the decoded latents of `SHOWN`, by name; empty if the run is ``light``.
+        For each step, the decoded latents of `DECODED`, by name; empty if the run is ``light``.
     guesses : list of DenoisingProbe
         One for each noise level of the run, the highest first; empty if the run is ``light``.
     reconstruction : Reconstruction, optional
@@ -271,7 +271,7 @@ def _worked(step: StepTrace, model: Model) -> tuple[int, int]:
 
 def _shown(step: StepTrace, model: Model) -> dict[str, Tensor]:
     """The latents of a step that are decoded for the page: fewer for large pictures."""
-    names = SHOWN if max(_worked(step, model)) <= SMALL else SHOWN[-1:]
+    names = DECODED if max(_worked(step, model)) <= SMALL else DECODED[-1:]
     found = {name: getattr(step, name) for name in names}
     return {name: latents for name, latents in found.items() if latents is not None}
 
@@ -284,7 +284,7 @@ def _decoded(latents: dict[str, Tensor], model: Model) -> dict[str, Image.Image]
 
 
 @torch.inference_mode()
-def guesses(told: Trace, model: Model) -> list[DenoisingProbe]:
+def guesses(trace: Trace, model: Model) -> list[DenoisingProbe]:
     """Add noise to the finished picture at each noise level of its run, and denoise it.
 
     The noise is the same at all levels. Empty for a network with more inputs than noisy latents.
@@ -292,14 +292,14 @@ def guesses(told: Trace, model: Model) -> list[DenoisingProbe]:
     if model.network.config.in_channels != model.space.config.latent_channels:
         return []
     settings, z, small = (
-        told.made.settings,
-        told.steps[-1].after.to(model.device)[None],
-        max(_worked(told.steps[-1], model)) <= SMALL,
+        trace.made.settings,
+        trace.steps[-1].after.to(model.device)[None],
+        max(_worked(trace.steps[-1], model)) <= SMALL,
     )
-    condition, _ = model.text([settings["styled"]], _worked(told.steps[-1], model))
+    condition, _ = model.text([settings["styled"]], _worked(trace.steps[-1], model))
     noise = torch.randn(z.shape, generator=generator(settings["seed"], "guess")).to(z)
     out = []
-    for step in told.steps:
+    for step in trace.steps:
         noisy, guess, error = guess_under_noise(z, step.sigma, noise, condition, model)
         found = {name: x[0].float().cpu() for name, x in (("noisy", noisy), ("guess", guess))}
         out.append(
@@ -324,15 +324,15 @@ def guess_under_noise(
 
 
 @torch.inference_mode()
-def _reconstruction(told: Trace, model: Model) -> Reconstruction | None:
+def _reconstruction(trace: Trace, model: Model) -> Reconstruction | None:
     """Encode and decode the finished picture with the autoencoder."""
     if not isinstance(model.space, AutoencoderKL):
         return None
-    unit, picture = model.space.config.factor, image.flattened(told.made.picture)
+    unit, picture = model.space.config.factor, image.flattened(trace.made.picture)
     # an enlarged picture at the size before enlarging, a padded one without the padding
     wide, tall = (
         min(made, max(unit, n // unit * unit))
-        for made, n in zip(_worked(told.steps[-1], model), picture.size, strict=True)
+        for made, n in zip(_worked(trace.steps[-1], model), picture.size, strict=True)
     )
     picture = image.crop_to(picture, (wide, tall))
     z = model.space.encode(image.to_tensor(picture).to(model.device))

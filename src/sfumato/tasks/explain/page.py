@@ -102,25 +102,25 @@ class _Archive:
         }
 
     def run(self, run: Run, model: Model) -> dict[str, Any]:
-        told, settings = run.trace, run.trace.made.settings
+        trace, settings = run.trace, run.trace.made.settings
         return {
             **{name: settings.get(name) for name in SETTINGS},
-            "cut": told.made.cut,
+            "cut": trace.made.cut,
             "label": run.label or settings["prompt"],
-            "picture": self.picture(told.made.picture),
-            "words": [w.__dict__ for w in told.words],
+            "picture": self.picture(trace.made.picture),
+            "words": [w.__dict__ for w in trace.words],
             "cosines": _cosines(run, model),
-            "layers": list(told.layers),
-            "attention": self.attention(told.steps),
+            "layers": list(trace.layers),
+            "attention": self.attention(trace.steps),
             "steps": [
-                self.step(step, told.scale, run.decoded[k] if run.decoded else {})
-                for k, step in enumerate(told.steps)
+                self.step(step, trace.scale, run.decoded[k] if run.decoded else {})
+                for k, step in enumerate(trace.steps)
             ],
-            "shape": list(told.steps[0].x.shape),
+            "shape": list(trace.steps[0].x.shape),
             "end": settings["sigmas"][-1],
-            "final": self.latent(told.steps[-1].after),
+            "final": self.latent(trace.steps[-1].after),
             "noise": self.latent(
-                (run.guesses[0].noisy - told.steps[-1].after) / run.guesses[0].sigma
+                (run.guesses[0].noisy - trace.steps[-1].after) / run.guesses[0].sigma
             )
             if run.guesses
             else None,

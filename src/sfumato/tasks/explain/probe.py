@@ -59,7 +59,9 @@ class ProbeOptions(Options):
     """
 
     prompt: str = option("", "What the network is told that the picture shows.")
-    levels: int = option(8, "Noise levels to try, evenly among those of a walk.", ge=0, le=30)
+    levels: int = option(
+        8, "How many noise levels to try, spaced evenly over those of sampling.", ge=0, le=30
+    )
     channels: tuple[Factor, ...] = option(
         (), "Factor of each channel of the code, before it is decoded.", max_length=64
     )

@@ -1,9 +1,9 @@
 """Trace how a model generates a picture.
 
 A separate denoiser, which shares the model's network, records the sampling run of
-:func:`sfumato.tasks.create.run.walk`. The picture is the same as without a trace, and other runs of
-the model are not recorded. Attention weights, which fused kernels do not return, are computed again
-from the layers' queries and keys.
+:func:`sfumato.tasks.create.run.stream`. The picture is the same as without a trace, and other runs
+of the model are not recorded. Attention weights, which fused kernels do not return, are computed
+again from the layers' queries and keys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sfumato.layers import TransformerBlock
 from sfumato.runtime import atomic
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import opened
-from sfumato.tasks.create.run import Made, SamplerProgress, walk
+from sfumato.tasks.create.run import Made, SamplerProgress, stream
 from sfumato.types import Condition, Step
 
 SCHEMA = "sfumato.trace/1"
@@ -214,8 +214,8 @@ def trace(prompt: str, options: CreateOptions | None = None, model: Model | None
 
     Examples
     --------
-    >>> told = trace("a red apple", CreateOptions(seed=7, steps=2, best_of=1))
-    >>> [w.piece for w in told.words][:4], len(told.steps), told.steps[0].x.shape
+    >>> found = trace("a red apple", CreateOptions(seed=7, steps=2, best_of=1))
+    >>> [w.piece for w in found.words][:4], len(found.steps), found.steps[0].x.shape
     (['<start>', 'a', 'red', 'apple'], 2, torch.Size([16, 8, 8]))
     """
     *_, last = record(prompt, options, model)
@@ -233,7 +233,7 @@ def record(
     model = model or opened(options)
     batches: dict[int, list[tuple[Step, _Pass, float]]] = defaultdict(list)
     recorder = _Recorder(model).eval()
-    for event in walk(prompt, options, replace(model, denoiser=recorder)):
+    for event in stream(prompt, options, replace(model, denoiser=recorder)):
         if isinstance(event, SamplerProgress):
             batches[event.done].append((event.step, *recorder.taken(len(event.step.x))))
             yield event
@@ -278,16 +278,16 @@ class _Recorder(Denoiser):
     """
 
     def __init__(self, model: Model) -> None:
-        told = model.denoiser
-        super().__init__(told.network, told.kind, told.times, told.sigma_data)
+        wrapped = model.denoiser
+        super().__init__(wrapped.network, wrapped.kind, wrapped.times, wrapped.sigma_data)
         self.heads = [block.attn2.heads for block in _attending(model.network).values()]
         # first evaluation since the last step: input, output, queries and keys
         self.first: tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]] | None = None
-        self.begun: float | None = None
+        self.started: float | None = None
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Evaluate the denoiser; the first evaluation of a step is recorded."""
-        self.begun = self.begun or time.perf_counter()
+        self.started = self.started or time.perf_counter()
         asked: list[tuple[Tensor, Tensor]] = []
         out = super().forward(x, sigma, replace(condition, watch=lambda q, k: asked.append((q, k))))
         self.first = self.first or (x, out, asked)
@@ -297,15 +297,15 @@ class _Recorder(Denoiser):
         """Return the first evaluation of the last step of `batch` pictures, and the seconds since
         then; reset the record.
         """
-        assert self.first is not None and self.begun is not None
-        seconds, (x, out, asked) = time.perf_counter() - self.begun, self.first
+        assert self.first is not None and self.started is not None
+        seconds, (x, out, asked) = time.perf_counter() - self.started, self.first
         maps, apart = [], len(set(self.heads)) == 1 and x[0, 0].numel() <= APART
         for heads, pair in zip(self.heads, asked, strict=True):
             q, k = (t[:batch].unflatten(-1, (heads, -1)).transpose(1, 2).float() for t in pair)
             weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
             weights = weights if apart else weights.mean(dim=1, keepdim=True)
             maps.append(_small(weights.flatten(0, 1), x).unflatten(0, weights.shape[:2]))
-        self.first = self.begun = None
+        self.first = self.started = None
         return _Pass(x.float().cpu(), out.float().cpu(), maps), seconds
 
 

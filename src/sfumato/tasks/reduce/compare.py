@@ -24,9 +24,9 @@ from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, 
 from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.types import Progress
 
-RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbours for retrieval precision
-SHOWN = 12  # pictures in a row of reconstructions
-WALKED = 20  # side of the grid of codes that is decoded for a map
+RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbors for retrieval precision
+PICTURES_PER_ROW = 12  # pictures in a row of reconstructions
+GRID_SIDE = 20  # side of the grid of codes that is decoded for a map
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class Trial:
     accuracy : dict
         k-NN accuracy, keyed by k; empty without labels.
     precision : dict
-        Retrieval precision, keyed by the number of neighbours; empty if the rows are not documents.
+        Retrieval precision, keyed by the number of neighbors; empty if the rows are not documents.
     average_precision : float, optional
         Mean average precision of retrieval; None if the rows are not documents.
     test : array
         Codes of the test rows.
     again : array
         The first test rows, reconstructed.
-    walk : array, optional
-        For pictures and codes of length 2: rows decoded from a grid of `WALKED` x `WALKED` codes
-        over the range of the test codes; the smallest second entry comes first.
+    decoded_map : array, optional
+        For pictures and codes of length 2: rows decoded from a grid of `GRID_SIDE` x
+        `GRID_SIDE` codes over the range of the test codes; the smallest second entry comes first.
     """
 
     method: str
@@ -67,7 +67,7 @@ class Trial:
     average_precision: float | None
     test: NDArray[Any] = field(repr=False)
     again: NDArray[Any] = field(repr=False)
-    walk: NDArray[Any] | None = field(default=None, repr=False)
+    decoded_map: NDArray[Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,12 @@ class Comparison:
                 f"is {times:.2f} times as large."
             )
         if self.table.kind == "numbers":
-            told = (
+            scale = (
                 "were standardized, so errors count in their deviations"
                 if self.options.standardize
                 else "were left in their own units"
             )
-            lines.append(f"The columns {told}.")
+            lines.append(f"The columns {scale}.")
         return lines
 
 
@@ -225,8 +225,8 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     if train.shape[1] == 0 or float(train.max()) == float(train.min()):
         raise DataError("all values are the same: there is nothing to reduce")
     labels = table.labels
-    told = labels is not None and (labels[~test] != "").any() and (labels[test] != "").sum() > 1
-    known, asked = (labels[~test], labels[test]) if told and labels is not None else (None, None)
+    labeled = labels is not None and (labels[~test] != "").any() and (labels[test] != "").sum() > 1
+    known, asked = (labels[~test], labels[test]) if labeled and labels is not None else (None, None)
     return Comparison(table, options, train, held, known, asked, np.flatnonzero(test))
 
 
@@ -328,7 +328,7 @@ def _trial(found: Comparison, method: str, k: int) -> Trial:
         model.components_  # noqa: B018 (solved when first asked for)
     seconds = time.perf_counter() - began
     train, test = model.transform(found.train), model.transform(found.test)
-    again = model.inverse_transform(test[:SHOWN])
+    again = model.inverse_transform(test[:PICTURES_PER_ROW])
     size = (
         sum(p.numel() for p in model.space_.parameters())
         if isinstance(model, Autoencoder)
@@ -339,7 +339,7 @@ def _trial(found: Comparison, method: str, k: int) -> Trial:
     average = None
     if found.train_labels is not None and found.test_labels is not None:
         known, asked = found.train_labels != "", found.test_labels != ""
-        for n in sorted({1, found.options.neighbours}):
+        for n in sorted({1, found.options.neighbors}):
             accuracy[n] = knn_accuracy(
                 train[known], found.train_labels[known], test[asked], found.test_labels[asked], n
             )
@@ -364,7 +364,7 @@ def _trial(found: Comparison, method: str, k: int) -> Trial:
 def _walk(model: Any, codes: NDArray[Any]) -> NDArray[Any]:
     """Rows decoded from a grid of codes over the whole map."""
     across, up = (
-        np.linspace(low, high, WALKED, dtype=codes.dtype)
+        np.linspace(low, high, GRID_SIDE, dtype=codes.dtype)
         for low, high in zip(codes.min(axis=0), codes.max(axis=0), strict=True)
     )
     places = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)

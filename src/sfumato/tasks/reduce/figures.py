@@ -59,7 +59,7 @@ def curves(found: Comparison, what: str, title: str) -> Any:
 
 
 def precision_curves(found: Comparison) -> Any:
-    """Plot the share of neighbours with the query's label (Hinton & Salakhutdinov 2006, 4A)."""
+    """Plot the share of neighbors with the query's label (Hinton & Salakhutdinov 2006, 4A)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.2, 4))
@@ -80,7 +80,7 @@ def precision_curves(found: Comparison) -> Any:
     axes.set_xscale("log")
     axes.set_xticks(RANKS, [str(k) for k in RANKS])
     axes.minorticks_off()
-    axes.set(xlabel="neighbours looked at", ylabel="share with the query's label")
+    axes.set(xlabel="neighbors looked at", ylabel="share with the query's label")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from sfumato import image
-from sfumato.tasks.reduce.compare import WALKED, Comparison, Trial
+from sfumato.tasks.reduce.compare import GRID_SIDE, Comparison, Trial
 from sfumato.tasks.reduce.figures import COLORS, NAMED, marked, palette_of
 
 LISTED = 36  # items of a lasso that are listed, at most
@@ -38,14 +38,14 @@ def live_map(found: Comparison, trial: Trial) -> Any:
     listing = CustomJS(args=args, code=_program("lasso"))
     for source in sources:
         source.selected.js_on_change("indices", listing)
-    if trial.walk is not None and found.table.shape is not None:
+    if trial.decoded_map is not None and found.table.shape is not None:
         low, high = (f(trial.test, axis=0).tolist() for f in (np.min, np.max))
         _, height, width = found.table.shape
         tall = round(SIDE * height / width)
-        address = _sheet(trial.walk, found.table.shape)
-        sheet = {"sheet": address, "count": WALKED, "side": SIDE, "tall": tall}
+        address = _sheet(trial.decoded_map, found.table.shape)
+        sheet = {"sheet": address, "count": GRID_SIDE, "side": SIDE, "tall": tall}
         args = {"place": decoded, "low": low, "high": high, **sheet}
-        plot.js_on_event("mousemove", CustomJS(args=args, code=_program("walk")))
+        plot.js_on_event("mousemove", CustomJS(args=args, code=_program("decode")))
     return column(plot, row(decoded, listed))
 
 
@@ -86,11 +86,11 @@ def _plot(found: Comparison, trial: Trial) -> tuple[Any, list[Any]]:
     return plot, sources
 
 
-def _sheet(walk: NDArray[Any], shape: tuple[int, int, int]) -> str:
+def _sheet(decoded_map: NDArray[Any], shape: tuple[int, int, int]) -> str:
     """The address of one picture with all decoded pictures of the map, from the top down."""
-    upwards = walk.reshape(WALKED, WALKED, -1)[::-1].reshape(walk.shape)
+    upwards = decoded_map.reshape(GRID_SIDE, GRID_SIDE, -1)[::-1].reshape(decoded_map.shape)
     x = torch.from_numpy(upwards.astype(np.float32)).unflatten(1, shape) * 2 - 1
-    return _address(image.sheet(image.to_pictures(x), columns=WALKED, gap=0))
+    return _address(image.sheet(image.to_pictures(x), columns=GRID_SIDE, gap=0))
 
 
 def _program(name: str) -> str:

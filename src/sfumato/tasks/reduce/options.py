@@ -45,7 +45,7 @@ class ReduceOptions(Options):
         group=AUTOENCODERS,
         metavar="N,N,...",
     )
-    neighbours: int = option(7, "k of the k-NN accuracy.", ge=1)
+    neighbors: int = option(7, "k of the k-NN accuracy.", ge=1)
     outliers: float = option(
         0.05,
         "Share of training rows replaced in the outlier experiment; 0 leaves it out.",

@@ -60,7 +60,7 @@ def write(found: Comparison, folder: Path, source: str) -> Path:
         scratch.write_text(json.dumps(record(found, source), indent=2), "utf-8")
     figures = {"error": curves(found, "error", "squared error of a test row")}
     if any(t.accuracy for t in found.trials):
-        figures["accuracy"] = curves(found, "accuracy", "accuracy of the nearest neighbour")
+        figures["accuracy"] = curves(found, "accuracy", "accuracy of the nearest neighbor")
     if any(t.precision for t in found.trials):
         figures["precision"] = precision_curves(found)
     figures["map"] = static_maps(found)
@@ -156,7 +156,7 @@ def _columns(found: Comparison) -> list[str]:
     columns = ["method", "code length", "error", "seconds to fit", "parameters"]
     columns += ["bytes per item", "compression"]
     if any(t.accuracy for t in found.trials):
-        columns += ["1-NN accuracy", f"{found.options.neighbours}-NN accuracy"]
+        columns += ["1-NN accuracy", f"{found.options.neighbors}-NN accuracy"]
     if any(t.average_precision is not None for t in found.trials):
         columns.append("mean average precision")
     return columns
@@ -170,7 +170,7 @@ def _lines(found: Comparison) -> list[tuple[list[str], bool]]:
         cells = [t.method, f"{t.codes}", f"{t.error:.4g}", f"{t.seconds:.2f}", f"{t.parameters:,}"]
         cells += [f"{4 * t.codes}", f"{size / (4 * t.codes):.1f} : 1"]
         if t.accuracy:
-            cells += [f"{t.accuracy[k]:.3f}" for k in (1, found.options.neighbours)]
+            cells += [f"{t.accuracy[k]:.3f}" for k in (1, found.options.neighbors)]
         if t.average_precision is not None:
             cells.append(f"{t.average_precision:.3f}")
         cells += [""] * (count - len(cells))

@@ -27,7 +27,7 @@ from sfumato.tasks.restore.diffusion import diffuse
 from sfumato.tasks.restore.enlarge import enlarge
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import OF_DIFFUSION, RestoreOptions
-from sfumato.tasks.restore.run import Restored, walk
+from sfumato.tasks.restore.run import Restored, stream
 from sfumato.types import Progress
 
 Restore = Callable[[Photo], Iterator[Progress | Restored]]
@@ -163,14 +163,14 @@ def run(batch: Batch, options: RestoreOptions) -> Iterator[Progress | Written | 
             if job.lacks_comparison_alone and not batch.overwrite:
                 yield _compared(job)
                 continue
-            before, answers = photos.read(job.source), list[Restored]()
+            before, results = photos.read(job.source), list[Restored]()
             for event in restore(before):
                 if isinstance(event, Restored):
-                    answers.append(event)
+                    results.append(event)
                     continue
                 done = index + event.done / event.total
                 yield Progress(job.source.name, done, len(batch.waiting))
-            yield from _write(job, before, answers)
+            yield from _write(job, before, results)
         except SfumatoError as error:
             if not batch.many:
                 raise
@@ -194,12 +194,12 @@ def engine(options: RestoreOptions) -> Restore:
     networks = RestorationNetworks(
         options.model, options.device, options.dtype, repairs=options.clean
     )
-    return lambda photo: walk(photo, options, networks)
+    return lambda photo: stream(photo, options, networks)
 
 
-def _write(job: Job, before: Photo, answers: list[Restored]) -> Iterator[Written]:
+def _write(job: Job, before: Photo, results: list[Restored]) -> Iterator[Written]:
     """Write the results of a picture."""
-    for k, (made, path) in enumerate(zip(answers, job.targets, strict=True)):
+    for k, (made, path) in enumerate(zip(results, job.targets, strict=True)):
         report, notes = dict(made.report), [*before.notes]
         if (
             photos.SUFFIXES[path.suffix.lower()] == "JPEG"
@@ -210,11 +210,11 @@ def _write(job: Job, before: Photo, answers: list[Restored]) -> Iterator[Written
         if job.comparisons:
             photos.write(photos.side_by_side(before, made.photo), job.comparisons[k])
         yield Written(job.source, path, report, notes)
-    if job.mask is not None and answers[0].hidden is not None:
-        hidden = answers[0].hidden[..., None].astype(np.uint8) * np.uint8(255)
+    if job.mask is not None and results[0].hidden is not None:
+        hidden = results[0].hidden[..., None].astype(np.uint8) * np.uint8(255)
         photos.write(Photo(hidden), job.mask)
     if job.spread is not None:
-        photos.write(spread([made.photo for made in answers]), job.spread)
+        photos.write(spread([made.photo for made in results]), job.spread)
 
 
 def _compared(job: Job) -> Written:
@@ -224,11 +224,11 @@ def _compared(job: Job) -> Written:
     return Written(job.source, job.targets[0], {}, [])
 
 
-def spread(answers: list[Photo]) -> Photo:
+def spread(results: list[Photo]) -> Photo:
     """Picture of where several results differ: their deviation, scaled so that the largest is
     white.
     """
-    values = np.stack([answer.values.astype(np.float32) for answer in answers])
+    values = np.stack([result.values.astype(np.float32) for result in results])
     deviation = values.std(axis=0).mean(axis=2, keepdims=True)
     return Photo((deviation * (255 / max(1e-6, float(deviation.max())))).round().astype(np.uint8))
 

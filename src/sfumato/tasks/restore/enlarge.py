@@ -27,7 +27,7 @@ from sfumato.space.detail import Detail
 from sfumato.tasks.restore.options import HOW, OF_DIFFUSION, RestoreOptions
 from sfumato.tasks.restore.report import shrunk_difference
 from sfumato.tasks.restore.run import Restored
-from sfumato.tasks.upscale import STEPS, walk
+from sfumato.tasks.upscale import STEPS, stream
 from sfumato.types import Progress
 
 LARGEST = 1024 * 1024  # largest result in pixels: it is generated as a whole
@@ -96,7 +96,7 @@ def _drawn(
     small = F.pad(x, (0, -wide % unit, 0, -tall % unit), mode="replicate")
     tokens = model.text([prompt], (wide, tall))[0].tokens
     details = torch.zeros(())
-    for step in walk(upscaler, small, tokens, noise, steps):
+    for step in stream(upscaler, small, tokens, noise, steps):
         details = step.x
         yield next(progress)
     made = Detail().decode(details, small).clamp(-1, 1)

@@ -1,6 +1,6 @@
 """PatchMatch (Barnes et al. 2009) for the windows that overlap a hole, and their votes.
 
-All windows are processed at once. Each tries the shifted matches of its neighbours and random
+All windows are processed at once. Each tries the shifted matches of its neighbors and random
 places around its own match, and accepts those that differ less.
 """
 
@@ -82,10 +82,10 @@ def search(level: Level, matches: Tensor, random: Generator) -> tuple[Tensor, Te
     few = len(level.targets) < FEW
     window = level.window(1 if few else 2)
     errors = _errors(level, level.targets, matches, window)
-    for step in (4, 1):  # the shifted match of a neighbour may fit here, too
+    for step in (4, 1):  # the shifted match of a neighbor may fit here, too
         for shift in (step, -step, step * level.width, -step * level.width):
-            neighbour = level.number[_within(level, level.targets - shift)]
-            proposed = torch.where(neighbour < 0, matches, matches[neighbour.clamp_min(0)] + shift)
+            neighbor = level.number[_within(level, level.targets - shift)]
+            proposed = torch.where(neighbor < 0, matches, matches[neighbor.clamp_min(0)] + shift)
             matches, errors = _better(level, matches, errors, proposed, window)
     tall, wide = level.hole.shape
     reach = float(max(tall, wide))

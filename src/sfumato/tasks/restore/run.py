@@ -96,12 +96,12 @@ def restore(
         engine = RestorationNetworks(
             options.model, options.device, options.dtype, repairs=options.clean
         )
-    *_, last = walk(photo if isinstance(photo, Photo) else read(photo), options, engine)
+    *_, last = stream(photo if isinstance(photo, Photo) else read(photo), options, engine)
     assert isinstance(last, Restored)
     return last
 
 
-def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Progress | Restored]:
+def stream(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Progress | Restored]:
     """As :func:`restore`, but yield progress and the results.
 
     There is one result, or as many as are asked for if patches fill a wide hole.
@@ -109,7 +109,7 @@ def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Prog
     _check_hints(photo, options)
     first = options.seed or 0
     for seed in range(first, first + options.samples):
-        for event in _answer(photo, options, engine, seed):
+        for event in _restored(photo, options, engine, seed):
             if isinstance(event, Progress):
                 done = (seed - first) * event.total + event.done
                 yield Progress(event.what, done, options.samples * event.total)
@@ -122,7 +122,7 @@ def walk(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Prog
             yield event
 
 
-def _answer(
+def _restored(
     photo: Photo, options: RestoreOptions, engine: Engine, seed: int
 ) -> Iterator[Progress | Restored]:
     """Restore a photo once, with one seed."""
@@ -163,8 +163,8 @@ def _answer(
             like=read(options.like) if options.like else None,
         )
     made = _with_clear(made, photo)
-    told = report(photo, made, options, stages, engine.sha256, said, hidden)
-    yield Restored(made, told, filled)
+    record = report(photo, made, options, stages, engine.sha256, said, hidden)
+    yield Restored(made, record, filled)
 
 
 def _stages(options: RestoreOptions, engine: Engine) -> list[RestoreOptions]:

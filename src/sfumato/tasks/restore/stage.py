@@ -94,7 +94,7 @@ class Stage:
         planes = restorer_planes(
             known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100
         )
-        made = answer(
+        made = apply_network(
             self.engine,
             y.expand(-1, 3, -1, -1) * known,
             planes,
@@ -177,7 +177,7 @@ class Stage:
         return out
 
 
-def answer(
+def apply_network(
     engine: Engine,
     y: Tensor,
     planes: Tensor,
@@ -194,7 +194,7 @@ def answer(
         made = engine.repair(y, planes, sigma, only)
     elif isinstance(sigma, Tensor):
         made = self_ensemble(
-            lambda seen, told_of, level: engine.repair(seen, told_of, level, only),
+            lambda view, known, level: engine.repair(view, known, level, only),
             VIEWS,
             y,
             planes,
@@ -202,7 +202,7 @@ def answer(
         )
     else:
         made = self_ensemble(
-            lambda seen, told_of: engine.repair(seen, told_of, sigma, only), VIEWS, y, planes
+            lambda view, known: engine.repair(view, known, sigma, only), VIEWS, y, planes
         )
     quality = 100 * float(planes[0, PLANES.index("quality"), 0, 0])
     return deblock_chroma(made, quality)

@@ -23,7 +23,7 @@ def has_matcher(name: str) -> bool:
     )
 
 
-class Matched:
+class ImageTextSpace:
     """Encodes pictures and words as codes whose cosine tells how well they match.
 
     Parameters
@@ -39,7 +39,7 @@ class Matched:
         self.n_features_in_ = 3 * self.side**2
 
     @classmethod
-    def open(cls, name: str) -> Matched:
+    def open(cls, name: str) -> ImageTextSpace:
         """Open the matcher of a bundled model or a model folder."""
         return cls(load(name if name in bundled() else str(Path(name).resolve()), "cpu"))
 
@@ -52,11 +52,11 @@ class Matched:
         """Save the model's name and digest; the weights are not copied."""
         write_json(
             folder / "estimator.json",
-            {"estimator": "Matched", "model": self.model.name, "sha256": self.stamp},
+            {"estimator": "ImageTextSpace", "model": self.model.name, "sha256": self.stamp},
         )
 
     @classmethod
-    def load(cls, folder: Path) -> Matched:
+    def load(cls, folder: Path) -> ImageTextSpace:
         """Open the model that :meth:`save` recorded.
 
         Raises

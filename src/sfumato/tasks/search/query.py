@@ -17,7 +17,7 @@ from sfumato.data.samples import Sample, find
 from sfumato.errors import DataError, ModelError, OptionError, PictureError
 from sfumato.tasks.search.database import named, nearest, open_table
 from sfumato.tasks.search.items import Item
-from sfumato.tasks.search.matcher import Matched
+from sfumato.tasks.search.matcher import ImageTextSpace
 from sfumato.tasks.search.space import (
     Index,
     load_space,
@@ -137,7 +137,7 @@ def _query(settings: Index, model: Any, query: str, is_file: bool) -> NDArray[np
     if not is_file and path.suffix.lower() in image.SUFFIXES | {".txt"}:
         raise OptionError(f"{query} does not exist")
     if settings.kind == "pictures":
-        if not is_file and isinstance(model, Matched):
+        if not is_file and isinstance(model, ImageTextSpace):
             return model.words(query)
         if not is_file:
             raise OptionError(

@@ -17,7 +17,7 @@ from sfumato.errors import DataError, ModelError, OptionError, PictureError, unk
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.runtime import atomic
 from sfumato.tasks.search.items import Item
-from sfumato.tasks.search.matcher import Matched, has_matcher
+from sfumato.tasks.search.matcher import ImageTextSpace, has_matcher
 
 Kind = Literal["pictures", "documents"]
 KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
@@ -25,7 +25,7 @@ KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
 
 # items that a space is fitted to, and bytes that their pictures take, at most
 FITTED, FITTED_BYTES = 20_000, 2**30
-SHOWN = 160  # letters of a document that are kept for display
+DISPLAYED_LETTERS = 160  # letters of a document that are kept for display
 
 
 class Index(Config):
@@ -74,11 +74,11 @@ def fit_space(
     if kind == "documents" and model is not None:
         what = (
             "is a space of pictures"
-            if isinstance(model, Matched)
+            if isinstance(model, ImageTextSpace)
             else "was fitted to the words of other documents"
         )
         raise OptionError(f"{chosen} {what}, and {source} holds documents; give --space lsa:128")
-    side = model.side if isinstance(model, Matched) else side
+    side = model.side if isinstance(model, ImageTextSpace) else side
     settings = Index(kind=kind, source=str(source.resolve()), space=chosen, side=side)
     # without fitting, a few items suffice to check the width of the rows
     sample = _sample(items, kind, side) if model is None else items[:8]
@@ -103,7 +103,7 @@ def fit_space(
 
 def _opened(chosen: str, folder: Path) -> Any:
     """Open a space that was fitted before: a model with a matcher, or a saved estimator."""
-    return Matched.open(chosen) if has_matcher(chosen) else load_space(folder)
+    return ImageTextSpace.open(chosen) if has_matcher(chosen) else load_space(folder)
 
 
 def _sample(items: list[Item], kind: Kind, side: int) -> list[Item]:
@@ -150,16 +150,18 @@ def settings_of(folder: Path) -> Index:
         raise ModelError(f"{folder} is no index (sfumato index makes one): {error}") from None
 
 
-def load_space(folder: Path) -> PCA | LSA | Autoencoder | Matched:
+def load_space(folder: Path) -> PCA | LSA | Autoencoder | ImageTextSpace:
     """The fitted space of an index."""
     try:
         name = str(json.loads((folder / "estimator.json").read_text("utf-8"))["estimator"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder} holds no estimator: {error}") from None
-    known: dict[str, Any] = {kind.__name__: kind for kind in (PCA, LSA, Autoencoder, Matched)}
+    kinds = (PCA, LSA, Autoencoder, ImageTextSpace)
+    known: dict[str, Any] = {kind.__name__: kind for kind in kinds}
+    known["Matched"] = ImageTextSpace  # its name in older indexes
     if name not in known:
         raise unknown("estimator", name, known)
-    model: PCA | LSA | Autoencoder | Matched = known[name].load(folder)
+    model: PCA | LSA | Autoencoder | ImageTextSpace = known[name].load(folder)
     return model
 
 
@@ -203,7 +205,11 @@ def encode(
     codes = model.transform(rows).astype(np.float32)
     out = []
     for item, code in zip(good, codes, strict=True):
-        text = " ".join(text_of(item).split())[:SHOWN] if settings.kind == "documents" else ""
+        text = (
+            " ".join(text_of(item).split())[:DISPLAYED_LETTERS]
+            if settings.kind == "documents"
+            else ""
+        )
         if not code.any():
             skipped[item.name] = "it has no known word"
             continue

@@ -16,7 +16,7 @@ const MOST = 4000;
 const COLORS = { 1: "#c2410c", 2: "#1d6fb8" };
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 let points = [];
-let walks = null;
+let sampled = null;
 export const drawn = () => points.map(([x, y, kind]) => [Number(x.toFixed(3)), Number(y.toFixed(3)), kind]);
 let timer = null;
 
@@ -51,7 +51,7 @@ function preset(name) {
 }
 function forget() {
   play(false);
-  walks = null;
+  sampled = null;
   slider.disabled = player.disabled = true;
   draw();
 }
@@ -94,14 +94,14 @@ function draw() {
   const style = getComputedStyle(document.documentElement);
   const ink = style.getPropertyValue("--ink");
   pen.clearRect(0, 0, side, side);
-  for (const [x, y, kind] of points) dot([x, y], 4, COLORS[kind], walks ? 0.25 : 0.8);
-  if (walks) {
+  for (const [x, y, kind] of points) dot([x, y], 4, COLORS[kind], sampled ? 0.25 : 0.8);
+  if (sampled) {
     const step = Number(slider.value);
-    if (arrows.checked && step < walks.guesses.length) field_of(step, ink);
+    if (arrows.checked && step < sampled.guesses.length) field_of(step, ink);
     tails(step, ink);
-    for (const point of walks.paths[step]) dot(point, 5, ink, 0.9);
-    page.querySelector("output").textContent = step < walks.guesses.length
-      ? `step ${step + 1} of ${walks.guesses.length}, noise ${walks.sigmas[step]}` : "the generated points";
+    for (const point of sampled.paths[step]) dot(point, 5, ink, 0.9);
+    page.querySelector("output").textContent = step < sampled.guesses.length
+      ? `step ${step + 1} of ${sampled.guesses.length}, noise ${sampled.sigmas[step]}` : "the generated points";
   } else {
     page.querySelector("output").textContent = `${points.length} points`;
   }
@@ -111,8 +111,8 @@ function field_of(step, ink) {
   pen.globalAlpha = 0.35;
   pen.strokeStyle = ink;
   pen.lineWidth = 2;
-  walks.grid[0].forEach((from, k) => {
-    const to = walks.guesses[step][k];
+  sampled.grid[0].forEach((from, k) => {
+    const to = sampled.guesses[step][k];
     const [a, b] = [at(from), at([from[0] + 0.18 * (to[0] - from[0]), from[1] + 0.18 * (to[1] - from[1])])];
     pen.beginPath();
     pen.moveTo(...a);
@@ -128,14 +128,14 @@ function tails(step, ink) {
   pen.strokeStyle = ink;
   pen.lineWidth = 2;
   const first = Math.max(0, step - 4);
-  walks.paths[step].forEach((_, k) => {
+  sampled.paths[step].forEach((_, k) => {
     pen.beginPath();
-    for (let s = first; s <= step; s += 1) pen.lineTo(...at(walks.paths[s][k]));
+    for (let s = first; s <= step; s += 1) pen.lineTo(...at(sampled.paths[s][k]));
     pen.stroke();
   });
 }
 
-// ---- the walk
+// ---- sampling
 function play(on) {
   clearInterval(timer);
   timer = null;
@@ -164,8 +164,8 @@ form.addEventListener("submit", async (event) => {
   asked.sampler = field("sampler").value;
   const done = await perform(form, "/v1/points", async () => asked);
   if (!done) return;
-  walks = done.pictures[0];
-  slider.max = walks.guesses.length;
+  sampled = done.pictures[0];
+  slider.max = sampled.guesses.length;
   slider.disabled = player.disabled = false;
   slider.value = still.matches ? slider.max : 0;
   draw();

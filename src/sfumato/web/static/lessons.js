@@ -79,7 +79,7 @@ const SHOW = {
     });
     const percent = (kind) => `${(100 * about.accuracy[kind]).toFixed(0)} %`;
     told(section, about.equal ? "Both autoencoders gave the same codes, bit for bit: training used no label.  " : "The two differ.  ",
-      `Still, the map separates the digits: the seven nearest neighbours on it classify ${percent("true")} of the test digits correctly (left), and ${percent("drawn")} with random labels (right).`);
+      `Still, the map separates the digits: the seven nearest neighbors on it classify ${percent("true")} of the test digits correctly (left), and ${percent("drawn")} with random labels (right).`);
     return planes;
   },
   denoising(section, about, points, address) {
