@@ -66,12 +66,14 @@ def table():
     lines = [
         "# How exact the samplers are",
         "",
-        "Relative error of the standard deviation on a Gaussian whose score is known, from sigma "
-        "14.6 to 0.03 in even",
-        "steps of log sigma. Printed by `python benchmarks/sampler_order.py`; there is no chance "
-        "in it. Order 2 means",
-        "that twice the steps leave a quarter of the error; it is measured from 200 to 400 steps, "
-        "for LMS from 1,000 to 2,000.",
+        "The samplers run on a Gaussian whose score is known, from sigma 14.6 to 0.03 in "
+        "even steps of log sigma. The table gives",
+        "the relative error of the standard deviation of the samples. The errors are exact: "
+        "no random numbers are drawn. Order 2",
+        "means that doubling the number of steps reduces the error to a quarter. The order "
+        "is measured between 200 and 400 steps,",
+        "for LMS between 1,000 and 2,000 steps. `python benchmarks/sampler_order.py` prints "
+        "this page.",
         "",
         "| sampler | evaluations a step | "
         + " | ".join(f"{n} steps" for n in STEPS)
