@@ -10,8 +10,10 @@ from PIL import Image
 from sfumato.cli import main
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
+from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.patches import complete, wide_holes
+from sfumato.tasks.restore.patchmatch import Level, search
 from sfumato.tasks.restore.run import restore
 
 
@@ -124,6 +126,48 @@ def test_what_does_not_go_together(options, message):
 def test_samples_of_a_thin_gap_are_refused():
     with pytest.raises(OptionError, match="there is one answer only"):
         restore(Photo(stripes()), RestoreOptions(fill_box=(5, 5, 6, 6), samples=2))
+
+
+def test_the_network_runs_only_where_patches_do_not_fill(monkeypatch):
+    seen = []
+    whole = RestorationNetworks.repair
+
+    def repair(self, y, *rest):
+        seen.append(tuple(y.shape[-2:]))
+        return whole(self, y, *rest)
+
+    monkeypatch.setattr(RestorationNetworks, "repair", repair)
+    values = stripes(80, 80)
+    place = {"fill_box": (20, 20, 40, 40)}
+    wide = restore(Photo(values), RestoreOptions(**place))
+    assert not seen and wide.report["engine"] == "patches"
+    restore(Photo(values), RestoreOptions(**place, engine="network"))
+    assert seen
+    seen.clear()
+    mesh = np.zeros((80, 80), np.uint8)
+    mesh[::6, ::6] = 255
+    mesh[20:60, 20:60] = 255
+    values[mesh > 0] = 255
+    made = restore(Photo(values), RestoreOptions(fill_color="#ffffff", engine="patches"))
+    assert seen and "engine" not in made.report, "no window is known: the network fills the hole"
+
+
+def test_ruling_out_matches_early_changes_no_error():
+    values = torch.rand(5, 40, 40, generator=torch.Generator().manual_seed(0))
+    hole = torch.zeros(40, 40, dtype=torch.bool)
+    hole[12:26, 10:30] = True
+    level, random = Level.of(values, hole), torch.Generator().manual_seed(1)
+    first = level.chance(random)
+    matches, errors = search(level, first, random)
+    rows = values.flatten(1).T
+    offsets = (torch.arange(-3, 4)[:, None] * 40 + torch.arange(-3, 4)).flatten()
+    here, there = level.targets[:, None] + offsets, matches[:, None] + offsets
+    squares = (rows[here] - rows[there]).square().sum(dim=2)
+    weight = level.weight[here]
+    torch.testing.assert_close(errors, (squares * weight).sum(1) / weight.sum(1))
+    before = (rows[here] - rows[first[:, None] + offsets]).square().sum(dim=2)
+    assert (errors <= (before * weight).sum(1) / weight.sum(1) + 1e-6).all()
+    assert level.valid[matches].all()
 
 
 def test_the_old_name_of_the_engine():

@@ -35,7 +35,9 @@ Read = Callable[[slice, slice], Tensor]
 
 
 def wide_holes(hidden: NDArray[np.bool_], width: float = WIDE) -> NDArray[np.bool_]:
-    """The holes of a mask (H, W) that are wider than `width` pixels somewhere.
+    """Return the holes of a mask (H, W) that are wider than `width` pixels somewhere.
+
+    Holes without a known window around them, from which texture could be copied, are left out.
 
     Examples
     --------
@@ -51,7 +53,15 @@ def wide_holes(hidden: NDArray[np.bool_], width: float = WIDE) -> NDArray[np.boo
     deepest = ndimage.maximum(depth, labels, np.arange(1, count + 1))
     chosen = np.concatenate([[False], 2 * np.atleast_1d(deepest) > width])
     out: NDArray[np.bool_] = chosen[labels]
+    for box in list(_boxes(out)):
+        if not _has_known_window(out[box]):
+            out[box] = False
     return out
+
+
+def _has_known_window(hidden: NDArray[np.bool_]) -> bool:
+    """Whether some window of 7x7 pixels has no hidden pixel."""
+    return bool(ndimage.binary_erosion(~hidden, np.ones((2 * RADIUS + 1, 2 * RADIUS + 1))).any())
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ def complete(read: Read, hidden: NDArray[np.bool_], seed: int = 0) -> Iterator[f
 
 
 def _boxes(hidden: NDArray[np.bool_]) -> Iterator[tuple[slice, slice]]:
-    """The boxes to process: each hole with the region around it that is searched.
+    """Yield the boxes to process: each hole with the region around it that is searched.
 
     Boxes that overlap are joined.
     """

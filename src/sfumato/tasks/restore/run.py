@@ -148,9 +148,9 @@ def _restored(
         made = made.with_values(out)
         said |= stage.said(made)
         filled = hidden if asked.fills else filled
-        holes = stage.wide_holes()
-        if holes is not None:
-            made = yield from _within(total, done, patches, _textured(made, holes, seed))
+        if stage.wide_holes is not None:
+            work = _textured(made, stage.wide_holes, seed)
+            made = yield from _within(total, done, patches, work)
             said |= {"engine": "patches", "seed": seed}
         done += patches
     if options.colorize:

@@ -83,12 +83,15 @@ class Stage:
         self.channels = 1 if options.colorize else photo.values.shape[2]
         # all known pixels stay as they are, except for color if that is asked for
         self.only_fills = options.only == "gaps"
+        # the holes that patches fill, and the hidden pixels that are left to the network
+        self.wide_holes = self._wide_holes()
+        self.gaps = self._gaps()
         # pixels around a window that the network also sees
         self.margin = FILLS_MARGIN if self.only_fills else MARGIN
 
     def window(self, rows: slice, columns: slice) -> Tensor:
         """The restored picture (1, channels, h, w) in a window of the result."""
-        if self.only_fills and self.hidden is not None and not self.hidden[rows, columns].any():
+        if self.only_fills and not self.gaps[rows, columns].any():
             return self._measured(rows, columns)[0].expand(-1, self.channels, -1, -1)  # as it is
         y, known = self._seen(rows, columns)
         planes = restorer_planes(
@@ -145,8 +148,8 @@ class Stage:
             own = luminance(own).round().astype(own.dtype)[..., None]
         return np.where(self.hidden[rows, columns, None], made, own)
 
-    def wide_holes(self) -> NDArray[np.bool_] | None:
-        """The holes that patches fill; None if there are none."""
+    def _wide_holes(self) -> NDArray[np.bool_] | None:
+        """Return the holes that patches fill; None if there are none."""
         chosen = self.options.engine
         if self.hidden is None or not self.only_fills or chosen == "network":
             return None
@@ -154,6 +157,11 @@ class Stage:
             return None  # a custom network also fills wide holes
         holes = wide_holes(self.hidden, 0 if chosen == "patches" else WIDE)
         return holes if holes.any() else None
+
+    def _gaps(self) -> NDArray[np.bool_]:
+        if self.hidden is None:
+            return np.zeros(self.photo.values.shape[:2], bool)
+        return self.hidden if self.wide_holes is None else self.hidden & ~self.wide_holes
 
     def said(self, made: Photo) -> dict[str, Any]:
         """Measurements of the stage for the report."""
