@@ -1,13 +1,13 @@
-"""Training rate of the 784-1000-500-250-30 autoencoder: ours, a plain PyTorch loop in float32, and
-scikit-learn's MLPRegressor.
+"""Compare the training rate of a 784-1000-500-250-30 autoencoder with PyTorch and scikit-learn.
 
     python benchmarks/autoencoder.py [--batch 1000]
 
-Each trains on the same 20,000 rows in batches of 256 with Adam, one epoch a round, alternating,
-with a pause between; medians of five. The error after the rounds is printed beside the rate, as
-speed bought with precision would show there. (The 2006 paper's batches are of 1000.) The last line
-is what the machine allows: the matrix products of a step and nothing else, in float32 and in
-bfloat16.
+The programs are sfumato, a plain PyTorch loop in float32, and scikit-learn's MLPRegressor. Each
+program trains on the same 20,000 rows with Adam, in batches of 256 rows by default (the 2006 paper
+used 1000). In each of five rounds, each program trains for one epoch, with a pause before it. The
+rates are medians of the five rounds. The error after the rounds is printed next to the rate,
+because a loss of precision would show in it. The last line is the limit of the machine: the rate of
+the matrix products of a training step without anything else, in float32 and in bfloat16.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def data():
 
 
 class Plain:
-    """What a tutorial would write."""
+    """A plain PyTorch training loop in float32, as in a tutorial."""
 
     def __init__(self, x, batch):
         torch.manual_seed(0)
@@ -63,7 +63,7 @@ class Plain:
 
 
 class ScikitLearn:
-    """scikit-learn's network, fed its own input as target."""
+    """scikit-learn's MLPRegressor, with its input as the target."""
 
     def __init__(self, x, batch):
         self.x = x
@@ -87,7 +87,7 @@ class ScikitLearn:
 
 
 class Ours:
-    """The estimator, an epoch at a time."""
+    """sfumato's estimator, trained one epoch at a time."""
 
     def __init__(self, x, batch):
         self.x = x
@@ -103,8 +103,9 @@ class Ours:
 
 
 def products(dtype, batch):
-    """Rows per second of the 24 matrix products of a step: forward, and both gradients of each
-    layer.
+    """Return the rows per second of a training step's 24 matrix products.
+
+    Each of the eight layers has three products: the forward pass and two gradients.
     """
     pairs = zip((*WIDTHS, *WIDTHS[-2::-1]), (*WIDTHS[1:], *WIDTHS[-2::-1]), strict=False)
     layers = [
@@ -121,7 +122,7 @@ def products(dtype, batch):
 
 
 def main():
-    """Print rows per second, the ratio, and the error."""
+    """Print the rates, the errors, and the ratio of the rates."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -136,7 +137,7 @@ def main():
     seconds = {name: [] for name in found}
     for _ in range(ROUNDS):
         for name, program in found.items():
-            time.sleep(1)  # threads of the program before may still wait busily
+            time.sleep(1)  # threads of the previous program may still be busy-waiting
             started = time.perf_counter()
             program.epoch()
             seconds[name].append(time.perf_counter() - started)
@@ -144,13 +145,13 @@ def main():
     best = max(rate for name, rate in rates.items() if name != "sfumato")
     for name, rate in rates.items():
         print(
-            f"{name:26s} {rate:9,.0f} rows/s   error of a row after {ROUNDS} epochs "
+            f"{name:26s} {rate:9,.0f} rows/s   squared error per row after {ROUNDS} epochs "
             f"{found[name].error():.3f}"
         )
-    print(f"sfumato is {rates['sfumato'] / best:.2f}x the better one")
+    print(f"sfumato is {rates['sfumato'] / best:.2f}x as fast as the faster of the other two")
     exact, half = products(torch.float32, batch), products(torch.bfloat16, batch)
     print(
-        f"matrix products alone: float32 {exact:,.0f} rows/s, bfloat16 {half:,.0f}: "
+        f"matrix products only: float32 {exact:,.0f} rows/s, bfloat16 {half:,.0f} rows/s, ratio "
         f"{half / exact:.2f}x"
     )
 

@@ -1,11 +1,12 @@
-"""Whether a color in a prompt becomes the color of the picture.
+"""Measure how often the color in a prompt becomes the color of the picture.
 
     python benchmarks/colors.py [--seeds 1]
 
-The prompts are "a COLOR THING" for seven colors and twelve things. Of each picture the largest
-colored area is taken: pixels that are saturated (at least 0.25) and not nearly white, by bands of
-hue in degrees; for black, dark pixels (value below 0.3). The share of pictures whose largest area
-has the color asked for is printed per color, and over all.
+The prompts are "a COLOR THING" for seven colors and twelve things. In each picture, the pixels of
+each color are counted. A pixel counts for the color whose band of hue contains its hue, if it is
+saturated (saturation of at least 0.25) and not nearly white. A dark pixel (value below 0.3) counts
+as black. The color with the most pixels is the color of the picture. The benchmark prints the share
+of pictures with the requested color, per color and over all pictures.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sfumato.hub.load import load
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create
 
-# from which hue to which, in degrees
+# lowest and highest hue of each color, in degrees
 BANDS = {
     "red": (345, 15),
     "yellow": (40, 68),
@@ -38,7 +39,7 @@ SATURATED, DARK, LIGHT = 0.25, 0.3, 0.95
 
 
 def largest(picture: Image.Image) -> str:
-    """The color of the largest colored area; empty if there is none."""
+    """Return the color with the most pixels; an empty string if no pixel has a color."""
     hue, saturation, value = np.moveaxis(rgb_to_hsv(np.asarray(picture) / 255.0), 2, 0)
     degrees = 360 * hue
     dark = value < DARK
@@ -54,7 +55,7 @@ def largest(picture: Image.Image) -> str:
 
 
 def main(seeds: int) -> None:
-    """Make all pictures and print the shares."""
+    """Generate all pictures and print the shares."""
     model, hits = load("icons"), defaultdict(list)
     for color in (*BANDS, "black"):
         prompts = [f"a {color} {thing}" for thing in THINGS]

@@ -1,12 +1,13 @@
-"""How many made pictures are near copies of training pictures: distances to the nearest one.
+"""Measure how many generated pictures are near copies of training pictures.
 
     python benchmarks/copies.py [--pictures 1000] [--held-out icons64_val.parquet]
 
-The distance is that of ``sfumato inspect --nearest``: the root mean square difference of pixels of
-32x32 versions, for values of 0 to 255, as PCA codes have it, to the training picture or its mirror
-image. A near copy is one with a distance of at most 16. The prompts are names of training pictures
-in styles of the model, drawn at random: what is most likely to be copied. Held-out pictures, which
-nobody copied, show how near pictures of the same kind are by themselves.
+For each picture, the distance to the nearest training picture or its mirror image is measured as in
+``sfumato inspect --nearest``: the root mean square difference of 32x32 versions (pixel values 0 to
+255), computed from PCA codes. A near copy is a picture with a distance of at most 16. Each prompt
+is a random name of a training picture with a random style of the model, because copies are most
+likely for these prompts. Held-out pictures are the baseline: they show how near pictures of the
+same kind are without copying.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ NEAR = 16.0
 
 
 def made(model: Model, names: list[str], count: int) -> Iterator[Image.Image]:
-    """Pictures of random names in random styles."""
+    """Generate pictures for random names in random styles."""
     drawn = random.Random(0)
     styles = list(model.defaults.styles.values())
     prompts = [f"{drawn.choice(names)}, {drawn.choice(styles)}" for _ in range(count)]
@@ -39,7 +40,7 @@ def made(model: Model, names: list[str], count: int) -> Iterator[Image.Image]:
 
 
 def held_out(path: Path) -> Iterator[Image.Image]:
-    """Pictures of a parquet file under free licenses."""
+    """Yield the pictures with a free license from a parquet file."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(path, columns=["image", "licence"]).to_pylist()
@@ -49,7 +50,7 @@ def held_out(path: Path) -> Iterator[Image.Image]:
 
 
 def report(what: str, pictures: Iterator[Image.Image], known: TrainingPictures) -> None:
-    """Quantiles of the distances, and the share of near copies."""
+    """Print quantiles of the distances, and the share of near copies."""
     distances = np.array([known.nearest(picture, 1)[0].distance for picture in pictures])
     low, middle, high = np.quantile(distances, (0.05, 0.5, 0.95))
     near = (distances <= NEAR).mean()

@@ -1,9 +1,9 @@
-"""What `auto` chooses on this machine, beside float32 and bfloat16: seconds of restoring, training
-and fitting.
+"""Compare the speed of dtype `auto` with float32 and bfloat16 on this machine.
 
     python benchmarks/dtype.py [--rounds 3] [--only restore restorer diffusion estimator]
 
-The three take turns; medians, and the time of auto against the better of the other two.
+The jobs are restoring, training and fitting. The three dtypes take turns. The benchmark prints the
+median seconds, and the ratio of auto's time to the shorter time of the other two dtypes.
 """
 
 import argparse
@@ -26,7 +26,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 
 
 def picture(width, height):
-    """Soft waves with noise: what is in a picture does not change the time it takes."""
+    """Soft waves with noise; the content of a picture does not change the computing time."""
     random = np.random.default_rng(0)
     waves = 128 + 80 * np.sin(
         np.arange(height)[:, None, None] / 9 + np.arange(width)[:, None] / 7 + np.arange(3)
@@ -44,14 +44,15 @@ def folder(count, side):
 
 
 def restoring(dtype):
-    """0.15 megapixels, noise of 25."""
+    """Denoise a picture of 0.15 megapixels with sigma 25."""
     photo, engine = Photo(picture(480, 320)), RestorationNetworks(dtype=dtype)
-    restore(Photo(picture(64, 64)), RestoreOptions(denoise=25.0), engine)  # the weights are read
+    # reads the weights before the timing
+    restore(Photo(picture(64, 64)), RestoreOptions(denoise=25.0), engine)
     return lambda: restore(photo, RestoreOptions(denoise=25.0), engine)
 
 
 def training_a_restorer(dtype):
-    """20 steps of 8 crops."""
+    """Train a restorer for 20 steps with 8 crops each."""
     data = folder(4, 128)
     settings = {"steps": 20, "dtype": dtype}
     return lambda: list(
@@ -60,7 +61,7 @@ def training_a_restorer(dtype):
 
 
 def training_diffusion(dtype):
-    """20 steps of 8 pictures on top of the bundled model."""
+    """Fine-tune the bundled model for 20 steps with 8 pictures each."""
     data = folder(4, 64)
     settings = {"steps": 20, "batch": 8, "dtype": dtype}
     return lambda: list(
@@ -69,7 +70,7 @@ def training_diffusion(dtype):
 
 
 def fitting(dtype):
-    """5,000 rows of 784 values through 1000-500-250-30, five epochs."""
+    """Fit a 784-1000-500-250-30 autoencoder to 5,000 rows for five epochs."""
     rows = np.random.default_rng(0).normal(size=(5000, 784)).astype(np.float32)
     return lambda: Autoencoder(
         30, layers=(1000, 500, 250), epochs=5, random_state=0, dtype=dtype

@@ -1,11 +1,12 @@
-"""Icons enlarged four times by the model's upscaler, bicubic interpolation and the photo network.
+"""Compare the model's upscaler with bicubic interpolation and the network for photos.
 
     python benchmarks/enlarge.py large.parquet [--pictures 30] [--sheet enlarged.png]
 
-The file has icons of 256 pixels that the upscaler was not trained on (recipes/icons/render.py draws
-them from the list of held-out icons). Each is shrunk to 64 pixels by averaging, and enlarged again.
-Printed are PSNR against the icon itself, the root mean square difference between the small picture
-and the result shrunk again (of 255), and seconds a picture.
+The file holds icons of 256x256 pixels that the upscaler was not trained on; recipes/icons/render.py
+renders them from the list of held-out icons. Each icon is shrunk to 64x64 pixels by averaging, and
+enlarged again by a factor of 4. The benchmark prints medians: the PSNR of the result compared with
+the icon; the root mean square difference between the small picture and the result after shrinking
+it again (values of 0 to 255); and the seconds per picture.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Enlarge = Callable[[Image.Image, str], Image.Image]
 
 
 def methods() -> dict[str, Enlarge]:
-    """Each way to enlarge a picture that shows what a text says."""
+    """Return the methods by name; each enlarges a small picture with the given text."""
     model, networks = load("icons"), RestorationNetworks(None, "auto", "auto")
     upscaler = model.upscaler
     assert upscaler is not None
@@ -60,13 +61,13 @@ def methods() -> dict[str, Enlarge]:
 
 
 def shrunk(large: Image.Image) -> Image.Image:
-    """A quarter of the size, by averaging."""
+    """Shrink a picture to a quarter of its width and height by averaging."""
     size = large.width // FACTOR, large.height // FACTOR
     return large.resize(size, Image.Resampling.BOX)
 
 
 def main(path: Path, count: int, sheet: Path | None) -> None:
-    """Enlarge some pictures in each way and print what came of it."""
+    """Enlarge some pictures with each method and print the medians."""
     rows = random.Random(0).sample(pq.read_table(path).to_pylist(), count)
     ways, tiles, key = methods(), [], []
     told: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
@@ -86,7 +87,7 @@ def main(path: Path, count: int, sheet: Path | None) -> None:
     for name, figures in told.items():
         quality, off, seconds = (statistics.median(column) for column in zip(*figures, strict=True))
         print(f"{name:9} PSNR {quality:5.2f} dB  shrunk again {off:4.2f}  {seconds:5.2f} s")
-    if sheet:  # in an order that differs by picture, so that it can be judged blind
+    if sheet:  # the order of the methods differs between pictures, for a blind comparison
         image.sheet(tiles, columns=1 + len(ways)).save(sheet)
         sheet.with_suffix(".json").write_text(json.dumps(key, indent=1))
 

@@ -1,11 +1,11 @@
-"""The cost of recording: the time of a recorded run against the same run alone, and the size of a
-page.
+"""Measure the cost of recording a run: the time, and the size of the page.
 
     python benchmarks/explain.py [--rounds 15]
 
-The runs use the bundled model, its default steps and one try, and alternate. The page is that of
-30 steps at 512x512 with 77 tokens: of a small network with random weights, whose pictures of noise
-take more room than those of photographs would.
+The time of a run with recording is compared with the time of the same run without recording; the
+two alternate. The runs use the bundled model with its default number of steps and one candidate.
+The page shows 30 steps at 512x512 with 77 tokens, from a small network with random weights. This
+network generates noise, which takes more bytes than photographs would.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from sfumato.tasks.explain.trace import trace
 
 
 def seconds(work):
-    """How long a call takes."""
+    """Return the seconds that a call takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def overhead(rounds):
-    """Medians of a run alone and recorded, and of their ratio."""
+    """Return the median seconds without and with recording, and the median of their ratio."""
     model, options = load("icons"), CreateOptions(seed=7, best_of=1)
     pairs = []
     for _ in range(rounds + 1):
@@ -57,8 +57,9 @@ def overhead(rounds):
 
 
 def large():
-    """A random model with Stable Diffusion 1's shapes at the ends: latents of 4 x 64 x 64, 77
-    tokens.
+    """Return a model with random weights and Stable Diffusion 1's input shapes.
+
+    The latents are 4 x 64 x 64, and the text has 77 tokens.
     """
     torch.manual_seed(0)
     unet = UNetConfig(
@@ -89,7 +90,7 @@ def large():
         eos_token_id=tokenizer.end,
         pad_token_id=tokenizer.pad,
     )
-    # any file: the page prints its digest
+    # the page prints the digest of the weights; any file will do
     network, weights = UNet(unet).eval(), Path(torch.__file__)
     text = TextEncoder(CLIPText(clip).eval(), tokenizer)
     return Model(
@@ -105,15 +106,15 @@ def large():
 
 
 def main():
-    """Print both."""
+    """Print the times and the sizes of the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=15)
     alone, seen, ratio = overhead(parser.parse_args().rounds)
     print(
-        f"icons: {alone * 1000:.0f} ms alone, {seen * 1000:.0f} ms recorded; median ratio "
-        f"{ratio:.3f}"
+        f"icons: {alone * 1000:.0f} ms without recording, {seen * 1000:.0f} ms with recording; "
+        f"median ratio {ratio:.3f}"
     )
     with tempfile.TemporaryDirectory() as folder:
         for light in (True, False):

@@ -1,8 +1,9 @@
-"""How much quicker ``create --fast`` is: seconds a picture after loading, both in turns.
+"""Compare ``create --fast`` with ``create``: seconds per picture after loading the model.
 
     python benchmarks/fast.py [--model icons] [--batch 1 8] [--rounds 5]
 
-Threads are torch's own number; OMP_NUM_THREADS=1 says what one core does.
+The two variants take turns. PyTorch chooses the number of threads; set OMP_NUM_THREADS=1 to measure
+one core.
 """
 
 import argparse
@@ -19,7 +20,7 @@ PROMPTS = ["a red apple", "a dog", "a house", "a blue car", "a tree", "a fish", 
 
 
 def main():
-    """Print a line per batch."""
+    """Print a line per batch size."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -30,7 +31,7 @@ def main():
     models = {fast: load(given.model, fast=fast) for fast in (False, True)}
     for batch in given.batch:
         prompts, seconds = (PROMPTS * batch)[:batch], {False: [], True: []}
-        for turn in range(given.rounds + 1):  # the first one warms up
+        for turn in range(given.rounds + 1):  # the first round is a warm-up
             for fast, model in models.items():
                 options = CreateOptions(model=given.model, seed=turn, batch=batch, fast=fast)
                 started = time.perf_counter()
@@ -39,8 +40,8 @@ def main():
                     seconds[fast].append((time.perf_counter() - started) / batch)
         usual, fast = (statistics.median(seconds[kind]) for kind in (False, True))
         print(
-            f"{batch} at once: {usual:.3f} s a picture, --fast {fast:.3f} s, {usual / fast:.1f} "
-            f"times as quick; {torch.get_num_threads()} threads"
+            f"batch size {batch}: {usual:.3f} s per picture, --fast {fast:.3f} s per picture, "
+            f"{usual / fast:.1f} times as fast; {torch.get_num_threads()} threads"
         )
 
 

@@ -1,10 +1,11 @@
-"""Colors from a few hints: ours against colorization by optimization (Levin et al. 2004).
+"""Compare colorization from a few hints with Levin et al. 2004.
 
     python benchmarks/hints.py CBSD68/ [--pictures 16] [--hints 1 3 10 40]
 
-Photos are turned gray, and the true colors of some random pixels are given as hints. Printed is the
-PSNR over all channels, against the photos in color. Levin's method knows the hints alone; ours
-corrects the colors that a network guesses, so it is also printed how the guess does without hints.
+Photos are converted to gray, and the true colors of some random pixels are given as hints. The
+benchmark prints the PSNR over all channels, compared with the color photos. Levin's method
+(colorization by optimization) uses only the hints. sfumato corrects the colors that a network
+estimates, so the PSNR of the estimate without hints is printed, too.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ from sfumato.tasks.restore.run import restore
 def levin(
     gray: NDArray[np.float64], places: NDArray[np.int64], chroma: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Chroma (h, w, 3) that is at each pixel the weighted mean of its four neighbors', and as given
-    at K places: equation 1, with the Gaussian weights of equation 2 over windows of 3x3.
+    """Return the chroma (h, w, 3) of colorization by optimization (Levin et al. 2004, equation 1).
+
+    At the K hinted pixels, it is the given chroma; at all other pixels, it is the weighted mean of
+    the four neighbors' chroma. The weights are the Gaussian weights of equation 2, with windows of
+    3x3 pixels.
     """
     tall, wide = gray.shape
     pixel, light = np.arange(gray.size).reshape(tall, wide), gray.ravel()

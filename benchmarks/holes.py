@@ -1,14 +1,16 @@
-"""Large holes in photographs, filled by sfumato and its peers, as numbers and as pictures.
+"""Compare how sfumato and its peers fill large holes in photographs.
 
     python benchmarks/holes.py CBSD68/ [--pictures 12] [--sheet holes.png]
     python benchmarks/holes.py photo.jpg     # seconds for a box of 20 % of one megapixel
 
-Each photo gets a hole of 20 to 30 % of its area, in turns a box, the outline of a person and a wire
-fence. PSNR favors a blurred mean, so the measure is another: of windows of 7x7 pixels, the mean
-squared difference to the nearest one of the known part, inside the hole against outside. 1 says
-that the filling is made of what the picture is made of; a blurred one is far below or above.
+Each photo gets a hole of 20 to 30 % of its area. The shape of the hole alternates between a box,
+the outline of a person and a wire fence. PSNR favors a blurred mean, so another measure is used:
+the mean squared difference between a window of 7x7 pixels and the nearest window of the known part.
+The benchmark divides the mean of this error for windows inside the hole by its mean for windows
+outside. A ratio of 1 means that the filling has the texture of the picture; for a blurred filling,
+the ratio is far below or above 1.
 
-Peers, where they are installed: ``pip install --no-deps opencv-python-headless scikit-image
+Peers take part if they are installed: ``pip install --no-deps opencv-python-headless scikit-image
 lazy_loader imageio networkx``.
 """
 
@@ -32,8 +34,9 @@ from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import restore
 
-SIDE = 7  # of the windows that are compared
-INSIDE, KNOWN = 600, 12_000  # windows drawn in the hole (and outside), and of those to compare with
+SIDE = 7  # width and height in pixels of the compared windows
+# windows sampled inside (and outside) the hole, and known windows to compare them with
+INSIDE, KNOWN = 600, 12_000
 Pixels = NDArray[np.uint8]
 Hidden = NDArray[np.bool_]
 
@@ -47,7 +50,7 @@ def box(wide: int, tall: int, rng: random.Random) -> Hidden:
 
 
 def person(wide: int, tall: int, rng: random.Random) -> Hidden:
-    """The outline of somebody who stands in front."""
+    """The outline of a person in the foreground."""
     canvas = Image.new("1", (wide, tall))
     pen, middle = ImageDraw.Draw(canvas), rng.uniform(0.35, 0.65) * wide
     head, body = 0.13 * tall, 0.19 * tall
@@ -58,7 +61,7 @@ def person(wide: int, tall: int, rng: random.Random) -> Hidden:
 
 
 def fence(wide: int, tall: int, rng: random.Random) -> Hidden:
-    """Crossed wires, 28 pixels across."""
+    """A fence of crossed wires, each 28 pixels wide."""
     canvas = Image.new("1", (wide, tall))
     pen, start = ImageDraw.Draw(canvas), rng.randint(0, 100)
     for at in range(start - tall, wide + tall, 260):
@@ -82,7 +85,7 @@ def navier_stokes(values: Pixels, hidden: Hidden) -> Pixels:
 
 
 def biharmonic(values: Pixels, hidden: Hidden) -> Pixels:
-    """scikit-image's."""
+    """Biharmonic inpainting of scikit-image."""
     from skimage.restoration import inpaint_biharmonic
 
     made = inpaint_biharmonic(values / 255, hidden, channel_axis=2)
@@ -90,7 +93,7 @@ def biharmonic(values: Pixels, hidden: Hidden) -> Pixels:
 
 
 def ours(engine: str) -> Callable[[Pixels, Hidden], Pixels]:
-    """Sfumato's, by an engine."""
+    """Return the filling function of one of sfumato's engines."""
     networks = RestorationNetworks()
 
     def fill(values: Pixels, hidden: Hidden) -> Pixels:
@@ -122,7 +125,7 @@ def windows(values: Pixels, places: NDArray[np.int64]) -> torch.Tensor:
 
 
 def texture(made: Pixels, hidden: Hidden) -> float:
-    """Error of the nearest known window, in the hole against outside of it."""
+    """Return the error of the nearest known window: inside the hole divided by outside."""
     from scipy import ndimage
 
     rng = np.random.default_rng(0)
@@ -138,7 +141,7 @@ def texture(made: Pixels, hidden: Hidden) -> float:
     errors = []
     for places in (inside, outside):
         apart = torch.cdist(windows(made, places), kept)
-        # a window is not compared with itself moved a little
+        # do not compare a window with overlapping windows, which are shifted copies of it
         near = np.abs(places[:, None] - held[None]).max(axis=2) < SIDE
         apart[torch.from_numpy(near)] = torch.inf
         errors.append(float(apart.min(dim=1).values.square().mean()))
@@ -166,13 +169,15 @@ def speed(path: Path) -> None:
 
 
 def main() -> None:
-    """Read the command line."""
+    """Run the comparison and print the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path)
     parser.add_argument("--pictures", type=int, default=12)
-    parser.add_argument("--sheet", type=Path, help="where to write all fillings side by side")
+    parser.add_argument(
+        "--sheet", type=Path, help="file for a sheet with all fillings side by side"
+    )
     given = parser.parse_args()
     if given.source.is_file():
         speed(given.source)
@@ -199,7 +204,10 @@ def main() -> None:
         shown.append(row)
         told = ", ".join(f"{name} {each[-1]:.2f}" for name, each in ratios.items() if each)
         print(f"{path.name}, {shape.__name__}, {hidden.mean():.0%} hidden: {told}", flush=True)
-    print("nearest known window's error, in the hole against outside (median); seconds a picture")
+    print(
+        "error of the nearest known window, inside the hole divided by outside (median); seconds "
+        "per picture (median)"
+    )
     for name, each in ratios.items():
         if each:
             times = statistics.median(seconds[name])

@@ -1,10 +1,10 @@
-"""Where does the text matter? The error of a model's estimates at each noise level: with the
-picture's own text, none, another's.
+"""Measure how the error of a model's estimates depends on the text, at each noise level.
 
     python benchmarks/levels.py icons64_val.parquet [--model icons] [--column caption] [--pictures
     256]
 
-Mean squared error of the estimated latents (of unit variance).
+The text is the picture's own text, an empty text, or another picture's text. The error is the mean
+squared error of the estimated latents, which have unit variance.
 """
 
 import argparse

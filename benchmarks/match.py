@@ -1,10 +1,10 @@
-"""Does the matcher know which name belongs to a picture? Pictures with names, each against 99 other
-names.
+"""Measure whether the matcher knows which name belongs to a picture.
 
     python benchmarks/match.py icons64_val.parquet [--model icons] [--column name] [--group split]
 
-Prints the share of pictures that are nearer to their own name than to 99 other names (chance 1 %),
-and the share of names whose nearest picture of 100, the own one among them, is the own one.
+The benchmark prints two shares for each group of pictures. The first is the share of pictures that
+are nearer to their own name than to each of 99 other names. The second is the share of names that
+are nearer to their own picture than to each of 99 other pictures. Both would be 1 % by chance.
 """
 
 import argparse

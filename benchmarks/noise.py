@@ -1,13 +1,15 @@
-"""How well ``--denoise auto`` measures noise of several kinds, against the level that is there.
+"""Compare the noise level that ``--denoise auto`` measures with the true level.
 
     python benchmarks/noise.py CBSD68/ [--sigma 5 10 20 30 50] [--pictures 20] [--kind white ...]
         [--remove]
 
-white: as drawn. clipped: on photos of which a tenth of the pixels is black and a tenth white. jpeg:
-saved at quality 90; what JPEG left of the noise is what is to be measured. grain: gray and soft, as
-of film. brightness: as much as a bright pixel has light (of photons), nearly none in the dark. The
-level is the deviation over the picture, before black and white cut it off. With --remove the noise
-is removed, too: once as it was measured, once as noise of the true level everywhere.
+There are five kinds of noise. white: independent in each value. clipped: white noise on photos with
+strong contrast, where a tenth of the pixels is black and a tenth is white. jpeg: white noise in a
+JPEG file of quality 90; the true level is the level of the noise that remains in the file. grain:
+gray and soft noise, like film grain. brightness: noise whose variance grows with the brightness,
+like photon noise, so dark pixels have nearly no noise. The true level is the standard deviation
+over the picture before clipping at black and white. With --remove, the noise is also removed: once
+with the measured noise, and once with the true level everywhere.
 """
 
 from __future__ import annotations
@@ -27,34 +29,35 @@ from sfumato import image
 from sfumato.data import photo as files
 from sfumato.data.photo import Photo
 from sfumato.data.samples import find
+from sfumato.image import LUMA
 from sfumato.tasks.restore.noise import noise_level
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import restore
 
 Values = NDArray[np.float64]
-Noisy = tuple[Photo, float]  # the photo, and the level that is in it
+Noisy = tuple[Photo, float]  # the noisy photo, and its true noise level
 JPEG = 90
-SOFT = 0.7  # of grain: deviation of the blur in pixels
+SOFT = 0.7  # standard deviation of the blur for grain, in pixels
 
 
 def white(clean: Values, sigma: float, random: np.random.Generator) -> Noisy:
-    """Independent in each value."""
+    """Add noise that is independent in each value."""
     return as_photo(clean + random.normal(0, sigma, clean.shape)), sigma
 
 
 def clipped(clean: Values, sigma: float, random: np.random.Generator) -> Noisy:
-    """On a photo of hard contrast."""
+    """Add white noise to a photo with strong contrast."""
     low, high = np.quantile(clean, (0.1, 0.9))
     hard = ((clean - low) / (high - low) * 255).clip(0, 255)
     return white(hard, sigma, random)
 
 
 def jpeg(clean: Values, sigma: float, random: np.random.Generator) -> Noisy:
-    """In a file that lost some of it."""
+    """Add white noise and save as JPEG, which loses part of the noise."""
 
     def saved(values: Values) -> Photo:
         held = io.BytesIO()
-        Image.fromarray(as_photo(values).values).save(held, "JPEG", quality=JPEG)
+        Image.fromarray(as_photo(values).values.squeeze()).save(held, "JPEG", quality=JPEG)
         return files.read(held.getvalue())
 
     noisy, plain = saved(clean + random.normal(0, sigma, clean.shape)), saved(clean)
@@ -63,13 +66,13 @@ def jpeg(clean: Values, sigma: float, random: np.random.Generator) -> Noisy:
 
 
 def grain(clean: Values, sigma: float, random: np.random.Generator) -> Noisy:
-    """Equal in all channels, and soft."""
+    """Add soft noise that is equal in all channels."""
     soft = gaussian_filter(random.normal(0, 1, clean.shape[:2]), SOFT)
     return as_photo(clean + (sigma / soft.std() * soft)[..., None]), sigma
 
 
 def brightness(clean: Values, sigma: float, random: np.random.Generator) -> Noisy:
-    """Its variance grows with the light."""
+    """Add noise whose variance grows with the brightness."""
     level = np.sqrt(clean / clean.mean())
     return as_photo(clean + sigma * level * random.normal(0, 1, clean.shape)), sigma
 
@@ -84,12 +87,12 @@ KINDS: dict[str, Callable[[Values, float, np.random.Generator], Noisy]] = {
 
 
 def psnr(made: NDArray[Any], clean: Values) -> float:
-    """In decibels, for values of 0 to 255."""
+    """Return the PSNR in dB, for values of 0 to 255."""
     return float(10 * np.log10(255**2 / np.square(made - clean).mean()))
 
 
 def as_photo(values: Values) -> Photo:
-    """As a file keeps them."""
+    """Return values as an 8-bit photo, as a file stores them."""
     return Photo(values.clip(0, 255).round().astype(np.uint8))
 
 
@@ -103,10 +106,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=20)
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--remove", action="store_true")
+    parser.add_argument("--gray", action="store_true", help="make the photos gray first")
     given = parser.parse_args()
     clean = [
         np.asarray(image.read(s.read()), np.float64) for s in find(given.source)[: given.pictures]
     ]
+    if given.gray:
+        clean = [(values @ np.array(LUMA))[..., None] for values in clean]
     options = RestoreOptions(denoise="auto")
     for kind in given.kind:
         for sigma in given.sigma:
@@ -122,13 +128,16 @@ def main() -> None:
             found = np.array(ratios)
             near = int((abs(found - 1) <= 0.1).sum())
             print(
-                f"{kind:10} {sigma:4g}: measured {found.mean():.2f} of it, {found.min():.2f} to "
-                f"{found.max():.2f}; within 10 %: {near} of {len(found)}",
+                f"{kind:10} {sigma:4g}: measured level / true level: mean {found.mean():.2f}, "
+                f"{found.min():.2f} to {found.max():.2f}; within 10 %: {near} of {len(found)}",
                 flush=True,
             )
             if decibels:
                 measured, told = np.mean(decibels, axis=0)
-                print(f"  removed: {measured:.2f} dB as measured, {told:.2f} dB by the true level")
+                print(
+                    f"  PSNR after removal: {measured:.2f} dB with the measured noise, {told:.2f} "
+                    f"dB with the true level"
+                )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Muon against AdamW: the same restorer for noise, the same crops, the same number of steps; PSNR
-on photographs set aside.
+"""Compare Muon with AdamW on training a restorer for noise.
 
     python recipes/photos/select_photos.py photos_train_open.parquet build/photos photos64.parquet
     python benchmarks/optimizer.py build/photos [--steps 500]
 
-Each run starts anew from the same weights; the learning rate falls linearly to zero.
+All runs start from the same initial weights, and use the same crops and the same number of steps.
+The learning rate falls linearly to zero. The benchmark prints the PSNR on held-out photographs.
 """
 
 import argparse
@@ -35,7 +35,7 @@ CROP, SIGMAS = 72, (15, 25, 50)
 
 
 def restored(job, photos, sigma):
-    """Mean PSNR of the photos under noise."""
+    """Return the mean PSNR of the photos after adding and removing noise."""
     random, each = torch.Generator().manual_seed(sigma), []
     for photo in photos:
         x = torch.from_numpy(photo).float()[None] / 127.5 - 1
@@ -65,7 +65,7 @@ def main():
         read_photos(given.folder / f"{name}.parquet", CROP)[0] for name in ("train", "val")
     )
     print(
-        f"{given.steps} steps of 14 crops of {CROP}x{CROP}; PSNR in dB at noise of "
+        f"{given.steps} steps of 14 crops of {CROP}x{CROP}; PSNR in dB for noise with sigma "
         f"{', '.join(map(str, SIGMAS))}, {len(aside)} pictures"
     )
     for optimizer, rate in RUNS:

@@ -1,13 +1,13 @@
-"""PCA against scikit-learn: in memory, and from a file larger than the memory it may use.
+"""Compare PCA with scikit-learn, in memory and from a file that is larger than the memory.
 
-    python benchmarks/pca.py                      # 60,000 x 784 in memory; 2,000,000 x 784 (6.3 GB)
-    from disk python benchmarks/pca.py --rows 200000        # a smaller file
-    python benchmarks/pca.py --mnist DIR          # also the error on MNIST, with the directory of
-    its four idx files
+    python benchmarks/pca.py # 60,000 x 784 in memory, 2,000,000 x 784 from disk python
+    benchmarks/pca.py --rows 200000 # a smaller file than the default of 6.3 GB python
+    benchmarks/pca.py --mnist DIR # also the error on MNIST; DIR holds its four idx files
 
-In memory: alternating fits, medians. From disk: our `partial_fit` over the whole file in a process
-of its own, whose peak memory is read; scikit-learn's IncrementalPCA on the first tenth, as it is
-slower by an order.
+In memory, the fits alternate, and the benchmark prints median times. From disk, sfumato's
+`partial_fit` reads the whole file. scikit-learn's IncrementalPCA reads only the first tenth,
+because it is slower by an order of magnitude. Each of the two runs in its own process, whose peak
+memory is measured.
 """
 
 import argparse
@@ -53,7 +53,7 @@ print(json.dumps({"seconds": seconds, "rows": done, "megabytes": peak}))
 
 
 def rows(count, seed):
-    """Rows with a spectrum that falls as in pictures."""
+    """Return random rows whose spectrum falls as it does for pictures."""
     rng = np.random.default_rng(seed)
     scales = (1 / np.arange(1, 65)).astype(np.float32)
     axes = np.linalg.qr(np.random.default_rng(0).normal(size=(COLUMNS, 64)))[0].T.astype(np.float32)
@@ -65,7 +65,7 @@ def rows(count, seed):
 
 
 def in_memory():
-    """Seconds to fit 60,000 rows."""
+    """Print the seconds to fit 60,000 rows."""
     x = rows(60_000, 1)
     solvers = {"sfumato": lambda: PCA(CODES).fit(x).components_}
     for name in ("auto", "full", "randomized"):
@@ -77,7 +77,7 @@ def in_memory():
         for name, fit in solvers.items():
             if name.endswith("full") and k > 1:
                 continue
-            time.sleep(0.5)  # threads of the program before may still wait busily
+            time.sleep(0.5)  # threads of the previous program may still be busy-waiting
             started = time.perf_counter()
             fit()
             if k:
@@ -86,11 +86,11 @@ def in_memory():
     print(f"in memory, 60,000 x {COLUMNS} float32, {CODES} codes, medians of {ROUNDS}")
     for name, found in seconds.items():
         middle = statistics.median(found)
-        print(f"  {name:24s} {middle:6.2f} s   sfumato is {middle / mine:.2f}x")
+        print(f"  {name:24s} {middle:6.2f} s sfumato is {middle / mine:.2f}x as fast")
 
 
 def from_disk(count):
-    """Rate and peak memory over a file."""
+    """Print the rate and the peak memory of fitting a file."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         path = Path(folder) / "rows.f32"
         with path.open("wb") as f:
@@ -117,13 +117,13 @@ def from_disk(count):
         exact = exact_components(path, count)
         error = np.abs(np.abs(np.einsum("kd,kd->k", exact, ours["components"])) - 1).max()
         print(
-            f"  sfumato is {ratio:.1f}x; its directions against a float64 covariance: 1 - |cosine| "
-            f"at most {error:.1e}"
+            f"  sfumato is {ratio:.1f}x as fast; its components against a float64 covariance: 1 - "
+            f"|cosine| at most {error:.1e}"
         )
 
 
 def exact_components(path, count):
-    """By numpy alone, in float64, two passes."""
+    """Compute the components with NumPy in float64, in two passes."""
     x = np.memmap(path, np.float32, mode="r", shape=(count, COLUMNS))
     mean = (
         sum(x[k : k + CHUNK].sum(axis=0, dtype=np.float64) for k in range(0, count, CHUNK)) / count
@@ -136,7 +136,7 @@ def exact_components(path, count):
 
 
 def mnist(folder):
-    """Squared error of a test digit."""
+    """Print the squared error per test digit of MNIST."""
     from sfumato.data.rows import read
 
     table = read(folder)
@@ -148,12 +148,13 @@ def mnist(folder):
     gap = np.abs(model.components_ * signs - theirs.components_).max()
     print(
         f"MNIST, {CODES} codes: squared error of a test digit "
-        f"{-model.score(table.rows[table.test]):.3f}; components against scikit-learn {gap:.1e}"
+        f"{-model.score(table.rows[table.test]):.3f}; largest difference of the components from "
+        f"scikit-learn's {gap:.1e}"
     )
 
 
 def main():
-    """Run what was asked for."""
+    """Run the requested measurements."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""The studio: seconds from pressing Create to the first preview, with the model loaded.
+"""Measure the seconds from pressing Create in the studio to the first preview.
 
     python benchmarks/preview.py [--runs 6]
 
@@ -22,7 +22,7 @@ from playwright.sync_api import sync_playwright
 from sfumato.web.app import Settings, build
 
 PORT = 7963
-# presses the button, and waits for a picture that is sent while the job runs
+# presses the button and waits for a preview: a picture that is sent while the job runs
 FIRST = """() => new Promise((done) => {
   const results = document.querySelector("#create .results"), begun = performance.now();
   const watch = new MutationObserver(() => {
@@ -42,7 +42,7 @@ def serve(folder: str) -> None:
 
 
 def ready() -> bool:
-    """Whether the server answers."""
+    """Whether the server responds."""
     try:
         return bool(urllib.request.urlopen(f"http://127.0.0.1:{PORT}/healthz", timeout=1))
     except (urllib.error.URLError, OSError):
@@ -50,7 +50,7 @@ def ready() -> bool:
 
 
 def main() -> None:
-    """Press Create some times; the first time, the model is loaded."""
+    """Press Create several times; the first press also loads the model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=6)
     runs = parser.parse_args().runs

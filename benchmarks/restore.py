@@ -1,4 +1,4 @@
-"""Restoring photographs against the tools that people use: same damage, same pictures, same run.
+"""Compare the restoration of photographs with common tools, on the same damaged pictures.
 
     python benchmarks/restore.py denoise CBSD68/ [--gray] [--sigma 15 25 50] [--pictures 10]
     python benchmarks/restore.py enlarge Set5/ [--factor 2 3 4]
@@ -9,9 +9,9 @@
     python benchmarks/restore.py together CBSD68/ [--pictures 20]
     python benchmarks/restore.py speed photo.jpg [--megapixels 48]
 
-Peers take part if they are installed, unless --alone is given: pip install bm3d
-opencv-python-headless scikit-image Published figures are printed beside the measured ones: KAIR,
-DPIR and SwinIR's tables.
+Peers take part if they are installed, unless --alone is given: ``pip install bm3d
+opencv-python-headless scikit-image``. Published figures from the tables of KAIR, DPIR and SwinIR
+are printed next to the measured figures.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ def as_picture(y: Tensor) -> NDArray[np.float64]:
 
 
 def as_bytes(y: Tensor) -> NDArray[np.uint8]:
-    """As libraries for 8 bits take it."""
+    """(1, C, H, W) -> (H, W) or (H, W, C) with 8 bits per value."""
     return as_picture(y).round().clip(0, 255).astype(np.uint8)
 
 
 def peers(task: str) -> dict[str, Method]:
-    """What is installed of the tools for a task."""
+    """Return the installed peers for a task, by name."""
     found: dict[str, Method] = {}
     if task == "denoise":
         try:
@@ -151,7 +151,7 @@ def compare(
     *,
     alone: bool,
 ) -> None:
-    """One row per method: mean PSNR at each amount, and seconds per picture."""
+    """Print one row per method: mean PSNR at each amount, and seconds per picture."""
     engine = RestorationNetworks(model)
     methods: dict[str, Method] = {"sfumato": lambda d: trained(d, engine)}
     if task != "colorize":
@@ -193,7 +193,7 @@ def compare(
 def scratched(
     print_: np.ndarray, bright: bool, rng: random.Random
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A gray print with six scratches of 2 to 5 pixels, and where they are."""
+    """Return a gray print with six scratches of 2 to 5 pixels, and the mask of the scratches."""
     tall, wide = print_.shape
     where = Image.new("L", (wide, tall))
     pen = ImageDraw.Draw(where)
@@ -211,9 +211,10 @@ def scratched(
 
 
 def find(source: Path, pictures: int | None) -> None:
-    """Drawn scratches on gray prints: the share found, and what is taken of all else.
+    """Print the share of drawn scratches that is found on gray prints, and the false positives.
 
-    And the share of the same prints without scratches that is taken for some.
+    False positives are pixels away from scratches that are marked as scratches. They are also
+    measured on the same prints without drawn scratches.
     """
     engine = RestorationNetworks()
     paths = sorted(p for p in source.iterdir() if p.suffix.lower() in image.SUFFIXES)[:pictures]
@@ -225,28 +226,31 @@ def find(source: Path, pictures: int | None) -> None:
         for kind, each in found.items():
             values, hidden = scratched(gray, kind == "bright", random.Random(k))
             taken = masks.scratches(Photo(values[..., None]), engine.damage)
-            # what is found is grown a little, on purpose
+            # the found mask is dilated on purpose, so pixels close to a scratch do not count
             far = ndimage.binary_erosion(~hidden, iterations=3, border_value=1)
             each.append((taken[hidden].mean(), taken[far].mean()))
     for kind, each in found.items():
         hit, false = np.mean(each, axis=0)
         print(
             f"{kind} scratches of 2 to 5 pixels, {source.name}, {len(each)} gray prints: "
-            f"{hit:.1%} found; {false:.2%} of the pixels away from them taken for some"
+            f"{hit:.1%} of the scratch pixels found; {false:.2%} of the pixels away from "
+            f"scratches marked as scratches"
         )
     print(
-        f"the same prints without scratches: {np.mean(alone):.2%} taken for some, "
-        f"{np.max(alone):.2%} of the worst"
+        f"the same prints without scratches: {np.mean(alone):.2%} of the pixels marked as "
+        f"scratches, {np.max(alone):.2%} on the worst print"
     )
 
 
 def together(source: Path, pictures: int | None) -> None:
-    """Several kinds of damage: undone in turn by the network for each, as restore does it, and all
-    together by the one for all, `photos`.
+    """Compare two ways to undo several kinds of damage in one picture.
+
+    The first way applies one network per kind of damage, one after the other, as restore does. The
+    second way applies one network, `photos`, to all damage at once.
     """
     specialists, at_once = RestorationNetworks(), RestorationNetworks("photos")
     box = {"fill_box": (40, 40, 16, 16)}
-    # factor, deviation of the noise, options
+    # enlargement factor, standard deviation of the noise, options
     kinds: dict[str, tuple[float, float, dict[str, Any]]] = {
         "box, noise of 15": (1, 15, box),
         "noise of 5, half the size": (2, 5, {}),
@@ -279,15 +283,18 @@ def together(source: Path, pictures: int | None) -> None:
             ]
             scores[name].append(tuple(psnr(m, clean) for m in made))  # type: ignore[arg-type]
     print(
-        f"several kinds of damage, {source.name}, crops of 256x256: PSNR in dB, in turn and at once"
+        f"several kinds of damage, {source.name}, crops of 256x256: PSNR in dB, one network per "
+        f"kind and one network for all"
     )
     for name, each in scores.items():
         print(f"{name:34s}" + "".join(f"{s:8.2f}" for s in np.mean(each, axis=0)))
 
 
 def speed(source: Path, model: Path | None, megapixels: float) -> None:
-    """A color photo, repeated to fill so many pixels, sigma 25: seconds of ours and, up to one
-    megapixel, of bm3d; our peak memory.
+    """Print the seconds and the peak memory of denoising a color photo with sigma 25.
+
+    The photo is repeated to fill the given number of megapixels. Up to one megapixel, bm3d is
+    timed, too.
     """
     import resource
 
@@ -318,11 +325,11 @@ def speed(source: Path, model: Path | None, megapixels: float) -> None:
     start = time.perf_counter()
     bm3d.bm3d_rgb(noisy / 255, 25 / 255)
     other = time.perf_counter() - start
-    print(f"bm3d: {other:.2f} s, {other / statistics.median(ours):.1f} times ours")
+    print(f"bm3d: {other:.2f} s, {other / statistics.median(ours):.1f} times the time of sfumato")
 
 
 def main() -> None:
-    """Read the command line."""
+    """Run the task that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,5 +1,6 @@
-"""Search: the time of an exact query over 100,000 codes of 30 numbers, and an index that is killed
-twenty times.
+"""Measure the time of an exact query, and test an index whose build is killed twenty times.
+
+The query runs over 100,000 codes of 30 numbers.
 
 python benchmarks/search.py
 """
@@ -32,7 +33,7 @@ index(Path(sys.argv[1]), Path(sys.argv[2]), "lsa:10")
 
 
 def query_time(folder):
-    """Median milliseconds of the search that `sfumato search` runs, and whether it is exact."""
+    """Print the median time of the query that `sfumato search` runs, and whether it is exact."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(COUNT, CODES)).astype(np.float32)
     PCA(CODES).fit(rows[:1000]).save(folder / "space")
@@ -55,8 +56,8 @@ def query_time(folder):
         right += [r["name"] for r in found] == [f"name {k}" for k in want]
     middle = 1000 * statistics.median(seconds)
     print(
-        f"{COUNT:,} codes of {CODES}: exact query {middle:.1f} ms (median of {QUERIES}), {right} "
-        f"of {QUERIES} equal scikit-learn's"
+        f"{COUNT:,} codes of {CODES} numbers: exact query {middle:.1f} ms (median of {QUERIES}), "
+        f"{right} of {QUERIES} results equal scikit-learn's"
     )
 
 
@@ -103,7 +104,7 @@ def killed(folder):
 
 
 def main():
-    """Print both figures."""
+    """Measure the query time, and test the killed index."""
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         query_time(Path(first))
         killed(Path(second))

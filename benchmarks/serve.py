@@ -1,9 +1,10 @@
-"""A server under load: pictures a second with batching and without, errors, and memory.
+"""Measure a server under load: pictures per second with and without batching, errors, memory.
 
     python benchmarks/serve.py [--clients 32] [--seconds 120]
 
-Each client asks for one picture after the other. 429 (the queue is full) is no error; any other
-failure is. Memory is that of the server and its worker, early and late in the run.
+Each client requests one picture after another. Status 429 (the queue is full) does not count as an
+error; any other failure does. Memory is measured for the server and its worker together, in the
+first and in the second half of the run.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def resident(pid: int) -> int:
 
 
 def ask(port: int, number: int) -> int:
-    """The status of a request for one picture."""
+    """Request one picture; return the HTTP status."""
     body = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number}
     address = f"http://127.0.0.1:{port}/v1/create?wait=true"
     headers = {"Content-Type": "application/json"}
@@ -65,7 +66,7 @@ def ask(port: int, number: int) -> int:
 def load(
     port: int, clients: int, seconds: float, pid: int
 ) -> tuple[float, Counter[int], list[int]]:
-    """Pictures a second, how often each status came, and the memory during the run."""
+    """Return the pictures per second, the count of each status, and the memory during the run."""
     statuses: Counter[int] = Counter()
     lock, started = threading.Lock(), time.monotonic()
 
@@ -91,7 +92,7 @@ def load(
 
 
 def main() -> None:
-    """Read the command line."""
+    """Measure a server without and a server with batching."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

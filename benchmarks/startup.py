@@ -1,4 +1,6 @@
-"""What `sfumato create` costs above importing torch: whole processes, alternating, medians.
+"""Measure how much longer `sfumato create` takes than importing torch.
+
+Whole processes are timed in alternation; the benchmark prints medians.
 
 python benchmarks/startup.py
 """
@@ -41,7 +43,7 @@ def main():
                     check=True,
                     capture_output=True,
                 )
-                if k:  # the first round warms the disk
+                if k:  # the first round fills the disk cache
                     seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(s) for name, s in seconds.items()}
     for name, median in medians.items():

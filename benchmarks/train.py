@@ -1,21 +1,24 @@
-"""Training rate of our U-Net against diffusers' and lucidrains': same parameters, FLOPs and
-precision (the CPU's own, or SFUMATO_DTYPE).
+"""Compare the training rate of our U-Net with the U-Nets of diffusers and lucidrains.
 
     pip install --no-deps denoising-diffusion-pytorch einops    # the second peer
     python benchmarks/train.py [--same-memory]
 
-Forward, backward, clipping and AdamW on random latents, batch 64, in two pairs: the U-Net of the
-bundled model against diffusers' with the same weights; and a U-Net of residual blocks, with
-attention in the middle only, against lucidrains' at equal FLOPs and nearly equal parameters, as
-that one has no cross-attention (both numbers are printed).
+A training step consists of the forward pass, the backward pass, gradient clipping and AdamW, on
+random latents with batch size 64. There are two pairs of programs. The first compares the U-Net of
+the bundled model with diffusers' U-Net of the same configuration. The second compares a U-Net of
+residual blocks, with attention in the middle only, with lucidrains' U-Net, which has no
+cross-attention. The second pair has equal FLOPs and nearly equal numbers of parameters; both
+numbers are printed. All programs use the dtype that `auto` chooses for the CPU, or SFUMATO_DTYPE.
 
-Each program runs in a process of its own, as it would be used: ours with the memory settings of its
-training loop (`runtime.keep_memory`), which --same-memory gives to the peers, too. Every round runs
-one step of each in turn; medians.
+Each program runs in its own process, with the settings that it would normally have. Our programs
+use the memory settings of our training loop (`runtime.keep_memory`); with --same-memory, the peers
+use them, too. Every round runs one step of each program in turn. The rates are medians over the
+rounds.
 
-The rate of arithmetic (three times the forward pass, as a training step has three products for each
-of it) is printed beside the best one that a single large product reaches on this machine: no step
-can be faster than that.
+The GFLOP/s of each program are printed with their share of the roof: the best GFLOP/s that a single
+large matrix product reaches on this machine. No step can be faster than the roof. A training step
+counts as three forward passes, because it has three matrix products for each product of the forward
+pass.
 """
 
 import argparse
@@ -50,7 +53,7 @@ DIM = 156
 
 
 def ours(config):
-    """Our U-Net and how it is called."""
+    """Return our U-Net and a function that calls it."""
     from sfumato.denoiser.unet import UNet, UNetConfig
     from sfumato.types import Condition
 
@@ -59,7 +62,7 @@ def ours(config):
 
 
 def diffusers():
-    """The first peer."""
+    """Return diffusers' U-Net and a function that calls it."""
     from diffusers import UNet2DConditionModel
 
     module = UNet2DConditionModel(**ICONS)
@@ -67,7 +70,10 @@ def diffusers():
 
 
 def lucidrains():
-    """The second peer, without the libraries that only its trainer needs."""
+    """Return lucidrains' U-Net and a function that calls it.
+
+    The libraries that only its trainer needs are replaced by mocks.
+    """
     unused = [
         "torchvision",
         "torchvision.transforms",
@@ -98,9 +104,7 @@ PROGRAMS = {
 
 
 def work(name, same_memory, pipe):
-    """A program's process: says its size, then makes a step at each request and says its
-    seconds.
-    """
+    """Run a program in its process: send its size, then the seconds of a step per request."""
     if same_memory or name.startswith("sfumato"):
         from sfumato.runtime import keep_memory
 
@@ -131,7 +135,7 @@ def step(module, call, optimizer, inputs):
 
 
 def gflops(call, inputs):
-    """Forward pass, per sample; attention is counted by its plain products."""
+    """Return the GFLOP of a forward pass per sample, with attention as plain matrix products."""
     plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
         call(*inputs)
@@ -151,7 +155,7 @@ def roof():
 
 
 def compare(title, names, same_memory, best):
-    """One pair: start both, run them in turns, print."""
+    """Start both programs of a pair, run them in turns, and print their rates."""
     context, pipes, sizes, seconds = (
         multiprocessing.get_context("spawn"),
         {},
@@ -165,7 +169,7 @@ def compare(title, names, same_memory, best):
     try:
         sizes = {name: pipe.recv() for name, pipe in pipes.items()}
     except EOFError:
-        print(f"{title}: left out, as {names[1]} is not installed")
+        print(f"{title}: skipped, because {names[1]} is not installed")
         return
     for k in range(ROUNDS + 2):
         for name, pipe in pipes.items():
@@ -174,15 +178,13 @@ def compare(title, names, same_memory, best):
             if k > 1:
                 seconds[name].append(spent)
     rates = {name: BATCH / statistics.median(s) for name, s in seconds.items()}
-    print(f"{title}: sfumato is {rates[names[0]] / rates[names[1]]:.2f}x {names[1]}")
+    print(f"{title}: sfumato is {rates[names[0]] / rates[names[1]]:.2f}x as fast as {names[1]}")
     for name in names:
         millions, work_each = sizes[name]
         spent = 3 * work_each * rates[name]
-        sizes_and_rate = (
-            f"{millions:5.1f} M parameters, {work_each:.2f} GFLOP  {rates[name]:6.1f} samples/s"
-        )
         print(
-            f"  {name:18s} {sizes_and_rate}  {spent:4.0f} GFLOP/s, {spent / best:.0%} of the roof"
+            f"  {name:18s} {millions:5.1f} M parameters, {work_each:.2f} GFLOP per sample, "
+            f"{rates[name]:6.1f} samples/s, {spent:4.0f} GFLOP/s, {spent / best:.0%} of the roof"
         )
     for pipe in pipes.values():
         pipe.send(False)
@@ -194,7 +196,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--same-memory", action="store_true", help="give the peers our memory settings, too"
+        "--same-memory", action="store_true", help="use our memory settings for the peers, too"
     )
     arguments = parser.parse_args()
     best = roof()

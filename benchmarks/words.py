@@ -1,11 +1,12 @@
-"""Does the text encoder know words that no caption has? Its nearest name of a picture, against the
-teacher's.
+"""Measure how well the text encoder knows words that no caption contains.
 
     python benchmarks/words.py build/icons/pictures.parquet [--text icons] [--words 1500]
 
-For common words near some picture's name (recipes/icons/near.py) that are no name themselves: the
-share whose nearest name, by the text encoder, is the teacher's nearest, or among its five nearest.
-Needs the teacher, as the recipe does.
+The words are common words that are near the name of some picture (recipes/icons/near.py), but are
+not names themselves. For each word, the text encoder and the teacher each find the nearest name of
+a picture. The benchmark prints the share of words for which the encoder's nearest name is the
+teacher's nearest name, and the share for which it is one of the teacher's five nearest names. The
+benchmark needs the teacher, as the recipe does.
 """
 
 from __future__ import annotations
@@ -35,15 +36,17 @@ SHOWN = (
 
 @torch.inference_mode()
 def ends(encoder: TextEncoder, texts: list[str]) -> Tensor:
-    """The state of each text."""
+    """Return the pooled state of each text."""
     return torch.cat(
         [encoder.pooled(texts[k : k + 256]).float() for k in range(0, len(texts), 256)]
     )
 
 
 def nearest(encoder: TextEncoder, words: list[str], names: list[str], count: int = 1) -> Tensor:
-    """Places of the names nearest to each word, by the cosine of their states, less what all names
-    share.
+    """Return the indices of the names nearest to each word.
+
+    Names and words are compared by the cosine of their states, after the mean state of the names is
+    subtracted.
     """
     known = ends(encoder, names)
     mean = known.mean(dim=0)
@@ -54,7 +57,7 @@ def nearest(encoder: TextEncoder, words: list[str], names: list[str], count: int
 
 
 def main() -> None:
-    """Read the command line."""
+    """Measure the shares, and print examples."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -75,8 +78,8 @@ def main() -> None:
     mine = nearest(encoder, [found[k] for k in chosen], names)
     first, among = (mine == five[:, :1]).float().mean(), (mine == five).any(dim=1).float().mean()
     print(
-        f"{len(chosen)} words, {len(names)} names: the teacher's nearest name {first:.3f}, one of "
-        f"its five nearest {among:.3f}"
+        f"{len(chosen)} words, {len(names)} names: share with the teacher's nearest name "
+        f"{first:.3f}, with one of its five nearest {among:.3f}"
     )
     for word, places in zip(SHOWN, nearest(encoder, SHOWN, names, 3).tolist(), strict=True):
         print(f"  {word}: {', '.join(names[k] for k in places)}")

@@ -1,4 +1,4 @@
-"""Make a picture, look at every step on the way, and save it with its settings."""
+"""Generate a picture, print every sampler step, and save the picture with its settings."""
 
 from pathlib import Path
 
@@ -20,6 +20,7 @@ for event in sfumato.stream("a red apple", options):
     else:
         step = event.step
         print(
-            f"step {step.index + 1} of {event.steps}: sigma {step.sigma:.2f}, deviation of the "
+            f"step {step.index + 1} of {event.steps}: sigma {step.sigma:.2f}, standard deviation "
+            f"of the "
             f"estimate {float(step.denoised.std()):.2f}"
         )

@@ -1,5 +1,6 @@
-"""A corruption of your own: anything with the right call joins in; with three more functions it is
-linear.
+"""Define your own corruption: any object with this call signature works.
+
+With three more methods (apply, adjoint and pinv), the corruption is linear.
 """
 
 import torch
@@ -16,7 +17,7 @@ class LeftHalf:
         return Corrupted(self.apply(x), torch.zeros(len(x)))
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """A x."""
+        """Apply the linear operator A to x."""
         keep = torch.arange(x.shape[-1]) < x.shape[-1] // 2
         return x * keep
 
@@ -27,7 +28,7 @@ x = torch.rand(1, 3, 8, 8)
 y = LeftHalf()(x).y
 denoise = consistent(lambda noisy, sigma: torch.zeros_like(noisy), LeftHalf(), y)
 print(
-    "agrees with what was measured:",
+    "agrees with the known pixels:",
     bool(torch.equal(LeftHalf().apply(denoise(x, torch.ones(1))), y)),
 )
-print("of the registry:", parse("mask:0.5+noise:25"))
+print("a corruption from the registry:", parse("mask:0.5+noise:25"))

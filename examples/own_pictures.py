@@ -1,9 +1,9 @@
-"""Draw pictures of one's own to fine-tune on: a subject, or a style, that the model does not know.
+"""Draw example pictures for fine-tuning: a subject or a style that the model does not know.
 
     python examples/own_pictures.py subject fizz/       # 24 drawings of a creature
     python examples/own_pictures.py style blueprint/    # 100 things as white lines on blue
 
-Each picture has its words in a .txt beside it. Then:
+The text of each picture is in a .txt file next to it. Then run:
 
     sfumato train diffusion fizz/ --start icons --output fizz-lora/
     sfumato create "fizz with a red hat" --lora fizz-lora/
@@ -36,7 +36,10 @@ THINGS = (
 
 
 def creature(rng: random.Random) -> tuple[Image.Image, str]:
-    """Fizz: purple, one eye, two orange horns; sometimes with a hat, from one side or jumping."""
+    """Draw Fizz, a purple creature with one eye and two orange horns; return it with its text.
+
+    It sometimes wears a hat, looks to one side or jumps.
+    """
     picture = Image.new("RGB", (4 * SIDE, 4 * SIDE), "white")
     pen, unit = ImageDraw.Draw(picture), 4 * SIDE / 100
     wide, tall = rng.uniform(26, 31), rng.uniform(27, 33)
@@ -83,7 +86,7 @@ def blueprint(picture: Image.Image) -> Image.Image:
 
 
 def main(kind: str, folder: Path) -> None:
-    """Write pictures and their words."""
+    """Write pictures and their texts."""
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "subject":
         rng = random.Random(0)
@@ -94,7 +97,7 @@ def main(kind: str, folder: Path) -> None:
     for number, (picture, words) in enumerate(drawn):
         picture.save(folder / f"{number:03d}.png")
         (folder / f"{number:03d}.txt").write_text(words + "\n")
-    print(f"{len(drawn)} pictures with their words: {folder}")
+    print(f"{len(drawn)} pictures with their texts: {folder}")
 
 
 if __name__ == "__main__":

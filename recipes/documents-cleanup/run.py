@@ -1,11 +1,11 @@
-"""Clean scanned pages: train on pairs, judge on pages that were not seen, beside what needs no
-training.
+"""Train a restorer that cleans scanned pages, and compare it with methods without training.
 
     python recipes/documents-cleanup/run.py dirty_documents.parquet --output build/cleanup
 
-The file has columns clean, noisy (a list) and split (train, val). Prints the root mean squared
-error of the val pages for values of 0 to 1, and writes the trained model, ``figures.json`` and
-``pages.png``. The same command again resumes.
+The file has the columns clean, noisy (a list) and split (train, val). The recipe trains on pairs of
+pages from train. It prints each method's root mean squared error on the val pages, for values of 0
+to 1. It writes the trained model, ``figures.json`` and ``pages.png``. Run the same command again to
+resume.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ HERE = Path(__file__).parent
 
 
 def without_background(page: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The classical way: what is not darker than the median around it is paper."""
+    """Divide a page by its background: the median around each pixel (a classical method)."""
     background = median_filter(page, size=23).astype(float)
     return (255 * np.clip(page / np.maximum(background, 1), 0, 1)).astype(np.uint8)
 
 
 def methods(model: Path) -> dict[str, Method]:
-    """What is compared; OpenCV takes part if it is installed."""
+    """Return the compared methods by name; OpenCV's methods only if it is installed."""
     engine = RestorationNetworks(model)
     out: dict[str, Method] = {
         "input": lambda p: p,
@@ -62,7 +62,7 @@ def methods(model: Path) -> dict[str, Method]:
 
 
 def main(source: Path, folder: Path, steps: int | None) -> None:
-    """Train, judge, and show."""
+    """Train, measure all methods, and write a picture of the pages."""
     table = pq.read_table(source)
     folder.mkdir(parents=True, exist_ok=True)
     train = table.filter(pa.array([s == "train" for s in table["split"].to_pylist()]))

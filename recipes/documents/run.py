@@ -1,14 +1,14 @@
-"""Documents by a few codes: LSA against autoencoders by the protocol of Hinton & Salakhutdinov
-2006, figure 4.
+"""Compare LSA with autoencoders on documents, after Hinton & Salakhutdinov 2006, figure 4.
 
     python recipes/documents/run.py newsgroups20.parquet report/news
     python recipes/documents/run.py reuters21578.parquet report/reuters
 
-2,000 most frequent words of the training documents, English stop words left out. Each test document
-with a label asks all other ones by cosine: the share with its label among the k nearest, and mean
-average precision. LSA is fitted to tf-idf and to log counts; the stronger is what the autoencoder
-is held against. The autoencoder is a denoising one: half of the words of a document are hidden, and
-it has to say which.
+The vocabulary is the 2,000 most frequent words of the training documents, without English stop
+words. Each labeled test document is a query: the other labeled test documents are ranked by the
+cosine of their codes. The recipe prints the share of documents with the query's label among the k
+nearest, and the mean average precision. LSA is fitted to tf-idf and to log counts; the better of
+the two is the baseline for the autoencoder. The autoencoder is a denoising autoencoder: half of the
+words of a document are hidden, and the network predicts them.
 """
 
 import argparse

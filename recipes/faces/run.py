@@ -1,10 +1,13 @@
-"""Patches of faces: PCA against an autoencoder at 30 codes, after Hinton & Salakhutdinov 2006.
+"""Compare PCA with an autoencoder on patches of faces, with codes of length 30.
+
+The experiment follows Hinton & Salakhutdinov 2006.
 
     python recipes/faces/run.py olivetti.npz report/faces
 
-The faces of three quarters of the people give the training patches of 25x25 pixels, the others'
-faces the test patches; each patch is turned and enlarged at random, as 400 pictures are few.
-Squared error is summed over pixels in [0, 1].
+Training patches of 25x25 pixels are cut from the faces of three quarters of the people; test
+patches are cut from the faces of the other people. Each patch is rotated and scaled at random,
+because 400 pictures are few. The squared error is summed over the pixels of a patch (values of 0 to
+1).
 """
 
 import argparse
@@ -22,8 +25,9 @@ SIDE, CODES = 25, 30
 
 
 def patches(faces, count, rng):
-    """Random patches (count, 625) in [0, 1], from faces turned by up to 45 degrees and enlarged by
-    0.7 to 1.4.
+    """Return random patches (count, 625) in [0, 1].
+
+    The faces are rotated by up to 45 degrees and scaled by factors of 0.7 to 1.4.
     """
     out = np.empty((count, SIDE * SIDE), np.float32)
     for k in range(count):
@@ -44,7 +48,7 @@ def patches(faces, count, rng):
 
 
 def main():
-    """Fit both, print, and write figures.json and a picture."""
+    """Fit both models, print the errors, and write figures.json and faces.png."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

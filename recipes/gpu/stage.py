@@ -1,13 +1,13 @@
-"""Train for a stated time on a GPU, and cut what comes out into small files.
+"""Train on a GPU for a given time, and write the weights in small files.
 
     python recipes/gpu/stage.py OUT [--seconds 540] [--toy] -- diffusion DATA --start icons --full
     python recipes/gpu/stage.py join OUT FOLDER
 
-Behind ``--`` stand the words of ``sfumato train``, without ``--steps`` and ``--output``. A short
-first run measures how many steps a second take; then the run proper makes as many as fit. Its
-weights are written to OUT in float16, in files of at most 15 MB, with ``log.json``; ``join`` puts
-them together again. With ``--toy`` three steps on forty rows are made, without compiling: to try a
-stage on a CPU.
+The arguments after ``--`` are the arguments of ``sfumato train``, without ``--steps`` and
+``--output``. A short first run measures the speed of training. The main run then takes as many
+steps as fit into the given time. Its weights are written to OUT in float16, in files of at most 15
+MB, together with ``log.json``; ``join`` combines these files again. ``--toy`` trains for three
+steps on forty rows without compiling, to try a stage on a CPU.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true")
     asked = parser.parse_args(given)
     if not words:
-        parser.error("the words of sfumato train are missing: give them behind --")
+        parser.error("the arguments of sfumato train are missing: give them after --")
     stage(words, asked.out, asked.seconds, asked.batch, toy=asked.toy)
 
 
 def stage(words: list[str], out: Path, seconds: float, batch: int, *, toy: bool) -> None:
-    """Measure, train, and write the weights in parts."""
+    """Measure the speed, train, and write the weights in parts."""
     started, work = time.monotonic(), out.with_name(out.name + "-work")
     batch, steps = (2, 3) if toy else (batch, PROBE)
     if toy:
@@ -62,14 +62,16 @@ def stage(words: list[str], out: Path, seconds: float, batch: int, *, toy: bool)
     log = {"command": words, "batch": batch, "probe_seconds": round(time.monotonic() - started, 1)}
     if not toy:
         rates = RATE.findall(told)
-        if not rates:  # sfumato tells its speed after ten seconds
-            raise SystemExit(f"{steps} steps were too quick to measure the speed; raise PROBE")
+        if not rates:  # sfumato prints its speed only after ten seconds
+            raise SystemExit(
+                f"{steps} steps took too little time to measure the speed; increase PROBE"
+            )
         rate = float(rates[-1])
         steps = int(rate * (seconds - RESERVE - (time.monotonic() - started)) / batch)
         log["probe_samples_per_second"] = rate
     run = work / "run"
     run.mkdir(parents=True, exist_ok=True)
-    for cache in work.glob("probe/**/cache"):  # latents and text states are computed once
+    for cache in work.glob("probe/**/cache"):  # reuse the latents and text states of the first run
         shutil.move(cache, run / cache.relative_to(work / "probe"))
     told = train(words, run, steps, batch)
     rates = RATE.findall(told)
@@ -82,7 +84,7 @@ def stage(words: list[str], out: Path, seconds: float, batch: int, *, toy: bool)
 
 
 def toys(words: list[str], folder: Path, rows: int = 40) -> list[str]:
-    """The same command on the first rows of the data, without compiling."""
+    """Return the same command for the first rows of the data, without compiling."""
     folder.mkdir(parents=True, exist_ok=True)
     data, place = Path(words[1]), words.index("--config") + 1
     first = next(pq.ParquetFile(data).iter_batches(rows))
@@ -97,7 +99,7 @@ def toys(words: list[str], folder: Path, rows: int = 40) -> list[str]:
 
 
 def train(words: list[str], output: Path, steps: int, batch: int) -> str:
-    """Run ``sfumato train``; return what it said, which is printed, too."""
+    """Run ``sfumato train``; print its output and return it."""
     command = [sys.executable, "-m", "sfumato", "train", *words, "--output", str(output)]
     command += ["--steps", str(steps), "--batch", str(batch)]
     said = []
@@ -134,7 +136,7 @@ def cut(run: Path, out: Path) -> dict[str, list[str]]:
 
 
 def join(out: Path, folder: Path) -> None:
-    """Put the parts together again."""
+    """Combine the parts into the files of the run."""
     for name, parts in json.loads((out / "log.json").read_text())["files"].items():
         weights: dict[str, torch.Tensor] = {}
         for part in parts:

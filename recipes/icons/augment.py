@@ -1,9 +1,8 @@
-"""More rows from the same pictures: mirrored ones, and recolored ones with the new color in their
-captions.
+"""Augment the training rows with mirrored and recolored pictures.
 
-A picture is mirrored where nothing in its name, keywords or category says that left and right
-matter. It is recolored where one hue covers it and no color stands in its name: twice, to two of
-twelve color words.
+A picture is mirrored unless its name, keywords or category contain a word that suggests that left
+and right matter. A picture is recolored if one hue covers it and its name contains no color. It
+then gets two recolored copies, in two of twelve colors, with the new color in the captions.
 """
 
 from __future__ import annotations
@@ -43,10 +42,12 @@ SIDED = re.compile(
     r"|percent|question|dollar|euro|yen|currency|calendar|date|dice|music|note|map|globe|moon|quarter|turn|hand|point|wise|\d"
 )
 MIRRORED = 0.4  # share of a picture's weight that goes to its mirror image
-TINTED, TINTS = 0.35, 2  # weight of a recolored picture against its original; how many of each
-# how concentrated the hues must be (1: all equal), and how many saturated pixels
+# weight of a recolored picture relative to its original; recolored copies per picture
+TINTED, TINTS = 0.35, 2
+# smallest concentration of the hues (1: all hues equal), and smallest total of saturation times
+# value
 ONE_HUE, LEAST = 0.8, 150
-NEAR = 25.0  # degrees: a color as near to the picture's own is none
+NEAR = 25.0  # degrees: a pure hue nearer than this to the picture's own hue is not used
 GRAY = 0.35  # pixels less saturated than this keep some or all of their own color
 
 
@@ -58,8 +59,9 @@ def can_mirror(row: dict[str, Any]) -> bool:
 
 
 def main_hue(pixels: NDArray[Any]) -> float | None:
-    """The hue (degrees) that covers a picture (H, W, 3) of values 0 to 1; None if it has several,
-    or hardly any color.
+    """Return the hue (degrees) that covers a picture (H, W, 3) with values 0 to 1.
+
+    None if the picture has several hues or hardly any color.
     """
     hue, saturation, value = np.moveaxis(rgb_to_hsv(pixels), -1, 0)
     amount = saturation * value * (saturation > 0.3) * (value > 0.25)
@@ -70,8 +72,9 @@ def main_hue(pixels: NDArray[Any]) -> float | None:
 
 
 def recolored(pixels: NDArray[Any], own: float, color: str) -> NDArray[Any]:
-    """The picture with its hue turned from `own` to that of a color word; what is white, gray or
-    black stays.
+    """Return the picture with its hue shifted from `own` to the hue of a color word.
+
+    White, gray and black pixels stay as they are.
     """
     turned = rgb_to_hsv(pixels)
     hue, more, brighter = COLORS[color]
@@ -85,8 +88,9 @@ def recolored(pixels: NDArray[Any], own: float, color: str) -> NDArray[Any]:
 def augmented(
     row: dict[str, Any], texts: list[str], weight: float, *, tint: bool
 ) -> list[tuple[bytes, list[str], float]]:
-    """The rows (PNG, captions, weight) that one picture gives: itself, its mirror image, and itself
-    in other colors.
+    """Return the rows (PNG, captions, weight) of one picture.
+
+    They are the picture, its mirror image, and the picture in other colors.
     """
     picture = Image.open(io.BytesIO(row["image"])).convert("RGB")
     out, left = [(row["image"], texts, weight)], weight

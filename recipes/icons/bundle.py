@@ -1,5 +1,6 @@
-"""Copy a trained model into the package, with its styles and attributions; training leftovers stay
-behind.
+"""Copy a trained model into the package, with its styles and attributions.
+
+Checkpoints, previews, caches and TensorBoard logs are not copied.
 
 python recipes/icons/bundle.py build/icons/model src/sfumato/pretrained/icons
 """

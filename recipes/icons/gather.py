@@ -1,14 +1,15 @@
-"""From packages to the captioned pictures that the recipe trains on.
+"""Create the captioned training pictures of the recipe from icon packages.
 
     pip install --no-deps resvg-py
     python recipes/icons/gather.py build/icons/icons64.parquet [--packages build/packages]
         [--size 64] [--compare icons64_train.parquet]
 
-The packages are fetched by npm and apt-get into --packages, unless they are there: @iconify/json,
-emojibase-data, emojilib and unicode-emoji-json, and Debian's openclipart-svg. ``list.tsv.gz`` says
-which of their icons are taken: ``set:icon``, the emoji that it shows, and the name where it does
-not follow from these (a spelling mended, an addition left out). All else is the packages' own:
-drawing, license, author, keywords, and the names of emoji. Colors are measured.
+The packages are downloaded with npm and apt-get into --packages, unless they are already in this
+folder: @iconify/json, emojibase-data, emojilib and unicode-emoji-json, and Debian's
+openclipart-svg. ``list.tsv.gz`` lists the icons to use. A row holds ``set:icon``, the emoji that
+the icon shows, and the icon's name if the name does not follow from the first two (for example
+after a corrected spelling or a removed addition). Everything else comes from the packages: drawing,
+license, author, keywords, and the names of emoji. Colors are measured in the pictures.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ NPM = {
 }
 DEBIAN = "openclipart-svg"
 CLIP_LICENSE = "CC0-1.0 (public domain dedication)"  # of every drawing in the Debian package
-# words that ask for the style of a set, or of its icons with an ending
+# prompt words for the style of a set, or of the icons of a set that have an ending (set-ending)
 PHRASES = {
     "icon-park": "bold black outline icon with blue fill",
     "openclipart": "clip art drawing",
@@ -79,12 +80,12 @@ PHRASES = {
     "streamline-stickies-color-duo": "two-colour sticker",
     "flat-ui": "Flat UI illustration",
 }
-FINER = 4  # how much larger an icon is drawn than it is kept
+FINER = 4  # factor by which an icon is rendered larger than it is stored
 MOST_KEYWORDS = 20
 NO_TAGS = {"hash", "icon", "icons", "theme", "computer", "clipart"}
 WORD = re.compile(r"[a-z][a-z’' \-]+")
 DC, RDF = "{http://purl.org/dc/elements/1.1/}", "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
-# hue in degrees up to which a saturated color has a name
+# upper limit of the hue in degrees, and the name of saturated colors below it
 HUES = ((18, "red"), (45, "orange"), (70, "yellow"), (165, "green"), (200, "cyan"), (258, "blue"))
 HUES_ABOVE = ((300, "purple"), (340, "pink"), (361, "red"))
 
@@ -98,9 +99,9 @@ class Listed:
     id : str
         ``set:icon``.
     emoji : str
-        Code points as ``1F46E``, with hyphens between; empty if it shows none.
+        Code points such as ``1F46E``, joined by hyphens; empty if the icon shows no emoji.
     name : str
-        Empty where it follows.
+        Empty if the name follows from the other two fields and the packages.
     """
 
     id: str
@@ -115,25 +116,25 @@ class Listed:
 
     @property
     def style(self) -> str:
-        """The set, and the ending of the icon if its style depends on it."""
+        """The set, with the ending of the icon if the style depends on the ending."""
         prefix, own = self.parts
         ending = own.rpartition("-")[2]
         return f"{prefix}-{ending}" if f"{prefix}-{ending}" in PHRASES else prefix
 
 
 def listed() -> list[Listed]:
-    """The icons that are taken."""
+    """Return the rows of the list."""
     with gzip.open(LIST, "rt", encoding="utf-8") as file:
         return [Listed(*line.rstrip("\n").split("\t")) for line in file]
 
 
 class Packages:
-    """What the packages say of icons.
+    """The information about icons in the packages.
 
     Parameters
     ----------
     folder : Path
-        With a folder for each package.
+        Folder with one subfolder per package.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -167,8 +168,9 @@ class Packages:
         return icon_name(own.removesuffix(row.style.removeprefix(prefix)))
 
     def keywords(self, row: Listed, name: str) -> list[str]:
-        """Words for what it shows: of its emoji, or of the emoji with this name; the tags of a
-        drawing.
+        """Return words for the subject of an icon.
+
+        They are the words of its emoji, or of the emoji with this name; for a drawing, its tags.
         """
         if row.parts[0] == "openclipart":
             return [word for word in self.tags(row.parts[1]) if word != name]
@@ -180,7 +182,7 @@ class Packages:
         return [word for word in dict.fromkeys(words) if word != name][:MOST_KEYWORDS]
 
     def category(self, row: Listed) -> str:
-        """What kind of thing it is: the group of its emoji, of the icon, or of the drawing."""
+        """Return the category of an icon: the group of its emoji, of the icon or of the drawing."""
         prefix, own = row.parts
         if row.emoji:
             return self.groups.get(row.emoji, "")
@@ -196,27 +198,27 @@ class Packages:
 
     @functools.cache  # noqa: B019
     def drawing(self, own: str) -> ET.Element:
-        """What an SVG of openclipart says of itself."""
+        """Return the RDF metadata of an openclipart SVG."""
         tree = ET.parse(self.clip / "usr/share/openclipart/svg" / f"{own}.svg")
         found = tree.find(f".//{RDF}RDF")
         return ET.Element("none") if found is None else found
 
     def title(self, own: str) -> str:
-        """The title of a drawing; its file's name if it has none."""
+        """Return the title of a drawing, or its file name if it has no title."""
         said = self.drawing(own).findtext(f"*/{DC}title") or ""
         return said.strip() or own.rpartition("/")[2].replace("_", " ")
 
     def tags(self, own: str) -> list[str]:
-        """The tags of a drawing that say what it shows."""
+        """Return the tags of a drawing that describe its subject."""
         said = [(one.text or "").lower() for one in self.drawing(own).iterfind(f".//{RDF}li")]
         return [word for word in said if WORD.fullmatch(word) and word not in NO_TAGS]
 
     def maker(self, own: str) -> str:
-        """Who made a drawing."""
+        """Return the author of a drawing."""
         return self.drawing(own).findtext(f"*/{DC}creator/*/{DC}title") or ""
 
     def described(self, row: Listed) -> dict[str, Any]:
-        """All columns but the picture and its colors."""
+        """Return all columns of a row except the picture and its colors."""
         (prefix, own), name = row.parts, self.name(row)
         if prefix == "openclipart":
             author, license_id = self.maker(own), CLIP_LICENSE
@@ -243,18 +245,18 @@ def _json(path: Path) -> Any:
 
 
 def _slug(title: str) -> str:
-    """A title in small letters with hyphens."""
+    """Return a title in lower case, with hyphens between words."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", title)
     return "-".join(re.findall(r"[a-z0-9]+", apart.lower()))
 
 
 def plain(code: str) -> str:
-    """Code points without the sign that asks for the picture of a character."""
+    """Return code points without the variation selector FE0F, which requests emoji presentation."""
     return "-".join(point for point in code.upper().split("-") if point != "FE0F")
 
 
 def emoji_name(label: str) -> str:
-    """The name of an emoji as a caption has it: "family: man, girl, girl" is of these.
+    """Return the name of an emoji in the form that captions use.
 
     Examples
     --------
@@ -270,19 +272,19 @@ def emoji_name(label: str) -> str:
 
 
 def clip_name(title: str) -> str:
-    """The title of a drawing in small letters."""
+    """Return the title of a drawing in lower case."""
     return re.sub(r"\s+", " ", re.sub(r"[_\s]+", " ", title.lower())).strip()
 
 
 def icon_name(own: str) -> str:
-    """The name of an icon without what tells variants apart."""
+    """Return the name of an icon without the suffix of a variant."""
     name = re.sub(r"-alt$", "", re.sub(r"-\d+$", "", own))
     name = re.sub(r"-\d+$", "", name)
     return re.sub(r"-(one|two|three|four|five)$", "", name).replace("-", " ")
 
 
 def colors(drawn: Image.Image, most: int = 3) -> list[str]:
-    """The colors that cover most of what is not the white ground, each at least a fifth."""
+    """Return the colors that cover at least a fifth of the non-white pixels, largest first."""
     values = np.asarray(drawn.convert("RGB"), float).reshape(-1, 3) / 255
     ink = values[(values < 0.95).any(axis=1)]
     if not len(ink):
@@ -301,7 +303,7 @@ def _color(hue: float, saturation: float, value: float) -> str:
 
 
 def fetched(folder: Path) -> Packages:
-    """The packages, brought here if they are not."""
+    """Return the packages; download the packages that are missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for own, name in NPM.items():
         place = folder / own
@@ -322,7 +324,7 @@ def fetched(folder: Path) -> Packages:
 
 
 def drawn(row: dict[str, Any], iconify: Path, clip: Path, size: int) -> dict[str, Any] | None:
-    """A row with its picture and its colors; None if it cannot be drawn."""
+    """Return a row with its picture and its colors; None if the icon cannot be rendered."""
     large = picture(row["id"], iconify, clip, FINER * size)
     if large is None:
         return None
@@ -331,7 +333,7 @@ def drawn(row: dict[str, Any], iconify: Path, clip: Path, size: int) -> dict[str
 
 
 def gathered(packages: Packages, size: int) -> Iterator[dict[str, Any]]:
-    """All rows; counts by set of what cannot be drawn are printed at the end."""
+    """Yield all rows; at the end, print the number of missing icons per set."""
     rows = [packages.described(row) for row in listed()]
     work = functools.partial(drawn, iconify=packages.iconify, clip=packages.clip, size=size)
     missing: Counter[str] = Counter()
@@ -345,7 +347,7 @@ def gathered(packages: Packages, size: int) -> Iterator[dict[str, Any]]:
 
 
 def compare(made: Path, other: Path) -> None:
-    """Print how many rows of another file are equal in each column, and how far pictures are."""
+    """Print how many rows equal another file's in each column, and how much pictures differ."""
     ours, theirs = (
         {row["id"]: row for row in pq.read_table(path).to_pylist()} for path in (made, other)
     )
@@ -357,7 +359,10 @@ def compare(made: Path, other: Path) -> None:
         equal = sum(set(ours[k][column]) == set(theirs[k][column]) for k in both)
         print(f"{column}: {equal} are equal")
     far = [_distance(ours[k]["image"], theirs[k]["image"]) for k in both]
-    print(f"pictures: {sum(d < 1 for d in far)} within 1 of 255, {sum(d < 12 for d in far)} in 12")
+    print(
+        f"pictures: {sum(d < 1 for d in far)} differ by less than 1 (of 255), "
+        f"{sum(d < 12 for d in far)} by less than 12"
+    )
 
 
 def _distance(a: bytes, b: bytes) -> float:

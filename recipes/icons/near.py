@@ -1,14 +1,13 @@
-"""Teach the text transformer of a model more words: those whose meaning is near what the pictures
-show.
+"""Write texts that teach a model's text transformer words with meanings near its pictures.
 
-    python recipes/icons/near.py build/icons/pictures.parquet build/icons/near.parquet
-    sfumato train text build/icons/near.parquet --start build/icons/text --output build/icons/words
-    --config recipes/icons/near.json
+    python recipes/icons/near.py build/icons/pictures.parquet build/icons/near.parquet sfumato train
+    text build/icons/near.parquet --start build/icons/text --output build/icons/words --config
+    recipes/icons/near.json
 
-Words and short definitions of WordNet are embedded by the teacher (teach.py); those near some
-picture's name are written, with and without styles and colors. Words that people use count, too, if
-they are less near: CLIP's vocabulary holds them whole. The captions themselves are written as
-``kept``: what they say to the U-Net shall not change.
+The teacher (teach.py) embeds words and short definitions from WordNet. The texts near the name of
+some picture are written, with and without styles and colors. Common words may be less near; a word
+is common if it is a single token of CLIP's vocabulary. The captions are written as ``kept``: their
+text states should not change, because the U-Net was trained with them.
 """
 
 from __future__ import annotations
@@ -27,21 +26,22 @@ from words import senses
 from sfumato.condition.tokenizer import SUFFIX
 from sfumato.hub.load import BUNDLED
 
-NEAR, COMMON = 0.65, 0.45  # least cosine to a name of any text, and of a word in CLIP's vocabulary
-OWN = 6  # the first captions of a picture (prepare.py) are its own; what follows is in other words
-BARE = 3.0  # how often a word by itself is drawn, against 1 for other texts
-STYLED = 3  # styles that a common word is written with; others with one
+# smallest cosine to a name: for any text, and for a word in CLIP's vocabulary
+NEAR, COMMON = 0.65, 0.45
+OWN = 6  # the first captions of a picture (prepare.py) use its own name; the others use other words
+BARE = 3.0  # sampling weight of a word by itself; other texts have weight 1
+STYLED = 3  # number of styles for a common word; other words get one style
 
 
 def common() -> set[str]:
-    """The words that CLIP's byte pair encoding makes one token of."""
+    """Return the words that are one token in CLIP's byte pair encoding."""
     lines = gzip.decompress((BUNDLED / "clip" / "merges.txt.gz").read_bytes()).decode().splitlines()
     return {line.replace(" ", "").removesuffix(SUFFIX) for line in lines if line.endswith(SUFFIX)}
 
 
 def candidates() -> list[str]:
-    """Nouns and adjectives of WordNet in small letters, and the definitions of what can be
-    drawn.
+    """Return WordNet's nouns and adjectives in lower case, and the definitions of drawable
+    things.
     """
     words = {
         w
@@ -55,7 +55,7 @@ def candidates() -> list[str]:
 
 
 def forms(word: str, styles: list[str], rng: random.Random) -> list[str]:
-    """A word by itself and in some styles; asked for and colored."""
+    """Return texts with a word: alone, in some styles, as a request, with a color or size."""
     said = [word] + [f"{rng.choice((word, word, word, f'a {word}'))}, {style}" for style in styles]
     return (
         said
@@ -68,7 +68,7 @@ def forms(word: str, styles: list[str], rng: random.Random) -> list[str]:
 
 
 def main(source: str, target: str) -> None:
-    """Write text, weight, embedding and kept."""
+    """Write the columns text, weight, embedding and kept."""
     rng, rows = random.Random(0), pq.read_table(source, columns=["text"]).to_pylist()
     names = sorted({row["text"][3] for row in rows})
     styles = sorted({row["text"][0].rsplit(", ", 1)[1] for row in rows if ", " in row["text"][0]})
@@ -103,7 +103,7 @@ def main(source: str, target: str) -> None:
     texts = kept + said
     column = pa.FixedSizeListArray.from_arrays(pa.array(embed(texts).reshape(-1)), known.shape[1])
     weights = np.array([0.0] * len(kept) + [BARE if text in chosen else 1.0 for text in said])
-    weights[: len(kept)] = weights.sum() / len(kept) / 4  # a fifth of each batch is kept
+    weights[: len(kept)] = weights.sum() / len(kept) / 4  # a fifth of each batch are kept captions
     pq.write_table(
         pa.table(
             {

@@ -1,9 +1,12 @@
-"""Write the codes and names of the training pictures, for ``sfumato inspect --nearest``, and the
-text encoder's states for the names, for ``sfumato models --near``.
+"""Write the data for ``sfumato inspect --nearest`` and ``sfumato models --near``.
+
+The first needs the codes and names of the training pictures, the second the text encoder's states
+for these names.
 
     python recipes/icons/nearest.py icons64_train.parquet src/sfumato/pretrained/icons
 
-The codes are those of PCA on pictures of 32x32 pixels, in steps of 1/16 of their deviation.
+The codes are PCA codes of the pictures at 32x32 pixels, rounded to 1/16 of their standard
+deviation.
 """
 
 from __future__ import annotations

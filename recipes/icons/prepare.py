@@ -1,8 +1,9 @@
-"""Choose and weight the training rows: free licenses only, several captions a row, emoji and
-drawings above interface icons.
+"""Choose and weight the training rows, and write several captions for each row.
 
-Four captions of a row say it in other words (words.py): synonyms, kinds, what it is a kind of, the
-definition.
+Only pictures with free licenses are used. Emoji and drawings have more weight than interface icons.
+
+Four captions of a row use other words for its name (words.py): synonyms, more specific words, more
+general words, or the definition.
 
     python recipes/icons/prepare.py ../shared/data/icons64_train.parquet build/icons
 
@@ -36,30 +37,32 @@ INTERFACE = (
     "fluent-color",
     "meteocons",
 )
-# of the same maker, but drawings rather than interface icons
+# sets with the same prefix that are drawings, not interface icons
 PICTURES = ("streamline-emojis", "streamline-stickies")
 
 
 def is_free(license: str) -> bool:
-    """MIT, Apache-2.0, CC0 or CC-BY: may be trained on for weights that are shipped. CC-BY-SA and
-    GPL may not.
+    """Whether pictures with this license may be used to train weights that are shipped.
+
+    MIT, Apache-2.0, CC0 and CC-BY pictures may be used, CC-BY-SA and GPL pictures may not.
     """
     return license.startswith(FREE) and not license.startswith("CC-BY-SA")
 
 
 def is_interface(style: str) -> bool:
-    """Interface icons rather than emoji or drawings."""
+    """Whether a style consists of interface icons, not of emoji or drawings."""
     return style.startswith(INTERFACE) and not style.startswith(PICTURES)
 
 
 def weight(style: str) -> float:
-    """How often a row of this style is drawn, against 1 for an emoji."""
+    """Return the sampling weight of a row with this style; an emoji has weight 1."""
     return 0.35 if is_interface(style) else 1.0
 
 
 def captions(row: dict) -> list[str]:
-    """The caption three times, then the bare name, the name with a colour or as a plain request,
-    and keywords with the style.
+    """Return the captions of a row: its caption three times, then variants.
+
+    The variants are the name alone, with an article, and with a color, and keywords with the style.
     """
     name, phrase = row["name"], row["style_phrase"]
     article = "an" if name[:1] in "aeiou" else "a"
@@ -79,7 +82,7 @@ def captions(row: dict) -> list[str]:
 
 
 def keywords(rows: list[dict]) -> dict[str, list[str]]:
-    """Each name with its longest list of keywords."""
+    """Return the longest list of keywords of each name."""
     out: dict[str, list[str]] = {}
     for row in rows:
         found = [k for k in row["keywords"] or [] if k != row["name"]]
@@ -88,7 +91,7 @@ def keywords(rows: list[dict]) -> dict[str, list[str]]:
 
 
 def reworded(row: dict, words: Words | None) -> list[str]:
-    """Four captions in other words, a different choice for each style."""
+    """Return four captions in other words, chosen differently for each style."""
     groups = (
         [(words.same, 3.0), (words.kinds, 2.0), (words.above, 1.5), ([words.meaning], 1.5)]
         if words
@@ -111,7 +114,8 @@ def main(source: str, target: str) -> None:
         {
             "image": [r["image"] for r in rows],
             "text": [captions(r) + reworded(r, words.get(r["name"])) for r in rows],
-            # A name that many sets draw is seen often anyway: soften it by the fourth root.
+            # A name that occurs in many sets is sampled often anyway: divide by the fourth root of
+            # its count.
             "weight": [weight(r["style"]) / math.sqrt(math.sqrt(copies[r["name"]])) for r in rows],
             "licence": [r["licence"] for r in rows],
             "author": [r["author"] for r in rows],
@@ -140,8 +144,8 @@ def main(source: str, target: str) -> None:
         out.writerow(["set", "author", "license", "pictures"])
         out.writerows((*key, n) for key, n in sorted(credit.items()))
     print(
-        f"{table.num_rows} pictures of free license, {len(credit)} sources, {len(images)} with "
-        f"mirrored and recolored ones -> {folder}"
+        f"{table.num_rows} pictures with a free license, {len(credit)} sources, {len(images)} with "
+        f"mirrored and recolored copies -> {folder}"
     )
 
 

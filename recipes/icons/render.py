@@ -1,13 +1,14 @@
-"""Draw the icons at any size from the packages that they come from.
+"""Render the icons at any size from their packages.
 
     python recipes/icons/render.py icons64.parquet build/packages/iconify/package/ large.parquet \
         --size 256 --clip build/packages/clip/
 
-The list, as gather.py writes it, says which icons, by the columns id (``set:name``), caption, name
-and license; only rows under free licenses are drawn (prepare.py). The result has image (PNG) and
-text. An icon is drawn as its set defines it, on white. Drawings of openclipart are as large as fits
-29 of 32 parts of a side. Shrunk to a quarter by averaging, icons of 256 pixels are those of the
-list. What could not be drawn is counted by set.
+The list is a file that gather.py writes. Its columns id (``set:name``), caption, name and licence
+describe the icons; only rows with free licenses are rendered (prepare.py). The output file has the
+columns id, image (PNG) and text. An icon is rendered on white, as its set defines it. The longer
+side of an openclipart drawing is 29/32 of the picture's side. An icon of 256 pixels that is shrunk
+to a quarter by averaging equals the icon of the list. The number of icons that could not be
+rendered is printed per set.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from prepare import is_free
 
 UNITS = {"pt": 4 / 3, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0}  # in pixels
 PROBE = 64  # pixels across, to see which side of a drawing is the longer one
-MARGIN = 1.5 / 32  # of a side, around a drawing of openclipart
+MARGIN = 1.5 / 32  # margin around an openclipart drawing, as a share of the side
 NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 BODY = (
     '<svg {names} viewBox="{left} {top} {wide} {tall}" width="{wide}" height="{tall}">{body}</svg>'
@@ -39,13 +40,13 @@ BODY = (
 
 @functools.cache
 def icon_set(path: Path) -> dict[str, Any]:
-    """A set of @iconify/json."""
+    """Return a set of @iconify/json."""
     found: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return found
 
 
 def icon(package: Path, name: str) -> str | None:
-    """An icon as SVG, by ``set:name``; None if the package has none of this name."""
+    """Return the icon ``set:name`` as SVG; None if the package does not contain it."""
     prefix, _, own = name.partition(":")
     path = package / "json" / f"{prefix}.json"
     if not path.exists():
@@ -61,7 +62,7 @@ def icon(package: Path, name: str) -> str | None:
 
 
 def in_pixels(svg: str) -> str:
-    """An SVG whose sides are given in pixels and whose names have a space, as resvg wants them."""
+    """Return an SVG with sides in pixels and with XML namespaces, as resvg requires."""
     found = re.search(r"<svg\b[^>]*>", svg)
     if found is None:
         raise ValueError("no SVG")
@@ -75,32 +76,32 @@ def in_pixels(svg: str) -> str:
 
 
 def rendered(size: int, **source: str) -> Image.Image:
-    """An SVG whose longer side has some pixels."""
+    """Render an SVG so that its longer side has `size` pixels."""
     import resvg_py
 
     def drawn(**longer: int) -> Image.Image:
         data = resvg_py.svg_to_bytes(skip_system_fonts=True, **source, **longer)
         return Image.open(io.BytesIO(bytes(data)))
 
-    small = drawn(width=PROBE)  # a drawing may call itself 20,000 pixels wide
+    small = drawn(width=PROBE)  # a drawing may declare a width of 20,000 pixels
     return drawn(**{"width" if small.width >= small.height else "height": size}).convert("RGBA")
 
 
 def draw(row: dict[str, Any], package: Path, clip: Path | None, size: int) -> bytes | None:
-    """A row's picture as PNG; None if it cannot be drawn."""
+    """Return a row's picture as PNG; None if it cannot be rendered."""
     made = picture(row["id"], package, clip, size)
     return None if made is None else png(made)
 
 
 def png(made: Image.Image) -> bytes:
-    """A picture as a file's bytes."""
+    """Return a picture as the bytes of a PNG file."""
     stream = io.BytesIO()
     made.save(stream, "PNG")
     return stream.getvalue()
 
 
 def picture(name: str, package: Path, clip: Path | None, size: int) -> Image.Image | None:
-    """An icon on white, by ``set:icon``; None if it cannot be drawn."""
+    """Return the icon ``set:icon`` on white; None if it cannot be rendered."""
     own, inner = name.partition(":"), size
     try:
         if own[0] == "openclipart":
@@ -115,7 +116,7 @@ def picture(name: str, package: Path, clip: Path | None, size: int) -> Image.Ima
             large = rendered(size, svg_string=svg)
         else:
             return None
-    except ValueError:  # what resvg cannot read
+    except ValueError:  # resvg cannot read the SVG
         return None
     ground = Image.new("RGBA", (size, size), "white")
     ground.alpha_composite(large, ((size - large.width) // 2, (size - large.height) // 2))
@@ -123,7 +124,7 @@ def picture(name: str, package: Path, clip: Path | None, size: int) -> Image.Ima
 
 
 def rows_drawn(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The rows of the result; counts by set of what is missing are printed at the end."""
+    """Yield the rows of the output; at the end, print the number of missing icons per set."""
     columns = ["id", "caption", "name", "licence"]
     listed = pq.read_table(given.list, columns=columns).to_pylist()
     rows = [row for row in listed if is_free(row["licence"])]

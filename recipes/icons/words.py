@@ -1,10 +1,12 @@
-"""Other words for what a picture shows, from WordNet: synonyms, kinds, what it is a kind of, and
-the definition.
+"""Find other words for the name of a picture in WordNet.
 
-A name is looked up as a noun; of its senses the one is taken that the teacher finds nearest to the
-name with its keywords. Of names of two words ("crying face") each word is swapped for a synonym,
-and what the teacher finds far from the name is dropped. ``prepare.py`` makes captions of them, so
-that the model learns "serpent" and "limbless scaly reptile" where a file says "snake".
+The words are synonyms, more specific words (kinds), more general words, and the definition.
+
+A name is looked up as a noun. Of its senses, the sense with the teacher's embedding nearest to the
+name and its keywords is used. In names of several words ("crying face"), each word is replaced by
+its synonyms, and texts that are far from the name for the teacher are dropped. ``prepare.py``
+writes captions with these words, so the model learns "serpent" and "limbless scaly reptile" for a
+picture with the name "snake".
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from teach import counts, embed, lines
 
-# senses looked at; kinds kept; with more kinds below it, a word says too little
+# senses examined; kinds kept; a word with more kinds than this is too general
 SENSES, KINDS, GENERAL = 5, 12, 40
-# least cosine of a sense that can be drawn, of another, and of a name with a word swapped
+# smallest cosine of a drawable sense, of another sense, and of a name with a replaced word
 SEEN_NEAR, NEAR, LIKE = 0.15, 0.3, 0.6
-RARER = 0.07  # a sense must be nearer by so much than one that is met more often
+RARER = 0.07  # a sense must be nearer by this cosine than a more frequent sense
 # Files of things that can be drawn: animal, artifact, body, food, object, person, phenomenon,
 # plant, shape, substance (lexnames(5WN)).
 SEEN = frozenset({"05", "06", "08", "13", "17", "18", "19", "20", "25", "27"})
-LONGEST = 8  # words of a definition
+LONGEST = 8  # largest number of words of a definition
 WORD = re.compile(r"[a-z][a-z \-']{2,30}")
 
 
@@ -77,7 +79,7 @@ def index(part: str) -> dict[str, list[str]]:
 
 
 def meanings(word: str, part: str = "noun") -> list[Sense]:
-    """The likeliest senses of a word, or of its singular."""
+    """Return the most frequent senses of a word, or of its singular."""
     for form in (word, word.removesuffix("s"), word.removesuffix("es")):
         if form in index(part):
             return [senses(part)[p] for p in index(part)[form][:SENSES]]
@@ -95,8 +97,9 @@ class Words:
 
 
 def others(names: dict[str, list[str]]) -> dict[str, Words]:
-    """For each name, given with its keywords, other words; names of which WordNet knows nothing are
-    left out.
+    """Return other words for each name.
+
+    `names` maps each name to its keywords. Names that WordNet does not know are left out.
     """
     found = {name: meanings(name) for name in names}
     simple = {name: s for name, s in found.items() if s}
@@ -153,7 +156,7 @@ def _swapped(names: list[str]) -> dict[str, Words]:
 
 
 def _variants(name: str) -> list[str]:
-    """The name with one of its words swapped for a synonym."""
+    """Return variants of a name with one word replaced by a synonym."""
     parts = name.split()
     out = []
     for k, word in enumerate(parts):

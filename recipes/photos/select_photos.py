@@ -1,17 +1,17 @@
-"""Take the photographs whose license lets the weights be shipped, and set some aside to look at
-while training.
+"""Select photographs with licenses that let the weights be shipped, and hold some out.
 
     python recipes/photos/select_photos.py photos_train_open.parquet work photos64.parquet
     [endless-sky/ budgie/ government/]
 
-writes ``work/train.parquet``, ``work/val.parquet``, ``work/attribution.csv`` and
-``work/color.parquet``: the photos in color and the many small ones of photos64, which show more
-kinds of things than the large ones do. ``endless-sky`` is the content of Debian's package
-endless-sky-high-dpi, whose landscapes join the large photos; ``budgie`` holds those of
-budgie-backgrounds as PNG: few, but sharp, and of animals and buildings, so each is drawn as often
-as six others. ``government`` holds photographs of people, streets and farms that were taken for the
-government of the United States, in two folders, ``fsaowi`` (1935 to 1944, gray) and ``documerica``
-(1971 to 1977): public domain.
+The script writes ``work/train.parquet``, ``work/val.parquet`` (held-out photos, to look at during
+training), ``work/attribution.csv`` and ``work/color.parquet``. ``color.parquet`` holds the color
+photos and the many small photos of photos64, which show more kinds of things than the large photos.
+``endless-sky`` is the content of Debian's package endless-sky-high-dpi; its landscapes are added to
+the large photos. ``budgie`` holds the photos of budgie-backgrounds as PNG. They are few but sharp,
+and show animals and buildings, so each is sampled as often as six other photos. ``government``
+holds public-domain photographs of people, streets and farms that were taken for the government of
+the United States. It has two folders, ``fsaowi`` (1935 to 1944, gray) and ``documerica`` (1971 to
+1977).
 """
 
 from __future__ import annotations
@@ -34,26 +34,27 @@ FREE = ("CC0", "CC-BY-2", "CC-BY-4", "MIT", "Apache-2.0", "public domain")
 ASIDE = 12
 COLUMNS = ["id", "image", "source", "licence"]
 OFTEN = 6.0
-# of the government's photographs: how often each is drawn, and the share of each side that is rim
+# government photographs: sampling weight, and width of the rim as a share of each side
 GOVERNMENT_OFTEN = 3.0
 RIMS = {"fsaowi": 0.09, "documerica": 0.04}
-# of budgie-backgrounds: no photographs, or nearly black
+# files of budgie-backgrounds that are not photographs or are nearly black
 DRAWN = ("valley-midnight", "waves-midnight", "saturnian-profile")
-# the landscapes of endless-sky that its copyright file doesn't give into the public domain (CC-BY-
-# SA)
+# the landscapes of endless-sky that are not in the public domain according to its copyright file
+# (CC-BY-SA)
 SHARE_ALIKE = re.compile(
     r"^(bwerner|myrabella|dmottl|mfield|lava5)|-(sfiera|striker|harro|iridium|spfld)"
 )
 
 
 def free(table: pa.Table) -> pa.Table:
-    """The rows whose license lets what is learnt from them be shipped."""
+    """Return the rows with licenses that let weights trained on them be shipped."""
     return table.filter(pa.array([str(v).startswith(FREE) for v in table["licence"].to_pylist()]))
 
 
 def landscapes(package: Path) -> pa.Table:
-    """The photographs of Debian's endless-sky-high-dpi that are in the public domain (morgue-file,
-    Unsplash before 2017, NASA, USGS).
+    """Return the public-domain photographs of Debian's endless-sky-high-dpi.
+
+    Their sources are morgue-file, Unsplash before 2017, NASA and USGS.
     """
     files = [
         f for f in sorted(package.rglob("images/land/*.jpg")) if not SHARE_ALIKE.search(f.name)
@@ -72,9 +73,7 @@ def landscapes(package: Path) -> pa.Table:
 
 
 def backgrounds(folder: Path) -> pa.Table:
-    """The photographs of Debian's budgie-backgrounds (CC0), brought to the size that training
-    takes.
-    """
+    """Return the photographs of Debian's budgie-backgrounds (CC0), shrunk to the training size."""
     rows = []
     for file in sorted(folder.glob("*.png")):
         if file.stem not in DRAWN:
@@ -92,12 +91,14 @@ def backgrounds(folder: Path) -> pa.Table:
                 }
             )
     if not rows:
-        raise SystemExit(f"{folder} holds no PNG; README.md says how to make them")
+        raise SystemExit(
+            f"{folder} contains no PNG file; README.md says how to create the PNG files"
+        )
     return pa.Table.from_pylist(rows)
 
 
 def government(folder: Path) -> pa.Table:
-    """Photographs taken for the government of the United States, without the rims of their film."""
+    """Return the photographs taken for the government of the United States, without film rims."""
     rows = []
     for name, rim in RIMS.items():
         for file in sorted((folder / name).glob("*.jpg")):
@@ -114,7 +115,7 @@ def government(folder: Path) -> pa.Table:
                 }
             )
     if not rows:
-        raise SystemExit(f"{folder} holds no photographs; README.md says where to take them")
+        raise SystemExit(f"{folder} contains no photographs; README.md says where to get them")
     return pa.Table.from_pylist(rows)
 
 
@@ -132,8 +133,9 @@ def main(
     budgie: Path | None = None,
     states: Path | None = None,
 ) -> None:
-    """Split the free rows of a parquet file with columns image, licence, source and id, and add the
-    landscapes.
+    """Split the free rows of a parquet file, and add the photographs of the other sources.
+
+    The file has the columns image, licence, source and id.
     """
     table = free(pq.read_table(source))
     order = np.random.default_rng(0).permutation(len(table))
@@ -144,7 +146,7 @@ def main(
             [train.select(COLUMNS), landscapes(package)], promote_options="permissive"
         )
     if budgie is not None:
-        # where no weight is said, it is 1
+        # rows without a weight get weight 1 in training
         train = pa.concat_tables(
             [train.select(COLUMNS), backgrounds(budgie)], promote_options="permissive"
         )

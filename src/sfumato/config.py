@@ -1,5 +1,6 @@
-"""Base classes of configs and options: frozen records whose errors are one sentence. This module
-does not need torch.
+"""Base classes of configs and options: immutable records that report errors in one sentence.
+
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from sfumato.errors import ConfigError, OptionError
 
 
 class Config(BaseModel):
-    """Base of every config and options record. It is frozen, and an unknown key is an error.
+    """Base class of all config and options records.
+
+    The records are immutable, and an unknown key is an error.
 
     Keys that start with an underscore (``_class_name``, ``_diffusers_version``) are skipped, and so
     are unknown keys whose value is null.
@@ -76,7 +79,8 @@ def option(
     description : str
         One line of help.
     flags : str
-        Names on the command line, separated by spaces, if they differ from ``--the-name``.
+        Names on the command line, separated by spaces. By default, the field's name with hyphens:
+        ``--field-name``.
     group : str
         Heading above the option in the help text.
     bare : str
@@ -92,7 +96,7 @@ def option(
 
 
 def note_of(field: FieldInfo, name: str) -> str:
-    """Return a note that :func:`option` stored: "flags", "group", "bare" or "metavar"."""
+    """Return a setting that :func:`option` stored: "flags", "group", "bare" or "metavar"."""
     extra = field.json_schema_extra
     return str(extra.get(f"x-{name}", "")) if isinstance(extra, dict) else ""
 
@@ -106,7 +110,7 @@ class Options(Config):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Document the fields."""
+        """Add the fields to the docstring of the subclass."""
         lines = [
             line for name, field in cls.model_fields.items() for line in _documented(name, field)
         ]
@@ -130,7 +134,7 @@ class Options(Config):
         """Refuse true and false for fields that are not boolean: Python treats them as 1 and 0."""
         field = cls.model_fields[str(info.field_name)]
         if isinstance(value, bool) and "bool" not in str(field.annotation):
-            raise OptionError(f"{info.field_name} is {value}: no truth value is meant here")
+            raise OptionError(f"{info.field_name} is {value}: true and false are not accepted here")
         return value
 
     def __init__(self, **values: Any) -> None:
@@ -155,7 +159,7 @@ class Options(Config):
 
 
 def _documented(name: str, field: FieldInfo) -> list[str]:
-    """Return the lines about a field in a numpy docstring."""
+    """Return the lines that describe a field in a numpy docstring."""
     if not field.description:
         return []
     kind = (

@@ -2,13 +2,12 @@
 
 The tree::
 
-    SfumatoError                 catch this to catch them all; the CLI prints it and exits 2
-    ├── OptionError              an option, name or size that is not accepted
-    ├── ConfigError              a model's config has a key or value that is not supported
-    ├── ModelError               a model folder or weight file that cannot be used
-    ├── PictureError             a picture that cannot be read or written
-    ├── DataError                a training set that cannot be used
-    └── TrainingError            training cannot go on (NaN, a checkpoint of another run)
+    SfumatoError                 catch this to catch them all; the CLI prints it and exits 2 ├──
+    OptionError              an option, name or size that is not accepted ├── ConfigError a key or
+    value of a model's config that is not supported ├── ModelError               a model folder or
+    weight file that cannot be used ├── PictureError             a picture that cannot be read or
+    written ├── DataError                a training set that cannot be used └── TrainingError
+    training that cannot continue (NaN, a checkpoint of another run)
 
 A message says what was given, what is accepted and what to do.
 """
@@ -28,7 +27,7 @@ class OptionError(SfumatoError, ValueError):
 
 
 class ConfigError(SfumatoError, ValueError):
-    """A model's config has a key or a value that is not supported."""
+    """A key or a value of a model's config that is not supported."""
 
 
 class ModelError(SfumatoError):
@@ -44,11 +43,11 @@ class DataError(SfumatoError):
 
 
 class TrainingError(SfumatoError):
-    """Training cannot go on."""
+    """Training that cannot continue."""
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> OptionError:
-    """Build the error for an unknown name, which suggests the nearest known one.
+    """Build the error for an unknown name; its message suggests the nearest known name.
 
     Examples
     --------

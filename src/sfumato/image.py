@@ -1,6 +1,6 @@
 """Conversion between picture files, PIL pictures and tensors (B, C, H, W) in [-1, 1].
 
-All conversions of the pixel range are here. Reading is defensive: an unknown file may be a
+This module holds all conversions of the pixel range. Reading is defensive: an unknown file may be a
 decompression bomb, truncated, rotated by an EXIF tag or of an unusual mode.
 """
 
@@ -46,8 +46,8 @@ SUFFIXES = frozenset(
 ENDINGS = SUFFIXES | {".heic", ".pdf", ".psd", ".svg"}
 # width and height of a letter in a caption, in pixels; maximum number of lines
 LETTER, CAPTION_LINES = (5, 12), 3
-WHITE = 128  # mask values (0 to 255) from this one on count as white
-JPEG_TOUCHES = "JPEG changes the other pixels a little, too; written as .png they stay bit for bit"
+WHITE = 128  # smallest mask value (0 to 255) that counts as white
+JPEG_TOUCHES = "JPEG also changes the other pixels a little; a .png keeps them bit for bit"
 # errors besides OSError that Pillow raises for damaged tags, tables or offsets
 DAMAGED = (
     TypeError,
@@ -64,8 +64,10 @@ T = TypeVar("T")
 
 
 def read(source: Path | str | bytes) -> Image.Image:
-    """Read the first frame of a picture as sRGB. Its color profile and EXIF orientation are
-    applied, and transparent parts are put on white.
+    """Read the first frame of a picture as sRGB.
+
+    The color profile and the EXIF orientation are applied, and transparent parts are composited
+    onto white.
 
     Parameters
     ----------
@@ -130,13 +132,14 @@ def white(mask: Image.Image) -> NDArray[np.bool_]:
 
 def nothing_white(name: str) -> str:
     """Return the error message for a mask without white pixels."""
-    return f"{name} is black everywhere: paint white what is to be inpainted"
+    return f"{name} has no white pixels: paint the parts to be inpainted white"
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """List the formats that Pillow reads, without PostScript, which it would pass to Ghostscript
-    whatever the file's name is.
+    """List the formats that Pillow reads, except PostScript.
+
+    Pillow would pass a PostScript file to Ghostscript, even if its name has another suffix.
     """
     Image.init()
     return tuple(name for name in Image.ID if name != "EPS")
@@ -152,8 +155,9 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
-    """Open a picture file and return the result of `use`; any problem with the file becomes an
-    error of one sentence.
+    """Open a picture file and return the result of `use`.
+
+    Any problem with the file raises an error with a message of one sentence.
 
     Raises
     ------
@@ -192,7 +196,9 @@ def unbounded() -> Iterator[None]:
 
 
 def eight_bits(mode: str, values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale values of mode F, I or I;16 to 0 to 255; NaN becomes black, infinity white."""
+    """Scale values of mode F, I or I;16 to the range 0 to 255; NaN becomes black, infinity
+    white.
+    """
     numbers = values.astype(np.float64)
     top = brightest(mode, np.where(np.isfinite(numbers), numbers, 0))
     out: NDArray[np.uint8] = (
@@ -202,8 +208,10 @@ def eight_bits(mode: str, values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def brightest(mode: str, values: NDArray[np.float64]) -> float:
-    """Return the value of white: for mode F the maximum, at least 1; for mode I 255 if no value is
-    larger; otherwise 65535.
+    """Return the value that counts as white.
+
+    It is the maximum, but at least 1, for mode F. For mode I it is 255 if no value is larger. In
+    all other cases it is 65535.
     """
     largest = float(values.max(initial=0))
     if mode == "F":
@@ -214,8 +222,9 @@ def brightest(mode: str, values: NDArray[np.float64]) -> float:
 def _transform(
     profile: bytes, mode: str, *, back: bool = False
 ) -> ImageCms.ImageCmsTransform | None:
-    """Build the transform from a color profile to sRGB, or back; None for sRGB itself, and for a
-    profile that is damaged or of another mode.
+    """Build the transform from a color profile to sRGB, or back.
+
+    The result is None if the profile is sRGB, is damaged or has another mode.
     """
     try:
         found = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -246,7 +255,7 @@ def _managed(picture: Image.Image) -> Image.Image:
 
 
 def _to_rgb(picture: Image.Image, ground: str = "white", *, managed: bool = True) -> Image.Image:
-    # 16 bits a channel, which PIL's own conversion would clip
+    # 16 bits per channel, which PIL's own conversion would clip
     if picture.mode in ("I", "I;16", "I;16B", "F"):
         picture = Image.fromarray(eight_bits(picture.mode, np.asarray(picture)))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
@@ -264,7 +273,7 @@ def _to_rgb(picture: Image.Image, ground: str = "white", *, managed: bool = True
 
 
 def flattened(picture: Image.Image) -> Image.Image:
-    """Put a transparent picture on white; an opaque one is returned unchanged."""
+    """Composite a transparent picture onto white; return an opaque picture unchanged."""
     return picture if picture.mode == "RGB" else _to_rgb(picture, managed=False)
 
 
@@ -302,14 +311,14 @@ def check_finite(x: Tensor) -> Tensor:
     """
     if not x.isfinite().all():
         raise ModelError(
-            "the network gave values that are not finite: no picture; its weights may be damaged, "
-            "or float16 too narrow for them"
+            "the network's output is not finite and gives no picture; the weights may be damaged, "
+            "or float16 may be too narrow for the values"
         )
     return x
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """Convert values in [-1, 1] to uint8, rounded to the nearest; values outside are clipped.
+    """Convert values in [-1, 1] to uint8 by rounding to the nearest integer; clip values outside.
 
     Raises
     ------
@@ -338,10 +347,11 @@ def sheet(
     gap: int = 2,
     captions: Sequence[str] = (),
 ) -> Image.Image:
-    """Arrange pictures in a grid on white, in cells of the largest size, with optional captions
-    below them.
+    """Arrange pictures in a grid on white, with optional captions below them.
 
-    Without `columns` the grid is about as wide as it is tall, counted in pictures.
+    All cells have the largest width and the largest height of the pictures.
+
+    Without `columns`, the grid has about as many columns as rows.
     """
     columns = columns or max(1, round(len(pictures) ** 0.5 + 0.49))
     rows = -(-len(pictures) // columns)

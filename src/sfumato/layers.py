@@ -1,6 +1,7 @@
 """Blocks shared by the networks of `space`, `denoiser` and `condition`.
 
-The parameter names are diffusers', so a state dict from diffusers loads key by key.
+The parameters have the same names as in diffusers, so a state dict from diffusers loads without
+renaming.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from sfumato.types import Watch
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention over (..., N, D) queries and (..., M, D) keys.
 
-    On a CPU in bfloat16, explicit matrix products are used, as torch's fused kernel runs at a fifth
-    of their speed. Queries are then split into chunks, so that no score matrix has more than 2^26
-    entries.
+    On a CPU in bfloat16, explicit matrix products are used: they are five times as fast as torch's
+    fused kernel. In this case, the queries are split into chunks, so that the scores of a chunk
+    have at most 2^26 entries.
 
     Examples
     --------
@@ -48,7 +49,8 @@ class Attention(nn.Module):
     context_width : int, optional
         Channels of the context; `width` if absent.
     bias, norm_groups, eps
-        Biases of q, k and v, and a group norm before them, as used in the VAE.
+        Whether q, k and v have biases; number of groups and epsilon of a group norm before them.
+        The VAE uses biases and a group norm.
     """
 
     def __init__(
@@ -110,8 +112,8 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, inner)."""
-        # Two products instead of one that is split: each half is contiguous, so elementwise kernels
-        # are fast.
+        # Two matrix products, not one whose result is split: contiguous halves are faster in
+        # elementwise kernels.
         (to_value, to_gate), (value_bias, gate_bias) = (
             self.proj.weight.chunk(2),
             self.proj.bias.chunk(2),
@@ -248,29 +250,35 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Upsample by nearest neighbor to twice the size, or a given size; then a convolution."""
+    """Upsample by nearest neighbor to twice the size or to a given size, then apply a
+    convolution.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
-        """(B, C, h, w) -> (B, C, 2 h, 2 w), or `size` if an odd side was halved on the way down."""
+        """(B, C, h, w) -> (B, C, 2 h, 2 w), or (B, C, *size).
+
+        `size` restores an odd side that was halved by a downsampling layer.
+        """
         x = F.interpolate(x, scale_factor=2.0) if size is None else F.interpolate(x, size=size)
         out: Tensor = self.conv(x)
         return out
 
 
 def sinusoids(t: Tensor, width: int, *, flip: bool = True, shift: float = 0.0) -> Tensor:
-    """Sinusoidal embedding of times (Vaswani et al. 2017, section 3.5; the order of Ho et al.
-    2020).
+    """Sinusoidal embedding of timesteps (Vaswani et al. 2017, section 3.5).
+
+    Sines and cosines form two halves of the embedding, as in Ho et al. 2020.
 
     Parameters
     ----------
     t : Tensor, (B,)
-        Times, usually 0 to 999.
+        Timesteps, usually 0 to 999.
     width : int
-        Even width of the result.
+        Number of values per timestep, an even number.
     flip : bool
         Whether cosines come first, as in Stable Diffusion.
 
@@ -289,7 +297,7 @@ def sinusoids(t: Tensor, width: int, *, flip: bool = True, shift: float = 0.0) -
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers with a SiLU between."""
+    """Two linear layers with a SiLU between them."""
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from sfumato.runtime import atomic, replace_surrogates
 SCHEMA = 1
 CHARACTER_CODES = (b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0", bytes(8))  # EXIF 2.32, table 9
 DESCRIPTION, EXIF_POINTER, USER_COMMENT = 0x010E, 0x8769, 0x9286  # EXIF 2.32, tables 4 and 7
-# A1111's labels that differ from our capitalized names
+# A1111's names of schedules that differ from our capitalized names
 SCHEDULE_TYPES = {
     "auto": "Automatic",
     "sgm_uniform": "SGM Uniform",
@@ -115,7 +115,7 @@ def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: st
 
 
 def read(path: Path | bytes) -> tuple[dict[str, Any] | None, str | None]:
-    """Read our settings and the ``parameters`` text from a picture; None for a missing one.
+    """Read our settings and the ``parameters`` text from a picture; None stands for a missing part.
 
     Raises
     ------
@@ -139,10 +139,12 @@ def read_all(path: Path | bytes) -> tuple[dict[str, Any] | None, dict[str, str]]
 
 
 def comment_text(comment: bytes | str) -> str | None:
-    r"""Decode an EXIF UserComment in any of the forms that programs write; None if it is empty.
+    r"""Decode an EXIF UserComment in any form that programs write; return None for an empty
+    comment.
 
-    Its first eight bytes name a character code. After "UNICODE" comes UTF-16 in either byte order,
-    with or without a byte order mark, or UTF-8, which some programs write against the standard.
+    Its first eight bytes name a character code. After "UNICODE", the text is UTF-16 in either byte
+    order, with or without a byte order mark. Some programs write UTF-8 instead, against the
+    standard.
 
     Examples
     --------
@@ -176,7 +178,7 @@ def _is_utf8(content: bytes) -> bool:
 
 
 def _held(picture: Image.Image) -> tuple[dict[str, str], object]:
-    """Return the texts in a picture, and our own; an EXIF comment counts as ``parameters``."""
+    """Return the texts in a picture and our settings; an EXIF comment counts as ``parameters``."""
     picture.load()
     exif = picture.getexif()
     ours = picture.info.get("sfumato") or exif.get(DESCRIPTION)

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.preprocessing import normalize
 
-CHUNK = 512  # queries whose similarities are in memory at once
+CHUNK = 512  # number of queries whose similarities are in memory at once
 
 
 def squared_error(rows: NDArray[Any], again: NDArray[Any]) -> float:
@@ -49,8 +49,10 @@ def knn_accuracy(
 
 
 def precision_at(codes: NDArray[Any], labels: NDArray[Any], counts: list[int]) -> dict[int, float]:
-    """Precision at each k of `counts`: the share of the k nearest other codes by cosine that have
-    the query's label, averaged over all queries.
+    """Precision at each k of `counts`, with each code as the query, averaged over all queries.
+
+    Precision at k is the share of codes with the query's label among the k other codes that are
+    nearest to the query by cosine.
 
     This is the protocol of Hinton & Salakhutdinov 2006, figure 4A.
     """
@@ -72,8 +74,10 @@ def _numbered(labels: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def mean_average_precision(codes: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Mean average precision: each code in turn is the query, all others are ranked by cosine, and
-    those with its label are relevant.
+    """Mean average precision of a ranking by cosine.
+
+    Each code is the query once. All other codes are ranked, and the codes with the query's label
+    are relevant.
     """
     total, queries, labels = 0.0, 0, _numbered(labels)
     unit = normalize(codes.astype(np.float32))
@@ -90,8 +94,9 @@ def mean_average_precision(codes: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 def psnr(a: NDArray[Any], b: NDArray[Any], border: int = 0) -> float:
-    """Peak signal-to-noise ratio in dB of pictures (H, W) or (H, W, C) with values 0 to 255,
-    without `border` pixels on each side.
+    """Peak signal-to-noise ratio in dB of pictures (H, W) or (H, W, C) with values 0 to 255.
+
+    `border` pixels on each side are left out.
 
     Examples
     --------
@@ -110,9 +115,9 @@ def ssim(a: NDArray[Any], b: NDArray[Any], border: int = 0) -> float:
     """Structural similarity, -1 to 1, of pictures with values 0 to 255, averaged over channels
     (Wang et al. 2004, equation 13).
 
-    The settings are those of the authors' code, which published results use: a Gaussian window of
-    11 x 11 with standard deviation 1.5, K1 = 0.01, K2 = 0.03, and only positions where the window
-    fits.
+    The settings are taken from the code of Wang et al., which published results use: a Gaussian
+    window of 11 x 11 pixels with standard deviation 1.5, K1 = 0.01, K2 = 0.03, and only positions
+    where the window lies inside the picture.
     """
     a, b = (_inner(np.asarray(x, np.float64), border) for x in (a, b))
     if a.ndim == 3:
@@ -146,8 +151,10 @@ def luminance(rgb: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def colorfulness(rgb: NDArray[Any]) -> float:
-    """Colorfulness of a picture (H, W, 3) with values 0 to 255: 0 is gray, a vivid photo about 60
-    (Hasler & Suesstrunk 2003, equation 8).
+    """Colorfulness of a picture (H, W, 3) with values 0 to 255.
+
+    It is 0 for a gray picture and about 60 for a vivid photo (Hasler & Suesstrunk 2003, equation
+    8).
     """
     red, green, blue = np.moveaxis(np.asarray(rgb, np.float64), -1, 0)
     one, two = red - green, (red + green) / 2 - blue

@@ -22,17 +22,17 @@ from sfumato.errors import OptionError, unknown
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPE_VARIABLE = "SFUMATO_DTYPE"
 MAX_SEED = 2**63 - 1
-# bytes of the Mersenne Twister's words in a CPU generator's state, after the seed, two flags and an
-# index (ATen, CPUGeneratorImpl.cpp)
+# position of the Mersenne Twister's words, in bytes, in a CPU generator's state: they follow the
+# seed, two flags and an index (ATen, CPUGeneratorImpl.cpp)
 STATE_WORDS = slice(24, 24 + 8 * 624)
 
 
 def replace_surrogates(text: str) -> str:
-    """Replace lone surrogates in a text, which neither tokenizers nor files can hold.
+    """Replace lone surrogates in a text, because tokenizers and files do not accept them.
 
     Examples
     --------
-    >>> legible("a \\ud800 cat")
+    >>> replace_surrogates("a \\ud800 cat")
     'a ? cat'
     """
     return text.encode("utf-8", "replace").decode()
@@ -73,8 +73,8 @@ def has_bfloat16(device: torch.device) -> bool:
     """Return whether a device computes in bfloat16 natively; elsewhere bfloat16 is emulated,
     several times slower than float32.
 
-    An x86 CPU needs AVX-512 BF16 or AMX, an ARM CPU its BF16 extension, both through oneDNN. An
-    NVIDIA GPU needs compute capability 8.0, an Apple GPU macOS 14.
+    An x86 CPU needs AVX-512 BF16 or AMX; an ARM CPU needs its BF16 extension; both need oneDNN. An
+    NVIDIA GPU needs compute capability 8.0. An Apple GPU needs macOS 14.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -98,7 +98,8 @@ def choose_dtype(name: str, device: torch.device, *, exact: bool = False) -> tor
         ``SFUMATO_DTYPE`` overrides ``auto``.
     device : torch.device
     exact : bool
-        Let ``auto`` be float32 on every CPU, for results that 16 bits would change visibly.
+        Whether ``auto`` is float32 on every CPU. Use this for results that bfloat16 would change
+        visibly.
 
     Raises
     ------
@@ -137,8 +138,10 @@ def generator(*keys: int | str) -> Generator:
 
 
 def on_device(random: Generator, device: torch.device) -> Generator:
-    """Return the generator to sample large tensors for a device: `random` itself for a CPU, else a
-    generator there with the same seed, so that nothing has to be copied.
+    """Return a generator for sampling large tensors for a device.
+
+    For CUDA, it is a generator on the GPU with the seed of `random`, so that no random numbers are
+    copied to the GPU. For other devices, it is `random` itself.
     """
     if device.type != "cuda":
         return random
@@ -146,21 +149,22 @@ def on_device(random: Generator, device: torch.device) -> Generator:
 
 
 def derive_seed(seed: int, k: int) -> int:
-    """Derive the seed of try `k` from a seed; try 0 keeps the seed itself.
+    """Derive the seed of candidate `k` from a picture's seed; candidate 0 has the picture's seed.
 
     Examples
     --------
-    >>> derived(7, 0), derived(7, 1) == derived(7, 2)
+    >>> derive_seed(7, 0), derive_seed(7, 1) == derive_seed(7, 2)
     (7, False)
     """
     return seed if k == 0 else generator(seed, "try", k).initial_seed()
 
 
 def stream(seed: int) -> Generator:
-    """Return a CPU generator that depends on all 64 bits of a seed; torch's own uses the lower 32.
+    """Return a CPU generator that uses all 64 bits of a seed; torch's own uses only the lower 32.
 
-    Seeds below 2^32 give torch's stream. For larger seeds, `init_by_array` (Matsumoto & Nishimura
-    1998), as implemented in NumPy, sets the state of the Mersenne Twister from both halves.
+    Seeds below 2^32 give the same numbers as torch's own generator. For larger seeds, NumPy's
+    `init_by_array` (Matsumoto & Nishimura 1998) sets the state of the Mersenne Twister from both
+    halves of the seed.
 
     Examples
     --------
@@ -207,7 +211,7 @@ class Streams:
 
 
 def check_folder(path: Path) -> None:
-    """Raise an error if a path cannot be an output folder: it is a file, or it is not writable.
+    """Raise an error if a path cannot be an output folder because it is a file or not writable.
 
     Raises
     ------
@@ -215,7 +219,7 @@ def check_folder(path: Path) -> None:
     """
     if str(path) == "-":
         raise OptionError(
-            "- stands for standard output, to which nothing is written; give a file or a folder"
+            "- means standard output, which is not supported here; give a file or a folder"
         )
     if path.exists() and not path.is_dir():
         raise OptionError(f"{path} is a file; give a folder")
@@ -232,15 +236,16 @@ def check_file(path: Path, *, overwrite: bool) -> None:
     OptionError
     """
     if path.is_dir():
-        raise OptionError(f"{path} is a folder, where a file is to be written; give another name")
+        raise OptionError(f"{path} is a folder, but the output is a file; give another name")
     if path.exists() and not overwrite:
-        raise OptionError(f"{path} is there already; give --overwrite to replace it")
+        raise OptionError(f"{path} exists already; give --overwrite to replace it")
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Write a file atomically: yield a scratch path that replaces `path` if the block succeeds, and
-    is removed if it fails.
+    """Write a file atomically: yield the path of a scratch file to write to.
+
+    The scratch file replaces `path` if the block succeeds, and is removed if the block fails.
     """
     path = Path(os.path.realpath(path))  # writes through a symbolic link
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -263,8 +268,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def array_file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """Create a ``.npy`` file as a memory-mapped array. Its disk space is reserved at once, so that
-    a full disk is an error, not a crash.
+    """Create a ``.npy`` file as a memory-mapped array.
+
+    The disk space is reserved immediately, so that a full disk raises an error instead of a crash
+    at a later write.
     """
     out: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
@@ -274,10 +281,11 @@ def array_file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any,
 
 
 def keep_memory() -> bool:
-    """Let the C library keep freed memory for reuse: training on a CPU allocates the same sizes
-    over and over.
+    """Let the C library keep freed memory for reuse.
 
-    By default glibc returns large blocks to the system at once, so that each new tensor costs page
+    Training on a CPU allocates blocks of the same sizes again and again.
+
+    By default, glibc returns large blocks to the system immediately, so each new tensor costs page
     faults.
 
     Returns
@@ -294,7 +302,7 @@ def keep_memory() -> bool:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
-    """Return a context of mixed precision with `dtype`; for float32 it does nothing."""
+    """Return a context manager for mixed precision with `dtype`; for float32 it does nothing."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)

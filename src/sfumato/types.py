@@ -1,9 +1,9 @@
 """Shared types: protocols of the five axes (corruption, space, denoiser, condition, sampler), and
 the records passed between them.
 
-In shapes, B is the batch, C the channels, H and W the size in pixels, h and w the size of latents,
-T the tokens and D the width. Pixels are in [-1, 1]. ``sigma`` is the standard deviation of the
-noise in ``x = x0 + sigma n``.
+In shapes, B is the batch size, C the number of channels, T the number of tokens and D the hidden
+size. H and W are the height and width in pixels, h and w the height and width of latents. Pixels
+are in [-1, 1]. ``sigma`` is the standard deviation of the noise in ``x = x0 + sigma n``.
 """
 
 from __future__ import annotations
@@ -83,10 +83,11 @@ class Condition:
     tokens : Tensor, (B, T, D), optional
         Hidden states of the text, for cross-attention.
     vector : Tensor, (B, V), optional
-        A vector whose embedding is added to the time embedding: pooled text, sizes, a label, a
-        noise level.
+        A vector whose embedding is added to the time embedding: pooled text state, sizes, a label
+        or a noise level.
     planes : Tensor, (B, K, h, w), optional
-        Pictures concatenated to the input: masks, known pixels, a small picture.
+        Pictures that are concatenated to the input as channels: masks, known pixels or a small
+        picture.
     watch : callable, optional
         Called with the queries (B, N, D) and keys (B, T, D) of each cross-attention layer, in the
         order of the layers. It does not change the result.
@@ -112,7 +113,9 @@ class Condition:
 
 
 class Network(Protocol):
-    """Any ``nn.Module`` with this call signature, from this package or wrapped."""
+    """Any ``nn.Module`` with this call signature, from this package or a wrapper of another
+    network.
+    """
 
     def __call__(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
         """Predict from a noisy input (B, C, h, w) and its scaled noise level ``c_noise`` (B,)."""
@@ -121,7 +124,7 @@ class Network(Protocol):
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """``(x, sigma) -> x0``: maps noisy pictures (B, C, h, w) and sigma (B,) to the denoised estimate. A
-sampler sees nothing else of a model.
+sampler uses a model only through this function.
 """
 
 
@@ -156,7 +159,7 @@ class Progress:
     what : str
         Name of the work, such as "steps" or "decoding".
     done, total : float
-        Number of parts done, and of all parts.
+        Number of finished parts, and number of all parts.
     """
 
     what: str

@@ -170,7 +170,7 @@ def test_metadata_finds_its_pictures(tmp_path):
     assert {c for (c,) in captions(tmp_path / "d").values()} == set(names)
     packed = pack(tmp_path / "d", 8, tmp_path / "cache", captions=True)
     assert len(packed.captions) == 4
-    assert packed.notes == ["gone.png is named by the metadata, but is not there"]
+    assert packed.notes == ["gone.png is listed in the metadata, but does not exist"]
 
 
 @pytest.mark.parametrize(

@@ -78,4 +78,4 @@ def test_the_bundled_model_knows_what_it_was_trained_on(run, tmp_path):
 def test_a_model_that_does_not_say(run, tiny, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     code, _, err = run("inspect", tmp_path / "x.png", "--nearest", "--model", tiny)
-    assert code == 2 and "does not say which pictures it was trained on" in err
+    assert code == 2 and "has no codes of its training pictures" in err

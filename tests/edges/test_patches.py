@@ -111,10 +111,13 @@ def test_several_answers(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"denoise": 9.0, "samples": 2}, "go with what has several answers"),
-        ({"fill_box": (1, 1, 30, 30), "samples": 2, "engine": "network"}, "several answers"),
+        ({"denoise": 9.0, "samples": 2}, "need a task with several possible results"),
+        (
+            {"fill_box": (1, 1, 30, 30), "samples": 2, "engine": "network"},
+            "several possible results",
+        ),
         ({"denoise": 9.0, "engine": "patches"}, "--engine patches fills holes"),
-        ({"fill_box": (1, 1, 30, 30), "steps": 3}, "go with --engine diffusion"),
+        ({"fill_box": (1, 1, 30, 30), "steps": 3}, "need --engine diffusion"),
     ],
     ids=str,
 )
@@ -124,7 +127,7 @@ def test_what_does_not_go_together(options, message):
 
 
 def test_samples_of_a_thin_gap_are_refused():
-    with pytest.raises(OptionError, match="there is one answer only"):
+    with pytest.raises(OptionError, match="there is only one result"):
         restore(Photo(stripes()), RestoreOptions(fill_box=(5, 5, 6, 6), samples=2))
 
 

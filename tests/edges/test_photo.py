@@ -185,7 +185,7 @@ def test_date_camera_and_resolution_stay(tmp_path):
             assert (found[0x010F], found[0x0132]) == ("Leica", "1999:12:31 23:59:59")
             assert 0x0112 not in found, "it is upright now"
             assert name == "b.webp" or [round(float(n)) for n in back.info["dpi"]] == [300, 300]
-    assert write(photo, tmp_path / "b.bmp") == ["BMP does not take the EXIF data"]
+    assert write(photo, tmp_path / "b.bmp") == ["BMP cannot store the EXIF data"]
     tiff = read(
         saved(
             Image.fromarray(RGB),

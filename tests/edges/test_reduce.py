@@ -50,7 +50,7 @@ def documents():
 def test_idx_files_that_do_not_go_together(tmp_path):
     idx(tmp_path / "train-images-idx3-ubyte.gz", PIXELS[:10])
     idx(tmp_path / "train-labels-idx1-ubyte.gz", LABELS[:9])
-    with pytest.raises(DataError, match="10 pictures, the files of labels beside it 9"):
+    with pytest.raises(DataError, match="10 pictures, but the label files beside it have 9"):
         read(tmp_path / "train-images-idx3-ubyte.gz")
     with pytest.raises(DataError, match="holds no pictures"):
         read(tmp_path / "train-labels-idx1-ubyte.gz")

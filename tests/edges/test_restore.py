@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_sample_image, load_sample_images
 from tests.conftest import make_tiny
 
 from sfumato.cli import main
+from sfumato.corruption.noise import FilmGrain
 from sfumato.data.photo import Photo, read
 from sfumato.denoiser.restorer import TILE, Restorer, RestorerConfig
 from sfumato.errors import OptionError
@@ -23,6 +25,7 @@ from sfumato.runtime import Streams
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import consensus_chroma, deblock_chroma, tone
 from sfumato.tasks.restore.diffusion import _Job, diffuse
+from sfumato.tasks.restore.grain import Grain, remove_grain
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.noise import (
     Noise,
@@ -248,7 +251,7 @@ def test_the_quality_of_a_jpeg_is_told(repairer, tmp_path):
     assert made.report["quality"] == 31
     other = restore(read(tmp_path / "a.jpg"), RestoreOptions(dejpeg=80), repairer)
     assert (made.photo.values != other.photo.values).any()
-    with pytest.raises(OptionError, match="no JPEG now"):
+    with pytest.raises(OptionError, match="not a JPEG, so its JPEG quality is not known"):
         restore(Photo(PHOTO), RestoreOptions(dejpeg="auto"), repairer)
 
 
@@ -407,6 +410,59 @@ def test_noise_is_removed_by_the_level_of_each_pixel():
     assert np.square(best.photo.values.transpose(2, 0, 1) - clean).mean() < error["auto"]
 
 
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("soft", [0.7, 1.0])
+def test_grain_is_measured_and_removed(soft, gray):
+    """A network for white noise alone takes soft grain for texture."""
+    clean = torch.from_numpy(scene(0) / 127.5 - 1).float()[None]
+    clean = clean.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1) if gray else clean
+    y = FilmGrain(15, 15, soft)(clean, generator=torch.Generator().manual_seed(0)).y
+    values = (127.5 * (y[0].permute(1, 2, 0).numpy() + 1)).clip(0, 255).round().astype(np.uint8)
+    photo = Photo(values[..., :1] if gray else values)
+    noise = measured_noise(photo, RestoreOptions(denoise="auto"))
+    assert noise.grain is not None and noise.grain.soft
+    assert noise.grain.gray
+    assert noise.level * 127.5 == pytest.approx(15, rel=0.15)
+    made = restore(photo, RestoreOptions(denoise="auto"))
+    as_white = restore(photo, RestoreOptions(denoise=noise.level * 127.5))
+    assert made.report["grain"] and 0.6 < made.report["sigma_coarse"] / made.report["sigma"] < 1
+    truth = 127.5 * (clean[0].permute(1, 2, 0).numpy() + 1)[..., : values.shape[2]]
+    error, error_as_white = (
+        float(np.square(one.photo.values - truth).mean()) for one in (made, as_white)
+    )
+    assert error < 0.75 * error_as_white
+
+
+def test_grain_leaves_the_color_as_it_is():
+    noisy = FilmGrain(15, 15)(torch.from_numpy(scene(1) / 127.5 - 1).float()[None]).y
+    made = remove_grain(lambda y, level: 0.5 * y, noisy, Grain(0.1, 0.07, gray=True))
+    before, after = (x - x.mean(dim=1, keepdim=True) for x in (noisy, made))
+    torch.testing.assert_close(before, after)
+
+
+@pytest.mark.parametrize("size", [(240, 320), (37, 51)])
+def test_texture_and_white_noise_are_no_grain(size):
+    clean = load_sample_image("china.jpg")[: size[0], : size[1]].transpose(2, 0, 1)
+    for sigma in (0, 10, 25):
+        drawn = clean + np.random.default_rng(0).normal(0, sigma, clean.shape)
+        photo = Photo(drawn.clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0))
+        assert measured_noise(photo, RestoreOptions(denoise="auto")).grain is None
+
+
+def test_a_picture_of_gravel_is_no_grain():
+    """Its flat blocks are all alike, but their values are not normal."""
+    random = np.random.default_rng(0)
+    for drawn, found in (
+        (random.exponential(size=(256, 256)), False),
+        (random.normal(size=(256, 256)), True),
+    ):
+        values = gaussian_filter(drawn, 0.8)
+        values = 120 + 20 * (values - values.mean()) / values.std()
+        photo = Photo(values.clip(0, 255).round().astype(np.uint8)[..., None])
+        noise = measured_noise(photo, RestoreOptions(denoise="auto"))
+        assert (noise.grain is not None) == found
+
+
 def test_noise_under_clear_pixels_is_not_measured():
     noisy = (
         (scene(0) + np.random.default_rng(0).normal(0, 15, (3, 240, 320)))
@@ -444,8 +500,8 @@ def test_wrong_input(repairer, tmp_path):
     photo = Photo(PHOTO)
     cases = [
         ({"fill": mask(tmp_path / "a.png", (9, 9), (0, 0, 3, 3))}, "must agree"),
-        ({"fill": mask(tmp_path / "b.png")}, "black everywhere"),
-        ({"fill": mask(tmp_path / "c.png", white=(0, 0, 110, 80))}, "nothing is left"),
+        ({"fill": mask(tmp_path / "b.png")}, "no white pixels"),
+        ({"fill": mask(tmp_path / "c.png", white=(0, 0, 110, 80))}, "no known pixels are left"),
         ({"fill_box": (100, 0, 20, 20)}, "within the picture"),
         ({"fill_box": (0, 0, 0, 4)}, "within the picture"),
     ]
@@ -502,7 +558,7 @@ def test_a_folder_with_a_broken_file_and_a_second_run(folder, tmp_path, capsys, 
     (tmp_path / "in/c.png").unlink()
     code, out, err = run(capsys, monkeypatch, *words)
     assert (code, out) == (0, ""), "a script that repeats the command has not failed"
-    assert "nothing to do: all 2 pictures are there" in err
+    assert "nothing to do: all 2 pictures exist already" in err
     code, _, err = run(
         capsys,
         monkeypatch,
@@ -576,7 +632,7 @@ def test_a_single_picture_is_not_replaced_for_its_comparison(folder, tmp_path, c
     for more in ([], ["--compare"]):
         code, _, err = run(capsys, monkeypatch, *words, *more)
         assert code == 2
-        assert "b.png is there already; give --overwrite" in err
+        assert "b.png exists already; give --overwrite" in err
 
 
 def test_the_report_names_the_network_that_was_asked(tmp_path):
@@ -666,11 +722,11 @@ def test_what_a_shrunk_gray_result_differs_by_is_told(repairer):
         (["--dejpeg", "0"], "within 1 to 100"),
         (["--dejpeg", "2.5"], "auto or a whole number"),
         (["--fill-color", "red"], "#rrggbb"),
-        (["--hint", "1,2,#ff0000"], "add --colorize"),
-        (["--denoise", "9", "--saturation", "2"], "add --colorize"),
+        (["--hint", "1,2,#ff0000"], "need --colorize"),
+        (["--denoise", "9", "--saturation", "2"], "need --colorize"),
         (["--colorize", "--like", "no.png"], "no.png"),
         (["--colorize", "--hint", "1,2"], "X,Y,#rrggbb"),
-        (["--dejpeg"], "no JPEG now"),
+        (["--dejpeg"], "not a JPEG, so its JPEG quality is not known"),
         (["--colorize", "--hint", "500,2,#ff0000"], "within the picture"),
         (["--enlarge", "9"], "enlarge"),
         (["--fill-box", "1,2,3"], "write X,Y,W,H"),
@@ -809,13 +865,13 @@ def test_in_pixels_the_measurement_is_kept_at_every_step(options, tiny, tmp_path
     ("words", "message"),
     [
         (["--engine", "magic"], "engine='magic' is not supported"),
-        (["--samples", "2"], "several answers"),
-        (["--engine", "diffusion", "--dejpeg", "30"], "is linear"),
+        (["--samples", "2"], "several possible results"),
+        (["--engine", "diffusion", "--dejpeg", "30"], "only linear damage"),
         (["--engine", "diffusion", "--samples", "0"], "samples"),
-        (["--engine", "diffusion", "--colorize", "--hint", "1,1,#ff0000"], "is linear"),
-        (["--engine", "diffusion", "--colorize", "--saturation", "0.5"], "is linear"),
+        (["--engine", "diffusion", "--colorize", "--hint", "1,1,#ff0000"], "only linear damage"),
+        (["--engine", "diffusion", "--colorize", "--saturation", "0.5"], "only linear damage"),
         (["--engine", "diffusion", "--enlarge", "1.5037", "--denoise", "9"], "no size"),
-        (["--clean"], "goes with --model"),
+        (["--clean"], "--clean needs --model"),
     ],
 )
 def test_wrong_engines(words, message, tmp_path, capsys, monkeypatch):
@@ -852,7 +908,7 @@ def test_a_comparison_does_not_replace_what_is_there(folder, tmp_path, capsys, m
     (tmp_path / "out/a-compare.png").write_bytes(b"mine")
     (tmp_path / "notes").write_bytes(b"")
     for output, sentence in (
-        ("out", "a-compare.png is there already"),
+        ("out", "a-compare.png exists already"),
         ("notes", "notes is a file; give a folder"),
     ):
         words = [
@@ -903,7 +959,7 @@ def test_a_picture_is_never_replaced_by_what_is_made_of_it(capsys, monkeypatch, 
 
 
 def test_clean_needs_a_network_of_ones_own():
-    with pytest.raises(OptionError, match="--clean goes with --model"):
+    with pytest.raises(OptionError, match="--clean needs --model"):
         restore(Photo(PHOTO), RestoreOptions(clean=True))
 
 
@@ -1001,7 +1057,7 @@ def test_the_mask_is_written_to_be_edited_and_given_back(folder, tmp_path, capsy
         assert (np.asarray(one) == np.asarray(two)).all()
     wrong = [tmp_path / "a.png", "--denoise", "9", "--save-mask", "--output", tmp_path / "d.png"]
     code, _, err = run(capsys, monkeypatch, *wrong)
-    assert (code, "give a --fill option" in err) == (2, True)
+    assert (code, "needs a --fill option" in err) == (2, True)
 
 
 def test_the_ghost_of_a_color_in_a_jpeg_is_taken_too(tmp_path):
@@ -1030,8 +1086,8 @@ def test_more_sensitivity_finds_more(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"denoise": 9.0, "sensitivity": 0.7}, "--sensitivity goes with --fill-scratches"),
-        ({"fill_box": (1, 1, 2, 2), "fill_tolerance": 9.0}, "--fill-tolerance goes with"),
+        ({"denoise": 9.0, "sensitivity": 0.7}, "--sensitivity needs --fill-scratches"),
+        ({"fill_box": (1, 1, 2, 2), "fill_tolerance": 9.0}, "--fill-tolerance needs --fill-color"),
     ],
     ids=str,
 )

@@ -220,9 +220,9 @@ def test_killed_at_random_points_then_finished(tmp_path):
 def test_wrong_input(tmp_path):
     source = write_texts(tmp_path / "in")
     for space, message in (
-        ("lsa", "number of codes"),
+        ("lsa", "with the code length after the colon"),
         ("umap:3", "unknown space"),
-        ("lsa:0", "number of codes"),
+        ("lsa:0", "with the code length after the colon"),
     ):
         with pytest.raises(OptionError, match=message):
             index(source, tmp_path / "ix", space)
@@ -232,7 +232,7 @@ def test_wrong_input(tmp_path):
         index(source, tmp_path / "ix", "pca:3")
     with pytest.raises(OptionError, match="is the index of"):
         index(write_texts(tmp_path / "other"), tmp_path / "ix")
-    with pytest.raises(OptionError, match="lsa is their pca"):
+    with pytest.raises(OptionError, match="pca is not suited to documents"):
         index(source, tmp_path / "new", "pca:2")
     (tmp_path / "file").write_text("here")
     with pytest.raises(OptionError, match="is a file"):
@@ -243,14 +243,14 @@ def test_wrong_input(tmp_path):
         search(tmp_path / "ix", "apple", where="colour = 3")
     with pytest.raises(OptionError, match="1 or more"):
         search(tmp_path / "ix", "apple", 0)
-    with pytest.raises(ModelError, match="no index"):
+    with pytest.raises(ModelError, match="is not an index"):
         search(tmp_path, "apple")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no pictures"):
         index(tmp_path / "empty", tmp_path / "other")
     pictures = write_pictures(tmp_path / "p")
     index(pictures, tmp_path / "px", side=8)
-    for side, message in ((16, "brought to 8 pixels"), (0, "within 4 to 512")):
+    for side, message in ((16, "resized to 8 pixels"), (0, "within 4 to 512")):
         with pytest.raises(OptionError, match=message):
             index(pictures, tmp_path / "px", side=side)
     result = CliRunner().invoke(
@@ -266,9 +266,9 @@ def test_wrong_input(tmp_path):
     assert "are written as" in str(result.exception)
     with pytest.raises(OptionError, match="does not exist"):
         search(tmp_path / "px", str(pictures / "0/none.png"))
-    with pytest.raises(OptionError, match="searched by example"):
+    with pytest.raises(OptionError, match="searched only by an example picture"):
         search(tmp_path / "px", "a red apple")
-    with pytest.raises(OptionError, match="no index and not empty"):
+    with pytest.raises(OptionError, match="is not empty and not an index"):
         index(pictures, tmp_path / "in")
 
 
@@ -297,7 +297,7 @@ def test_rows_of_a_csv_are_documents(tmp_path):
         [("fruit", b"apple, pear"), ("car", b"engine\nwheel")],
     )
     (tmp_path / "n.csv").write_text("1,2\n3,4\n")
-    with pytest.raises(DataError, match="no set of pictures"):
+    with pytest.raises(DataError, match="is not supported; give a folder of pictures"):
         items_of(tmp_path / "n.csv")
 
 

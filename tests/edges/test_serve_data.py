@@ -79,13 +79,13 @@ def test_pictures_in_a_zip_are_compared(served):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"data": "AAAA", "name": "x.pkl"}, "x.pkl: send .csv"),
+        ({"data": "AAAA", "name": "x.pkl"}, "x.pkl: the name of the file must end in one of .csv"),
         ({"data": "AAAA", "name": "x.csv"}, ""),
         ({"data": "AAAA", "name": "x.npz"}, ""),
         ({"data": "AAAA", "name": "x.zip"}, ""),
-        ({"data": "///..", "name": "x.csv"}, "no base64"),
-        ({"data": "http://x/y.csv", "name": "x.csv"}, "fetches no addresses"),
-        ({"codes": [1, 2, 3, 4, 5, 6, 7]}, "6 codes"),
+        ({"data": "///..", "name": "x.csv"}, "not valid base64"),
+        ({"data": "http://x/y.csv", "name": "x.csv"}, "does not fetch URLs"),
+        ({"codes": [1, 2, 3, 4, 5, 6, 7]}, "at most 6 code lengths"),
         ({"codes": [4096]}, "512 numbers"),
         ({"limit": 10**6}, "limit"),
         ({"epochs": 10**6}, "epochs"),
@@ -132,7 +132,7 @@ def test_documents_are_found_by_words(served):
         ({"index": "texts-index", "query": "zzz"}, "no word of"),
         ({"index": "texts-index", "query": "green", "where": "drop table"}, "filter"),
         ({"index": "../pictures", "query": "x"}, ""),
-        ({"index": "pictures-index", "query": "/etc/hostname"}, "no picture file"),
+        ({"index": "pictures-index", "query": "/etc/hostname"}, "not a picture file"),
         ({"index": "texts-index", "query": "/etc/hostname"}, "no word of"),
         ({"index": "texts-index", "query": "green", "k": 1000}, "k"),
     ],
@@ -148,7 +148,8 @@ def test_what_cannot_be_searched(served, body, said):
 def test_a_corruption_reads_no_file_of_the_server(served):
     body = {"corruption": "mask:file:/etc/hostname"}
     status, answer = ask(served[0], "/v1/reduce", body)
-    assert status == 400 and "reads no files" in answer["error"]["message"]
+    said = "does not accept a corruption that reads files"
+    assert status == 400 and said in answer["error"]["message"]
 
 
 def test_probes_are_jobs(served):

@@ -246,7 +246,7 @@ def test_training_learns_and_stopping_resumes_bitwise(tmp_path, optimizer, ema_d
 def test_nothing_to_draw_is_one_sentence():
     job = Line()
     job.weights = torch.zeros(5)
-    with pytest.raises(TrainingError, match="all weights are 0"):
+    with pytest.raises(TrainingError, match="all sampling weights are 0"):
         next(train(job, SETTINGS))
 
 
@@ -260,7 +260,7 @@ def test_another_run_is_refused(tmp_path):
     list(train(Line(), SETTINGS, tmp_path, {"corruption": "noise:25", "data": "abc"}))
     for about, sentence in (
         ({"corruption": "gray", "data": "abc"}, "its corruption was noise:25, now it is gray"),
-        ({"data": "x"}, "from other files"),
+        ({"data": "x"}, "its data were other files"),
     ):
         with pytest.raises(TrainingError, match=sentence):
             list(train(Line(), SETTINGS, tmp_path, about))
@@ -436,12 +436,12 @@ def test_what_a_run_cannot_begin_with(folder, tmp_path):
         (
             {"network": {"norm_num_groups": 7}},
             lambda plan: train_autoencoder(folder, tmp_path / "o", plan, {}),
-            "make no network",
+            "no network can be built from this config",
         ),
         (
             {"network": {"widths": []}},
             lambda plan: train_restorer(folder, tmp_path / "o", "noise:5", plan, {}),
-            "make no network",
+            "no network can be built from this config",
         ),
     ):
         (tmp_path / "p.json").write_text(json.dumps(size))
@@ -455,7 +455,7 @@ def test_what_a_run_cannot_begin_with(folder, tmp_path):
     [
         ({"weight": [1.0, None]}, "none of them empty"),
         ({"text": ["a", None]}, "none of them empty"),
-        ({"weight": [1.0, -2.0]}, "from 0 on"),
+        ({"weight": [1.0, -2.0]}, "finite and at least 0"),
         ({"text": ["red square " * 20] * 2}, "at most 16 tokens"),
         ({"weight": [0.0, 0.0]}, "none of the 2 texts has a weight"),
     ],
@@ -675,7 +675,7 @@ def test_diffusion_in_pixels(folder, tmp_path):
         )
     )
     assert load(str(tmp_path / "on")).size == (8, 8)
-    with pytest.raises(OptionError, match="leave those out"):
+    with pytest.raises(OptionError, match="leave out these options"):
         list(
             train_diffusion(
                 folder, tmp_path / "no", None, None, None, {}, str(tmp_path / "m"), pixels=True
@@ -714,7 +714,7 @@ def test_noise_on_the_states_of_texts(folder, tiny, tmp_path, monkeypatch):
 
 def test_a_model_that_is_trained_on_keeps_its_parts(folder, tiny, tmp_path):
     for parts, sentence in (
-        ((tmp_path, None, str(tiny)), "leave those out"),
+        ((tmp_path, None, str(tiny)), "leave out these options"),
         ((None, None, None), "give --autoencoder .* or --pixels"),
     ):
         with pytest.raises(OptionError, match=sentence):
@@ -853,7 +853,7 @@ def test_a_slow_run_saves_by_the_clock_and_says_where_it_goes_on(
         train_autoencoder(folder, tmp_path / "o", tmp_path / "vae.json", {"steps": 5}),
         tmp_path / "o",
     )
-    assert "the run goes on after step 1 of 5" in capsys.readouterr().err
+    assert "the run resumes after step 1 of 5" in capsys.readouterr().err
 
 
 def test_previews_have_their_captions():

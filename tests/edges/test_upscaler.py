@@ -96,7 +96,7 @@ def test_it_is_read_only_if_a_picture_is_enlarged(folder):
 
 def test_too_large_is_told(folder):
     model = load(folder)
-    with pytest.raises(OptionError, match="makes sides up to 1024"):
+    with pytest.raises(OptionError, match="generates sides of up to 1024 pixels"):
         check(["a red apple"], resolve(options(folder, size=(2048, 64)), model))
 
 
@@ -153,7 +153,7 @@ def test_restore_takes_it_by_the_models_name(folder, run, tmp_path):
     [
         (("--enlarge", 4, "--model", "MODEL"), "too many"),
         (("--denoise", "--prompt", "a dog"), "--prompt"),
-        (("--denoise", "--prompt", "a dog", "--model", "noise"), "no text-to-image model"),
+        (("--denoise", "--prompt", "a dog", "--model", "noise"), "not a text-to-image model"),
     ],
 )
 def test_what_cannot_be_enlarged_so(folder, run, tmp_path, words, said):

@@ -319,5 +319,5 @@ def test_a_model_of_pixels_without_text(flat, tmp_path):
         create("", CreateOptions(model=str(tmp_path / "1"), seed=5, steps=2))[0].picture
     )
     assert (gray[..., 0] == gray[..., 2]).all() and gray.std() > 1
-    with pytest.raises(ModelError, match="2 channels: neither gray"):
+    with pytest.raises(ModelError, match="2 channels; pixels need 1 .gray. or 3"):
         load(str(tmp_path / "2"))

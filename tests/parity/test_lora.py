@@ -133,8 +133,8 @@ def test_several_are_added_and_told(tiny, lora):
             "inputs",
         ),
         ({f"unet.{LINEAR}.lora_A.weight": (2, 32)}, "A and B"),
-        ({f"unet.{LINEAR}.hada_w1_a": (2, 32)}, "no LoRA that is known"),
-        ({f"unet.{LINEAR}.weight": (2, 32)}, "no LoRA that is known"),
+        ({f"unet.{LINEAR}.hada_w1_a": (2, 32)}, "no LoRA of a known format"),
+        ({f"unet.{LINEAR}.weight": (2, 32)}, "no LoRA of a known format"),
         ({}, "no weights"),
         ({f"unet.{LINEAR}.lora_A.weight": (), f"unet.{LINEAR}.lora_B.weight": ()}, "neither two"),
         (
@@ -174,7 +174,7 @@ def test_hostile_files_are_told(tiny, lora, tmp_path):
     save_file({k: v * float("nan") for k, v in load_file(lora / FILE).items()}, nan)
     (tmp_path / "bad.ckpt").write_bytes(b"x")
     for path, said in (
-        (cut, "cut short"),
+        (cut, "may be truncated"),
         (nan, "not finite"),
         (tmp_path / "bad.ckpt", "pickle"),
         (tmp_path / "none", "there is no LoRA"),

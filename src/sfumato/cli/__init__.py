@@ -1,4 +1,4 @@
-"""The command line: one short function per command, which only parses and prints.
+"""The command line: one short function per command, to parse arguments and print results.
 
 Results go to stdout, progress to stderr.
 """
@@ -15,12 +15,12 @@ from sfumato import __version__
 from sfumato.cli import create, evaluate, explain, reduce, restore, search, serve, train
 from sfumato.cli.say import FAILED, note, say
 
-INTERRUPTED = 130  # 128 and the number of SIGINT, as typer exits at Ctrl-C
+INTERRUPTED = 130  # typer's exit code at Ctrl-C: 128 plus the number of SIGINT
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def main() -> None:
-    """Run the command line; a known error becomes one sentence and exit code 2."""
+    """Run the command line; a known error prints one sentence and exits with code 2."""
     from sfumato.errors import SfumatoError
 
     for stream in (sys.stdout, sys.stderr):
@@ -32,7 +32,7 @@ def main() -> None:
     except SfumatoError as error:
         note(str(error))
         sys.exit(FAILED)
-    except OSError as error:  # a full disk, a place that may not be written to
+    except OSError as error:  # a full disk, or a path without write permission
         note(f"{error.filename}: {error.strerror}" if error.filename is not None else str(error))
         sys.exit(FAILED)
     except (RuntimeError, MemoryError) as error:
@@ -41,8 +41,8 @@ def main() -> None:
             and "out of memory" not in str(error)
             and "can't allocate memory" not in str(error)
         ):
-            raise  # not torch's message of an accelerator or a CPU without memory
-        note("there is not enough memory for this; try a smaller --size or --batch")
+            raise  # not torch's message that a GPU or CPU is out of memory
+        note("there is not enough memory for this command; try a smaller --size or --batch")
         sys.exit(FAILED)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
@@ -62,8 +62,9 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Everything is a denoising autoencoder: choose a corruption, learn to undo it, guide it with
-    text.
+    """Every method here is a denoising autoencoder.
+
+    Choose a corruption, train a network to undo it, and guide the network with text.
     """
 
 

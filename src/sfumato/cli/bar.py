@@ -1,4 +1,4 @@
-"""Show progress on stderr: a bar on a terminal, else a line now and then."""
+"""Show progress on stderr: a bar on a terminal, otherwise a line from time to time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sfumato.cli.say import escaped, say
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-# a line is due after SECONDS if SHARE more of the work is done, or else after LONGEST
+# a line is printed after SECONDS if another SHARE of the work is done, else after LONGEST seconds
 SECONDS, SHARE, LONGEST = 10.0, 0.1, 60.0
 
 
@@ -20,12 +20,12 @@ class Bar(Protocol):
     """Interface of both progress displays."""
 
     def update(self, description: str, done: float, total: float | None, note: str = "") -> None:
-        """Show what is being done, how much of it is done, and a note."""
+        """Show the current work, the part of it that is done, and a note."""
         ...
 
 
 def bar() -> AbstractContextManager[Bar]:
-    """A bar on a terminal, lines elsewhere."""
+    """Return a progress bar for a terminal, and progress lines for any other output."""
     return _Shown() if sys.stderr.isatty() else _Lines()
 
 
@@ -69,13 +69,15 @@ class _Shown:
 
 
 class _Lines:
-    """Lines about long work: one after ten seconds and a tenth of it, and at least every minute."""
+    """Progress lines: one for each tenth of the work, at least 10 s apart; after 60 s, one
+    anyway.
+    """
 
     def __init__(self) -> None:
         self.last = time.monotonic()
         self.share = 0.0
         self.started: tuple[float, float] | None = (
-            None  # start time and share: a run may be resumed
+            None  # start time and the share done by then: a run may be resumed
         )
 
     def __enter__(self) -> Self:

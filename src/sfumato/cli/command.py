@@ -1,4 +1,4 @@
-"""Build the flags, help and checks of a command from its options record."""
+"""Build the flags, help texts and checks of a command from its options record."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ def takes(
     without: Collection[str] = (),
     defaults: bool = True,
 ) -> Callable[..., Any]:
-    """Give a command all options of a record.
+    """Return a decorator that adds the options of a record to a command.
 
     Parameters
     ----------
     record : type of Config
-        Its fields are made by :func:`sfumato.config.option`.
+        Its fields are defined with :func:`sfumato.config.option`.
     only, without : collection of str
         Fields to include (all if empty), and fields to leave out.
     defaults : bool
-        Show the record's defaults in help. Turn it off if each task has its own defaults.
+        Whether the help text shows the record's defaults. False if each command has its own
+        defaults.
 
     Returns
     -------
     callable
-        A decorator. The command gets the options in its ``**values``, to be filtered by
-        :func:`given`; its other parameters are kept.
+        A decorator. The command receives the options in ``**values`` and filters them with
+        :func:`given`. Its other parameters are kept.
     """
     fields = {
         n: f for n, f in record.model_fields.items() if n not in without and (not only or n in only)
@@ -66,14 +67,18 @@ def flags(name: str, field: FieldInfo) -> list[str]:
 
 
 def command_class(record: type[Config]) -> type[TyperCommand]:
-    """Make a command class with options that need no value: ``--denoise`` is ``--denoise=auto``."""
+    """Build a command class with options that need no value: ``--denoise`` means
+    ``--denoise=auto``.
+    """
     bare = {
         flags(n, f)[0]: word for n, f in record.model_fields.items() if (word := note_of(f, "bare"))
     }
 
     class Command(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            """Insert the value after a bare option, unless that value or a number follows."""
+            """Insert a bare option's value after the option, unless this value or a number
+            follows.
+            """
             out: list[str] = []
             for k, word in enumerate(args):
                 out.append(word)
@@ -90,7 +95,7 @@ def command_class(record: type[Config]) -> type[TyperCommand]:
 
 
 def _parameter(name: str, field: FieldInfo, *, defaults: bool) -> inspect.Parameter:
-    """Make a typer parameter from a field; its value is None if it is not given."""
+    """Build a typer parameter from a field; the value is None if the option is not given."""
     kind, choices = _kind(field.annotation)
     declared = typer.Option(
         *flags(name, field),
@@ -126,7 +131,7 @@ def _spelled(value: Any) -> str:
 
 
 def _kind(annotation: Any) -> tuple[Any, list[str]]:
-    """The type and the choices for typer; the record parses all other types from text."""
+    """Return typer's type and choices; for types that typer lacks, str, which the record parses."""
     parts = (
         [p for p in get_args(annotation) if p is not type(None)]
         if get_origin(annotation) in (Union, UnionType)

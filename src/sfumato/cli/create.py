@@ -20,21 +20,23 @@ Argument, Option = typer.Argument, typer.Option
 
 
 Prompts = Annotated[
-    list[str] | None, Argument(help="What the picture shows; several make several pictures.")
+    list[str] | None,
+    Argument(help="What the picture shows; several prompts give several pictures."),
 ]
 PromptFile = Annotated[
     Path | None,
     Option(
-        help="File: .txt (a prompt a line), .jsonl or .csv (prompt, id, and any option of a "
+        help="File: .txt (one prompt per line), .jsonl or .csv (prompt, id, and any option of a "
         "picture)."
     ),
 ]
 Output = Annotated[Path, Option(help="FILE.png (.jpg, .webp) or FOLDER/.")]
 Grid = Annotated[bool, Option("--grid", help="Also write all pictures on one sheet.")]
 Again = Annotated[
-    Path | None, Option(help="Make the picture in this file once more, from its own settings.")
+    Path | None,
+    Option(help="Generate the picture in this file again, from the settings in the file."),
 ]
-Overwrite = Annotated[bool, Option("--overwrite", help="Replace pictures that are there.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace existing pictures.")]
 AsJson = Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")]
 
 
@@ -49,7 +51,7 @@ def create(
     as_json: AsJson = False,
     **values: Any,
 ) -> None:
-    """Make pictures from texts."""
+    """Generate pictures from texts."""
     from sfumato.errors import OptionError
     from sfumato.tasks.create import prompts as texts
     from sfumato.tasks.create.run import Made, SamplerProgress
@@ -67,7 +69,7 @@ def create(
         and not any("source" in dict(p.own) for p in wanted)
     ):
         raise OptionError(texts.NO_SOURCE)
-    options = CreateOptions.build(values)  # before pictures are counted
+    options = CreateOptions.build(values)  # checks `count` before its use below
     saver = texts.Saver(output, overwrite=overwrite, single=len(wanted) * options.count <= 1)
     saver.check(wanted, values, grid=grid)
     pictures = []
@@ -84,7 +86,9 @@ def create(
 
 
 def _tell(made: Made, path: Path, *, as_json: bool) -> None:
-    """Print a line about a written picture to stdout, and notes to stderr, e.g. on a cut prompt."""
+    """Print a line about a written picture to stdout, and notes (such as a cut prompt) to
+    stderr.
+    """
     from sfumato.image import JPEG_TOUCHES
     from sfumato.metadata import FORMATS
 
@@ -101,7 +105,7 @@ def _tell(made: Made, path: Path, *, as_json: bool) -> None:
         if cut:
             note(f'the end of the {what} was not seen by the model: "{cut}"')
     if made.settings.get("transparent") and made.picture.getchannel("A").getextrema()[0] == 255:
-        note(f"{path}: no white ground was found, so nothing of the picture is clear")
+        note(f"{path}: no white background was found, so no part of the picture is transparent")
     if made.settings.get("mask") and FORMATS[path.suffix.lower()] == "JPEG":
         note(f"{path}: {JPEG_TOUCHES}")
 
@@ -109,12 +113,14 @@ def _tell(made: Made, path: Path, *, as_json: bool) -> None:
 def models(
     near: Annotated[
         str | None,
-        Option(help="List the names closest in meaning to a text, which --model can draw."),
+        Option(
+            help="List the names that --model knows and that are closest in meaning to this text."
+        ),
     ] = None,
-    model: Annotated[str, Option(help="Of --near: a bundled name or a folder.")] = "icons",
-    as_json: Annotated[bool, Option("--json", help="As JSON.")] = False,
+    model: Annotated[str, Option(help="Model for --near: a bundled name or a folder.")] = "icons",
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the bundled models, their sizes and styles; or the names that a model knows."""
+    """List the bundled models, their sizes and styles; with --near, names that a model knows."""
     if near is not None:
         _tell_near(near, model, as_json=as_json)
         return
@@ -140,10 +146,15 @@ def inspect(
         Option("--nearest", help="Name the training pictures that are closest to the picture."),
     ] = False,
     model: Annotated[
-        str, Option(help="Of --nearest: whose training pictures; the picture's own by default.")
+        str,
+        Option(
+            help="Model for --nearest; by default, the model that generated the picture, or icons."
+        ),
     ] = "",
 ) -> None:
-    """Print how a picture was made, what is in a model, or which training pictures are closest."""
+    """Print a picture's settings, a model's contents, or the training pictures closest to a
+    picture.
+    """
     from sfumato import metadata
     from sfumato.data.foreign import read_options
     from sfumato.hub.describe import describe
@@ -160,15 +171,15 @@ def inspect(
     if nearest:
         _tell_nearest(Path(path), model or str((settings or {}).get("model") or "icons"))
         return
-    settings = settings or read_options(Path(path))  # of another program
+    settings = settings or read_options(Path(path))  # written by another program
     if text or not settings:
-        say(text or "the picture carries no generation parameters", keep="\n")
+        say(text or "the picture contains no generation parameters", keep="\n")
     if settings:
         say(json.dumps(settings, indent=2, ensure_ascii=False), keep="\n")
 
 
 def _tell_near(text: str, model: str, *, as_json: bool) -> None:
-    """The names of training pictures that are close in meaning to a text, one a line."""
+    """Print the names of training pictures that are close in meaning to a text, one per line."""
     from sfumato.hub.load import resolve
     from sfumato.tasks.names import Names
 

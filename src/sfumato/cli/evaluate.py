@@ -1,4 +1,4 @@
-"""``evaluate restore``: standard figures by standard conventions."""
+"""``evaluate restore``: PSNR, SSIM and LPIPS by the conventions of published results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Argument, Option = typer.Argument, typer.Option
 
 @app.callback()
 def root() -> None:
-    """The field's standard figures, by the field's exact conventions."""
+    """Compute the standard quality measures of the field, by its exact conventions."""
 
 
 @app.command()
@@ -35,7 +35,7 @@ def restore(
 ) -> None:
     """Damage pictures, restore them, and print PSNR and SSIM.
 
-    LPIPS is printed, too, if it is installed with AlexNet's weights.
+    LPIPS is also printed if the package lpips and its AlexNet weights are installed.
     """
     from sfumato.errors import OptionError
     from sfumato.tasks.evaluate.restoration import restore as work

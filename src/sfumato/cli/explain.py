@@ -1,4 +1,4 @@
-"""``explain``: how a picture comes about, as a page."""
+"""``explain``: a page that shows how a picture is generated."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ Argument, Option = typer.Argument, typer.Option
 
 Prompts = Annotated[
     list[str] | None,
-    Argument(help="What the picture shows; several are set side by side, from the same noise."),
+    Argument(
+        help="What the picture shows; several prompts start from the same noise and are compared."
+    ),
 ]
-Page = Annotated[Path, Option(help="FILE.html: the page, which needs no network.")]
+Page = Annotated[Path, Option(help="FILE.html of the page, which opens offline.")]
 Again = Annotated[
     Path | None,
     Option(
-        help="A picture of sfumato create, to be explained; prompts are set beside it, from its "
-        "settings."
+        help="A picture from sfumato create to explain; further prompts are run with its settings."
     ),
 ]
 Light = Annotated[
@@ -42,16 +43,17 @@ Changes = Annotated[
     list[str] | None,
     Option(
         "--change",
-        help="Set a run beside the first with some options changed: 'guidance_scale=1', "
-        "'then_step=4, then=a cat'. May be given again.",
+        help="Add a run of the first prompt with some options changed: 'guidance_scale=1', "
+        "'then_step=4, then=a cat'. May be repeated.",
     ),
 ]
 Numbers = Annotated[
-    Path | None, Option(help="FOLDER/ for all numbers, too: trace.json and trace.safetensors.")
+    Path | None, Option(help="Also write all numbers to FOLDER/: trace.json and trace.safetensors.")
 ]
-Overwrite = Annotated[bool, Option("--overwrite", help="Replace a page that is there.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace an existing page.")]
 AsJson = Annotated[
-    bool, Option("--json", help="What was seen, but for the large arrays, as JSON on stdout.")
+    bool,
+    Option("--json", help="Print the recorded values as JSON on stdout, without the large arrays."),
 ]
 
 
@@ -67,7 +69,7 @@ def explain(
     as_json: AsJson = False,
     **values: Any,
 ) -> None:
-    """Make pictures, and a page that shows every step of how they came about."""
+    """Generate pictures, and write a page that shows every step of their generation."""
     from sfumato.errors import OptionError
     from sfumato.tasks.create import prompts as texts
 
@@ -94,13 +96,13 @@ def explain(
 
 
 def _change(text: str) -> dict[str, str]:
-    """Parse the options that are given to --change."""
+    """Parse the value of --change into options and their values."""
     from sfumato.errors import OptionError
 
     parts = [part.partition("=") for part in text.split(",")]
     if any(not sign or not name.strip() for name, sign, _ in parts):
         raise OptionError(
-            f'--change "{text}" cannot be read; write NAME=VALUE, as guidance_scale=1'
+            f'--change "{text}" cannot be read; write NAME=VALUE, such as guidance_scale=1'
         )
     return {name.strip().replace("-", "_"): value.strip() for name, _, value in parts}
 
@@ -112,7 +114,7 @@ def _save_traces(found: Explained, folder: Path) -> None:
 
 
 def _check_places(output: Path, trace: Path | None, *, overwrite: bool) -> None:
-    """Check, before any work, that the page and the folders can be written."""
+    """Check before the run that the page and the folders can be written."""
     from sfumato.errors import OptionError
     from sfumato.runtime import check_file, check_folder
 

@@ -1,4 +1,4 @@
-"""``reduce``: PCA or LSA against autoencoders."""
+"""``reduce``: compare PCA or LSA with autoencoders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def reduce(
     output: Annotated[
         Path, Option(help="Folder for report.html, report.json and the figures.")
     ] = Path("report"),
-    as_json: Annotated[bool, Option("--json", help="The report's figures on stdout.")] = False,
+    as_json: Annotated[
+        bool, Option("--json", help="Print the numbers of the report as JSON on stdout.")
+    ] = False,
     **values: Any,
 ) -> None:
     """Compare PCA (LSA for documents) with autoencoders at equal code lengths, and write a
@@ -40,7 +42,7 @@ def reduce(
     check_folder(output)
     if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
         raise OptionError(
-            f"{output} lies in {data}, where the report's pictures would become data; give another "
+            f"{output} lies in {data}: the report's pictures would be read as data; give another "
             "--output"
         )
     ready()

@@ -19,18 +19,24 @@ if TYPE_CHECKING:
 Argument, Option = typer.Argument, typer.Option
 RestoreCommand = command_class(RestoreOptions)
 
-Pictures = Annotated[list[Path], Argument(help="Pictures, or folders of pictures and of folders.")]
-Output = Annotated[Path, Option(help="FILE for one picture, else FOLDER/ (names are kept).")]
-Compare = Annotated[bool, Option("--compare", help="Also write before and after side by side.")]
+Pictures = Annotated[
+    list[Path], Argument(help="Pictures, or folders of pictures; subfolders are included.")
+]
+Output = Annotated[
+    Path, Option(help="FILE for one picture, otherwise FOLDER/ (pictures keep their names).")
+]
+Compare = Annotated[
+    bool, Option("--compare", help="Also write each picture before and after, side by side.")
+]
 SaveMask = Annotated[
     bool,
-    Option("--save-mask", help="Also write what was inpainted as a mask: edit it for --fill."),
+    Option(
+        "--save-mask", help="Also write a mask of the inpainted pixels, to edit and pass to --fill."
+    ),
 ]
 Overwrite = Annotated[
     bool,
-    Option(
-        "--overwrite", help="Replace pictures that are there; otherwise they are taken as done."
-    ),
+    Option("--overwrite", help="Replace existing pictures; otherwise they count as finished."),
 ]
 AsJson = Annotated[bool, Option("--json", help="One JSON line per picture on stdout.")]
 
@@ -45,7 +51,7 @@ def restore(
     as_json: AsJson = False,
     **values: Any,
 ) -> None:
-    """Repair photographs: everything that is asked for at once, and nothing else is touched."""
+    """Repair photographs: apply all requested repairs in one run, and change nothing else."""
     from sfumato.errors import OptionError
     from sfumato.tasks.restore.batch import Failed, Written, plan, run
 
@@ -53,8 +59,8 @@ def restore(
     batch = plan(pictures, output, options, compare=compare, mask=save_mask, overwrite=overwrite)
     if not batch.waiting:
         note(
-            f"nothing to do: all {len(batch.jobs)} pictures are there already; --overwrite makes "
-            "them anew"
+            f"nothing to do: all {len(batch.jobs)} pictures exist already; --overwrite restores "
+            "them again"
         )
         return
     failed = []
@@ -75,7 +81,7 @@ def restore(
 
 
 def _tell(written: Written, *, as_json: bool) -> None:
-    """Print a line about a written picture; notes on it go to stderr, or into the JSON."""
+    """Print a line about a written picture; notes on the picture go to stderr, or into the JSON."""
     if as_json:
         say(json.dumps({"path": str(written.path), **written.report, "notes": written.notes}))
         return
@@ -85,7 +91,7 @@ def _tell(written: Written, *, as_json: bool) -> None:
 
 
 def _tell_failed(failed: Failed) -> None:
-    """Print a line about a picture that was left out; the reason may name the file already."""
+    """Print a line about a picture that was left out; omit the file name if the reason has it."""
     named = str(failed.source) in failed.reason
     note(f"left out: {'' if named else f'{failed.source}: '}{failed.reason}")
 

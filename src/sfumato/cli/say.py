@@ -6,7 +6,7 @@ import re
 import sys
 
 FAILED, PARTLY = 2, 3  # exit codes: the command failed; some of many files could not be used
-LONGEST = 600  # characters of a note or an error
+LONGEST = 600  # maximum number of characters of a note or an error
 
 # C0 and C1 control characters, line and paragraph separators, and directional formatting characters
 # (Unicode 16, UAX 9)

@@ -19,12 +19,10 @@ Argument, Option = typer.Argument, typer.Option
 @takes(IndexOptions)
 def index(
     data: Annotated[Path, Argument(help="Folder of pictures or .txt files, .parquet or .tar.")],
-    output: Annotated[
-        Path, Option(help="Folder of the index; given again, it is brought up to date.")
-    ],
+    output: Annotated[Path, Option(help="Folder of the index; an existing index is updated.")],
     **values: Any,
 ) -> None:
-    """Index pictures or documents for search; encodes only what is new or changed."""
+    """Index pictures or documents for search; only new and changed items are encoded."""
     from sfumato.tasks.search import index as work
 
     options = IndexOptions.build(given(values))
@@ -40,7 +38,7 @@ def index(
     if last.recall is not None:
         note(
             f"search is approximate from {work.APPROXIMATE:,} items on: it finds {last.recall:.1%} "
-            "of the true nearest"
+            "of the true nearest items"
         )
     if last.skipped:
         raise typer.Exit(PARTLY)
@@ -50,10 +48,10 @@ def index(
 def search(
     folder: Annotated[Path, Argument(help="Folder of an index.")],
     query: Annotated[str, Argument(help="Words, or a picture or text file.")],
-    output: Annotated[Path | None, Option(help="Write the pictures found on one sheet.")] = None,
-    overwrite: Annotated[
-        bool, Option("--overwrite", help="Replace the sheet that is there.")
-    ] = False,
+    output: Annotated[
+        Path | None, Option(help="Write a sheet with the found pictures to this file.")
+    ] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing sheet.")] = False,
     as_json: Annotated[bool, Option("--json", help="One JSON line per result.")] = False,
     **values: Any,
 ) -> None:
@@ -69,7 +67,7 @@ def search(
     if output is not None:
         check_file(output, overwrite=overwrite)
     hits = work.search(folder, query, options.k, options.where)
-    if output is not None:  # before the lines, in case their reader stops early
+    if output is not None:  # before the lines: the program that reads them may close the pipe
         with atomic(output) as scratch:
             work.pictures(folder, hits).save(scratch)
     for hit in hits:

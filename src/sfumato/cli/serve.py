@@ -1,4 +1,4 @@
-"""``serve``: the studio in a browser, and HTTP APIs that existing clients speak."""
+"""``serve``: the studio in a browser, and HTTP APIs for existing clients."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ from sfumato.cli.say import note, say
 Option = typer.Option
 MISSING = "serve needs the package {}: pip install 'sfumato[studio]'"
 Folder = Annotated[
-    Path, Option(help="Folder of the queue and the pictures; a server that was stopped goes on.")
+    Path,
+    Option(help="Folder of the queue and the pictures; a restarted server continues the queue."),
 ]
-Host = Annotated[str, Option(help="Address to listen at; another than loopback needs --token.")]
+Host = Annotated[
+    str, Option(help="Address to listen on; an address other than loopback needs --token.")
+]
 Token = Annotated[
     str | None,
     Option(
         envvar="SFUMATO_TOKEN",
-        help="A secret that each request must name (Authorization: Bearer).",
+        help="A secret that each request must contain (header Authorization: Bearer).",
     ),
 ]
+Port = Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 chooses a free port.")]
 Models = Annotated[
     list[str] | None,
-    Option("--model", help="A model to offer besides the bundled ones; may be given again."),
+    Option("--model", help="A model to offer besides the bundled models; may be repeated."),
 ]
-
-
 Loras = Annotated[
     list[str] | None,
-    Option("--lora", help="A LoRA to offer, as train diffusion writes it; may be given again."),
+    Option("--lora", help="A LoRA to offer, in the format of train diffusion; may be repeated."),
 ]
 Indexes = Annotated[
     list[str] | None,
-    Option("--index", help="A folder of sfumato index, to be searched; may be given again."),
+    Option("--index", help="Folder of an index to search, from sfumato index; may be repeated."),
 ]
 Mcp = Annotated[
     bool,
     Option(
         "--mcp",
-        help="Speak the Model Context Protocol over standard input and output instead, with the "
-        "program that started this.",
+        help="Instead, serve the Model Context Protocol over standard input and output to the "
+        "program that started this server.",
     ),
 ]
 
@@ -52,15 +54,15 @@ Mcp = Annotated[
 def serve(
     folder: Folder = Path("served"),
     host: Host = "127.0.0.1",
-    port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    port: Port = 7860,
     token: Token = None,
     model: Models = None,
     index: Indexes = None,
     lora: Loras = None,
-    queue: Annotated[int, Option(min=1, help="Jobs that may wait.")] = 100,
-    keep: Annotated[float, Option(min=0.01, help="Hours that results are kept.")] = 24.0,
+    queue: Annotated[int, Option(min=1, help="Maximum number of waiting jobs.")] = 100,
+    keep: Annotated[float, Option(min=0.01, help="Hours for which results are kept.")] = 24.0,
     mcp: Mcp = False,
-    log: Annotated[bool, Option("--log", help="A JSON line per request on stderr.")] = False,
+    log: Annotated[bool, Option("--log", help="Print a JSON line per request to stderr.")] = False,
 ) -> None:
     """Serve the studio, and the APIs of OpenAI's and AUTOMATIC1111's clients, on this machine."""
     from sfumato.errors import OptionError
@@ -78,7 +80,7 @@ def serve(
     from sfumato.web.guard import LOOPBACK, logger
 
     if host not in LOOPBACK and not token:
-        raise OptionError(f"{host} is no address of this machine alone: give --token, a secret")
+        raise OptionError(f"{host} is not a loopback address: give --token, a secret")
     check_folder(folder)
     _check_offered(index or [], lora or [])
     models, indexes, loras = model or [], index or [], lora or []
@@ -92,8 +94,10 @@ def serve(
     server.startup = functools.partial(_startup, server, server.startup)  # type: ignore[method-assign]
     server.run()
     if not server.started:
-        raise OptionError(f"port {port} of {host} cannot be listened at; is it taken? give --port")
-    note("stopped; what was not finished goes on at the next start")
+        raise OptionError(
+            f"cannot listen on port {port} of {host}; it may be in use: give another --port"
+        )
+    note("stopped; unfinished jobs continue at the next start")
 
 
 def _check_offered(indexes: list[str], loras: list[str]) -> None:
@@ -103,7 +107,7 @@ def _check_offered(indexes: list[str], loras: list[str]) -> None:
 
     for path in indexes:
         if not Path(path).is_dir():
-            raise OptionError(f"there is no index {path}; sfumato index makes one")
+            raise OptionError(f"index {path} does not exist; sfumato index creates an index")
     for path in loras:
         lora_file(path)
 

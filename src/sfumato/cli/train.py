@@ -16,13 +16,14 @@ from sfumato.cli.say import note, say
 from sfumato.train.settings import TrainSettings
 
 app = typer.Typer(
-    no_args_is_help=True, help="Train a model on your own data; resumes where it was interrupted."
+    no_args_is_help=True,
+    help="Train a model on your own data; the same command resumes an interrupted run.",
 )
 Argument, Option = typer.Argument, typer.Option
 Data = Annotated[Path, Argument(help="Folder of pictures, .parquet or WebDataset .tar.")]
-Output = Annotated[Path, Option(help="Folder of the model; holds checkpoints and previews, too.")]
+Output = Annotated[Path, Option(help="Folder of the model, with its checkpoints and previews.")]
 ConfigFile = Annotated[
-    Path | None, Option(help="JSON of the network's config and of training settings.")
+    Path | None, Option(help="JSON file with the network's config and training settings.")
 ]
 settings = takes(
     TrainSettings,
@@ -38,12 +39,14 @@ def train_text(
     output: Output,
     start: Annotated[
         Path | None,
-        Option(help="A text encoder to teach more words: a folder, or a bundled model's name."),
+        Option(
+            help="A text encoder that learns more words: a folder, or the name of a bundled model."
+        ),
     ] = None,
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Learn a tokenizer and distil a text encoder from phrases with a teacher's embeddings
+    """Learn a tokenizer and distill a text encoder from phrases with teacher embeddings
     (.parquet).
     """
     from sfumato.train.text import train_text as work
@@ -75,7 +78,7 @@ def train_diffusion(
         bool,
         Option(
             "--pixels",
-            help="Work on pixels themselves instead: slower, without an autoencoder's losses.",
+            help="Train on pixels instead of latents: slower, but without an autoencoder's errors.",
         ),
     ] = False,
     text: Annotated[
@@ -87,7 +90,7 @@ def train_diffusion(
     start: Annotated[
         str | None,
         Option(
-            help="Instead of these a model to train on from: a bundled name, a folder or a "
+            help="Model to fine-tune, without --autoencoder and --text: a bundled name, folder or "
             "checkpoint."
         ),
     ] = None,
@@ -95,15 +98,16 @@ def train_diffusion(
         bool,
         Option(
             "--full",
-            help="With --start: train all weights and write a whole model; without it a LoRA is "
+            help="With --start: train all weights and write a whole model. Otherwise, a LoRA is "
             "trained, a small file that changes the model.",
         ),
     ] = False,
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Train text-to-image diffusion on captioned pictures; writes a whole model folder, or with
-    --start a LoRA.
+    """Train a text-to-image diffusion model on captioned pictures.
+
+    The result is a whole model folder, or with --start a LoRA.
     """
     from sfumato.train.diffusion import train_diffusion as whole
     from sfumato.train.lora import train_lora
@@ -121,13 +125,14 @@ def train_matcher(
     output: Output,
     text: Annotated[
         Path,
-        Option(help="Folder written by train text or of a model, or the name of a bundled one."),
+        Option(help="Folder written by train text, folder of a model, or name of a bundled model."),
     ],
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Train a network that scores how well a picture matches a text: for create --best-of, and to
-    search pictures by words.
+    """Train a network that scores how well a picture matches a text.
+
+    It is for create --best-of, and for the search of pictures by words.
     """
     from sfumato.train.match import train_matcher as work
 
@@ -140,12 +145,13 @@ def train_upscaler(
     data: Data,
     output: Output,
     model: Annotated[
-        str, Option(help="Whose pictures are enlarged: a bundled name, a folder or a checkpoint.")
+        str,
+        Option(help="Model whose pictures are enlarged: a bundled name, a folder or a checkpoint."),
     ] = "icons",
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Train a network that enlarges a model's pictures four times: for create --size."""
+    """Train a network that enlarges a model's pictures by a factor of 4: for create --size."""
     from sfumato.train.upscaler import train_upscaler as work
 
     _train(work(data, output, model, config, given(values)), output)
@@ -160,12 +166,13 @@ def train_student(
         str, Option(help="The teacher: a bundled name, a folder or a checkpoint.")
     ] = "icons",
     start: Annotated[
-        Path | None, Option(help="A student to train on from: a folder that this command wrote.")
+        Path | None,
+        Option(help="A student to continue training: a folder that this command wrote."),
     ] = None,
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Distil a model into a LoRA that needs a quarter of the work: for create --fast."""
+    """Distill a model into a LoRA that needs a quarter of the network calls: for create --fast."""
     from sfumato.train.student import train_student as work
 
     _train(work(data, output, model, config, given(values), start), output)
@@ -179,17 +186,22 @@ def train_restorer(
     corruption: Annotated[
         str | None,
         Option(
-            help="What it shall undo, as 'noise:0-50 | mask:strokes'; not for pairs in clean/ and "
+            help="Corruption to undo, as 'noise:0-50 | mask:strokes'; not for pairs in clean/ and "
             "dirty/."
         ),
     ] = None,
     start: Annotated[
-        Path | None, Option(help="A restorer to train on from: a folder, or a bundled one's name.")
+        Path | None,
+        Option(
+            help="A restorer to continue training: a folder, or the name of a bundled restorer."
+        ),
     ] = None,
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Train a network that repairs photographs, or the damage that pairs of pictures show."""
+    """Train a network that repairs photographs, or one that undoes the damage in pairs of
+    pictures.
+    """
     from sfumato.train.restoration import train_restorer as work
 
     _train(work(data, output, corruption, config, given(values), start), output)
@@ -208,7 +220,7 @@ def _train(events: Iterator[Any], output: Path) -> None:
                 say(event, err=True, keep="\n")
                 continue
             if not started and event.step > 1:
-                note(f"the run goes on after step {event.step - 1} of {event.steps}")
+                note(f"the run resumes after step {event.step - 1} of {event.steps}")
             started = True
             board.write(event)
             progress.update(

@@ -1,8 +1,8 @@
 """CLIP's text transformer (Radford et al. 2021, arXiv:2103.00020, section 2.4), the text encoder of
 Stable Diffusion.
 
-Parameter names and config keys are those of transformers' ``CLIPTextModel``; keys without the
-``text_model.`` prefix, as newer versions write them, can also be read (``hub.files``).
+Parameter names and config keys are the same as in transformers' ``CLIPTextModel``. Newer versions
+write keys without the ``text_model.`` prefix; these keys can also be read (``hub.files``).
 """
 
 from __future__ import annotations
@@ -17,25 +17,19 @@ from torch import Tensor, nn
 
 from sfumato.config import Config
 
-# Keys of transformers' generic base class, which concern training or the form of outputs, not the
+# Keys of transformers' generic base class. They concern training or the form of outputs, not the
 # computation.
 IRRELEVANT = frozenset(
     "architectures attention_dropout bad_words_ids begin_suppress_tokens chunk_size_feed_forward "
-    "cross_attention_hidden_size"
-    " decoder_start_token_id diversity_penalty do_sample dropout dtype early_stopping "
-    "encoder_no_repeat_ngram_size"
-    " exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id "
-    "id2label initializer_factor"
-    " initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length "
-    "min_length model_type"
-    " no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions "
-    "output_hidden_states"
-    " output_scores prefix problem_type pruned_heads remove_invalid_values repetition_penalty "
-    "return_dict"
-    " return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature "
-    "tf_legacy_loss"
-    " tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript "
-    "transformers_version"
+    "cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dropout "
+    "dtype early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty "
+    "finetuning_task forced_bos_token_id forced_eos_token_id id2label initializer_factor "
+    "initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length "
+    "min_length model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences "
+    "output_attentions output_hidden_states output_scores prefix problem_type pruned_heads "
+    "remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id "
+    "suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder "
+    "tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript transformers_version"
     " typical_p use_bfloat16 use_cache add_cross_attention".split()
 )
 
@@ -80,7 +74,8 @@ class TextStates:
     last : Tensor, (B, T, D)
         The last state, with the final norm.
     pooled : Tensor, (B, D) or (B, projection_dim)
-        The normed state at the end-of-text token, projected if the model has a projection.
+        The state at the end-of-text token after the final norm, projected if the model has a
+        projection.
     """
 
     layers: tuple[Tensor, ...]
@@ -89,8 +84,10 @@ class TextStates:
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:
-    """Build an embedding with normal weights. On the meta device nothing is sampled, as torch would
-    import its compiler for that (1.2 s).
+    """Build an embedding with normally distributed weights.
+
+    On the meta device no weights are sampled, because torch would import its compiler for sampling
+    (1.2 s).
     """
     table = torch.empty(count, width)
     return nn.Embedding(count, width, _weight=table if table.is_meta else table.normal_())
@@ -205,8 +202,10 @@ class CLIPText(nn.Module):
         return TextStates(tuple(layers), last, pooled)
 
     def _ends(self, ids: Tensor) -> Tensor:
-        """Return the position of the end token of each text. Old configs have a wrong eos_token_id
-        of 2; there the end token is the highest id.
+        """Return the position of the end token of each text.
+
+        Old configs have a wrong eos_token_id of 2. For these configs, the end token is the token
+        with the highest id.
         """
         if self.config.eos_token_id == 2:
             return ids.argmax(dim=-1)

@@ -1,9 +1,9 @@
 """The matcher: embeds pictures and texts in one space to score how well they match (CLIP; Radford
 et al. 2021, arXiv:2103.00020).
 
-Texts come as the pooled states of the model's own text transformer, so this network holds only a
-picture encoder and a projection for each side. It ranks the candidates of a prompt and finds
-pictures by words.
+Texts are given as pooled states of the model's own text transformer. So this network holds only a
+picture encoder, a projection for pictures and a projection for texts. The matcher ranks the
+candidates of a prompt, and finds pictures by words.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class MatcherConfig(Config):
     """Config in ``matcher/config.json``."""
 
     size: int = 64  # side in pixels to which pictures are resized
-    patch: int = 4  # side of the patches that become positions
-    widths: tuple[int, ...] = (64, 128, 256)  # of the features at 1, 1/2, 1/4 of the patches' grid
+    patch: int = 4  # side of a patch in pixels; each patch is one position
+    widths: tuple[int, ...] = (64, 128, 256)  # channels at 1, 1/2, 1/4 of the patch grid's size
     blocks: tuple[int, ...] = (2, 3, 2)  # residual blocks on each scale
     groups: int = 16
-    text_width: int = 256  # of the text transformer's states
-    width: int = 256  # of the shared space
+    text_width: int = 256  # size of the text transformer's states
+    width: int = 256  # number of dimensions of the shared space
 
 
 class Matcher(nn.Module):

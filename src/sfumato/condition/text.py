@@ -1,10 +1,11 @@
-"""Encode prompts as a :class:`Condition`: weights in brackets, long prompts in chunks, and a report
-of text that did not fit.
+"""Encode prompts as a :class:`Condition`.
+
+Brackets weight words, long prompts are encoded in chunks, and text that does not fit is reported.
 
 ``(word:1.2)`` weights a word by 1.2, ``(word)`` by 1.1 and ``[word]`` by 1 / 1.1, as in the Stable
 Diffusion web UI. A backslash before a bracket makes it literal, and ``BREAK`` starts a new chunk. A
-prompt longer than the text transformer's positions is encoded in chunks whose states are
-concatenated.
+prompt with more tokens than the text transformer has positions is encoded in chunks whose states
+are concatenated.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
             for part in parts[opened[kind].pop() :]:
                 part[1] = round(float(part[1]) * factor, 6)
         else:
-            parts.append([text, 1.0])  # without an opening bracket it is literal
+            parts.append([text, 1.0])  # without an opening bracket, a closing bracket is literal
 
     for match in PIECE.finditer(prompt):
         text = match[0]
@@ -84,11 +85,11 @@ class Tokens:
     Attributes
     ----------
     chunks : list of list of int
-        Ids without begin, end and padding; each chunk has at most ``length - 2``.
+        Ids without begin, end and padding; each chunk has at most ``length - 2`` ids.
     weights : list of list of float
-        A weight per id.
+        One weight for each id.
     cut : str
-        Text of the tokens that did not fit; empty if all did.
+        Text of the tokens that did not fit; empty if all tokens fit.
     """
 
     chunks: list[list[int]]
@@ -120,7 +121,7 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, max_chunks: int = MAX_CHUNKS
 
 
 class Encoder(Protocol):
-    """Encoder of prompts as a condition; each family of models has its own."""
+    """Encoder of prompts as a condition; each family of models has its own encoder."""
 
     def __call__(
         self, prompts: Sequence[str], size: tuple[int, int]
@@ -133,8 +134,9 @@ class Encoder(Protocol):
         ...
 
     def chunks(self, prompt: str) -> int:
-        """Return the number of token chunks of a prompt; the texts of a batch are padded to the
-        largest number.
+        """Return the number of token chunks of a prompt.
+
+        All texts of a batch are padded to the largest number of chunks.
         """
         ...
 
@@ -160,17 +162,17 @@ class TextEncoder(nn.Module):
     clip : CLIPText
     tokenizer : CLIPTokenizer
     skip : int
-        Number of final blocks to skip: 0 takes the last state (SD 1, and SD 2 as converted), 1 the
-        penultimate.
+        Number of final blocks to skip: 0 takes the last state (SD 1, and SD 2 after conversion to
+        diffusers), 1 the penultimate state (SD XL).
     normed : bool
-        Whether a penultimate state goes through the final norm (not in SD XL).
+        Whether the final norm is applied to a penultimate state (not in SD XL).
     """
 
     def __init__(
         self, clip: CLIPText, tokenizer: CLIPTokenizer, *, skip: int = 0, normed: bool = True
     ) -> None:
         super().__init__()
-        # it is 1e30 if the tokenizer's file names no length
+        # the length is 1e30 if the tokenizer's file gives none
         tokenizer.length = min(tokenizer.length, clip.config.max_position_embeddings)
         self.clip, self.tokenizer, self.skip, self.normed = clip, tokenizer, skip, normed
 
@@ -185,9 +187,9 @@ class TextEncoder(nn.Module):
         return states.unflatten(0, (len(tokens), chunks)).flatten(1, 2), pooled
 
     def pooled(self, prompts: Sequence[str]) -> Tensor:
-        """Return the pooled state (B, P) of each text; of several chunks, only the first is used.
+        """Return the pooled state (B, P) of each text; only the first chunk of a text is used.
 
-        Attention is causal, so the padding after the text need not be computed.
+        Attention is causal, so the states of the padding after the text need not be computed.
         """
         tokens = [tokenize(self.tokenizer, p) for p in prompts]
         ids = torch.cat([_ids(self.tokenizer, t, 1, self.tokenizer.pad)[0] for t in tokens])
@@ -213,16 +215,17 @@ class TextEncoder(nn.Module):
     def forward(
         self, prompts: Sequence[str], size: tuple[int, int]
     ) -> tuple[Condition, list[Tokens]]:
-        """Encode prompts, all padded to the number of chunks of the longest."""
+        """Encode prompts; all are padded to the number of chunks of the longest prompt."""
         tokens = [tokenize(self.tokenizer, p) for p in prompts]
         states, _ = self.states(tokens, max(len(t.chunks) for t in tokens))
         return Condition(tokens=states), tokens
 
 
 def _weigh(states: Tensor, weights: Tensor) -> Tensor:
-    """Scale each token's state by its weight, then restore the mean of the whole chunk, so that
-    weights change the emphasis but not the overall magnitude. A mean near zero, as in an untrained
-    text transformer, is not restored.
+    """Scale each token's state by the token's weight, then restore the mean of the chunk.
+
+    So weights change the emphasis, but not the overall magnitude. A mean near zero, as in an
+    untrained text transformer, is not restored.
     """
     if bool((weights == 1).all()):
         return states
@@ -258,8 +261,8 @@ class PairEncoder(nn.Module):
     """The two text transformers of SD XL, with concatenated states (Podell et al. 2023,
     arXiv:2307.01952, section 2.1).
 
-    The pooled state of the second, with six numbers (original size, crop, target size), is the
-    condition's vector.
+    The condition's vector consists of the second transformer's pooled state and the embeddings of
+    six numbers (original size, crop, target size).
 
     Parameters
     ----------

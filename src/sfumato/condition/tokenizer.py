@@ -1,8 +1,8 @@
 """CLIP's tokenizer: lower case, byte-level BPE with an end-of-word mark, from ``vocab.json`` and
 ``merges.txt``.
 
-The `tokenizers` library does the work; this module sets it up as CLIP does, and trains such
-vocabularies.
+The `tokenizers` library does the work. This module configures it like CLIP's tokenizer, and trains
+vocabularies of this kind.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _set_up(model: models.BPE) -> Tokenizer:
 
 
 def _mark(token: str, *, normalized: bool = False) -> dict[str, Any]:
-    """Describe a special token as transformers writes it; a normalized one is also found in
+    """Describe a special token in transformers' format; a normalized token also matches
     capitals.
     """
     return {
@@ -76,7 +76,7 @@ def _read_bpe(folder: Path) -> models.BPE:
 
 
 def _added(folder: Path) -> dict[int, str]:
-    """Read the tokens that were added later, such as by textual inversion, by id."""
+    """Read the tokens that were added later (for example by textual inversion), keyed by id."""
     found: dict[int, str] = {}
     for name in ("added_tokens.json", "tokenizer.json"):
         if (folder / name).exists():
@@ -89,8 +89,10 @@ def _added(folder: Path) -> dict[int, str]:
 
 
 def _pad(folder: Path, settings: Mapping[str, Any]) -> str:
-    """Return the padding token; if the config has no ``added_tokens_decoder``,
-    special_tokens_map.json takes precedence over it.
+    """Return the padding token.
+
+    If the config has no ``added_tokens_decoder``, special_tokens_map.json takes precedence over the
+    config.
     """
     older = folder / "special_tokens_map.json"
     said = settings.get("pad_token")
@@ -116,7 +118,7 @@ def _merges(learnt: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 class CLIPTokenizer:
-    """Text to token ids, without the begin and end marks.
+    """Tokenizer that returns the ids of a text, without begin and end tokens.
 
     Parameters
     ----------
@@ -164,7 +166,7 @@ class CLIPTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> CLIPTokenizer:
-        """Read ``vocab.json`` and ``merges.txt``, or transformers 5's ``tokenizer.json``, and the
+        """Read ``vocab.json`` and ``merges.txt``, or transformers 5's ``tokenizer.json``; and the
         config.
 
         Raises
@@ -184,7 +186,7 @@ class CLIPTokenizer:
                     tokenizer.add_tokens([AddedToken(token, normalized=True)])
                 if tokenizer.token_to_id(token) != id_:
                     raise ModelError(
-                        f"its added token {token} has id {id_}, which does not follow the others"
+                        f"the added token {token} has id {id_}, which does not follow the other ids"
                     )
             if length < 3:
                 raise ModelError(f"model_max_length is {length}")
@@ -219,7 +221,8 @@ class CLIPTokenizer:
     def train(cls, texts: Iterable[str], size: int, length: int = 77) -> CLIPTokenizer:
         """Learn a vocabulary of `size` tokens from texts.
 
-        It has each byte twice, within a word and at its end, and then the merges that are learned.
+        The vocabulary has each byte twice, within a word and at the end of a word; the learned
+        merges follow.
 
         Examples
         --------
@@ -277,7 +280,7 @@ class CLIPTokenizer:
             "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",
             "tokenizer_config.json": json.dumps(settings, indent=2),
             "special_tokens_map.json": json.dumps(marks, indent=2),
-            "vocab.json": json.dumps(vocab, ensure_ascii=False),  # last: if it exists, all do
+            "vocab.json": json.dumps(vocab, ensure_ascii=False),  # last: if it exists, all files do
         }
         for name, text in held.items():
             with atomic(folder / name) as scratch:

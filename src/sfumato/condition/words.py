@@ -8,9 +8,9 @@ import unicodedata
 from sfumato.condition.text import Encoder, transformers
 from sfumato.condition.tokenizer import CLIPTokenizer
 
-BYTES = 512  # the first tokens of a CLIP vocabulary: all bytes, and all at the end of a word
+BYTES = 512  # number of single-byte tokens, the first ones of a CLIP vocabulary
 WORD = re.compile(r"[^\W\d_]+")
-MOST = 0.6  # share of a word above which a piece is most of it
+MOST = 0.6  # a token with a larger share of a word's letters covers most of the word
 LITTLE = frozenset("a an the of in on at to with and or for by is".split())
 # pictures, symbols, two letters of a flag, and marks that follow them
 EMOJI = re.compile(
@@ -48,7 +48,7 @@ def _only_bytes(tokenizer: CLIPTokenizer, text: str) -> bool:
 
 
 def with_names(encoder: Encoder, prompt: str) -> str:
-    """Replace the emoji in a prompt that the encoder does not know by their names.
+    """Replace each emoji that the encoder does not know by its name.
 
     Marks that join emoji or choose a skin tone are left out, and each flag becomes "flag".
     """

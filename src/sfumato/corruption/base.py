@@ -1,7 +1,7 @@
 """Registry, string form and composition of corruptions.
 
-``parse("mask:0.5+noise:25")`` hides half of the pixels and then adds noise; ``str`` gives the
-string back.
+``parse("mask:0.5+noise:25")`` returns a corruption that hides half of the pixels and then adds
+noise; ``str`` of the corruption is the same string.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from sfumato.types import Corrupted, Corruption, Linear
 class Compose:
     """Corruptions applied one after the other; an empty composition is the identity.
 
-    It is linear if all its parts are; :func:`draw` samples random masks, which makes them linear.
+    The composition is linear if all its parts are linear. A random mask becomes linear when
+    :func:`draw` samples it.
     """
 
     parts: tuple[Corruption, ...]
@@ -56,7 +57,7 @@ class Compose:
         for part in self.parts:
             if not isinstance(part, Linear):
                 raise OptionError(
-                    f'"{part}" is not linear: it has no adjoint (draw random masks first)'
+                    f'"{part}" is not linear and has no adjoint; sample random masks by draw()'
                 )
         return cast("tuple[Linear, ...]", self.parts)
 
@@ -76,7 +77,7 @@ class Compose:
         """Compute ``A+ y`` in float64 by conjugate gradients on the normal equations (Hestenes &
         Stiefel 1952, section 10).
 
-        Started at zero, they converge to the least-squares solution of least norm.
+        Conjugate gradients that start at zero converge to the least-squares solution of least norm.
         """
         residual = y.double()
         gradient = self.adjoint(residual)
@@ -97,7 +98,7 @@ class Compose:
 def draw(corruption: Corruption, x: Tensor, generator: Generator | None = None) -> Corruption:
     """Sample all random parameters (masks, factors, qualities) for pictures of the shape of `x`.
 
-    The parameters of the result are fixed, and it is linear if possible.
+    The result has fixed parameters, and is linear if possible.
     """
     if isinstance(corruption, Compose):
         parts, seen = [], x
@@ -124,7 +125,7 @@ def _levels(name: str, words: Sequence[str]) -> tuple[float, float]:
 def _grain(words: Sequence[str]) -> Corruption:
     soft = float(words[1]) if len(words) > 1 else FilmGrain.soft
     if not 0.1 <= soft <= 10:
-        raise OptionError(f"grain cannot be blurred by {soft:g} pixels; 0.1 to 10 can")
+        raise OptionError(f"grain cannot be blurred by {soft:g} pixels; give 0.1 to 10 pixels")
     return FilmGrain(*_levels("grain", words), soft)
 
 
@@ -156,7 +157,7 @@ def _down(words: Sequence[str]) -> Corruption:
         return Downscale(low, words[1] if len(words) > 1 else "bicubic")
     if len(words) > 1:
         raise OptionError(
-            f"a range of factors is shrunk by the bicubic kernel alone: down:{words[0]}"
+            f"a range of factors allows only the bicubic kernel: write down:{words[0]}"
         )
     return RandomDownscale(low, high)
 
@@ -173,7 +174,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
     ),
     "shot": (
         lambda words: ShotNoise(*_levels("shot", words)),
-        "shot:25 or shot:0-50, the level of shot noise, which grows with the light",
+        "shot:25 or shot:0-50, the level of shot noise, which is stronger in bright pixels",
     ),
     "salt": (_salt, "salt:0.1, the share of pixels that turn black or white"),
     "mask": (
@@ -183,10 +184,13 @@ CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
     ),
     "gray": (lambda words: Grayscale(), "gray"),
     "down": (_down, "down:2 (bicubic), down:2:average or down:1.5-4, factors of 1.5 to 8"),
-    "blur": (lambda words: Blur(float(words[0])), "blur:1.6, the kernel's deviation in pixels"),
+    "blur": (
+        lambda words: Blur(float(words[0])),
+        "blur:1.6, the kernel's standard deviation in pixels",
+    ),
     "scratches": (
         lambda words: Scratches(float(words[0])),
-        "scratches:0.05, about the share of the picture that is covered at most",
+        "scratches:0.05, roughly the maximum share of the picture that is covered",
     ),
     "jpeg": (_jpeg, "jpeg:30 or jpeg:10-95, the quality"),
 }
@@ -211,7 +215,7 @@ def parse(text: str) -> Corruption:
     """
     if "|" in text:
         raise OptionError(
-            f'"{text}" has alternatives; those are for train restorer, here one corruption is meant'
+            f'"{text}" has alternatives, which only train restorer accepts; give one corruption'
         )
     parts = []
     for word in text.split("+"):

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from sfumato.errors import OptionError
 from sfumato.types import Corrupted
 
-FLOOR = 1e-4  # frequencies with a smaller gain count as lost: 1/80 of an 8-bit step
+FLOOR = 1e-4  # smaller gains count as lost; this gain reduces 1.0 to 1/80 of an 8-bit step
 
 
 @dataclass(frozen=True)

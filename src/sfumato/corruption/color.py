@@ -13,7 +13,7 @@ from sfumato.types import Corrupted
 
 @dataclass(frozen=True)
 class Grayscale:
-    """Linear operator ``A x``, the luminance of RGB pictures: (B, 3, H, W) -> (B, 1, H, W).
+    """Linear operator from RGB pictures to their luminance: (B, 3, H, W) -> (B, 1, H, W).
 
     Examples
     --------

@@ -17,7 +17,7 @@ from sfumato.types import Corrupted
 
 @dataclass(frozen=True)
 class JPEG:
-    """JPEG compression, with the quality fixed or sampled per picture. Not linear.
+    """JPEG compression, with the quality fixed or sampled per picture. It is not linear.
 
     Parameters
     ----------

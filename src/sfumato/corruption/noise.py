@@ -13,7 +13,7 @@ from sfumato.types import Corrupted
 
 
 def normal(x: Tensor, generator: Generator | None) -> Tensor:
-    """Sample standard normal noise like `x`, using the generator on its own device."""
+    """Sample standard normal noise like `x`; sampling runs on the generator's device."""
     return torch.randn(
         x.shape, generator=generator, device=generator.device if generator else x.device
     ).to(x)
@@ -28,13 +28,15 @@ def uniform(count: int, x: Tensor, generator: Generator | None) -> Tensor:
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """``y = x + sigma n``, with sigma fixed or sampled per picture. Linear: ``A`` is the identity.
+    """``y = x + sigma n``, with sigma fixed or sampled per picture.
+
+    The corruption is linear: ``A`` is the identity.
 
     Parameters
     ----------
     low, high : float
-        Range of the noise level for pixels of 0 to 255, as in published results; equal for a fixed
-        level. (A level of 255 is a sigma of 2 for pixels in [-1, 1].)
+        Range of the noise level for pixels of 0 to 255, as in published results; both are equal for
+        a fixed level. (A level of 255 is a sigma of 2 for pixels in [-1, 1].)
 
     Examples
     --------
@@ -63,8 +65,9 @@ class GaussianNoise:
 
 @dataclass(frozen=True)
 class FilmGrain:
-    """Film grain: white noise that is equal in all channels, blurred by a Gaussian and rescaled to
-    the level sigma. Linear: ``A`` is the identity.
+    """Film grain: white noise that is equal in all channels, blurred by a Gaussian and rescaled.
+
+    Its level after rescaling is sigma. The corruption is linear: ``A`` is the identity.
 
     Parameters
     ----------
@@ -107,8 +110,9 @@ class FilmGrain:
 
 @dataclass(frozen=True)
 class ShotNoise:
-    """Shot noise, as in a photo of few photons: its variance is proportional to the light, so black
-    pixels have none. Not linear, as the noise depends on the picture.
+    """Shot noise, as in a photo of few photons: the variance is proportional to the light.
+
+    Black pixels have no noise. The corruption is not linear, as the noise depends on the picture.
 
     Parameters
     ----------
@@ -135,7 +139,9 @@ class ShotNoise:
         return Corrupted(x + sigma.to(x.dtype)[:, None, None, None] * n, sigma)
 
     def share(self, x: Tensor) -> Tensor:
-        """Return the noise level of each value of `x`, relative to that of the whole picture."""
+        """Return the noise level of each value of `x`, relative to the level of the whole
+        picture.
+        """
         light = ((x + 1) / 2).clamp(0, 1)
         return (light / light.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)).sqrt()
 
@@ -150,15 +156,16 @@ def _range(low: float, high: float) -> str:
 
 @dataclass(frozen=True)
 class DiffusionNoise:
-    """Gaussian noise at the level of a random time of a diffusion model.
+    """Gaussian noise at the noise level of a random timestep of a diffusion model.
 
     Parameters
     ----------
     sigmas : Tensor, (T,)
-        Noise level of each time, in the units of the latents.
+        Noise level of each timestep, in the units of the latents.
     shift : float
-        Above 1, noisier times are sampled more often: u becomes s u / (1 + (s - 1) u) (Esser et al.
-        2024, arXiv:2403.03206, equation 23). At these times the text determines the content.
+        Above 1, noisier timesteps are sampled more often: a uniform u becomes s u / (1 + (s - 1)
+        u), where s is the shift (Esser et al. 2024, arXiv:2403.03206, equation 23). At these
+        timesteps, the text determines the content of the picture.
 
     Examples
     --------
@@ -174,10 +181,10 @@ class DiffusionNoise:
         return f"diffusion:{len(self.sigmas)}" + (f":{self.shift:g}" if self.shift != 1 else "")
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Sample a time per picture, evenly spread over the batch, and add noise of its level."""
+        """Sample a timestep per picture, spread evenly over the batch; add noise of this level."""
         count = len(x)
-        # One random number, then even spacing: less variance than independent times (Kingma et al.
-        # 2021, arXiv:2107.00630, appendix I.1).
+        # One random number and even spacing give less variance than independent timesteps (Kingma
+        # et al. 2021, arXiv:2107.00630, appendix I.1).
         places = (uniform(1, x, generator) + torch.arange(count, device=x.device) / count) % 1
         places = (self.shift * places / (1 + (self.shift - 1) * places)).clamp_max(1 - 1e-6)
         sigma = self.sigmas.to(x.device)[(places * len(self.sigmas)).long()]
@@ -192,8 +199,9 @@ class DiffusionNoise:
 
 @dataclass(frozen=True)
 class SaltAndPepper:
-    """Salt-and-pepper noise: a share of the pixels becomes black or white in all channels. Not
-    linear, as the positions are unknown.
+    """Salt-and-pepper noise: a share of the pixels becomes black or white in all channels.
+
+    The corruption is not linear, as the positions are unknown.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Downsampling and upsampling, separately over rows and columns: ``A x = R x C'``."""
+"""Downsampling and upsampling by separate matrices for rows and columns: ``A x = R x C'``."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ class Downscale:
         ``bicubic`` is the antialiased kernel of MATLAB's imresize, which published results use;
         ``average`` is the mean over the covered area.
     size : (int, int), optional
-        Height and width of the full picture, for `adjoint` and `pinv`; without it the full size is
-        taken to be ``floor(small * factor)``. :meth:`draw` sets it.
+        Height and width of the full picture, for `adjoint` and `pinv`; by default ``floor(small *
+        factor)``, where ``small`` is the height or width after downsampling. :meth:`draw` sets the
+        size.
 
     Examples
     --------
@@ -113,8 +114,9 @@ class RandomDownscale:
         return self.draw(x, generator)(x)
 
     def draw(self, x: Tensor, generator: Generator | None = None) -> Downscale:
-        """Sample a factor, adjusted so that the width becomes a whole number of pixels if a factor
-        in the range allows it.
+        """Sample a factor, adjusted so that the new width is a whole number of pixels.
+
+        The factor is not adjusted if no factor in the range allows this.
         """
         wide = int(x.shape[-1])
         factor = self.low + (self.high - self.low) * float(uniform(1, x, generator))
@@ -147,8 +149,10 @@ def average(size: int, factor: float) -> NDArray[np.float64]:
 
 
 def bicubic(size: int, factor: float) -> NDArray[np.float64]:
-    """Build the matrix of MATLAB's imresize: Keys' cubic with a = -1/2 (Keys 1981, equation 15),
-    widened by the factor, with mirrored borders.
+    """Build the matrix of MATLAB's imresize.
+
+    The kernel is Keys' cubic with a = -1/2 (Keys 1981, equation 15), widened by the factor; borders
+    are mirrored.
     """
     out_size = math.ceil(size / factor - 1e-9)
     centers = (np.arange(out_size) + 0.5) * factor - 0.5
@@ -169,16 +173,18 @@ def _spread(places: NDArray[Any], weights: NDArray[np.float64], size: int) -> ND
 
 
 def _folded(places: NDArray[Any], size: int) -> NDArray[Any]:
-    """Reflect positions outside 0 to size - 1 back inside: the picture and its mirror image are
-    repeated.
+    """Reflect positions outside 0 to size - 1 back into this range.
+
+    This repeats the picture and its mirror image in alternation.
     """
     repeated = places.astype(int) % (2 * size)
     return np.where(repeated < size, repeated, 2 * size - 1 - repeated)
 
 
 def interpolate(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge (B, C, h, w) to (B, C, *size) by Keys' cubic, as MATLAB's imresize does: the baseline
-    for trained methods.
+    """Enlarge (B, C, h, w) to (B, C, *size) by Keys' cubic, as MATLAB's imresize does.
+
+    This is the baseline for trained methods.
 
     Examples
     --------
@@ -194,8 +200,9 @@ def interpolate(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def magnify(small: int, large: int, start: int, stop: int) -> tuple[slice, Tensor]:
-    """Return the input slice and the matrix that give outputs `start` to `stop` when `small` values
-    are enlarged to `large`.
+    """Return an input slice and a matrix for enlarging `small` values to `large` values.
+
+    The matrix computes the outputs `start` to `stop` from the values in the slice.
 
     Examples
     --------

@@ -18,9 +18,9 @@ from sfumato.errors import OptionError
 from sfumato.types import Corrupted
 
 FINE = 3  # marks are drawn this many times larger, then downsampled, for soft edges
-THINNEST, WIDEST = 0.8, 8.5  # width of a scratch in pixels
-# change of a pixel from which on a mark is fully visible; distance from such a pixel, within which
-# a mark counts even where it has the shade of the picture
+THINNEST, WIDEST = 0.8, 8.5  # smallest and largest width of a scratch in pixels
+# a mark is fully visible where it changes a pixel by at least SEEN; within GOES_ON pixels of such a
+# pixel, it counts as visible even where it has the shade of the picture
 SEEN, GOES_ON = 16 / 127.5, 12
 HARD = 0.25  # share of the layers whose marks have hard edges, like digital scratches
 Plane = NDArray[np.float32]
@@ -28,8 +28,9 @@ Plane = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scratches:
-    """Marks on a print: scratches, folds, dust, stains and torn corners. Not linear, as their
-    positions are unknown.
+    """Marks on a print: scratches, folds, dust, stains and torn corners.
+
+    The corruption is not linear, as the positions of the marks are unknown.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ class _Layer:
     cover : array, (H, W), in [0, 1]
         Where the marks are.
     opacity : array, (H, W), in [0, 1]
-        How much of the picture they hide there.
+        Opacity of the marks at each pixel.
     shade : float, in [-1, 1]
     """
 
@@ -126,8 +127,9 @@ class _Layer:
 
 
 class _Pen:
-    """Draw marks on a canvas that is FINE times as large; each method returns the area of its mark
-    on the canvas.
+    """Draws marks on a canvas that is FINE times as large as the picture.
+
+    Each method returns the area of its mark on the canvas.
     """
 
     def __init__(
@@ -207,7 +209,9 @@ class _Pen:
         shake: float,
         angle: float | None = None,
     ) -> list[tuple[float, ...]]:
-        """Return points one step apart, on a path that bends steadily and shakes at random."""
+        """Return points one step apart, on a path with a steady bend and random changes of
+        direction.
+        """
         rng = self.rng
         angle = rng.uniform(0, 2 * math.pi) if angle is None else angle
         points = [tuple(at)]

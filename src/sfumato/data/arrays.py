@@ -25,7 +25,7 @@ def classes(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def to_unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float32]:
-    """Scale brightness to [0, 1]: divide by `top`, or if it is None by the maximum if above 1.
+    """Scale brightness to [0, 1]: divide by `top`; if `top` is None, by the maximum (at least 1).
 
     If there are negative values, the minimum is subtracted first.
     """
@@ -52,7 +52,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             else path.read_bytes()
         )
         if raw[:3] != b"\0\0\x08":
-            raise ValueError("it does not begin as an idx file of bytes does")
+            raise ValueError("it does not start with the header of an idx file of bytes")
         shape = np.frombuffer(raw, ">i4", raw[3], 4)
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:

@@ -57,7 +57,9 @@ def texts_of(opened: Image.Image) -> dict[str, str]:
 
 
 def xmp_of(opened: Image.Image) -> bytes | None:
-    """Return the XMP packet with the orientation set to upright: pictures are turned on reading."""
+    """Return the XMP packet with the orientation set to upright, as pictures are rotated when
+    read.
+    """
     found = opened.info.get("xmp") or opened.info.get(XMP_KEYWORD)
     if not isinstance(found, bytes | str):
         return None
@@ -79,7 +81,7 @@ def with_size(exif: bytes, size: tuple[int, int]) -> bytes:
 
 
 def resolution(opened: Image.Image) -> tuple[float, float] | None:
-    """Pixels per inch, across and down."""
+    """Return the pixels per inch, horizontally and vertically, or None."""
     try:
         across, down = (float(n) for n in opened.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
@@ -88,7 +90,7 @@ def resolution(opened: Image.Image) -> tuple[float, float] | None:
 
 
 def jpeg_quality(table: list[int]) -> int:
-    """The JPEG quality, 1 to 100, whose quantization table is nearest to a file's."""
+    """Return the JPEG quality, 1 to 100, whose quantization table is nearest to `table`."""
     return 1 + int(np.abs(_tables() - np.asarray(table)).sum(axis=1).argmin())
 
 

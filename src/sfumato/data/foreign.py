@@ -2,7 +2,7 @@
 
 A1111 and its forks write text under ``parameters``, ComfyUI writes a graph of nodes under
 ``prompt``, and InvokeAI writes a record under ``invokeai_metadata``. Settings without a counterpart
-here are left out.
+in sfumato are left out.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ PAIR = re.compile(r'\s*([\w ]+):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 
 
 def read_options(path: Path | bytes) -> dict[str, Any]:
-    """Read the options of `create` in a picture's file, written by sfumato or another program.
+    """Read options of `create` from a picture's file that sfumato or another program wrote.
 
-    The result is empty if there are none.
+    The result is empty if the file holds no settings.
 
     Raises
     ------
     PictureError
-        If the file is no readable picture.
+        If the file is not a readable picture.
     """
     settings, texts = read_all(path)
     return settings or options_of(texts)
 
 
 def options_of(texts: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the texts of a picture to options of `create`; empty if they hold no settings.
+    """Convert the texts of a picture to options of `create`; return {} if they hold no settings.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def _unquoted(value: str) -> str:
 
 
 def from_comfyui(text: str) -> dict[str, Any]:
-    """Parse ComfyUI's graph: the inputs of its first sampler, and the texts that lead to it."""
+    """Parse ComfyUI's graph: read the inputs of the first sampler and the texts linked to them."""
     graph = _record(text)
     nodes = {k: v for k, v in graph.items() if isinstance(v, dict)}
     for node in nodes.values():
@@ -126,7 +126,7 @@ def _inputs(nodes: Mapping[str, Any], link: object) -> dict[str, Any]:
 
 
 def _texts(nodes: Mapping[str, Any], link: object) -> Iterator[str]:
-    """The texts that a link leads to, the nearest first; each node is looked at once."""
+    """Yield the texts that a link leads to, nearest first; each node is visited only once."""
     waiting, seen = [link], set[str]()
     while waiting:
         link = waiting.pop(0)
@@ -188,7 +188,7 @@ def _number(value: object, kind: type[int] | type[float]) -> int | float | None:
 
 
 def _sampler(sampler: str, schedule: str) -> dict[str, Any]:
-    """Our names of a sampler and a schedule; one name may hold both, as "DPM++ 2M Karras"."""
+    """Return our names of a sampler and a schedule; "DPM++ 2M Karras" names both."""
     out: dict[str, Any] = {}
     named = re.fullmatch(r"(.+?)[ _](karras|exponential)", sampler, re.IGNORECASE)
     if named:

@@ -1,4 +1,4 @@
-"""Read and write photographs without losing what their files hold besides the pixels.
+"""Read and write photographs without losing the data that their files hold besides the pixels.
 
 A :class:`Photo` keeps transparency, the color profile, metadata and 16 bits per channel, so that a
 restored picture differs from its file only where the user asked for a change. A part that cannot be
@@ -123,7 +123,7 @@ class Photo:
     def opaque(self) -> Photo:
         """Return the photo with fully transparent pixels in the color of the nearest visible pixel.
 
-        Their stored color is never seen, so it may be arbitrary.
+        The stored color of a fully transparent pixel is never visible, so it may be arbitrary.
         """
         if self.alpha is None or self.alpha.all() or not self.alpha.any():
             return self
@@ -184,7 +184,7 @@ def _photo(opened: Image.Image) -> Photo:
         notes=(*converted.notes, *notes),
     )
     return (
-        replace(photo, notes=(*photo.notes, "16 bits a channel were read as 8"))
+        replace(photo, notes=(*photo.notes, "16 bits per channel were read as 8"))
         if deep and photo.top == 255
         else photo
     )
@@ -194,16 +194,16 @@ def _converted(opened: Image.Image) -> Photo:
     notes = []
     frames = int(getattr(opened, "n_frames", 1))
     if frames > 1:
-        notes.append(f"only the first of {frames} frames was taken")
+        notes.append(f"only the first of {frames} frames was read")
     profile = opened.info.get("icc_profile")
     turned = opened.getexif().get(ORIENTATION, 1) != 1
     picture = image.upright(opened) if turned else opened
     if turned:
-        notes.append("turned upright as its EXIF orientation says")
+        notes.append("rotated upright according to the EXIF orientation")
     if picture.mode in SIXTEEN:
         return Photo(_sixteen(np.asarray(picture)), profile=profile, notes=tuple(notes))
     if picture.mode == "F":
-        notes.append("floating-point values were brought to 8 bits")
+        notes.append("floating-point values were converted to 8 bits")
         values = np.asarray(picture, np.float64)
         return Photo(image.eight_bits("F", values)[..., None], notes=tuple(notes))
     clear = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
@@ -213,7 +213,9 @@ def _converted(opened: Image.Image) -> Photo:
         profile = None  # it describes the former color space
     elif picture.mode in ("P", "PA", "1"):
         notes.append(
-            "a palette was converted to RGB" if picture.mode != "1" else "1 bit was converted to 8"
+            "a palette was converted to RGB"
+            if picture.mode != "1"
+            else "1 bit per pixel was converted to 8 bits"
         )
     alpha = np.asarray(picture.convert("RGBA").getchannel("A")) if clear else None
     values = np.asarray(
@@ -227,7 +229,7 @@ def _converted(opened: Image.Image) -> Photo:
 
 
 def _sixteen(values: NDArray[Any]) -> NDArray[Any]:
-    """Convert to uint16, or to uint8 if a picture of mode I has no value above 255."""
+    """Convert to uint16; convert a picture of mode I without values above 255 to uint8."""
     if values.max(initial=0) <= 255 and values.dtype == np.int32:
         return values.clip(0, 255).astype(np.uint8)[..., None]
     return values.clip(0, 65535).astype(np.uint16)[..., None]
@@ -240,8 +242,8 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     ----------
     photo : Photo
     path : Path
-        The suffix selects the format. ``.png`` keeps everything, except that 16 bits are kept for
-        opaque gray only; ``.jpg`` is lossy and has no transparency.
+        The suffix selects the format. ``.png`` keeps everything, except that only opaque gray
+        pictures keep 16 bits. ``.jpg`` is lossy and has no transparency.
     settings : str, optional
         JSON to store in a PNG under the keyword "sfumato".
 
@@ -258,10 +260,10 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     if values.dtype == np.uint16 and (
         kind not in ("PNG", "TIFF") or values.shape[2] == 3 or alpha is not None
     ):
-        notes.append(f"16 bits a channel were brought to 8 for {kind}")
+        notes.append(f"16 bits per channel were converted to 8 for {kind}")
         values = (values.astype(np.float64) / 257).round().astype(np.uint8)
     if alpha is not None and kind in ("JPEG", "BMP"):
-        notes.append(f"{kind} has no transparency: clear parts are white")
+        notes.append(f"{kind} has no transparency: transparent parts are white")
         share = alpha[..., None] / 255
         values, alpha = (values * share + 255 * (1 - share)).round().astype(np.uint8), None
     planes = values if alpha is None else np.concatenate([values, alpha[..., None]], axis=2)
@@ -270,7 +272,7 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     if photo.exif and kind in ("PNG", "JPEG", "WEBP"):
         extra["exif"] = with_size(photo.exif, photo.size)
     if photo.exif and "exif" not in extra:
-        notes.append(f"{kind} does not take the EXIF data")
+        notes.append(f"{kind} cannot store the EXIF data")
     if kind == "JPEG":
         extra |= {"quality": 95, "subsampling": 0}
     if kind == "WEBP":
@@ -307,7 +309,7 @@ def _said(photo: Photo, kind: str, settings: str | None) -> tuple[dict[str, Any]
     if photo.xmp and kind in ("JPEG", "WEBP"):
         extra["xmp"] = photo.xmp
     lost = [*texts, *(["XMP"] if photo.xmp and "xmp" not in extra else [])]
-    return extra, [f"{kind} does not take the texts {', '.join(lost)}"] if lost else []
+    return extra, [f"{kind} cannot store the texts {', '.join(lost)}"] if lost else []
 
 
 def _hold(picture: Image.Image, path: Path) -> None:
@@ -320,11 +322,11 @@ def _hold(picture: Image.Image, path: Path) -> None:
             else written.convert(picture.mode)
         )
         if not np.array_equal(np.asarray(same), np.asarray(picture)):
-            raise OSError("what was written is not what is read back")
+            raise OSError("the values in the file differ from the written values")
 
 
 def side_by_side(before: Photo, after: Photo) -> Photo:
-    """Return both photos side by side, at the size of the second and in 8 bits."""
+    """Return both photos side by side, at the size of the second photo and in 8 bits."""
     sides = []
     for photo in (before, after):
         values = (

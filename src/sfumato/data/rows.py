@@ -1,6 +1,7 @@
 """Read pictures, tables or documents as a data set, with labels if there are any.
 
-An item that cannot be read is skipped and listed; only too few usable rows are an error.
+An item that cannot be read is skipped and listed. If too few usable rows are left, an error is
+raised.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LABELS = ("label", "labels", "y", "target", "class", "species", "category", "per
 NUMBERS = ("int", "uint", "halffloat", "float", "double", "decimal", "bool")
 TEXTS = ("text", "body", "document", "content")
 ARRAYS = ("images", "pictures", "x", "data", "x_train", "arr_0")
-SIDE = 32  # side in pixels of pictures that are large or differ in size, if no size is given
+SIDE = 32  # side in pixels for large pictures and pictures of different sizes, if no size is given
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
     ----------
     source : Path
     size : int, optional
-        Side in pixels of the pictures. By default their own size if it is small and the same for
-        all, else 32.
+        Side in pixels of the resized pictures. By default, pictures keep their size if it is small
+        and the same for all pictures; otherwise 32.
     label : str, optional
         Column or array that holds the labels.
 
@@ -116,7 +117,7 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
         table = _idx(source)
     else:
         raise DataError(
-            f"{source} is of no kind that is known; give a folder, .zip, .npz, .npy, idx.gz, .csv "
+            f"{source} is not a known kind of file; give a folder, .zip, .npz, .npy, idx.gz, .csv "
             "or .parquet"
         )
     return _usable(table, source)
@@ -134,7 +135,7 @@ def _usable(table: Table, source: Path) -> Table:
     reason = "it is empty" if documents else "it holds NaN or infinity"
     skipped = table.skipped + [f"row {k}: {reason}" for k in np.flatnonzero(~good)]
     if good.sum() < 3:
-        first = f"; first: {skipped[0]}" if skipped else ""
+        first = f"; the first problem is {skipped[0]}" if skipped else ""
         raise DataError(f"{source} has {int(good.sum())} usable rows; at least 3 are needed{first}")
     return replace(table if good.all() else table.take(good), skipped=skipped)
 
@@ -178,7 +179,7 @@ def _zip(path: Path, size: int | None) -> Table:
             texts = [n for n, ending in endings.items() if ending == ".txt"] if not names else []
             # into memory: nothing is unpacked, so a member's path cannot do harm
             held = {n: archive.read(n) for n in names or texts}
-    except Exception as error:  # each compression method has errors of its own
+    except Exception as error:  # each compression method raises its own errors
         raise DataError(f"{path} cannot be read as a zip file: {error}") from None
     if texts:
         labels = _labels(PurePosixPath(n).parent.name for n in texts)
@@ -202,7 +203,7 @@ def _pictures(
         try:
             picture = image.read(sample.read())
             sizes.add(picture.size)
-            # one large picture sets the side of all to SIDE, so it is reduced at once
+            # if any picture is large, all get the side SIDE, so a large one is resized now
             large = math.prod(picture.size) > 64 * 64
             kept.append(
                 image.crop_to(
@@ -228,7 +229,7 @@ def _pictures(
 def _stack(
     pixels: NDArray[Any], labels: NDArray[np.str_] | None, skipped: list[str] | None = None
 ) -> Table:
-    """Make a table of pictures (N, H, W, C) in [0, 1]."""
+    """Build a table of pictures (N, H, W, C) in [0, 1]."""
     n, tall, wide, channels = pixels.shape
     rows = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32).reshape(n, -1)
     return Table(
@@ -237,20 +238,22 @@ def _stack(
 
 
 def _labels(values: Iterable[Any]) -> NDArray[np.str_] | None:
-    """Labels as text; None if there are fewer than two different ones."""
+    """Return labels as text, or None if fewer than two labels differ."""
     found = np.array([word(v) for v in values], dtype=np.str_)
     return found if len(set(found.tolist()) - {""}) > 1 else None
 
 
 def word(value: Any) -> str:
-    """A label as text; empty where there is none."""
+    """Return a label as text; "" if the value is missing."""
     if isinstance(value, list | tuple | np.ndarray):
         value = value[0] if len(value) else ""
     return "" if value is None or value != value else str(value)
 
 
 def _numpy(path: Path, label: str | None) -> Table:
-    """Read the array with a usual name, else the largest, of a ``.npy`` or ``.npz``; and labels."""
+    """Read the array with a usual name (else the largest) and labels from a ``.npy`` or
+    ``.npz``.
+    """
     arrays = _arrays(path)
     lower = {name.lower(): name for name in arrays}
     largest = max(arrays, key=lambda name: arrays[name].size, default=None)
@@ -296,13 +299,13 @@ def _channels_last(values: NDArray[Any], path: Path) -> NDArray[Any]:
     if values.shape[1] not in (1, 3, 4):
         raise DataError(
             f"{path} holds pictures of shape {values.shape[1:]}; 1, 3 or 4 channels are "
-            "needed, last or first"
+            "needed, as the last or first dimension"
         )
     return np.moveaxis(values, 1, -1)
 
 
 def _idx(path: Path) -> Table:
-    """Read idx files, such as MNIST's; rows of a test set beside the training set are marked."""
+    """Read idx files, such as MNIST's; mark the rows of a test set in the same folder."""
     parts = [
         path,
         *(
@@ -313,7 +316,9 @@ def _idx(path: Path) -> Table:
     ]
     pixels = [read_idx(p) for p in parts]
     if wrong := [p for p, values in zip(parts, pixels, strict=True) if values.ndim != 3]:
-        raise DataError(f"{wrong[0]} holds no pictures (labels?); give the file of images")
+        raise DataError(
+            f"{wrong[0]} holds no pictures, but perhaps labels; give the file of images"
+        )
     beside = [
         p.with_name(p.name.replace("images-idx3", "labels-idx1").replace("images", "labels"))
         for p in parts
@@ -326,7 +331,7 @@ def _idx(path: Path) -> Table:
     test = np.repeat([False, True], [len(p) for p in pixels]) if len(parts) == 2 else None
     if labels is not None and len(labels) != sum(map(len, pixels)):
         raise DataError(
-            f"{path} has {sum(map(len, pixels))} pictures, the files of labels beside it "
+            f"{path} has {sum(map(len, pixels))} pictures, but the label files beside it have "
             f"{len(labels)} labels"
         )
     return replace(_stack(np.concatenate(pixels)[..., None] / np.float32(255), labels), test=test)
@@ -369,7 +374,7 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
 
 
 def _kept(table: Any) -> NDArray[np.bool_]:
-    """Mask of the rows whose column "split" is train, test or val; all rows if there are none."""
+    """Return a mask of the rows whose "split" is train, test or val; if none is, of all rows."""
     if "split" not in table.column_names:
         return np.ones(table.num_rows, np.bool_)
     named = np.isin([str(s) for s in table["split"].to_pylist()], ["train", "test", "val"])
@@ -377,7 +382,9 @@ def _kept(table: Any) -> NDArray[np.bool_]:
 
 
 def _test_rows(table: Any) -> NDArray[np.bool_] | None:
-    """Mask of the rows whose column "split" is test or val; None if fewer than 2 or all are."""
+    """Return a mask of the rows whose "split" is test or val; None if these are 0, 1 or all
+    rows.
+    """
     if "split" not in table.column_names:
         return None
     split = np.array([str(s) for s in table["split"].to_pylist()])

@@ -42,7 +42,7 @@ class Sample:
     name : str
         Name of the picture in messages.
     captions : tuple of str
-        Alternatives, of which one is sampled each time; empty if there is no caption.
+        Alternative captions; one is sampled each time. Empty if the picture has no caption.
     read : callable
         Returns the picture file's bytes.
     weight : float
@@ -59,7 +59,9 @@ class Sample:
 
     @classmethod
     def of(cls, path: Path, folder: Path, captions: tuple[str, ...] = ()) -> Sample:
-        """Make a sample of a file in a folder; bytes of its name that are not UTF-8 are escaped."""
+        """Build the sample of a file in a folder; escape bytes of the file's name that are not
+        UTF-8.
+        """
         name = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
         return cls(name, captions, path.read_bytes, path=path)
 
@@ -105,7 +107,7 @@ def scan(source: Path) -> Scan:
         found = _scan_tar(source)
     else:
         raise DataError(
-            f"{source} is no set of pictures; give a folder of pictures, a .parquet or a .tar file"
+            f"{source} is not supported; give a folder of pictures, a .parquet or a .tar file"
         )
     if not found.samples:
         raise DataError(f"{source} holds no pictures ({', '.join(sorted(image.SUFFIXES))})")
@@ -168,7 +170,7 @@ class _Captions:
 
     def left(self) -> list[str]:
         """List a sentence for each row whose picture was not found."""
-        return [f"{name} is named by the metadata, but is not there" for name in self.waiting]
+        return [f"{name} is listed in the metadata, but does not exist" for name in self.waiting]
 
 
 def _normal(name: str) -> str:
@@ -189,7 +191,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
             else:
                 records = [json.loads(line) for line in text.split("\n") if line.strip()]
         if not all(isinstance(record, dict) for record in records):
-            raise ValueError("a row is no record")
+            raise ValueError("a row is not a record")
     except (ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as metadata: {error}") from None
     return records
@@ -253,7 +255,7 @@ def _weight(value: Any, path: Path, row: int) -> float:
     except (TypeError, ValueError):
         weight = math.nan
     if not 0 <= weight < math.inf:
-        raise DataError(f"{path}: the weight {value!r} of row {row} is no number from 0 on")
+        raise DataError(f"{path}: the weight {value!r} of row {row} is not a number of at least 0")
     return weight
 
 

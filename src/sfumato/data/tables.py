@@ -17,7 +17,7 @@ from sfumato.errors import DataError
 DELIMITERS = ",;\t|"
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "#N/A", "?")
 DECIMAL_COMMA = re.compile(r"\s*-?\d+(,\d+)?\s*")
-SAMPLED = 50  # lines from which the delimiter is found
+SAMPLED = 50  # number of lines in which the delimiter is searched
 
 
 def read_table(path: Path) -> tuple[Any, list[str]]:
@@ -81,8 +81,9 @@ def _parse(text: str, delimiter: str, decimal: str) -> Any:
 def find_delimiter(text: str, usual: str) -> str:
     """Find the delimiter of a table.
 
-    It is `usual`, unless the first line lacks that sign and another sign divides each of the first
-    lines into the same number of cells.
+    The delimiter is `usual` if the first line contains it. Otherwise, it is a sign that divides
+    each of the first lines into the same number of cells, at least two. Without such a sign, it is
+    also `usual`.
 
     Examples
     --------
@@ -117,7 +118,7 @@ def find_delimiter(text: str, usual: str) -> str:
 
 
 def _has_decimal_commas(column: Any) -> bool:
-    """Whether a text column holds numbers with a decimal comma, such as 1,5."""
+    """Whether a text column holds only numbers, some of them with a decimal comma, such as 1,5."""
     if not str(column.type).startswith(("string", "large_string")):
         return False
     values = [v for v in column.to_pylist() if v is not None]

@@ -1,4 +1,4 @@
-"""Documents as weighted term counts, with a vocabulary that can be kept in a JSON file."""
+"""Documents as weighted term counts, with a vocabulary that can be stored in a JSON file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn.preprocessing import normalize
 from sfumato.errors import DataError
 
 Weighting = Literal["tf-idf", "log", "counts"]
-TERMS = 2000  # most frequent words (Hinton & Salakhutdinov 2006)
+TERMS = 2000  # number of words, the most frequent ones (Hinton & Salakhutdinov 2006)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Terms:
         Raises
         ------
         DataError
-            If the texts hold no such words.
+            If the texts hold no words besides stop words.
         """
         counter = CountVectorizer(max_features=size, stop_words="english")
         try:

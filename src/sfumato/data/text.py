@@ -17,8 +17,8 @@ GUESSED = "its text is not UTF-8 and was read as Windows-1252"
 def decode(content: bytes) -> tuple[str, str | None]:
     """Decode a text, and return a note if its encoding was guessed.
 
-    UTF-8 is certain, and so are UTF-16 and UTF-32 with a byte order mark. UTF-16 without a mark is
-    recognized by its zero bytes.
+    UTF-8 is recognized with certainty, and so are UTF-16 and UTF-32 with a byte order mark. UTF-16
+    without a byte order mark is recognized by its zero bytes.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def decode(content: bytes) -> tuple[str, str | None]:
         if content.startswith(mark):
             return content[len(mark) :].decode(encoding, "replace"), None
     for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if content[start::2].count(0) * 4 > len(content):  # more than half of every second byte
+        if content[start::2].count(0) * 4 > len(content):  # more than half of these bytes are zero
             return content.decode(encoding, "replace"), None
     try:
         return content.decode("utf-8"), None

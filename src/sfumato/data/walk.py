@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 def files(folder: Path) -> list[Path]:
     """List all files in a folder and its subfolders, sorted.
 
-    Links to folders are followed, each folder once. Names that begin with a dot are left out
-    (thumbnails, checkpoints and resource forks of other programs), and so are pipes, sockets and
-    devices. A broken link is kept, so that it is reported.
+    Links to folders are followed; each folder is listed once. Names that begin with a dot are left
+    out (thumbnails, checkpoints and resource forks of other programs), and so are pipes, sockets
+    and devices. A broken link is kept, so that reading it reports an error.
     """
     seen: set[str] = set()
     found: list[Path] = []
@@ -23,7 +23,7 @@ def files(folder: Path) -> list[Path]:
         seen.add(here)
         inner[:] = [name for name in inner if not name.startswith(".")]
         found += [Path(place) / name for name in names if not name.startswith(".")]
-    # no pipes: reading one would block
+    # no pipes: reading from a pipe would block
     return sorted(path for path in found if path.is_file() or not path.exists())
 
 

@@ -1,6 +1,7 @@
 """Data consistency: turn a denoiser into one whose estimates agree with a measurement.
 
-Only here does one axis use another: a :class:`Linear` corruption, by protocol.
+No other module of an axis uses another axis. This module accepts any corruption that follows the
+protocol :class:`Linear`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from sfumato.types import Denoise, Linear
 
 
 def consistent(denoise: Denoise, corruption: Linear, y: Tensor) -> Denoise:
-    """Return the denoiser ``D + A+ (y - A D)``: the measured part is kept, the rest comes from
-    ``D`` (Wang et al. 2022, arXiv:2212.00490, equation 10).
+    """Return the denoiser ``D + A+ (y - A D)``, where ``D`` is `denoise`.
 
-    With it, any sampler fills, colorizes and enlarges, and its result satisfies ``A x = y``.
+    Its estimates keep the measured part; all else comes from ``D`` (Wang et al. 2022,
+    arXiv:2212.00490, equation 10).
+
+    With this denoiser, any sampler can inpaint, colorize or enlarge pictures, and the result
+    satisfies ``A x = y``.
 
     Parameters
     ----------

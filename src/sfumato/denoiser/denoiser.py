@@ -10,15 +10,15 @@ from sfumato.types import Condition, Network
 
 
 class Denoiser(nn.Module):
-    """``D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)``: noisy picture to denoised estimate.
+    """``D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)``, the estimate of the clean picture.
 
     Parameters
     ----------
-    network : nn.Module with the call of :class:`sfumato.types.Network`
+    network : nn.Module with the call signature of :class:`sfumato.types.Network`
     kind : {"direct", "eps", "v", "x0", "edm", "flow"}
         What the network predicts.
     times : Times, optional
-        Discrete times of the network; Stable Diffusion's by default.
+        Timesteps of the network and their noise levels; Stable Diffusion's by default.
     sigma_data : float
         Standard deviation of the clean data (for "edm").
 
@@ -47,8 +47,9 @@ class Denoiser(nn.Module):
         self.kind, self.times, self.sigma_data = kind, times or Times.from_betas(), sigma_data
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        """Return the four coefficients at noise levels (B,), in float64; on MPS, which lacks
-        float64, they are computed on the CPU.
+        """Return the four coefficients at noise levels (B,), in float64.
+
+        For MPS, which lacks float64, the coefficients are computed on the CPU.
         """
         exact = (sigma.cpu() if sigma.device.type == "mps" else sigma).double()
         return PRECONDITIONS[self.kind](exact, self.times.to_time, self.sigma_data)
@@ -70,12 +71,13 @@ class Denoiser(nn.Module):
         raw = self.network(
             (scale * x).to(dtype), c.c_noise.float().to(x.device), condition.to(dtype=dtype)
         ).to(x.dtype)
-        # A network may also predict the variance (Nichol & Dhariwal 2021): only the mean is used.
+        # A network may also predict the variance (Nichol & Dhariwal 2021), which is not used.
         return skip * x[:, : raw.shape[1]] + out * raw
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """Return the loss weights ``1 / c_out^2`` (B,), which turn ``weight |D - x0|^2`` into the
-        squared error of the network's own output.
+        """Return the loss weights ``1 / c_out^2`` (B,).
+
+        With them, ``weight |D - x0|^2`` is the squared error of the network's own output.
         """
         return (
             (1 / self.coefficients(sigma).c_out.square().clamp_min(1e-12)).float().to(sigma.device)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance, and a denoiser that switches to another."""
+"""Classifier-free guidance, and a switch from one denoiser to another at a noise level."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ def guided(
     ----------
     denoiser : Denoiser
     condition, negative : Condition
-        Conditions to follow and to move away from. With a scale of 1, or without a negative, one
-        evaluation suffices.
+        Conditions to follow and to move away from. With a scale of 1, or without a negative
+        condition, one network call per estimate suffices.
     scale : float
         1 turns guidance off; 7.5 is common for Stable Diffusion.
     rescale : float, 0 to 1
-        How far the standard deviation of the guided prediction is moved back to that of the
-        prediction for `condition` (Lin et al. 2023, arXiv:2305.08891, equations 15-16). The
-        rescaling acts on the raw output of the network, not on the estimate of the clean picture.
+        How far the standard deviation of the guided prediction is moved back to the standard
+        deviation of the prediction for `condition`; 0 does nothing (Lin et al. 2023,
+        arXiv:2305.08891, equations 15-16). The rescaling acts on the raw output of the network, not
+        on the estimate of the clean picture.
 
     Returns
     -------
@@ -50,7 +51,7 @@ def guided(
 
 
 def switched(first: Denoise, second: Denoise, sigma: float) -> Denoise:
-    """Use the first denoiser above noise level `sigma`, and the second from `sigma` down.
+    """Use the first denoiser above the noise level `sigma`, and the second at and below it.
 
     The composition, which forms early, follows the first; the details, which form late, follow the
     second (like prompt editing in the Stable Diffusion web UI).
@@ -75,8 +76,9 @@ def _rescaled(
 
 
 def _join(a: Condition, b: Condition) -> Condition:
-    """Join both conditions to one batch; the shorter text's chunks are repeated to the length of
-    the longer text.
+    """Join both conditions to one batch.
+
+    The tokens of the shorter text are repeated up to the length of the longer text.
     """
     tokens = None
     if a.tokens is not None and b.tokens is not None:

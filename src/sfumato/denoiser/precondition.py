@@ -1,8 +1,8 @@
-"""Preconditioning: a network's kind of prediction, as four coefficients per noise level.
+"""Preconditioning: four coefficients per noise level describe what a network predicts.
 
 All common denoisers have the form ``D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)`` (Karras et
 al. 2022, arXiv:2206.00364, equation 7) for ``x = x0 + sigma n``. The six rows of `PRECONDITIONS`
-differ in the coefficients only.
+differ only in the coefficients.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Times:
-    """The discrete times that a network was trained on, and their noise levels.
+    """The discrete timesteps that a network was trained on, and their noise levels.
 
     Attributes
     ----------
     sigmas : Tensor, (T,), float64, rising
-        Noise level at each time 0 to T - 1.
+        Noise level at each timestep from 0 to T - 1.
     """
 
     sigmas: Tensor
@@ -57,8 +57,8 @@ class Times:
         kind : {"scaled_linear", "linear", "squaredcos_cap_v2"}
             ``scaled_linear`` from 0.00085 to 0.012 is Stable Diffusion's.
         zero_snr : bool
-            Rescale so that the last level has (nearly) no signal (Lin et al. 2023,
-            arXiv:2305.08891, algorithm 1).
+            Rescale the noise levels so that the picture has (nearly) no signal at the last level
+            (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
         """
         if kind == "scaled_linear":
             betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
@@ -78,8 +78,9 @@ class Times:
         return cls(((1 - alphas) / alphas).sqrt())
 
     def to_time(self, sigmas: Tensor) -> Tensor:
-        """Return the fractional times of noise levels, interpolated in log sigma and clamped to the
-        table.
+        """Return the fractional timesteps of noise levels.
+
+        They are interpolated in log sigma and clamped to the range 0 to T - 1.
         """
         logs = self.sigmas.log().to(sigmas.device)
         log = sigmas.to(torch.float64).clamp_min(1e-20).log()

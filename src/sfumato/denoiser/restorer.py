@@ -1,10 +1,10 @@
 """The restorer: a network of 3x3 convolutions on three scales that restores photos in one step.
 
-Besides the picture it gets planes that tell what is known. The picture is pixel-unshuffled to half
-its size (Shi et al. 2016, arXiv:1609.05158; FFDNet, Zhang et al. 2018, arXiv:1710.04026). The
-scales follow DRUNet (Zhang et al. 2021, arXiv:2008.13751): residual blocks without norms or biases,
-so that the output scales with the input. On a CPU in bfloat16, such convolutions come closer to
-peak speed than any other layer.
+Besides the picture, the network gets planes that describe what is known about the picture. The
+picture is pixel-unshuffled to half its size (Shi et al. 2016, arXiv:1609.05158; FFDNet, Zhang et
+al. 2018, arXiv:1710.04026). The scales follow DRUNet (Zhang et al. 2021, arXiv:2008.13751):
+residual blocks without norms or biases, so that the output scales with the input. On a CPU in
+bfloat16, such convolutions come closer to peak speed than any other layer.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from torch import Tensor, nn
 from sfumato.config import Config
 from sfumato.types import Condition
 
-# 1 where the pixel is known; 1 where its color is known; 1 / the factor of enlarging; JPEG quality
-# / 100
+# 1 where the pixel is known; 1 where its color is known; 1 / the enlargement factor; JPEG quality /
+# 100
 PLANES = ("known", "color", "detail", "quality")
 # side of a window and margin around it, in pixels: the margin exceeds the receptive field of the
 # bundled networks, so windows do not change the result
 TILE, MARGIN = 640, 96
 # the eight symmetries of a square; the first is the identity
 VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
-# halvings for the interpolation of hidden pixels, and the margin for a network that starts from it
+# number of halvings in `interpolated`; margin in pixels for a network with ``fills``
 REACH, FILLS_MARGIN = 5, 192
 
 
 def restorer_planes(
     known: Tensor, color: float = 1.0, detail: float = 1.0, quality: float = 1.0
 ) -> Tensor:
-    """Build the planes (B, 4, H, W) that tell a restorer what is known.
+    """Build the planes (B, 4, H, W) that describe for a restorer what is known about a picture.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def restorer_planes(
     color : float
         0 if the picture is gray and is to be colorized, else 1.
     detail : float
-        1 / the factor by which the picture was enlarged.
+        1 divided by the factor by which the picture was enlarged.
     quality : float
         JPEG quality of the picture, divided by 100.
 
@@ -59,15 +59,15 @@ def restorer_planes(
 def self_ensemble(
     function: Callable[..., Tensor], views: Sequence[tuple[int, bool]], *pictures: Tensor
 ) -> Tensor:
-    """Average the outputs for turned and mirrored pictures, after turning each output back.
+    """Average the outputs for rotated and mirrored pictures; each output is turned back first.
 
-    Errors differ between views, so those of the mean are smaller.
+    Errors differ between views, so the mean has smaller errors.
 
     Parameters
     ----------
-    answer : callable
-        Called with all `pictures`, turned and mirrored: (B, C, h, w) or (B, C, w, h); returns one
-        picture of that size.
+    function : callable
+        Called with all `pictures`, rotated and mirrored: (B, C, h, w) or (B, C, w, h). Returns one
+        batch of the same height and width.
     views : sequence of (int, bool)
         Number of quarter turns, and whether the picture is mirrored first; a selection from
         `VIEWS`.
@@ -98,7 +98,7 @@ class RestorerConfig(Config):
     """Config of a restorer, in its ``config.json``."""
 
     channels: int = 3
-    widths: tuple[int, ...] = (64, 128, 176)  # of the features at 1/2, 1/4, 1/8 of the size
+    widths: tuple[int, ...] = (64, 128, 176)  # channels at 1/2, 1/4, 1/8 of the picture's size
     # residual blocks per scale, on the way down and on the way up: one number for all scales, or
     # one for each
     blocks: int | tuple[int, ...] = 2
@@ -107,13 +107,15 @@ class RestorerConfig(Config):
     # predicts hidden pixels only, starting from an interpolation of known ones; known pixels stay
     # unchanged
     fills: bool = False
-    # predicts where the damage is, one channel in [-1, 1], instead of the restored picture
+    # predicts a map of the damage, one channel in [-1, 1], instead of the restored picture
     finds: bool = False
 
 
 def interpolated(x: Tensor, known: Tensor, levels: int = REACH) -> Tensor:
-    """Interpolate hidden pixels by pull-push (Gortler et al. 1996): known pixels are averaged at
-    lower and lower resolutions, which are then upsampled into the holes.
+    """Interpolate hidden pixels by pull-push (Gortler et al. 1996).
+
+    Known pixels are averaged at lower and lower resolutions. Then the averages are upsampled into
+    the holes.
 
     Parameters
     ----------
@@ -121,7 +123,8 @@ def interpolated(x: Tensor, known: Tensor, levels: int = REACH) -> Tensor:
         Sides are multiples of ``2**levels``.
     known : Tensor, (B, 1, H, W), in [0, 1]
     levels : int
-        Number of halvings; a pixel further than about ``2**levels`` from any known one becomes 0.
+        Number of halvings; a pixel farther than about ``2**levels`` from all known pixels becomes
+        0.
 
     Examples
     --------
@@ -159,8 +162,9 @@ def _conv(a: int, b: int) -> nn.Conv2d:
 
 
 class Restorer(nn.Module):
-    """Network from a damaged picture, its noise level and planes to the clean picture, for the
-    preconditioning ``direct``.
+    """Network that restores a damaged picture, for the preconditioning ``direct``.
+
+    Its input is the picture, the noise level and the planes of :func:`restorer_planes`.
 
     Parameters
     ----------
@@ -206,8 +210,9 @@ class Restorer(nn.Module):
             self.tail.weight.mul_(0.01)
 
     def channels_last(self) -> Restorer:
-        """Convert the weights to the channels-last memory format, in place, for the fastest
-        convolution kernels; return the network.
+        """Convert the weights in place to the channels-last memory format, and return the network.
+
+        This allows the fastest convolution kernels.
         """
         for weights in self.parameters():
             if weights.ndim == 4:
@@ -216,7 +221,7 @@ class Restorer(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Sides are padded to a multiple of this."""
+        """Sides are padded to a multiple of this number of pixels."""
         return int(2 ** max(len(self.config.widths), REACH * self.config.fills))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
@@ -259,7 +264,7 @@ class Restorer(nn.Module):
         return joined, planes
 
     def _features(self, joined: Tensor) -> Tensor:
-        """Compute the input of the last layer: features at half the size."""
+        """Compute the input of the last layer: features at half the size of `joined`."""
         h = self.head(F.pixel_unshuffle(joined, 2))
         skips = []
         for k, stage in enumerate(self.down):

@@ -1,8 +1,8 @@
 """The U-Net of Stable Diffusion 1, 2 and XL, of its inpainting models and x4 upscaler, and of
 diffusion models without text.
 
-Parameter names and config keys are those of diffusers' ``UNet2DConditionModel``, so its checkpoints
-load unchanged; those of ``UNet2DModel`` load through :class:`PlainUNetConfig`.
+Parameter names and config keys are the same as in diffusers' ``UNet2DConditionModel``, so its
+checkpoints load unchanged. Checkpoints of ``UNet2DModel`` load through :class:`PlainUNetConfig`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ UpType = Literal["CrossAttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]
 
 
 class UNetConfig(Config):
-    """Config in ``unet/config.json``. If only one value of a diffusers key is supported, that value
-    is the key's type.
+    """Config in ``unet/config.json``.
+
+    If only one value of a diffusers key is supported, the key's type is a ``Literal`` of this
+    value, or None.
     """
 
     sample_size: int | None = None
@@ -60,7 +62,7 @@ class UNetConfig(Config):
     addition_embed_type: Literal["text_time"] | None = None
     addition_time_embed_dim: int | None = None
     projection_class_embeddings_input_dim: int | None = None
-    # a remedy for float16 overflow: our attention accumulates in float32
+    # ignored: a remedy for float16 overflow, but our attention accumulates in float32
     upcast_attention: bool | None = False
 
     center_input_sample: Literal[False] = False
@@ -105,11 +107,13 @@ class UNetConfig(Config):
 
     @property
     def unit(self) -> int:
-        """Sides of latents are multiples of this: each level but the last halves them."""
+        """Sides of latents are multiples of this number: each level but the last halves the
+        sides.
+        """
         return int(2 ** (len(self.block_out_channels) - 1))
 
     def heads(self, level: int) -> int:
-        """Attention heads at a level (0 = finest)."""
+        """Number of attention heads at a level (0 = finest)."""
         return (
             self.attention_head_dim
             if isinstance(self.attention_head_dim, int)
@@ -117,7 +121,7 @@ class UNetConfig(Config):
         )
 
     def depth(self, level: int) -> int:
-        """Transformer blocks per attention at a level."""
+        """Number of transformer blocks per attention layer at a level."""
         many = self.transformer_layers_per_block
         return many if isinstance(many, int) else many[level]
 
@@ -180,8 +184,9 @@ class PlainUNetConfig(Config):
 
 
 class _Block(nn.Module):
-    """Residual blocks, each followed by attention if the level has any. The subclasses add skip
-    connections and resampling.
+    """Residual blocks, each followed by attention if the level has attention.
+
+    The subclasses add skip connections and resampling.
     """
 
     def __init__(
@@ -250,7 +255,7 @@ class _Down(_Block):
         )
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> list[Tensor]:
-        """Return the state after each layer; the last one goes on to the next level."""
+        """Return the state after each layer; the last state is the input of the next level."""
         states = []
         for i, resnet in enumerate(self.resnets):
             x = self.attend(i, resnet(x, time), condition)
@@ -274,7 +279,7 @@ class _Mid(_Block):
         )
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        """Resnet, attention, resnet."""
+        """Apply a residual block, attention and another residual block."""
         x = self.attend(0, self.resnets[0](x, time), condition)
         out: Tensor = self.resnets[1](x, time)
         return out
@@ -355,8 +360,10 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def embed(self, c_noise: Tensor, condition: Condition) -> Tensor:
-        """Return the time embedding (B, 4 w0) plus that of the condition's vector; SiLU is applied
-        once for all blocks.
+        """Return the sum of the embeddings of the noise level and of the condition's vector.
+
+        It is (B, 4 w0), where w0 is the number of channels of the first level. SiLU is already
+        applied, once for all blocks.
         """
         config = self.config
         waves = sinusoids(

@@ -1,8 +1,9 @@
-"""PCA, LSA and autoencoders with scikit-learn's interface: numpy rows (N, d) to codes (N, k) and
-back.
+"""PCA, LSA and autoencoders with scikit-learn's interface.
 
-``score`` is the same for all three, so that they can be compared: the negative squared
-reconstruction error, summed over the values of a row and averaged over the rows.
+The estimators encode rows (N, d) as codes (N, k) and decode codes to rows, as numpy arrays.
+
+All three estimators define ``score`` in the same way, so their scores can be compared. It is the
+negative squared reconstruction error, summed over the values of a row and averaged over the rows.
 """
 
 from sfumato.estimators.autoencoder import Autoencoder as Autoencoder

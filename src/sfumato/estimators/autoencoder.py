@@ -29,32 +29,34 @@ SEEDING = threading.Lock()
 
 
 class Autoencoder(Reducer):
-    """A deep or convolutional autoencoder; with a corruption, a denoising one.
+    """A deep or convolutional autoencoder; with a corruption, a denoising autoencoder.
 
     Parameters
     ----------
     n_components : int
         Code length.
     kind : {"deep", "conv"}
-        Fully connected layers, or convolutions over pictures of `shape`.
+        "deep": fully connected layers; "conv": convolutions over pictures of `shape`.
     layers : tuple of int
-        Deep: hidden widths. Conv: channels after each halving.
+        For "deep", the hidden sizes of the encoder; for "conv", the channels after each halving of
+        the picture.
     shape : (C, H, W), optional
-        Shape of the picture in a row; by default a line of d values.
+        Shape (C, H, W) of the picture that a row holds; by default (1, 1, d).
     loss : {"squared", "cross_entropy"}
         Cross-entropy is for values between two bounds, such as black and white.
     corruption : str
-        String form for :func:`sfumato.parse`, such as "noise:25" or "mask:0.3". It applies to
-        values scaled to [-1, 1] by the range of the data.
+        Corruption in string form (see :func:`sfumato.parse`), such as "noise:25" or "mask:0.3". It
+        is applied to values that are scaled to [-1, 1] by the range of the data.
     epochs : int
-        Passes over the rows. They set the number of batches, whose rows are sampled at random.
+        Number of passes over the rows. It sets the number of batches; the rows of each batch are
+        sampled at random.
     batch_size : int or "auto"
-        "auto" is a fiftieth of the number of rows, limited to 16 to 256.
+        "auto" is a fiftieth of the number of rows, but at least 16 and at most 256.
     learning_rate : float
     weight_decay : float
     dtype : {"auto", "float32", "bfloat16", "float16"}
-        Dtype of mixed-precision training; "auto" is bfloat16 if the device is fast at it. Codes are
-        computed in the precision of the rows.
+        Dtype of mixed-precision training. "auto" is bfloat16 on devices with native bfloat16, else
+        float32. Codes are computed in the precision of the rows.
     device : str
     random_state : int, RandomState or None
     warm_start : bool
@@ -64,8 +66,8 @@ class Autoencoder(Reducer):
 
     Notes
     -----
-    During training the process keeps freed memory (glibc's ``mallopt``), which saves a tenth of the
-    time.
+    Training sets glibc's ``mallopt`` so that the process keeps freed memory for reuse. This saves a
+    tenth of the training time.
 
     Examples
     --------
@@ -172,8 +174,8 @@ class Autoencoder(Reducer):
         present = rows.nnz if sparse else np.count_nonzero(rows)
         counts = low == 0 and present < math.prod(rows.shape) / 2
         if self.shape is None and self.loss == "squared" and counts:
-            # zero becomes the middle of [-1, 1], the value of masked entries, so a masked word is
-            # an absent one
+            # map zero to the middle of [-1, 1], which is also the value of masked entries: a masked
+            # word then looks like an absent word
             low = -high
         return low, max(high, low + max(1e-12, 1e-6 * abs(low)))
 
@@ -186,7 +188,7 @@ class Autoencoder(Reducer):
             batch=batch,
             learning_rate=self.learning_rate,
             warmup=min(100, steps // 10),
-            # with such a long decay of the rate to zero, averaging the weights is not needed
+            # the learning rate decays in 60 % of the steps, so the weights need no averaging
             cooldown=0.6,
             weight_decay=self.weight_decay,
             ema_decay=0,
@@ -240,7 +242,7 @@ class Autoencoder(Reducer):
         return self.space_.config.codes
 
     def _framed(self, rows: Rows) -> Tensor:
-        """Scale rows to [-1, 1]; done in torch, which uses all cores."""
+        """Scale rows to [-1, 1] in torch, which uses all cores."""
         low, high = self.range_
         return (
             torch.from_numpy(np.require(dense(rows), requirements=["C", "W"]))
@@ -267,10 +269,11 @@ class Autoencoder(Reducer):
         return (rows + 1) * ((high - low) / 2) + low
 
     def _space_in(self, dtype: torch.dtype) -> AutoencoderSpace:
-        """Return the space in the precision of the rows, so that float64 rows give float64 codes
-        that do not depend on the rest of the batch.
+        """Return the space in the precision of the rows.
 
-        It is a copy if the precision differs, so the estimator itself stays unchanged.
+        The codes of float64 rows are then float64 and do not depend on the other rows of the batch.
+
+        If the precision differs, the result is a copy, so the estimator itself stays unchanged.
         """
         return (
             self.space_

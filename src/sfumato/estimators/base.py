@@ -1,4 +1,4 @@
-"""Base of the estimators: scikit-learn's checks, both transforms, the score, save and load."""
+"""Base of the estimators: input checks, transform and inverse transform, score, save and load."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH = 4096  # rows that are encoded at once
 
 
 class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Base of the three estimators: input checks, both transforms, the score, save and load."""
+    """Base of the three estimators: input checks, (inverse) transform, score, save and load."""
 
     accepts_sparse: ClassVar[bool] = False
     n_features_in_: int
@@ -73,8 +73,9 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         )
 
     def score(self, X: Rows, y: Any = None) -> float:  # noqa: N803
-        """Return the negative squared reconstruction error, summed over the columns and averaged
-        over the rows. The best score is 0.
+        """Return the negative squared reconstruction error; the best score is 0.
+
+        The error is summed over the columns and averaged over the rows.
         """
         check_is_fitted(self)
         rows = self._check(X, reset=False)
@@ -93,9 +94,7 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         raise NotImplementedError
 
     def save(self, folder: str | Path) -> None:
-        """Write ``estimator.json`` and ``weights.safetensors`` to a folder; :meth:`load` reads them
-        back.
-        """
+        """Write ``estimator.json`` and ``weights.safetensors`` to a folder, for :meth:`load`."""
         check_is_fitted(self)
         folder = Path(folder)
         params = {
@@ -108,7 +107,7 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "state": self._state(),
         }
         described = {"estimator": type(self).__name__, "params": params, "fitted": fitted}
-        # the default converts numpy scalars and tuples
+        # `default` converts numpy scalars to Python numbers, and other sequences to lists
         text = json.dumps(
             described,
             indent=2,
@@ -126,7 +125,7 @@ class Reducer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ModelError
-            If a file is missing, cut short, or of another estimator.
+            If a file is missing or truncated, or belongs to another estimator.
         """
         path = Path(folder) / "estimator.json"
         try:

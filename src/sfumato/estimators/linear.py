@@ -31,7 +31,7 @@ class _Linear(Reducer):
         self.n_components, self.solver, self.random_state = n_components, solver, random_state
 
     def fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
-        """Find the directions of rows (N, d)."""
+        """Compute the directions of largest variance of rows (N, d)."""
         self._validate_params()
         rows = self._check(X, reset=True)
         if self.solver == "randomized" or (
@@ -52,9 +52,9 @@ class _Linear(Reducer):
     def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
         """Update the fit with more rows.
 
-        The result equals one exact fit on all rows, with three exceptions: more than 5,000 columns,
-        a randomized fit before, or an estimator from a file. Then only the leading directions are
-        kept between calls.
+        The result equals one exact fit on all rows, with three exceptions: rows with more than
+        5,000 columns, an earlier randomized fit, or an estimator that was loaded from a file. In
+        these cases, only the leading directions are kept between calls.
         """
         self._validate_params()
         first = not hasattr(self, "_sums")
@@ -75,7 +75,7 @@ class _Linear(Reducer):
         return self
 
     def _enough(self, rows: Rows) -> int:
-        """Return the number of components to compute if these are all rows."""
+        """Return the number of components of a fit on these rows alone."""
         most = min(rows.shape)
         if self.n_components is not None and self.n_components > most:
             raise ValueError(
@@ -95,7 +95,7 @@ class _Linear(Reducer):
 
     @property
     def space_(self) -> LinearSpace:
-        """The fitted space, solved on first access, so that partial fits only update sums."""
+        """The fitted space. It is computed on first access, so partial fits only update sums."""
         return self._sums.solve(self._count()) if hasattr(self, "_sums") else self._space
 
     @property
@@ -105,12 +105,12 @@ class _Linear(Reducer):
 
     @property
     def components_(self) -> NDArray[np.float64]:
-        """Directions (k, d), orthonormal; the largest entry of each is positive."""
+        """Orthonormal directions (k, d); the entry of largest magnitude in each is positive."""
         return self.space_.components
 
     @property
     def mean_(self) -> NDArray[np.float64]:
-        """Center (d,)."""
+        """Center of the rows, (d,); zero for LSA."""
         return self.space_.mean
 
     @property
@@ -124,7 +124,7 @@ class _Linear(Reducer):
         return self.space_.variances / max(self.space_.total, np.finfo(float).tiny)
 
     def _encode(self, rows: Rows) -> NDArray[Any]:
-        # center first: the difference of large codes loses digits
+        # center before the product: a difference of large codes would lose digits
         centered = rows - self.mean_.astype(rows.dtype) if self.centered else rows
         codes: NDArray[Any] = np.asarray(centered @ self.components_.astype(rows.dtype).T)
         return codes
@@ -158,9 +158,10 @@ class PCA(_Linear):
     Parameters
     ----------
     n_components : int, optional
-        Code length; by default the smaller number of rows or columns.
+        Code length; by default the number of rows or of columns, whichever is smaller.
     solver : {"auto", "exact", "randomized"}
-        "exact" takes memory for d x d numbers; "auto" uses "randomized" above 5,000 columns.
+        "exact" needs memory for d x d numbers. "auto" means "randomized" for more than 5,000
+        columns, else "exact".
     random_state : int, RandomState or None
         Seed of the randomized solver.
 
@@ -176,8 +177,9 @@ class PCA(_Linear):
 
 
 class LSA(_Linear):
-    """Latent semantic analysis: the truncated SVD of term counts (Deerwester et al. 1990). Rows can
-    be sparse.
+    """Latent semantic analysis: the truncated SVD of term counts (Deerwester et al. 1990).
+
+    Rows can be sparse.
 
     Parameters
     ----------

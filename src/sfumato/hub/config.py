@@ -1,4 +1,4 @@
-"""The scheduler's config in a model folder, and our own defaults."""
+"""Configs of a model folder: diffusers' scheduler config, and the model's default options."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from sfumato.errors import ConfigError
 from sfumato.sampler.registry import sampler_name
 from sfumato.sampler.schedule import Rule, shaped, spaced
 
-# Keys that tune a sampler, which we choose ourselves, or clip pixels, which latent models do not
-# use.
+# Ignored keys: they tune samplers, whose details are fixed here, or they clip pixels, which latent
+# models do not need.
 IGNORED = frozenset(
-    "clip_sample clip_sample_range dynamic_thresholding_ratio sample_max_value skip_prk_steps"
-    " solver_type use_lu_lambdas flow_shift"
-    " lambda_min_clipped variance_type use_dynamic_shifting time_shift_type interpolation_type "
-    "timestep_type"
+    "clip_sample clip_sample_range dynamic_thresholding_ratio sample_max_value skip_prk_steps "
+    "solver_type use_lu_lambdas flow_shift lambda_min_clipped variance_type use_dynamic_shifting "
+    "time_shift_type interpolation_type timestep_type"
     " sigma_min sigma_max disable_corrector solver_p predict_x0 timestep_scaling rho".split()
 )
-# Keys of which only one value is supported, as other values would give other trajectories.
+# Keys with one supported value; with other values, the trajectories would be different.
 ONLY: dict[str, Any] = {
     "thresholding": False,
     "use_flow_sigmas": False,
@@ -33,11 +32,11 @@ ONLY: dict[str, Any] = {
     "algorithm_type": "dpmsolver++",
     "shift_terminal": None,
 }
-# classes whose default spacing is "leading"; that of the others is "linspace"
+# scheduler classes whose default spacing is "leading"; all others default to "linspace"
 LEADING = frozenset(
     {"DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"}
 )
-# rules of the scheduler classes of these samplers
+# spacing rules of the samplers' scheduler classes; the rule of all other samplers is "all"
 RULES: dict[str, Rule] = {
     "dpmpp_2m": "solver",
     "dpmpp_2m_sde": "solver",
@@ -47,8 +46,9 @@ RULES: dict[str, Rule] = {
 
 
 class SchedulerConfig(Config):
-    """Config in ``scheduler/scheduler_config.json``: the training process, and the spacing of steps
-    that the checkpoint asks for.
+    """Config in ``scheduler/scheduler_config.json``.
+
+    It defines the noise levels of training and the spacing of the sampler steps.
     """
 
     num_train_timesteps: int = Field(1000, ge=2)
@@ -62,7 +62,7 @@ class SchedulerConfig(Config):
     rescale_betas_zero_snr: bool = False
     set_alpha_to_one: bool = True  # False: sampling ends at the lowest noise level, not at zero
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
-    # the last step of a solver is of first order: always for UniPC, below 15 steps for the others
+    # True: the last step of a solver is of first order (UniPC: always; others: below 15 steps)
     lower_order_final: bool = True
     euler_at_final: bool = False  # True: the last step is of first order, except for UniPC
     use_karras_sigmas: bool | None = False
@@ -70,11 +70,11 @@ class SchedulerConfig(Config):
     use_beta_sigmas: bool | None = False
     # for LCMScheduler: the number of steps that its network was distilled with
     original_inference_steps: int = Field(50, ge=1)
-    sampler: str = "dpmpp_2m"  # ours: from the class name
+    sampler: str = "dpmpp_2m"  # our own key, derived from the class name
 
     @classmethod
     def from_file(cls, data: Mapping[str, Any], source: str) -> SchedulerConfig:
-        """Read a config of diffusers, whose defaults depend on the scheduler class."""
+        """Read a diffusers config; the defaults of missing keys depend on the scheduler class."""
         kind = str(data.get("_class_name", "DDIMScheduler"))
         stochastic = data.get("algorithm_type") == "sde-dpmsolver++"
         wrong = [
@@ -96,11 +96,11 @@ class SchedulerConfig(Config):
 
     @property
     def kind(self) -> str:
-        """Our name of the network's kind of prediction."""
+        """Our name for the network's prediction type."""
         return prediction(self.prediction_type)
 
     def times(self) -> Times:
-        """The discrete times that the network was trained on."""
+        """The discrete timesteps that the network was trained on."""
         return Times.from_betas(
             self.beta_schedule,
             self.beta_start,
@@ -115,9 +115,7 @@ class SchedulerConfig(Config):
         return RULES.get(self.sampler, "all")
 
     def first_order_end(self, sampler: str, steps: int) -> bool:
-        """Return whether the last of `steps` steps of `sampler` is of first order, as in its
-        diffusers class.
-        """
+        """Return whether the last of `steps` steps is of first order, as in diffusers."""
         return (self.lower_order_final and (sampler == "unipc" or steps < 15)) or (
             self.euler_at_final and sampler != "unipc"
         )
@@ -125,8 +123,8 @@ class SchedulerConfig(Config):
     def default_sigmas(self, table: Tensor, steps: int, sampler: str) -> Tensor:
         """Return noise levels (steps + 1,), spaced as the checkpoint's config asks.
 
-        They end at zero, unless the config says otherwise: ``final_sigmas_type`` for all samplers,
-        ``set_alpha_to_one`` for DDIM and DDPM only.
+        The last level is zero by default. The config can change it: with ``final_sigmas_type`` for
+        all samplers, with ``set_alpha_to_one`` for DDIM and DDPM only.
         """
         levels = spaced(
             table,
@@ -155,9 +153,9 @@ class Defaults(Config):
     steps: int = Field(20, ge=1)
     guidance_scale: float = 7.5
     best_of: int = Field(1, ge=1, le=64)  # candidates per picture; more than one needs a matcher
-    size: tuple[int, int] | None = None  # width, height; the U-Net's sample size if absent
+    size: tuple[int, int] | None = None  # width, height in pixels; default: the U-Net's sample size
     needs_prompt: bool = False
     style: str | None = None
-    styles: dict[str, str] = {}  # name of a style -> the words that ask for it
+    styles: dict[str, str] = {}  # name of a style -> its words in the prompt
     description: str = ""
     license: str = Field("", validation_alias=AliasChoices("license", "licence"))

@@ -32,7 +32,12 @@ def _file(name: str, path: Path) -> dict[str, Any]:
         license=notes.get("modelspec.license", ""),
     )
     return _described(
-        name, defaults, side, [path], f"{family.name}, {family.unet.in_channels} channels in", path
+        name,
+        defaults,
+        side,
+        [path],
+        f"{family.name}, {family.unet.in_channels} input channels",
+        path,
     )
 
 

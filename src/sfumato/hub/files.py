@@ -22,14 +22,14 @@ WEIGHTS = tuple(
     for name in ("diffusion_pytorch_model", "model")
     for variant in VARIANTS
 )
-INDEX = ".index.json"  # suffix of an index of weights in several files
+INDEX = ".index.json"  # suffix of an index file, for weights that are split into several files
 PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 M = TypeVar("M", bound=nn.Module)
 C = TypeVar("C")
 
 
 def network_from(kind: type[M], config: Any, folder: Path, dtype: torch.dtype = torch.float32) -> M:
-    """Build a network from a folder's config and fill it with its weights."""
+    """Build a network from a folder's config and load the folder's weights."""
     settings = config.read(read_json(folder / "config.json"), str(folder / "config.json"))
     return filled(kind, settings, read_weights(weight_file(folder)), str(folder), dtype)
 
@@ -62,12 +62,13 @@ def outline(kind: Callable[[C], M], settings: C, source: str) -> M:
         with torch.device("meta"):
             return kind(settings)
     except (ValueError, TypeError, IndexError, ZeroDivisionError, RuntimeError) as error:
-        raise ModelError(f"{source}: its numbers make no network: {error}") from None
+        raise ModelError(f"{source}: no network can be built from this config: {error}") from None
 
 
 def decoded_in(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype for an autoencoder: float16 becomes float32, as it overflows in the decoder
-    of Stable Diffusion.
+    """Return the dtype for an autoencoder: float32 in place of float16, else `dtype`.
+
+    Float16 overflows in the decoder of Stable Diffusion.
     """
     return torch.float32 if dtype == torch.float16 else dtype
 
@@ -95,7 +96,7 @@ def fill(network: nn.Module, weights: dict[str, Tensor], source: str, dtype: tor
     ):
         if names:
             raise ModelError(
-                f"{source} {what} weight {min(names)} ({len(names)} such): weights and config do "
+                f"{source} {what} weight {min(names)} ({len(names)} in all): weights and config do "
                 "not belong together"
             )
     wrong = [k for k in want if have[k].shape != want[k]]
@@ -116,7 +117,7 @@ OLD_NAMES = {
 
 
 def _modern(name: str) -> str:
-    """Translate old names of the VAE's attention weights to those used since 2023."""
+    """Translate old names of the VAE's attention weights to the names used since 2023."""
     for old, new in OLD_NAMES.items():
         if ".attentions." in name:
             name = name.replace(old, new)
@@ -124,9 +125,7 @@ def _modern(name: str) -> str:
 
 
 def _squeezed(value: Tensor, shape: torch.Size | None) -> Tensor:
-    """Convert 1x1 convolutions to matrices: old files store the VAE's linear layers as
-    convolutions.
-    """
+    """Convert 1x1 kernels to matrices: in old files, the VAE's linear layers are convolutions."""
     return value[..., 0, 0] if shape is not None and value.ndim == len(shape) + 2 else value
 
 
@@ -136,7 +135,7 @@ def weight_file(folder: Path) -> Path:
     Raises
     ------
     ModelError
-        If there is none; the message names a pickle found instead.
+        If the folder has neither. If it holds a pickle, the message names this file.
     """
     for name in (*WEIGHTS, *(name + INDEX for name in WEIGHTS)):
         if (folder / name).exists():
@@ -147,8 +146,10 @@ def weight_file(folder: Path) -> Path:
 
 
 def shards(path: Path) -> list[Path]:
-    """Return the files that hold weights: a safetensors file itself, or the files that an index
-    names, in its folder.
+    """Return the files that hold weights.
+
+    If `path` is an index, these are the files that it names, in its folder; else it is `path`
+    itself.
     """
     if not path.name.endswith(INDEX):
         return [path]
@@ -171,7 +172,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return {name: value for part in shards(path) for name, value in load_file(part).items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{path} cannot be read as safetensors ({error}); it may be cut short"
+            f"{path} cannot be read as safetensors ({error}); the file may be truncated"
         ) from None
 
 
@@ -194,14 +195,16 @@ def in_pixels(index: Mapping[str, Any]) -> bool:
 
 
 def part(folder: Path, name: str) -> Path:
-    """Return the folder of a model's component: its own, or that of the index, as in the oldest
-    models with one network.
+    """Return the folder of a model's component.
+
+    A component without its own folder lies in the model folder itself, as in the oldest models,
+    which have one network.
     """
     return folder / name if (folder / name).is_dir() else folder
 
 
 def fingerprint(*networks: nn.Module) -> str:
-    """Return the SHA-256 of all weights of the networks, in their order."""
+    """Return one SHA-256 over the weights of all networks, in the given order."""
     sum_ = hashlib.sha256()
     for network in networks:
         for value in network.state_dict().values():
@@ -210,8 +213,9 @@ def fingerprint(*networks: nn.Module) -> str:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the digests of the files that an index names; cached
-    until a file changes.
+    """Return the SHA-256 of a file; cached until the file changes.
+
+    The digest of an index is the SHA-256 over the digests of the files that it names.
     """
     if path.name.endswith(INDEX):
         return hashlib.sha256("".join(digest(part) for part in shards(path)).encode()).hexdigest()

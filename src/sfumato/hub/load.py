@@ -1,7 +1,7 @@
 """Open a model: a bundled name, a folder in diffusers' layout, or a single-file checkpoint.
 
-Every config is read strictly and every weight must find its place. Nothing is unpickled and nothing
-is fetched.
+An unknown config key is an error, and so is a missing or unknown weight. Nothing is unpickled or
+downloaded.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PIPELINES = frozenset(
     f"StableDiffusion{kind}Pipeline"
     for kind in ("", "Img2Img", "Inpaint", "XL", "XLImg2Img", "XLInpaint")
 )
-# a U-Net on pixels, without text
+# pipelines with a U-Net on pixels, without text
 PLAIN = frozenset({"DDPMPipeline", "DDIMPipeline", "PNDMPipeline"})
 
 
@@ -71,9 +71,9 @@ class Model:
     path : Path
         The model's folder or file.
     loras : dict of str to str
-        The LoRAs merged into the weights, as the user named them, with digests of their files.
+        LoRAs that are merged into the weights: name as the user gave it -> digest of the file.
     student : str
-        Digest of the LoRA for sampling in a few steps; empty without it.
+        Digest of the student, the LoRA for sampling in a few steps; empty if no student is merged.
     """
 
     name: str
@@ -99,14 +99,14 @@ class Model:
         )
         if network.config.text_width != width:
             raise ModelError(
-                f"{folder} takes texts of {network.config.text_width} values, the model's text "
+                f"{folder} takes texts of {network.config.text_width} values, but the model's text "
                 f"encoder gives {width}"
             )
         return network.to(self.device).eval()
 
     @functools.cached_property
     def upscaler(self) -> Denoiser | None:
-        """The denoiser for enlarging four times (:mod:`sfumato.tasks.upscale`), or None."""
+        """Denoiser that enlarges pictures four times (:mod:`sfumato.tasks.upscale`), or None."""
         folder = self.path / "upscaler"
         if not (folder / "config.json").exists():
             return None
@@ -116,8 +116,8 @@ class Model:
         made = network.config.in_channels, network.config.out_channels, width
         if made != (channels + 3, channels, text_width):
             raise ModelError(
-                f"{folder} is no upscaler of this model: it takes {made[0]} channels, gives "
-                f"{made[1]} and reads texts of {width} values; wanted are {channels + 3}, "
+                f"{folder} is no upscaler of this model: it has {made[0]} input channels, "
+                f"{made[1]} output channels and {width} text values; needed: {channels + 3}, "
                 f"{channels} and {text_width}"
             )
         return Denoiser(network.to(self.device), "v").eval()
@@ -134,8 +134,8 @@ class Model:
     ) -> Denoise:
         """Return the denoiser with guidance (:func:`sfumato.denoiser.guidance.guided`).
 
-        In pixel space its estimates are clipped to [-1, 1], as the mean of pictures lies in this
-        range (``clip_sample`` in diffusers).
+        In pixel space, the estimates are clipped to [-1, 1] (``clip_sample`` in diffusers): an
+        estimate is a mean of pictures, so it lies in this range.
         """
         denoise = guided(self.denoiser, condition, negative, scale, rescale=rescale)
         return (
@@ -157,8 +157,9 @@ class Model:
 
     @property
     def unit(self) -> int:
-        """Sides of pictures must be multiples of this: the space's factor times the U-Net's
-        halvings.
+        """The sides of pictures must be multiples of this number of pixels.
+
+        It is the space's factor times the U-Net's downsampling factor.
         """
         return self.space.config.factor * self.network.config.unit
 
@@ -196,7 +197,7 @@ def bundled() -> list[str]:
 
 
 def is_model(name: str | Path) -> bool:
-    """Return whether a name is a text-to-image model: a bundled one, a folder or a checkpoint."""
+    """Return whether `name` is a bundled text-to-image model, a model folder or a checkpoint."""
     path = Path(name)
     there = (path / "model_index.json").exists() or path.suffix == ".safetensors"
     return str(name) in bundled() or there
@@ -212,21 +213,21 @@ def restorer_folder(name: str | Path) -> Path:
     folder = BUNDLED / name if str(name) in restorers() else Path(name)
     if not (folder / "config.json").exists():
         raise ModelError(
-            f"{name} is no restorer (sfumato train restorer makes one; bundled are "
+            f"{name} is no restorer (sfumato train restorer trains one; bundled restorers: "
             f"{', '.join(restorers())})"
         )
     return folder
 
 
 def resolve(name: str) -> Path:
-    """Return the path of a model: the folder of a bundled name, or a model's folder or file."""
+    """Return the path of a model: the folder of a bundled model, or the given folder or file."""
     if name in bundled():
         return BUNDLED / name
     path = Path(name)
     if path.suffix in PICKLES:
         raise ModelError(
-            f"{name} is a pickle, which can run code when opened; convert it to .safetensors where "
-            "you trust it"
+            f"{name} is a pickle, which can run code when opened; if you trust the file, convert "
+            "it to .safetensors"
         )
     if path.is_dir():
         if not (path / "model_index.json").exists():
@@ -264,13 +265,13 @@ def load(
         Files or folders of LoRAs, each with an optional scale after a colon, such as ``mine/:0.8``;
         the default scale is 1.
     fast : bool
-        Merge the LoRA in the model's folder ``fast/``, which allows sampling in a few steps without
-        guidance.
+        Merge the LoRA from ``fast/`` in the model's folder. The model then samples in a few steps
+        without guidance.
 
     Raises
     ------
     ModelError
-        If files are missing, cut short, or do not fit their config.
+        If files are missing or truncated, or do not match their config.
     ConfigError
         If a key or value in a config is not supported; the message names the key.
     """
@@ -297,13 +298,14 @@ def load(
 
 
 def with_student(model: Model) -> Model:
-    """Merge a model's student (:mod:`sfumato.train.student`) into its weights, in place; return the
-    model with the student's own defaults.
+    """Merge a model's student (:mod:`sfumato.train.student`) into its weights, in place.
+
+    The returned model has the student's default steps and guidance scale, and Euler as sampler.
     """
     folder = model.path / STUDENT
     if not (folder / FILE).exists():
         raise ModelError(
-            f"{model.name} has no {STUDENT}/ for --fast: sfumato train student makes one"
+            f"{model.name} has no {STUDENT}/ for --fast; sfumato train student writes it"
         )
     merge(model.network, [], folder / FILE)
     own = Defaults.read(read_json(folder / "sfumato.json"), str(folder / "sfumato.json"))
@@ -357,7 +359,7 @@ def _folder(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
 
 
 def _plain(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
-    """Read the parts of a model on pixels, without text."""
+    """Read the parts of an unconditional model in pixel space."""
     unet, scheduler = part(folder, "unet"), part(folder, "scheduler")
     config = PlainUNetConfig.read(
         read_json(unet / "config.json"), str(unet / "config.json")
@@ -381,8 +383,8 @@ def _pixels(network: UNet, name: str) -> Pixels:
     channels = network.config.out_channels
     if channels not in (1, 3):
         raise ModelError(
-            f"{name} has no autoencoder, but its U-Net makes {channels} channels: neither gray "
-            "nor red, green and blue"
+            f"{name} has no autoencoder, but its U-Net outputs {channels} channels; pixels need 1 "
+            "(gray) or 3 (RGB)"
         )
     return Pixels(channels)
 

@@ -1,9 +1,9 @@
 """LoRA: low-rank updates of a model's layers, in small files (Hu et al. 2021, arXiv:2106.09685).
 
 A layer's weight W becomes ``W + scale (alpha / rank) B A``, where A has few rows and B few columns.
-The update is merged once, when a model is loaded, so it costs nothing afterwards. Files may have
-the names of diffusers and PEFT (``unet.….lora_A.weight``), of older diffusers
-(``.lora.down.weight``) or of kohya (``lora_unet_….lora_down.weight``); PEFT's names are written.
+The update is merged once, when a model is loaded, so it costs nothing afterwards. Files may use the
+tensor names of diffusers and PEFT (``unet.….lora_A.weight``), of older diffusers
+(``.lora.down.weight``) or of kohya (``lora_unet_….lora_down.weight``). New files get PEFT's names.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Change:
     down : Tensor, (rank, inputs) or (rank, inputs, k, k)
     up : Tensor, (outputs, rank) or (outputs, rank, 1, 1)
     alpha : float
-        The product is scaled by ``alpha / rank``.
+        The product of `up` and `down` is multiplied by ``alpha / rank``.
     """
 
     down: Tensor
@@ -57,8 +57,9 @@ class Change:
 
 
 def lora_file(path: Path | str) -> Path:
-    """Return the file of a LoRA: `path` itself, or in a folder the file with diffusers' name, else
-    the only .safetensors file.
+    """Return the file of a LoRA.
+
+    In a folder, this is the file with diffusers' name, or else the only .safetensors file.
 
     Raises
     ------
@@ -71,7 +72,7 @@ def lora_file(path: Path | str) -> Path:
         found = [path / FILE] if (path / FILE).exists() else sorted(path.glob("*.safetensors"))
         if len(found) != 1:
             raise ModelError(
-                f"{path} holds {len(found) or 'no'} .safetensors; name the LoRA's file"
+                f"{path} holds {len(found) or 'no'} .safetensors files; give the file of the LoRA"
             )
         return found[0]
     if not path.is_file():
@@ -92,7 +93,7 @@ def lora_scale(asked: str) -> tuple[str, float]:
 
 
 def read_lora(path: Path) -> dict[str, Change]:
-    """Read the low-rank updates in a file, by layer name as in the file.
+    """Read the low-rank updates of a file, keyed by the layer names of the file.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def read_lora(path: Path) -> dict[str, Change]:
         match = FORMAT.fullmatch(name)
         if match is None:
             raise ModelError(
-                f"{path} is no LoRA that is known: {name} is neither lora_A nor lora_B"
+                f"{path} is no LoRA of a known format: {name} is neither lora_A nor lora_B"
             )
         kind = match["peft"] or {"down": "A", "up": "B"}.get(match["old"] or "", "alpha")
         parts.setdefault(match["layer"] or match["scaled"], {})[kind] = value
@@ -118,7 +119,7 @@ def read_lora(path: Path) -> dict[str, Change]:
             raise ModelError(f"{path}: {layer} is neither two matrices nor two kernels")
         rank = found["A"].shape[0]
         if not rank or ("alpha" in found and found["alpha"].numel() != 1):
-            raise ModelError(f"{path}: {layer} has no rank, or more than one alpha")
+            raise ModelError(f"{path}: {layer} has rank 0, or more than one alpha")
         alpha = float(found["alpha"]) if "alpha" in found else alphas.get(layer.split(".")[0], rank)
         changes[layer] = Change(found["A"], found["B"], float(alpha))
     if not changes:
@@ -149,7 +150,7 @@ def merge(network: UNet, encoders: Sequence[TextEncoder], path: Path, scale: flo
     ----------
     network : UNet
     encoders : sequence of TextEncoder
-        Weights of both are changed in place.
+        The weights of `network` and `encoders` are changed in place.
     path : Path
     scale : float
         Scale of the LoRA; 0 changes nothing, and a negative scale subtracts it.
@@ -157,7 +158,7 @@ def merge(network: UNet, encoders: Sequence[TextEncoder], path: Path, scale: flo
     Raises
     ------
     ModelError
-        If a layer of the file is not in the model, or has another shape there.
+        If the model lacks a layer of the file, or the layer's shapes differ.
     """
     layers = dict(_layers(network, encoders))
     for name, change in read_lora(path).items():
@@ -171,10 +172,10 @@ def merge(network: UNet, encoders: Sequence[TextEncoder], path: Path, scale: flo
         except RuntimeError:
             raise ModelError(
                 f"{path} is for another model: {name} has {change.up.shape[0]} outputs and "
-                f"{tuple(change.down.shape[1:])} inputs there, here {tuple(weight.shape)}"
+                f"{tuple(change.down.shape[1:])} inputs; the model's weight: {tuple(weight.shape)}"
             ) from None
         if not added.isfinite().all():
-            raise ModelError(f"{path}: {name} is not finite")
+            raise ModelError(f"{path}: the update of {name} is not finite")
         weight.data = (weight.float() + scale * added.to(weight.device)).to(weight.dtype)
 
 

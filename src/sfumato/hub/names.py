@@ -97,8 +97,9 @@ VAE_NAMES = {
 
 
 def vae_name(name: str, config: AutoencoderConfig) -> str:
-    """Return the name of an autoencoder's weight in the original code, which counts the decoder's
-    levels from the finest.
+    """Return the name of an autoencoder's weight in the original code.
+
+    The original code counts the decoder's levels from the finest.
 
     Examples
     --------
@@ -130,14 +131,15 @@ OPEN_CLIP = {
 
 
 def clip_weights(weights: dict[str, Tensor], part: Text, source: str) -> dict[str, Tensor]:
-    """Return a text encoder's weights under our names; OpenCLIP stores q, k and v in one weight and
-    the projection transposed.
+    """Return a text encoder's weights under our names.
+
+    OpenCLIP stores q, k and v in one weight, and the projection transposed.
     """
     out = {}
     for name, theirs in names_of(
         CLIPText, part.config, lambda k, _: replaced(k, OPEN_CLIP) if part.open_clip else k
     ):
-        bare = part.prefix + theirs.removeprefix("text_model.")  # as newer programs write it
+        bare = part.prefix + theirs.removeprefix("text_model.")  # newer files omit text_model.
         value = (
             weights[bare] if bare in weights else weight_of(weights, part.prefix + theirs, source)
         )

@@ -63,8 +63,8 @@ def save_text(
     """Write ``text_encoder/`` and ``tokenizer/``."""
     settings = clip.config.model_dump(exclude={"with_projection"})
     kind = "CLIPTextModelWithProjection" if clip.config.with_projection else "CLIPTextModel"
-    # transformers takes the file's dtype unless the config names one; diffusers runs the rest in
-    # float32
+    # without a dtype in the config, transformers would use the dtype of the weight file; diffusers
+    # runs the other networks in float32
     head = {
         "architectures": [kind],
         "model_type": "clip_text_model",
@@ -90,8 +90,9 @@ CLASSES = {
 
 
 def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
-    """Write the scheduler's config with diffusers' class for its sampler; without an entry in
-    `CLASSES` it is DPM-Solver++.
+    """Write the scheduler's config with diffusers' class for its sampler.
+
+    The class of a sampler that is not in `CLASSES` is DPM-Solver++.
     """
     always = {
         "num_train_timesteps",
@@ -120,8 +121,10 @@ def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
 
 
 def save_index(folder: Path, defaults: Defaults, *, pixels: bool = False) -> None:
-    """Write ``model_index.json`` and ``sfumato.json``. Call it last: the index marks the folder as
-    complete. With `pixels` the model has no ``vae/``.
+    """Write ``model_index.json`` and ``sfumato.json``.
+
+    Call this function last: the index marks the folder as complete. With `pixels`, the model has no
+    ``vae/``.
     """
     write_json(folder / "sfumato.json", defaults.model_dump(mode="json", exclude_defaults=True))
     parts = {

@@ -1,9 +1,10 @@
-"""Single-file checkpoints of Stable Diffusion 1, 2 and XL: all networks in one safetensors file,
-without a config.
+"""Single-file checkpoints of Stable Diffusion 1, 2 and XL.
+
+One safetensors file holds all networks, without a config.
 
 Weights have the names of the original code ("latent diffusion", and OpenCLIP for the larger text
 encoders). Each of our names is translated and looked up, so an error can name a missing weight. The
-config and CLIP's vocabulary are not in the file; they follow from the model family, which the
+file holds neither the config nor CLIP's vocabulary. Both follow from the model family, which the
 shapes of two weights identify.
 """
 
@@ -51,7 +52,7 @@ class Parts:
     texts: list[TextEncoder]
     scheduler: SchedulerConfig
     defaults: Defaults
-    zero_empty: bool = False  # SD XL: an empty prompt is all zeros
+    zero_empty: bool = False  # the states of an empty prompt are zeros (SD XL)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ CLIP_G = CLIPTextConfig(
     projection_dim=1280,
     with_projection=True,
 )
-# Width of the text states in cross-attention -> family. The last of the 24 layers in SD 2's file is
+# Key: size of the text states in cross-attention. SD 2's file has 24 text layers; the last one is
 # not used.
 FAMILIES = {
     768: Family(
@@ -145,8 +146,8 @@ def read(path: Path, dtype: torch.dtype = torch.float32) -> Parts:
     unet = filled(UNet, family.unet, _take(weights, UNET, names, name), name, dtype)
     if unknown := sorted(k for k in weights if k.startswith(UNET)):
         raise ModelError(
-            f"{path} has weight {unknown[0]} ({len(unknown)} such), which no U-Net of "
-            f"{family.name} has: it is of another kind"
+            f"{path} has weight {unknown[0]} ({len(unknown)} in all), which no U-Net of "
+            f"{family.name} has; its U-Net is of another kind"
         )
     names = names_of(AutoencoderKL, family.vae, vae_name)
     taken = _take(weights, VAE, names, name)
@@ -179,7 +180,7 @@ def _check_whole(path: Path, family: Family, weights: Mapping[str, Tensor]) -> N
             )
     if odd := sorted(ODD & weights.keys()):
         raise ModelError(
-            f"{path} was trained in another frame of noise ({odd[0]}), which is not supported"
+            f"{path} was trained with another noise scaling ({odd[0]}), which is not supported"
         )
 
 
@@ -199,8 +200,10 @@ OTHERS = {  # other kinds of file, by patterns of weight names; the first match 
 
 
 def _plain(name: str) -> str:
-    """Normalize a weight's name: drop the prefix of training programs, and name the autoencoder's
-    attention as in the original code.
+    """Normalize a weight's name.
+
+    The prefix of training programs is dropped, and the autoencoder's attention gets the names of
+    the original code.
     """
     name = name.removeprefix("state_dict.")
     if name.startswith(VAE) and ".attn_1." in name:
@@ -221,8 +224,9 @@ def _what_it_is(names: set[str]) -> str | None:
 
 
 def identify(path: Path) -> tuple[Family, dict[str, str]]:
-    """Return the family of a file, with its U-Net's input channels, and the metadata of its header;
-    no weight is read.
+    """Return the model family of a file, and the metadata of its header; no weight is read.
+
+    The family's U-Net config gets the number of input channels from the file.
     """
     try:
         with safe_open(path, framework="pt") as f:
@@ -242,12 +246,12 @@ def identify(path: Path) -> tuple[Family, dict[str, str]]:
             shapes = {k: [*f.get_slice(have[name]).get_shape(), 0, 0] for k, name in SHAPES.items()}
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{path} cannot be read as safetensors ({error}); it may be cut short"
+            f"{path} cannot be read as safetensors ({error}); the file may be truncated"
         ) from None
     width, channels = shapes["width"][1], shapes["channels"][1]
     if width not in FAMILIES:
         raise ModelError(
-            f"{path}: text of width {width} belongs to no family that is known here (Stable "
+            f"{path}: text states of {width} values belong to none of the known families (Stable "
             "Diffusion 1, 2, XL)"
         )
     family = FAMILIES[width]
@@ -255,11 +259,13 @@ def identify(path: Path) -> tuple[Family, dict[str, str]]:
 
 
 def prediction_type(family: Family, notes: Mapping[str, str], weights: Mapping[str, Tensor]) -> str:
-    """Return the U-Net's kind of prediction: from the header, else from a marker among the weights,
-    else the family's default.
+    """Return the U-Net's prediction type.
 
-    In SD 2, "768" predicts v; "base" and inpainting predict eps. The only sign is one bias near the
-    end, whose values vary more in models that predict v (ComfyUI's criterion).
+    It comes from the header, else from a marker among the weights, else from the family's default.
+
+    In SD 2, the "768" models predict v; the "base" and inpainting models predict eps. Their weights
+    differ in one visible way: the values of one bias near the end vary more in models that predict
+    v (ComfyUI's criterion).
     """
     prediction = notes.get("modelspec.prediction_type")
     if prediction:
@@ -279,8 +285,9 @@ def prediction_type(family: Family, notes: Mapping[str, str], weights: Mapping[s
 def _take(
     weights: dict[str, Tensor], part: str, names: list[tuple[str, str]], source: str
 ) -> dict[str, Tensor]:
-    """Move the weights of a part out of `weights`, under our names, so that none is in memory
-    twice.
+    """Move the weights of a part out of `weights`, and return them under our names.
+
+    No weight is then in memory twice.
     """
     found = {ours: weight_of(weights, part + theirs, source) for ours, theirs in names}
     for _, theirs in names:

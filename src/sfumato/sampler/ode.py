@@ -27,14 +27,15 @@ def level(sigma: float, x: Tensor) -> Tensor:
 
 
 def pairs(sigmas: Tensor) -> list[tuple[int, float, float]]:
-    """Return (index, from, to) for each step."""
+    """Return (index, level before, level after) for each step."""
     values = [float(s) for s in sigmas]
     return [(i, values[i], values[i + 1]) for i in range(len(values) - 1)]
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
-    """Euler's method; equal to DDIM with eta = 0 (Song et al. 2021, arXiv:2010.02502, equation 13).
-    Order 1.
+    """Euler's method, of order 1.
+
+    It equals DDIM with eta = 0 (Song et al. 2021, arXiv:2010.02502, equation 13).
     """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
@@ -56,8 +57,9 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
 
 
 def dpm2(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
-    """DPM-Solver-2: a midpoint in log sigma (Lu et al. 2022, arXiv:2206.00927, algorithm 1). Order
-    2.
+    """DPM-Solver-2: the midpoint method in log sigma, of order 2.
+
+    Lu et al. 2022, arXiv:2206.00927, algorithm 1.
     """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
@@ -71,8 +73,9 @@ def dpm2(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
 
 
 def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Iterator[Step]:
-    """Linear multistep (Adams-Bashforth on uneven steps): the polynomial through the last slopes is
-    integrated exactly.
+    """Linear multistep method: Adams-Bashforth for steps of unequal length.
+
+    The polynomial through the last slopes is integrated exactly.
 
     The first steps have fewer past slopes, which limits the order to 2.
     """
@@ -106,11 +109,12 @@ def _lagrange(nodes: list[float], start: float, end: float) -> list[float]:
 def dpmpp_2m(
     denoise: Denoise, x: Tensor, sigmas: Tensor, *, first_order_end: bool = False
 ) -> Iterator[Step]:
-    """DPM-Solver++(2M): one evaluation per step, extrapolating from the last two estimates (Lu et
-    al. 2022, arXiv:2211.01095, algorithm 2).
+    """DPM-Solver++(2M), of order 2, with one evaluation per step.
 
-    Order 2. A step to sigma = 0 returns the denoised estimate. With `first_order_end` the last step
-    is of first order whatever its level (diffusers' ``lower_order_final``). A step between equal
+    It extrapolates from the last two estimates (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
+
+    A step to sigma = 0 returns the denoised estimate. With `first_order_end`, the last step is of
+    first order, even if it ends above 0 (diffusers' ``lower_order_final``). A step between equal
     levels changes nothing.
     """
     before: Tensor | None = None
@@ -130,12 +134,13 @@ def dpmpp_2m(
 def unipc(
     denoise: Denoise, x: Tensor, sigmas: Tensor, *, first_order_end: bool = False
 ) -> Iterator[Step]:
-    """UniPC-2 with B(h) = e^h - 1: a predictor, and a corrector that costs no evaluation (Zhao et
-    al. 2023, arXiv:2302.04867).
+    """UniPC-2 with B(h) = e^h - 1 (Zhao et al. 2023, arXiv:2302.04867).
 
-    The evaluation of a step first corrects the state that the previous step predicted (algorithm
-    1), then serves the next prediction. With `first_order_end` the last prediction is of first
-    order, as in :func:`dpmpp_2m`.
+    It has a predictor, and a corrector that needs no extra evaluation.
+
+    A step evaluates the network once. The result first corrects the state that the previous step
+    predicted (algorithm 1), and is then used for the next prediction. With `first_order_end` the
+    last prediction is of first order, as in :func:`dpmpp_2m`.
     """
     past: list[tuple[float, Tensor]] = []  # (sigma, denoised), newest first
     base = x
@@ -167,7 +172,7 @@ def _correct(x: Tensor, past: list[tuple[float, Tensor]], t: float, denoised: Te
     if len(past) == 1:
         return out - phi * 0.5 * (denoised - newest)
     ratio = math.log(s / past[1][0]) / -hh
-    # Two unknown weights from the first two moments (Zhao et al. 2023, equation 8): R rho = b.
+    # The two weights follow from the first two moments (Zhao et al. 2023, equation 8): R rho = b.
     second = (phi / hh - 1) / hh
     b1, b2 = (phi / hh - 1) / phi, 2 * (second - 0.5) / phi
     weight_past = (b2 - b1) / (ratio - 1)

@@ -25,13 +25,13 @@ class Entry:
     run : callable
         A generator of steps; it also takes `noise` if `stochastic`.
     order : int
-        Order of convergence in the number of steps (weak order if `stochastic`). 0 if it does not
-        converge to the model's distribution and needs a distilled model.
+        Order of convergence in the number of steps (weak order if `stochastic`). 0 if the sampler
+        does not converge to the model's distribution; it then needs a distilled model.
     evaluations : int
         Network evaluations per step.
     stochastic : bool
     label : str
-        A1111's name, for picture metadata.
+        Name of the sampler in A1111, for the metadata of pictures.
     """
 
     run: Callable[..., Iterator[Step]]
@@ -56,11 +56,11 @@ SAMPLERS: dict[str, Entry] = {
     "unipc": Entry(ode.unipc, 3, 1, False, "UniPC"),
     "lcm": Entry(sde.lcm, 0, 1, True, "LCM"),
 }
-# samplers whose last step may be of first order
+# samplers whose last step can be set to first order
 MULTISTEP = frozenset({"dpmpp_2m", "dpmpp_2m_sde", "unipc"})
 WITH_ETA = frozenset({"ddim", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "dpmpp_2s_ancestral"})
 
-# Other spellings, folded by `_fold`: diffusers' classes, A1111's labels and ComfyUI's names.
+# Other spellings, normalized by `_fold`: diffusers' classes, A1111's labels and ComfyUI's names.
 ALIASES: dict[str, str] = {
     "eulerdiscrete": "euler",
     "flowmatcheulerdiscrete": "euler",
@@ -78,7 +78,7 @@ ALIASES: dict[str, str] = {
     "dpmsolversde": "dpmpp_sde",
     "dpmppsde": "dpmpp_sde",
     "dpmpp2sa": "dpmpp_2s_ancestral",
-    # the nearest sampler: deterministic, one evaluation per step, second order
+    # not implemented; dpmpp_2m is nearest: deterministic, second order, one evaluation per step
     "dpmsolversinglestep": "dpmpp_2m",
     "unipcmultistep": "unipc",
     "uni_pc": "unipc",
@@ -93,12 +93,12 @@ SCHEDULE_ALIASES: dict[str, str] = {
 
 
 def _fold(name: str) -> str:
-    """Normalize a name: lower case, no spaces, signs or final "scheduler"; ``++`` is ``pp``."""
+    """Normalize a name: lower-case letters and digits, ``pp`` for ``++``, no final "scheduler"."""
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("++", "pp")).removesuffix("scheduler")
 
 
 def sampler_name(name: str) -> str:
-    """Return our name of a sampler from any accepted spelling.
+    """Return our name for a sampler, given any accepted spelling.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def sampler_name(name: str) -> str:
 
 
 def schedule_name(name: str) -> str:
-    """Return our name of a schedule from any accepted spelling; ``auto`` is the checkpoint's own.
+    """Return our name for a schedule, given any spelling; ``auto`` is the checkpoint's schedule.
 
     Examples
     --------
@@ -142,9 +142,7 @@ def build(
     *,
     first_order_end: bool = False,
 ) -> Sampler:
-    """Return a sampler with its noise source, eta and the order of its last step bound, where they
-    apply.
-    """
+    """Bind the options that a sampler has: noise source, eta and the order of the last step."""
     own = sampler_name(name)
     entry = SAMPLERS[own]
     bound: dict[str, Any] = {"noise": noise} if entry.stochastic else {}

@@ -1,8 +1,8 @@
 """Schedules: the noise levels that a sampler visits.
 
 A schedule takes the model's own levels, an increasing `table` (T,), and a number of steps. It
-returns (steps + 1,) decreasing levels, of which the last is the level to stop at (0). The result is
-shorter if the table has too few levels.
+returns decreasing levels (steps + 1,), which end at 0. The result is shorter if the table has too
+few levels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Schedule = Callable[[Tensor, int], Tensor]
 
 
 def at_times(table: Tensor, times: Tensor) -> Tensor:
-    """Return the levels at fractional times, interpolated in log sigma, followed by 0."""
+    """Return the levels at fractional timesteps, interpolated in log sigma, followed by 0."""
     times = times.to(torch.float64).clamp(0, len(table) - 1)
     low = times.floor().long().clamp_max(len(table) - 2)
     logs = table.double().log()
@@ -29,8 +29,9 @@ def at_times(table: Tensor, times: Tensor) -> Tensor:
 
 
 def _end(sigmas: Tensor, last: float = 0.0) -> Tensor:
-    """Remove repeated levels and append the level to stop at; a short table gives fewer levels than
-    asked for.
+    """Remove repeated levels and append the final level `last`.
+
+    A short table gives fewer levels than requested.
     """
     return torch.cat(
         [sigmas.double().unique_consecutive(), sigmas.new_full((1,), last, dtype=torch.float64)]
@@ -38,20 +39,21 @@ def _end(sigmas: Tensor, last: float = 0.0) -> Tensor:
 
 
 def uniform(table: Tensor, steps: int) -> Tensor:
-    """Times evenly spaced from the last to the first: "normal" in ComfyUI."""
+    """Timesteps evenly spaced from the last to the first: "normal" in ComfyUI."""
     return at_times(table, torch.linspace(len(table) - 1, 0, steps, dtype=torch.float64))
 
 
 def linspace(table: Tensor, steps: int) -> Tensor:
-    """Times evenly spaced as in :func:`uniform`, but interpolated in sigma itself: "linspace" in
-    diffusers' configs.
+    """Timesteps as in :func:`uniform`, but with levels interpolated in sigma, not in log sigma.
+
+    This is "linspace" in diffusers' configs.
     """
     times = np.linspace(len(table) - 1, 0, steps)
     return _end(torch.from_numpy(np.interp(times, np.arange(len(table)), table.double().numpy())))
 
 
 def sgm_uniform(table: Tensor, steps: int) -> Tensor:
-    """Times evenly spaced without the first, so that no step is spent on almost no noise."""
+    """Timesteps evenly spaced, without the first timestep, which has almost no noise."""
     return at_times(table, torch.linspace(len(table) - 1, 0, steps + 1, dtype=torch.float64)[:-1])
 
 
@@ -62,14 +64,15 @@ def simple(table: Tensor, steps: int) -> Tensor:
 
 
 def trailing(table: Tensor, steps: int) -> Tensor:
-    """Integer times counted down from T (Lin et al. 2023, arXiv:2305.08891, section 3.3)."""
+    """Integer timesteps, counted down from T (Lin et al. 2023, arXiv:2305.08891, section 3.3)."""
     times = np.round(np.arange(len(table), 0, -len(table) / steps))[:steps] - 1
     return at_times(table, torch.from_numpy(times))
 
 
 def leading(table: Tensor, steps: int, offset: int = 1) -> Tensor:
-    """Integer times counted up from `offset`, as in Stable Diffusion's own configs; with few steps,
-    the last time is not reached.
+    """Integer timesteps, counted up from `offset`, as in Stable Diffusion's own configs.
+
+    With few steps, the schedule does not reach the last timestep.
     """
     times = np.arange(min(steps, len(table))) * (len(table) // min(steps, len(table)))
     return at_times(table, torch.from_numpy(times[::-1].copy() + offset))
@@ -88,8 +91,9 @@ def exponential(table: Tensor, steps: int) -> Tensor:
 
 
 def beta(table: Tensor, steps: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
-    """Times at evenly spaced quantiles of a beta distribution, denser at both ends (Lee et al.
-    2024, arXiv:2407.12173).
+    """Timesteps at evenly spaced quantiles of a beta distribution, denser at both ends.
+
+    Lee et al. 2024, arXiv:2407.12173.
     """
     times = np.round(
         _quantiles(1 - np.linspace(0, 1, steps, endpoint=False), alpha, beta) * (len(table) - 1)
@@ -121,16 +125,19 @@ SCHEDULES: dict[str, Schedule] = {
 def spaced(
     table: Tensor, steps: int, name: str, offset: int = 0, rule: Rule = "all", distilled: int = 50
 ) -> Tensor:
-    """Return the schedule that a checkpoint's config names: diffusers' "linspace", "trailing" or
-    "leading", by the rule of the scheduler class.
+    """Return the schedule that a checkpoint's config names.
+
+    It is diffusers' "linspace", "trailing" or "leading", implemented by the rule of the scheduler
+    class.
 
     Parameters
     ----------
     offset : int
-        Offset of "leading".
+        First timestep of "leading".
     rule : {"all", "solver", "lcm"}
-        Multistep solvers ("solver") space one more time and drop the smallest. LCM takes evenly
-        spaced times among the `distilled` times of its network's distillation.
+        Multistep solvers ("solver") compute one more timestep and drop the smallest. LCM ("lcm")
+        takes evenly spaced timesteps among the `distilled` timesteps that its network was distilled
+        with.
     """
     count = len(table)
     if rule == "lcm":
@@ -157,10 +164,13 @@ def spaced(
 
 
 def shaped(levels: Tensor, steps: int, name: str) -> Tensor:
-    """Return a schedule between the ends of increasing `levels`, as ``use_karras_sigmas``,
-    ``use_exponential_sigmas`` or ``use_beta_sigmas`` in a checkpoint's config asks.
+    """Return a Karras, exponential or beta schedule between the ends of increasing `levels`.
 
-    With "beta", the quantiles of the beta distribution are levels, not times as in :func:`beta`.
+    The keys ``use_karras_sigmas``, ``use_exponential_sigmas`` and ``use_beta_sigmas`` in a
+    checkpoint's config select the schedule.
+
+    With "beta", the quantiles of the beta distribution are noise levels; in :func:`beta`, they are
+    timesteps.
     """
     if name != "beta":
         return SCHEDULES[name](levels, steps)

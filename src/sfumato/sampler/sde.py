@@ -1,7 +1,8 @@
 """Stochastic samplers: each step removes noise and adds some back.
 
-All take `noise`, a function that returns standard normal noise like its argument, so random streams
-stay with the caller. ``eta`` scales the added noise; with 0 a sampler is deterministic.
+All samplers take `noise`, a function that returns standard normal noise in the shape of its
+argument, so the caller controls the random numbers. ``eta`` scales the added noise; with ``eta`` =
+0, a sampler is deterministic.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ Noise = Callable[[Tensor], Tensor]
 
 
 def split(s: float, t: float, eta: float) -> tuple[float, float]:
-    """Split a step to noise level t into (down, up), with ``down^2 + up^2 = t^2``: step to `down`
-    deterministically, then add noise of standard deviation `up`.
+    """Split a step from noise level s to t into (down, up), with ``down^2 + up^2 = t^2``.
+
+    A sampler steps to `down` deterministically, then adds noise of standard deviation `up`.
 
     With eta = 1 this is the posterior of the forward process (Ho et al. 2020, equation 7),
     written for x = x0 + sigma n.
@@ -37,8 +39,9 @@ def euler_ancestral(
     noise: Noise = torch.randn_like,
     eta: float = 1.0,
 ) -> Iterator[Step]:
-    """Euler step to a lower level, then added noise. This equals DDIM(eta) (Song et al. 2021,
-    equation 12), and DDPM with eta = 1.
+    """Euler step to a lower level, then added noise.
+
+    This equals DDIM(eta) (Song et al. 2021, equation 12); with eta = 1, it equals DDPM.
     """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
@@ -57,8 +60,9 @@ def dpmpp_2s_ancestral(
     noise: Noise = torch.randn_like,
     eta: float = 1.0,
 ) -> Iterator[Step]:
-    """DPM-Solver++(2S) step to a lower level, then added noise; two evaluations per step (Lu et al.
-    2022, arXiv:2211.01095, algorithm 1).
+    """DPM-Solver++(2S) step to a lower level, then added noise; two evaluations per step.
+
+    Lu et al. 2022, arXiv:2211.01095, algorithm 1.
     """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
@@ -82,10 +86,11 @@ def dpmpp_sde(
     noise: Noise = torch.randn_like,
     eta: float = 1.0,
 ) -> Iterator[Step]:
-    """DPM-Solver++ for the reverse SDE, with a midpoint in log sigma; one Brownian path drives both
-    halves.
+    """DPM-Solver++ for the reverse SDE, with a midpoint in log sigma.
 
-    Two evaluations a step (Lu et al. 2022, arXiv:2211.01095, section 5, in the form of
+    One Brownian path drives both halves of a step.
+
+    A step takes two evaluations (Lu et al. 2022, arXiv:2211.01095, section 5, as implemented in
     k-diffusion).
     """
     for i, s, t in pairs(sigmas):
@@ -100,7 +105,7 @@ def dpmpp_sde(
         half = (down / s) * x + (1 - down / s) * denoised + up * first
         ahead = denoise(half, level(middle, x))
         down, up = split(s, t, eta)
-        # The increment over the whole step is made of the increments over its halves.
+        # The Brownian increment over the step is the sum of the increments over its halves.
         whole = (
             first
             if t == s
@@ -119,10 +124,11 @@ def dpmpp_2m_sde(
     eta: float = 1.0,
     first_order_end: bool = False,
 ) -> Iterator[Step]:
-    """DPM-Solver++(2M) for the reverse SDE: one evaluation a step (Lu et al. 2022,
-    arXiv:2211.01095, section 5).
+    """DPM-Solver++(2M) for the reverse SDE, with one evaluation per step.
 
-    `first_order_end` as in :func:`sfumato.sampler.ode.dpmpp_2m`.
+    Lu et al. 2022, arXiv:2211.01095, section 5.
+
+    `first_order_end` has the same meaning as in :func:`sfumato.sampler.ode.dpmpp_2m`.
     """
     before: Tensor | None = None
     h_before = 0.0
@@ -148,11 +154,12 @@ def dpmpp_2m_sde(
 def lcm(
     denoise: Denoise, x: Tensor, sigmas: Tensor, *, noise: Noise = torch.randn_like
 ) -> Iterator[Step]:
-    """Jump to the denoised estimate, then add noise of the next level (Luo et al. 2023,
-    arXiv:2310.04378, algorithm 3).
+    """Jump to the denoised estimate, then add noise of the next level.
 
-    This is for consistency-distilled models: one step is exact if the estimate is the end of the
-    trajectory.
+    Luo et al. 2023, arXiv:2310.04378, algorithm 3.
+
+    This sampler is for consistency-distilled models. If the model's estimate is the end of the
+    trajectory, one step is exact.
     """
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))

@@ -1,7 +1,7 @@
 """Deep and convolutional autoencoders, for short nonlinear codes.
 
-Both take pictures (B, C, H, W); rows of a table are pictures of one line, (B, 1, 1, d). Values are
-in [-1, 1].
+Both kinds take pictures (B, C, H, W) with values in [-1, 1]. A row of a table is a picture with one
+line of pixels, (1, 1, d).
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ class DeepConfig(Config):
     """Config of a deep autoencoder: fully connected layers, in reverse order in the decoder."""
 
     shape: tuple[int, int, int]  # C, H, W of a picture
-    # hidden widths of the encoder; the decoder's are these in reverse
+    # hidden sizes of the encoder; the decoder has them in reverse order
     layers: tuple[int, ...] = (1000, 500, 250)
     codes: int = 30
     output: Output = "linear"  # sigmoid for data that is black or white, trained by cross-entropy
 
 
 class ConvConfig(Config):
-    """Config of a convolutional autoencoder: convolutions that halve the picture, then two fully
-    connected layers to the code; the decoder is the reverse.
+    """Config of a convolutional autoencoder.
+
+    The encoder has convolutions that halve the picture, then two fully connected layers that output
+    the code. The decoder mirrors the encoder.
     """
 
     shape: tuple[int, int, int]
@@ -42,15 +44,15 @@ class ConvConfig(Config):
 
 
 class Autoencoder(nn.Module):
-    """Base class of the dense and the convolutional autoencoder.
+    """Base class of the deep and the convolutional autoencoder.
 
     It has ``encode``, ``decode``, and ``forward`` for the denoising objective.
 
     Attributes
     ----------
     center, spread : Tensor
-        Mean (C, H, W) of the data and one standard deviation for all values; the layers see
-        normalized values.
+        Mean (C, H, W) of the data, and one standard deviation over all values. The layers get
+        values that are normalized with both.
     """
 
     center: Tensor
@@ -76,8 +78,9 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def recenter(self, x: Tensor) -> None:
-        """Shift the codes so that the mean code of data (N, C, H, W) is zero, as in PCA; the
-        decoder is shifted accordingly.
+        """Shift the codes so that the mean code of data (N, C, H, W) is zero, as in PCA.
+
+        The decoder's first bias compensates for the shift.
         """
         last, first = self.encoder[-1], self.decoder[0]
         assert isinstance(last, nn.Linear) and isinstance(first, nn.Linear)
@@ -86,31 +89,33 @@ class Autoencoder(nn.Module):
         first.bias.add_(first.weight @ mean)
 
     def encode(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> (B, codes)."""
+        """Encode pictures (B, C, H, W) in [-1, 1] as codes (B, k)."""
         z: Tensor = self.encoder((x - self.center) / self.spread)
         return z
 
     def decode(self, z: Tensor) -> Tensor:
-        """(B, codes) -> (B, C, H, W)."""
+        """Decode codes (B, k) to pictures (B, C, H, W)."""
         y: Tensor = (
             self.decoder(z).unflatten(1, self.config.shape)
             if isinstance(self.decoder[-1], nn.Linear)
             else self.decoder(z)
         )
-        if self.config.output == "sigmoid":  # log-odds are relative to those of the mean picture
+        if self.config.output == "sigmoid":  # y is added to the mean picture's log-odds
             return 2 * torch.sigmoid(((self.center + 1) / 2).clamp(1e-3, 1 - 1e-3).logit() + y) - 1
         return torch.addcmul(self.center, self.spread, y)
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """Encode and decode `x`, which may be corrupted: a network for the preconditioning
-        ``direct``.
+        """Encode and decode `x`, which may be corrupted.
+
+        The preconditioning of this network is ``direct``.
         """
         return self.decode(self.encode(x))
 
 
 class DeepAutoencoder(Autoencoder):
-    """Autoencoder of fully connected layers, such as 784-1000-500-250-30 (Hinton & Salakhutdinov
-    2006), with SiLU and without pretraining.
+    """Autoencoder of fully connected layers with SiLU, without pretraining.
+
+    An example is 784-1000-500-250-30 (Hinton & Salakhutdinov 2006).
 
     Examples
     --------
@@ -135,8 +140,9 @@ def _stack(widths: list[int]) -> list[nn.Module]:
 
 
 def _start(layers: nn.Sequential) -> None:
-    """Initialize weights so that the variance is kept through rectified units (He et al. 2015); the
-    last layer, which has no activation, gets the linear gain.
+    """Initialize weights with the variance-preserving gain of rectified units (He et al. 2015).
+
+    The last layer has no activation, so it gets the linear gain.
     """
     weighted = [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
     for layer in weighted:
@@ -148,8 +154,9 @@ def _start(layers: nn.Sequential) -> None:
 
 
 class ConvAutoencoder(Autoencoder):
-    """Autoencoder of strided convolutions and nearest-neighbor upsampling, with SiLU, for any
-    picture size.
+    """Autoencoder of strided convolutions and nearest-neighbor upsampling, with SiLU.
+
+    Pictures can have any size.
 
     Examples
     --------

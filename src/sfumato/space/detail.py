@@ -11,7 +11,7 @@ from sfumato.config import Config
 
 
 class DetailConfig(Config):
-    """Config of the space of details, with a latent space's keys: a position is a 4x4 block."""
+    """Config of the detail space, with the keys of a latent space; a position is a 4x4 block."""
 
     factor: Literal[4] = 4
     latent_channels: Literal[48] = 48
@@ -19,8 +19,7 @@ class DetailConfig(Config):
 
 
 class Detail:
-    """Details of a large picture: each block of 4x4 pixels minus the pixel of the small picture
-    there.
+    """Details of a large picture: each 4x4 block minus the matching pixel of a small picture.
 
     Nothing is learned, and no information is lost: the pixels of a block become channels (Shi et
     al. 2016, arXiv:1609.05158, section 3.2), and decoding adds the small picture again. Details are
@@ -45,8 +44,6 @@ class Detail:
         return self.config.scaling_factor * F.pixel_unshuffle(beyond, self.config.factor)
 
     def decode(self, z: Tensor, small: Tensor) -> Tensor:
-        """Decode details (B, 48, h, w), with the small pictures (B, 3, h, w), to large pictures
-        (B, 3, 4h, 4w).
-        """
+        """Decode details (B, 48, h, w) of small pictures (B, 3, h, w) as (B, 3, 4h, 4w)."""
         beyond = F.pixel_shuffle(z / self.config.scaling_factor, self.config.factor)
         return beyond + F.interpolate(small, scale_factor=float(self.config.factor))

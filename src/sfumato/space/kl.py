@@ -1,8 +1,10 @@
-"""The autoencoder of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and
-appendix G).
+"""The autoencoder of latent diffusion.
 
-Parameter names and config keys are diffusers' ``AutoencoderKL``. The variational part is a Gaussian
-per latent value, kept near the standard normal by a small KL penalty; ``encode`` returns its mean.
+Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G.
+
+Parameter names and config keys are the same as in diffusers' ``AutoencoderKL``. The encoder outputs
+a Gaussian for each latent value. A small KL penalty keeps it near the standard normal; ``encode``
+returns its mean.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ EPS = 1e-6  # of every group norm in this network, as in the reference implement
 
 
 class AutoencoderConfig(Config):
-    """Config in ``vae/config.json``. If only one value of a diffusers key is supported, that value
-    is the key's type.
+    """Config in ``vae/config.json``.
+
+    If only one value of a diffusers key is supported, the type of the key allows only this value.
     """
 
     in_channels: int = 3
@@ -32,11 +35,11 @@ class AutoencoderConfig(Config):
     latent_channels: int = 4
     norm_num_groups: int = 32
     sample_size: int = 512
-    # Rombach et al. 2022, released checkpoints: 1 / std of the latents
+    # 1 / standard deviation of the latents, in the checkpoints released by Rombach et al. 2022
     scaling_factor: float = 0.18215
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
-    force_upcast: bool = True  # a remedy for float16 on GPUs; we run the VAE in float32 or bfloat16
+    force_upcast: bool = True  # not used: for float16 only; the VAE runs in float32 or bfloat16
 
     act_fn: Literal["silu"] = "silu"
     shift_factor: None = None
@@ -154,15 +157,17 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """The space of latent diffusion: ``encode`` gives scaled latents of about unit variance,
-    ``decode`` gives pictures.
+    """The space of latent diffusion.
+
+    ``encode`` returns scaled latents of about unit variance; ``decode`` returns pictures.
 
     Parameters
     ----------
     config : AutoencoderConfig
     tile : int, optional
-        Side of windows, a multiple of 4. Layers with larger features are computed window by window,
-        which takes less memory and gives the same result. None disables windows.
+        Side of the windows in positions, a multiple of 4. Layers with larger feature maps are
+        computed window by window. This takes less memory and gives the same result. None disables
+        windows.
 
     Examples
     --------
@@ -177,8 +182,8 @@ class AutoencoderKL(nn.Module):
     torch.Size([1, 3, 16, 16])
     """
 
-    # level in latents that corresponds to noise of standard deviation 1 on a picture: pictures have
-    # a standard deviation of about 1/2, latents of 1
+    # noise level in latents that corresponds to noise of standard deviation 1 on a picture: the
+    # values of pictures have a standard deviation of about 1/2, latents of about 1
     deviation = 2.0
 
     def __init__(self, config: AutoencoderConfig, tile: int | None = 256) -> None:
@@ -191,8 +196,9 @@ class AutoencoderKL(nn.Module):
         self.post_quant_conv = nn.Conv2d(c, c, 1) if config.use_post_quant_conv else None
 
     def moments(self, x: Tensor, tile: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return the mean and log variance (clamped to [-30, 20]) of the unscaled latents,
-        (B, c, h, w) each.
+        """Return the mean and log variance of the unscaled latents, (B, c, h, w) each.
+
+        The log variance is clamped to [-30, 20].
         """
         h = self.encoder(x, tile)
         h = h if self.quant_conv is None else self.quant_conv(h)

@@ -1,7 +1,7 @@
 """The linear spaces: PCA, and LSA, which is PCA of term counts without centering.
 
-Both are solved exactly from second moments, collected in one pass over any number of rows in O(d^2)
-memory. If d is too large for that, a randomized solver works on the rows themselves.
+Both are computed exactly from second moments. One pass over any number of rows collects these in
+O(d^2) memory. If d is too large for this, a randomized solver works on the rows themselves.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 Rows = Any  # (N, d) array, or scipy.sparse matrix if not centered
-# rows whose products are summed in the precision of the rows before they are added to the float64
-# sums
+# number of rows whose products are summed in the precision of the rows; these sums are then added
+# up in float64
 CHUNK = 2048
-SQUARES = 2**24  # maximum size of all threads' sums together: wide data use one thread
+SQUARES = 2**24  # largest number of values in the sums of all threads: wide data use one thread
 NEAR = 512  # number of rows for a first estimate of the mean
-# rows that are added to a sketch at once, and extra directions that it keeps
+# number of rows that are added to a sketch at once, and of directions that it keeps in reserve
 PART, SPARE = 256, 20
-# columns above which "auto" uses the randomized solver: the d x d matrix would take 200 MB
+# above this number of columns, "auto" uses the randomized solver: d x d numbers take 200 MB
 WIDE = 5000
 
 
@@ -42,8 +42,8 @@ class LinearSpace:
     components : array, (k, d)
         Orthonormal rows. The entry of largest magnitude in each row is positive.
     variances : array, (k,)
-        Mean squared coordinate of the data along each component (for PCA divided by N - 1, as in
-        scikit-learn).
+        Mean square of the data's coordinate along each component. For PCA, the sum of squares is
+        divided by N - 1, as in scikit-learn.
     total : float
         Sum of the variances over all d directions.
 
@@ -171,8 +171,9 @@ class Moments:
 
 
 class Sketch:
-    """Leading directions of rows that arrive in parts, for d so large that a d x d matrix takes too
-    much memory.
+    """Leading directions of rows that arrive in parts, computed without a d x d matrix.
+
+    This saves memory if d is large.
 
     One SVD combines each part with the directions found so far, scaled by their singular values
     (Ross et al. 2008, section 3.1). Without a rank, all directions are kept and the result is
@@ -182,7 +183,8 @@ class Sketch:
     ----------
     columns : int
     rank : int, optional
-        Number of directions kept between parts, larger than the number needed later.
+        Number of directions that are kept between parts. It should be larger than the number of
+        components needed in the end.
     center : bool
         True for PCA, False for LSA.
     """
@@ -223,7 +225,7 @@ class Sketch:
             self.scaled = values[kept, None] * vectors[kept]
 
     def solve(self, k: int) -> LinearSpace:
-        """Return the k directions of largest variance, or all that were kept if fewer."""
+        """Return the k directions of largest variance, or fewer if fewer were kept."""
         values = np.linalg.norm(self.scaled, axis=1)[:k]
         vectors = self.scaled[:k] / np.maximum(values, np.finfo(float).tiny)[:, None]
         return _space(self.mean, vectors, values**2, self.total, self.count, center=self.center)
@@ -236,8 +238,9 @@ def _pools() -> ThreadpoolController:
 
 
 def randomized(rows: Rows, k: int, seed: int, *, center: bool = True) -> LinearSpace:
-    """Compute the k directions by a randomized SVD of the rows, for wide data (Halko, Martinsson &
-    Tropp 2011).
+    """Compute the k directions of wide data by a randomized SVD of the rows.
+
+    Halko, Martinsson & Tropp 2011.
     """
     mean = (
         np.asarray(rows.mean(axis=0, dtype=np.float64)).ravel()

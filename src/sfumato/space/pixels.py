@@ -11,8 +11,9 @@ from sfumato.image import LUMA
 
 
 class PixelsConfig(Config):
-    """Config of the pixel space, with a latent space's keys: a position is a pixel, and its values
-    are the colors.
+    """Config of the pixel space, with the keys of a latent space.
+
+    A position is a pixel, and its values are the colors.
     """
 
     factor: Literal[1] = 1
@@ -21,10 +22,12 @@ class PixelsConfig(Config):
 
 
 class Pixels(nn.Module):
-    """The identity as a :class:`Space`, for models without an autoencoder (Ho et al. 2020,
-    arXiv:2006.11239).
+    """The identity as a :class:`Space`, for models without an autoencoder.
 
-    Here known pixels can be kept exactly at every step; a latent space only approximates them.
+    The models of Ho et al. 2020 (arXiv:2006.11239) work in this space.
+
+    In this space, known pixels can be kept exactly at every sampler step; a latent space only
+    approximates them.
 
     Parameters
     ----------
@@ -41,15 +44,16 @@ class Pixels(nn.Module):
     (torch.Size([1, 1, 8, 8]), torch.Size([1, 3, 8, 8]))
     """
 
-    deviation = 1.0  # level here that corresponds to noise of standard deviation 1 on a picture
+    deviation = 1.0  # noise level for noise of standard deviation 1 on a picture
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
         self.config = PixelsConfig.read({"latent_channels": channels}, "pixels")
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return pictures (B, 3, H, W) in [-1, 1] unchanged, or their luminance (B, 1, H, W) for a
-        gray model.
+        """Return pictures (B, 3, H, W) in [-1, 1] unchanged.
+
+        For a gray model, return their luminance (B, 1, H, W).
         """
         if self.config.latent_channels == 3:
             return x

@@ -1,4 +1,4 @@
-"""Process a large picture window by window, with the same result as for the whole."""
+"""Process a large picture window by window, with the same result as for the whole picture."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Window:
 def windows(size: tuple[int, int], *, tile: int, margin: int) -> Iterator[Window]:
     """Yield the windows of a picture, which can be processed one by one in bounded memory.
 
-    The result equals that of the whole picture if each output depends only on input within
-    `margin`.
+    The result equals the result for the whole picture if each output pixel depends only on input
+    pixels within `margin`.
 
     Parameters
     ----------
@@ -84,8 +84,9 @@ def windows(size: tuple[int, int], *, tile: int, margin: int) -> Iterator[Window
 def layer(
     f: nn.Module | Callable[[Tensor], Tensor], x: Tensor, tile: int | None, ratio: float = 1
 ) -> Tensor:
-    """Apply a layer with kernels up to 3x3 to (B, C, H, W) at once, or window by window if it is
-    larger than `tile`.
+    """Apply a layer with kernels up to 3x3 to `x` (B, C, H, W).
+
+    The layer runs window by window if its input or output is larger than `tile`, else at once.
     """
     if tile is None or fits(x, tile, ratio):
         out: Tensor = f(x)
@@ -94,11 +95,12 @@ def layer(
 
 
 def resnet(block: ResnetBlock, x: Tensor, tile: int | None) -> Tensor:
-    """Apply a residual block without time embedding, layer by layer; its norms use the statistics
-    of the whole picture.
+    """Apply a residual block without time embedding, layer by layer.
 
-    With windows, the result overwrites `x` to save memory if it has the same shape and no gradient
-    needs `x`.
+    Its norms use the statistics of the whole picture.
+
+    With windows, the result overwrites `x` to save memory, if both have the same shape and no
+    gradient needs `x`.
     """
     if tile is None or fits(x, tile):
         out: Tensor = block(x)
@@ -131,8 +133,9 @@ def fits(x: Tensor, tile: int, ratio: float = 1) -> bool:
 
 
 def _normed(norm: nn.GroupNorm, conv: nn.Conv2d, whole: Tensor) -> Callable[[Tensor], Tensor]:
-    """Build ``conv(silu(norm(part)))`` for parts of a picture, with the norm's statistics from the
-    whole.
+    """Build ``conv(silu(norm(part)))`` for parts of a picture.
+
+    The norm uses the statistics of the whole picture.
     """
     variance, mean = torch.var_mean(
         whole.reshape(len(whole), norm.num_groups, -1).float(), dim=-1, correction=0

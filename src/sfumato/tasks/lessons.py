@@ -1,7 +1,9 @@
-"""Four short experiments for readers without mathematics: PCA and an autoencoder on points, the
-effect of the loss, the role of labels, and a denoising autoencoder shown while it learns.
+"""Four short experiments for readers without mathematics.
 
-Each trains in seconds, in the training loop that all models use.
+They show PCA and an autoencoder on points, the effect of the loss, the role of labels, and a
+denoising autoencoder during training.
+
+Each experiment trains in seconds, with the training loop that all models use.
 """
 
 from __future__ import annotations
@@ -34,11 +36,12 @@ from sfumato.train.settings import TrainSettings
 from sfumato.types import Progress
 
 CURVE = 200  # points along a line or a curve
-CORNER = 0.8  # place of outliers, as a share of the way from the center to the plane's corner
+# position of the outliers, as a share of the distance from the center to a corner of the plane
+CORNER = 0.8
 BINS = 48  # classes of height, for the cross-entropy loss
 ASIDE = 397  # digits held out for measuring; the other 1,400 are for training
 DIGITS_PER_ROW = 12  # digits in a row of a picture
-WATCHED = 8  # pictures shown during training, besides that of step 1
+WATCHED = 8  # number of pictures shown during training, without the picture of step 1
 Lesson = Literal["outliers", "losses", "labels", "denoising"]
 
 
@@ -56,10 +59,10 @@ class LessonOptions(Options):
         (), "For outliers and losses: x, y and class of each point.", max_length=4000
     )
     outliers: float = option(
-        0.05, "Share of the points that are thrown into a corner.", ge=0, le=0.5
+        0.05, "Share of the points that become outliers in a corner.", ge=0, le=0.5
     )
     corruption: Literal["noise:100", "mask:0.5", "mask:box:0.25", "down:2"] = option(
-        "noise:100", "For denoising: what happens to the digits."
+        "noise:100", "For denoising: the corruption of the digits."
     )
     steps: int = option(1000, "Training steps.", ge=1, le=10_000)
     seed: int = option(0, "Seed of weights and batches.", ge=0, lt=2**32)
@@ -82,7 +85,7 @@ class Learned:
     picture : PIL.Image.Image, optional
         Three rows of digits: original, damaged and restored.
     final : bool
-        False while the network still learns.
+        False for a result during training.
     """
 
     about: dict[str, Any]
@@ -180,8 +183,9 @@ def _as_arrays(space: Autoencoder) -> tuple[Any, Any]:
 def _drawn_through(
     rows: NDArray[np.float32], clean: NDArray[np.float32], encode: Any, decode: Any
 ) -> dict[str, Any]:
-    """The curve decoded from the range of the codes of ``rows``, and the mean squared
-    reconstruction error of the clean points.
+    """Return a curve decoded from the codes of ``rows``, and the error of the clean points.
+
+    The curve covers the range of the codes. The error is the mean squared reconstruction error.
     """
     codes = encode(rows)
     along = np.linspace(codes.min(), codes.max(), CURVE, dtype=np.float32)[:, None]
@@ -222,7 +226,7 @@ class _HeightJob:
         self.weights = torch.ones(len(points))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean over the rows."""
+        """Mean loss over the rows."""
         x, y = self.points[rows].unbind(dim=1)
         return self.measure(self.module(x[:, None]), y)
 
@@ -259,9 +263,9 @@ def _digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 
 def _labels(options: LessonOptions) -> Iterator[Progress | Learned]:
-    """Train two autoencoders, and classify by their codes: one with true, one with shuffled labels.
+    """Train two autoencoders, and classify their codes: with true and with shuffled labels.
 
-    The training uses no labels, so both have the same codes.
+    Training uses no labels, so both autoencoders have the same codes.
     """
     rows, labels = _digits()
     drawn = np.random.default_rng(options.seed).permutation(labels)
@@ -287,9 +291,7 @@ def _labels(options: LessonOptions) -> Iterator[Progress | Learned]:
 
 
 def _denoising(options: LessonOptions) -> Iterator[Progress | Learned]:
-    """Train a denoising autoencoder on digits, and yield restored held-out digits from time to
-    time.
-    """
+    """Train a denoising autoencoder; yield restored held-out digits during training."""
     rows, _ = _digits()
     job = _autoencoder(rows[:-ASIDE], (1, 8, 8), (256,), 64, options, options.corruption)
     clean = torch.from_numpy(rows[-ASIDE:]).reshape(-1, 1, 8, 8)

@@ -1,4 +1,4 @@
-"""Find what a model was trained to draw that is close in meaning to a text: "kitten" finds "cat".
+"""Find names of training pictures close in meaning to a text: "kitten" finds "cat".
 
 A model may come with the text encoder's final states for the names of its training pictures. Names
 with close states mean similar things to the model.
@@ -48,7 +48,7 @@ class Names:
         Raises
         ------
         ModelError
-            If the folder has none.
+            If the folder has no names of training pictures.
         """
         path, names = folder / STATES, _names(folder)
         if not path.exists():
@@ -82,7 +82,8 @@ def write_states(folder: Path) -> None:
     encoder, names = text_encoder(folder), _names(folder)
     parts = [encoder.pooled(names[k : k + AT_ONCE]) for k in range(0, len(names), AT_ONCE)]
     states = torch.nn.functional.normalize(torch.cat(parts).float(), dim=1)
-    largest = states.abs().amax(dim=1, keepdim=True)  # normalized again when they are read
+    # the states are normalized again when they are loaded
+    largest = states.abs().amax(dim=1, keepdim=True)
     stored = (127 * states / largest).round().to(torch.int8)
     (folder / STATES).parent.mkdir(exist_ok=True)
     with atomic(folder / STATES) as scratch:

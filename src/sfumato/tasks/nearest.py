@@ -1,7 +1,8 @@
 """Find the training pictures of a model that are closest to a picture, to check for copies.
 
 A model may come with the PCA codes of its training pictures and with their names. Pictures that
-look the same have close codes; the distance of two codes is at most that of their pictures.
+look alike have close codes. The distance between two codes is at most the distance between their
+pictures.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class Neighbor:
     Attributes
     ----------
     distance : float
-        Distance of the codes, as root mean square difference of pixels with values 0 to 255: a
-        lower bound of the difference between the pictures.
+        Distance between the codes, on the scale of the root mean square difference of pixels with
+        values 0 to 255. It is a lower bound of the difference between the pictures.
     mirrored : bool
-        Whether the distance is that to the picture's mirror image.
+        Whether the distance is measured to the mirror image of the picture.
     name, set, author, license : str
     """
 
@@ -73,11 +74,11 @@ class TrainingPictures:
         Raises
         ------
         ModelError
-            If the folder has none.
+            If the folder has no codes of training pictures.
         """
         path = folder / FOLDER / CODES
         if not path.exists():
-            raise ModelError(f"{folder} does not say which pictures it was trained on")
+            raise ModelError(f"{folder} has no codes of its training pictures")
         stored = read_weights(path)
         components, scale = stored["components"].double().numpy(), stored["scale"].float().numpy()
         space = LinearSpace(stored["mean"].double().numpy(), components, scale**2, 0.0)

@@ -1,4 +1,4 @@
-"""Diffusion of points on a plane: the whole method, small enough to watch.
+"""Diffusion models of points on a plane: the whole method, small enough to watch each step.
 
 The objective, preconditioning, guidance and samplers are those used for pictures; the network is
 small, since a point has only two coordinates.
@@ -30,10 +30,11 @@ from sfumato.train.loss import denoising_loss
 from sfumato.train.settings import TrainSettings
 from sfumato.types import Condition, Denoise, Progress, Step
 
-LOW, HIGH = 0.02, 10.0  # lowest and highest noise level, for points with deviation 1
+LOW, HIGH = 0.02, 10.0  # lowest and highest noise level, for points with standard deviation 1
 WIDTH, WAVES = 128, 16
 UNNAMED = 0.15  # share of points that are trained without their class
-GRID, REACH = 17, 2.4  # arrows along each side, and distance of the outermost from the center
+# number of arrows along each side; distance of the outermost arrows from the center
+GRID, REACH = 17, 2.4
 MOST = 4000  # points
 Point = tuple[float, float, int]
 
@@ -48,7 +49,7 @@ def sensible(points: Sequence[Point]) -> None:
 
 
 class PointsOptions(Options):
-    """Points to learn, and how to sample new ones.
+    """Points to learn, and options to sample new points.
 
     Examples
     --------
@@ -60,11 +61,13 @@ class PointsOptions(Options):
         ..., "x, y and class (1 or 2) of each point.", min_length=2, max_length=MOST
     )
     training: int = option(1500, "Training steps.", ge=1, le=20_000)
-    count: int = option(300, "Walks.", ge=1, le=2000)
+    count: int = option(300, "Number of points to sample.", ge=1, le=2000)
     steps: int = option(20, "Sampler steps.", ge=1, le=200)
-    sampler: str = option("dpmpp_2m", "As create takes it.")
-    follow: int = option(0, "The class to make: 1 or 2; 0 for both.", ge=0, le=2)
-    guidance_scale: float = option(1.0, "How closely to follow the class; 1 is off.", ge=0, le=20)
+    sampler: str = option("dpmpp_2m", "Sampler, as for create.")
+    follow: int = option(0, "Class of the sampled points: 1 or 2; 0 for both.", ge=0, le=2)
+    guidance_scale: float = option(
+        1.0, "How closely to follow the class; 1 turns guidance off.", ge=0, le=20
+    )
     seed: int = option(0, "Seed of training and sampling.", ge=0, lt=2**32)
 
     @field_validator("points")
@@ -90,12 +93,12 @@ class Walks:
     sigmas : list of float
         Noise level before each step and after the last.
     paths : Tensor, (S + 1, N, 2)
-        Points before each step and at the end; noisy points are scaled down to the spread of the
-        given ones.
+        Points before each step and at the end. Noisy points are scaled down to the spread of the
+        given points.
     grid : Tensor, (G, 2)
-        Places of the arrows.
+        Positions of the arrows.
     guesses : Tensor, (S, G, 2)
-        The denoised estimate for each place of the grid, before each step.
+        Denoised estimate for each position of the grid, before each step.
     """
 
     loss: float
@@ -106,7 +109,7 @@ class Walks:
 
 
 class PointNetwork(nn.Module):
-    """A network for points (B, 2, 1, 1); the condition's vector holds the class, 0 for none."""
+    """A network for points (B, 2, 1, 1); the condition's vector holds the class, or 0."""
 
     rates: Tensor
 
@@ -155,7 +158,7 @@ class PointsJob:
 def sample(
     options: PointsOptions, trained: dict[Any, Any] | None = None
 ) -> Iterator[Progress | Walks]:
-    """Learn points, and sample new ones from noise; the last event is the result.
+    """Learn points, and sample new points from noise; the last event is the result.
 
     Parameters
     ----------
@@ -191,7 +194,7 @@ def sample(
 
 @torch.inference_mode()
 def _walked(job: PointsJob, options: PointsOptions) -> tuple[Tensor, list[float], Tensor, Tensor]:
-    """Sample points: return paths, noise levels, places of the arrows and their targets."""
+    """Sample points; return paths, noise levels, positions of the arrows, and their targets."""
     count, random = options.count, stream(options.seed)
     sigmas = karras(job.denoiser.times.sigmas, options.steps)
     axis = torch.linspace(-REACH, REACH, GRID)
@@ -222,12 +225,12 @@ def _after(step: Step, sigmas: Tensor) -> Tensor:
 
 
 def _seen(x: Tensor, sigma: float) -> Tensor:
-    """Noisy points as places (N, 2), scaled to a deviation near 1 at every noise level."""
+    """Noisy points as positions (N, 2), scaled to a spread near 1 at every noise level."""
     return x.flatten(1).float() / math.sqrt(1 + sigma**2)
 
 
 def _guess(denoise: Denoise, grid: Tensor, sigma: float) -> Tensor:
-    """Denoised estimates for places that are scaled as by :func:`_seen`."""
+    """Denoised estimates for positions that are scaled as in :func:`_seen`."""
     x = (grid * math.sqrt(1 + sigma**2))[..., None, None]
     out: Tensor = denoise(x, torch.full((len(grid),), sigma)).flatten(1)
     return out

@@ -1,5 +1,6 @@
-"""Enlarge pictures four times by diffusion of the details that a small picture lacks, conditioned
-on its prompt.
+"""Enlarge pictures by a factor of 4 with a diffusion model.
+
+The model generates the details that a small picture lacks, conditioned on the picture's prompt.
 
 The small picture nearly determines the large one, so a few steps without guidance suffice. Ho et
 al. 2021 (arXiv:2106.15282) describe such cascades.

@@ -1,4 +1,4 @@
-"""Train the autoencoder of latent diffusion, its first stage."""
+"""Train the autoencoder, the first stage of latent diffusion."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ from sfumato.train.plan import (
     skipped_lines,
 )
 
-KL_WEIGHT = 2e-4  # per latent value, against a mean absolute pixel error of about 0.03
+KL_WEIGHT = 2e-4  # KL divergence per latent value; the mean absolute pixel error is about 0.03
 
 
 class AutoencoderJob:
-    """Absolute error of the reconstruction (sharp edges), squared error (right colors), and a KL
-    divergence.
+    """Reconstruction loss of the autoencoder, plus a KL divergence of its latents.
+
+    The reconstruction loss is the sum of the absolute error, for sharp edges, and the squared
+    error, for the right colors.
 
     The divergence has a small weight and keeps the latents near the standard normal. The decoder
-    sees ``mean + deviation n``, so it is a denoising autoencoder in its own latent space.
+    gets ``mean + deviation n`` with standard normal noise n, so the network is a denoising
+    autoencoder in its own latent space.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ class State:
         )
 
     def step(self, rate: float) -> None:
-        """Take an optimizer step at a learning rate, and clear the gradients."""
+        """Take an optimizer step with learning rate `rate`, and clear the gradients."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -131,13 +131,13 @@ def save(
 
 
 def resume(state: State, folder: Path, settings: TrainSettings, about: Mapping[str, Any]) -> int:
-    """Fill `state` from the folder's checkpoint and return its step; 0 if there is none.
+    """Fill `state` from the folder's checkpoint and return its step; 0 without a checkpoint.
 
     Raises
     ------
     TrainingError
-        If the checkpoint was made with other settings, from other data or of another network, or
-        cannot be read.
+        If the checkpoint belongs to other settings, other data or another network, or cannot be
+        read.
     """
     path = folder / NAME
     if not path.exists():
@@ -147,7 +147,7 @@ def resume(state: State, folder: Path, settings: TrainSettings, about: Mapping[s
             notes = f.metadata() or {}
             if notes.get("settings") != _key(settings):
                 raise TrainingError(
-                    f"{path} was made with other settings; give those again, or another --output: "
+                    f"{path} was written with other settings; use these again or another --output: "
                     f"{notes.get('settings')}"
                 )
             if other := _other(json.loads(notes.get("about", "{}")), json.loads(_text(about))):
@@ -181,7 +181,7 @@ def _fill(state: State, tensors: dict[str, Tensor]) -> None:
 def _laid_out(kept: Tensor, parameter: Tensor) -> Tensor:
     """Copy a tensor to the device and, if the shapes agree, the memory layout of its parameter.
 
-    Fused optimizers traverse both in memory order, which may be channels last.
+    Fused optimizers traverse both tensors in memory order, which may be channels last.
     """
     return (
         torch.empty_like(parameter).copy_(kept)
@@ -194,7 +194,7 @@ def _other(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Describe the difference between two runs; empty if there is none."""
     wrong = [k for k in then if k in now and then[k] != now[k]]
     if wrong[:1] == ["data"]:
-        return "it was made from other files"
+        return "its data were other files"
     return (
         f"its {wrong[0]} was {str(then[wrong[0]])[:80]}, now it is {str(now[wrong[0]])[:80]}"
         if wrong

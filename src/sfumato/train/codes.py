@@ -1,5 +1,6 @@
-"""Train an autoencoder with short codes on rows of numbers: the denoising objective with the
-preconditioning ``direct``.
+"""Train an autoencoder with short codes on rows of numbers.
+
+The loss is the denoising objective with the preconditioning ``direct``.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from sfumato.train.loss import Measure, cross_entropy, denoising_loss, squared
 from sfumato.types import Condition, Corrupted
 
 MEASURES: dict[str, Measure] = {"squared": squared, "cross_entropy": cross_entropy}
-# rows from which center and spread (once) and the mean code (after each fit) are estimated
+# number of rows for estimating center and spread (once), and the mean code (after each fit)
 SETTLE, RECENTER = 5_000, 1_000
 
 
 class AutoencoderFit:
-    """Reconstruction of rows from short codes; with a corruption, from corrupted rows.
+    """Reconstruction of rows from short codes; with a corruption, from codes of corrupted rows.
 
     Parameters
     ----------
     space : Autoencoder
     rows : callable
-        ``rows(indices)`` gives float32 rows (B, d) of the data in [-1, 1].
+        ``rows(indices)`` returns float32 rows (B, d) of the data, scaled to [-1, 1].
     count : int
         Number of rows.
     loss : {"squared", "cross_entropy"}
     corruption : str
-        As :func:`sfumato.parse` reads it; "none" for a plain autoencoder.
+        Corruption in string form (see :func:`sfumato.parse`); "none" for a plain autoencoder.
     """
 
     def __init__(
@@ -84,8 +85,9 @@ class AutoencoderFit:
         )
 
     def damage(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Corrupt rows; bring a smaller result back to the original size, the only one that the
-        network takes.
+        """Corrupt rows; interpolate a smaller result to the original size.
+
+        The network takes inputs of this size only.
         """
         out = self.corruption(x, generator=generator)
         return (

@@ -44,8 +44,8 @@ from sfumato.train.plan import (
 )
 from sfumato.types import Condition
 
-STATES = 2000  # texts from which the deviation of text states is estimated
-DROPPED = 0.1  # share of captions swapped for the empty text (Ho & Salimans 2022, section 4)
+STATES = 2000  # number of texts for estimating the standard deviation of the text states
+DROPPED = 0.1  # share of captions replaced by the empty text (Ho & Salimans 2022, section 4)
 
 
 class DiffusionJob:
@@ -61,10 +61,10 @@ class DiffusionJob:
     prompts : sequence of str
         Prompts of the previews.
     shift : float
-        Above 1 trains more on noisier latents (:class:`DiffusionNoise`).
+        Values above 1 sample high noise levels more often (:class:`DiffusionNoise`).
     text_noise : float
-        Noise on the text states, as a share of their standard deviation, so that texts of similar
-        meaning give similar pictures.
+        Standard deviation of the noise on the text states, relative to the standard deviation of
+        the states. With this noise, texts of similar meaning give similar pictures.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class DiffusionJob:
         return Condition(tokens=self.data.states(places).to(self.module.conv_in.weight.device))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean weighted loss; each row gets one of its captions at random, some the empty text."""
+        """Mean weighted loss; each row gets one of its captions or, at random, the empty text."""
         device = self.module.conv_in.weight.device
         self.data.keep_on(
             device, "pixels" if isinstance(self.data.space, Pixels) else "latents", "states"
@@ -101,7 +101,7 @@ class DiffusionJob:
         return denoising_loss(self.denoiser, z, self.corruption, condition, generator=large)
 
     def preview(self, path: Path) -> None:
-        """Write pictures of the same prompts and noise each time: 20 steps, guidance 3."""
+        """Write pictures of fixed prompts from fixed noise: 20 steps, guidance scale 3."""
         if not self.prompts:
             return
         device = self.module.conv_in.weight.device
@@ -151,8 +151,8 @@ def train_diffusion(
 ) -> Iterator[Event]:
     """Train a text-to-image model on latents, or with `pixels` on pixels; write a model folder.
 
-    With `start`, a bundled name or a model, training continues from that model's U-Net, with its
-    autoencoder and text encoder.
+    `start` can name a model (a bundled name, a folder or a checkpoint). Training then continues
+    from its U-Net and keeps its autoencoder and text encoder.
     """
     kind = "diffusion from a model" if start else "diffusion"
     plan, settings = read_plan(kind, data, output, config, given)
@@ -163,7 +163,7 @@ def train_diffusion(
     small = _small_unet(size, space, encoder.clip.config.hidden_size)
     network = base.network.config if base else checked(UNet, UNetConfig, {**small, **plan.network})
     unit = space.config.factor * network.unit
-    check_size(size, unit, "the space's factor times the U-Net's halvings")
+    check_size(size, unit, "the space's factor times the U-Net's downsampling factor")
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
@@ -228,8 +228,8 @@ def _base_model(
     if start is None:
         if (autoencoder is None) != pixels:
             raise OptionError(
-                "give --autoencoder (train autoencoder makes one) or --pixels; or --start, a model "
-                "to train on"
+                "give --autoencoder (see train autoencoder) or --pixels; or --start, the model "
+                "to fine-tune"
             )
         space = (
             Pixels(plan.network.get("out_channels", 3))
@@ -245,34 +245,34 @@ def _base_model(
 
 
 def check_kept(*others: object) -> None:
-    """Raise OptionError if parts are given besides a model to fine-tune, which keeps its own."""
+    """Raise OptionError if parts are given for a model to fine-tune: it keeps its own parts."""
     if any(others):
         raise OptionError(
-            "a model that is trained on keeps its autoencoder, text encoder, network and "
-            "scheduler; leave those out"
+            "a model that is fine-tuned keeps its autoencoder, text encoder, network and "
+            "scheduler; leave out these options"
         )
 
 
 def load_to_train(name: str, device: str) -> tuple[Model, TextEncoder]:
-    """Load a model to fine-tune or to train a part for, and its text encoder."""
+    """Load a model that is fine-tuned or gets a new part; return the model and its text encoder."""
     base = load(name, device, "float32")
     if not isinstance(base.text, TextEncoder):
         what = (
             "no text encoder"
             if isinstance(base.text, NoText)
-            else "two text encoders, as Stable Diffusion XL"
+            else "two text encoders, like Stable Diffusion XL"
         )
-        raise OptionError(f"{name} has {what}; such models cannot be trained on")
+        raise OptionError(f"{name} has {what}, so it cannot be used for training")
     if base.network.config.in_channels != base.space.config.latent_channels:
         raise OptionError(
-            f"{name} sees more than latents (it fills or enlarges); such models cannot be "
+            f"{name} has other inputs than latents (for inpainting or upscaling); it cannot be "
             "trained on"
         )
     return base, base.text
 
 
 def _size(plan: Plan, base: Model | None) -> int:
-    """Side of the pictures: the start model's if the plan names none, else the plan's."""
+    """Side of the pictures; if the plan gives no size, the side of the start model's pictures."""
     return base.size[0] if base and "size" not in plan.model_fields_set else plan.size
 
 

@@ -3,9 +3,9 @@
 The mask takes the place of the clean picture in the objective. The prints also show things that
 look like damage but are not: letters, grids and rings.
 
-A finder runs twice. In the second pass, its plane of known pixels excludes the damage found in the
-first, so it sees where a line goes on and what stands alone (Tu & Bai 2010, auto-context; Chen et
-al. 2022, arXiv:2208.04202, self-conditioning).
+A finder runs twice. In the second pass, its plane of known pixels excludes the damage that the
+first pass found. The network can thus tell continued lines from isolated marks (Tu & Bai 2010,
+auto-context; Chen et al. 2022, arXiv:2208.04202, self-conditioning).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from sfumato.train.restorer import RestorerJob
 from sfumato.types import Condition, Corruption
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,()©-"
-ADDED = 0.35  # share of the crops with drawn things that only look like damage
+ADDED = 0.35  # share of the crops with drawn objects that only look like damage
 SOFT, GRAINY = 0.3, 0.3  # shares of the prints that are blurred, and that have film grain
-GRAIN = 1.0, 14.0  # range of the grain's level, of 255
+GRAIN = 1.0, 14.0  # range of the grain's noise level, for pixels of 0 to 255
 AGAIN = 0.5  # share of the batches that train the second pass
 Color = tuple[int, ...]
 SEPIA = (1.0, 0.86, 0.64)  # color of white in a print that turned brown
@@ -56,7 +56,7 @@ class FinderJob(RestorerJob):
         first, *others = chosen.parts if isinstance(chosen, Compose) else (chosen,)
         if not isinstance(first, Scratches):
             raise OptionError(
-                f'a finder learns to find scratches; "{chosen}" does not begin with them'
+                f'a corruption for a finder must begin with scratches; "{chosen}" does not'
             )
         damaged, cover = first.marked(x, random)
         seen = Compose(tuple(others))(damaged.y.clamp(-1, 1), generator=random).y
@@ -68,7 +68,7 @@ class FinderJob(RestorerJob):
         return 2 * cover - 1, PairedCorruption(seen), Condition(planes=restorer_planes(known))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean cross-entropy of each pixel, in nats."""
+        """Mean cross-entropy over the pixels, in nats."""
         x, corruption, condition = self.drawn(rows, random)
         return denoising_loss(
             self.denoiser, x, corruption, condition, generator=random, measure=cross_entropy
@@ -78,8 +78,8 @@ class FinderJob(RestorerJob):
 def _printed(picture: Tensor, gray: float, rng: np.random.Generator) -> Tensor:
     """Make a photograph (3, H, W) look like an old print.
 
-    It is turned gray or brown or stays in color, and is faded. Some prints also get letters, lines
-    or rings, blur or grain.
+    The print is faded, and it is gray, brown or in color. Some prints also get letters, a grid or
+    rings; some get blur or grain.
     """
     x = ((picture + 1) / 2) ** rng.uniform(0.7, 1.5)
     if rng.random() < ADDED:

@@ -35,7 +35,7 @@ def cached(
     note = path.with_suffix(".json")
     if path.exists() and note.exists() and json.loads(note.read_text("utf-8")) == {"key": key}:
         return
-    note.unlink(missing_ok=True)  # removed first: an interrupted run leaves no key to a wrong array
+    note.unlink(missing_ok=True)  # first: an interrupted run must leave no key for a wrong array
     with atomic(path) as scratch:
         out = array_file(scratch, np.float16, shape)
         for start in range(0, shape[0], batch):
@@ -101,14 +101,14 @@ class Captions:
         return kept
 
     def keep_on(self, device: torch.device, *names: str, room: int | None = None) -> None:
-        """Move tables to a GPU, so that a training step copies nothing to it.
+        """Move tables to a GPU, so that training steps copy no data to the GPU.
 
         Parameters
         ----------
         device : torch.device
-            Nothing is moved to a CPU: the tables are read from disk there.
+            For a CPU, nothing is moved: the tables are read from disk.
         names : str
-            Of "states", "ends", "latents" and "pixels".
+            Names of tables: "states", "ends", "latents" or "pixels".
         room : int, optional
             Bytes that may be used, by default half of the free memory; a table that does not fit
             stays on disk.
@@ -180,8 +180,9 @@ class Latents(Captions):
     def prepare(
         self, key: str, *, states: bool = False, ends: bool = False, own_scale: bool = False
     ) -> Iterator[tuple[str, int, int]]:
-        """Fill the cache; with `own_scale`, set the autoencoder's scaling factor so that these
-        latents have unit variance.
+        """Fill the cache; with `own_scale`, also set the autoencoder's scaling factor.
+
+        With this factor, the latents of the training set have unit variance.
         """
         if isinstance(self.space, AutoencoderKL):
             yield from self._filled(

@@ -22,11 +22,11 @@ from sfumato.runtime import autocast, choose_device, choose_dtype, generator, ke
 from sfumato.train import checkpoint
 from sfumato.train.settings import TrainSettings
 
-SAVE_SECONDS = 300.0  # a checkpoint is written at least this often, whatever the steps
+SAVE_SECONDS = 300.0  # longest time between two checkpoints, whatever the number of steps
 # loss scale: without it, gradients of activations would underflow in float16 (Micikevicius et al.
 # 2018, section 3.2)
 FLOAT16_SCALE = 1024.0
-LOOKS = 50  # steps between two looks at the loss on a GPU, which would have to wait for each
+LOOKS = 50  # steps between two reads of the loss on a GPU, as the GPU has to wait for each read
 
 
 class Job(Protocol):
@@ -81,16 +81,16 @@ def train(
 ) -> Iterator[Progress]:
     """Train up to ``settings.steps``, resuming from the checkpoint in `folder` if there is one.
 
-    Without a folder, nothing is written. `about` holds what else the run depends on (network, data,
-    corruption); the checkpoint of another run is refused. The averaged weights are in
-    ``job.module`` when the generator is exhausted. To stop early, stop iterating: a checkpoint is
-    written when the generator closes.
+    Without a folder, nothing is written. `about` holds everything else that the run depends on
+    (network, data, corruption); the checkpoint of another run is refused. The averaged weights are
+    in ``job.module`` when the generator is exhausted. To stop early, stop iterating: a checkpoint
+    is written when the generator closes.
 
     Raises
     ------
     TrainingError
-        If all weights are 0; if a gradient is not finite (the message names the step and the first
-        layer at fault); or if the checkpoint belongs to another run.
+        If all sampling weights are 0; if a gradient is not finite (the message names the step and,
+        on a CPU, the first layer at fault); or if the checkpoint belongs to another run.
     """
     device = _place(job, settings)
     state = checkpoint.State.start(job.module, settings)
@@ -101,7 +101,7 @@ def train(
         return
     meter, places = _Meter(settings, step), job.weights.double().cumsum(0)
     if not len(places) or not places[-1] > 0:
-        raise TrainingError("all weights are 0: nothing would ever be drawn")
+        raise TrainingError("all sampling weights are 0, so no sample can be drawn")
     watch = _Watch(settings, 1 if device.type == "cpu" else LOOKS)
     try:
         while step < settings.steps:
@@ -145,7 +145,7 @@ def _place(job: Job, settings: TrainSettings) -> torch.device:
 def learning_rate(settings: TrainSettings, step: int) -> float:
     """Learning rate of a step: linear rise, plateau, linear fall (trapezoid).
 
-    A longer run shares its beginning with a shorter one.
+    A longer run begins with the same learning rates as a shorter run.
 
     Examples
     --------
@@ -165,7 +165,7 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 def _gradient(
     job: Job, settings: TrainSettings, step: int, device: torch.device, places: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute the gradient of a batch into the parameters; return the loss and the norm."""
+    """Backpropagate the loss of a batch; return the loss and the norm of the gradient."""
     draws = torch.rand(
         settings.batch, generator=generator(settings.seed, step, "rows"), dtype=torch.float64
     )
@@ -231,7 +231,8 @@ def _blame(module: nn.Module, again: object) -> str:
 class _Watch:
     """Reads the loss, and whether all gradients were finite, every few steps.
 
-    A GPU works ahead of the program. It would have to finish all work before it can give a number.
+    A GPU runs behind the program: it must finish all queued work before the program can read a
+    number.
     """
 
     def __init__(self, settings: TrainSettings, every: int) -> None:
@@ -239,7 +240,7 @@ class _Watch:
         self.seen = self.norms = torch.zeros(())
 
     def see(self, loss: Tensor, norm: Tensor) -> None:
-        """Keep the loss and the gradient's norm of a step; a sum with a NaN is a NaN."""
+        """Store a step's loss and add its gradient norm to a sum, which one NaN makes NaN."""
         self.seen, self.norms = loss, self.norms.to(norm) + norm
 
     @property
@@ -248,7 +249,7 @@ class _Watch:
         return math.isfinite(float(self.norms))
 
     def look(self, step: int, *, now: bool) -> None:
-        """Read what was seen, if it is time or `now`.
+        """Read the stored values, every few steps or if `now`.
 
         Raises
         ------

@@ -1,9 +1,10 @@
 """Fine-tune a text-to-image model on a few custom pictures: a LoRA.
 
-The model's weights are frozen; small matrices beside them are trained (Hu et al. 2021,
-arXiv:2106.09685). To keep what the model knew, each step also trains the matrices to preserve the
-original model's predictions for other prompts, on pictures that it generated for them (after the
-prior preservation of Ruiz et al. 2022, arXiv:2208.12242, section 3.2).
+The model's weights are frozen; only small added matrices are trained (Hu et al. 2021,
+arXiv:2106.09685). A second loss preserves what the model has learned: for other prompts, the
+predictions must stay close to the predictions of the original model. The loss is computed on
+pictures that the original model generated for these prompts (similar to the prior preservation of
+Ruiz et al. 2022, arXiv:2208.12242, section 3.2).
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ from sfumato.train.plan import (
 from sfumato.types import Condition
 
 KEPT = 256  # generated pictures of other prompts
-KEPT_SHARE = 0.5  # how many of them join each batch, relative to its size
-KEPT_WEIGHT = 4.0  # weight of their error, which is small, relative to that of the batch
+KEPT_SHARE = 0.5  # number of these pictures per batch, relative to the batch size
+KEPT_WEIGHT = 4.0  # weight of the loss on these pictures, relative to the batch: this loss is small
 WORD = re.compile(r"[a-z]{3,12}" + re.escape(SUFFIX))
 
 
@@ -92,7 +93,7 @@ def begin_at(network: UNet, path: Path) -> None:
     Raises
     ------
     ModelError
-        If the file is for another network, or of another rank.
+        If the file belongs to another network or has another rank.
     """
     found = read_lora(lora_file(path))
     for name, layer in network.named_modules():
@@ -102,8 +103,8 @@ def begin_at(network: UNet, path: Path) -> None:
         if initial is None or initial.down.flatten(1).shape != change.down.shape:
             had = "none" if initial is None else len(initial.down)
             raise ModelError(
-                f"{path} does not fit: {name} has a change of rank {len(change.down)} here, "
-                f"{had} there"
+                f"{path} does not fit: the update of {name} has rank {len(change.down)} here, "
+                f"but {had} in the file"
             )
         change.down.data.copy_(initial.down.flatten(1))
         change.up.data.copy_(initial.up.flatten(1) * (initial.alpha / len(initial.down)))
@@ -170,8 +171,10 @@ class LoraJob(DiffusionJob):
                 change.on = True
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean weighted loss on custom pictures, plus the loss against the original model on
-        pictures of other prompts.
+        """Mean weighted loss on custom pictures, plus the loss for prior preservation.
+
+        On pictures of other prompts, the second loss compares the predictions with and without the
+        low-rank updates.
         """
         own = super().loss(rows, random)
         count = round(KEPT_SHARE * len(rows))
@@ -198,7 +201,7 @@ class LoraJob(DiffusionJob):
 
 
 def other_prompts(model: Model, count: int, seed: int) -> list[str]:
-    """Sample prompts: names of the model's training pictures, each with a style if it has any.
+    """Sample prompts: names of the model's training pictures, with styles if the model has styles.
 
     If the model does not list its training pictures, words of its vocabulary are used.
     """
@@ -226,8 +229,8 @@ def train_lora(
 ) -> Iterator[Event]:
     """Train a LoRA of a model on captioned pictures; write it in diffusers' format.
 
-    The parameters are those of :func:`sfumato.train.diffusion.train_diffusion`, but those that
-    replace a part of the model are refused.
+    The parameters are the same as in :func:`sfumato.train.diffusion.train_diffusion`. Parameters
+    that replace a part of the model raise an error.
     """
     plan, settings = read_plan("lora", data, output, config, given)
     check_kept(autoencoder, text, pixels, plan.network, plan.scheduler)
@@ -235,7 +238,7 @@ def train_lora(
     base, encoder = load_to_train(start, settings.device)
     size = base.size[0] if "size" not in plan.model_fields_set else plan.size
     unit = base.space.config.factor * base.network.config.unit
-    check_size(size, unit, "the space's factor times the U-Net's halvings")
+    check_size(size, unit, "the space's factor times the U-Net's downsampling factor")
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
@@ -255,7 +258,7 @@ def train_lora(
 
 
 def _previews(plan: Plan, captions: list[tuple[str, ...]]) -> list[str]:
-    """Prompts of the previews: up to four training captions, then some whose pictures must stay."""
+    """Prompts of the previews: up to four training captions, then prompts of other pictures."""
     if "previews" in plan.model_fields_set:
         return plan.previews
     own = list(dict.fromkeys(c[0] for c in captions))[:4]

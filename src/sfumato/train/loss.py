@@ -1,4 +1,4 @@
-"""The denoising objective, one for all preconditionings: corrupt, denoise, compare."""
+"""The denoising objective for all preconditionings: corrupt, denoise, compare."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def squared(estimate: Tensor, x: Tensor) -> Tensor:
 
 
 def cross_entropy(estimate: Tensor, x: Tensor) -> Tensor:
-    """Cross-entropy in nats; values in [-1, 1] are read as shares of white (Hinton & Salakhutdinov
-    2006).
+    """Cross-entropy in nats; values in [-1, 1] stand for shares of white in [0, 1].
+
+    Hinton & Salakhutdinov 2006.
     """
     share = ((estimate + 1) / 2).clamp(1e-6, 1 - 1e-6)
     return -((1 + x) * share.log() + (1 - x) * (1 - share).log()) / 2
@@ -31,9 +32,9 @@ def cross_entropy(estimate: Tensor, x: Tensor) -> Tensor:
 def vivid(estimate: Tensor, x: Tensor) -> Tensor:
     """Squared error of pictures (B, C, h, w), weighted by how colorful the true pixel is.
 
-    An object that may have one of a few colors is then guessed as one of them rather than as their
-    gray mean. For a classifier, rebalancing the color classes has the same effect (Zhang et al.
-    2016, arXiv:1603.08511).
+    If an object may have one of a few colors, the estimate is then one of these colors rather than
+    their gray mean. In a classifier, rebalancing the color classes has the same effect (Zhang et
+    al. 2016, arXiv:1603.08511).
     """
     colorful = (x - x.mean(dim=1, keepdim=True)).square().mean(dim=1, keepdim=True).sqrt()
     return (estimate - x).square() * (colorful + 0.1)
@@ -58,16 +59,17 @@ def denoising_loss(
     x : Tensor, (B, C, h, w)
         Clean pictures or latents.
     corruption : Corruption
-        For diffusion: Gaussian noise at a random level. For a denoising autoencoder: any of the
-        registry.
+        For diffusion, Gaussian noise at a random level; for a denoising autoencoder, any corruption
+        of the registry.
     condition : Condition
     measure : callable
         Error of each value, the squared error by default.
     logarithmic : bool
-        Take the mean of the logarithm of each picture's error: badly and slightly corrupted
-        pictures count alike, and the mean PSNR is optimized (Chen et al. 2022, arXiv:2204.04676).
+        Take the mean of the logarithm of each picture's error. Pictures with strong and with weak
+        corruption then have equal weight, and the mean PSNR is optimized (Chen et al. 2022,
+        arXiv:2204.04676).
     teach : callable, optional
-        Maps x and the corrupted x to the target that replaces x.
+        Maps x and the corrupted x to the target; by default, the target is x.
 
     Returns
     -------
@@ -77,7 +79,7 @@ def denoising_loss(
     ----------
     Vincent et al. 2008; Ho et al. 2020, equation 14; Karras et al. 2022, equation 8.
     """
-    # the corruption is computed in full precision, whatever the network computes in
+    # the corruption is computed in full precision, even if the network uses mixed precision
     with torch.autocast(x.device.type, enabled=False):
         corrupted = corruption(x, generator=generator)
     target = x if teach is None else teach(x, corrupted)
@@ -90,8 +92,9 @@ def denoising_loss(
 
 
 def kl_to_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Divergence of N(mean, exp(log_variance)) from N(0, 1) in nats, mean over values (Kingma &
-    Welling 2014, appendix B).
+    """KL divergence of N(mean, exp(log_variance)) from N(0, 1) in nats, averaged over values.
+
+    Kingma & Welling 2014, appendix B.
     """
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
@@ -99,8 +102,9 @@ def kl_to_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 def drop_condition(
     condition: Condition, empty: Condition, share: float, generator: Generator
 ) -> Condition:
-    """Swap a random `share` of the conditions for the empty one (Ho & Salimans 2022,
-    arXiv:2207.12598, algorithm 1).
+    """Replace a random `share` of the conditions by the empty condition.
+
+    Ho & Salimans 2022, arXiv:2207.12598, algorithm 1.
     """
     if condition.tokens is None or empty.tokens is None:
         return condition

@@ -47,7 +47,7 @@ class MatchJob:
         self.module, self.data, self.weights = _Pair(config), data, data.weights
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean of the two cross-entropies in nats."""
+        """Mean of the cross-entropies from picture to text and from text to picture, in nats."""
         places, device = self.data.draw(rows, random), self.module.scale.device
         with torch.autocast(device.type, enabled=False):
             x, ends = (
@@ -72,7 +72,7 @@ class MatchJob:
         return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
     def preview(self, path: Path) -> None:
-        """Write rows of pictures: one picture, then those nearest to its first caption."""
+        """Write rows of pictures: a picture, then the pictures nearest to its first caption."""
         matcher, count = self.module.matcher, min(len(self.data.choices), 2000)
         x = self.data.pixels(torch.arange(count)).to(self.module.scale.device)
         directions = torch.cat([matcher.pictures(part) for part in x.split(256)])
@@ -97,8 +97,10 @@ class _Pair(nn.Module):
 
 
 def augment(x: Tensor, random: Generator) -> Tensor:
-    """Augment pictures (B, 3, S, S): shift them by up to 7.5 %, scale by up to 15 % (20 % across),
-    tint by up to 10 %, blur some, and add a little noise.
+    """Augment pictures (B, 3, S, S) at random.
+
+    They are shifted by up to 7.5 % of the side, scaled by up to 15 % (20 % in width) and tinted by
+    up to 10 %. Some are blurred; all get a little noise.
     """
     count = len(x)
     draw = torch.rand((count, 12), generator=random) * 2 - 1

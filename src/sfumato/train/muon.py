@@ -3,8 +3,8 @@
 The gradient of a layer has a few strong directions and many weak ones. AdamW scales each weight
 separately, which keeps this imbalance. Muon (Jordan et al. 2024,
 https://kellerjordan.github.io/posts/muon) steps along the nearest matrix with equal singular
-values. torch.optim.Muon accepts matrices only, but nearly all weights of the networks here are
-kernels of convolutions; here they are treated as matrices (C_out, C_in k k).
+values. torch.optim.Muon accepts matrices only, but nearly all weights in this package are
+convolution kernels. This module treats a kernel as a matrix (C_out, C_in k k).
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 ITERATIONS, CURVE = 5, (3.4445, -4.7750, 2.0315)  # Newton-Schulz; the post's quintic
-# narrower matrices have few directions: those of the first and the last layer of a network
+# minimum of rows and of columns: smaller matrices, as in the first and the last layer of a network,
+# have few directions
 LEAST = 32
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest matrices with singular values of (nearly) 1: U V' of each U S V'.
+    """The nearest matrices with singular values of about 1: U V' for each matrix U S V'.
 
     Parameters
     ----------
@@ -31,8 +32,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
     Returns
     -------
     Tensor, (N, m, n)
-        The singular values lie within 0.5 to 1.3, except those that were below about 1e-3 of the
-        largest.
+        The singular values lie between 0.5 and 1.3. The only exceptions are values that were below
+        about 1e-3 of the largest singular value.
 
     Examples
     --------
@@ -79,8 +80,8 @@ class Muon(torch.optim.Optimizer):
 
     References
     ----------
-    Liu et al. 2025, arXiv:2502.16982, section 2.2: a factor 0.2 sqrt(max(m, n)) gives the root mean
-    square of AdamW's steps.
+    Liu et al. 2025, arXiv:2502.16982, section 2.2: with a factor 0.2 sqrt(max(m, n)), steps have
+    the same root mean square as AdamW's steps.
     """
 
     def __init__(

@@ -33,10 +33,10 @@ class Pictures:
     skipped : list of str
         One sentence for each picture that could not be read.
     notes : list of str
-        One sentence for each caption whose encoding was guessed, and for each that has no picture.
+        One sentence for each caption whose encoding was guessed, and for each caption without a
+        picture.
     key : str
-        Identifies the pictures and captions, so that results cached for other data are not used
-        for them.
+        Identifies the pictures and captions, so that cached results of other data are not used.
     """
 
     pixels: NDArray[np.uint8]
@@ -48,19 +48,20 @@ class Pictures:
 
 
 def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
-    """Decode every picture once to `size` x `size` pixels; ``cache/pictures.npy`` keeps them for
-    later calls.
+    """Decode every picture once to `size` x `size` pixels.
+
+    ``cache/pictures.npy`` keeps the pixels for later calls.
 
     Parameters
     ----------
     source : path
         See :func:`sfumato.data.samples.find`.
     size : int
-        Side in pixels; pictures are cut to the largest centered square.
+        Side in pixels. From each picture, the largest centered square is used.
     cache : path
         Folder for the packed bytes.
     captions : bool
-        Whether every picture needs a caption; those without are then skipped.
+        Whether pictures without a caption are skipped.
 
     Raises
     ------

@@ -54,15 +54,16 @@ class PairJob(RestorerJob):
 
 
 def read_pairs(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
-    """Return the pairs (6, H, W) of a clean and a dirty picture, and a sentence for each pair that
-    was left out.
+    """Return the pairs of a clean and a dirty picture, (6, H, W) each.
+
+    The second result has a sentence for each pair that was left out.
 
     Parameters
     ----------
     source : Path
         Folder with ``clean/`` and ``dirty/``, which hold files of the same names (suffixes may
         differ); or a parquet file with a column ``clean`` and a column ``dirty`` or ``noisy``. A
-        cell holds the bytes of a picture file; a dirty cell may hold a list of them.
+        cell holds the bytes of a picture file; a dirty cell may hold a list of picture files.
     """
     pairs, skipped = [], []
     for name, clean, dirty in _pair_files(source):
@@ -121,7 +122,7 @@ def _pair_files(source: Path) -> Iterator[tuple[str, Any, Any]]:
     table, _ = read_table(source)
     column = next((c for c in ("dirty", "noisy") if c in table.column_names), None)
     if column is None:
-        raise DataError(f'{source} has a column "clean"; it needs one "dirty", too')
+        raise DataError(f'{source} has a column "clean" but no column "dirty"')
     for k, (clean, several) in enumerate(
         zip(table["clean"].to_pylist(), table[column].to_pylist(), strict=True)
     ):

@@ -1,7 +1,8 @@
 """Shared by all training commands: config files, messages, and the identity of a run.
 
 A config file holds a network's config and training settings: ``{"network": {...}, "settings":
-{...}, ...}``. Values of the command line take precedence. The same command again resumes the run.
+{...}, ...}``. Values of the command line take precedence. To resume a run, give the same command
+again.
 """
 
 from __future__ import annotations
@@ -34,24 +35,25 @@ class Plan(Config):
     network: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     size: int = Field(64, ge=8)  # side of the pictures in pixels
-    vocabulary: int = Field(8192, ge=516)  # tokens of a new tokenizer
+    vocabulary: int = Field(8192, ge=516)  # number of tokens of a new tokenizer
     scheduler: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     corruption: str = ""  # what a restorer learns to undo; alternatives separated by |
-    # longest side of a restorer's photos in pixels; larger ones are shrunk before training
+    # longest side of a restorer's photos in pixels; larger photos are shrunk before training
     longest: int = Field(1500, ge=8)
     gray: float = Field(0.25, ge=0, le=1)  # share of a restorer's batches that are gray pictures
-    turned: bool = True  # whether a restorer's crops are turned by right angles
-    vivid: bool = False  # whether a restorer's error counts more where there is color
-    # teacher of a restorer: the mean of its outputs over several views is a target, too
+    turned: bool = True  # whether a restorer's crops are rotated by right angles
+    vivid: bool = False  # whether colorful pixels have more weight in a restorer's loss
+    # teacher of a restorer: its output, averaged over several views, is a part of the target
     teacher: str = ""
-    # above 1: text-to-image training samples high noise more often, where the text decides
+    # above 1: diffusion training samples high noise levels, where the text decides, more often
     shift: float = Field(1.0, gt=0)
-    # deviation of the noise on text states in diffusion training, relative to that of the states
+    # standard deviation of the noise on the text states in diffusion training, relative to the
+    # standard deviation of the states
     text_noise: float = Field(0.0, ge=0)
     rank: int = Field(8, ge=1, le=256)  # rank of a LoRA
-    student_steps: int = Field(4, ge=1)  # steps of a student; a divisor of its teacher's steps
-    trajectories: int = Field(6000, ge=1)  # a teacher's trajectories that its student learns from
+    student_steps: int = Field(4, ge=1)  # steps of a student; must divide the teacher's steps
+    trajectories: int = Field(6000, ge=1)  # number of teacher trajectories for training a student
     previews: list[str] = [
         "a red apple",
         "a dog",
@@ -64,8 +66,8 @@ class Plan(Config):
     ]
 
 
-# Default steps, batch and, for some, learning rate: minutes on two CPU cores, except for a U-Net
-# from scratch, which takes hours.
+# Default steps, batch size and, for some tasks, learning rate. A run takes minutes on two CPU
+# cores, but hours for a U-Net from scratch.
 USUAL: dict[str, tuple[float, ...]] = {
     "text": (3000, 256),
     "autoencoder": (8000, 16),
@@ -87,7 +89,7 @@ def read_plan(
     Raises
     ------
     OptionError
-        If the output folder lies within the data.
+        If the output folder lies within the data folder.
     """
     if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
         raise OptionError(
@@ -110,17 +112,17 @@ def identity(plan: Plan, data: Path, network: Config, **more: Any) -> dict[str, 
 
 
 def checked(kind: Callable[[C], nn.Module], config: type[C], values: Mapping[str, Any]) -> C:
-    """Read a network's config and check, before the data are read, that it makes a network."""
+    """Read a network's config and check that a network can be built, before any data are read."""
     found = config.read(values, "network")
     outline(kind, found, "network")
     return found
 
 
 def skipped_lines(skipped: list[str], notes: list[str] | None = None) -> Iterator[str]:
-    """Report skipped pictures and guesses, at most ten lines of each."""
+    """Report skipped pictures and notes on captions, at most ten lines each."""
     for title, lines in (
         (f"skipped {len(skipped)} {'picture' if len(skipped) == 1 else 'pictures'}", skipped),
-        ("read with doubt", notes or []),
+        ("notes on captions", notes or []),
     ):
         if lines:
             shown = "\n  ".join(lines[:10])
@@ -129,7 +131,7 @@ def skipped_lines(skipped: list[str], notes: list[str] | None = None) -> Iterato
 
 
 def in_tenths(steps: Iterator[tuple[str, int, int]]) -> Iterator[Event]:
-    """Lines of progress, one per tenth of each part."""
+    """Yield a line of progress after each tenth of a part."""
     last = ""
     for what, done, total in steps:
         if (note := f"{what}: {10 * done // total * 10} %") != last:
@@ -137,7 +139,7 @@ def in_tenths(steps: Iterator[tuple[str, int, int]]) -> Iterator[Event]:
 
 
 def check_size(size: int, unit: int, what: str) -> None:
-    """Raise DataError if a side is not a multiple of what the network needs."""
+    """Raise DataError if `size` is not a multiple of `unit`; `what` describes the unit."""
     if size % unit:
         raise DataError(f"size {size} is not a multiple of {unit}, {what}")
 

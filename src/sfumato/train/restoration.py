@@ -41,10 +41,10 @@ def train_restorer(
 ) -> Iterator[Event]:
     """Train a restorer on corruptions (alternatives separated by ``|``) or on pairs of pictures.
 
-    The network's config and weights are written. With `start`, a restorer's folder or the name of a
-    bundled one, training continues from that network; if the plan asks for another network, the
-    layers of equal shape are copied. If the plan names a teacher, its outputs are training targets,
-    too.
+    The network's config and weights are written. `start` can name a restorer (a folder or a bundled
+    name). Training then continues from its network. If the plan asks for another network, only the
+    layers of equal shape are copied. If the plan names a teacher, the teacher's outputs are a part
+    of the target.
     """
     plan, settings = read_plan("restorer", data, output, config, given)
     pretrained = _restorer(start) if start else None
@@ -77,12 +77,12 @@ def _asked(data: Path, corruption: str) -> str:
     pairs = paired(data)
     if not corruption and not pairs:
         raise OptionError(
-            "say what it shall undo: --corruption 'noise:0-50 | mask:strokes', or give pairs in "
+            "give a corruption to undo: --corruption 'noise:0-50 | mask:strokes', or give pairs in "
             "clean/ and dirty/"
         )
     if corruption and pairs:
         raise OptionError(
-            f"{data} holds pairs, whose corruption is what happened to them; leave {corruption} out"
+            f"{data} holds pairs, which need no other corruption; leave out {corruption}"
         )
     return corruption or PAIRS
 

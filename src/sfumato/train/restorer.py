@@ -1,5 +1,6 @@
-"""Train a restorer on photographs with all the corruptions that it shall undo, and with the planes
-that describe each corruption.
+"""Train a restorer on photographs with synthetic corruptions.
+
+The network also gets planes that describe each corruption.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from sfumato.train.loss import Measure, denoising_loss, squared
 from sfumato.types import Condition, Corrupted, Corruption
 
 SCALES = (1.0, 0.67, 0.45)
-# weight of a teacher's output against the clean picture, and how many of the eight views it is the
-# mean of
+# weight of a teacher's output in the target (the clean picture has the rest), and number of views
+# (of eight) that the output is averaged over
 TAUGHT, LOOKS = 0.7, 2
 LONGEST = 1500  # longest side of a photo in pixels: all photos are held in memory
 
@@ -52,7 +53,8 @@ def read_photos(
     Returns
     -------
     photos, skipped, weights
-        The photos, a sentence for each one that was left out, and the sampling weight of each.
+        The photos, a sentence for each photo that was left out, and the sampling weight of each
+        photo.
 
     Raises
     ------
@@ -130,32 +132,34 @@ class Measured:
 
 
 class RestorerJob:
-    """The denoising objective (preconditioning ``direct``) on random crops, with one corruption per
-    batch.
+    """The denoising objective on random crops, with one corruption per batch.
+
+    The preconditioning is ``direct``.
 
     Parameters
     ----------
     config : RestorerConfig
     photos : list of array, (3, H, W), uint8
     corruptions : sequence of str
-        As :func:`sfumato.parse` reads them; one is sampled per batch.
+        Corruptions in string form (see :func:`sfumato.parse`); one of them is sampled per batch.
     crop : int
         Side of the crops in pixels.
     gray : float
         Share of the batches whose photos are converted to gray first: gray input, gray target.
     turned : bool
-        Also rotate crops by multiples of 90 degrees. Turn it off where orientation matters, as it
-        does for colors.
+        Also rotate crops by multiples of 90 degrees. Turn this off if the orientation matters, as
+        it does for colorization.
     measure : callable, optional
         Minimize the mean of this error instead of the mean logarithm of the squared error.
     often : sequence of float, optional
-        Sampling weight of each photo, relative to others of its size; large photos show more and
-        are sampled more often.
+        Sampling weight of each photo relative to photos of the same size. Large photos show more,
+        so they are sampled more often.
     teacher : Denoiser, optional
         A trained restorer whose outputs, averaged over two random views, are part of the target.
-        They hold only what can be inferred from the input, while the clean picture also holds
-        detail that cannot, so the target varies less (Hinton et al. 2015, arXiv:1503.02531; with a
-        teacher of the student's own kind: Furlanello et al. 2018, arXiv:1805.04770).
+        The outputs contain only detail that can be inferred from the input; the clean picture also
+        contains other detail. The target therefore varies less (Hinton et al. 2015,
+        arXiv:1503.02531; Furlanello et al. 2018, arXiv:1805.04770, for a teacher of the same kind
+        as the student).
     """
 
     def __init__(

@@ -10,28 +10,36 @@ from sfumato.config import Config, option
 class TrainSettings(Config):
     """Training settings; the network and its loss belong to a :class:`Job`."""
 
-    steps: int = option(20_000, "Training steps; docs/train.md has what is usual.", ge=1)
+    steps: int = option(20_000, "Training steps; docs/train.md lists the usual numbers.", ge=1)
     batch: int = option(64, "Samples per step.", ge=1)
     learning_rate: float = option(1e-3, "Learning rate.", gt=0)
     optimizer: Literal["adamw", "muon"] = option(
-        "adamw", "muon learns more a step where most weights are kernels and matrices."
+        "adamw", "adamw or muon; muon learns more per step if most weights are kernels or matrices."
     )
-    warmup: int = option(200, "Steps of linear rise of the rate.", ge=0)
-    cooldown: float = option(0.2, "Share of the steps in which the rate falls to zero.", ge=0, le=1)
-    weight_decay: float = option(0.01, "Decay of the weights per step, times the rate.", ge=0)
-    max_grad_norm: float = option(1.0, "Largest norm of the gradient.", gt=0)
+    warmup: int = option(200, "Steps in which the learning rate rises linearly.", ge=0)
+    cooldown: float = option(
+        0.2, "Share of the steps, at the end, in which the learning rate falls to zero.", ge=0, le=1
+    )
+    weight_decay: float = option(
+        0.01,
+        "Weight decay; a step shrinks the weights by this value times the learning rate.",
+        ge=0,
+    )
+    max_grad_norm: float = option(
+        1.0, "Gradients with a larger norm are scaled down to this norm.", gt=0
+    )
     ema_decay: float = option(
-        0.999, "Decay of the moving average of the weights; 0: none.", ge=0, lt=1
+        0.999, "Decay of the moving average of the weights; 0 turns it off.", ge=0, lt=1
     )
     seed: int = option(0, "Seed of weights and batches.", ge=0, lt=2**63)
     device: str = option("auto", "auto, cpu, cuda or mps.")
     dtype: str = option(
         "auto",
-        "Of mixed precision: auto, float32 (which turns it off), bfloat16 or float16; auto is what "
-        "the device is good at.",
+        "Dtype of mixed precision: auto, float32 (turns it off), bfloat16 or float16; auto is "
+        "bfloat16 on devices with native bfloat16, else float32.",
     )
     compile: bool = option(
-        False, "Compile the network with torch.compile: pays on a GPU, in runs of many minutes."
+        False, "Compile the network with torch.compile; saves time on GPUs in runs of many minutes."
     )
     checkpoint_every: int = option(500, "Steps between checkpoints.", ge=1)
     preview_every: int = option(1000, "Steps between previews.", ge=1)

@@ -1,10 +1,10 @@
-"""Distil a model's guided sampling into a LoRA that takes one step where its teacher takes several.
+"""Distil a model's guided sampling into a LoRA that needs fewer steps than the model.
 
 The teacher goes from noise to a picture in many steps, each with two network calls if it is guided.
-Its trajectories are recorded at a few noise levels. The student learns to go from each level to the
-next in one step with one call (Salimans & Ho 2022, arXiv:2202.00512, section 3; guidance: Meng et
-al. 2023, arXiv:2210.03142, section 3.1). The trajectories start from noise, so the student trains
-on inputs like those it will see.
+Its trajectories are recorded at a few noise levels. The student learns to go from each of these
+levels to the next in one step, with one network call (Salimans & Ho 2022, arXiv:2202.00512, section
+3; guidance: Meng et al. 2023, arXiv:2210.03142, section 3.1). The trajectories start from noise, so
+the student is trained on the kind of inputs that it gets in sampling.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class StudentJob:
         self.every, left = divmod(len(teacher_sigmas) - 1, steps)
         if left or not self.every:
             raise OptionError(
-                f"the teacher's {len(teacher_sigmas) - 1} steps cannot be divided among "
-                f"{steps} steps of a student"
+                f"the teacher's {len(teacher_sigmas) - 1} steps are no multiple of the student's "
+                f"{steps} steps"
             )
         self.teacher_sigmas, self.sigmas = teacher_sigmas, teacher_sigmas[:: self.every]
         self.texts = drawn_texts(pictures, plan.trajectories, seed)
@@ -131,7 +131,7 @@ class StudentJob:
         return noise.to(self.model.device) * float((1 + self.teacher_sigmas[0] ** 2).sqrt())
 
     def _read(self, texts: list[str]) -> Tensor:
-        """States (B, T, D) of texts, of one chunk of tokens each."""
+        """States (B, T, D) of texts; texts longer than one chunk of tokens are truncated."""
         tokens = self.encoder(texts, (0, 0))[0].tokens
         assert tokens is not None
         states: Tensor = tokens[:, : self.encoder.tokenizer.length]
@@ -155,7 +155,7 @@ class StudentJob:
         return loss
 
     def preview(self, path: Path) -> None:
-        """Write the student's pictures of some prompts."""
+        """Write pictures that the student generates for the preview prompts."""
         if not self.prompts:
             return
         rows = range(len(self.prompts))
@@ -211,22 +211,24 @@ def train_student(
     given: Mapping[str, Any],
     start: Path | None = None,
 ) -> Iterator[Event]:
-    """Train the student of a model on captions; write a LoRA in diffusers' format and its sampling
-    defaults.
+    """Train the student of a model on captions.
+
+    A LoRA in diffusers' format and the student's sampling defaults are written.
 
     Parameters
     ----------
     data : Path
         Captioned pictures, of which only the captions are used.
     output : Path
-        Folder to write to; ``create --fast`` looks in ``fast/`` of the model's folder.
+        Folder to write to; ``create --fast`` looks for the student in ``fast/`` of the model's
+        folder.
     model : str
         The teacher: a bundled name, a folder or a checkpoint.
     config : Path, optional
     given : dict
         Settings of the command line.
     start : Path, optional
-        Folder or file of a student of this teacher to continue from.
+        Folder or file of a student of the same teacher, from which training continues.
     """
     plan, settings = read_plan("student", data, output, config, given)
     rank = plan.rank if "rank" in plan.model_fields_set else RANK
@@ -252,4 +254,4 @@ def train_student(
     save_lora(changes_of(teacher.network), output / FILE)
     defaults = Defaults(steps=plan.student_steps, guidance_scale=1.0)
     write_json(output / "sfumato.json", defaults.model_dump(exclude_defaults=True))
-    yield f"use it: put {output} into the model's folder as fast/, and add --fast to create"
+    yield f"use it: copy {output} to fast/ in the model's folder, and add --fast to sfumato create"

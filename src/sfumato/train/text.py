@@ -1,13 +1,14 @@
 """Train the text encoder: distil a sentence encoder into a small CLIP text transformer.
 
-The student sees token ids. Its projected state at the end of a text must point in the direction of
-the teacher's embedding of the text. Attention is causal, so the last word of a phrase has the same
-state when the phrase goes on. This state is therefore trained towards the teacher, too, which makes
-words beyond the captions work.
+The student gets token ids. Its projected state at the end of a text must point in the direction of
+the teacher's embedding of the text. Attention is causal, so the state of a phrase's last word does
+not change if more words follow. This state is therefore also trained towards the teacher's
+embedding. Prompts can then use words that no caption contains.
 
-A text encoder can learn more words after a U-Net was trained with it, without that U-Net. Training
-then starts from this encoder: texts marked as kept (the captions) keep their states, and other
-texts move to the places among them that the teacher's embeddings imply.
+After a U-Net was trained with a text encoder, the encoder can learn more words; this needs no
+U-Net. Training then starts from this encoder. Texts marked as kept (the captions) keep their
+states. The states of other texts move to where the teacher's embeddings place them relative to the
+kept texts.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ from sfumato.train.plan import (
     text_encoder,
 )
 
-LONGEST = 16  # tokens; longer texts cost most of the time and teach least about words
+LONGEST = 16  # tokens; longer texts take most of the time but teach little about words
 PARTS = 4  # parts that a batch is split into, by length
-KEEPING = 10.0  # weight of the error on kept texts, relative to that on the teacher's
-FITTED = 20_000  # phrases that a projection to the teacher is fitted on
+KEEPING = 10.0  # weight of the loss on kept texts, relative to the loss on the other texts
+FITTED = 20_000  # number of phrases for fitting the projection to the teacher's embeddings
 
 
 @dataclass(frozen=True)
@@ -75,26 +76,27 @@ class Phrases:
             raise DataError('reading parquet needs pyarrow: pip install "sfumato[train]"') from None
         except Exception as error:
             raise DataError(
-                f"{path}: a parquet file with text, weight and embedding is needed: {error}"
+                f"{path}: a parquet file with columns text, weight, embedding is needed: {error}"
             ) from None
         if not table.num_rows or any(table[name].null_count for name in table.column_names):
             raise DataError(
-                f"{path}: a row needs a text, a weight and an embedding, none of them empty"
+                f"{path}: the table needs rows, each with a text, a weight and an embedding, none "
+                "of them empty"
             )
         try:
             weights = table["weight"].to_numpy().astype(np.float64)
             lengths = {len(e) for e in table["embedding"]}
         except (TypeError, ValueError) as error:
             raise DataError(
-                f"{path}: weights are numbers, embeddings lists of numbers: {error}"
+                f"{path}: weights must be numbers, and embeddings lists of numbers: {error}"
             ) from None
         if not (np.isfinite(weights).all() and weights.min() >= 0):
-            raise DataError(f"{path}: weights are numbers from 0 on")
+            raise DataError(f"{path}: weights must be finite and at least 0")
         flat = np.concatenate(
             [c.flatten().to_numpy(zero_copy_only=False) for c in table["embedding"].chunks]
         )
         if len(lengths) != 1:
-            raise DataError(f"{path}: embeddings of one length are needed")
+            raise DataError(f"{path}: all embeddings must have the same length")
         embeddings = flat.reshape(table.num_rows, -1).astype(np.float16)
         kept = (
             table["kept"].to_numpy().astype(bool)
@@ -116,7 +118,7 @@ def pad(rows: list[list[int]], tokenizer: CLIPTokenizer) -> Tensor:
 class TextJob:
     """Cosine distance to the teacher's embedding, at the end of each text and at its last word.
 
-    For kept texts, it is the distance to the start encoder's states instead, at every token.
+    For kept texts, the loss is the cosine distance to the start encoder's states, at every token.
 
     Parameters
     ----------
@@ -149,7 +151,7 @@ class TextJob:
         self.weights = torch.from_numpy(phrases.weights) * short
         if not self.weights.any():
             raise DataError(
-                f"none of the {len(rows)} texts has a weight and at most {LONGEST} tokens"
+                f"none of the {len(rows)} texts has a weight above 0 and at most {LONGEST} tokens"
             )
         if start is None:
             self._start_from_teacher(phrases)
@@ -160,8 +162,8 @@ class TextJob:
     def _start_from(self, start: CLIPText) -> None:
         """Start from an encoder's weights.
 
-        The projection is the least-squares fit of its states of kept texts to the teacher's
-        embeddings.
+        The projection is a least-squares fit from the encoder's states of the kept texts to the
+        teacher's embeddings.
         """
         self.module.text_model.load_state_dict(start.text_model.state_dict())
         rows = (self.weights * self.kept if self.kept.any() else self.weights).nonzero()[:, 0]
@@ -176,9 +178,9 @@ class TextJob:
     def _start_from_teacher(self, phrases: Phrases) -> None:
         """Initialize token embeddings from the teacher's embeddings of whole words.
 
-        The projection is set to the principal directions of the teacher's embeddings. A token that
-        is a whole phrase gets that phrase's coordinates along these directions, so that the encoder
-        begins as a bag of words.
+        The projection is set to the principal directions of the teacher's embeddings. If a token is
+        a whole phrase, its embedding is set to the phrase's coordinates along these directions. The
+        encoder thus starts as a bag-of-words model.
         """
         model, projection = self.module.text_model, self.module.text_projection
         assert projection is not None
@@ -227,7 +229,7 @@ class TextJob:
         return torch.cat([taught[~kept], KEEPING * moved])
 
     def preview(self, path: Path) -> None:
-        """Write nothing: there is nothing to see."""
+        """Write nothing: a text encoder has no pictures to show."""
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
@@ -243,16 +245,16 @@ def train_text(
 ) -> Iterator[Event]:
     """Distil a text encoder; write ``text_encoder/`` and ``tokenizer/``.
 
-    With `start`, a bundled name or a folder, that encoder learns more words and keeps its states of
-    the texts marked as kept.
+    `start` can name a text encoder (a bundled name or a folder). This encoder then learns more
+    words and keeps its states of the texts marked as kept.
     """
     plan, settings = read_plan("text", data, output, config, given)
     phrases = Phrases.read(data)
     pretrained = text_encoder(start) if start else None
     if pretrained is not None and (plan.network or pretrained.clip.config.with_projection):
         raise OptionError(
-            "a text encoder that is trained on keeps its network, which has no projection; leave "
-            "network out"
+            "--start needs an encoder without projection and keeps its network; leave out "
+            "the key network"
         )
     length = int(plan.network.get("max_position_embeddings", 32))
     if pretrained is None and not (output / "tokenizer" / "vocab.json").exists():
@@ -271,7 +273,7 @@ def train_text(
     yield from train(
         job, settings, output, identity(plan, data, job.module.config, task="text", **about)
     )
-    # the projection was needed for the teacher only
+    # the projection to the teacher's embeddings was needed in training only
     plain = CLIPText(job.module.config.model_copy(update={"with_projection": False}))
     plain.load_state_dict(
         {k: v for k, v in job.module.state_dict().items() if not k.startswith("text_projection")}

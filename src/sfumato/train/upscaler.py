@@ -1,5 +1,6 @@
-"""Train the upscaler of a text-to-image model: it enlarges a small picture four times, given its
-text.
+"""Train the upscaler of a text-to-image model.
+
+It enlarges a small picture four times along each side, given the picture's text.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from sfumato.train.plan import Event, checked, identity, in_tenths, read_plan, s
 from sfumato.types import Condition
 
 CROP = 128  # side of the crops of a large picture
-MADE = 0.5  # share of small pictures that imitate the model's own
+MADE = 0.5  # share of small pictures that imitate generated pictures
 LATENT_NOISE = 0.15  # largest noise on the model's latents, to distort the decoded pictures
 PIXEL_NOISE = 0.06  # largest noise on small pictures, whose values are in [-1, 1]
 
@@ -62,7 +63,7 @@ class UpscalerJob:
         self.space, self.data, self.model, self.weights = Detail(), data, model, data.weights
 
     def prepare(self, key: str) -> Iterator[tuple[str, int, int]]:
-        """Compute the small pictures that imitate the model's own once, and keep them on disk."""
+        """Compute the small pictures that imitate generated pictures, and keep them on disk."""
         count, side = len(self.data.pictures.pixels), self.data.pictures.pixels.shape[-1]
         path, small = self.data.cache / "made.npy", side // self.space.config.factor
         for done in cached(path, key, (count, 3, small, small), self._made):
@@ -109,7 +110,7 @@ class UpscalerJob:
             rows.tolist(), torch.rand(len(rows), 3, generator=random).tolist(), strict=True
         ):
             seen = made < MADE
-            # a stored small picture has a pixel per block, so its crops start at a block
+            # a stored small picture has one pixel per block, so crops start at block boundaries
             grid = factor if seen else 1
             top, left = (int(u * places) // grid * grid for u in uv)
             crop = np.array(pixels[row, :, top : top + side, left : left + side])
@@ -144,7 +145,9 @@ def train_upscaler(
     plan, settings = read_plan("upscaler", data, output, config, given)
     base, encoder = load_to_train(model, settings.device)
     if base.size[0] != base.size[1]:
-        raise ModelError(f"{model} makes pictures that are not square; such have no upscaler")
+        raise ModelError(
+            f"{model} generates pictures that are not square, so it cannot have an upscaler"
+        )
     yield f"reading {data}"
     side = Detail().config.factor * base.size[0]
     pictures: Pictures = pack(data, side, output / "cache", captions=True)
@@ -163,7 +166,7 @@ def train_upscaler(
 
 
 def _small_unet(size: int, text_width: int) -> dict[str, Any]:
-    """Config of 5.5 million weights, most of them where a position stands for 16x16 pixels."""
+    """Config of a U-Net with 5.5 million weights, mostly at 16x16 pixels per position."""
     detail = Detail().config.latent_channels
     return {
         "sample_size": size,

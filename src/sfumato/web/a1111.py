@@ -83,7 +83,7 @@ class Info(BaseModel):
 
 @router.post("/txt2img")
 async def txt2img(request: Request, asked: TextToImage) -> dict[str, Any]:
-    """Make pictures from a text."""
+    """Generate pictures from a text."""
     return await _made(request, asked, _body(request, asked))
 
 
@@ -106,7 +106,7 @@ def _inverted(mask: str) -> str:
 
 
 def _body(request: Request, asked: TextToImage, **extra: Any) -> CreateBody:
-    """Convert a request to ours; numbers that clients mean for larger models are kept."""
+    """Convert a request to ours; numbers that are meant for larger models stay unchanged."""
     if asked.enable_hr or asked.alwayson_scripts:
         raise OptionError("enable_hr and alwayson_scripts are not supported")
     sampler = asked.sampler_name or asked.sampler_index
@@ -236,7 +236,7 @@ async def interrupt(request: Request) -> dict[str, Any]:
 
 @router.post("/png-info")
 async def png_info(asked: Info) -> dict[str, Any]:
-    """Read the generation settings that a picture carries."""
+    """Read the generation settings that a picture contains."""
     settings, texts = await asyncio.to_thread(metadata.read_all, decoded(asked.image))
     text = texts.get("parameters", "")
     return {
@@ -307,7 +307,7 @@ async def options(request: Request) -> dict[str, Any]:
 
 @router.post("/options")
 async def set_options(request: Request, given: dict[str, Any]) -> dict[str, Any]:
-    """Choose the model of requests that name none."""
+    """Choose the model for requests that name no model."""
     name = str(given.get("sd_model_checkpoint", chosen(request))).split(" ")[0]
     if name not in request.app.state.offered.models:
         raise OptionError(f"the server has no model {name[:80]}")

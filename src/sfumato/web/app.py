@@ -41,7 +41,7 @@ class Settings:
     token : str, optional
         Secret that requests must carry as ``Authorization: Bearer TOKEN``.
     models : list of str
-        Folders and files of models that are offered besides the bundled ones.
+        Folders and files of models that are offered besides the bundled models.
     indexes : list of str
         Folders of indexes that are offered to search.
     loras : list of str
@@ -83,7 +83,7 @@ def build(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="sfumato",
         version=__version__,
-        description="Make, repair and explain pictures.",
+        description="Generate, restore and explain pictures.",
         lifespan=lifespan,
         responses=FAILURES,
         docs_url=None,
@@ -132,7 +132,7 @@ async def metrics(request: Request) -> Response:
 
 
 def failure(status: int, message: str, **headers: str) -> JSONResponse:
-    """An error, in the shape that OpenAI's clients read."""
+    """An error, in the format that OpenAI's clients read."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     error = {"message": message, "type": kind, "param": None, "code": None}
     return JSONResponse({"error": error}, status, headers=dict(headers))

@@ -1,7 +1,7 @@
 """Requests of clients: the options of each command, with pictures as base64 in place of paths.
 
 A path would let a stranger read the server's files, so a picture is sent as bytes and stored in the
-job's own folder. Models are named, and must be among those that the server offers.
+job's own folder. Models are given by name, and the server must offer them.
 """
 
 from __future__ import annotations
@@ -53,9 +53,11 @@ class CreateBody(CreateOptions):
     kind: ClassVar[str] = "create"
 
     prompt: str | list[str] = Field(
-        description="What the picture shows; a list makes several pictures."
+        description="What the picture shows; a list of prompts generates several pictures."
     )
-    previews: int = Field(0, ge=0, le=1, description="Send pictures on the way, too.")
+    previews: int = Field(
+        0, ge=0, le=1, description="1 also sends previews of unfinished pictures."
+    )
 
 
 class TraceBody(CreateBody):
@@ -91,9 +93,11 @@ class ReduceBody(ReduceOptions):
 
     kind: ClassVar[str] = "reduce"
 
-    data: str | None = Field(None, description="A file in base64; the digits if absent.")
+    data: str | None = Field(
+        None, description="A file in base64; by default scikit-learn's digits."
+    )
     name: str = Field("digits.npz", description="The file's name.", max_length=200)
-    limit: int | None = Field(ROWS, ge=1, le=ROWS, description="Use that many rows.")
+    limit: int | None = Field(ROWS, ge=1, le=ROWS, description="Use only this many rows.")
     epochs: int | None = Field(None, ge=1, le=EPOCHS)
 
 
@@ -119,7 +123,7 @@ class SearchBody(SearchOptions):
     kind: ClassVar[str] = "search"
 
     index: str = Field(description="The name of an index that the server offers.")
-    query: str = Field("", max_length=LONGEST, description="Words.")
+    query: str = Field("", max_length=LONGEST, description="Words to search for.")
     image: str | None = Field(None, description="A picture in base64, in place of words.")
     k: int = Field(12, ge=1, le=MOST)
 
@@ -131,7 +135,7 @@ class PointsBody(PointsOptions):
 
 
 class LessonBody(LessonOptions):
-    """A request for one of the experiments of the page Learn."""
+    """A request for one of the experiments on the page Learn."""
 
     kind: ClassVar[str] = "lesson"
 
@@ -160,8 +164,9 @@ class Offered:
 
 
 def checked(body: Body, folder: Path, offered: Offered) -> dict[str, Any]:
-    """Check a request and convert it for a job: pictures become files in `folder`, names of
-    models become paths, and a missing seed is chosen.
+    """Check a request and convert it for a job.
+
+    Pictures become files in `folder`, names of models become paths, and a missing seed is chosen.
 
     Raises
     ------
@@ -223,12 +228,16 @@ def _restored(body: RestoreBody, models: Mapping[str, str]) -> dict[str, Any]:
 
 def _reduced(body: ReduceBody, folder: Path) -> dict[str, Any]:
     if len(body.codes) > CODES or max(body.codes) > LARGEST_CODE:
-        raise OptionError(f"the server compares {CODES} codes of {LARGEST_CODE} numbers at most")
+        raise OptionError(
+            f"the server compares at most {CODES} code lengths of at most {LARGEST_CODE} numbers"
+        )
     if "file:" in (body.corruption or ""):
-        raise OptionError("a corruption of the server reads no files")
+        raise OptionError("the server does not accept a corruption that reads files")
     kind = Path(body.name).suffix.lower()
     if kind not in TABLES:
-        raise OptionError(f"{body.name}: send {', '.join(TABLES)}")
+        raise OptionError(
+            f"{body.name}: the name of the file must end in one of {', '.join(TABLES)}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"data{kind}"
     if body.data is None:
@@ -243,7 +252,7 @@ def _searched(body: SearchBody, indexes: Mapping[str, str]) -> dict[str, Any]:
     if body.index not in indexes:
         raise unknown("index", body.index, indexes)
     if bool(body.query.strip()) == (body.image is not None):
-        raise OptionError("give words or a picture to search by")
+        raise OptionError("give either words or a picture to search for")
     return {"index": indexes[body.index], "query": body.query, "k": body.k}
 
 
@@ -255,12 +264,12 @@ def _check_result(path: Path, factor: float) -> None:
 
 def _check_amount(body: CreateBody, texts: list[str]) -> None:
     if not texts or len(texts) * body.count * (body.best_of or 1) > MOST:
-        raise OptionError(f"a request makes 1 to {MOST} pictures, all tries counted")
+        raise OptionError(f"a request may generate 1 to {MOST} pictures, including all candidates")
     own = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if any(len(text) > LONGEST for text in [*texts, *own, body.negative_prompt, body.then or ""]):
         raise OptionError(f"a prompt may have up to {LONGEST} letters")
     if body.size and max(body.size) > LARGEST:
-        raise OptionError(f"the server makes pictures up to {LARGEST}x{LARGEST}")
+        raise OptionError(f"the server generates pictures of up to {LARGEST}x{LARGEST} pixels")
     if body.steps and body.steps > STEPS:
         raise OptionError(f"the server takes up to {STEPS} steps")
 
@@ -278,7 +287,7 @@ def named(paths: list[str]) -> dict[str, str]:
 
 
 def offered_models(paths: list[str]) -> dict[str, str]:
-    """The models of a server by name: the bundled ones, and those at `paths`."""
+    """The models of a server by name: the bundled models, and the models at `paths`."""
     return {name: name for name in bundled()} | {Path(path).stem: path for path in paths}
 
 
@@ -290,11 +299,11 @@ def decoded(text: str) -> bytes:
     OptionError
     """
     if re.match(r"\w+://", text):
-        raise OptionError("pictures are sent as base64: the server fetches no addresses")
+        raise OptionError("send files as base64; the server does not fetch URLs")
     try:
         return base64.b64decode(re.sub(r"^data:[\w/+.;=-]*,", "", text), validate=True)
     except (binascii.Error, ValueError):
-        raise OptionError("a picture is no base64") from None
+        raise OptionError("a file is not valid base64") from None
 
 
 def kept(given: str | bytes, folder: Path, name: str) -> Path:

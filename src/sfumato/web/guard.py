@@ -49,7 +49,7 @@ class Guard:
         async def sent(message: Message) -> None:
             nonlocal status, started
             if refusals and not started:
-                return  # drop the app's answer to half a request
+                return  # drop the app's response to an incomplete request
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
             await send(message)
@@ -96,13 +96,13 @@ class Guard:
     def _limited(self, receive: Receive, refusals: list[Refused]) -> Receive:
         """Wrap `receive` so that a request that is too large or too slow raises Refused.
 
-        The refusal is also added to `refusals`, as the app may take it for an error in the body.
+        The refusal is also added to `refusals`, since the app may treat it as an error in the body.
         """
         seen, whole = 0, False
 
         async def limited() -> Message:
             nonlocal seen, whole
-            if whole:  # only the end of the connection follows, after any time
+            if whole:  # only the end of the connection follows, which may take any time
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), SLOW)

@@ -38,7 +38,7 @@ from sfumato.web.queue import Queue, Update
 from sfumato.web.schema import EVENTS, NOT_FOUND, PAGE, PICTURE, STARTED, JobRecord
 from sfumato.web.store import Job, new_id
 
-WORD = 200  # letters of a text that names are looked for
+WORD = 200  # largest number of letters of a text for which names are searched
 
 router = APIRouter()
 
@@ -71,7 +71,7 @@ def queue_of(request: Request) -> Queue:
 
 
 async def submit(request: Request, body: Body) -> Job:
-    """Check a request, keep its pictures, and queue it.
+    """Check a request, store its pictures, and queue it as a job.
 
     Raises
     ------
@@ -154,7 +154,7 @@ async def _respond(request: Request, body: Body, wait: bool) -> Response:
 
 @router.post("/create", responses=STARTED)
 async def create(request: Request, body: CreateBody, wait: bool = False) -> Response:
-    """Make pictures from texts. Returns the queued job, or with ``wait`` the finished job."""
+    """Generate pictures from texts. Returns the queued job, or with ``wait`` the finished job."""
     return await _respond(request, body, wait)
 
 
@@ -166,7 +166,7 @@ async def restore(request: Request, body: RestoreBody, wait: bool = False) -> Re
 
 @router.post("/traces", responses=STARTED)
 async def trace(request: Request, body: TraceBody, wait: bool = False) -> Response:
-    """Make pictures, and a page that shows every step of how they came about."""
+    """Generate pictures, and a page that shows every sampler step."""
     return await _respond(request, body, wait)
 
 
@@ -196,7 +196,7 @@ async def points(request: Request, body: PointsBody, wait: bool = False) -> Resp
 
 @router.post("/lessons", responses=STARTED)
 async def lesson(request: Request, body: LessonBody, wait: bool = False) -> Response:
-    """Run one of the experiments of the page Learn."""
+    """Run one of the experiments on the page Learn."""
     return await _respond(request, body, wait)
 
 
@@ -229,7 +229,7 @@ async def page(request: Request, identity: str) -> FileResponse:
 def _job(request: Request, identity: str) -> Job:
     job = queue_of(request).store.get(identity)
     if job is None:
-        raise HTTPException(404, "there is no such job; results are kept for a limited time")
+        raise HTTPException(404, "the job does not exist; results are kept for a limited time")
     return job
 
 
@@ -252,7 +252,7 @@ async def cancel(request: Request, identity: str) -> dict[str, Any]:
     """Cancel a job; it stops within one step."""
     job = _job(request, identity)
     if not queue_of(request).cancel(identity):
-        raise HTTPException(409, f"the job has {job.status} already")
+        raise HTTPException(409, f"the job has already ended: {job.status}")
     return record(queue_of(request), _job(request, identity))
 
 
@@ -291,7 +291,7 @@ async def picture(request: Request, identity: str, number: int) -> FileResponse:
     job = _job(request, identity)
     held = (job.result or {}).get("pictures", [])
     if not 0 <= number < len(held) or not held[number]["file"]:
-        raise HTTPException(404, "the job has no such picture")
+        raise HTTPException(404, "the job has no picture with this number")
     path = queue_of(request).store.files(identity) / held[number]["file"]
     return FileResponse(path, media_type="image/png")
 
@@ -347,7 +347,7 @@ def _names(path: str) -> Names:
 
 
 def described(name: str, path: str) -> dict[str, Any]:
-    """Describe a model in OpenAI's format; a bundled one has further fields."""
+    """Describe a model in OpenAI's format; a bundled model has further fields."""
     about = describe(path) if path in (*bundled(), *restorers()) else {}
     keys = ("description", "size", "styles", "fast", "license", "megabytes")
     known = {key: about[key] for key in keys if key in about}

@@ -36,7 +36,7 @@ from sfumato.tasks.search.query import search as find
 
 T = TypeVar("T")
 SMALL = 768  # longest side in pixels of a picture that is sent to a client
-ABOUT = """sfumato makes small pictures from texts, repairs photographs, and finds pictures.
+ABOUT = """sfumato generates small pictures from texts, restores photographs, and finds pictures.
 Pictures are given by their paths on this machine; results are written into one folder."""
 
 
@@ -60,7 +60,7 @@ class _Tools:
         self.folder = folder
 
     def create(self, prompt: str, options: CreateOptions | None = None) -> list[Any]:
-        """Make pictures from a text; returns the pictures and their paths."""
+        """Generate pictures from a text; returns the pictures and their paths."""
         out: list[Any] = []
         for made in make(prompt, options):
             path = _free(self.folder, f"{prompt}-{made.seed}")
@@ -88,13 +88,13 @@ class _Tools:
     ) -> list[dict[str, Any]]:
         """Find the items of an index that are nearest to words or to a file.
 
-        The index was made by sfumato index.
+        `index` is a folder written by sfumato index.
         """
         given = options or SearchOptions()
         return [hit.__dict__ for hit in find(index, query, given.k, given.where)]
 
     def inspect(self, picture: str) -> dict[str, Any]:
-        """Say how a picture was made, as far as it carries its settings."""
+        """Return the settings with which a picture was generated, if the picture contains them."""
         _, text = settings_of.read(Path(picture))
         return {"settings": read_options(Path(picture)) or None, "parameters": text}
 

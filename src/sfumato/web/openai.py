@@ -37,11 +37,14 @@ OURS = (
     *("negative_prompt", "style", "fast"),
 )
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
-VARIED = 0.6  # strength of variations: how far a picture is noised
+VARIED = 0.6  # strength of variations: how much noise is added to the picture
 
 
 class Generation(BaseModel):
-    """The fields of OpenAI's request, and ours; others are ignored, as OpenAI adds new ones."""
+    """The fields of OpenAI's request, and our own.
+
+    Other fields are ignored, because OpenAI adds new fields.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -67,7 +70,7 @@ class Generation(BaseModel):
 
 @router.post("/generations", responses=EITHER)
 async def generations(request: Request, asked: Generation) -> Response:
-    """Make pictures from a text."""
+    """Generate pictures from a text."""
     return await _respond(request, asked, _body(asked, request), "image_generation")
 
 
@@ -86,7 +89,7 @@ async def edits(request: Request) -> Response:
 
 @router.post("/variations", responses=EITHER)
 async def variations(request: Request) -> Response:
-    """Make a variation of a picture, without a text."""
+    """Generate a variation of a picture, without a text."""
     form = await request.form()
     asked = _asked({"prompt": "a picture", **{k: v for k, v in form.items() if isinstance(v, str)}})
     source = await _upload(form.get("image"))
@@ -103,7 +106,7 @@ def _asked(fields: dict[str, Any]) -> Generation:
 
 
 def _body(asked: Generation, request: Request, **extra: Any) -> CreateBody:
-    """Convert a request to ours."""
+    """Convert a request to a `CreateBody`."""
     given = {name: getattr(asked, name) for name in OURS if getattr(asked, name) is not None}
     if given.get("style") in STYLES:
         given.pop("style")
@@ -125,7 +128,7 @@ async def _upload(part: Any) -> str:
 
 
 def _white(mask: bytes) -> str:
-    """Convert OpenAI's mask (transparent where to edit) to ours (white where to edit)."""
+    """Convert OpenAI's mask (transparent pixels are edited) to ours (white pixels are edited)."""
 
     def turned(picture: Image.Image) -> Image.Image:
         if not picture.has_transparency_data:
@@ -197,7 +200,7 @@ def _b64(request: Request, job: Job, file: str, asked: Generation) -> str:
 
 
 async def _stream(request: Request, job: Job, asked: Generation, kind: str) -> AsyncIterator[str]:
-    """Stream up to the requested number of partial pictures, then the finished ones."""
+    """Stream up to the requested number of partial pictures, then the finished pictures."""
     sent = 0
     ground = "transparent" if asked.background == "transparent" else "opaque"
     common = {"background": ground, "quality": "auto", "output_format": asked.output_format}

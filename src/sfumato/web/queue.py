@@ -1,4 +1,4 @@
-"""The job queue: jobs go to the worker in order, compatible ones together; watchers get events."""
+"""The job queue: jobs go to the worker in order, compatible jobs together; watchers get events."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Queue:
     longest : int
         Maximum number of waiting jobs.
     keep : float
-        Seconds after their end when jobs are deleted.
+        Seconds after its end when a job is deleted.
     batching : bool
         Run compatible jobs in one batch.
     """
@@ -112,7 +112,7 @@ class Queue:
         self.store.put_back()
 
     def check(self) -> None:
-        """Refuse a job if too many wait.
+        """Refuse a job if too many jobs wait.
 
         Raises
         ------
@@ -127,7 +127,7 @@ class Queue:
         Raises
         ------
         Full
-            If too many wait.
+            If too many jobs wait.
         """
         self.check()
         job = self.store.add(kind, request, identity)
@@ -135,7 +135,7 @@ class Queue:
         return job
 
     def retry_after(self) -> int:
-        """Seconds after which there may be room again."""
+        """Seconds after which the queue may have room again."""
         return max(1, round(self.average * 2))
 
     def cancel(self, identity: str) -> bool:
@@ -247,7 +247,7 @@ class Queue:
             self._send(message.id, _last(job))
 
     def _crashed(self) -> None:
-        """Recover the jobs of a worker that died, and start a new one."""
+        """Recover the jobs of a worker that died, and start a new worker."""
         for job in self.store.recover(CRASHED):
             self._send(job.id, _last(job))
         self.running.clear()
@@ -269,7 +269,7 @@ class Queue:
                     forgot = time.monotonic()
                     await asyncio.to_thread(self._forget)
                 batch = self._next()
-            except (OSError, sqlite3.Error):  # a full disk: later there may be room
+            except (OSError, sqlite3.Error):  # for example a full disk: try again later
                 logger.exception("the queue cannot be read")
                 await asyncio.sleep(5)
                 continue
@@ -289,12 +289,12 @@ class Queue:
             await self.done.wait()
 
     def _next(self) -> list[Work]:
-        """Take the first waiting job and those that can run in its batch."""
+        """Take the first waiting job and the jobs that can run in its batch."""
         batch: list[Work] = []
         retried = False
         for job in self.store.waiting():
             work = Work(job.id, job.kind, job.request, self.store.files(job.id))
-            # a job that was begun before may have crashed the worker: it runs alone
+            # a job that was started before may have crashed the worker, so it runs alone
             together = self.batching and job.tries == 0 and not retried
             if batch and not (together and compatible(batch[0], work)):
                 continue

@@ -10,7 +10,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 class Wrong(BaseModel):
-    """An error, in the shape that OpenAI's clients read."""
+    """An error, in the format that OpenAI's clients read."""
 
     message: str
     type: str
@@ -61,26 +61,28 @@ def file_response(kind: str, description: str) -> Responses:
 
 
 FAILURES: Responses = {
-    400: response("What is asked for cannot be done, or cannot be read; the message says why."),
+    400: response("The request cannot be fulfilled or read; the message says why."),
     401: response("The token is missing or wrong."),
     403: response("The request comes from another site."),
-    409: response("The job has ended already, or was cancelled while its end was waited for."),
+    409: response(
+        "The job has already ended, or was cancelled while the request waited for its end."
+    ),
     413: response("The request is too large."),
     422: response("A field is wrong; the message names it."),
     429: response("The queue is full; Retry-After says when to try again."),
     500: response("A job failed."),
 }
-NOT_FOUND: Responses = {404: response("There is no such job, or it has no such file.")}
+NOT_FOUND: Responses = {404: response("The job does not exist, or has no such file.")}
 STARTED: Responses = {
-    200: response("The job at its end, with ?wait=true.", JobRecord),
-    202: response("The job, queued.", JobRecord),
+    200: response("With ?wait=true: the finished job.", JobRecord),
+    202: response("The queued job.", JobRecord),
 }
 EVENTS = file_response("text/event-stream", "Server-sent events.")
 PICTURE = file_response("image/png", "A picture with its settings inside.")
-PAGE = file_response("text/html", "A page that needs nothing else.")
+PAGE = file_response("text/html", "A self-contained HTML page.")
 EITHER: Responses = {
     200: {
-        "description": "The pictures; with stream, partial ones first as server-sent events.",
+        "description": "The pictures; with stream, server-sent events with partial pictures first.",
         "content": {"application/json": {}, "text/event-stream": {}},
     }
 }

@@ -1,6 +1,6 @@
-"""Jobs in an SQLite database: their requests and results, which outlive the server.
+"""Jobs in an SQLite database: their requests and results survive a restart of the server.
 
-A job ends exactly once: each change of its status requires a certain status before.
+A job ends exactly once, because each change of its status requires a certain previous status.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ except ImportError:  # Windows has none
 
 Status = Literal["queued", "generating", "completed", "failed", "cancelled"]
 ENDED = ("completed", "failed", "cancelled")
-TRIES = 2  # attempts at a job: one more after a crash
+TRIES = 2  # largest number of attempts at a job: one retry after a crash
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -53,7 +53,7 @@ class Job:
     number : int
         Jobs run in the order of their numbers.
     id : str
-        Random, so that it cannot be guessed: everyone who knows it may see the job.
+        Random, so it cannot be guessed: everyone who knows the id may see the job.
     kind : str
         Name of the command.
     request : dict
@@ -81,7 +81,7 @@ class Job:
 
 
 class Store:
-    """The jobs of a server, in ``jobs.sqlite`` of a folder; their pictures lie in ``jobs/ID/``."""
+    """The jobs of a server, in ``jobs.sqlite`` of a folder; their pictures are in ``jobs/ID/``."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ class Store:
         return job
 
     def get(self, identity: str) -> Job | None:
-        """The job of an id."""
+        """The job with an id; None if there is no such job."""
         found = self._rows("SELECT * FROM jobs WHERE id = ?", (identity,))
         return found[0] if found else None
 
@@ -136,13 +136,13 @@ class Store:
             return int(self.database.execute(question, (status,)).fetchone()[0])
 
     def position(self, job: Job) -> int:
-        """How many queued jobs come before it."""
+        """The number of queued jobs before a job."""
         with self.lock:
             question = "SELECT COUNT(*) FROM jobs WHERE status = 'queued' AND number < ?"
             return int(self.database.execute(question, (job.number,)).fetchone()[0])
 
     def begin(self, identity: str) -> bool:
-        """Mark a queued job as running; False if it is not queued any more."""
+        """Mark a queued job as running; return False if the job is not queued any more."""
         return self._change(
             "UPDATE jobs SET status = 'generating', tries = tries + 1, started = ? "
             "WHERE id = ? AND status = 'queued'",
@@ -167,13 +167,13 @@ class Store:
 
     def _end(self, identity: str, status: Status, error: str | None) -> bool:
         return self._change(
-            "UPDATE jobs SET status = ?, completed = ?, error = ? "
-            "WHERE id = ? AND status IN ('queued', 'generating')",
+            "UPDATE jobs SET status = ?, completed = ?, error = ? WHERE id = ? AND status IN "
+            "('queued', 'generating')",
             (status, time.time(), error, identity),
         )
 
     def recover(self, reason: str) -> list[Job]:
-        """Queue interrupted jobs again; those without attempts left fail, and are returned."""
+        """Queue interrupted jobs again; fail and return jobs without attempts left."""
         stopped = self._rows("SELECT * FROM jobs WHERE status = 'generating'", ())
         failed = [job for job in stopped if job.tries >= TRIES]
         for job in failed:

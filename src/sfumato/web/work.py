@@ -1,6 +1,6 @@
 """Run jobs in a worker: from a request for a command to pictures in a folder.
 
-A job is a generator of progress, previews and pictures, as its command is. Stopping the generator
+A job is a generator of progress, previews and pictures, like its command. Stopping the generator
 stops the command within one step.
 """
 
@@ -38,10 +38,10 @@ from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search import query
 from sfumato.types import Progress
 
-PRIVATE = ("source", "mask", "fill", "like", "image")  # settings that are paths of the server
-POINTS = 8  # sets of points whose networks are kept
-EVERY = 0.1  # seconds between previews, at least
-APART = frozenset({"seed", "count", "prompt", "previews"})  # may differ within a batch
+PRIVATE = ("source", "mask", "fill", "like", "image")  # settings that contain paths of the server
+POINTS = 8  # largest number of point sets whose networks are cached
+EVERY = 0.1  # smallest number of seconds between previews
+APART = frozenset({"seed", "count", "prompt", "previews"})  # options that may differ within a batch
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Work:
 
 
 def public(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without the server's paths; LoRAs are named by the last parts of theirs."""
+    """Settings without the server's paths; a LoRA is named by the last part of its path."""
     shown = {name: value for name, value in settings.items() if name not in PRIVATE}
     for asked in settings.get("loras", ()):
         name = re.sub(r"^.*/(?=[^/])", "", asked)
@@ -98,7 +98,7 @@ class Models:
 
     def __init__(self, most: int = 2) -> None:
         self.most, self.held = most, dict[tuple[object, ...], Model]()
-        self.points: dict[object, object] = {}  # networks that learned points
+        self.points: dict[object, object] = {}  # networks trained on points
 
     def get(self, options: CreateOptions) -> Model:
         """Return the model of some options; load it if it is not in the cache."""
@@ -120,7 +120,7 @@ def compatible(a: Work, b: Work) -> bool:
 
 
 def perform(works: Sequence[Work], models: Models) -> Iterator[Event]:
-    """Run compatible jobs; several jobs at once are always of the command create."""
+    """Run compatible jobs; several jobs in one call are always jobs of the command create."""
     match works[0].kind:
         case "create":
             yield from _create(works, models)
@@ -139,7 +139,7 @@ def perform(works: Sequence[Work], models: Models) -> Iterator[Event]:
         case "lesson":
             yield from _lesson(works[0])
         case other:
-            raise ValueError(f"no worker knows how to do {other}")
+            raise ValueError(f"the worker does not know the command {other}")
 
 
 def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
@@ -289,7 +289,7 @@ def _search(work: Work) -> Iterator[Event]:
 
 
 def _points(work: Work, models: Models) -> Iterator[Event]:
-    """Learn points and sample new ones; the result is numbers."""
+    """Learn points and sample new points; the result consists of numbers."""
     if len(models.points) > POINTS:
         models.points.clear()
     for event in points.sample(PointsOptions.build(work.request), models.points):

@@ -1,6 +1,6 @@
 """The worker: a separate process that holds the models, so that the server survives its crash.
 
-It receives jobs through a pipe and answers with events. Between two events it checks for cancelled
+It receives jobs through a pipe and sends back events. Between two events it checks for cancelled
 jobs; when all jobs of the batch are cancelled, it stops the batch.
 """
 
@@ -34,7 +34,10 @@ class JobEvent:
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a job, with pictures or an error; `asked_wrong` if the request is to blame."""
+    """The end of a job, with pictures or an error.
+
+    `asked_wrong` is True if the request caused the error.
+    """
 
     id: str
     pictures: list[dict[str, Any]]
@@ -44,7 +47,7 @@ class Ended:
 
 def serve(pipe: Connection) -> None:
     """Run the jobs that arrive until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server says when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when to stop
     try:
         _Worker(pipe).run()
     except (EOFError, OSError):
@@ -57,8 +60,8 @@ class _Worker:
     Attributes
     ----------
     later : list
-        Batches received while another one runs; the server sends one when all jobs of the running
-        batch are cancelled.
+        Batches received while another batch runs. The server sends the next batch early when all
+        jobs of the running batch are cancelled.
     cancelled : set of str
         Ids of cancelled jobs.
     """
@@ -69,7 +72,7 @@ class _Worker:
         self.cancelled: set[str] = set()
 
     def run(self) -> None:
-        """Run one batch after the other."""
+        """Run batches, one after the other."""
         while True:
             while not self.later:
                 self._receive()
@@ -85,7 +88,7 @@ class _Worker:
             self.later.append(message)
 
     def _batch(self, works: Sequence[Work]) -> None:
-        """Run a batch of jobs; if one of several fails, run each of them alone."""
+        """Run a batch of jobs; if the batch fails and has several jobs, run each job alone."""
         try:
             self._follow(works, perform(works, self.models))
         except Exception as error:

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 GROUND = 10  # largest distance of the background from white, of 255
 WIDTH = 2  # largest width of an edge in pixels
-SOLID = 0.95  # share of the subject's color from which a pixel is not part of an edge
+SOLID = 0.95  # a pixel with at least this share of the subject's color is not part of an edge
 # largest distance of a mixed color from the line between white and the subject's color: as a share
 # of its distance from white, and of 255
 PURE, FAINT = 0.35, 14
@@ -64,7 +64,7 @@ def _ground(depth: NDArray[np.float64]) -> NDArray[np.bool_]:
 def _next(
     edge: NDArray[np.bool_], depth: NDArray[np.float64], ground: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """The next pixels inside, which touch `edge` and are no lighter than it there."""
+    """Pixels that touch `edge` and are not lighter than the lightest `edge` pixel they touch."""
     outer = np.where(edge, depth, np.inf)
     lightest = ndimage.minimum_filter(outer, size=3, mode="constant", cval=np.inf)
     found: NDArray[np.bool_] = np.isfinite(lightest) & (depth >= lightest) & ~edge & ~ground
@@ -74,8 +74,10 @@ def _next(
 def _mixture(
     ink: NDArray[np.float64], depth: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """For each pixel: its share of the darkest color nearby, that color (as 255 - RGB), and whether
-    the pixel is a mixture of that color and white.
+    """Describe each pixel as a mixture of white and the darkest color nearby.
+
+    Return the pixel's share of this color, the color (as 255 - RGB), and whether the pixel is such
+    a mixture.
     """
     rows, columns = np.indices(depth.shape)
     # ranks of depth are unique: the highest rank near a pixel gives the darkest pixel's position

@@ -15,7 +15,7 @@ from sfumato.config import Options, option
 from sfumato.errors import OptionError
 
 SAMPLING, START, COMPUTING = "Sampling", "Start from a picture", "Model and computing"
-BRANCH = "Another way from a step on"
+BRANCH = "Changes from a step on"
 
 
 class CreateOptions(Options):
@@ -30,12 +30,15 @@ class CreateOptions(Options):
     """
 
     model: str = option(
-        "icons", "A bundled name; or Stable Diffusion 1, 2, XL: a folder in diffusers' layout, a "
-                 ".safetensors.",
+        "icons", "A bundled model; or Stable Diffusion 1, 2 or XL: a folder in diffusers' layout "
+        "or a "
+                 ".safetensors file.",
         group=COMPUTING,
     )  # fmt: skip
-    count: int = option(1, "Pictures per prompt, of seeds S, S+1, ...", ge=1, le=100_000)
-    seed: int | None = option(None, "Same seed, same picture. Random if absent.", ge=0, lt=2**63)
+    count: int = option(1, "Pictures per prompt, with seeds S, S+1, ...", ge=1, le=100_000)
+    seed: int | None = option(
+        None, "The same seed gives the same picture. Random by default.", ge=0, lt=2**63
+    )
     best_of: int | None = option(
         None,
         "Candidates per picture; the best match is kept. The default depends on the model.",
@@ -44,7 +47,8 @@ class CreateOptions(Options):
     )
     candidate: int | None = option(
         None,
-        "Make only this candidate, counted from 0; settings name the one that was kept.",
+        "Generate only this candidate, counted from 0; a picture's settings name the kept "
+        "candidate.",
         ge=0,
         lt=64,
     )
@@ -53,21 +57,23 @@ class CreateOptions(Options):
     )
     fast: bool = option(
         False,
-        "Take four steps without guidance, less than half the time; for models that have a "
-        "student, as icons.",
+        "Use four steps without guidance, in less than half the time. The model must have a "
+        "student, as the bundled model icons does.",
         group=SAMPLING,
     )
     guidance_scale: float | None = option(
-        None, "How closely to follow the text; 1 is off.", group=SAMPLING, ge=0, le=100
+        None, "How closely to follow the text; 1 turns guidance off.", group=SAMPLING, ge=0, le=100
     )
     guidance_rescale: float = option(
-        0.0, "Pull back the contrast that guidance adds.", group=SAMPLING, ge=0, le=1
+        0.0, "Reduce the contrast that guidance adds.", group=SAMPLING, ge=0, le=1
     )
     negative_prompt: str = option(
         "", "What the picture should not show.", flags="--negative --negative-prompt"
     )
     sampler: str | None = option(
-        None, "Name, as dpmpp_2m, 'DPM++ 2M' or DPMSolverMultistepScheduler.", group=SAMPLING
+        None,
+        "Sampler, such as dpmpp_2m, 'DPM++ 2M' or DPMSolverMultistepScheduler.",
+        group=SAMPLING,
     )
     schedule: str = option(
         "auto",
@@ -75,7 +81,11 @@ class CreateOptions(Options):
         group=SAMPLING,
     )
     eta: float | None = option(
-        None, "Noise put back at each step by stochastic samplers.", group=SAMPLING, ge=0, le=1
+        None,
+        "Amount of noise that stochastic samplers add at each step.",
+        group=SAMPLING,
+        ge=0,
+        le=1,
     )
     then_step: int | None = option(
         None,
@@ -85,7 +95,7 @@ class CreateOptions(Options):
         le=1000,
     )
     then: str | None = option(
-        None, "What the picture shows from --then-step on; the prompt if absent.", group=BRANCH
+        None, "Prompt from --then-step on; by default the original prompt.", group=BRANCH
     )
     then_guidance_scale: float | None = option(
         None, "How closely to follow the text from --then-step on.", group=BRANCH, ge=0, le=100
@@ -102,22 +112,28 @@ class CreateOptions(Options):
     )
     source: str | None = option(None, "A picture to start from.", flags="--from", group=START)
     strength: float = option(
-        0.6, "How much of --from changes; 1 is all of it.", group=START, gt=0, le=1
+        0.6,
+        "How much the --from picture changes; 1 changes it completely.",
+        group=START,
+        gt=0,
+        le=1,
     )
     mask: str | None = option(
-        None, "Picture: white = inpaint; the other pixels stay bit for bit.", group=START
+        None,
+        "Mask picture: white pixels are inpainted; the other pixels stay bit for bit.",
+        group=START,
     )
     loras: tuple[str, ...] = option(
         (),
-        "A LoRA's file or folder, as train diffusion --start writes it, or one for Stable "
-        "Diffusion; PATH:0.8 adds it less. May be given again.",
+        "LoRA file or folder, from train diffusion --start or for Stable "
+        "Diffusion; PATH:0.8 reduces its strength. Can be given several times.",
         flags="--lora",
         group=COMPUTING,
         metavar="PATH[:SCALE]",
     )
     device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
     dtype: str = option("auto", "auto, float32, bfloat16 or float16.", group=COMPUTING)
-    batch: int = option(8, "Pictures made at once.", group=COMPUTING, ge=1)
+    batch: int = option(8, "Pictures generated in one batch.", group=COMPUTING, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -139,7 +155,9 @@ class CreateOptions(Options):
     def _branch(self) -> CreateOptions:
         changed = self.then is not None or self.then_guidance_scale is not None
         if changed and self.then_step is None:
-            raise OptionError("--then and --then-guidance-scale need --then-step: from where on")
+            raise OptionError(
+                "--then and --then-guidance-scale need --then-step, the step from which they apply"
+            )
         return self
 
     @field_validator("size", mode="before")
@@ -151,7 +169,8 @@ class CreateOptions(Options):
             return size
         if not (match := re.fullmatch(r"(\d+)(?:\s*[xX]\s*(\d+))?", size)):
             raise OptionError(
-                f'size "{size}" cannot be read; write WIDTHxHEIGHT, as 256x128, or 256'
+                f'size "{size}" cannot be read; write WIDTHxHEIGHT, such as 256x128, or one '
+                "number, such as 256"
             )
         return int(match[1]), int(match[2] or match[1])
 

@@ -1,7 +1,7 @@
-"""Combine options and a model into a plan, with every choice made before any work.
+"""Combine options and a model into a plan that makes every choice before any work starts.
 
-:func:`resolve` makes a :class:`Plan`; :func:`check` refuses what the model cannot do. Code that
-follows a plan makes no further choices.
+:func:`resolve` creates a :class:`Plan`; :func:`check` raises an error for what the model cannot do.
+Code that follows a plan makes no further choices.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Start:
     picture : Image
         RGB, at the size at which the model works.
     stored : Image
-        The same in the file's own color space, with transparency: its pixels outside a mask are
-        kept.
+        The same picture in the file's own color space, with transparency. The result keeps its
+        pixels outside the mask.
     profile : bytes, optional
         The color profile of `stored`.
     hidden : array, (H, W), bool, optional
@@ -71,7 +71,7 @@ class Plan:
     tries : sequence of int
         Numbers of the candidates to generate.
     size, shown : (int, int)
-        Width and height at which the model works, and those of the result.
+        Width and height at which the model works, and width and height of the result.
     enlarged : int
         How many times the upscaler is applied; each time the sides become four times as long.
     start : Start, optional
@@ -125,7 +125,7 @@ class Plan:
         return self.model.text.chunks(self.styled(text))
 
     def sigmas(self) -> Tensor:
-        """Noise levels of the sampling run; with a source picture only the lower ones, by strength.
+        """Noise levels of the run; with a start picture, `strength` sets how many of the lowest.
 
         There are at most as many levels as in the model's table.
         """
@@ -180,7 +180,7 @@ def resolve(options: CreateOptions, model: Model) -> Plan:
     Raises
     ------
     OptionError
-        For a mask without a picture, or a mask that hides nothing.
+        For a mask without a start picture, or a mask without white pixels.
     PictureError
         If a file cannot be read.
     """
@@ -212,14 +212,14 @@ def _start(
     """The picture to start from, the size to work at, and the size of the result."""
     if options.source is None:
         if options.mask:
-            raise OptionError("--mask needs --from: the picture to inpaint")
+            raise OptionError("--mask needs --from, the picture to inpaint")
         size = options.size or model.size
         return None, size, size
     source, (stored, profile) = image.read(options.source), image.read_stored(options.source)
     mask = image.read_mask(options.mask, source.size) if options.mask else None
     size = shown = options.size or _nearest(source.size, model.unit)
     if mask is not None and options.size in (None, source.size):
-        shown = source.size  # no pixel that is kept may be scaled
+        shown = source.size  # pixels that are kept must not be scaled
         source, stored, mask = (_filled_up(part, model.unit) for part in (source, stored, mask))
         size = source.size
     hidden = None if mask is None else image.white(image.crop_to(mask, size))
@@ -247,7 +247,7 @@ def _small(size: tuple[int, int], model: Model) -> tuple[tuple[int, int], int]:
 
 
 def check(prompts: Sequence[str], plan: Plan) -> None:
-    """Refuse what a model cannot do, before any work.
+    """Raise an error, before any work, if the model cannot follow the plan.
 
     Raises
     ------
@@ -271,8 +271,8 @@ def _check_size(plan: Plan) -> None:
     if plan.enlarged and max(plan.shown) > ENLARGED:
         wide, tall = plan.shown
         raise OptionError(
-            f"size {wide}x{tall}: {plan.model.name} makes sides up to {ENLARGED}; give a smaller "
-            "--size"
+            f"size {wide}x{tall}: {plan.model.name} generates sides of up to {ENLARGED} pixels; "
+            "give a smaller --size"
         )
     if any(n % unit or not unit <= n <= LARGEST for n in plan.size):
         near = "x".join(str(n) for n in _nearest(plan.size, unit))
@@ -289,31 +289,27 @@ def _check_options(plan: Plan) -> None:
     seen, made = model.network.config.in_channels, model.space.config.latent_channels
     if seen not in (made, 2 * made + 1):
         raise OptionError(
-            f"{model.name} sees {seen} channels, more than latents of {made} and a mask: what else "
-            "is not known"
+            f"{model.name} has {seen} input channels, which do not fit {made} latent channels "
+            "with or without a mask: the meaning of the other channels is not known"
         )
     if options.eta is not None and plan.sampler not in WITH_ETA:
         takers = ", ".join(sorted(WITH_ETA))
-        raise OptionError(
-            f"--eta is for samplers that take one ({takers}); {plan.sampler} does not"
-        )
+        raise OptionError(f"--eta works only with the samplers {takers}, not with {plan.sampler}")
     steps = len(plan.sigmas()) - 1  # a schedule may have fewer levels than steps
     if options.then_step is not None and options.then_step > steps:
         raise OptionError(f"--then-step is {options.then_step}, but there are {steps} steps")
     unguided = plan.guidance_scale == 1 and plan.then_scale == 1
     if options.negative_prompt and unguided:
-        raise OptionError(
-            "a negative prompt needs guidance to turn away from it: --guidance-scale is 1, which "
-            "is none"
-        )
+        raise OptionError("a negative prompt needs guidance: with --guidance-scale 1 there is none")
     if options.guidance_rescale and unguided:
         raise OptionError(
-            "--guidance-rescale pulls guidance back: --guidance-scale is 1, which is none"
+            "--guidance-rescale has no effect without guidance: with --guidance-scale 1 there is "
+            "none"
         )
     if len(plan.tries) > 1 and model.matcher is None:
         raise OptionError(
-            f"{model.name} has no matcher/ that could choose the best of {len(plan.tries)}; "
-            "sfumato train matcher makes one"
+            f"{model.name} has no matcher to choose the best of {len(plan.tries)} candidates; "
+            "sfumato train matcher trains one"
         )
 
 

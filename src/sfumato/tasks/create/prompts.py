@@ -1,6 +1,4 @@
-"""Batch jobs of `create`: read prompts from the command line or a file, and write pictures to
-files.
-"""
+"""Read prompts for `create` from the command line or a file, and write pictures to files."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import opened
 from sfumato.tasks.create.run import Event, Made, planned, stream_rows
 
-NO_SOURCE = "--strength says how much of a picture changes: it goes with --from PICTURE"
+NO_SOURCE = "--strength sets how much a picture changes, so it needs --from PICTURE"
 OF_A_ROW = frozenset(CreateOptions.model_fields) - {
     "model",
     "count",
@@ -40,8 +38,9 @@ OF_A_ROW = frozenset(CreateOptions.model_fields) - {
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with the id (`name`) and the options (`own`) of its row; `twin` numbers prompts of
-    the same name.
+    """A prompt with the id (`name`) and the options (`own`) of its row.
+
+    `twin` numbers the prompts whose file names would be the same.
     """
 
     text: str
@@ -51,18 +50,19 @@ class Prompt:
 
     @property
     def stem(self) -> str:
-        """Beginning of the names of its files."""
+        """Start of the file names of the prompt's pictures."""
         return (self.name or _safe(self.text)) + (f"-{self.twin}" if self.twin > 1 else "")
 
 
 def gather(words: Sequence[str], path: Path | None) -> list[Prompt]:
-    """Collect prompts from the command line and from a file (.txt, .jsonl, .json, .csv), whose rows
-    may have ids and options.
+    """Collect prompts from the command line and from a file (.txt, .jsonl, .json, .csv).
+
+    The rows of a file may have ids and options.
     """
     found = [Prompt(w) for w in words] + (_read(path) if path else [])
     if not found:
         raise OptionError("no prompt given; say what the picture shows, or give --prompts FILE")
-    # names in use, including those of twins, and the last twin of each
+    # names in use, including names of twins, and the last twin of each name
     twins: Counter[tuple[str, Any]] = Counter()
     out = []
     for item in found:  # names that differ only in punctuation or case would share a file
@@ -120,17 +120,18 @@ def _record(row: object, where: str) -> Prompt:
     given = {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else {}
     if None in given:
         raise OptionError(
-            f"{where}: more cells than columns; a prompt with a comma goes into quotation marks"
+            f"{where}: more cells than columns; put a prompt that contains a comma into quotation "
+            "marks"
         )
     text, name = given.pop("prompt", None), given.pop("id", None)
     if not isinstance(text, str):
         raise OptionError(
-            f"{where}: each row needs a prompt, a text; optional are id, seed, negative_prompt and "
-            "other options of create"
+            f"{where}: each row needs a prompt (a string), and may have id, seed, negative_prompt "
+            "and other options of create"
         )
     if unknown := given.keys() - OF_A_ROW:
         raise OptionError(
-            f"{where}: {min(map(str, unknown))} is no option of a picture; known are "
+            f"{where}: {min(map(str, unknown))} is not an option of a row; known options are "
             f"{', '.join(sorted(OF_A_ROW))}"
         )
     try:
@@ -152,8 +153,9 @@ def _safe(text: str) -> str:
 def again(
     path: Path, given: Mapping[str, Any], wanted: Sequence[Prompt] = ()
 ) -> tuple[list[Prompt], dict[str, Any], Model]:
-    """The prompt, options and model of a generated picture; newly given options and prompts take
-    precedence.
+    """Return the prompts, options and model to generate a picture again.
+
+    Newly given options and prompts take precedence over those stored in the picture.
     """
     settings, _ = metadata.read(path)
     if (
@@ -162,7 +164,7 @@ def again(
         or not isinstance(settings.get("prompt"), str)
     ):
         raise PictureError(
-            f"{path} carries no settings of sfumato create; sfumato inspect shows what it carries"
+            f"{path} contains no settings of sfumato create; sfumato inspect shows what it contains"
         )
     # settings of older pictures have no candidate
     known = {"candidate": 0} | {
@@ -171,10 +173,10 @@ def again(
     chosen = {k: v for k, v in given.items() if v is not None and k != "count"}
     if settings.get("prior", 1) != 1 and not chosen.keys() & {"model", "source"}:
         raise OptionError(
-            f"{path} was begun from a prior's estimate of the text, which is not supported any "
-            "more: the same picture cannot come out"
+            f"{path} was generated from a prior's estimate of the text, which is not supported any "
+            "more: the picture cannot be reproduced"
         )
-    for kind in ("source", "mask", "model"):  # the stored path, or a file beside the picture
+    for kind in ("source", "mask", "model"):  # the stored path, or a file next to the picture
         if (
             isinstance(file := known.get(kind), str)
             and not Path(file).exists()
@@ -201,8 +203,8 @@ def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None
     )
     if settings.get("model_sha256") != model.sha256 or wrong:
         raise OptionError(
-            f"{path} was made with other weights of model {model.name}: the same bytes cannot "
-            "come out"
+            f"{path} was generated with other weights of the model {model.name}: the picture "
+            "cannot be reproduced"
         )
 
 
@@ -213,8 +215,8 @@ def _same_words(path: Path, settings: Mapping[str, Any], model: Model) -> None:
     styled = f"{named}, {words}" if words else named
     if settings.get("styled", styled) != styled:
         raise OptionError(
-            f'{path} was made from "{settings["styled"]}", the style is "{words}" now: the same '
-            "bytes cannot come out"
+            f'{path} was generated from "{settings["styled"]}", but the style is "{words}" now: '
+            "the picture would not be the same"
         )
 
 
@@ -224,10 +226,11 @@ def _same_files(path: Path, settings: Mapping[str, Any], kinds: set[str]) -> Non
         if file and not isinstance(file, str):
             raise PictureError(f"{path}: its settings are damaged: {kind} is {file!r:.60}")
         if file and not Path(file).is_file():
-            raise OptionError(f"{path} was made from {file}, which is not there any more")
+            raise OptionError(f"{path} was generated from {file}, which does not exist any more")
         if file and settings.get(f"{kind}_sha256") not in (None, digest(Path(file))):
             raise OptionError(
-                f"{path} was made from another {file}: the same bytes cannot come out"
+                f"{path} was generated from another version of {file}: the picture cannot be "
+                "reproduced"
             )
 
 
@@ -248,8 +251,9 @@ def _outdone(
 def run(
     wanted: Sequence[Prompt], values: Mapping[str, Any], model: Model | None = None
 ) -> Iterator[tuple[Prompt | None, Event]]:
-    """Generate all pictures, prompts with equal options together; yield each event, and with each
-    picture its prompt.
+    """Generate all pictures; yield each event, and with each picture its prompt.
+
+    Prompts with equal options are generated together.
     """
     model = model or opened(CreateOptions.build(values))
     groups: dict[tuple[tuple[str, Any], ...], list[Prompt]] = {}
@@ -268,7 +272,7 @@ def run(
 
 
 class Saver:
-    """Writes pictures to a file, or to a folder with names from id or prompt, and seed."""
+    """Writes pictures to one file, or to a folder with file names from id or prompt and seed."""
 
     def __init__(self, output: Path, *, overwrite: bool, single: bool) -> None:
         self.output, self.overwrite = output, overwrite
@@ -277,8 +281,8 @@ class Saver:
             raise OptionError(f"{output}: pictures are written as {', '.join(metadata.FORMATS)}")
         if self.as_file and not single:
             raise OptionError(
-                f"{output} is one file, but several pictures are asked for; give a folder, as "
-                f"{output.with_suffix('')}/"
+                f"{output} is one file, but several pictures were requested; give a folder, such "
+                f"as {output.with_suffix('')}/"
             )
         self.folder = output.parent if self.as_file else output
 

@@ -53,9 +53,9 @@ class Made:
     settings : dict
         All settings needed to reproduce the picture.
     cut : str
-        The end of the prompt that the model did not see; usually empty.
+        End of the prompt that was cut off because it is too long for the model; usually empty.
     negative_cut : str
-        The same for the negative prompt.
+        End of the negative prompt that was cut off.
     unknown : bool
         True if the model seems to know none of the words of the prompt.
     """
@@ -68,7 +68,7 @@ class Made:
     cut: str = ""
     negative_cut: str = ""
     unknown: bool = False
-    count: int = 1  # pictures that were asked for per prompt
+    count: int = 1  # requested pictures per prompt
 
     def save(self, path: Path | str) -> None:
         """Write the picture with its settings inside: ``.png``, ``.jpg`` or ``.webp``."""
@@ -91,7 +91,8 @@ class SamplerProgress:
     steps : int
         Steps of this batch.
     done, total : int
-        Batches sampled before this one, and in all; the candidates of one picture may take several.
+        Batches sampled before this batch, and number of all batches. The candidates of one picture
+        may take several batches.
     """
 
     step: Step
@@ -101,7 +102,7 @@ class SamplerProgress:
 
     @property
     def progress(self) -> Progress:
-        """Steps done, out of those of all batches."""
+        """Steps done, out of the steps of all batches."""
         made = self.done * self.steps + self.step.index + 1
         return Progress("steps", made, self.total * self.steps)
 
@@ -235,10 +236,11 @@ def _made(
 def _finished(
     plan: Plan, pixels: Tensor, wanted: Sequence[tuple[str, int]]
 ) -> Generator[Progress, None, list[Image.Image]]:
-    """Bring pictures to the size of the result; enlarge them if the model works at less."""
+    """Convert pictures to the result's size; enlarge them if the model works at a smaller size."""
     if not plan.enlarged:
         return image.to_pictures(pixels)
-    upscaler, pictures = plan.model.upscaler, []  # loaded only now: that takes longer than a step
+    # loaded only now, because loading takes longer than a step
+    upscaler, pictures = plan.model.upscaler, []
     assert upscaler is not None
     for k, (text, seed) in enumerate(wanted):
         tokens = plan.model.text([text], plan.size)[0].tokens
@@ -250,12 +252,12 @@ def _finished(
     return pictures
 
 
-# on a generator: active while it runs, not between its steps
+# on a generator, this mode is active while the generator runs, not between its steps
 @torch.inference_mode()
 def _sample(
     plan: Plan, wanted: Sequence[tuple[str, int]], sigmas: Tensor, done: int, total: int
 ) -> Generator[SamplerProgress, None, tuple[Tensor, list[tuple[str, str]]]]:
-    """Sample pictures (B, 3, H, W); also return what was cut from prompts and negative prompts.
+    """Sample pictures (B, 3, H, W); also return the ends cut from prompts and negative prompts.
 
     Each candidate has its own random stream.
     """
@@ -303,8 +305,10 @@ def _guided(
 def _begin(
     plan: Plan, streams: Streams, top: float
 ) -> tuple[Tensor, Tensor | None, tuple[Mask, Tensor] | None]:
-    """The initial noisy latents; the extra input planes of an inpainting network; and, for other
-    networks that inpaint, the mask with the known latents.
+    """Return the initial noisy latents, extra input planes, and the mask with the known latents.
+
+    The planes are for an inpainting network; the mask with the known latents is for inpainting with
+    other networks.
     """
     model, (wide, tall) = plan.model, plan.size
     channels, factor = model.space.config.latent_channels, model.space.config.factor
@@ -372,7 +376,7 @@ def _with_kept(plan: Plan, made: Image.Image) -> Image.Image:
         return made
     if start.profile is not None:
         made = image.from_srgb(made, start.profile)
-    made = made.convert(start.stored.mode)  # what is inpainted is opaque
+    made = made.convert(start.stored.mode)  # inpainted pixels are opaque
     values = np.where(start.hidden[..., None], np.asarray(made), np.asarray(start.stored))
     kept = Image.fromarray(values).crop((0, 0, *plan.shown))
     if start.profile is not None:

@@ -10,27 +10,30 @@ from sfumato.config import Options, option
 from sfumato.errors import OptionError
 
 Task = Literal["denoise", "enlarge", "dejpeg", "fill", "colorize"]
-DAMAGE, COMPUTING = "Damage: one of", "Model and computing"
+DAMAGE, COMPUTING = "Damage (give exactly one)", "Model and computing"
 
 
 class EvaluateOptions(Options):
     """One kind of damage to pictures, and the method that restores them."""
 
     denoise: float | None = option(
-        None, "Deviation of Gaussian noise for values of 0 to 255.", group=DAMAGE
+        None, "Standard deviation of Gaussian noise for values of 0 to 255.", group=DAMAGE
     )
-    enlarge: float | None = option(None, "Factor that pictures are shrunk by.", group=DAMAGE)
+    enlarge: float | None = option(None, "Factor by which pictures are shrunk.", group=DAMAGE)
     dejpeg: int | None = option(
-        None, "Quality of the JPEG that pictures are written as, 1 to 100.", group=DAMAGE
+        None, "JPEG quality with which pictures are compressed, 1 to 100.", group=DAMAGE
     )
     fill: str | None = option(
-        None, "What is hidden: text, scratches, boxes or pixels (80 %).", group=DAMAGE
+        None,
+        "Shape of the hidden pixels: text, scratches, boxes, or pixels (80 % at random).",
+        group=DAMAGE,
     )
-    colorize: bool = option(False, "Take the color out.", group=DAMAGE)
-    gray: bool = option(False, "Take the pictures as gray.")
+    colorize: bool = option(False, "Remove the color.", group=DAMAGE)
+    gray: bool = option(False, "Convert the pictures to gray first.")
     method: str = option(
         "trained",
-        "trained; ensemble (the mean of eight outputs); or input (the damage stays), bicubic.",
+        "trained; ensemble (mean of eight outputs); or a baseline: input (the damaged picture), "
+        "bicubic.",
     )
     model: str | None = option(
         None,
@@ -40,7 +43,7 @@ class EvaluateOptions(Options):
     device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
     dtype: str = option(
         "auto",
-        "auto, float32, bfloat16 or float16; auto is bfloat16 where the device is fast at it.",
+        "auto, float32, bfloat16 or float16; auto is bfloat16 on devices with native bfloat16.",
         group=COMPUTING,
     )
 

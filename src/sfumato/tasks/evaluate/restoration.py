@@ -55,7 +55,7 @@ class Damaged:
         File name.
     task : str
     amount : float
-        Deviation of the noise, factor of enlarging, or JPEG quality; otherwise 0.
+        Standard deviation of the noise, enlargement factor, or JPEG quality; 0 for other tasks.
     clean : array, (H, W, C)
         Values 0 to 255.
     y : Tensor, (1, C, h, w)
@@ -107,14 +107,14 @@ def restore(
         Folder of pictures.
     task : {"denoise", "enlarge", "dejpeg", "fill", "colorize"}
     amount : float or str
-        Deviation of the noise for values of 0 to 255; factor of enlarging, 1.5 to 8; JPEG quality,
-        1 to 100; or the shape to hide, one of `SHAPES`.
+        Standard deviation of the noise for values of 0 to 255; enlargement factor, 1.5 to 8; JPEG
+        quality, 1 to 100; or the shape to hide, one of `SHAPES`.
     gray : bool
         Convert the pictures to gray: CBSD68 becomes BSD68.
     method : str, optional
         ``trained``, ``ensemble`` (the mean over eight views), or a baseline: ``bicubic`` for
-        ``enlarge``, and ``input`` (the damaged picture) for the other tasks. Published figures of
-        the baselines check the metric.
+        ``enlarge``, and ``input`` (the damaged picture) for the other tasks. The baselines have
+        published figures, with which you can check the metric.
     engine : Engine, optional
         The networks of ``trained`` and ``ensemble``.
     left_out : callable, optional
@@ -221,8 +221,9 @@ def spoil(name: str, clean: NDArray[np.float64], task: Task, amount: float | str
 
 
 def trained(damaged: Damaged, engine: Engine, *, ensemble: bool = False) -> Tensor:
-    """Restore a damaged picture with the trained networks, as
-    :func:`sfumato.tasks.restore.stage.apply_network`: (1, C, H, W) with values 0 to 255.
+    """Restore a damaged picture with the trained networks.
+
+    Return (1, C, H, W) with values 0 to 255; see :func:`sfumato.tasks.restore.stage.apply_network`.
     """
     x = (damaged.y / 127.5 - 1).float()
     if damaged.task == "colorize":
@@ -270,11 +271,12 @@ def score(damaged: Damaged, made: Tensor) -> Score:
 
 @functools.cache
 def lpips() -> Callable[[NDArray[np.float64], NDArray[np.float64]], float] | None:
-    """The LPIPS metric of Zhang et al. 2018 (arXiv:1801.03924) between pictures (H, W, C) with
-    values 0 to 255; 0 for equal pictures.
+    """Return the LPIPS metric of Zhang et al. 2018 (arXiv:1801.03924), if available.
 
-    None unless the package ``lpips`` is installed and AlexNet's weights are in torch's cache:
-    nothing is downloaded here.
+    The metric compares pictures (H, W, C) with values 0 to 255; it is 0 for equal pictures.
+
+    The result is None unless the package ``lpips`` is installed and AlexNet's weights are in
+    torch's cache. Nothing is downloaded.
     """
     weights = Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
     try:
@@ -304,7 +306,7 @@ def _pixels(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_
 
 
 def _boxes(size: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Hide squares of 32x32 pixels: six, or as many as there is room for."""
+    """Hide squares of 32x32 pixels: six, or as many as fit."""
     hidden = np.zeros(size, bool)
     cells = [(y, x) for y in range(16, size[0] - 48, 64) for x in range(16, size[1] - 48, 64)]
     if not cells:

@@ -1,8 +1,8 @@
 """Explain how a model generates pictures from prompts.
 
-The sampling runs are those of :mod:`sfumato.tasks.create.run`, recorded by
-:mod:`sfumato.tasks.explain.trace`. This module adds experiments with the model: it decodes the
-estimates, denoises the finished picture with noise added, and reconstructs it with the autoencoder.
+:mod:`sfumato.tasks.create.run` does the sampling, and :mod:`sfumato.tasks.explain.trace` records
+it. This module adds experiments with the model: it decodes the estimates, denoises the finished
+picture with noise added, and reconstructs it with the autoencoder.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MOST = 6  # pictures on one page
 DECODED = ("x", "negative", "positive", "denoised")  # latents of a step that are decoded
 # side up to which decoding is fast; for larger pictures only the last of `DECODED` is decoded
 SMALL = 128
-RIDGE = 1e-3  # ridge penalty of the linear decoder, for latents with deviation 1
+RIDGE = 1e-3  # ridge penalty of the linear decoder, for latents with standard deviation 1
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class DenoisingProbe:
     noisy, guess : Tensor, (C, h, w)
         Latents with noise of this level, and their denoised estimate.
     error : float
-        Mean squared error of the estimated noise, which is the training loss of an eps network; an
-        estimate of no noise gives 1.
+        Mean squared error of the estimated noise, which is the training loss of an eps network. An
+        estimate of zero noise has an error of 1.
     decoded : dict
-        Both as pictures, by name; empty for large pictures.
+        `noisy` and `guess` decoded to pictures, by name; empty for large pictures.
     """
 
     sigma: float
@@ -121,8 +121,9 @@ class Explained:
 
     @functools.cached_property
     def linear(self) -> tuple[Tensor, float]:
-        """The best linear approximation of the decoder, fitted to all decoded estimates and the
-        final pictures; see :func:`linear_decoder`.
+        """Best linear approximation of the decoder; see :func:`linear_decoder`.
+
+        It is fitted to all decoded estimates and the final pictures.
         """
         if isinstance(self.model.space, Pixels):
             gray = self.model.space.config.latent_channels == 1
@@ -143,9 +144,10 @@ class Explained:
 
     @functools.cached_property
     def apart(self) -> NDArray[np.float64]:
-        """Root mean square distance of each run's noisy latents from the first run's, (runs, steps
-        + 1), scaled to deviation 1. Runs with different numbers of steps are compared at equal
-        fractions of their steps.
+        """Distance of each run's noisy latents from those of the first run: (runs, steps + 1).
+
+        The distance is the root mean square difference of latents scaled to standard deviation 1.
+        Runs with different numbers of steps are compared at equal fractions of their steps.
         """
         first, *_ = ways = self._ways()
         count = len(first)
@@ -158,8 +160,9 @@ class Explained:
 
     @functools.cached_property
     def map(self) -> list[NDArray[np.float64]]:
-        """All noisy latents on the plane of their two principal components: (steps + 1, 2) for each
-        run.
+        """Noisy latents on the plane of their first two principal components.
+
+        There is one array (steps + 1, 2) for each run.
         """
         ways = self._ways()
         rows = np.concatenate(ways)
@@ -169,7 +172,7 @@ class Explained:
         return np.split(plane, np.cumsum([len(way) for way in ways])[:-1])
 
     def _ways(self) -> list[NDArray[np.float64]]:
-        """Latents at every noise level, scaled to deviation 1: (steps + 1, values) for each run."""
+        """Latents at every noise level, scaled to unit variance: (steps + 1, values) per run."""
         ways = []
         for run in self.runs:
             traced = run.trace.steps
@@ -201,7 +204,7 @@ def explain(
         As for :func:`sfumato.create`, with one picture per prompt.
     model : Model, optional
     light : bool
-        Record only the sampling runs: decode no estimates and make no experiments.
+        Record only the sampling runs, without decoded estimates and without experiments.
     changes : sequence of mapping
         More runs of the first prompt, each with changed options or a changed `prompt`:
         ``{"guidance_scale": 1}``, ``{"then_step": 4, "then": "a cat"}``.
@@ -209,7 +212,7 @@ def explain(
     Raises
     ------
     OptionError
-        For more pictures than a page has room for, and as :func:`sfumato.create`.
+        For more pictures than fit on a page, and for all reasons of :func:`sfumato.create`.
 
     Examples
     --------
@@ -235,7 +238,7 @@ def steps(
     options = options or CreateOptions()
     if not 0 < len(texts) + len(changes) <= MOST:
         raise OptionError(
-            f"{len(texts) + len(changes)} pictures are asked for: a page shows 1 to {MOST}"
+            f"{len(texts) + len(changes)} pictures were requested, but a page shows 1 to {MOST}"
         )
     model = model or opened(options)
     if options.seed is None:
@@ -313,10 +316,10 @@ def guesses(trace: Trace, model: Model) -> list[DenoisingProbe]:
 def guess_under_noise(
     z: Tensor, sigma: float, noise: Tensor, condition: Condition, model: Model
 ) -> tuple[Tensor, Tensor, float]:
-    """Add `noise` of deviation 1, times `sigma`, to clean latents (1, C, h, w), and denoise them.
+    """Add `noise` (standard deviation 1) times `sigma` to clean latents (1, C, h, w), and denoise.
 
     Returns the noisy latents, the denoised estimate, and the mean squared error of the noise that
-    the estimate implies; an estimate of no noise gives 1.
+    the estimate implies. If the estimate implies zero noise, the error is 1.
     """
     noisy = z + sigma * noise
     guess = model.denoiser(noisy, level(sigma, noisy), condition)
@@ -329,7 +332,7 @@ def _reconstruction(trace: Trace, model: Model) -> Reconstruction | None:
     if not isinstance(model.space, AutoencoderKL):
         return None
     unit, picture = model.space.config.factor, image.flattened(trace.made.picture)
-    # an enlarged picture at the size before enlarging, a padded one without the padding
+    # use an enlarged picture at its size before enlarging, a padded picture without padding
     wide, tall = (
         min(made, max(unit, n // unit * unit))
         for made, n in zip(_worked(trace.steps[-1], model), picture.size, strict=True)

@@ -32,7 +32,8 @@ SETTINGS = (
     "prompt styled negative_prompt seed candidate best_of sampler guidance_scale size source "
     "then then_step then_guidance_scale"
 ).split()
-# tokens with a map on the page; the maps of later tokens are added to that of the padding
+# number of tokens with their own map on the page; the maps of later tokens are added to the map of
+# the padding
 KEPT = 80
 STATIC = Path(__file__).parent / "static"
 Ref = tuple[str, int, int]  # kind, offset and length in bytes of an entry of the archive
@@ -44,7 +45,7 @@ def write(found: Explained, path: Path) -> None:
         (STATIC / f"explain.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
     )
     title = html.escape(" / ".join(run.trace.made.prompt or "no text" for run in found.runs))
-    # the title is last, since it holds the user's words
+    # the title is inserted last, since the user's words could contain another placeholder
     for name, text in (
         ("STYLE", style),
         ("PROGRAM", program),
@@ -57,8 +58,10 @@ def write(found: Explained, path: Path) -> None:
 
 
 def packed(found: Explained) -> str:
-    """Pack the data of the page: the length of a JSON text (4 bytes), the text, and the arrays and
-    pictures that it refers to; gzip, in base64.
+    """Pack the data of the page with gzip, in base64.
+
+    The data consist of the length of a JSON text (4 bytes), the text, and the arrays and pictures
+    to which the text refers.
     """
     archive = _Archive()
     text = json.dumps(archive.data(found), separators=(",", ":")).encode()
@@ -167,8 +170,9 @@ class _Archive:
         }
 
     def attention(self, steps: tuple[StepTrace, ...]) -> dict[str, Any] | None:
-        """Attention maps (steps, layers, tokens + 1, a, b), and those of each head if they were
-        recorded; None without text.
+        """Attention maps (steps, layers, tokens + 1, a, b), and the maps of each head if recorded.
+
+        None without text.
         """
         whole = torch.stack([step.attention for step in steps])
         if not whole.numel():
@@ -177,8 +181,9 @@ class _Archive:
         return self.maps(whole) | {"heads": self.maps(heads) if heads.numel() else None}
 
     def maps(self, whole: Tensor) -> dict[str, Any]:
-        """Store maps (..., tokens + 1, a, b) of the first `KEPT` tokens as bytes: their square
-        roots, scaled to 255 for the largest.
+        """Store maps (..., tokens + 1, a, b) of the first `KEPT` tokens as bytes.
+
+        The bytes are the square roots of the weights, scaled so that the largest is 255.
         """
         kept = min(KEPT, whole.shape[-3] - 1)
         behind = whole[..., kept:, :, :].sum(dim=-3, keepdim=True)

@@ -1,8 +1,10 @@
-"""Experiments with the user's own picture: encode and decode it, also with channels of its code
-changed; denoise it at several noise levels; or damage and restore it.
+"""Experiments with the user's own picture.
 
-Restoring is the same idea as denoising with another corruption: the measurement is ``y = A x``, and
-a result that agrees with it has ``A D(y) = y``.
+The picture is encoded and decoded, also with changed channels of its code. It is denoised at
+several noise levels. Or it is damaged and restored.
+
+Restoring is denoising with another corruption: the measurement is ``y = A x``. A restored picture
+``D(y)`` agrees with the measurement if ``A D(y) = y``.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.types import Progress
 
 SMALLEST, LARGEST = 16, 512  # sides of a picture that is damaged and restored
-AMPLIFIED = 4  # how much larger differences are drawn
+AMPLIFIED = 4  # factor by which differences are amplified in pictures
 Factor = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 Damage = Literal["noise", "hole", "color", "size", "jpeg"]
 DAMAGES: dict[Damage, tuple[Task, float | str | None]] = {
@@ -50,7 +52,7 @@ DAMAGES: dict[Damage, tuple[Task, float | str | None]] = {
 
 
 class ProbeOptions(Options):
-    """Which experiments to make with a picture.
+    """Which experiments to run on a picture.
 
     Examples
     --------
@@ -58,15 +60,18 @@ class ProbeOptions(Options):
     True
     """
 
-    prompt: str = option("", "What the network is told that the picture shows.")
+    prompt: str = option("", "Prompt: what the picture shows.")
     levels: int = option(
-        8, "How many noise levels to try, spaced evenly over those of sampling.", ge=0, le=30
+        8,
+        "Number of noise levels to try: the levels of a sampling run with this many steps.",
+        ge=0,
+        le=30,
     )
     channels: tuple[Factor, ...] = option(
-        (), "Factor of each channel of the code, before it is decoded.", max_length=64
+        (), "Factor for each channel of the code before decoding.", max_length=64
     )
     damage: Damage | None = option(
-        None, "Spoil the picture so, and restore it: noise, hole, color, size or jpeg."
+        None, "Damage the picture and restore it: noise, hole, color, size or jpeg."
     )
     seed: int = option(0, "Seed of the noise.", ge=0, lt=2**32)
 
@@ -93,14 +98,14 @@ class Shown:
 def probe(
     picture: Image.Image, options: ProbeOptions, model: Model | None = None
 ) -> Iterator[Progress | Shown]:
-    """Make experiments with a model and a picture, or damage the picture and restore it.
+    """Run experiments with a model on a picture, or damage the picture and restore it.
 
     Parameters
     ----------
     picture : PIL.Image.Image
     options : ProbeOptions
     model : Model, optional
-        A diffusion model, to whose size the picture is cropped. `damage` needs none.
+        A diffusion model; the picture is cropped to its size. `damage` needs no model.
 
     Yields
     ------
@@ -125,7 +130,7 @@ def probe(
         return
     assert model is not None
     if options.levels and model.network.config.in_channels != model.space.config.latent_channels:
-        raise OptionError(f"{model.name} is shown more than noisy latents")
+        raise OptionError(f"{model.name} needs more inputs than noisy latents")
     if options.channels and not isinstance(model.space, AutoencoderKL):
         raise OptionError(f"{model.name} has no autoencoder whose channels could be changed")
     picture = image.crop_to(image.flattened(picture), model.size)
@@ -141,12 +146,13 @@ def probe(
         yield from _noised(z, options, model)
 
 
-@torch.inference_mode()  # on a generator: active while it runs, not between its steps
+@torch.inference_mode()  # active while the generator runs, not between its steps
 def _coded(
     picture: Image.Image, z: Tensor, options: ProbeOptions, model: Model
 ) -> Iterator[Progress | Shown]:
-    """Yield the reconstruction and what each channel adds to it; with `options.channels`, only the
-    changed picture.
+    """Yield the reconstruction and the contribution of each channel to it.
+
+    With `options.channels`, yield only the changed picture.
     """
     count = z.shape[1]
     if options.channels:
@@ -193,15 +199,16 @@ def _difference(a: Image.Image, b: Image.Image) -> Image.Image:
 
 
 def _restored(picture: Image.Image, kind: Damage) -> Iterator[Progress | Shown]:
-    """Yield a picture, its measurement, the restored picture, and the difference between the
-    measurement and the same measurement of the restored picture.
+    """Yield a picture, its measurement, the restored picture, and the difference of measurements.
+
+    The difference is between the measurement and a measurement of the restored picture.
     """
     picture = image.flattened(picture).copy()
     picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     if min(picture.size) < SMALLEST:
         raise OptionError(
-            f"the picture has {picture.width}x{picture.height} pixels; {SMALLEST}x{SMALLEST} are "
-            "the least that is damaged and restored"
+            f"the picture has {picture.width}x{picture.height} pixels; at least "
+            f"{SMALLEST}x{SMALLEST} are needed to damage and restore it"
         )
     yield Progress("restoring", 0, 1)
     x = spoil("picture", np.asarray(picture, np.float64), *DAMAGES[kind])

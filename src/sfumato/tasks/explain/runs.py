@@ -59,7 +59,7 @@ def _label(text: str, given: Mapping[str, Any]) -> str:
 
 
 def recorded(asked: list[Asked], model: Model) -> Iterator[SamplerProgress | Trace]:
-    """Record each run: the best candidate of the first, and the same candidate of the others."""
+    """Record each run: the best candidate of the first run, the same candidate of the others."""
     first_walks, candidate = 1, None
     for k, run in enumerate(asked):
         options = run.options

@@ -34,7 +34,7 @@ from sfumato.types import Condition, Step
 
 SCHEMA = "sfumato.trace/1"
 FINEST = 16  # largest side of attention maps
-APART = 28 * 28  # positions of the latents up to which each head has its own map
+APART = 28 * 28  # largest number of latent positions for which each head has its own map
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Word:
     piece : str
         Text of the token; it ends with a hyphen if the word continues.
     weight : float
-        Weight that brackets in the prompt give it.
+        Weight of the token, which brackets in the prompt can change.
     place : int
         Row of the token in the text states.
     """
@@ -79,11 +79,11 @@ class StepTrace:
         consistent with the known part of the picture.
     attention : Tensor, (L, T + 1, a, b)
         Attention weights, averaged over heads, of each position to each token, in each layer that
-        attends to the text. The last of the T + 1 maps is that of all padding; the sum of the maps
-        is 1. Empty for a model without text.
+        attends to the text. The last of the T + 1 maps is the map of all padding tokens. At each
+        position, the maps add up to 1. Empty for a model without text.
     heads : Tensor, (L, H, T + 1, a, b)
-        The same for each head. Empty for large pictures, and if layers have one head or different
-        numbers of heads.
+        Attention weights of each head. Empty for large pictures, and if layers have one head or
+        different numbers of heads.
     """
 
     index: int
@@ -98,15 +98,17 @@ class StepTrace:
     heads: Tensor
 
     def noise(self, estimate: Tensor) -> Tensor:
-        """The noise, with deviation 1, that an estimate of the clean latents implies in `x`: ``(x -
-        estimate) / sigma``.
+        """Noise that an estimate of the clean latents implies in `x`: ``(x - estimate) / sigma``.
+
+        The noise is scaled to standard deviation 1.
         """
         return (self.x - estimate) / self.sigma
 
     @property
     def guidance_cosine(self) -> float:
-        """Cosine between the noise estimates with the prompt and with the negative prompt; 1
-        without guidance.
+        """Cosine between the noise estimates with the prompt and with the negative prompt.
+
+        It is 1 without guidance.
         """
         if self.negative is None:
             return 1.0
@@ -118,8 +120,9 @@ class StepTrace:
 
     @property
     def change(self) -> float:
-        """Root mean square difference between the denoised estimates with the prompt and with the
-        negative prompt; 0 without guidance.
+        """Root mean square difference between the estimates with prompt and negative prompt.
+
+        It is 0 without guidance.
         """
         return (
             0.0
@@ -186,8 +189,9 @@ class Trace:
         return {name: torch.stack([getattr(step, name) for step in self.steps]) for name in names}
 
     def save(self, folder: Path) -> None:
-        """Write ``trace.json``, ``trace.safetensors``, and ``picture.png`` as `sfumato create`
-        writes it.
+        """Write ``trace.json``, ``trace.safetensors`` and ``picture.png``.
+
+        The picture is the file that `sfumato create` would write.
         """
         with atomic(folder / "trace.safetensors") as scratch:
             save_file({k: v.contiguous() for k, v in self.tensors().items()}, scratch)
@@ -203,14 +207,14 @@ def trace(prompt: str, options: CreateOptions | None = None, model: Model | None
     ----------
     prompt : str
     options : CreateOptions, optional
-        Options for one picture; of several candidates, the trace is that of the kept one.
+        Options for one picture. With several candidates, the candidate that is kept is traced.
     model : Model, optional
         A loaded model; otherwise ``options.model`` is loaded.
 
     Raises
     ------
     OptionError
-        For more than one picture, and as :func:`sfumato.create`.
+        For more than one picture, and for all reasons of :func:`sfumato.create`.
 
     Examples
     --------
@@ -229,7 +233,7 @@ def record(
     """As :func:`trace`, but also yield every sampler step; to cancel, stop iterating."""
     options = options or CreateOptions()
     if options.count != 1:
-        raise OptionError(f"one picture can be explained at once, not {options.count}")
+        raise OptionError(f"only one picture can be explained at a time, not {options.count}")
     model = model or opened(options)
     batches: dict[int, list[tuple[Step, _Pass, float]]] = defaultdict(list)
     recorder = _Recorder(model).eval()
@@ -242,8 +246,9 @@ def record(
 
 
 def words(encoder: Encoder, prompt: str) -> list[Word]:
-    """Tokens of a prompt as the model sees them, with begin and end; of two text transformers,
-    those of the first. Empty for a model without text.
+    """Tokens of a prompt in the (first) text transformer, with start and end tokens.
+
+    Empty for a model without text.
     """
     found = transformers(encoder)
     if not found:
@@ -263,8 +268,9 @@ def words(encoder: Encoder, prompt: str) -> list[Word]:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One evaluation of the denoiser for a batch (with guidance, the prompts' half comes first),
-    and the attention maps of the prompts' rows.
+    """One evaluation of the denoiser for a batch, with the attention maps of the prompts' rows.
+
+    With guidance, the rows of the prompts come first.
     """
 
     x: Tensor
@@ -273,9 +279,7 @@ class _Pass:
 
 
 class _Recorder(Denoiser):
-    """A model's denoiser that records its inputs and outputs; it shares the network, which stays
-    unchanged.
-    """
+    """A denoiser that shares a model's network, and records its inputs and outputs."""
 
     def __init__(self, model: Model) -> None:
         wrapped = model.denoiser
@@ -294,8 +298,9 @@ class _Recorder(Denoiser):
         return out
 
     def taken(self, batch: int) -> tuple[_Pass, float]:
-        """Return the first evaluation of the last step of `batch` pictures, and the seconds since
-        then; reset the record.
+        """Return the first evaluation of the last step, and the seconds since its start.
+
+        Also reset the record. `batch` is the number of pictures.
         """
         assert self.first is not None and self.started is not None
         seconds, (x, out, asked) = time.perf_counter() - self.started, self.first
@@ -325,8 +330,9 @@ def _halved(count: int, x: Tensor) -> tuple[int, int]:
 
 
 def _small(weights: Tensor, x: Tensor) -> Tensor:
-    """Convert attention (rows, positions, T) to maps (rows, T, a, b), of one size for all layers;
-    sums over T stay.
+    """Convert attention (rows, positions, T) to maps (rows, T, a, b).
+
+    The maps have the same size for all layers, and their sums over T stay unchanged.
     """
     tall, wide = _halved(weights.shape[1], x)
     size = x.shape[-2:]
@@ -376,8 +382,9 @@ def _step(step: Step, seen: _Pass, seconds: float, row: int, places: list[int]) 
 
 
 def _label(name: str, model: Model, tall: int, wide: int) -> str:
-    """Readable name of a layer: direction, level, attention (and block, if there are several), and
-    size.
+    """Readable name of a layer: direction, level, attention, block and size.
+
+    The block is left out if the level has only one.
     """
     way, levels, numbers = (
         name.split("_")[0],

@@ -95,8 +95,10 @@ class Comparison:
     outliers: list[Outliers] = field(default_factory=list)
 
     def verdict(self) -> list[str]:
-        """Summary in sentences: the best method at each length, whether the linear method suffices,
-        and the effect of outliers.
+        """Summarize the comparison in sentences.
+
+        The sentences give the best method at each length, whether the linear method suffices, and
+        the effect of outliers.
         """
         lines = []
         linear = _methods(self)[0]
@@ -117,9 +119,9 @@ class Comparison:
             else:
                 less = 100 * (1 - best.error / base.error)
                 lines.append(
-                    f"{given} the {best.method} wins: error {best.error:.4g}, {less:.0f} % "
-                    f"below {linear}'s {base.error:.4g}, "
-                    f"for {best.seconds:.1f} s of training against {base.seconds:.2f} s."
+                    f"{given} the {best.method} wins: error {best.error:.4g}, {less:.0f} % below "
+                    f"{linear}'s {base.error:.4g}, for {best.seconds:.1f} s of training against "
+                    f"{base.seconds:.2f} s."
                 )
         for o in self.outliers:
             share, times = (
@@ -132,7 +134,7 @@ class Comparison:
             )
         if self.table.kind == "numbers":
             scale = (
-                "were standardized, so errors count in their deviations"
+                "were standardized, so errors are in units of their standard deviations"
                 if self.options.standardize
                 else "were left in their own units"
             )
@@ -148,7 +150,7 @@ def reduce(
     Parameters
     ----------
     data : path, array (N, d) or Table
-        What :func:`sfumato.data.rows.read` takes; or rows of numbers.
+        Input of :func:`sfumato.data.rows.read`, or rows of numbers.
     options : ReduceOptions, optional
 
     Returns
@@ -187,7 +189,7 @@ def gather(source: Path, options: ReduceOptions) -> Table:
     Raises
     ------
     DataError
-        If there is nothing usable, with the reason.
+        If the source has no usable rows; the message gives the reason.
     """
     table = read(source, size=options.size, label=options.label)
     if options.limit is None or options.limit >= len(table):
@@ -231,9 +233,7 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
 
 
 def _standardized(train: NDArray[Any], held: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Standardize both by the means and deviations of the training rows; columns that are constant
-    in training are only centered.
-    """
+    """Standardize both parts by the training rows; columns constant there are only centered."""
     mean, spread = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     spread[spread <= 1e-9 * np.maximum(1.0, np.abs(mean))] = 1.0
     return ((train - mean) / spread).astype(np.float32), ((held - mean) / spread).astype(np.float32)
@@ -256,9 +256,7 @@ def _terms(table: Table, test: NDArray[np.bool_], options: ReduceOptions) -> tup
 
 
 def compare(found: Comparison) -> Iterator[Progress | Trial]:
-    """Fit every method at every length, and add the results to `found`; yield progress and each
-    trial.
-    """
+    """Fit every method at every code length, and add the results to `found`."""
     options = found.options
     lengths = sorted({2, *options.codes})  # a map needs codes of length 2
     jobs = [(name, k) for k in lengths for name in _methods(found)]
@@ -289,7 +287,7 @@ def _build(found: Comparison, method: str, k: int) -> Any:
     if method == "LSA":
         return LSA(k, random_state=options.seed)
     epochs = options.epochs or max(20, min(500, 2_000_000 // found.train.shape[0] // 10))
-    # many words, few documents
+    # documents have many words and are few, so regularize strongly
     corruption, decay = ("mask:0.5", 1.0) if found.table.kind == "documents" else ("none", 0.01)
     shared: dict[str, Any] = {
         "epochs": epochs,
@@ -307,8 +305,9 @@ def _build(found: Comparison, method: str, k: int) -> Any:
 
 
 def default_layers(width: int) -> tuple[int, ...]:
-    """Hidden widths for rows of `width` values: those of Hinton & Salakhutdinov 2006 for digits and
-    documents.
+    """Sizes of the hidden layers for rows of `width` values.
+
+    For digits and documents, they are the sizes of Hinton & Salakhutdinov 2006.
 
     Examples
     --------
@@ -325,7 +324,7 @@ def _trial(found: Comparison, method: str, k: int) -> Trial:
     began = time.perf_counter()
     model.fit(found.train)
     if not isinstance(model, Autoencoder):
-        model.components_  # noqa: B018 (solved when first asked for)
+        model.components_  # noqa: B018 (computed at the first access)
     seconds = time.perf_counter() - began
     train, test = model.transform(found.train), model.transform(found.test)
     again = model.inverse_transform(test[:PICTURES_PER_ROW])
@@ -373,8 +372,10 @@ def _walk(model: Any, codes: NDArray[Any]) -> NDArray[Any]:
 
 
 def _with_outliers(found: Comparison, method: str, k: int) -> Outliers:
-    """Fit to training rows of which a share is replaced by uniform noise over three times their
-    range.
+    """Fit to training rows with outliers, and measure the error on clean test rows.
+
+    A share of the training rows is replaced by uniform noise over three times the range of the
+    values.
     """
     dense = found.train.toarray() if hasattr(found.train, "toarray") else found.train.copy()
     low, high = float(dense.min()), float(dense.max())

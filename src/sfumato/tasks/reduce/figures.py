@@ -80,7 +80,7 @@ def precision_curves(found: Comparison) -> Any:
     axes.set_xscale("log")
     axes.set_xticks(RANKS, [str(k) for k in RANKS])
     axes.minorticks_off()
-    axes.set(xlabel="neighbors looked at", ylabel="share with the query's label")
+    axes.set(xlabel="number of neighbors", ylabel="share with the query's label")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
@@ -102,9 +102,7 @@ def marked(found: Comparison) -> NDArray[np.int64]:
 
 
 def palette_of(found: Comparison) -> dict[str, str]:
-    """A color for each label: up to ten distinct colors, or, for more labels, colors along a
-    rainbow.
-    """
+    """A color for each label: ten distinct colors, or a rainbow for more than ten labels."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

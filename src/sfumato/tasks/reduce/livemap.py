@@ -1,5 +1,7 @@
-"""An interactive map: it shows the item of a mark, the items inside a lasso, and what is decoded
-between marks.
+"""An interactive map of codes of length 2.
+
+It shows the item of a mark, the items inside a lasso, and pictures decoded from positions between
+marks.
 
 The scripts for the browser are in ``static/``.
 """
@@ -20,10 +22,10 @@ from sfumato import image
 from sfumato.tasks.reduce.compare import GRID_SIDE, Comparison, Trial
 from sfumato.tasks.reduce.figures import COLORS, NAMED, marked, palette_of
 
-LISTED = 36  # items of a lasso that are listed, at most
+LISTED = 36  # largest number of items of a lasso that are listed
 SIDE = 64  # width in pixels of the pictures shown
 STATIC = Path(__file__).parent / "static"
-HINT = "Choose the lasso and draw around some marks: they are listed here."
+HINT = "Choose the lasso and draw around some marks; their items are listed here."
 
 
 def live_map(found: Comparison, trial: Trial) -> Any:
@@ -87,7 +89,7 @@ def _plot(found: Comparison, trial: Trial) -> tuple[Any, list[Any]]:
 
 
 def _sheet(decoded_map: NDArray[Any], shape: tuple[int, int, int]) -> str:
-    """The address of one picture with all decoded pictures of the map, from the top down."""
+    """The data URL of one sheet with all decoded pictures of the map, top row first."""
     upwards = decoded_map.reshape(GRID_SIDE, GRID_SIDE, -1)[::-1].reshape(decoded_map.shape)
     x = torch.from_numpy(upwards.astype(np.float32)).unflatten(1, shape) * 2 - 1
     return _address(image.sheet(image.to_pictures(x), columns=GRID_SIDE, gap=0))

@@ -26,10 +26,11 @@ class ReduceOptions(Options):
         (2, 10, 30), "Code lengths to compare.", metavar="N,N,...", min_length=1
     )
     corruption: str | None = option(
-        None, "Make the autoencoders denoising ones: noise:25, mask:0.3, ...; documents: mask:0.5, "
-              "half of the words.",
+        None,
+        "Corruption that the autoencoders learn to undo: noise:25, mask:0.3, ...; default for "
+        "documents: mask:0.5, half of the words.",
         group=AUTOENCODERS,
-    )  # fmt: skip
+    )
     loss: Literal["squared", "cross_entropy"] = option(
         "squared", "Loss of the autoencoders.", group=AUTOENCODERS
     )
@@ -41,36 +42,37 @@ class ReduceOptions(Options):
     )
     layers: tuple[int, ...] | None = option(
         None,
-        "Hidden widths of the dense autoencoder, as 1000,500,250.",
+        "Sizes of the dense autoencoder's hidden layers, such as 1000,500,250.",
         group=AUTOENCODERS,
         metavar="N,N,...",
     )
     neighbors: int = option(7, "k of the k-NN accuracy.", ge=1)
     outliers: float = option(
         0.05,
-        "Share of training rows replaced in the outlier experiment; 0 leaves it out.",
+        "Share of training rows replaced by noise in the outlier experiment; 0 skips the "
+        "experiment.",
         ge=0,
         lt=1,
     )
     weighting: Literal["tf-idf", "log", "counts"] = option(
-        "tf-idf", "How words of documents count.", group=DATA
+        "tf-idf", "How the words of documents are weighted.", group=DATA
     )
     standardize: bool = option(
-        True, "Bring the columns of a table to mean 0 and deviation 1 first.", group=DATA
+        True, "Scale the columns of a table to mean 0 and standard deviation 1 first.", group=DATA
     )
     test_share: float = option(
-        0.2, "Share of the rows that is set aside to measure with.", group=DATA, gt=0, lt=1
+        0.2, "Share of the rows that is held out for measuring.", group=DATA, gt=0, lt=1
     )
     size: int | None = option(
-        None, "Side in pixels that pictures are brought to.", group=DATA, ge=4, le=512
+        None, "Side in pixels to which pictures are resized.", group=DATA, ge=4, le=512
     )
     label: str | None = option(None, "Column or array that holds the labels.", group=DATA)
-    limit: int | None = option(None, "Use that many rows, drawn at random.", group=DATA, ge=1)
+    limit: int | None = option(None, "Use only this many rows, chosen at random.", group=DATA, ge=1)
     seed: int = option(0, "Seed of weights and batches.", group=COMPUTING, ge=0, lt=2**32)
     device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
     dtype: str = option(
         "auto",
-        "auto, float32, bfloat16 or float16; auto is bfloat16 where the device is fast at it.",
+        "auto, float32, bfloat16 or float16; auto is bfloat16 on devices with native bfloat16.",
         group=COMPUTING,
     )
 
@@ -81,7 +83,8 @@ class ReduceOptions(Options):
             return given
         if not re.fullmatch(r"\s*[1-9]\d*(\s*,\s*[1-9]\d*)*\s*", given):
             raise OptionError(
-                f'{info.field_name} "{given}" cannot be read; write numbers from 1 on, as 2,10,30'
+                f'{info.field_name} "{given}" cannot be read; write whole numbers of at least '
+                "1, such as 2,10,30"
             )
         return tuple(int(n) for n in given.split(","))
 

@@ -1,5 +1,7 @@
-"""Write a comparison's report: one HTML file that opens offline, the figures as PNG and SVG, and
-the numbers as JSON.
+"""Write a comparison's report.
+
+It consists of one HTML file that opens offline, the figures as PNG and SVG, and the numbers as
+JSON.
 """
 
 from __future__ import annotations
@@ -113,8 +115,10 @@ def record(found: Comparison, source: str) -> dict[str, Any]:
 
 
 def _bytes_per_item(found: Comparison) -> float:
-    """Mean size of an original item: one byte per value of a picture, four bytes per number, or the
-    text of a document.
+    """Mean size of an original item in bytes.
+
+    A picture has one byte per value, other rows have four bytes per value, and a document has the
+    size of its text.
     """
     if found.table.kind == "documents":
         return float(np.mean([len(t.encode()) for t in found.table.texts]))
@@ -122,7 +126,7 @@ def _bytes_per_item(found: Comparison) -> float:
 
 
 def _page(found: Comparison, folder: Path, source: str, figures: list[str]) -> str:
-    """The page, from its template."""
+    """Render the page from its template."""
     from bokeh.embed import components
     from bokeh.resources import INLINE
     from jinja2 import Environment, FileSystemLoader
@@ -152,7 +156,7 @@ def _page(found: Comparison, folder: Path, source: str, figures: list[str]) -> s
 
 
 def _columns(found: Comparison) -> list[str]:
-    """The heads of the table."""
+    """The column headings of the table."""
     columns = ["method", "code length", "error", "seconds to fit", "parameters"]
     columns += ["bytes per item", "compression"]
     if any(t.accuracy for t in found.trials):
@@ -163,7 +167,7 @@ def _columns(found: Comparison) -> list[str]:
 
 
 def _lines(found: Comparison) -> list[tuple[list[str], bool]]:
-    """The cells of each line of the table, and whether it is the best of its code length."""
+    """The cells of each table row, and whether its error is the lowest of its code length."""
     size, count = _bytes_per_item(found), len(_columns(found))
     lines = []
     for t in found.trials:

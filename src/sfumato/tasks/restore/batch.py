@@ -1,6 +1,4 @@
-"""Restore many photos: choose the output files, skip finished results, and write comparisons and
-masks.
-"""
+"""Restore many photos: choose output files, skip finished results, write comparisons and masks."""
 
 from __future__ import annotations
 
@@ -43,9 +41,9 @@ class Job:
     targets : list of Path
         One per result.
     comparisons : list of Path
-        Before and after side by side, one per result; empty if not asked for.
+        Before and after side by side, one per result; empty if not requested.
     spread : Path, optional
-        Picture of where several results differ.
+        Picture that shows where several results differ.
     mask : Path, optional
         Picture of the inpainted pixels, in white.
     """
@@ -134,10 +132,12 @@ def plan(
     Raises
     ------
     OptionError, PictureError
-        For missing pictures, and for places that cannot be written to.
+        For missing pictures, and for output paths that cannot be written.
     """
     if mask and not options.fills:
-        raise OptionError("--save-mask writes what is inpainted: give a --fill option")
+        raise OptionError(
+            "--save-mask writes the mask of inpainted pixels, so it needs a --fill option"
+        )
     sources = _sources(pictures, output)
     many = len(sources) > 1 or pictures[0].is_dir()
     check_folder(output.parent if output.suffix.lower() in photos.SUFFIXES else output)
@@ -153,8 +153,9 @@ def plan(
 
 
 def run(batch: Batch, options: RestoreOptions) -> Iterator[Progress | Written | Failed]:
-    """Restore all pictures of a batch; if there are many, those that cannot be restored are left
-    out.
+    """Restore all pictures of a batch.
+
+    If there are several pictures, a picture that cannot be restored is reported and skipped.
     """
     restore = engine(options)
     for index, job in enumerate(batch.waiting):
@@ -188,9 +189,9 @@ def engine(options: RestoreOptions) -> Restore:
         finder = RestorationNetworks(None, options.device, options.dtype)
         return lambda photo: diffuse(photo, options, model, finder.damage)
     if options.model_fields_set & OF_DIFFUSION:
-        raise OptionError(f"{options.model} is no text-to-image model: --prompt is not for it")
+        raise OptionError(f"{options.model} is not a text-to-image model, so it takes no --prompt")
     if options.clean and options.model is None:
-        raise OptionError("--clean goes with --model: a folder written by sfumato train restorer")
+        raise OptionError("--clean needs --model, a folder written by sfumato train restorer")
     networks = RestorationNetworks(
         options.model, options.device, options.dtype, repairs=options.clean
     )
@@ -225,8 +226,9 @@ def _compared(job: Job) -> Written:
 
 
 def spread(results: list[Photo]) -> Photo:
-    """Picture of where several results differ: their deviation, scaled so that the largest is
-    white.
+    """Picture that shows where several results differ.
+
+    It shows their standard deviation, scaled so that the largest value is white.
     """
     values = np.stack([result.values.astype(np.float32) for result in results])
     deviation = values.std(axis=0).mean(axis=2, keepdims=True)
@@ -247,7 +249,8 @@ def _jobs(
             if samples == 1
             else [_beside(target, str(k), target.suffix) for k in range(1, samples + 1)]
         )
-        told_apart = alone or target.suffix != source.suffix  # by the target's own name
+        # whether the target's name alone is unique
+        told_apart = alone or target.suffix != source.suffix
         kind = "" if told_apart else f"{source.suffix[1:]}-"
         comparisons = [_beside(path, f"{kind}compare") for path in targets] if compare else []
         spread = _beside(target, f"{kind}spread") if samples > 1 else None
@@ -261,15 +264,16 @@ def _jobs(
                 )
             if path.exists() and path.samefile(source):
                 raise OptionError(
-                    f"{source} would be replaced by what is made of it; give another --output"
+                    f"{source} would be replaced by its own result; give another --output"
                 )
         jobs.append(job)
     return jobs
 
 
 def _target(source: Path, name: Path, output: Path, *, many: bool, alone: bool) -> Path:
-    """The output file of a picture; if `alone`, no other picture has the same name with another
-    suffix.
+    """The output file of a picture.
+
+    If `alone`, no other picture has the same name with another suffix.
     """
     if output.suffix.lower() in photos.SUFFIXES:
         if many:
@@ -279,7 +283,8 @@ def _target(source: Path, name: Path, output: Path, *, many: bool, alone: bool) 
         return output
     if output.suffix.lower() in image.ENDINGS:
         raise OptionError(
-            f"{output}: a picture's name ends in one of {', '.join(sorted(photos.SUFFIXES))}"
+            f"{output}: the name of an output picture must end in one of "
+            f"{', '.join(sorted(photos.SUFFIXES))}"
         )
     if source.suffix.lower() in photos.SUFFIXES:
         return output / name
@@ -288,13 +293,14 @@ def _target(source: Path, name: Path, output: Path, *, many: bool, alone: bool) 
 
 
 def _beside(path: Path, what: str, suffix: str = ".png") -> Path:
-    """A path beside `path`, for a further result, a comparison, a spread or a mask."""
+    """A path next to `path`, for another result, a comparison, a spread or a mask."""
     return path.with_name(f"{path.stem}-{what}{suffix}")
 
 
 def _sources(pictures: list[Path], output: Path) -> dict[Path, Path]:
-    """The given pictures, those in folders and those that match patterns; each with its name below
-    the output folder.
+    """All pictures to restore, each with its name below the output folder.
+
+    Folders are searched, and patterns are expanded.
     """
     out: dict[Path, Path] = {}
     for path in pictures:
@@ -312,8 +318,9 @@ def _sources(pictures: list[Path], output: Path) -> dict[Path, Path]:
 
 
 def _inside(folder: Path, output: Path) -> dict[Path, Path]:
-    """The pictures of a folder, except those that an earlier run wrote into an output folder in
-    it.
+    """The pictures of a folder, without results of earlier runs.
+
+    These results lie in an output folder inside the folder.
     """
     made, here = Path(os.path.realpath(output)), Path(os.path.realpath(folder))
     found = [path for path in files(folder) if path.suffix.lower() in image.SUFFIXES]

@@ -1,5 +1,7 @@
-"""Colorize a gray photo: guess chroma on a small copy, and add it to the full luminance, which
-stays unchanged.
+"""Colorize a gray photo.
+
+The chroma is estimated on a small copy and added to the luminance of the full photo, which stays
+unchanged.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ from sfumato.tasks.restore.hints import spread
 from sfumato.tasks.restore.options import rgb
 
 SIDE = 96  # the longer side of the small copy, about as large as photos were in training
-# relative sizes and gammas of the views of a photo for which colors are guessed
+# relative sizes and gammas of the views of a photo for which colors are estimated
 SIZES, GAMMAS = (0.7, 1.0, 1.5), (0.8, 1.0, 1.25)
-STRENGTH = 1.15  # factor for the combined guess
-BLOCKS = 10, 20  # chroma is smoothed up to the first JPEG quality, and not from the second on
+STRENGTH = 1.15  # factor for the combined estimate
+# chroma is smoothed fully up to the first JPEG quality, and not at all from the second on
+BLOCKS = 10, 20
 DOUBT = 6.0  # how strongly disagreement of the views desaturates their mean
 TONED = 6  # largest chroma, of 255, that compression may add to a toned print
 # factors for the differences of blue and red from luminance, so that all colors lie in [-1, 1]
@@ -58,7 +61,7 @@ def colorize(
     chroma_of : callable
         Luminance (1, 1, h, w) in [-1, 1] -> chroma (1, 3, h, w), to be added to the luminance.
     saturation : float
-        Factor for the guessed chroma: 0 is gray, 1 as guessed.
+        Factor for the estimated chroma: 0 gives gray, 1 keeps the estimate.
     like : Photo, optional
         A color photo that gives the palette.
     """
@@ -114,11 +117,11 @@ def wanted_chroma(hints: list[tuple[int, int, str]]) -> Tensor:
 
 
 def consensus_chroma(gray: Tensor, chroma_of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Combine the chroma (1, 3, h, w) guessed from several views of a photo (1, 1, h, w).
+    """Combine the chroma (1, 3, h, w) estimated from several views of a photo (1, 1, h, w).
 
-    A mirrored, resized or shaded photo has the same colors. Where the guesses for such views
-    differ, the colors are uncertain, and the mean is desaturated by ``m^2 / (m^2 + DOUBT v)``, with
-    mean m and variance v of the guesses (Wiener filter).
+    A mirrored, resized or shaded photo has the same colors. Where the estimates for these views
+    differ, the colors are uncertain. The mean is therefore desaturated by ``m^2 / (m^2 + DOUBT
+    v)``, with mean m and variance v of the estimates (Wiener filter).
     """
     size, guesses = gray.shape[-2:], []
     for scale in SIZES:
@@ -154,9 +157,9 @@ def with_palette(
 ) -> NDArray[np.float32]:
     """Give chroma (3, h, w) of luminance (h, w) the palette of a reference (H, W, 3).
 
-    At each brightness, the mean chroma becomes that of the reference. Deviations from the mean get
-    the reference's covariance by the linear map between two normal distributions that moves colors
-    least (Pitie & Kokaram 2007, equation 12).
+    At each brightness, the mean chroma becomes the mean chroma of the reference. Deviations from
+    the mean get the reference's covariance by the linear map between two normal distributions that
+    moves colors least (Pitie & Kokaram 2007, equation 12).
     """
     light = luminance(reference)
     plane, wanted = (
@@ -205,8 +208,9 @@ def _by_light(plane: NDArray[Any], light: NDArray[Any]) -> Callable[[NDArray[Any
 
 
 def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None:
-    """Chroma by luminance (256, 3), for values in [-1, 1], of a toned print such as sepia; None for
-    a color or gray picture.
+    """Chroma by luminance (256, 3) of a toned print such as sepia, for values in [-1, 1].
+
+    None for a color or gray picture.
 
     A print is toned if its chroma, averaged over 5x5 pixels, is nowhere far from the mean chroma at
     its luminance. Pixels that are `hidden` (H, W), such as a red line across the print, do not
@@ -218,7 +222,8 @@ def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None
     small = Image.fromarray(
         photo.values if photo.top == 255 else (photo.values >> 8).astype(np.uint8)
     )
-    values = np.asarray(small.reduce(step), np.float32)  # means: a thin line is seen, too
+    # averages, so a thin line has an effect, too
+    values = np.asarray(small.reduce(step), np.float32)
     covered = (
         np.zeros(values.shape[:2], bool)
         if hidden is None
@@ -308,8 +313,10 @@ class _Hints:
 
 
 def deblock_chroma(x: Tensor, quality: float) -> Tensor:
-    """Remove the squares of uniform color that strong JPEG compression leaves in flat parts of a
-    picture (1, 3, h, w): make its chroma follow its luminance over the length of a square.
+    """Remove the squares of uniform color that strong JPEG compression leaves.
+
+    In a picture (1, 3, h, w), the chroma is made to follow the luminance over the length of a
+    square. The squares are visible in flat parts of a picture.
 
     From quality `BLOCKS[1]` on, the picture stays unchanged, since too much detail would be lost.
     """
@@ -327,8 +334,9 @@ def deblock_chroma(x: Tensor, quality: float) -> Tensor:
 def guided_filter(
     gray: NDArray[Any], chroma: NDArray[Any], radius: int = 4, smooth: float = 1e-3
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Fit chroma (3, h, w) as a local linear function of luminance (h, w): the guided filter (He et
-    al. 2013, equations 5, 6 and 8).
+    """Fit chroma (3, h, w) as a local linear function of luminance (h, w).
+
+    This is the guided filter (He et al. 2013, equations 5, 6 and 8).
 
     The function can be applied to a larger copy, where colors then stop at edges of the luminance.
 
@@ -366,8 +374,9 @@ def luminance(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def with_luminance(chroma: Tensor, gray: Tensor) -> Tensor:
-    """Add chroma (B, 3, H, W) to the luminance `gray` (B, 1, H, W); it is desaturated where the sum
-    would leave [-1, 1].
+    """Add chroma (B, 3, H, W) to the luminance `gray` (B, 1, H, W).
+
+    The chroma is desaturated where the sum would leave [-1, 1].
     """
     chroma = chroma - Grayscale().apply(chroma)
     room = torch.where(

@@ -1,10 +1,11 @@
-"""Restore with a diffusion model: at every step, its denoised estimate is made consistent with the
-measurement.
+"""Restore with a diffusion model.
 
-The model generates what was not measured, guided by a prompt, and differently for each seed. In
-pixel space, the estimate agrees exactly at every step. The estimate of a latent model is decoded,
-made consistent and encoded again. Since encoding loses a little, exact agreement is reached only at
-the end, by a correction of the decoded picture.
+At every step, the denoised estimate of the model is made consistent with the measurement.
+
+The model generates the parts that were not measured. A prompt guides it, and each seed gives
+another result. In pixel space, the estimate agrees exactly with the measurement at every step. The
+estimate of a latent model is decoded, made consistent and encoded again. Since encoding loses a
+little, exact agreement is reached only at the end, by a correction of the decoded picture.
 """
 
 from __future__ import annotations
@@ -36,41 +37,43 @@ from sfumato.tasks.restore.options import HOW, OF_DIFFUSION, RestoreOptions
 from sfumato.tasks.restore.run import Restored
 from sfumato.types import Linear, Progress
 
-# largest result in pixels: it is sampled as a whole, since prompt and layout concern all of it
+# largest result in pixels; it is sampled as a whole, since prompt and layout concern the whole
+# picture
 LARGEST = 4_000_000
 
 
 def diffuse(
     photo: Photo, options: RestoreOptions, model: Model, damage: masks.Damage
 ) -> Iterator[Progress | Restored]:
-    """Restore a photo with a diffusion model; yield after each step, and finally one result per
-    sample.
+    """Restore a photo with a diffusion model; yield progress, then one result per sample.
 
     Parameters
     ----------
     photo : Photo
     options : RestoreOptions
     model : Model
-        Any text-to-image model with as many channels in as out.
+        Any text-to-image model with as many input channels as output channels.
     damage : callable
         Finds scratches, as in :func:`sfumato.tasks.restore.masks.find`.
 
     Raises
     ------
     OptionError
-        For damage that is not linear (JPEG artifacts, or `clean`), options of the networks, a model
-        that does not fit, and a result that is too large.
+        For damage that is not linear (JPEG artifacts, or `clean`), options of the restoration
+        networks, a model that does not fit, and a result that is too large.
     """
     of_networks = (options.clean, options.hints, options.ensemble, options.like)
     if options.dejpeg is not None or any(of_networks) or options.saturation != 1:
         raise OptionError(
-            "--engine diffusion undoes what is linear; --dejpeg, --clean, --hint, --like, "
-            "--saturation and --ensemble go with --engine auto"
+            "--engine diffusion undoes only linear damage; --dejpeg, --clean, --hint, --like, "
+            "--saturation and --ensemble need --engine auto"
         )
     if options.prompt and isinstance(model.text, NoText):
         raise OptionError(f"{model.name} takes no text; leave --prompt out")
     if model.network.config.in_channels != model.network.config.out_channels:
-        raise OptionError(f"{model.name} takes more than a picture; give a text-to-image model")
+        raise OptionError(
+            f"{model.name} needs more inputs than a picture; give a text-to-image model"
+        )
     pixels = math.prod(photo.size) * (options.enlarge or 1) ** 2
     if pixels > LARGEST:
         raise OptionError(
@@ -110,7 +113,7 @@ class _Job:
         self.y = known.apply(y)
         self.linear = bool(parts)
 
-    @torch.inference_mode()  # on a generator: active while it runs, not between its steps
+    @torch.inference_mode()  # active while the generator runs, not between its steps
     def run(self) -> Iterator[Progress | Restored]:
         """Sample, and convert the samples to the photo's format."""
         model, how = self.model, self.options
@@ -129,8 +132,9 @@ class _Job:
         yield from (self.restored(m, s) for m, s in zip(made, seeds, strict=True))
 
     def sigmas(self) -> Tensor:
-        """The noise levels of the run: all, or, if only noise is to be removed, those below the
-        photo's.
+        """The noise levels of the run.
+
+        If only noise is to be removed, these are the photo's own level and the levels below it.
         """
         model = self.model
         steps = self.options.steps or model.defaults.steps
@@ -159,9 +163,7 @@ class _Job:
         return self.encode(self.y.expand(self.options.samples, 3, -1, -1)) + 0.3 * top * noise
 
     def agreeing(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The guided denoiser, with data consistency at noise levels above that of the
-        measurement.
-        """
+        """The guided denoiser, with data consistency above the measurement's noise level."""
         model, how = self.model, self.options
         size = (self.full[1], self.full[0])
         condition, negative = (
@@ -231,7 +233,7 @@ def _padded(size: int, factor: float, unit: int) -> int:
     Raises
     ------
     OptionError
-        If there is no such size nearby.
+        If no size nearby is a multiple.
     """
     for n in range(size, size + 8 * unit + 1):
         large = n * factor

@@ -38,19 +38,19 @@ def enlarge(
 ) -> Iterator[Progress | Restored]:
     """Enlarge a picture; yield after each step, and one result per sample.
 
-    The upscaler makes sides four times as long; for other factors its result is resized.
+    The upscaler enlarges by a factor of 4. For other factors, its result is resized.
 
     Raises
     ------
     OptionError
-        If the result would be too large, for guidance, and for a text that the model cannot read.
+        If the result would be too large, if guidance is requested, or if the model takes no text.
     """
     factor = options.enlarge or 1.0
     pixels = math.prod(photo.size) * factor**2
     if pixels > LARGEST:
         raise OptionError(
             f"{pixels / 1e6:.1f} megapixels are too many for {model.name}, which enlarges to "
-            f"{LARGEST / 1e6:.1f}; leave --model and --engine out for photos"
+            f"{LARGEST / 1e6:.1f}; for photos, leave --model and --engine out"
         )
     if options.guidance_scale is not None:
         raise OptionError(f"{model.name} enlarges without guidance; leave --guidance-scale out")
@@ -79,7 +79,7 @@ def _gray(alpha: NDArray[np.uint8]) -> NDArray[np.float32]:
     return alpha[None].astype(np.float32) / np.float32(127.5) - 1
 
 
-@torch.inference_mode()  # on a generator: active while it runs, not between its steps
+@torch.inference_mode()  # active while the generator runs, not between its steps
 def _drawn(
     x: Tensor,
     prompt: str,
@@ -89,7 +89,7 @@ def _drawn(
     steps: int,
     progress: Iterator[Progress],
 ) -> Generator[Progress, None, Tensor]:
-    """Enlarge a picture (1, 3, h, w) four times; yield the next progress after each step."""
+    """Enlarge a picture (1, 3, h, w) by a factor of 4; yield the next progress after each step."""
     network, factor = upscaler.network, Detail().config.factor
     assert isinstance(network, UNet)
     (tall, wide), unit = x.shape[-2:], network.config.unit

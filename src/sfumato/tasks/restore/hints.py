@@ -12,7 +12,7 @@ from scipy.sparse.linalg import spsolve
 LIKENESS = 0.08  # difference of luminance, in [-1, 1], that two neighbors of one object may have
 LEAST = 1e-6  # smallest weight between neighbors
 FAR = 3.0  # reach of a hint in a flat picture, in units of the longer side
-FIRM = 100.0  # weight of a hint, relative to that of a neighbor
+FIRM = 100.0  # weight of a hint, relative to the weight of a neighbor
 
 
 def spread(

@@ -1,4 +1,4 @@
-"""Find the pixels to inpaint: those of a mask, a box or a color, and scratches."""
+"""Find the pixels to inpaint: the pixels of a mask, of a box, of a color or of scratches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from sfumato.types import Progress
 # largest difference from the color in a channel of 0 to 255, and by how many pixels the mask is
 # dilated
 NEAR, RIM = 40.0, 2
-# the same for JPEG; how far JPEG spreads a color, and from which difference of hue it counts
+# the same two for JPEG; pixels over which JPEG spreads a color; smallest difference of hue that
+# counts
 NEAR_JPEG, RIM_JPEG, BLOCK, LEAN = 60.0, 4, 14, 8.0
 GOES_ON = 4  # factor by which the threshold is lower where a scratch continues
 NO_SCRATCHES = "no scratches were found; paint them white in a picture and give it as --fill"
@@ -31,7 +32,7 @@ Damage = Callable[[Tensor], Tensor]
 def find(
     photo: Photo, options: RestoreOptions, damage: Damage
 ) -> Generator[Progress, None, NDArray[np.bool_] | None]:
-    """Find the pixels (H, W) that the options ask to inpaint; None if they ask for none.
+    """Find the pixels (H, W) to inpaint; None if the options request no inpainting.
 
     This is a generator of progress, since looking for scratches takes seconds.
 
@@ -51,8 +52,8 @@ def find(
         raise OptionError("; ".join(reason for _, reason in parts))
     if hidden.all():
         raise OptionError(
-            "all of the picture is to be inpainted: nothing is left to go by; sfumato create makes "
-            "new pictures"
+            "the whole picture would be inpainted, so no known pixels are left; sfumato create "
+            "generates new pictures"
         )
     return hidden
 
@@ -90,7 +91,7 @@ def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray
     ----------
     photo : Photo
     color : str
-        As "#ff0000".
+        Color such as "#ff0000".
     tolerance : float, optional
         Largest difference in a channel, of 0 to 255; by default larger for a JPEG.
     """
@@ -123,7 +124,8 @@ def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray
 def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray[np.bool_]:
     """Find scratches, folds, specks and stains with a network.
 
-    Each damaged region exceeds a high threshold somewhere, and extends as far as a lower one.
+    A damaged region has a pixel above a high threshold, and extends to all connected pixels above a
+    lower threshold.
 
     Parameters
     ----------
@@ -131,7 +133,7 @@ def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray
     damage : callable
         Picture (1, 3, h, w) in [-1, 1] -> the share of each pixel that is damage, (1, 1, h, w).
     sensitivity : float, in (0, 1)
-        Higher values find more damage, and also more that is none.
+        Higher values find more damage, but also mark more undamaged pixels.
     """
     work = finding(photo, damage, sensitivity)
     while True:
@@ -145,7 +147,7 @@ def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray
 def finding(
     photo: Photo, damage: Damage, sensitivity: float
 ) -> Generator[Progress, None, NDArray[np.bool_]]:
-    """As :func:`scratches`, but a generator of progress, since it takes seconds."""
+    """As :func:`scratches`, but a generator of progress, since the search takes seconds."""
     enough, size = 1 - 0.8 * sensitivity**2, (photo.size[1], photo.size[0])
     found = np.zeros(size, np.float32)
     places = list(windows(size, tile=TILE, margin=FILLS_MARGIN))

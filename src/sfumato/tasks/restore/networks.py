@@ -19,28 +19,29 @@ from sfumato.hub.load import restorer_folder
 from sfumato.runtime import autocast, choose_device, choose_dtype
 from sfumato.types import Condition
 
-LARGE = 60 / 127.5  # a change by a repairing network that surely marks damage
-# views of a picture in which a finder looks for damage: quarter turns, and whether mirrored
+LARGE = 60 / 127.5  # a pixel that a repairing network changes by this much counts fully as damage
+# views of a picture for a finder (a network that finds damage): quarter turns, and whether mirrored
 FINDING = [(0, False), (1, True), (2, False), (3, True)]
 
 
 class RestorationNetworks:
     """The networks that restore photos, each loaded when it is first needed.
 
-    ``noise``, ``gaps`` and ``size`` undo these alone, ``photos`` undoes JPEG artifacts (and noise
-    under them), ``tints`` guesses color, and ``scratches`` finds scratches.
+    ``noise``, ``gaps`` and ``size`` each undo only the kind of damage in their name. ``photos``
+    undoes JPEG artifacts (and noise under them), ``tints`` estimates color, and ``scratches`` finds
+    scratches.
 
     Parameters
     ----------
     folder : Path, optional
-        A custom restorer, written by ``sfumato train restorer``, or the name of a bundled one; it
-        is used for everything.
+        A custom restorer, written by ``sfumato train restorer``, or the name of a bundled restorer;
+        it is used for all kinds of damage.
     device : str
     dtype : str
         Dtype of the networks' computations; the pictures that they correct stay in float32.
     repairs : bool
-        Use the bundled networks for scratches and color: for a custom network that was trained on
-        pairs.
+        Use the bundled networks for scratches and color. Needed for a custom network that was
+        trained on pairs of dirty and clean pictures.
     """
 
     def __init__(
@@ -61,11 +62,11 @@ class RestorationNetworks:
 
     @property
     def has_specialists(self) -> bool:
-        """Whether there is a network for each kind of damage."""
+        """Whether each kind of damage has its own network."""
         return self.own is None
 
     def sha256(self, part: str) -> str:
-        """Digest of the weights that undo a part."""
+        """Digest of the weights for a part of the work."""
         return digest(weight_file(self._folder(part)))
 
     def _folder(self, name: str) -> Path:
@@ -103,9 +104,9 @@ class RestorationNetworks:
     def damage(self, y: Tensor) -> Tensor:
         """Picture (1, 3, h, w) in [-1, 1] -> the share of each pixel that is damage, (1, 1, h, w).
 
-        A finder is applied twice: the second time it is given its first result as a mask, and its
-        output is averaged over four views of the picture. For a repairing network, pixels that it
-        changes much are damage.
+        A finder is applied twice. The second time, its first result is an input as a mask, and its
+        output is averaged over four views of the picture. If the network repairs pictures instead,
+        the pixels that it changes much count as damage.
         """
 
         def look(y: Tensor, planes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Measure the noise and find the JPEG quality of a photo, where the user says "auto"."""
+"""Measure the noise and find the JPEG quality of a photo if the option is "auto"."""
 
 from __future__ import annotations
 
@@ -19,26 +19,32 @@ from torch import Tensor
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
 from sfumato.image import LUMA
+from sfumato.tasks.restore.grain import Grain, flat_level, measure_grain
 from sfumato.tasks.restore.options import RestoreOptions
 
 # absolute value, in [-1, 1], from which pixels count as clipped
 CLIPPED = 0.98
 SAMPLE = 2048  # side of the part in which noise is measured
-# side, smallest stride and sufficient number of patches; smaller patches if there are too few
+# side, smallest stride and sufficient number of patches; if there are too few, the next entry is
+# used
 PATCHES = ((8, 3, 4000), (5, 2, 1500))
 MOST, ROUNDS = 40_000, 6
 EACH = 6  # smallest number of patches per value of a patch, for a reliable covariance
-# distances of a patch from black and white, in deviations of the noise: the first one that leaves
-# enough patches is used
+# distances of a patch from black and white, in standard deviations of the noise; the first distance
+# that leaves enough patches is used
 MARGINS = (2.5, 2.0, 1.5, 1.0, 0.5, 0.0)
 # side of the patches that are grouped by brightness, largest number of groups, patches per group,
 # and smallest number of groups
 LIGHT_SIDE, LIGHTS, LIGHT_PATCHES, LIGHTS_LEAST = 4, 8, 1000, 4
 UNEVEN = 1.6  # ratio of noise at black and white that counts as dependence on brightness
-AROUND = 7  # pixels over which brightness is averaged, since that of a single pixel is noisy
-WEAK = 12.0, 20.0  # noise levels, for values 0 to 255, that JPEG partly removes and fully keeps
+# pixels over which brightness is averaged, since the brightness of a single pixel is noisy
+AROUND = 7
+# noise levels for values 0 to 255: JPEG removes part of the noise below the first, none above the
+# second
+WEAK = 12.0, 20.0
 GONE = 0.6  # ratio of fine to coarse noise below which the fine noise counts as removed
-BEYOND = 3.0  # largest distance of a true mean beyond the range, in deviations of the noise
+# largest distance of a true mean beyond the range, in standard deviations of the noise
+BEYOND = 3.0
 CLEAR = 2.0  # distance from black and white at which hardly any noise is clipped
 
 
@@ -49,19 +55,22 @@ class Noise:
     Attributes
     ----------
     level : float
-        Deviation over the whole picture.
+        Standard deviation of the noise over the whole picture.
     dark, bright : float
-        Deviation at black and at white, if the noise depends on brightness; otherwise both are 0.
-        In between, the variance is linear in brightness (Foi et al. 2008, equation 5: a constant
-        part and one from photons).
+        Standard deviation of the noise at black and at white, if the noise depends on brightness;
+        otherwise both are 0. In between, the variance is linear in brightness (Foi et al. 2008,
+        equation 5: a constant part and a part from photons).
+    grain : Grain, optional
+        How the noise differs from white noise; it then does not depend on brightness.
     """
 
     level: float
     dark: float = 0.0
     bright: float = 0.0
+    grain: Grain | None = None
 
     def at(self, light: NDArray[Any]) -> NDArray[Any]:
-        """The deviation at brightnesses in [-1, 1]."""
+        """Return the standard deviation of the noise for brightness values in [-1, 1]."""
         if not self.dark + self.bright:
             return np.full_like(light, self.level)
         share = (light.clip(-1, 1) + 1) / 2
@@ -69,8 +78,9 @@ class Noise:
         return found
 
     def of(self, y: Tensor) -> float | Tensor:
-        """The deviation in a noisy picture (1, C, h, w): one number, or one for each pixel (1, 1,
-        h, w), from the mean brightness around the pixel.
+        """Return the noise level of a picture (1, C, h, w): a number, or (1, 1, h, w) per pixel.
+
+        The level of a pixel depends on the mean brightness around it.
         """
         if not self.dark + self.bright:
             return self.level
@@ -79,8 +89,13 @@ class Noise:
         )
         return torch.from_numpy(self.at(light.numpy())).to(y)
 
-    def said(self) -> dict[str, float]:
-        """`dark` and `bright` for values of 0 to 255; empty if noise does not depend on light."""
+    def said(self) -> dict[str, Any]:
+        """Return what the level alone does not say; standard deviations are for values of 0 to 255.
+
+        The result is empty for white noise that does not depend on brightness.
+        """
+        if self.grain is not None:
+            return {"grain": True, "sigma_coarse": round(self.grain.coarse * 127.5, 2)}
         if not self.dark + self.bright:
             return {}
         return {
@@ -90,7 +105,7 @@ class Noise:
 
 
 def noise_level(photo: Photo, options: RestoreOptions) -> float:
-    """Deviation of the noise over a photo, for values in [-1, 1]."""
+    """Standard deviation of the noise over a photo, for values in [-1, 1]."""
     return measured_noise(photo, options).level
 
 
@@ -107,9 +122,16 @@ def measured_noise(photo: Photo, options: RestoreOptions) -> Noise:
     seen = (
         None if photo.alpha is None else photo.alpha[top : top + SAMPLE, left : left + SAMPLE] > 0
     )
-    if photo.quality is None:
-        return signal_dependent_noise(x, seen)
-    return Noise(noise_under_jpeg(x))
+    if photo.quality is not None:
+        return Noise(noise_under_jpeg(x))
+    found = signal_dependent_noise(x, seen)
+    grain = measure_grain(x, found.level, seen)
+    if grain is not None:
+        return Noise(grain.level, grain=grain)
+    if len(x) == 1 and not found.dark + found.bright:
+        # the patches of a single channel leave few directions that contain only noise
+        return Noise(min(found.level, flat_level(x, seen)))
+    return found
 
 
 def quality(photo: Photo, options: RestoreOptions) -> int:
@@ -120,20 +142,20 @@ def quality(photo: Photo, options: RestoreOptions) -> int:
         return options.dejpeg
     if photo.quality is None:
         raise OptionError(
-            "the picture is no JPEG now, so its quality is not known; give --dejpeg a number, 1 "
+            "the file is not a JPEG, so its JPEG quality is not known; give --dejpeg a number, 1 "
             "to 100"
         )
     return photo.quality
 
 
 def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> float:
-    """Estimate the deviation of white noise in a picture (C, H, W) from its patches.
+    """Estimate the standard deviation of white noise in a picture (C, H, W) from its patches.
 
-    The patches of a photograph lie near a subspace. In the directions orthogonal to it there is
-    only noise, so the smallest eigenvalues of the patches' covariance are the noise variance (Chen,
-    Zhu & Heng 2015, ICCV, algorithm 1). Clipping at black or white makes this estimate too small.
-    Therefore, patches near the middle of the range are used, and their variance is divided by the
-    share of it that normal noise keeps after clipping.
+    The patches of a photograph lie near a subspace. The directions orthogonal to the subspace
+    contain only noise, so the smallest eigenvalues of the patches' covariance equal the noise
+    variance (Chen, Zhu & Heng 2015, ICCV, algorithm 1). Clipping at black or white makes this
+    estimate too small. Therefore, patches near the middle of the range are used. Their variance is
+    divided by the share of the variance that Gaussian noise keeps after clipping.
 
     Parameters
     ----------
@@ -173,7 +195,7 @@ def signal_dependent_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = Non
 
     The noise is estimated in groups of patches of similar brightness, and two parameters are fitted
     to the estimates. They define a transform of the values after which the noise is equally strong
-    everywhere (Anscombe 1948); there its level is estimated as that of white noise.
+    everywhere (Anscombe 1948). After this transform, the level is estimated as for white noise.
     """
     light, levels = _levels_by_light(x, seen)
     even = Noise(estimate_noise(x, seen))
@@ -195,7 +217,7 @@ def signal_dependent_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = Non
 def _levels_by_light(
     x: NDArray[Any], seen: NDArray[np.bool_] | None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Mean brightness, in [-1, 1], of groups of patches, and the deviation of noise in each."""
+    """Mean brightness, in [-1, 1], of groups of patches, and the noise level of each group."""
     low, high = float(x.min()), float(x.max())
     found = _patches(x, LIGHT_SIDE, 2, seen)
     if not len(found):
@@ -222,9 +244,7 @@ def _levels_by_light(
 def _patches(
     x: NDArray[Any], side: int, stride: int, seen: NDArray[np.bool_] | None
 ) -> NDArray[np.float32]:
-    """Evenly spaced patches (N, C, side * side) of a picture, without those that contain
-    transparent pixels.
-    """
+    """Evenly spaced patches (N, C, side * side) of a picture, without transparent pixels."""
     if min(x.shape[-2:]) < side:
         return np.zeros((0, len(x), side * side), np.float32)
     stride = max(stride, math.ceil(math.sqrt(math.prod(x.shape[-2:]) / MOST)))
@@ -238,8 +258,10 @@ def _patches(
 
 
 def _across(patches: NDArray[np.float32]) -> float:
-    """Deviation in the directions in which patches (N, ...) vary least: as many directions as
-    possible such that the mean of their variances is not above the median.
+    """Standard deviation in the directions in which patches (N, ...) vary least.
+
+    The number of directions is the largest for which the mean of their variances is not above their
+    median.
     """
     values = np.linalg.eigvalsh(np.cov(patches.reshape(len(patches), -1), rowvar=False))
     for count in range(len(values), 0, -1):
@@ -252,7 +274,9 @@ def _across(patches: NDArray[np.float32]) -> float:
 def _unclipped(
     patches: NDArray[np.float32], level: float, low: float, high: float
 ) -> NDArray[np.float32]:
-    """Scale patches (N, C, n) about their means, to the deviation that they had before values
+    """Undo the effect of clipping on the standard deviation of patches (N, C, n).
+
+    The patches are scaled about their means to the standard deviation that they had before values
     beyond `low` and `high` were clipped.
     """
     mean = patches.mean(axis=2, keepdims=True)
@@ -262,7 +286,7 @@ def _unclipped(
 
 
 def _kept_variance(mean: NDArray[Any], level: float, low: float, high: float) -> NDArray[Any]:
-    """Share of its variance that normal noise keeps if values are clipped to `low` and `high`.
+    """Share of its variance that Gaussian noise keeps if values are clipped to `low` and `high`.
 
     `mean` is the mean after clipping, which lies further inside the range than the true mean.
     """
@@ -281,11 +305,12 @@ def _kept_variance(mean: NDArray[Any], level: float, low: float, high: float) ->
 
 
 def noise_under_jpeg(x: NDArray[Any]) -> float:
-    """Estimate the deviation of luminance noise in a picture (C, H, W) from a JPEG file; JPEG keeps
-    less of the noise in color.
+    """Estimate the standard deviation of luminance noise in a picture (C, H, W) from a JPEG file.
 
-    Strong noise stays nearly white. JPEG removes the finest part of weak noise from flat regions;
-    at half the size, the noise is still there, half as strong.
+    JPEG keeps less of the noise in color.
+
+    Strong noise stays nearly white. JPEG removes the finest part of weak noise from flat regions.
+    In the picture at half the size, the noise remains, half as strong.
     """
     gray = x if len(x) == 1 else np.tensordot(np.array(LUMA, np.float32), x, 1)[None]
     level = estimate_noise(gray)
@@ -300,12 +325,11 @@ def noise_under_jpeg(x: NDArray[Any]) -> float:
 
 
 def flattest_noise(x: NDArray[Any]) -> float:
-    """Estimate noise that is not white, from the finest diagonal differences in the flattest blocks
-    of a picture (C, H, W).
+    """Estimate noise that is not white, from the flattest blocks of a picture (C, H, W).
 
-    The mean square of the differences is taken over blocks. Its tenth percentile shows only noise,
-    since such blocks are flat (after Meer, Jolion & Rosenfeld 1990); it is divided by the tenth
-    percentile that pure noise of variance 1 has.
+    The mean square of the finest diagonal differences is computed for each block. Its tenth
+    percentile shows only noise, since the blocks there are flat (after Meer, Jolion & Rosenfeld
+    1990). This percentile is divided by the tenth percentile of pure noise with variance 1.
     """
     block, (tall, wide) = 8, (n // 2 * 2 for n in x.shape[-2:])
     if tall < 2 or wide < 2:

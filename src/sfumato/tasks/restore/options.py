@@ -11,11 +11,11 @@ from sfumato.config import Options, option
 from sfumato.errors import OptionError
 
 Only = Literal["noise", "gaps", "size"] | None
-COMPUTING, SEVERAL = "Model and computing", "Several answers"
+COMPUTING, SEVERAL = "Model and computing", "Several results"
 DIFFUSION = "With --engine diffusion"
 OF_DIFFUSION = frozenset({"prompt", "steps", "guidance_scale"})
 OF_SEVERAL = frozenset({"samples", "seed"})
-# options that choose the means; all others name what to undo
+# options that choose the method; all others name the damage to undo
 HOW = OF_DIFFUSION | OF_SEVERAL | {"engine", "model", "device", "dtype"}
 
 
@@ -32,7 +32,7 @@ def rgb(text: str) -> tuple[int, int, int]:
     (255, 128, 0)
     """
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        raise OptionError(f'color "{text}" cannot be read; write #rrggbb, as "#ff0000"')
+        raise OptionError(f'color "{text}" cannot be read; write #rrggbb, such as "#ff0000"')
     red, green, blue = bytes.fromhex(text[1:])
     return red, green, blue
 
@@ -45,7 +45,7 @@ def _hint(text: str) -> tuple[int, int, str]:
 
 
 class RestoreOptions(Options):
-    """What to undo (at least one thing), and by which means.
+    """The damage to undo (at least one kind), and the method.
 
     Examples
     --------
@@ -55,88 +55,98 @@ class RestoreOptions(Options):
 
     denoise: Literal["auto"] | float | None = option(
         None,
-        "Deviation of the noise for values of 0 to 255; auto measures it.",
+        "Remove noise. SIGMA is its standard deviation for values of 0 to 255; auto measures it.",
         flags="--denoise --noise-level",
         bare="auto",
         metavar="auto|SIGMA",
     )
     dejpeg: Literal["auto"] | int | None = option(
         None,
-        "Remove JPEG artifacts; auto takes the quality from the file.",
+        "Remove JPEG artifacts; auto reads the quality from the file.",
         flags="--dejpeg --jpeg-quality",
         bare="auto",
         metavar="auto|QUALITY",
     )
     fill: str | None = option(
-        None, "Mask picture: white = inpaint; all other pixels stay bit for bit."
+        None, "Mask picture: white pixels are inpainted; all other pixels stay bit for bit."
     )
     fill_box: tuple[int, int, int, int] | None = option(
         None, "Box to inpaint, in pixels.", metavar="X,Y,W,H"
     )
-    fill_color: str | None = option(None, "Inpaint what was painted in this color, as '#ff0000'.")
+    fill_color: str | None = option(
+        None, "Inpaint the pixels painted in this color, such as '#ff0000'."
+    )
     fill_tolerance: float | None = option(
         None,
-        "How far from --fill-color a channel of 0 to 255 may be; by default 40, of a JPEG 60.",
+        "Largest difference from --fill-color in a channel of 0 to 255; by default 40, for a JPEG "
+        "60.",
         gt=0,
         le=255,
     )
     fill_scratches: bool = option(False, "Find scratches, folds and specks, and inpaint them.")
     sensitivity: float = option(
-        0.5, "Of --fill-scratches: more finds more, and takes more that is no damage.", gt=0, lt=1
+        0.5,
+        "For --fill-scratches: higher values find more damage, but also mark more undamaged "
+        "pixels.",
+        gt=0,
+        lt=1,
     )
-    colorize: bool = option(False, "Give a gray picture colors; its luminance stays.")
+    colorize: bool = option(False, "Colorize a gray picture; its luminance stays unchanged.")
     saturation: float = option(
-        1.0, "Of --colorize: 0 is gray, 1 as guessed, 2 twice as strong.", ge=0, le=4
+        1.0,
+        "For --colorize: 0 gives gray, 1 the estimated colors, 2 twice the saturation.",
+        ge=0,
+        le=4,
     )
-    like: str | None = option(
-        None, "A photo in colors, whose palette --colorize takes.", metavar="PHOTO"
-    )
+    like: str | None = option(None, "A color photo whose palette --colorize uses.", metavar="PHOTO")
     hints: tuple[tuple[int, int, str], ...] = option(
         (),
-        "Color that --colorize must give to one point; may be given again.",
+        "Color that --colorize must give to one pixel; can be given several times.",
         flags="--hint",
         metavar="X,Y,#rrggbb",
     )
     enlarge: float | None = option(None, "Factor of enlargement.", ge=1.5, le=8)
     ensemble: bool = option(
         False,
-        "Average the outputs for eight rotations and flips of the picture: eight times slower.",
+        "Average the outputs for eight rotations and flips of the picture; takes eight times as "
+        "long.",
     )
     clean: bool = option(
-        False, "Undo what your own --model was trained on, as pairs of dirty and clean pictures."
+        False,
+        "Clean with your own --model, which was trained on pairs of dirty and clean pictures.",
     )
 
     engine: Literal["auto", "network", "patches", "diffusion"] = option(
         "auto",
-        "auto; network: one trained network for all; patches: fill holes with texture of the "
-        "picture's own; diffusion: any text-to-image model. auto takes patches for wide holes and "
-        "networks for all else.",
+        "auto: patches for wide holes and networks for everything else; network: trained "
+        "networks for everything; patches: fill holes with texture from the picture itself; "
+        "diffusion: any text-to-image model.",
         group=COMPUTING,
     )
     model: str | None = option(
         None,
-        "Folder written by sfumato train restorer; for diffusion, a model as create takes it, "
+        "Folder written by sfumato train restorer; for diffusion, a model as for create, "
         "icons by default.",
         group=COMPUTING,
     )
     device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
     dtype: str = option(
         "auto",
-        "auto, float32, bfloat16 or float16; auto is bfloat16 where the device is fast at it.",
+        "auto, float32, bfloat16 or float16; auto is bfloat16 on devices with native bfloat16.",
         group=COMPUTING,
     )
 
     prompt: str = option("", "What the picture shows.", group=DIFFUSION)
     samples: int = option(
         1,
-        "How many answers; of several, a picture shows where they differ.",
+        "Number of results; with several, an extra picture shows where they differ.",
         group=SEVERAL,
         ge=1,
         le=64,
     )
     seed: int | None = option(
         None,
-        "Same seed, same answer; patches begin with 0, diffusion at random.",
+        "The same seed gives the same result; the default is 0 for patches, random for diffusion.",
         group=SEVERAL,
         ge=0,
         lt=2**63,
@@ -145,7 +155,7 @@ class RestoreOptions(Options):
         None, "Sampler steps; the model's own number by default.", group=DIFFUSION, ge=1, le=1000
     )
     guidance_scale: float | None = option(
-        None, "How closely to follow the text; 1 is off.", group=DIFFUSION, ge=0, le=100
+        None, "How closely to follow the text; 1 turns guidance off.", group=DIFFUSION, ge=0, le=100
     )
 
     @field_validator("engine", mode="before")
@@ -187,33 +197,33 @@ class RestoreOptions(Options):
         diffuses = self.engine == "diffusion" or (self.engine == "auto" and self.model is not None)
         if self.model_fields_set & OF_DIFFUSION and not diffuses:
             raise OptionError(
-                "--prompt, --steps and --guidance-scale go with --engine diffusion, or with a "
+                "--prompt, --steps and --guidance-scale need --engine diffusion or a "
                 "text-to-image --model"
             )
         several = self.engine != "network" and (self.fills or diffuses)
         if self.model_fields_set & OF_SEVERAL and not several:
             raise OptionError(
-                "--samples and --seed go with what has several answers: a hole that is filled, or "
-                "--engine diffusion"
+                "--samples and --seed need a task with several possible results: a hole to fill, "
+                "or --engine diffusion"
             )
         if self.engine == "patches" and not self.fills:
             raise OptionError(
                 "--engine patches fills holes: give --fill, --fill-box or --fill-color"
             )
         if self.fill_tolerance is not None and self.fill_color is None:
-            raise OptionError("--fill-tolerance goes with --fill-color")
+            raise OptionError("--fill-tolerance needs --fill-color")
         if "sensitivity" in self.model_fields_set and not self.fill_scratches:
-            raise OptionError("--sensitivity goes with --fill-scratches")
+            raise OptionError("--sensitivity needs --fill-scratches")
         of_color = bool(self.hints or self.like or "saturation" in self.model_fields_set)
         if of_color and not self.colorize:
-            raise OptionError("--hint, --like and --saturation are about colors: add --colorize")
+            raise OptionError("--hint, --like and --saturation need --colorize")
         if not (self.structural or self.colorize):
             raise OptionError(
                 "nothing to undo; give --denoise, --dejpeg, --fill, --fill-box, --fill-color, "
                 "--fill-scratches, --colorize or --enlarge"
             )
         if self.ensemble and not self.structural:
-            raise OptionError("--ensemble is not for --colorize alone")
+            raise OptionError("--ensemble has no effect on --colorize alone")
         if isinstance(self.denoise, float) and not 0 < self.denoise <= 255:
             raise OptionError(f"sigma {self.denoise:g} is not within 0 to 255")
         if isinstance(self.dejpeg, int) and not 1 <= self.dejpeg <= 100:
@@ -225,7 +235,7 @@ class RestoreOptions(Options):
 
     @property
     def only(self) -> Only:
-        """The only thing to undo apart from color; None if there are several."""
+        """The only kind of damage to undo apart from color; None if there are several kinds."""
         asked: dict[Only, bool] = {
             "noise": self.denoise is not None,
             "gaps": self.fills,
@@ -237,7 +247,7 @@ class RestoreOptions(Options):
     def stages(self) -> list[RestoreOptions]:
         """Split the options into stages: fill, then remove noise and JPEG artifacts, then enlarge.
 
-        Every stage keeps the option `colorize`, which makes it work on a gray picture; color is
+        Every stage keeps the option `colorize`, so every stage works on a gray picture. Color is
         added after the last stage.
         """
         kinds = (
@@ -261,7 +271,7 @@ class RestoreOptions(Options):
 
     @property
     def structural(self) -> bool:
-        """Whether anything but color is asked for."""
+        """Whether the options request anything except color."""
         return bool(
             self.fills
             or self.denoise is not None

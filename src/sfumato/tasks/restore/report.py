@@ -27,8 +27,9 @@ def report(
     said: dict[str, Any],
     hidden: NDArray[np.bool_] | None,
 ) -> dict[str, Any]:
-    """The report of a restoration; numbers that hold for a single stage are left out if there are
-    several.
+    """The report of a restoration.
+
+    Numbers that hold for a single stage are left out if there are several stages.
     """
     parts = [
         *(stage.only or "photos" for stage in stages),
@@ -73,10 +74,10 @@ def change_of_luminance(made: Photo, before: Photo, hidden: NDArray[np.bool_] | 
 
 
 def shrunk_difference(made: Photo, before: Photo, factor: float) -> float:
-    """Mean absolute difference, for values of 0 to 255, between the input and the downsampled
-    result.
+    """Mean absolute difference (values 0 to 255) between the input and the downsampled result.
 
-    It is measured in the upper left part of large pictures, and in luminance if either is gray.
+    It is measured in the upper left part of large pictures, and in luminance if the input or the
+    result is gray.
     """
     tall, wide = (min(n, SAMPLE // 2) for n in before.values.shape[:2])
     large = torch.from_numpy(

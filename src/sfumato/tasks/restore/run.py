@@ -35,7 +35,7 @@ from sfumato.tasks.restore.stage import Engine, Stage, size_of
 from sfumato.types import Progress
 
 T = TypeVar("T")
-LOOKS, PATCHES = 5, 10  # cost of finding scratches, per window, and of patches, as network windows
+LOOKS, PATCHES = 5, 10  # cost of finding scratches (per window) and of patches, in network windows
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Restored:
     ----------
     photo : Photo
     report : dict
-        What was done, in numbers: the noise level, the share of pixels inpainted, the largest
-        change of the others, the largest change of luminance, or the difference between the shrunk
-        result and the input.
+        Numbers about the restoration: the noise level, the share of inpainted pixels, the largest
+        change of the other pixels, the largest change of luminance, or the difference between the
+        shrunk result and the input.
     hidden : array, (H, W), bool, optional
         The pixels of the given photo that were inpainted.
     """
@@ -61,20 +61,20 @@ class Restored:
 def restore(
     photo: Photo | Path | str, options: RestoreOptions, engine: Engine | None = None
 ) -> Restored:
-    """Restore a photo as the options ask.
+    """Restore a photo according to the options.
 
     Parameters
     ----------
     photo : Photo, or path of a picture
     options : RestoreOptions
     engine : Engine, optional
-        The networks; the bundled ones by default.
+        The networks; the bundled networks by default.
 
     Raises
     ------
     OptionError
-        For a mask that does not fit or hides nothing or all, for a hint outside of the picture, and
-        for `clean` without an engine.
+        For a mask that does not fit or has no white or only white pixels, for a hint outside the
+        picture, and for `clean` without a model or an engine.
     PictureError
         If the file cannot be read.
 
@@ -90,9 +90,7 @@ def restore(
         from sfumato.tasks.restore.networks import RestorationNetworks
 
         if options.clean and options.model is None:
-            raise OptionError(
-                "--clean goes with --model: a folder written by sfumato train restorer"
-            )
+            raise OptionError("--clean needs --model, a folder written by sfumato train restorer")
         engine = RestorationNetworks(
             options.model, options.device, options.dtype, repairs=options.clean
         )
@@ -104,7 +102,7 @@ def restore(
 def stream(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Progress | Restored]:
     """As :func:`restore`, but yield progress and the results.
 
-    There is one result, or as many as are asked for if patches fill a wide hole.
+    There is one result, or ``options.samples`` results if patches fill a wide hole.
     """
     _check_hints(photo, options)
     first = options.seed or 0
@@ -116,7 +114,7 @@ def stream(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Pr
                 continue
             if options.samples > 1 and "seed" not in event.report:
                 raise OptionError(
-                    "there is one answer only: no hole is so wide that patches fill it; leave "
+                    "there is only one result, since no hole is wide enough for patches; leave "
                     "--samples out, or give --engine patches or diffusion"
                 )
             yield event
@@ -208,9 +206,7 @@ def _check_hints(photo: Photo, options: RestoreOptions) -> None:
 
 
 def _work(photo: Photo, options: RestoreOptions) -> tuple[int, int, int]:
-    """Cost of a stage, in windows of a network: of finding scratches, of restoring, and of filling
-    by patches.
-    """
+    """Cost of a stage in network windows: finding scratches, restoring, and filling by patches."""
     (tall, wide), (rows, columns) = photo.values.shape[:2], size_of(photo, options)
     looks = LOOKS * -(-tall // TILE) * -(-wide // TILE) if options.fill_scratches else 0
     return looks, -(-rows // TILE) * -(-columns // TILE), PATCHES if options.fills else 0
@@ -219,7 +215,7 @@ def _work(photo: Photo, options: RestoreOptions) -> tuple[int, int, int]:
 def _within(
     total: int, done: int, work: int, part: Generator[Progress, None, T]
 ) -> Generator[Progress, None, T]:
-    """Run a part of the work, with its progress converted to that of the whole."""
+    """Run a part of the work; convert its progress to the progress of the whole work."""
     while True:
         try:
             event = next(part)

@@ -21,6 +21,7 @@ from sfumato.denoiser.restorer import (
     self_ensemble,
 )
 from sfumato.tasks.restore.color import deblock_chroma, luminance, tone, toned
+from sfumato.tasks.restore.grain import remove_grain
 from sfumato.tasks.restore.noise import Noise
 from sfumato.tasks.restore.options import Only, RestoreOptions
 from sfumato.tasks.restore.patches import WIDE, wide_holes
@@ -32,12 +33,14 @@ class Engine(Protocol):
 
     @property
     def has_specialists(self) -> bool:
-        """Whether there is a network for each kind of damage; otherwise one undoes everything."""
+        """Whether each kind of damage has its own network; otherwise one network undoes all."""
         ...
 
     def sha256(self, part: str) -> str:
-        """Digest of the weights that undo a part: "noise", "gaps" or "size" alone, "tints" (color),
-        "photos" (all others).
+        """Digest of the weights for a part of the work.
+
+        The parts are "noise", "gaps" and "size" (each alone), "tints" (color) and "photos"
+        (everything else).
         """
         ...
 
@@ -55,8 +58,9 @@ class Engine(Protocol):
         ...
 
     def colors(self, gray: Tensor) -> Tensor:
-        """Luminance (1, 1, h, w) in [-1, 1], of any size -> chroma (1, 3, h, w), to be added to the
-        luminance.
+        """Luminance (1, 1, h, w) in [-1, 1] -> chroma (1, 3, h, w).
+
+        The luminance may have any size. The chroma is to be added to the luminance.
         """
         ...
 
@@ -81,13 +85,15 @@ class Stage:
         self.tone = None if options.colorize else tone(photo, self.hidden)
         self.gray = options.colorize or photo.gray or self.tone is not None
         self.channels = 1 if options.colorize else photo.values.shape[2]
-        # all known pixels stay as they are, except for color if that is asked for
+        # whether the stage only fills holes: all known pixels stay, except for color if it is
+        # requested
         self.only_fills = options.only == "gaps"
         # the holes that patches fill, and the hidden pixels that are left to the network
         self.wide_holes = self._wide_holes()
         self.gaps = self._gaps()
-        # pixels around a window that the network also sees
-        self.margin = FILLS_MARGIN if self.only_fills else MARGIN
+        self.grain = self.noise.grain if options.only == "noise" else None
+        # pixels around a window that the network also sees; grain is removed on two scales
+        self.margin = FILLS_MARGIN if self.only_fills or self.grain is not None else MARGIN
 
     def window(self, rows: slice, columns: slice) -> Tensor:
         """The restored picture (1, channels, h, w) in a window of the result."""
@@ -97,14 +103,11 @@ class Stage:
         planes = restorer_planes(
             known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100
         )
-        made = apply_network(
-            self.engine,
-            y.expand(-1, 3, -1, -1) * known,
-            planes,
-            self.noise.of(y),
-            self.options.only,
-            ensemble=self.options.ensemble,
-        )
+        y = y.expand(-1, 3, -1, -1) * known
+        if self.grain is not None:
+            made = remove_grain(self._without_noise, y, self.grain)
+        else:
+            made = self._network(y, planes, self.noise.of(y))
         if not self.gray:
             return made
         made = Grayscale().apply(made)
@@ -112,9 +115,17 @@ class Stage:
             made.expand(-1, self.channels, -1, -1) if self.tone is None else toned(made, self.tone)
         )
 
+    def _network(self, y: Tensor, planes: Tensor, sigma: float | Tensor) -> Tensor:
+        only, ensemble = self.options.only, self.options.ensemble
+        return apply_network(self.engine, y, planes, sigma, only, ensemble=ensemble)
+
+    def _without_noise(self, y: Tensor, sigma: float) -> Tensor:
+        return self._network(y, restorer_planes(torch.ones_like(y[:, :1])), sigma)
+
     def _seen(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-        """The measurement in a window, at the size of the result: values (1, C, h, w) and where
-        they are known (1, 1, h, w).
+        """The measurement in a window, at the size of the result.
+
+        Return the values (1, C, h, w) and the mask of known pixels (1, 1, h, w).
         """
         if self.options.enlarge is None:
             return self._measured(rows, columns)
@@ -138,8 +149,9 @@ class Stage:
         return (Grayscale().apply(x) if self.gray and x.shape[1] == 3 else x), known
 
     def kept(self, made: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
-        """The values of a window to store; if the stage only fills, known pixels keep the file's
-        own values.
+        """The values of a window to store.
+
+        If the stage only fills holes, known pixels keep the file's own values.
         """
         if not self.only_fills or self.hidden is None:
             return made
@@ -149,7 +161,7 @@ class Stage:
         return np.where(self.hidden[rows, columns, None], made, own)
 
     def _wide_holes(self) -> NDArray[np.bool_] | None:
-        """Return the holes that patches fill; None if there are none."""
+        """Return the holes that patches fill; None if patches fill no holes."""
         chosen = self.options.engine
         if self.hidden is None or not self.only_fills or chosen == "network":
             return None

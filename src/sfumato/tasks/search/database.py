@@ -1,6 +1,4 @@
-"""The embedded database of an index (LanceDB): open its table, find the nearest rows, and report
-errors.
-"""
+"""The embedded database of an index (LanceDB): open it, find the nearest rows, report errors."""
 
 from __future__ import annotations
 
@@ -61,7 +59,7 @@ def open_table(folder: Path, codes: int | None = None) -> Any:
         return database.open_table(TABLE)
     except Exception as error:
         if codes is None:
-            raise ModelError(f"{folder} holds no items that can be read: {error}") from None
+            raise ModelError(f"{folder} contains no readable items: {error}") from None
     fields = [(n, pa.string()) for n in ("name", "stamp", "label", "text")] + [
         ("vector", pa.list_(pa.float32(), codes))
     ]
@@ -81,8 +79,9 @@ def nearest(
 def named(
     table: Any, code: NDArray[np.float32], query: str, k: int, where: str | None
 ) -> list[dict[str, Any]]:
-    """The rows nearest to a code among those whose name and label together have all words of the
-    query, in the singular or plural.
+    """The rows nearest to a code, among rows with all words of the query in name and label.
+
+    A word matches in the singular and in the plural.
     """
     words = [word.removesuffix("s") for word in re.findall(r"\w+", query.lower())]
     if not words:

@@ -44,9 +44,9 @@ class Indexed:
     Attributes
     ----------
     done, total : int
-        Items encoded, out of the new and changed ones.
+        Items encoded so far, and number of all new and changed items.
     removed : int
-        Items removed from the index; known at the end, as are the next two.
+        Items removed from the index. Only the last event has this field and the next two.
     skipped : tuple of str
         A sentence for each item that cannot be encoded.
     recall : float, optional
@@ -119,7 +119,7 @@ def indexing(
         if of_words and have and _are_strange(fresh, settings):
             # before the new fit: an interruption must not leave codes of the old space
             table.delete("true")
-            # to the current vocabulary
+            # fit a vocabulary to the current documents
             settings = fit_space(kind, items, source, folder, settings.space, settings.side)
             have, fresh = {}, items
     yield Indexed(0, len(fresh))
@@ -139,7 +139,7 @@ def _check_same(
         raise OptionError(f"{folder} is the index of {settings.source}; give another --output")
     if kind == "pictures" and side not in (None, settings.side):
         raise OptionError(
-            f"{folder} holds pictures brought to {settings.side} pixels; give another --output "
+            f"{folder} holds pictures resized to {settings.side} pixels; give another --output "
             f"for {side}"
         )
 
@@ -154,7 +154,7 @@ def _written(
     *,
     new: bool,
 ) -> Iterator[Indexed]:
-    """Encode and write the new and changed items, and remove the missing ones."""
+    """Encode and write the new and changed items, and remove missing items from the index."""
     model, skipped, wanted = load_space(folder / "space"), dict[str, str](), {i.name for i in items}
     for start in range(0, len(fresh), BATCH):
         batch = fresh[start : start + BATCH]
@@ -180,20 +180,22 @@ def _written(
 
 
 def _are_strange(items: list[Item], settings: Index) -> bool:
-    """Whether some document has hardly any words of the index's vocabulary, which is then fitted
-    again.
+    """Whether some document has hardly any words of the index's vocabulary.
+
+    If so, the vocabulary is fitted again.
     """
     terms = Terms(tuple(settings.terms), tuple(settings.weights))
     for item in items:
-        with contextlib.suppress(PictureError, OSError):  # encoding reports it
+        with contextlib.suppress(PictureError, OSError):  # encoding reports the error
             if terms.known(text_of(item)) < STRANGE:
                 return True
     return False
 
 
 def _approximate(table: Any, folder: Path, settings: Index) -> Index:
-    """Build an approximate index, and measure its recall of the 12 nearest items, with 100 items as
-    queries.
+    """Build an approximate index, and measure its recall.
+
+    The recall is measured for the 12 nearest items, with 100 items as queries.
     """
     from lancedb.index import IvfFlat
 

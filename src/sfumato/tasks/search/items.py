@@ -1,6 +1,7 @@
 """List the pictures or documents to index in a folder, or in a parquet, CSV or tar file.
 
-Changes are detected by size and time in a folder, and by content elsewhere.
+Changes are detected by file size and modification time in a folder, and by content in other
+sources.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from sfumato.errors import PictureError
 
 @dataclass(frozen=True)
 class Item:
-    """An item to index: its name, a stamp that changes with the item, its label, and its
-    sample.
+    """An item to index: its name, stamp, label and sample.
+
+    The stamp changes if the item changes.
     """
 
     name: str
@@ -59,8 +61,9 @@ def _file(source: Path, path: Path, sample: Sample) -> Item:
 
 
 def _held(sample: Sample, label: str) -> Item:
-    """The item of a sample that shares its file with others; its stamp is a digest of content and
-    label.
+    """The item of a sample that shares its file with other samples.
+
+    The stamp is a digest of content and label.
     """
     try:
         stamp = hashlib.blake2b(sample.read() + b"\0" + label.encode(), digest_size=12).hexdigest()
@@ -70,7 +73,7 @@ def _held(sample: Sample, label: str) -> Item:
 
 
 def _labels(table: Any) -> list[str] | None:
-    """The column of labels of a table, as text; None if it has none."""
+    """The labels of a table, as text; None if the table has no labels."""
     known = next((n for n in table.column_names if n.lower() in LABELS), None)
     return [word(v) for v in table[known].to_pylist()] if known else None
 

@@ -13,7 +13,7 @@ from sfumato.hub.files import digest, read_json, weight_file
 from sfumato.hub.load import BUNDLED, Model, bundled, load
 from sfumato.hub.save import write_json
 
-BATCH = 256  # pictures that go through the network at once
+BATCH = 256  # pictures that the network encodes at once
 
 
 def has_matcher(name: str) -> bool:
@@ -24,7 +24,7 @@ def has_matcher(name: str) -> bool:
 
 
 class ImageTextSpace:
-    """Encodes pictures and words as codes whose cosine tells how well they match.
+    """Encodes pictures and words as codes; the cosine of two codes measures how well they match.
 
     Parameters
     ----------
@@ -67,14 +67,14 @@ class ImageTextSpace:
         noted = read_json(folder / "estimator.json")
         if not has_matcher(str(noted.get("model"))):
             raise ModelError(
-                f"{folder} was made with model {noted.get('model')}, which is not there or has no "
-                "matcher"
+                f"{folder} was fitted with the model {noted.get('model')}, which does not exist "
+                "or has no matcher"
             )
         out = cls.open(str(noted["model"]))
         if out.stamp != noted.get("sha256"):
             raise ModelError(
-                f"{folder} was made with other weights of model {noted['model']}; index again into "
-                "another --output"
+                f"{folder} was fitted with other weights of the model {noted['model']}; index "
+                "again into another --output"
             )
         return out
 

@@ -6,22 +6,21 @@ from sfumato.config import Options, option
 
 
 class IndexOptions(Options):
-    """How items become codes. None keeps the setting of the index; a new one gets the default."""
+    """How items are encoded. None keeps the setting of the index; a new index gets the default."""
 
     space: str | None = option(
         None,
-        "pca:30, autoencoder:30, lsa:128, fitted to the data; the folder of a saved estimator; or "
-        "a text-to-image model, "
-        "as icons, by which pictures are found by words. pca:30 for pictures and lsa:128 for "
-        "documents by default.",
+        "pca:30, autoencoder:30 or lsa:128, fitted to the data; the folder of a saved estimator; "
+        "or a text-to-image model, such as icons, to find pictures by words. The default is "
+        "pca:30 for pictures and lsa:128 for documents.",
     )
     side: int | None = option(
-        None, "Side in pixels that pictures are brought to; 32 by default.", ge=4, le=512
+        None, "Side in pixels to which pictures are resized; 32 by default.", ge=4, le=512
     )
 
 
 class SearchOptions(Options):
     """Options of a search besides the query."""
 
-    k: int = option(12, "How many results.", flags="-k", ge=1, le=10_000)
-    where: str | None = option(None, "SQL over name, label and text, as label = 'cat'.")
+    k: int = option(12, "Number of results.", flags="-k", ge=1, le=10_000)
+    where: str | None = option(None, "SQL filter over name, label and text, such as label = 'cat'.")

@@ -37,7 +37,7 @@ class Hit:
     similarity : float
         Cosine of the angle between the codes, -1 to 1.
     label, text : str
-        Empty if there is none; the text is the beginning of a document.
+        Label of the item, and the beginning of a document's text; empty if the item has none.
     """
 
     name: str
@@ -67,8 +67,8 @@ def search(
     where : str, optional
         SQL over name, label and text: ``label = 'cat'``.
     file : bool, optional
-        Whether the query is a path. If None, it is one if such a file exists; pass False for
-        untrusted queries.
+        Whether the query is a path. If None, the query is a path if a file with this name exists.
+        Pass False for untrusted queries.
     """
     if k < 1:
         raise OptionError(f"k is {k}; it must be 1 or more")
@@ -93,8 +93,8 @@ def search(
                 f"{folder} cannot be read: {why}; index again into another --output"
             ) from None
         raise OptionError(
-            f'the filter "{where}" cannot be used ({str(error).splitlines()[0]}); write SQL as '
-            "label = 'cat'"
+            f'the filter "{where}" cannot be used ({str(error).splitlines()[0]}); write SQL '
+            "such as label = 'cat'"
         ) from None
     return [Hit(r["name"], round(1 - r["_distance"], 6), r["label"], r["text"]) for r in rows]
 
@@ -108,7 +108,7 @@ def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Imag
         raise DataError("nothing was found: there are no pictures to show")
     found = found_pictures(folder, hits, side)
     if not found:
-        raise DataError(f"none of the pictures found is still in {settings.source}")
+        raise DataError(f"none of the found pictures exists in {settings.source} any more")
     return image.sheet(list(found.values()))
 
 
@@ -141,8 +141,8 @@ def _query(settings: Index, model: Any, query: str, is_file: bool) -> NDArray[np
             return model.words(query)
         if not is_file:
             raise OptionError(
-                f'"{query}" is no picture file; an index of pictures is searched by example, '
-                "unless made with --space icons"
+                f'"{query}" is not a picture file; an index of pictures can be searched only by an '
+                "example picture, unless it is created with --space icons"
             )
         sample = Sample(query, (), path.read_bytes)
     else:

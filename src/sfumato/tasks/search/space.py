@@ -23,7 +23,7 @@ Kind = Literal["pictures", "documents"]
 KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
 
 
-# items that a space is fitted to, and bytes that their pictures take, at most
+# largest number of items to which a space is fitted, and largest size of their pictures in bytes
 FITTED, FITTED_BYTES = 20_000, 2**30
 DISPLAYED_LETTERS = 160  # letters of a document that are kept for display
 
@@ -50,7 +50,7 @@ def parse_space(space: str) -> tuple[str, int] | Path:
         raise unknown("space", name, [*KINDS, "icons"])
     if not codes.isdigit() or int(codes) < 1:
         raise OptionError(
-            f'space "{space}" cannot be read; write {name}:30, the number of codes behind the colon'
+            f'space "{space}" cannot be read; write {name}:30, with the code length after the colon'
         )
     return name, int(codes)
 
@@ -63,11 +63,12 @@ def fit_space(
     space: str | None,
     side: int,
 ) -> Index:
-    """Fit the space to evenly spaced items, or open a fitted one; ``index.json`` is written
-    last.
+    """Fit the space to evenly spaced items, or open a fitted space.
+
+    ``index.json`` is written last.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / "space").exists():
-        raise OptionError(f"{folder} is no index and not empty; give another --output")
+        raise OptionError(f"{folder} is not empty and not an index; give another --output")
     chosen = space or ("pca:30" if kind == "pictures" else "lsa:128")
     parsed = parse_space(chosen)
     model = _opened(chosen, parsed) if isinstance(parsed, Path) else None
@@ -93,7 +94,7 @@ def fit_space(
         model = _fitted(*parsed, kind, rows)
     elif len(good) and model.n_features_in_ != rows.shape[1]:
         raise OptionError(
-            f"{parsed} takes rows of {model.n_features_in_} values, these items have "
+            f"{parsed} takes rows of {model.n_features_in_} values, but these items have "
             f"{rows.shape[1]}; see --side"
         )
     model.save(folder / "space")
@@ -118,7 +119,7 @@ def _with_terms(settings: Index, sample: list[Item]) -> Index:
     """The settings with the vocabulary of the documents."""
     texts = []
     for item in sample:
-        with contextlib.suppress(PictureError, OSError):  # encoding reports it
+        with contextlib.suppress(PictureError, OSError):  # encoding reports the error
             texts.append(text_of(item))
     terms = Terms.fit(texts)
     words, weights = list(terms.words), list(terms.weights)
@@ -129,7 +130,8 @@ def _fitted(name: str, codes: int, kind: Kind, rows: Any) -> Any:
     """A new estimator, fitted to rows."""
     if kind == "documents" and name == "pca":
         raise OptionError(
-            "documents are counts of words, mostly zero: lsa is their pca; give --space lsa:128"
+            "pca is not suited to documents, whose word counts are mostly zero; lsa is its "
+            "counterpart: give --space lsa:128"
         )
     return KINDS[name](min(codes, *rows.shape), random_state=0).fit(rows)
 
@@ -147,7 +149,7 @@ def settings_of(folder: Path) -> Index:
             json.loads((folder / "index.json").read_text("utf-8")), str(folder / "index.json")
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} is no index (sfumato index makes one): {error}") from None
+        raise ModelError(f"{folder} is not an index (sfumato index creates one): {error}") from None
 
 
 def load_space(folder: Path) -> PCA | LSA | Autoencoder | ImageTextSpace:
@@ -171,8 +173,9 @@ def text_of(item: Item) -> str:
 
 
 def rows_of(items: list[Item], settings: Index) -> tuple[Any, list[Item], dict[str, str]]:
-    """Read items; return the rows of the readable items, these items, and the errors of the others
-    by name.
+    """Read items; return the rows of the readable items, these items, and errors.
+
+    The errors are those of the other items, by name.
     """
     good: list[Item] = []
     read: list[Any] = []
@@ -197,7 +200,7 @@ def rows_of(items: list[Item], settings: Index) -> tuple[Any, list[Item], dict[s
 def encode(
     items: list[Item], settings: Index, model: Any, skipped: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """Encode items as rows of the database; `skipped` receives the reasons for the others."""
+    """Encode items as rows of the database; `skipped` receives the errors of other items."""
     rows, good, wrong = rows_of(items, settings)
     skipped.update(wrong)
     if not good:
@@ -211,7 +214,7 @@ def encode(
             else ""
         )
         if not code.any():
-            skipped[item.name] = "it has no known word"
+            skipped[item.name] = "it has no word of the vocabulary"
             continue
         out.append(
             {
