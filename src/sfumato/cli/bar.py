@@ -69,8 +69,9 @@ class _Shown:
 
 
 class _Lines:
-    """Progress lines: one for each tenth of the work, at least 10 s apart; after 60 s, one
-    anyway.
+    """Prints a line for each tenth of the work, at least 10 s after the last line.
+
+    After 60 s without a line, it prints one in any case.
     """
 
     def __init__(self) -> None:

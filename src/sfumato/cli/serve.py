@@ -94,9 +94,7 @@ def serve(
     server.startup = functools.partial(_startup, server, server.startup)  # type: ignore[method-assign]
     server.run()
     if not server.started:
-        raise OptionError(
-            f"cannot listen on port {port} of {host}; it may be in use: give another --port"
-        )
+        raise OptionError(f"cannot listen on port {port} of {host}: give another --port")
     note("stopped; unfinished jobs continue at the next start")
 
 

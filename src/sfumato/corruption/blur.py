@@ -67,7 +67,7 @@ class Blur:
 
 @functools.lru_cache(maxsize=16)
 def _waves(size: int, sigma: float) -> tuple[Tensor, Tensor]:
-    """Return the orthonormal cosine basis (n, n) of type II and the gain (n,) of each frequency."""
+    """Return the orthonormal DCT-II matrix (size, size), and the gain of each frequency (size,)."""
     k, n = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
     basis = torch.cos(math.pi / size * (n + 0.5) * k) * math.sqrt(2 / size)
     basis[0] /= math.sqrt(2)

@@ -17,7 +17,9 @@ from sfumato.types import Corrupted
 
 @dataclass(frozen=True)
 class JPEG:
-    """JPEG compression, with the quality fixed or sampled per picture. It is not linear.
+    """JPEG compression, with the quality fixed or sampled per picture.
+
+    The corruption is not linear.
 
     Parameters
     ----------

@@ -170,7 +170,7 @@ class DiffusionNoise:
     Examples
     --------
     >>> sigma = DiffusionNoise(torch.arange(1000.0), shift=4)(torch.zeros(1000, 1, 1, 1)).sigma
-    >>> round(float((sigma >= 650).float().mean()), 2)  # of the times, 0.35 of which are as late
+    >>> round(float((sigma >= 650).float().mean()), 2)  # without the shift: 0.35
     0.68
     """
 

@@ -271,7 +271,8 @@ class Autoencoder(Reducer):
     def _space_in(self, dtype: torch.dtype) -> AutoencoderSpace:
         """Return the space in the precision of the rows.
 
-        The codes of float64 rows are then float64 and do not depend on the other rows of the batch.
+        Float64 rows then get float64 codes. In float32, rounding would make the codes of a row
+        depend slightly on the other rows of the batch.
 
         If the precision differs, the result is a copy, so the estimator itself stays unchanged.
         """

@@ -216,7 +216,7 @@ def _plain(name: str) -> str:
 
 
 def _what_it_is(names: set[str]) -> str | None:
-    """Return the kind of a file from the names of its weights; None if it is not known."""
+    """Return the kind of a file that is not a whole checkpoint; None if it is not known."""
     return next(
         (what for what, pattern in OTHERS.items() if any(re.search(pattern, n) for n in names)),
         None,

@@ -39,7 +39,10 @@ class Detail:
         self.config = DetailConfig()
 
     def encode(self, x: Tensor, small: Tensor) -> Tensor:
-        """Encode pictures (B, 3, 4h, 4w) and small ones (B, 3, h, w) as details (B, 48, h, w)."""
+        """Encode the details (B, 48, h, w) that small pictures lack.
+
+        Takes the large pictures (B, 3, 4h, 4w) and the small ones (B, 3, h, w).
+        """
         beyond = x - F.interpolate(small, scale_factor=float(self.config.factor))
         return self.config.scaling_factor * F.pixel_unshuffle(beyond, self.config.factor)
 

@@ -249,7 +249,7 @@ class _Watch:
         return math.isfinite(float(self.norms))
 
     def look(self, step: int, *, now: bool) -> None:
-        """Read the stored values, every few steps or if `now`.
+        """Check the stored gradient norms and read the stored loss, every few steps or if `now`.
 
         Raises
         ------

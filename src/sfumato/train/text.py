@@ -53,9 +53,10 @@ class Phrases:
     ----------
     texts : list of str, N
     weights : array, (N,)
-    embeddings : array, (N, E), of length 1
+    embeddings : array, (N, E)
+        Each row has norm 1.
     kept : array, (N,), bool
-        Texts that shall keep the states of the start encoder.
+        True for texts whose states must stay close to those of the start encoder.
     """
 
     texts: list[str]

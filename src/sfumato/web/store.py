@@ -182,7 +182,7 @@ class Store:
         return [now for job in failed if (now := self.get(job.id)) is not None]
 
     def put_back(self) -> None:
-        """Queue running jobs again without counting the attempt, as the server was stopped."""
+        """Queue running jobs again when the server stops; the attempt does not count."""
         self._change(
             "UPDATE jobs SET status = 'queued', tries = tries - 1 WHERE status = 'generating'", ()
         )

@@ -111,7 +111,10 @@ class Models:
 
 
 def compatible(a: Work, b: Work) -> bool:
-    """Whether two jobs can run in one batch: both create, and differ only in fields of `APART`."""
+    """Whether two jobs can run in one batch.
+
+    Both must create without a start picture, and differ only in fields of `APART`.
+    """
     if a.kind != "create" or b.kind != "create" or a.request.get("source"):
         return False
     return all(

@@ -126,7 +126,7 @@ class CreateOptions(Options):
     loras: tuple[str, ...] = option(
         (),
         "LoRA file or folder, from train diffusion --start or for Stable "
-        "Diffusion; PATH:0.8 reduces its strength. Can be given several times.",
+        "Diffusion; PATH:0.8 applies it at a scale of 0.8. Can be given several times.",
         flags="--lora",
         group=COMPUTING,
         metavar="PATH[:SCALE]",

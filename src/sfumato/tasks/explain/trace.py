@@ -268,14 +268,15 @@ def words(encoder: Encoder, prompt: str) -> list[Word]:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One evaluation of the denoiser for a batch, with the attention maps of the prompts' rows.
-
-    With guidance, the rows of the prompts come first.
+    """One evaluation of the denoiser for a batch; with guidance, the prompts come before the
+    negative prompts.
     """
 
     x: Tensor
     out: Tensor
-    maps: list[Tensor]  # per layer, (B, H, T, a, b); H is 1 if the heads are averaged
+    # of the prompts, per layer: (B, H, T, a, b) for H heads (1 if they are averaged), T tokens and
+    # maps of a x b positions
+    maps: list[Tensor]
 
 
 class _Recorder(Denoiser):

@@ -103,11 +103,12 @@ class Stage:
         planes = restorer_planes(
             known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100
         )
-        y = y.expand(-1, 3, -1, -1) * known
-        if self.grain is not None:
-            made = remove_grain(self._without_noise, y, self.grain)
+        only, ensemble = self.options.only, self.options.ensemble
+        sigma, y = self.noise.of(y), y.expand(-1, 3, -1, -1) * known
+        if self.grain is None:
+            made = apply_network(self.engine, y, planes, sigma, only, ensemble=ensemble)
         else:
-            made = self._network(y, planes, self.noise.of(y))
+            made = remove_grain(self._denoised, y, self.grain)
         if not self.gray:
             return made
         made = Grayscale().apply(made)
@@ -115,12 +116,9 @@ class Stage:
             made.expand(-1, self.channels, -1, -1) if self.tone is None else toned(made, self.tone)
         )
 
-    def _network(self, y: Tensor, planes: Tensor, sigma: float | Tensor) -> Tensor:
-        only, ensemble = self.options.only, self.options.ensemble
-        return apply_network(self.engine, y, planes, sigma, only, ensemble=ensemble)
-
-    def _without_noise(self, y: Tensor, sigma: float) -> Tensor:
-        return self._network(y, restorer_planes(torch.ones_like(y[:, :1])), sigma)
+    def _denoised(self, y: Tensor, sigma: float) -> Tensor:
+        planes, ensemble = restorer_planes(torch.ones_like(y[:, :1])), self.options.ensemble
+        return apply_network(self.engine, y, planes, sigma, "noise", ensemble=ensemble)
 
     def _seen(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         """The measurement in a window, at the size of the result.
