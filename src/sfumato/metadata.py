@@ -178,7 +178,10 @@ def _is_utf8(content: bytes) -> bool:
 
 
 def _held(picture: Image.Image) -> tuple[dict[str, str], object]:
-    """Return the texts in a picture and our settings; an EXIF comment counts as ``parameters``."""
+    """Return the text entries of a picture's metadata, and our settings.
+
+    Without an entry ``parameters``, the EXIF comment takes its place.
+    """
     picture.load()
     exif = picture.getexif()
     ours = picture.info.get("sfumato") or exif.get(DESCRIPTION)

@@ -121,8 +121,9 @@ def x0(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
 
 
 def edm(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
-    """Input, target and training loss have unit variance at every level (Karras et al. 2022, table
-    1).
+    """The network's input and target have unit variance (Karras et al. 2022, table 1).
+
+    All noise levels have the same effective weight in the loss.
     """
     total = sigma**2 + sigma_data**2
     return Coefficients(

@@ -77,7 +77,7 @@ def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Itera
 
     The polynomial through the last slopes is integrated exactly.
 
-    The first steps have fewer past slopes, which limits the order to 2.
+    The first steps have fewer past slopes, so the whole method converges with order 2 at most.
     """
     slopes: list[Tensor] = []
     values = [float(s) for s in sigmas]

@@ -179,9 +179,10 @@ def _fill(state: State, tensors: dict[str, Tensor]) -> None:
 
 
 def _laid_out(kept: Tensor, parameter: Tensor) -> Tensor:
-    """Copy a tensor to the device and, if the shapes agree, the memory layout of its parameter.
+    """Copy a tensor to its parameter's device.
 
-    Fused optimizers traverse both tensors in memory order, which may be channels last.
+    If the shapes agree, the copy also gets the parameter's memory layout: fused optimizers traverse
+    a parameter and its state in memory order, which may be channels last.
     """
     return (
         torch.empty_like(parameter).copy_(kept)

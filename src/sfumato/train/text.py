@@ -180,8 +180,8 @@ class TextJob:
         """Initialize token embeddings from the teacher's embeddings of whole words.
 
         The projection is set to the principal directions of the teacher's embeddings. If a token is
-        a whole phrase, its embedding is set to the phrase's coordinates along these directions. The
-        encoder thus starts as a bag-of-words model.
+        a word that is also one of the phrases, its embedding is set to the coordinates of the
+        teacher's embedding along these directions. The encoder thus starts as a bag-of-words model.
         """
         model, projection = self.module.text_model, self.module.text_projection
         assert projection is not None

@@ -53,7 +53,7 @@ class Job:
     number : int
         Jobs run in the order of their numbers.
     id : str
-        Random, so it cannot be guessed: everyone who knows the id may see the job.
+        Random and hard to guess, because everyone who knows the id may see the job.
     kind : str
         Name of the command.
     request : dict

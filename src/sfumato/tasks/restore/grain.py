@@ -85,13 +85,16 @@ def flat_level(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> float:
 def measure_grain(
     x: NDArray[Any], white: float, seen: NDArray[np.bool_] | None = None
 ) -> Grain | None:
-    """Measure the grain of a picture (C, H, W) with values in [-1, 1]; None if it has none.
+    """Measure the grain of a picture (C, H, W) with values in [-1, 1].
+
+    The result is None if there is no grain, or if there are too few flat parts to tell.
 
     Parameters
     ----------
     x : array, (C, H, W)
     white : float
-        An estimate of the level that assumes white noise. It is too low for grain.
+        Noise level that was estimated as if the noise were white. For grain, this estimate is too
+        low, which is how grain is recognized.
     seen : array of bool, (H, W), optional
         Where the picture is not fully transparent.
     """

@@ -78,9 +78,10 @@ class Noise:
         return found
 
     def of(self, y: Tensor) -> float | Tensor:
-        """Return the noise level of a picture (1, C, h, w): a number, or (1, 1, h, w) per pixel.
+        """Return the noise level of a picture (1, C, h, w).
 
-        The level of a pixel depends on the mean brightness around it.
+        It is one number or, if the noise depends on brightness, a map (1, 1, h, w) that is computed
+        from the mean brightness around each pixel.
         """
         if not self.dark + self.bright:
             return self.level
