@@ -433,6 +433,18 @@ def test_grain_is_measured_and_removed(soft, gray):
     assert error < 0.75 * error_as_white
 
 
+def test_grain_is_told(tmp_path, capsys, monkeypatch):
+    flat = torch.zeros(1, 3, 160, 160)
+    y = FilmGrain(15, 15)(flat, generator=torch.Generator().manual_seed(0)).y[0].permute(1, 2, 0)
+    pixels = (127.5 * (y.numpy() + 1)).round().clip(0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", "sfumato restore a.png --denoise --output b.png".split())
+    with pytest.raises(SystemExit):
+        main()
+    assert "b.png (film grain 1" in capsys.readouterr().out
+
+
 def test_grain_leaves_the_color_as_it_is():
     noisy = FilmGrain(15, 15)(torch.from_numpy(scene(1) / 127.5 - 1).float()[None]).y
     made = remove_grain(lambda y, level: 0.5 * y, noisy, Grain(0.1, 0.07, gray=True))

@@ -99,7 +99,8 @@ def _tell_failed(failed: Failed) -> None:
 def _said(written: Written) -> str:
     """One line of output: the path, and the measurements in parentheses."""
     measured = []
-    for key, name in {"sigma": "noise", "quality": "JPEG quality"}.items():
+    noise = "film grain" if written.report.get("grain") else "noise"
+    for key, name in {"sigma": noise, "quality": "JPEG quality"}.items():
         if key in written.report:
             measured.append(f"{name} {written.report[key]:g}")
     if "made_anew" in written.report:
