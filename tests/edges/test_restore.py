@@ -433,6 +433,21 @@ def test_grain_is_measured_and_removed(soft, gray):
     assert error < 0.75 * error_as_white
 
 
+@pytest.mark.parametrize(("kind", "found"), [(FilmGrain(20, 20), True), (None, False)])
+def test_grain_in_a_jpeg(kind, found, tmp_path):
+    clean, seed = torch.from_numpy(scene(0) / 127.5 - 1).float()[None], torch.Generator()
+    seed.manual_seed(0)
+    white = clean + 20 / 127.5 * torch.randn(clean.shape, generator=seed)
+    y = white if kind is None else kind(clean, generator=seed).y
+    values = (127.5 * (y[0].permute(1, 2, 0).numpy() + 1)).clip(0, 255).round().astype(np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.jpg", quality=90)
+    noise = measured_noise(read(tmp_path / "a.jpg"), RestoreOptions(denoise="auto"))
+    assert (noise.grain is not None) == found
+    if noise.grain is not None:
+        assert noise.level * 127.5 == pytest.approx(20, rel=0.15)
+        assert noise.grain.gray and noise.grain.soft
+
+
 def test_grain_is_told(tmp_path, capsys, monkeypatch):
     flat = torch.zeros(1, 3, 160, 160)
     y = FilmGrain(15, 15)(flat, generator=torch.Generator().manual_seed(0)).y[0].permute(1, 2, 0)

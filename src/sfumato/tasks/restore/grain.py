@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.corruption.resample import Downscale, interpolate
+from sfumato.image import LUMA
 
 BLOCK = 16  # side of the blocks whose deviation is measured
 FLATTEST, FLAT = 0.02, 0.1  # shares of the blocks, ordered by deviation, that show the noise
@@ -83,7 +84,7 @@ def flat_level(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> float:
 
 
 def measure_grain(
-    x: NDArray[Any], white: float, seen: NDArray[np.bool_] | None = None
+    x: NDArray[Any], white: float, seen: NDArray[np.bool_] | None = None, *, in_luma: bool = False
 ) -> Grain | None:
     """Measure the grain of a picture (C, H, W) with values in [-1, 1].
 
@@ -97,23 +98,26 @@ def measure_grain(
         low, which is how grain is recognized.
     seen : array of bool, (H, W), optional
         Where the picture is not fully transparent.
+    in_luma : bool
+        Measure the noise, and also `white`, in the luminance: JPEG removes much noise in color.
     """
-    blocks = _blocks(x, seen)
-    if len(blocks) < FEWEST:
+    colors = _blocks(x, seen)
+    if len(colors) < FEWEST:
         return None
-    deviations = _deviations(blocks)
-    order = deviations.mean(axis=1)
+    blocks = luma(colors) if in_luma else colors
+    order = _deviations(blocks).mean(axis=1)
     low, high = np.quantile(order, (FLATTEST, FLAT))
-    flat = blocks[order <= np.quantile(order, 2 * FLATTEST)]
+    flattest = order <= np.quantile(order, 2 * FLATTEST)
+    flat = blocks[flattest]
     half = flat.reshape(*flat.shape[:2], BLOCK // 2, 2, BLOCK // 2, 2).mean(axis=(3, 5))
     share = float(_deviations(half).mean() / _deviations(flat).mean().clip(1e-6))
     level = float(low / np.interp(share, *BY_CHANCE))
-    hidden = HIDDEN_GRAY if len(x) == 1 else HIDDEN_COLOR
+    hidden = HIDDEN_GRAY if blocks.shape[1] == 1 else HIDDEN_COLOR
     if level < LEAST or white > hidden * level or high > LARGEST_RATIO * low:
         return None
     if _kurtosis(blocks[order <= high]) > TAILS:
         return None
-    differences = _deviations(np.diff(flat, axis=1)) if x.shape[0] > 1 else np.zeros(1)
+    differences = _deviations(np.diff(colors[flattest], axis=1)) if len(x) > 1 else np.zeros(1)
     return Grain(level, share * level, bool(differences.mean() < EQUAL * level))
 
 
@@ -165,6 +169,14 @@ def _blocks(x: NDArray[Any], seen: NDArray[np.bool_] | None) -> NDArray[Any]:
     enough = (lost < strict).sum() >= FEWEST
     chosen: NDArray[Any] = blocks[lost < (strict if enough else loose)]
     return chosen
+
+
+def luma(x: NDArray[Any]) -> NDArray[Any]:
+    """Luminance (..., 1, H, W) of pictures (..., C, H, W)."""
+    if x.shape[-3] == 1:
+        return x
+    found = np.tensordot(x, np.array(LUMA, x.dtype), (-3, 0))
+    return np.expand_dims(found, -3)
 
 
 def _deviations(blocks: NDArray[Any]) -> NDArray[Any]:

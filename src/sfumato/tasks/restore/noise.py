@@ -18,8 +18,7 @@ from torch import Tensor
 
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
-from sfumato.image import LUMA
-from sfumato.tasks.restore.grain import Grain, flat_level, measure_grain
+from sfumato.tasks.restore.grain import Grain, flat_level, luma, measure_grain
 from sfumato.tasks.restore.options import RestoreOptions
 
 # absolute value, in [-1, 1], from which pixels count as clipped
@@ -123,13 +122,15 @@ def measured_noise(photo: Photo, options: RestoreOptions) -> Noise:
     seen = (
         None if photo.alpha is None else photo.alpha[top : top + SAMPLE, left : left + SAMPLE] > 0
     )
-    if photo.quality is not None:
-        return Noise(noise_under_jpeg(x))
-    found = signal_dependent_noise(x, seen)
-    grain = measure_grain(x, found.level, seen)
+    if photo.quality is None:
+        found = signal_dependent_noise(x, seen)
+        grain = measure_grain(x, found.level, seen)
+    else:
+        found = Noise(noise_under_jpeg(x))
+        grain = measure_grain(x, estimate_noise(luma(x)), in_luma=True)
     if grain is not None:
         return Noise(grain.level, grain=grain)
-    if len(x) == 1 and not found.dark + found.bright:
+    if photo.quality is None and len(x) == 1 and not found.dark + found.bright:
         # the patches of a single channel leave few directions that contain only noise
         return Noise(min(found.level, flat_level(x, seen)))
     return found
@@ -313,7 +314,7 @@ def noise_under_jpeg(x: NDArray[Any]) -> float:
     Strong noise stays nearly white. JPEG removes the finest part of weak noise from flat regions.
     In the picture at half the size, the noise remains, half as strong.
     """
-    gray = x if len(x) == 1 else np.tensordot(np.array(LUMA, np.float32), x, 1)[None]
+    gray = luma(x)
     level = estimate_noise(gray)
     if min(gray.shape[-2:]) < 2:
         return level
