@@ -67,7 +67,8 @@ class GaussianNoise:
 class FilmGrain:
     """Film grain: white noise that is equal in all channels, blurred by a Gaussian and rescaled.
 
-    Its level after rescaling is sigma. The corruption is linear: ``A`` is the identity.
+    After rescaling, its standard deviation is the sampled level. In the linear model
+    ``y = A x + noise``, ``A`` is the identity.
 
     Parameters
     ----------

@@ -174,7 +174,7 @@ class _Captions:
 
 
 def _normal(name: str) -> str:
-    """Normalize a relative path: composed letters (NFC), forward slashes, no ``.`` or ``..``."""
+    """Normalize a relative path: composed letters (NFC), slashes, no inner ``.`` or ``..``."""
     return posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
 
 

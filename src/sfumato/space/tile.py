@@ -86,7 +86,8 @@ def layer(
 ) -> Tensor:
     """Apply a layer with kernels up to 3x3 to `x` (B, C, H, W).
 
-    The layer runs window by window if its input or output is larger than `tile`, else at once.
+    The layer runs window by window if its input or output is larger than `tile`, else at once. The
+    output is `ratio` times as large as the input.
     """
     if tile is None or fits(x, tile, ratio):
         out: Tensor = f(x)

@@ -30,11 +30,11 @@ KL_WEIGHT = 2e-4  # KL divergence per latent value; the mean absolute pixel erro
 class AutoencoderJob:
     """Reconstruction loss of the autoencoder, plus a KL divergence of its latents.
 
-    The reconstruction loss is the sum of the absolute error, for sharp edges, and the squared
-    error, for the right colors.
+    The reconstruction loss is the absolute error, for sharp edges, plus twice the squared error,
+    for the right colors.
 
     The divergence has a small weight and keeps the latents near the standard normal. The decoder
-    gets ``mean + deviation n`` with standard normal noise n, so the network is a denoising
+    gets ``mean + deviation * n``, where n is standard normal noise. So the network is a denoising
     autoencoder in its own latent space.
     """
 

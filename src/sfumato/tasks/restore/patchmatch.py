@@ -40,7 +40,8 @@ class Level:
     weight : Tensor, (H * W,)
         Confidence in a pixel, which falls from the rim of the hole inwards.
     window : Tensor, (P,)
-        Offsets of the compared pixels of a window from its center.
+        Index offsets, in the flattened picture, from the center of a window to the pixels that are
+        compared.
     mass : Tensor, (N,)
         Sum of the weights of the compared pixels of each target window.
     """
