@@ -48,9 +48,9 @@ from sfumato.train.plan import (
 )
 from sfumato.types import Condition
 
-KEPT = 256  # generated pictures of other prompts
+KEPT = 384  # generated pictures of other prompts
 KEPT_SHARE = 0.5  # number of these pictures per batch, relative to the batch size
-KEPT_WEIGHT = 4.0  # weight of the loss on these pictures, relative to the batch: this loss is small
+KEPT_WEIGHT = 8.0  # weight of the loss on these pictures, relative to the batch: this loss is small
 WORD = re.compile(r"[a-z]{3,12}" + re.escape(SUFFIX))
 
 
