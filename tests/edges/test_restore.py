@@ -476,6 +476,14 @@ def test_texture_and_white_noise_are_no_grain(size):
         assert measured_noise(photo, RestoreOptions(denoise="auto")).grain is None
 
 
+@pytest.mark.parametrize("soft", [3.0, 6.0])
+def test_what_is_softer_than_grain_stays(soft):
+    values = gaussian_filter(np.random.default_rng(0).normal(size=(256, 256)), soft)
+    values = 120 + 30 * (values - values.mean()) / values.std()
+    photo = Photo(values.clip(0, 255).round().astype(np.uint8)[..., None])
+    assert measured_noise(photo, RestoreOptions(denoise="auto")).grain is None
+
+
 def test_a_picture_of_gravel_is_no_grain():
     """Its flat blocks are all alike, but their values are not normal."""
     random = np.random.default_rng(0)

@@ -26,7 +26,7 @@ FLATTEST, FLAT = 0.02, 0.1  # shares of the blocks, ordered by deviation, that s
 # and at full size: the softer the noise, the more blocks differ by chance (measured on noise alone,
 # and raised by 0.06 for the texture of photos)
 BY_CHANCE = ((0.5, 0.6, 0.75, 0.86, 0.92), (0.97, 0.96, 0.9, 0.82, 0.7))
-FEWEST = 100  # smallest number of blocks
+FEWEST, MOST = 100, 4000  # smallest number of blocks, and largest one per grid
 CLIPPED = 0.98  # absolute value from which pixels count as clipped
 # largest shares of a block that may be clipped: the first that leaves enough blocks is used
 MAY_CLIP = 0.05, 0.2
@@ -111,6 +111,8 @@ def measure_grain(
     flat = blocks[flattest]
     half = flat.reshape(*flat.shape[:2], BLOCK // 2, 2, BLOCK // 2, 2).mean(axis=(3, 5))
     share = float(_deviations(half).mean() / _deviations(flat).mean().clip(1e-6))
+    if share > BY_CHANCE[0][-1]:
+        return None  # too soft for grain
     level = float(low / np.interp(share, *BY_CHANCE))
     hidden = HIDDEN_GRAY if blocks.shape[1] == 1 else HIDDEN_COLOR
     if level < LEAST or white > hidden * level or high > LARGEST_RATIO * low:
@@ -152,7 +154,7 @@ def _on_two_scales(denoise: Denoise, y: Tensor, grain: Grain) -> Tensor:
 
 
 def _blocks(x: NDArray[Any], seen: NDArray[np.bool_] | None) -> NDArray[Any]:
-    """Blocks (N, C, BLOCK, BLOCK) on two shifted grids, without clipped and transparent ones."""
+    """Evenly spaced blocks (N, C, BLOCK, BLOCK), without clipped and transparent ones."""
     useless = (np.abs(x) > CLIPPED).mean(axis=0)
     if seen is not None:
         useless[~seen] = 1
@@ -162,7 +164,8 @@ def _blocks(x: NDArray[Any], seen: NDArray[np.bool_] | None) -> NDArray[Any]:
         down, across = (n // BLOCK for n in part.shape[1:])
         part = part[:, : down * BLOCK, : across * BLOCK]
         part = part.reshape(len(part), down, BLOCK, across, BLOCK)
-        parts.append(part.transpose(1, 3, 0, 2, 4).reshape(-1, len(part), BLOCK, BLOCK))
+        rows = part.transpose(1, 3, 0, 2, 4).reshape(-1, len(part), BLOCK, BLOCK)
+        parts.append(rows[:: math.ceil(len(rows) / MOST) or 1])
     blocks = np.concatenate(parts)
     lost, blocks = blocks[:, -1].mean(axis=(1, 2)), blocks[:, :-1]
     strict, loose = MAY_CLIP

@@ -18,11 +18,9 @@ from torch import Tensor
 
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
-from sfumato.tasks.restore.grain import Grain, flat_level, luma, measure_grain
+from sfumato.tasks.restore.grain import CLIPPED, Grain, flat_level, luma, measure_grain
 from sfumato.tasks.restore.options import RestoreOptions
 
-# absolute value, in [-1, 1], from which pixels count as clipped
-CLIPPED = 0.98
 SAMPLE = 2048  # side of the part in which noise is measured
 # side, smallest stride and sufficient number of patches; if there are too few, the next entry is
 # used
