@@ -24,6 +24,7 @@ from sfumato.cli.create import create
 from sfumato.cli.restore import restore
 from sfumato.denoiser.restorer import Restorer
 from sfumato.denoiser.unet import UNet
+from sfumato.hub.config import Defaults
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.evaluate.options import EvaluateOptions
 from sfumato.tasks.reduce.options import ReduceOptions
@@ -138,6 +139,12 @@ def test_loading_a_model_does_not_import_torchs_compiler():
     assert "torch._dynamo" not in loaded_after(
         "import sfumato; sfumato.create('a', sfumato.CreateOptions(seed=1, steps=1))"
     )
+
+
+def test_old_names_warn():
+    with pytest.warns(DeprecationWarning, match="sfumato.walk is now sfumato.stream"):
+        assert sfumato.walk is sfumato.stream
+    assert Defaults.read({"licence": "MIT"}, "sfumato.json").license == "MIT"
 
 
 @pytest.mark.parametrize("name", [n for n in sfumato.__all__ if n != "__version__"])

@@ -125,6 +125,16 @@ def test_pictures_by_words(tiny, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_an_index_with_the_old_name_of_its_space_opens(tiny, tmp_path):
+    index(write_pictures(tmp_path / "in"), tmp_path / "ix", str(tiny))
+    hits = search(tmp_path / "ix", "a red apple", 3)
+    record = tmp_path / "ix" / "space" / "estimator.json"
+    text = record.read_text()
+    assert '"ImageTextSpace"' in text
+    record.write_text(text.replace('"ImageTextSpace"', '"Matched"'))
+    assert search(tmp_path / "ix", "a red apple", 3) == hits
+
+
 def test_other_weights_of_a_matcher_are_refused(tiny, tmp_path):
     copy = shutil.copytree(tiny, tmp_path / "model")
     index(write_pictures(tmp_path / "in"), tmp_path / "ix", str(copy))
