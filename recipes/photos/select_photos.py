@@ -7,7 +7,7 @@ The script writes ``work/train.parquet``, ``work/val.parquet`` (held-out photos,
 training), ``work/attribution.csv`` and ``work/color.parquet``. ``color.parquet`` holds the color
 photos and the many small photos of photos64, which show more kinds of things than the large photos.
 ``endless-sky`` is the content of Debian's package endless-sky-high-dpi; its landscapes are added to
-the large photos. ``budgie`` holds the photos of budgie-backgrounds as PNG. They are few but sharp,
+the large photos. ``budgie`` holds the photos of budgie-backgrounds. They are few but sharp,
 and show animals and buildings, so each is sampled as often as six other photos. ``government``
 holds public-domain photographs of people, streets and farms that were taken for the government of
 the United States. It has two folders, ``fsaowi`` (1935 to 1944, gray) and ``documerica`` (1971 to
@@ -75,7 +75,8 @@ def landscapes(package: Path) -> pa.Table:
 def backgrounds(folder: Path) -> pa.Table:
     """Return the photographs of Debian's budgie-backgrounds (CC0), shrunk to the training size."""
     rows = []
-    for file in sorted(folder.glob("*.png")):
+    files = [f for f in folder.rglob("*") if f.suffix in (".jpg", ".png")]
+    for file in sorted(files):
         if file.stem not in DRAWN:
             picture, held = Image.open(file).convert("RGB"), io.BytesIO()
             picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
@@ -91,9 +92,7 @@ def backgrounds(folder: Path) -> pa.Table:
                 }
             )
     if not rows:
-        raise SystemExit(
-            f"{folder} contains no PNG file; README.md says how to create the PNG files"
-        )
+        raise SystemExit(f"{folder} contains no PNG or JPEG file; README.md says where to get them")
     return pa.Table.from_pylist(rows)
 
 
