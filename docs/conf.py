@@ -26,6 +26,7 @@ numpydoc_class_members_toctree = False
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "sfumato"
+html_copy_source = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#8a4b1f", "color-brand-content": "#8a4b1f"},
     "dark_css_variables": {"color-brand-primary": "#d99a63", "color-brand-content": "#d99a63"},

@@ -433,3 +433,20 @@ def test_metrics_and_health(server):
     with urllib.request.urlopen(server + "/openapi.json") as answer:
         paths = json.load(answer)["paths"]
     assert {"/v1/create", "/v1/restore", "/v1/images/generations"} <= paths.keys()
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_the_studio_offers_the_documentation_where_it_is_built(tmp_path, monkeypatch, built):
+    folder = tmp_path / "docs"
+    if built:
+        folder.mkdir()
+        (folder / "index.html").write_text("<p>all about it")
+    (tmp_path / "secret").write_text("secret")
+    monkeypatch.setattr("sfumato.web.app.DOCS", folder)
+    app = build(Settings(folder=tmp_path / "served", token="secret"))
+    client = TestClient(app)  # without the token
+    assert ("/docs/" in client.get("/").text) == built
+    page = client.get("/docs/")
+    assert (page.status_code == 200 and "all about it" in page.text) == built
+    assert client.get("/docs/..%2fsecret").status_code in (401, 404)
+    app.state.queue.store.close()

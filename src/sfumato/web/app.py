@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
@@ -27,6 +27,9 @@ from sfumato.web.store import Store
 
 # the studio's page may load its own files, and pictures that it holds in memory
 POLICY = "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'"
+WEB = Path(str(resources.files("sfumato.web")))
+DOCS = WEB / "docs"  # the documentation site; a checkout has it after `make docs`
+DOCS_LINK = '<a href="/docs/">Documentation</a>'
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,9 @@ def build(settings: Settings) -> FastAPI:
     app.include_router(jobs.router, prefix="/v1")
     app.include_router(openai.router, prefix="/v1")
     app.include_router(a1111.router, prefix="/sdapi/v1")
-    static = resources.files("sfumato.web") / "static"
-    app.mount("/static", StaticFiles(directory=str(static)), name="static")
+    app.mount("/static", StaticFiles(directory=WEB / "static"), name="static")
+    if DOCS.is_dir():
+        app.mount("/docs", StaticFiles(directory=DOCS, html=True), name="docs")
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.add_middleware(Guard, token=settings.token, host=settings.host, largest=settings.largest)
@@ -109,10 +113,12 @@ router = APIRouter()
 
 
 @router.get("/", include_in_schema=False)
-async def studio() -> FileResponse:
-    """The studio."""
-    page = str(resources.files("sfumato.web") / "static" / "index.html")
-    return FileResponse(page, headers={"Content-Security-Policy": POLICY})
+def studio() -> HTMLResponse:
+    """The studio, with a link to the documentation if the server has it."""
+    page = (WEB / "static" / "index.html").read_text("utf-8")
+    if not DOCS.is_dir():
+        page = page.replace(DOCS_LINK, "")
+    return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
 
 
 @router.get("/healthz")

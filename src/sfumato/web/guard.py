@@ -19,8 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]", "testserver"})
 SLOW = 30.0  # seconds that a client may take between two parts of its request
-# paths without a token: the studio's files, and results under a job's id, which cannot be guessed
-OPEN = re.compile(r"/|/healthz|/static/[\w.-]+|/v1/jobs/[\w-]{22}/(page|pictures/\d+)")
+# paths without a token: the studio's files, the documentation, and results under a job's id, which
+# cannot be guessed
+OPEN = re.compile(r"/|/healthz|/static/[\w.-]+|/docs/.*|/v1/jobs/[\w-]{22}/(page|pictures/\d+)")
 logger = logging.getLogger("sfumato.web")
 
 
