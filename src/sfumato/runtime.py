@@ -138,7 +138,7 @@ def generator(*keys: int | str) -> Generator:
 
 
 def on_device(random: Generator, device: torch.device) -> Generator:
-    """Return a generator for sampling large tensors for a device.
+    """Return the random generator to use for drawing large tensors on a device.
 
     For CUDA, it is a generator on the GPU with the seed of `random`, so that no random numbers are
     copied to the GPU. For other devices, it is `random` itself.

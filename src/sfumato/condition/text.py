@@ -121,7 +121,7 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, max_chunks: int = MAX_CHUNKS
 
 
 class Encoder(Protocol):
-    """Encoder of prompts as a condition; each family of models has its own encoder."""
+    """Encodes prompts into a `Condition`; each family of models has its own encoder."""
 
     def __call__(
         self, prompts: Sequence[str], size: tuple[int, int]

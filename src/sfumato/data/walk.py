@@ -30,7 +30,8 @@ def files(folder: Path) -> list[Path]:
 def hidden(name: str) -> bool:
     """Whether a member of an archive is hidden.
 
-    A member is hidden if a part of its path begins with a dot or is ``__MACOSX``.
+    A member is hidden if a part of its path is ``__MACOSX`` or begins with a dot; the parts ``.``
+    and ``..`` do not count.
 
     Examples
     --------

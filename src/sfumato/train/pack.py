@@ -108,7 +108,10 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
 
 
 def state(source: Path, *, times: bool = False) -> str:
-    """Digest of a training set's files: names and sizes, with `times` also modification times."""
+    """Digest of the names and sizes of a training set's files.
+
+    If `times` is set, their modification times are included.
+    """
     kinds = image.SUFFIXES | {".txt", ".csv", ".jsonl", ".parquet"}
     there = (
         [p for p in files(source) if p.suffix.lower() in kinds and p.exists()]

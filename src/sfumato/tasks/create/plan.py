@@ -125,7 +125,10 @@ class Plan:
         return self.model.text.chunks(self.styled(text))
 
     def sigmas(self) -> Tensor:
-        """Noise levels of the run; with a start picture, `strength` sets how many of the lowest.
+        """Noise levels of the run.
+
+        With a start picture, only the lowest noise levels are used: the share `strength` of all
+        levels. They are spaced so that there are still `steps` steps.
 
         There are at most as many levels as in the model's table.
         """

@@ -290,7 +290,8 @@ def _decoded(latents: dict[str, Tensor], model: Model) -> dict[str, Image.Image]
 def guesses(trace: Trace, model: Model) -> list[DenoisingProbe]:
     """Add noise to the finished picture at each noise level of its run, and denoise it.
 
-    The noise is the same at all levels. Empty for a network with more inputs than noisy latents.
+    The noise is the same at all levels. The list is empty if the network has inputs
+    besides the noisy latents.
     """
     if model.network.config.in_channels != model.space.config.latent_channels:
         return []
@@ -319,7 +320,8 @@ def guess_under_noise(
     """Add `noise` (standard deviation 1) times `sigma` to clean latents (1, C, h, w), and denoise.
 
     Returns the noisy latents, the denoised estimate, and the mean squared error of the noise that
-    the estimate implies. If the estimate implies zero noise, the error is 1.
+    the estimate implies. For comparison: an estimate that implies no noise at all has an error of
+    about 1, the variance of the noise.
     """
     noisy = z + sigma * noise
     guess = model.denoiser(noisy, level(sigma, noisy), condition)

@@ -88,9 +88,11 @@ class Noise:
         return torch.from_numpy(self.at(light.numpy())).to(y)
 
     def said(self) -> dict[str, Any]:
-        """Return what the level alone does not say; standard deviations are for values of 0 to 255.
+        """Return measurements for the report, by name; the level alone does not contain them.
 
-        The result is empty for white noise that does not depend on brightness.
+        They say whether the noise is grain, and give its standard deviation at half the size, or
+        in dark and in bright areas, for values of 0 to 255. The result is empty for white noise
+        that does not depend on brightness.
         """
         if self.grain is not None:
             return {"grain": True, "sigma_coarse": round(self.grain.coarse * 127.5, 2)}

@@ -37,7 +37,7 @@ Read = Callable[[slice, slice], Tensor]
 def wide_holes(hidden: NDArray[np.bool_], width: float = WIDE) -> NDArray[np.bool_]:
     """Return the holes of a mask (H, W) that are wider than `width` pixels somewhere.
 
-    Holes without a known window around them, from which texture could be copied, are left out.
+    A hole is left out if no window near it is completely known: there is no texture to copy.
 
     Examples
     --------

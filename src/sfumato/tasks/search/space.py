@@ -63,7 +63,7 @@ def fit_space(
     space: str | None,
     side: int,
 ) -> Index:
-    """Fit the space to evenly spaced items, or open a fitted space.
+    """Fit the space to a sample of the items (every n-th), or open a space fitted before.
 
     ``index.json`` is written last.
     """
