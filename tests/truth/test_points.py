@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sfumato.errors import OptionError
-from sfumato.tasks.points import PointsOptions, sample
+from sfumato.tasks.points import PointsOptions, Walks, sample
 from sfumato.types import Progress
 
 
@@ -77,3 +77,16 @@ def test_any_sampler_leads_there(sampler):
 def test_what_cannot_be_walked(more, said):
     with pytest.raises(OptionError, match=said):
         PointsOptions(**{"points": POINTS, **more})
+
+
+def test_narrow_rings_are_learned():
+    angles = torch.linspace(0, 200 * math.pi, 601)[:-1]
+    radii = torch.tensor([1.0, 2.0]).repeat(300)
+    rings = [
+        (float(r * a.cos()), float(r * a.sin()), 1) for a, r in zip(angles, radii, strict=True)
+    ]
+    options = PointsOptions(points=rings, training=1000, count=300)
+    (made,) = (event for event in sample(options) if isinstance(event, Walks))
+    away = made.paths[-1].norm(dim=1)
+    off = torch.minimum((away - 1).abs(), (away - 2).abs())
+    assert float((off < 0.15).float().mean()) > 0.8  # .25 without sines of the coordinates
