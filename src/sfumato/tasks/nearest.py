@@ -35,8 +35,8 @@ class Neighbor:
     Attributes
     ----------
     distance : float
-        Distance between the codes, on the scale of the root mean square difference of pixels with
-        values 0 to 255. It is a lower bound of the difference between the pictures.
+        Distance between the PCA codes of the two pictures. It is scaled so that it is a lower bound
+        of the root mean square difference of their pixels, with values 0 to 255.
     mirrored : bool
         Whether the distance is measured to the mirror image of the picture.
     name, set, author, license : str

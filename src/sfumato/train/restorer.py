@@ -203,7 +203,7 @@ class RestorerJob:
         )
 
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
-        """Clean crops, their corruption, and the condition that describes it."""
+        """Clean crops, the corruption to apply to them, and the condition that describes it."""
         x = self.batch(rows, random)
         if float(torch.rand((), generator=random)) < self.gray:
             x = Grayscale().apply(x)

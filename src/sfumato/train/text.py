@@ -209,7 +209,11 @@ class TextJob:
         return (ids == self.tokenizer.end).int().argmax(dim=1)
 
     def distances(self, rows: Tensor) -> Tensor:
-        """Distance of each text to its target, (B,); kept texts come last."""
+        """Distance of each text to its target, (B,).
+
+        The texts whose states should stay as they were (`kept`) come last; their target is the
+        output of the encoder that training started from.
+        """
         device = self.module.text_model.final_layer_norm.weight.device
         ids, kept = self.ids[rows], self.kept[rows].to(device)
         ends = self._ends(ids)

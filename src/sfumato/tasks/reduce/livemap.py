@@ -29,7 +29,10 @@ HINT = "Choose the lasso and draw around some marks; their items are listed here
 
 
 def live_map(found: Comparison, trial: Trial) -> Any:
-    """The map of a trial with codes of length 2; decoded and selected items appear below it."""
+    """The map of a trial with codes of length 2.
+
+    Below it appear the picture decoded at the pointer and the items selected with the lasso.
+    """
     from bokeh.layouts import column, row
     from bokeh.models import CustomJS
     from bokeh.models.widgets import Div

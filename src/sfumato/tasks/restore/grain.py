@@ -49,7 +49,7 @@ Denoise = Callable[[Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class Grain:
-    """Noise of a photo that is not white, for values in [-1, 1].
+    """Noise in a photo that differs from white noise, for values in [-1, 1].
 
     Attributes
     ----------

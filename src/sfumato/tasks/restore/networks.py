@@ -119,6 +119,6 @@ class RestorationNetworks:
         return ((made - y).abs().amax(dim=1, keepdim=True) / LARGE).clamp_max(1)
 
     def colors(self, gray: Tensor) -> Tensor:
-        """Luminance (1, 1, h, w) in [-1, 1] -> chroma (1, 3, h, w)."""
+        """Luminance (1, 1, h, w) in [-1, 1] -> RGB values minus luminance, (1, 3, h, w)."""
         x = gray.expand(-1, 3, -1, -1)
         return self.repair(x, restorer_planes(torch.ones_like(gray), color=0.0), 0.0, "tints") - x
