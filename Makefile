@@ -24,8 +24,8 @@ test-all: $(VENV)/installed-dev lint docs
 	@$(PYTEST) -m ""
 
 docs: $(VENV)/installed-dev
-	@echo "== the documentation: src/sfumato/web/docs/index.html; sfumato serve has it under /docs/"
-	@$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs src/sfumato/web/docs
+	@echo "== the documentation: build/docs/index.html; sfumato serve has it under /docs/"
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/docs
 
 lint: $(VENV)/installed-dev
 	@echo "== ruff and mypy"
@@ -47,4 +47,4 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) demo build dist src/sfumato/web/docs .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache

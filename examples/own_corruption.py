@@ -1,11 +1,19 @@
-"""Define your own corruption: any object with this call signature works.
+"""
+A corruption of your own
+========================
 
-With three more methods (apply, adjoint and pinv), the corruption is linear.
+Any object with this call signature is a corruption. With three more methods, ``apply``, ``adjoint``
+and ``pinv``, it is a linear corruption, and ``sfumato.consistent`` turns any denoiser into one
+whose estimates agree with what is known. Every sampler can then undo the corruption.
 """
 
+import matplotlib.pyplot as plt
 import torch
 
-from sfumato import consistent, parse
+import sfumato
+from sfumato import image
+from sfumato.sampler.ode import euler
+from sfumato.sampler.schedule import karras
 from sfumato.types import Corrupted
 
 
@@ -24,11 +32,28 @@ class LeftHalf:
     adjoint = pinv = apply  # an orthogonal projection is its own adjoint and pseudo-inverse
 
 
-x = torch.rand(1, 3, 8, 8)
-y = LeftHalf()(x).y
-denoise = consistent(lambda noisy, sigma: torch.zeros_like(noisy), LeftHalf(), y)
-print(
-    "agrees with the known pixels:",
-    bool(torch.equal(LeftHalf().apply(denoise(x, torch.ones(1))), y)),
-)
-print("a corruption from the registry:", parse("mask:0.5+noise:25"))
+# %%
+# Generate an apple and keep its left half. The model then draws right halves that fit.
+
+model, prompt, half = sfumato.load("icons"), "a red apple", LeftHalf()
+apple = sfumato.create(prompt, sfumato.CreateOptions(seed=7), model)[0].picture
+with torch.inference_mode():
+    known = half(model.space.encode(image.to_tensor(apple))).y
+    condition, _ = model.text([prompt], apple.size)
+    empty, _ = model.text([""], apple.size)
+    denoise = sfumato.guided(model.denoiser, condition, empty, scale=3)
+    denoise = sfumato.consistent(denoise, half, known)
+    sigmas = karras(model.denoiser.times.sigmas, 20)
+    drawn = []
+    for seed in range(4):
+        noise = torch.randn(known.shape, generator=torch.Generator().manual_seed(seed))
+        *_, last = euler(denoise, sigmas[0] * noise, sigmas)
+        drawn.append(image.to_pictures(model.space.decode(last.denoised))[0])
+print("keeps the left half:", bool(torch.allclose(half.apply(last.denoised), known, atol=1e-5)))
+
+figure, axes = plt.subplots(1, 6, figsize=(9, 1.8))
+pictures = [apple, image.to_pictures(model.space.decode(known))[0], *drawn]
+for ax, picture in zip(axes, pictures, strict=True):
+    ax.imshow(picture)
+    ax.axis("off")
+plt.show()

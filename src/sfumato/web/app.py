@@ -28,7 +28,8 @@ from sfumato.web.store import Store
 # the studio's page may load its own files, and pictures that it holds in memory
 POLICY = "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'"
 WEB = Path(str(resources.files("sfumato.web")))
-DOCS = WEB / "docs"  # the documentation site; a checkout has it after `make docs`
+# the documentation site: part of a wheel; a checkout has it after `make docs`
+DOCS = WEB / "docs" if (WEB / "docs").is_dir() else WEB.parents[2] / "build" / "docs"
 DOCS_LINK = '<a href="/docs/">Documentation</a>'
 
 
