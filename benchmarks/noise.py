@@ -30,9 +30,11 @@ from sfumato.data import photo as files
 from sfumato.data.photo import Photo
 from sfumato.data.samples import find
 from sfumato.image import LUMA
-from sfumato.tasks.restore.noise import noise_level
+from sfumato.tasks.restore.measure import measured_noise
+from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import restore
+from sfumato.tasks.restore.stage import noise_network
 
 Values = NDArray[np.float64]
 Noisy = tuple[Photo, float]  # the noisy photo, and its true noise level
@@ -113,23 +115,24 @@ def main() -> None:
     ]
     if given.gray:
         clean = [(values @ np.array(LUMA))[..., None] for values in clean]
-    options = RestoreOptions(denoise="auto")
+    options, network = RestoreOptions(denoise="auto"), noise_network(RestorationNetworks())
     for kind in given.kind:
         for sigma in given.sigma:
             random = np.random.default_rng(round(sigma))
             ratios, decibels = [], []
             for values in clean:
                 photo, level = KINDS[kind](values, sigma, random)
-                ratios.append(noise_level(photo, options) * 127.5 / level)
+                found = measured_noise(photo, options, network)
+                ratios.append(found.level * 127.5 / level)
                 if given.remove:
                     levels: tuple[Any, ...] = ("auto", level)
                     made = [restore(photo, RestoreOptions(denoise=one)).photo for one in levels]
                     decibels.append([psnr(one.values, values) for one in made])
-            found = np.array(ratios)
-            near = int((abs(found - 1) <= 0.1).sum())
+            share = np.array(ratios)
+            near = int((abs(share - 1) <= 0.1).sum())
             print(
-                f"{kind:10} {sigma:4g}: measured level / true level: mean {found.mean():.2f}, "
-                f"{found.min():.2f} to {found.max():.2f}; within 10 %: {near} of {len(found)}",
+                f"{kind:10} {sigma:4g}: measured level / true level: mean {share.mean():.2f}, "
+                f"{share.min():.2f} to {share.max():.2f}; within 10 %: {near} of {len(share)}",
                 flush=True,
             )
             if decibels:

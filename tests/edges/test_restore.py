@@ -26,16 +26,13 @@ from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import consensus_chroma, deblock_chroma, tone
 from sfumato.tasks.restore.diffusion import _Job, diffuse
 from sfumato.tasks.restore.grain import Grain, remove_grain
+from sfumato.tasks.restore.measure import measured_noise
 from sfumato.tasks.restore.networks import RestorationNetworks
-from sfumato.tasks.restore.noise import (
-    Noise,
-    estimate_noise,
-    flattest_noise,
-    measured_noise,
-    noise_level,
-)
+from sfumato.tasks.restore.noise import Noise
 from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.patch_noise import estimate_noise, flattest_noise
 from sfumato.tasks.restore.run import PATCHES, restore, stream
+from sfumato.tasks.restore.stage import noise_network
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][100:180, 200:310])
 
@@ -357,8 +354,9 @@ def test_noise_is_measured_where_black_and_white_cut_it_off(sigma):
             .astype(np.uint8)
         )
         assert 0.02 < ((noisy == 0) | (noisy == 255)).mean() < 0.6
-        level = noise_level(Photo(noisy.transpose(1, 2, 0)), RestoreOptions(denoise="auto")) * 127.5
-        assert level == pytest.approx(sigma, rel=0.1)
+        photo = Photo(noisy.transpose(1, 2, 0))
+        noise = measured_noise(photo, RestoreOptions(denoise="auto"))
+        assert noise.level * 127.5 == pytest.approx(sigma, rel=0.1)
 
 
 @pytest.mark.parametrize("sigma", [5, 15, 30])
@@ -408,6 +406,37 @@ def test_noise_is_removed_by_the_level_of_each_pixel():
     # turned and mirrored, the levels are, too
     best = restore(photo, RestoreOptions(denoise="auto", ensemble=True))
     assert np.square(best.photo.values.transpose(2, 0, 1) - clean).mean() < error["auto"]
+
+
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
+def test_texture_is_not_taken_for_noise(name, gray):
+    """By patches alone, the gray houses have noise of 13."""
+    values = load_sample_image(name).astype(float)
+    values = (values @ LUMA)[..., None] if gray else values
+    photo = Photo(values.round().astype(np.uint8))
+    assert restore(photo, RestoreOptions(denoise="auto")).report["sigma"] < 2
+    noisy = values + np.random.default_rng(0).normal(0, 20, values.shape)
+    photo = Photo(noisy.clip(0, 255).round().astype(np.uint8))
+    assert restore(photo, RestoreOptions(denoise="auto")).report["sigma"] == pytest.approx(20, 0.1)
+
+
+def test_noise_in_a_color_jpeg_is_removed(tmp_path):
+    """JPEG keeps more noise in luminance than the network expects at the measured level."""
+    clean = load_sample_image("flower.jpg")[:240, 160:480]
+    noisy = clean + np.random.default_rng(0).normal(0, 20, clean.shape)
+    picture = Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8))
+    picture.save(tmp_path / "noisy.jpg", quality=90)
+    path, auto = tmp_path / "noisy.jpg", RestoreOptions(denoise="auto")
+    made = restore(path, auto)
+    measured = 127.5 * measured_noise(read(path), auto, noise_network(RestorationNetworks())).level
+    told = restore(path, RestoreOptions(denoise=measured))
+    error, plain = (
+        float(np.square(one.photo.values.astype(float) - clean).mean()) for one in (made, told)
+    )
+    assert error < 0.8 * plain, (error, plain)
+    again = restore(path, RestoreOptions(denoise=made.report["sigma"]))
+    assert np.abs(again.photo.values.astype(int) - made.photo.values).max() <= 1
 
 
 @pytest.mark.parametrize("gray", [False, True])
@@ -509,9 +538,8 @@ def test_noise_under_clear_pixels_is_not_measured():
     noisy[:, 200:] = 0
     alpha = np.full((240, 320), 255, np.uint8)
     alpha[:, 200:] = 0
-    assert noise_level(
-        Photo(noisy, alpha), RestoreOptions(denoise="auto")
-    ) * 127.5 == pytest.approx(15, rel=0.1)
+    noise = measured_noise(Photo(noisy, alpha), RestoreOptions(denoise="auto"))
+    assert noise.level * 127.5 == pytest.approx(15, rel=0.1)
 
 
 def test_a_jpegs_noise_is_measured_at_half_the_size(tmp_path):
@@ -520,7 +548,7 @@ def test_a_jpegs_noise_is_measured_at_half_the_size(tmp_path):
     photo, options = read(tmp_path / "a.jpg"), RestoreOptions(denoise="auto")
     left = float(photo.frame().std())  # of the noise, after compression
     assert flattest_noise(photo.frame()) < 0.4 * left
-    assert noise_level(photo, options) == pytest.approx(left, rel=0.4)
+    assert measured_noise(photo, options).level == pytest.approx(left, rel=0.4)
 
 
 def mask(path, size=(110, 80), white=None):
@@ -837,7 +865,7 @@ def test_a_diffusion_models_answer_fits_the_measurement(options):
         Photo(PHOTO[:32, :48]),
         RestoreOptions(**options, engine="diffusion", steps=2, seed=0),
         model,
-        lambda x: x,
+        RestorationNetworks(),
     )
     made = answer.photo
     assert made.size == ((96, 64) if "enlarge" in options else (48, 32))
@@ -887,7 +915,7 @@ def test_in_pixels_the_measurement_is_kept_at_every_step(options, tiny, tmp_path
         tiny,
         make_tiny(tmp_path / "pixels", pixels=True, in_channels=3, out_channels=3),
     ):
-        job = _Job(photo, options, load(str(folder)), gaps if options.fills else None)
+        job = _Job(photo, options, load(str(folder)), gaps if options.fills else None, 0.0)
         with torch.inference_mode():
             x = job.start(Streams([3]), 1.0)
             clean = job.decode(job.agreeing()(0.1 * x, torch.ones(1)))
@@ -966,7 +994,11 @@ def test_a_comparison_does_not_replace_what_is_there(folder, tmp_path, capsys, m
 def test_diffusion_walks_from_the_noise_that_it_is_told():
     model = load("icons")
     tops = [
-        float(_Job(Photo(PHOTO[:32, :48]), RestoreOptions(denoise=s), model, None).sigmas()[0])
+        float(
+            _Job(
+                Photo(PHOTO[:32, :48]), RestoreOptions(denoise=s), model, None, s / 127.5
+            ).sigmas()[0]
+        )
         for s in (0.5, 5.0, 15.0, 60.0)
     ]
     least = float(model.denoiser.times.sigmas[0])
@@ -977,7 +1009,7 @@ def test_diffusion_walks_from_the_noise_that_it_is_told():
 
 def test_diffusion_refuses_what_is_too_large_for_memory():
     photo = Photo(np.zeros((1200, 1000, 3), np.uint8))
-    events = diffuse(photo, RestoreOptions(enlarge=2), load("icons"), lambda x: x)
+    events = diffuse(photo, RestoreOptions(enlarge=2), load("icons"), RestorationNetworks())
     with pytest.raises(OptionError, match="4.8 megapixels are too many at once"):
         next(events)
 

@@ -186,8 +186,8 @@ def engine(options: RestoreOptions) -> Restore:
         if options.enlarge and options.only == "size" and model.upscaler is not None:
             upscaler = model.upscaler
             return lambda photo: enlarge(photo, options, model, upscaler)
-        finder = RestorationNetworks(None, options.device, options.dtype)
-        return lambda photo: diffuse(photo, options, model, finder.damage)
+        networks = RestorationNetworks(None, options.device, options.dtype)
+        return lambda photo: diffuse(photo, options, model, networks)
     if options.model_fields_set & OF_DIFFUSION:
         raise OptionError(f"{options.model} is not a text-to-image model, so it takes no --prompt")
     if options.clean and options.model is None:

@@ -32,9 +32,10 @@ from sfumato.hub.load import Model
 from sfumato.runtime import Streams, random_seed
 from sfumato.sampler.registry import build
 from sfumato.tasks.restore import masks
-from sfumato.tasks.restore.noise import noise_level
+from sfumato.tasks.restore.measure import measured_noise
 from sfumato.tasks.restore.options import HOW, OF_DIFFUSION, RestoreOptions
 from sfumato.tasks.restore.run import Restored
+from sfumato.tasks.restore.stage import Engine, noise_network
 from sfumato.types import Linear, Progress
 
 # largest result in pixels; it is sampled as a whole, since prompt and layout concern the whole
@@ -43,7 +44,7 @@ LARGEST = 4_000_000
 
 
 def diffuse(
-    photo: Photo, options: RestoreOptions, model: Model, damage: masks.Damage
+    photo: Photo, options: RestoreOptions, model: Model, networks: Engine
 ) -> Iterator[Progress | Restored]:
     """Restore a photo with a diffusion model; yield progress, then one result per sample.
 
@@ -53,8 +54,8 @@ def diffuse(
     options : RestoreOptions
     model : Model
         Any text-to-image model with as many input channels as output channels.
-    damage : callable
-        Finds scratches, as in :func:`sfumato.tasks.restore.masks.find`.
+    networks : Engine
+        Finds scratches and measures noise.
 
     Raises
     ------
@@ -80,18 +81,24 @@ def diffuse(
             f"{pixels / 1e6:.1f} megapixels are too many at once: the diffusion engine takes up to "
             f"{LARGEST / 1e6:g}; --engine auto takes any size"
         )
-    gaps = yield from masks.find(photo, options, damage)
-    yield from _Job(photo, options, model, gaps).run()
+    gaps = yield from masks.find(photo, options, networks.damage)
+    noise = measured_noise(photo, options, noise_network(networks))
+    yield from _Job(photo, options, model, gaps, noise.level).run()
 
 
 class _Job:
     """One photo: its measurement, the linear operator of the measurement, and the model."""
 
     def __init__(
-        self, photo: Photo, options: RestoreOptions, model: Model, gaps: NDArray[np.bool_] | None
+        self,
+        photo: Photo,
+        options: RestoreOptions,
+        model: Model,
+        gaps: NDArray[np.bool_] | None,
+        level: float,
     ) -> None:
         self.photo, self.options, self.model, self.gaps = photo, options, model, gaps
-        self.level = noise_level(photo, options)
+        self.level = level  # standard deviation of the noise
         self.gray = options.colorize or photo.values.shape[2] == 1
         factor, (wide, tall) = options.enlarge or 1.0, photo.size
         self.size = (round(tall * factor), round(wide * factor))

@@ -1,8 +1,7 @@
-"""Measure the noise and find the JPEG quality of a photo if the option is "auto"."""
+"""The noise of a photo: one level, or a level that depends on brightness, or film grain."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,39 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.optimize import nnls
-from scipy.special import ndtr
 from torch import Tensor
 
-from sfumato.data.photo import Photo
-from sfumato.errors import OptionError
-from sfumato.tasks.restore.grain import CLIPPED, Grain, flat_level, luma, measure_grain
-from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.grain import Grain
 
-SAMPLE = 2048  # side of the part in which noise is measured
-# side, smallest stride and sufficient number of patches; if there are too few, the next entry is
-# used
-PATCHES = ((8, 3, 4000), (5, 2, 1500))
-MOST, ROUNDS = 40_000, 6
-EACH = 6  # smallest number of patches per value of a patch, for a reliable covariance
-# distances of a patch from black and white, in standard deviations of the noise; the first distance
-# that leaves enough patches is used
-MARGINS = (2.5, 2.0, 1.5, 1.0, 0.5, 0.0)
-# side of the patches that are grouped by brightness, largest number of groups, patches per group,
-# and smallest number of groups
-LIGHT_SIDE, LIGHTS, LIGHT_PATCHES, LIGHTS_LEAST = 4, 8, 1000, 4
 UNEVEN = 1.6  # ratio of noise at black and white that counts as dependence on brightness
 # pixels over which brightness is averaged, since the brightness of a single pixel is noisy
 AROUND = 7
-# noise levels for values 0 to 255: JPEG removes part of the noise below the first, none above the
-# second
-WEAK = 12.0, 20.0
-GONE = 0.6  # ratio of fine to coarse noise below which the fine noise counts as removed
-# largest distance of a true mean beyond the range, in standard deviations of the noise
-BEYOND = 3.0
-CLEAR = 2.0  # distance from black and white at which hardly any noise is clipped
 
 
 @dataclass(frozen=True)
@@ -66,6 +41,10 @@ class Noise:
     bright: float = 0.0
     grain: Grain | None = None
 
+    def scaled(self, factor: float) -> Noise:
+        """Return white noise that is `factor` times as strong."""
+        return Noise(factor * self.level, factor * self.dark, factor * self.bright)
+
     def at(self, light: NDArray[Any]) -> NDArray[Any]:
         """Return the standard deviation of the noise for brightness values in [-1, 1]."""
         if not self.dark + self.bright:
@@ -82,10 +61,7 @@ class Noise:
         """
         if not self.dark + self.bright:
             return self.level
-        light = F.avg_pool2d(
-            y.mean(dim=1, keepdim=True), AROUND, 1, AROUND // 2, count_include_pad=False
-        )
-        return torch.from_numpy(self.at(light.numpy())).to(y)
+        return torch.from_numpy(self.at(mean_light(y).numpy())).to(y)
 
     def said(self) -> dict[str, Any]:
         """Return measurements for the report, by name; the level alone does not contain them.
@@ -104,260 +80,18 @@ class Noise:
         }
 
 
-def noise_level(photo: Photo, options: RestoreOptions) -> float:
-    """Standard deviation of the noise over a photo, for values in [-1, 1]."""
-    return measured_noise(photo, options).level
+def mean_light(y: Tensor) -> Tensor:
+    """Mean brightness around each pixel, (1, 1, h, w), of a picture (1, C, h, w)."""
+    mean = y.mean(dim=1, keepdim=True)
+    return F.avg_pool2d(mean, AROUND, 1, AROUND // 2, count_include_pad=False)
 
 
-def measured_noise(photo: Photo, options: RestoreOptions) -> Noise:
-    """The noise of a photo, given by the user or measured."""
-    if options.denoise is None:
-        return Noise(0.0)
-    if options.denoise != "auto":
-        return Noise(options.denoise / 127.5)
-    wide, tall = photo.size
-    top, left = max(0, tall - SAMPLE) // 2, max(0, wide - SAMPLE) // 2
-    x = photo.frame(slice(top, top + SAMPLE), slice(left, left + SAMPLE))
-    x = x[:1] if photo.gray else x  # three equal channels are one measurement
-    seen = (
-        None if photo.alpha is None else photo.alpha[top : top + SAMPLE, left : left + SAMPLE] > 0
-    )
-    if photo.quality is None:
-        found = signal_dependent_noise(x, seen)
-        grain = measure_grain(x, found.level, seen)
-    else:
-        found = Noise(noise_under_jpeg(x))
-        grain = measure_grain(x, estimate_noise(luma(x)), in_luma=True)
-    if grain is not None:
-        return Noise(grain.level, grain=grain)
-    if photo.quality is None and len(x) == 1 and not found.dark + found.bright:
-        # the patches of a single channel leave few directions that contain only noise
-        return Noise(min(found.level, flat_level(x, seen)))
-    return found
+def dependence_on_light(light: NDArray[Any], levels: NDArray[Any]) -> tuple[float, float] | None:
+    """Fit the noise at black and at white to noise levels at several brightness values.
 
-
-def quality(photo: Photo, options: RestoreOptions) -> int:
-    """JPEG quality to give to the network; 100 means not compressed."""
-    if options.dejpeg is None:
-        return 100
-    if options.dejpeg != "auto":
-        return options.dejpeg
-    if photo.quality is None:
-        raise OptionError(
-            "the file is not a JPEG, so its JPEG quality is not known; give --dejpeg a number, 1 "
-            "to 100"
-        )
-    return photo.quality
-
-
-def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> float:
-    """Estimate the standard deviation of white noise in a picture (C, H, W) from its patches.
-
-    The patches of a photograph lie near a subspace. The directions orthogonal to the subspace
-    contain only noise, so the smallest eigenvalues of the patches' covariance equal the noise
-    variance (Chen, Zhu & Heng 2015, ICCV, algorithm 1). Clipping at black or white makes this
-    estimate too small. Therefore, patches near the middle of the range are used. Their variance is
-    divided by the share of the variance that Gaussian noise keeps after clipping.
-
-    Parameters
-    ----------
-    x : array, (C, H, W)
-    seen : array of bool, (H, W), optional
-        Where the picture is not fully transparent.
+    The variance is linear in brightness (Foi et al. 2008). The result is None if both levels are
+    nearly equal.
     """
-    low, high = float(x.min()), float(x.max())
-    level: float | None = None
-    for side, stride, enough in PATCHES:
-        found = _patches(x, side, stride, seen)
-        least = EACH * found[0].size if len(found) else 1
-        if len(found) < least:
-            continue
-        mean = found.mean(axis=2)
-        # distance from the ends of the range, in the nearest channel
-        distance = np.minimum(mean - low, high - mean).min(axis=1)
-        level = _across(found) if level is None else level
-        for _ in range(ROUNDS):
-            before, margin = level, 0.0
-            for margin in MARGINS:
-                if (distance > margin * level).sum() >= enough:
-                    break
-            chosen = distance > margin * level
-            if chosen.sum() < least or level == 0:
-                break
-            level = _across(_unclipped(found[chosen], before, low, high))
-            if abs(level - before) < 0.005 * before:
-                break
-        if margin >= CLEAR:
-            break
-    return flattest_noise(x) if level is None else level
-
-
-def signal_dependent_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> Noise:
-    """Estimate white noise in a picture (C, H, W), and how it depends on brightness.
-
-    The noise is estimated in groups of patches of similar brightness, and two parameters are fitted
-    to the estimates. They define a transform of the values after which the noise is equally strong
-    everywhere (Anscombe 1948). After this transform, the level is estimated as for white noise.
-    """
-    light, levels = _levels_by_light(x, seen)
-    even = Noise(estimate_noise(x, seen))
-    if len(light) < LIGHTS_LEAST or not levels.all():
-        return even
     ends = np.stack([(1 - light) / 2, (1 + light) / 2], axis=1) / levels[:, None] ** 2
     dark, bright = (math.sqrt(v) for v in nnls(ends, np.ones(len(light)))[0])
-    if max(dark, bright) < UNEVEN * min(dark, bright):
-        return even
-    found = Noise(0.0, dark, bright)
-    grid = np.linspace(-1, 1, 513)
-    slope = 1 / np.maximum(found.at(grid), 0.03 * max(dark, bright))
-    bent = np.concatenate([[0.0], np.cumsum((slope[1:] + slope[:-1]) / 2 * np.diff(grid))])
-    factor = estimate_noise(np.interp(x, grid, bent).astype(np.float32), seen)
-    over_all = found.at(x) * factor
-    return Noise(float(np.sqrt(np.square(over_all).mean())), factor * dark, factor * bright)
-
-
-def _levels_by_light(
-    x: NDArray[Any], seen: NDArray[np.bool_] | None
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Mean brightness, in [-1, 1], of groups of patches, and the noise level of each group."""
-    low, high = float(x.min()), float(x.max())
-    found = _patches(x, LIGHT_SIDE, 2, seen)
-    if not len(found):
-        return np.zeros(0), np.zeros(0)
-    means = found.mean(axis=2)
-    light = means.mean(axis=1)
-    parts = max(1, min(LIGHTS, len(found) // LIGHT_PATCHES))
-    edges = np.quantile(light, np.linspace(0, 1, parts + 1))
-    out = []
-    for begin, end in itertools.pairwise(edges):
-        chosen = (light >= begin) & (light <= end)
-        if chosen.sum() < EACH * found[0].size:
-            continue
-        level = _across(found[chosen])
-        for _ in range(ROUNDS):
-            if level == 0:
-                break
-            level = _across(_unclipped(found[chosen], level, low, high))
-        out.append((float(light[chosen].mean()), level))
-    places, levels = np.array(out).reshape(-1, 2).T
-    return places, levels
-
-
-def _patches(
-    x: NDArray[Any], side: int, stride: int, seen: NDArray[np.bool_] | None
-) -> NDArray[np.float32]:
-    """Evenly spaced patches (N, C, side * side) of a picture, without transparent pixels."""
-    if min(x.shape[-2:]) < side:
-        return np.zeros((0, len(x), side * side), np.float32)
-    stride = max(stride, math.ceil(math.sqrt(math.prod(x.shape[-2:]) / MOST)))
-    windows = sliding_window_view(x, (side, side), axis=(1, 2))[:, ::stride, ::stride]
-    found = windows.transpose(1, 2, 0, 3, 4).reshape(-1, len(x), side * side)
-    if seen is not None:
-        found = found[
-            sliding_window_view(seen, (side, side))[::stride, ::stride].all(axis=(2, 3)).ravel()
-        ]
-    return found.astype(np.float32)
-
-
-def _across(patches: NDArray[np.float32]) -> float:
-    """Standard deviation in the directions in which patches (N, ...) vary least.
-
-    The number of directions is the largest for which the mean of their variances is not above their
-    median.
-    """
-    values = np.linalg.eigvalsh(np.cov(patches.reshape(len(patches), -1), rowvar=False))
-    for count in range(len(values), 0, -1):
-        mean = float(values[:count].mean())
-        if mean <= np.median(values[:count]):
-            break
-    return math.sqrt(max(mean, 0.0))
-
-
-def _unclipped(
-    patches: NDArray[np.float32], level: float, low: float, high: float
-) -> NDArray[np.float32]:
-    """Undo the effect of clipping on the standard deviation of patches (N, C, n).
-
-    The patches are scaled about their means to the standard deviation that they had before values
-    beyond `low` and `high` were clipped.
-    """
-    mean = patches.mean(axis=2, keepdims=True)
-    kept = _kept_variance(mean, level, low, high)
-    found: NDArray[np.float32] = mean + (patches - mean) / np.sqrt(kept)
-    return found
-
-
-def _kept_variance(mean: NDArray[Any], level: float, low: float, high: float) -> NDArray[Any]:
-    """Share of its variance that Gaussian noise keeps if values are clipped to `low` and `high`.
-
-    `mean` is the mean after clipping, which lies further inside the range than the true mean.
-    """
-    whole = np.linspace(low - BEYOND * level, high + BEYOND * level, 1025)
-    a, b = (low - whole) / level, (high - whole) / level
-
-    def density(z: NDArray[Any]) -> NDArray[Any]:
-        found: NDArray[Any] = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-        return found
-
-    below, above = ndtr(a), ndtr(-b)
-    first = a * below + density(a) - density(b) + b * above
-    second = a * a * below + (1 - below - above) + a * density(a) - b * density(b) + b * b * above
-    kept: NDArray[Any] = np.interp(mean, whole + level * first, (second - first**2).clip(0.05, 1))
-    return kept
-
-
-def noise_under_jpeg(x: NDArray[Any]) -> float:
-    """Estimate the standard deviation of luminance noise in a picture (C, H, W) from a JPEG file.
-
-    JPEG keeps less of the noise in color.
-
-    Strong noise stays nearly white. JPEG removes the finest part of weak noise from flat regions.
-    In the picture at half the size, the noise remains, half as strong.
-    """
-    gray = luma(x)
-    level = estimate_noise(gray)
-    if min(gray.shape[-2:]) < 2:
-        return level
-    half = F.avg_pool2d(torch.from_numpy(gray)[None], 2)[0].numpy()
-    coarse = 2 * flattest_noise(half)
-    weak = coarse if level < GONE * coarse else min(level, coarse)
-    low, high = WEAK
-    share = min(1.0, max(0.0, (level * 127.5 - low) / (high - low)))
-    return share * level + (1 - share) * weak
-
-
-def flattest_noise(x: NDArray[Any]) -> float:
-    """Estimate noise that is not white, from the flattest blocks of a picture (C, H, W).
-
-    The mean square of the finest diagonal differences is computed for each block. Its tenth
-    percentile shows only noise, since the blocks there are flat (after Meer, Jolion & Rosenfeld
-    1990). This percentile is divided by the tenth percentile of pure noise with variance 1.
-    """
-    block, (tall, wide) = 8, (n // 2 * 2 for n in x.shape[-2:])
-    if tall < 2 or wide < 2:
-        return 0.0
-    even = x[..., :tall, :wide]
-    squares = np.square(
-        (even[..., ::2, ::2] - even[..., ::2, 1::2] - even[..., 1::2, ::2] + even[..., 1::2, 1::2])
-        / 2
-    ).mean(axis=0)
-    down, across = (n // block for n in squares.shape)
-    if down * across < 4:
-        return float(np.sqrt(squares.mean()))
-
-    def blocks(values: NDArray[Any]) -> NDArray[Any]:
-        found: NDArray[Any] = (
-            values[: down * block, : across * block]
-            .reshape(down, block, across, block)
-            .mean(axis=(1, 3))
-        )
-        return found
-
-    # leave clipped blocks out: a white sky shows no noise
-    clipped = (np.abs(even[..., ::2, ::2]) > CLIPPED).all(axis=0)
-    means = blocks(squares)
-    telling = means[blocks(clipped) < 0.25]
-    means = telling if telling.size >= 4 else means
-    # the tenth percentile of a mean of squares, to first order
-    by_chance = 1 - 1.28 * math.sqrt(2 / (block**2 * len(x)))
-    return float(np.sqrt(np.quantile(means, 0.1) / by_chance))
+    return None if max(dark, bright) < UNEVEN * min(dark, bright) else (dark, bright)

@@ -14,7 +14,7 @@ from sfumato.corruption.color import Grayscale
 from sfumato.corruption.resample import Downscale
 from sfumato.data.photo import Photo
 from sfumato.tasks.restore.color import luminance
-from sfumato.tasks.restore.noise import SAMPLE
+from sfumato.tasks.restore.measure import SAMPLE
 from sfumato.tasks.restore.options import HOW, RestoreOptions
 
 

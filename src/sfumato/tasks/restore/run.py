@@ -27,11 +27,11 @@ from sfumato.errors import OptionError
 from sfumato.space.tile import windows
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import colorize
-from sfumato.tasks.restore.noise import measured_noise, quality
+from sfumato.tasks.restore.measure import measured_noise, quality
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.patches import Filled, complete
 from sfumato.tasks.restore.report import report
-from sfumato.tasks.restore.stage import Engine, Stage, size_of
+from sfumato.tasks.restore.stage import Engine, Stage, noise_network, size_of
 from sfumato.types import Progress
 
 T = TypeVar("T")
@@ -125,7 +125,8 @@ def _restored(
 ) -> Iterator[Progress | Restored]:
     """Restore a photo once, with one seed."""
     # measured in the given photo, since filled pixels have no noise
-    noise, jpeg = measured_noise(photo, options), quality(photo, options)
+    network = noise_network(engine) if engine.has_specialists else None
+    noise, jpeg = measured_noise(photo, options, network), quality(photo, options)
     stages = _stages(options, engine)
     total, done = sum(sum(_work(photo, asked)) for asked in stages), 0
     made, hidden, filled = photo.opaque(), None, None

@@ -26,6 +26,9 @@ from sfumato.tasks.restore.noise import Noise
 from sfumato.tasks.restore.options import Only, RestoreOptions
 from sfumato.tasks.restore.patches import WIDE, wide_holes
 from sfumato.tasks.restore.report import largest_change, shrunk_difference
+from sfumato.tasks.restore.residual import Denoise
+
+IN_JPEG = 1.2  # factor of the level for the network, for noise in a color JPEG
 
 
 class Engine(Protocol):
@@ -79,6 +82,10 @@ class Stage:
     ) -> None:
         self.photo, self.options, self.engine, self.hidden = photo, options, engine, hidden
         self.noise = noise if options.denoise is not None else Noise(0.0)
+        if options.denoise == "auto" and options.only == "noise" and photo.quality is not None:
+            # JPEG removes noise in color, so there is more noise in the luminance than the network
+            # expects at this level
+            self.noise = noise if photo.gray or noise.grain else noise.scaled(IN_JPEG)
         self.quality = jpeg if options.dejpeg is not None else 100
         self.size = size_of(photo, options)
         # a sepia print is restored in gray and keeps its tone
@@ -108,17 +115,14 @@ class Stage:
         if self.grain is None:
             made = apply_network(self.engine, y, planes, sigma, only, ensemble=ensemble)
         else:
-            made = remove_grain(self._denoised, y, self.grain)
+            denoise = noise_network(self.engine, ensemble=ensemble)
+            made = remove_grain(denoise, y, self.grain)
         if not self.gray:
             return made
         made = Grayscale().apply(made)
         return (
             made.expand(-1, self.channels, -1, -1) if self.tone is None else toned(made, self.tone)
         )
-
-    def _denoised(self, y: Tensor, sigma: float) -> Tensor:
-        planes, ensemble = restorer_planes(torch.ones_like(y[:, :1])), self.options.ensemble
-        return apply_network(self.engine, y, planes, sigma, "noise", ensemble=ensemble)
 
     def _seen(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         """The measurement in a window, at the size of the result.
@@ -193,6 +197,16 @@ class Stage:
                 shrunk_difference(made, self.photo, options.enlarge), 3
             )
         return out
+
+
+def noise_network(engine: Engine, *, ensemble: bool = False) -> Denoise:
+    """Return an engine's network for white noise."""
+
+    def denoise(y: Tensor, sigma: float | Tensor) -> Tensor:
+        planes = restorer_planes(torch.ones_like(y[:, :1]))
+        return apply_network(engine, y, planes, sigma, "noise", ensemble=ensemble)
+
+    return denoise
 
 
 def apply_network(

@@ -1,0 +1,132 @@
+"""Correct measured noise by what a denoising network removes.
+
+A statistic of patches takes fine texture for noise. A network tells them apart. So the noise level
+is corrected until the network removes as much as it should remove at this level.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from sfumato.tasks.restore.noise import Noise, dependence_on_light, mean_light
+
+SIDE, PLACES = 192, 5  # side of the part that is denoised; number of possible places per direction
+ROUNDS, CLOSE = 6, 0.02  # largest number of corrections, and the correction that is small enough
+PROBE = 0.1  # change of the input from which derivatives are computed, in noise levels
+CLEAR = 2.0  # distance from black and white, in noise levels, at which hardly any noise is clipped
+FEWEST = 0.1  # smallest share of pixels at this distance
+LEAST, LOWEST = 0.05, 1e-4  # smallest share of noise that is removed; smallest noise level
+# number of groups of pixels by brightness, smallest number of values in a group, and smallest
+# range of brightness that shows how noise depends on it
+GROUPS, VALUES, RANGE = 8, 2000, 0.3
+NEAR = 0.92  # absolute value from which pixels are so close to black or white that they may clip
+
+Denoise = Callable[[Tensor, float | Tensor], Tensor]
+"""``(y, level) -> restored``: a picture (1, 3, h, w), and one level or a map (1, 1, h, w)."""
+
+
+def corrected(
+    x: NDArray[np.float32], seen: NDArray[np.bool_] | None, noise: Noise, denoise: Denoise
+) -> Noise:
+    """Correct white noise, measured in a picture (C, H, W), until it fits what a network removes.
+
+    Let ``s`` be the standard deviation of the noise in ``y``, ``D`` a denoiser with the smallest
+    mean squared error, and ``d`` the mean derivative of the outputs of ``D`` by the inputs at the
+    same positions. The mean of ``(y - D(y))^2`` is then ``s^2 (1 - d)``. This follows from Stein's
+    lemma (Stein 1981), as the error of ``D`` is orthogonal to all functions of ``y``. A random
+    probe gives ``d`` (Ramani, Blu & Unser 2008, equation 13). The equation is solved for ``s``
+    several times, since ``D`` depends on the assumed level; in groups of pixels of similar
+    brightness it also shows how the noise depends on brightness.
+
+    Parameters
+    ----------
+    x : array, (1 or 3, H, W), in [-1, 1]
+    seen : array of bool, (H, W), optional
+        Where the picture is not fully transparent.
+    noise : Noise
+        The measured noise, without grain.
+    denoise : Denoise
+    """
+    y = torch.from_numpy(np.ascontiguousarray(x[(slice(None), *_part(x, seen))]))[None]
+    random = Generator().manual_seed(0)
+    for _ in range(ROUNDS):
+        light, squares, derivatives = _removed(y, noise, denoise, random)
+        if len(light) < FEWEST * y.numel():
+            break
+        before, noise = noise, _fitted(light, squares, derivatives, x, noise)
+        if abs(noise.level - before.level) < CLOSE * before.level:
+            break
+    return noise
+
+
+def _removed(
+    y: Tensor, noise: Noise, denoise: Denoise, random: Generator
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Brightness, squared change and derivative of each value that is not near black or white."""
+
+    def restored(picture: Tensor) -> Tensor:
+        made = denoise(picture.expand(-1, 3, -1, -1), noise.of(picture))
+        return made.mean(dim=1, keepdim=True) if y.shape[1] == 1 else made
+
+    estimate = restored(y)
+    light = mean_light(estimate)
+    level = torch.from_numpy(noise.at(light.numpy())).to(y).clamp_min(LOWEST)
+    probe = torch.randn(y.shape, generator=random)
+    derivative = probe * (restored(y + PROBE * level * probe) - estimate) / (PROBE * level)
+    margin = CLEAR * level
+    clear = (estimate - y.min() > margin) & (y.max() - estimate > margin)
+    found = light.expand_as(y), (y - estimate).square(), derivative
+    first, second, third = (values[clear].numpy() for values in found)
+    return first, second, third
+
+
+def _fitted(
+    light: NDArray[Any],
+    squares: NDArray[Any],
+    derivatives: NDArray[Any],
+    x: NDArray[np.float32],
+    noise: Noise,
+) -> Noise:
+    """The noise whose removal explains the changes; its level is the level over `x`."""
+
+    def level(chosen: NDArray[np.bool_]) -> float:
+        share = max(1 - float(derivatives[chosen].mean()), LEAST)
+        return max(math.sqrt(float(squares[chosen].mean()) / share), LOWEST)
+
+    edges = np.quantile(light, np.linspace(0, 1, GROUPS + 1))
+    groups = [(light >= low) & (light <= high) for low, high in itertools.pairwise(edges)]
+    groups = [group for group in groups if group.sum() >= VALUES]
+    places = np.array([light[group].mean() for group in groups])
+    if len(places) > 1 and np.ptp(places) > RANGE:
+        ends = dependence_on_light(places, np.array([level(group) for group in groups]))
+        if ends is None:
+            return Noise(level(np.ones(len(light), bool)))
+        if len(x) == 1:  # patches of a single channel show the dependence on brightness badly
+            uneven = Noise(1.0, *ends)
+            return Noise(float(np.sqrt(np.square(uneven.at(x)).mean())), *ends)
+    relative = squares / np.square(np.maximum(noise.at(light), LOWEST))
+    factor = math.sqrt(float(relative.mean()) / max(1 - float(derivatives.mean()), LEAST))
+    return noise.scaled(factor)
+
+
+def _part(x: NDArray[np.float32], seen: NDArray[np.bool_] | None) -> tuple[slice, slice]:
+    """The part of a picture with the most pixels that are not near black, white or transparent."""
+    useful: NDArray[np.bool_] = np.abs(x).max(axis=0) < NEAR
+    if seen is not None:
+        useful = useful & seen
+    rows, columns = (
+        [
+            slice(start, start + SIDE)
+            for start in np.linspace(0, max(0, n - SIDE), PLACES).astype(int)
+        ]
+        for n in x.shape[1:]
+    )
+    return max(itertools.product(rows, columns), key=lambda part: int(useful[part].sum()))
