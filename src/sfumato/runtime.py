@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import math
 import os
 import platform
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,21 @@ def on_device(random: Generator, device: torch.device) -> Generator:
     if device.type != "cuda":
         return random
     return torch.Generator(device).manual_seed(random.initial_seed())
+
+
+def finite(value: Any) -> Any:
+    """Replace the numbers that JSON lacks, infinity and NaN, by None in nested dicts and lists.
+
+    Examples
+    --------
+    >>> finite({"psnr": math.inf, "levels": [1.0, math.nan], "name": "a"})
+    {'psnr': None, 'levels': [1.0, None], 'name': 'a'}
+    """
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def derive_seed(seed: int, k: int) -> int:

@@ -46,3 +46,10 @@ def test_positions_cancelling_and_forgetting(store):
     assert store.expire(3600) == []
     assert store.expire(-1) == [first.id]
     assert [job.id for job in store.newest(9)] == [second.id]
+
+
+def test_a_result_without_an_end_is_stored_as_json_can_hold_it(store):
+    job = store.add("reduce", {})
+    assert store.begin(job.id)
+    assert store.complete(job.id, {"error": float("inf"), "figures": [{"ratio": float("nan")}]})
+    assert store.get(job.id).result == {"error": None, "figures": [{"ratio": None}]}

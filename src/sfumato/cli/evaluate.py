@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,10 +67,10 @@ def restore(
 
 def _record(score: Score) -> str:
     """A score as JSON; an infinite value becomes null."""
+    from sfumato.runtime import finite
+
     values = {name: value for name, value in score.__dict__.items() if value is not None}
-    return json.dumps(
-        {name: None if value == math.inf else value for name, value in values.items()}
-    )
+    return json.dumps(finite(values))
 
 
 def _line(psnr: float, ssim: float, lpips: float | None, name: str) -> str:

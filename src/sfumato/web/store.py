@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from sfumato.errors import OptionError
+from sfumato.runtime import finite
 
 try:
     import fcntl
@@ -154,7 +155,7 @@ class Store:
         return self._change(
             "UPDATE jobs SET status = 'completed', completed = ?, result = ? "
             "WHERE id = ? AND status = 'generating'",
-            (time.time(), json.dumps(result), identity),
+            (time.time(), json.dumps(finite(result)), identity),
         )
 
     def fail(self, identity: str, error: str) -> bool:
