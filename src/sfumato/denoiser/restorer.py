@@ -66,8 +66,8 @@ def self_ensemble(
     Parameters
     ----------
     function : callable
-        Called with all `pictures`, rotated and mirrored: (B, C, h, w) or (B, C, w, h). Returns one
-        batch of the same height and width.
+        Called once per view with all `pictures`, turned to this view: (B, C, h, w) or, after an odd
+        number of quarter turns, (B, C, w, h). Returns one batch of the same height and width.
     views : sequence of (int, bool)
         Number of quarter turns, and whether the picture is mirrored first; a selection from
         `VIEWS`.

@@ -319,7 +319,10 @@ def with_student(model: Model) -> Model:
 
 
 def with_loras(model: Model, loras: Sequence[str]) -> Model:
-    """Merge LoRAs into a model's weights, in place; return the model with their digests."""
+    """Merge LoRAs into a model's weights, in place.
+
+    The returned model also records the digests of the LoRA files.
+    """
     digests = dict(model.loras)
     for asked in loras:
         name, scale = lora_scale(asked)

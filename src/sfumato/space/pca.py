@@ -195,7 +195,7 @@ class Sketch:
 
     @classmethod
     def of(cls, space: LinearSpace, count: int, *, center: bool = True) -> Sketch:
-        """Build the sketch of `count` rows from the space that was fitted to them."""
+        """Build the sketch of `count` rows from their mean and components in a fitted space."""
         out, free = (
             cls(len(space.mean), len(space.components) + SPARE, center=center),
             max(1, count - 1) if center else count,

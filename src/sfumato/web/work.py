@@ -113,7 +113,8 @@ class Models:
 def compatible(a: Work, b: Work) -> bool:
     """Whether two jobs can run in one batch.
 
-    Both must create without a start picture, and differ only in fields of `APART`.
+    Both must be `create` jobs without a start picture, and may differ only in the fields in
+    `APART`.
     """
     if a.kind != "create" or b.kind != "create" or a.request.get("source"):
         return False

@@ -49,7 +49,7 @@ Denoise = Callable[[Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class Grain:
-    """Noise in a photo that differs from white noise, for values in [-1, 1].
+    """Grain: non-white noise, measured in a photo. Levels are for values in [-1, 1].
 
     Attributes
     ----------

@@ -34,7 +34,8 @@ def find(
 ) -> Generator[Progress, None, NDArray[np.bool_] | None]:
     """Find the pixels (H, W) to inpaint; None if the options request no inpainting.
 
-    This is a generator of progress, since looking for scratches takes seconds.
+    This is a generator: it yields progress, since the search for scratches takes seconds, and
+    returns the mask.
 
     Raises
     ------
@@ -147,7 +148,7 @@ def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray
 def finding(
     photo: Photo, damage: Damage, sensitivity: float
 ) -> Generator[Progress, None, NDArray[np.bool_]]:
-    """As :func:`scratches`, but a generator of progress, since the search takes seconds."""
+    """As :func:`scratches`, but a generator: it yields progress and returns the mask."""
     enough, size = 1 - 0.8 * sensitivity**2, (photo.size[1], photo.size[0])
     found = np.zeros(size, np.float32)
     places = list(windows(size, tile=TILE, margin=FILLS_MARGIN))
