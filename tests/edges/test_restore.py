@@ -21,6 +21,7 @@ from sfumato.errors import OptionError
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
 from sfumato.image import LUMA
+from sfumato.metrics import psnr
 from sfumato.runtime import Streams
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import consensus_chroma, deblock_chroma, tone
@@ -419,6 +420,20 @@ def test_texture_is_not_taken_for_noise(name, gray):
     noisy = values + np.random.default_rng(0).normal(0, 20, values.shape)
     photo = Photo(noisy.clip(0, 255).round().astype(np.uint8))
     assert restore(photo, RestoreOptions(denoise="auto")).report["sigma"] == pytest.approx(20, 0.1)
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_a_jpeg_without_noise_keeps_its_texture(tmp_path, gray):
+    """By patches alone, the gray houses have noise of 12."""
+    clean = Image.fromarray(load_sample_image("china.jpg")).convert("L" if gray else "RGB")
+    clean.save(tmp_path / "clean.jpg", quality=85)
+    made = restore(tmp_path / "clean.jpg", RestoreOptions(denoise="auto"))
+    assert made.report["sigma"] < 4
+    given = np.asarray(Image.open(tmp_path / "clean.jpg"))
+    before, after = (
+        psnr(values.squeeze(), np.asarray(clean)) for values in (given, made.photo.values)
+    )
+    assert after > before
 
 
 def test_noise_in_a_color_jpeg_is_removed(tmp_path):

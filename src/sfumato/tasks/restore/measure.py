@@ -16,8 +16,9 @@ from sfumato.tasks.restore.residual import Denoise, corrected
 
 SAMPLE = 2048  # side of the part in which noise is measured
 # noise level for values 0 to 255, at a JPEG quality of 50, from which noise stays white in a JPEG;
-# it is proportional to the quantization
-STAYS_WHITE = 32.0
+# it is proportional to the quantization. Of weaker noise, the network sees only a part: at least
+# the inverse of SMALLEST_PART
+STAYS_WHITE, SMALLEST_PART = 32.0, 2.5
 
 
 def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | None = None) -> Noise:
@@ -49,15 +50,17 @@ def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | Non
         found = Noise(noise_under_jpeg(x))
         if denoise is not None:
             white = corrected(luma(x), None, found, denoise).level
-            if white * 127.5 > STAYS_WHITE * quantization(photo.quality):
-                found = Noise(white)
+            weak = max(0.0, 1 - white * 127.5 / (STAYS_WHITE * quantization(photo.quality)))
+            # texture raises the estimate from patches, but not the part that the network sees
+            most = (1 + (SMALLEST_PART - 1) * weak) * white
+            found = Noise(max(white, min(found.level, most)))
         grain = measure_grain(x, estimate_noise(luma(x)), in_luma=True)
     return found if grain is None else Noise(grain.level, grain=grain)
 
 
 def quantization(quality: int) -> float:
     """Quantization steps of a JPEG, relative to quality 50 (the rule of the IJG's encoder)."""
-    return 50 / quality if quality < 50 else 2 - quality / 50
+    return 50 / quality if quality < 50 else max(2 - quality / 50, 0.02)
 
 
 def quality(photo: Photo, options: RestoreOptions) -> int:
