@@ -555,6 +555,9 @@ def test_noise_under_clear_pixels_is_not_measured():
     alpha[:, 200:] = 0
     noise = measured_noise(Photo(noisy, alpha), RestoreOptions(denoise="auto"))
     assert noise.level * 127.5 == pytest.approx(15, rel=0.1)
+    alpha[:, 100:] = 0  # less than the part that the network sees
+    made = restore(Photo(noisy, alpha), RestoreOptions(denoise="auto"))
+    assert made.report["sigma"] == pytest.approx(15, rel=0.1)
 
 
 def test_a_jpegs_noise_is_measured_at_half_the_size(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
 from sfumato.tasks.restore.grain import flat_level, luma, measure_grain
@@ -47,15 +50,21 @@ def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | Non
             found = corrected(x, seen, found, denoise)
         grain = measure_grain(x, found.level, seen)
     else:
-        found = Noise(noise_under_jpeg(x))
-        if denoise is not None:
-            white = corrected(luma(x), None, found, denoise).level
-            weak = max(0.0, 1 - white * 127.5 / (STAYS_WHITE * quantization(photo.quality)))
-            # texture raises the estimate from patches, but not the part that the network sees
-            most = (1 + (SMALLEST_PART - 1) * weak) * white
-            found = Noise(max(white, min(found.level, most)))
+        found = _in_jpeg(x, photo.quality, denoise)
         grain = measure_grain(x, estimate_noise(luma(x)), in_luma=True)
     return found if grain is None else Noise(grain.level, grain=grain)
+
+
+def _in_jpeg(x: NDArray[np.float32], quality: int, denoise: Denoise | None) -> Noise:
+    """The noise of a picture (C, H, W) from a JPEG file, measured in its luminance."""
+    found = Noise(noise_under_jpeg(x))
+    if denoise is None:
+        return found
+    white = corrected(luma(x), None, found, denoise).level
+    weak = max(0.0, 1 - white * 127.5 / (STAYS_WHITE * quantization(quality)))
+    # texture raises the estimate from patches, but not the part that the network sees
+    most = (1 + (SMALLEST_PART - 1) * weak) * white
+    return Noise(max(white, min(found.level, most)))
 
 
 def quantization(quality: int) -> float:

@@ -55,10 +55,12 @@ def corrected(
         The measured noise, without grain.
     denoise : Denoise
     """
-    y = torch.from_numpy(np.ascontiguousarray(x[(slice(None), *_part(x, seen))]))[None]
+    part = _part(x, seen)
+    y = torch.from_numpy(np.ascontiguousarray(x[(slice(None), *part)]))[None]
+    visible = torch.from_numpy(np.ones(y.shape[-2:], bool) if seen is None else seen[part])
     random = Generator().manual_seed(0)
     for _ in range(ROUNDS):
-        light, squares, derivatives = _removed(y, noise, denoise, random)
+        light, squares, derivatives = _removed(y, visible, noise, denoise, random)
         if len(light) < FEWEST * y.numel():
             break
         before, noise = noise, _fitted(light, squares, derivatives, x, noise)
@@ -68,9 +70,12 @@ def corrected(
 
 
 def _removed(
-    y: Tensor, noise: Noise, denoise: Denoise, random: Generator
+    y: Tensor, visible: Tensor, noise: Noise, denoise: Denoise, random: Generator
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Brightness, squared change and derivative of each value that is not near black or white."""
+    """Brightness, squared change and derivative of the visible values.
+
+    Values near black and white are left out, since their noise may be clipped.
+    """
 
     def restored(picture: Tensor) -> Tensor:
         made = denoise(picture.expand(-1, 3, -1, -1), noise.of(picture))
@@ -82,7 +87,7 @@ def _removed(
     probe = torch.randn(y.shape, generator=random)
     derivative = probe * (restored(y + PROBE * level * probe) - estimate) / (PROBE * level)
     margin = CLEAR * level
-    clear = (estimate - y.min() > margin) & (y.max() - estimate > margin)
+    clear = (estimate - y.min() > margin) & (y.max() - estimate > margin) & visible
     found = light.expand_as(y), (y - estimate).square(), derivative
     first, second, third = (values[clear].numpy() for values in found)
     return first, second, third
