@@ -422,6 +422,17 @@ def test_texture_is_not_taken_for_noise(name, gray):
     assert restore(photo, RestoreOptions(denoise="auto")).report["sigma"] == pytest.approx(20, 0.1)
 
 
+def test_a_mat_around_a_noisy_photo_has_no_noise():
+    values = load_sample_image("flower.jpg").astype(float)
+    values += np.random.default_rng(0).normal(0, 20, values.shape)
+    photo = values.clip(0, 255).round().astype(np.uint8)
+    matted = np.pad(photo, ((120, 120), (120, 120), (0, 0)), constant_values=200)
+    photo[:, :320] = (90, 120, 60)
+    for picture in (matted, photo):
+        made = restore(Photo(picture), RestoreOptions(denoise="auto"))
+        assert made.report["sigma"] > 10
+
+
 @pytest.mark.parametrize("gray", [False, True])
 def test_a_jpeg_without_noise_keeps_its_texture(tmp_path, gray):
     """By patches alone, the gray houses have noise of 12."""

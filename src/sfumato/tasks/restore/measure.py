@@ -19,9 +19,10 @@ from sfumato.tasks.restore.residual import Denoise, corrected
 
 SAMPLE = 2048  # side of the part in which noise is measured
 # noise level for values 0 to 255, at a JPEG quality of 50, from which noise stays white in a JPEG;
-# it is proportional to the quantization. Of weaker noise, the network sees only a part: at least
-# the inverse of SMALLEST_PART
-STAYS_WHITE, SMALLEST_PART = 32.0, 2.5
+# it is proportional to the quantization. The network does not see all of weaker noise: there may be
+# more of it by up to HIDDEN times the quantization
+STAYS_WHITE, HIDDEN = 32.0, 5.0
+HIGHEST = 2.0  # largest noise level, as for the option
 
 
 def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | None = None) -> Noise:
@@ -52,7 +53,9 @@ def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | Non
     else:
         found = _in_jpeg(x, photo.quality, denoise)
         grain = measure_grain(x, estimate_noise(luma(x)), in_luma=True)
-    return found if grain is None else Noise(grain.level, grain=grain)
+    if grain is not None:
+        return Noise(grain.level, grain=grain)
+    return found.scaled(min(1.0, HIGHEST / max(found.level, HIGHEST)))
 
 
 def _in_jpeg(x: NDArray[np.float32], quality: int, denoise: Denoise | None) -> Noise:
@@ -61,9 +64,10 @@ def _in_jpeg(x: NDArray[np.float32], quality: int, denoise: Denoise | None) -> N
     if denoise is None:
         return found
     white = corrected(luma(x), None, found, denoise).level
-    weak = max(0.0, 1 - white * 127.5 / (STAYS_WHITE * quantization(quality)))
+    steps = quantization(quality)
+    weak = max(0.0, 1 - white * 127.5 / (STAYS_WHITE * steps))
     # texture raises the estimate from patches, but not the part that the network sees
-    most = (1 + (SMALLEST_PART - 1) * weak) * white
+    most = (1 + HIDDEN * steps * weak) * white
     return Noise(max(white, min(found.level, most)))
 
 

@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Generator, Tensor
 
 from sfumato.tasks.restore.noise import Noise, dependence_on_light, mean_light
 
 SIDE, PLACES = 192, 5  # side of the part that is denoised; number of possible places per direction
 ROUNDS, CLOSE = 6, 0.02  # largest number of corrections, and the correction that is small enough
+# largest factor by which the level is raised: the network takes small text for noise, too
+RAISE = 1.25
+FLAT = 5  # side of areas of a single color, which have no noise and are left out
 PROBE = 0.1  # change of the input from which derivatives are computed, in noise levels
 CLEAR = 2.0  # distance from black and white, in noise levels, at which hardly any noise is clipped
 FEWEST = 0.1  # smallest share of pixels at this distance
@@ -55,9 +59,10 @@ def corrected(
         The measured noise, without grain.
     denoise : Denoise
     """
-    part = _part(x, seen)
+    usable = _uneven(x) if seen is None else _uneven(x) & seen
+    part = _part(x, usable)
     y = torch.from_numpy(np.ascontiguousarray(x[(slice(None), *part)]))[None]
-    visible = torch.from_numpy(np.ones(y.shape[-2:], bool) if seen is None else seen[part])
+    visible, highest = torch.from_numpy(usable[part]), RAISE * noise.level
     random = Generator().manual_seed(0)
     for _ in range(ROUNDS):
         light, squares, derivatives = _removed(y, visible, noise, denoise, random)
@@ -66,7 +71,15 @@ def corrected(
         before, noise = noise, _fitted(light, squares, derivatives, x, noise)
         if abs(noise.level - before.level) < CLOSE * before.level:
             break
-    return noise
+    return noise.scaled(min(1.0, highest / max(noise.level, LOWEST)))
+
+
+def _uneven(x: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where a picture (C, H, W) is not of a single color: mats and painted areas have no noise."""
+    size = (1, FLAT, FLAT)
+    spread = ndimage.maximum_filter(x, size) - ndimage.minimum_filter(x, size)
+    found: NDArray[np.bool_] = (spread > 0).any(axis=0)
+    return found
 
 
 def _removed(
@@ -122,11 +135,9 @@ def _fitted(
     return noise.scaled(factor)
 
 
-def _part(x: NDArray[np.float32], seen: NDArray[np.bool_] | None) -> tuple[slice, slice]:
-    """The part of a picture with the most pixels that are not near black, white or transparent."""
-    useful: NDArray[np.bool_] = np.abs(x).max(axis=0) < NEAR
-    if seen is not None:
-        useful = useful & seen
+def _part(x: NDArray[np.float32], usable: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The part of a picture with the most usable pixels that are not near black or white."""
+    useful = usable & (np.abs(x).max(axis=0) < NEAR)
     rows, columns = (
         [
             slice(start, start + SIDE)

@@ -82,15 +82,16 @@ class Stage:
     ) -> None:
         self.photo, self.options, self.engine, self.hidden = photo, options, engine, hidden
         self.noise = noise if options.denoise is not None else Noise(0.0)
-        if options.denoise == "auto" and options.only == "noise" and photo.quality is not None:
-            # JPEG removes noise in color, so there is more noise in the luminance than the network
-            # expects at this level
-            self.noise = noise if photo.gray or noise.grain else noise.scaled(IN_JPEG)
         self.quality = jpeg if options.dejpeg is not None else 100
         self.size = size_of(photo, options)
         # a sepia print is restored in gray and keeps its tone
         self.tone = None if options.colorize else tone(photo, self.hidden)
         self.gray = options.colorize or photo.gray or self.tone is not None
+        auto = options.denoise == "auto" and options.only == "noise" and noise.grain is None
+        if auto and photo.quality is not None and not self.gray and engine.has_specialists:
+            # JPEG removes noise in color, so there is more noise in the luminance than the network
+            # expects at this level
+            self.noise = noise.scaled(IN_JPEG)
         self.channels = 1 if options.colorize else photo.values.shape[2]
         # whether the stage only fills holes: all known pixels stay, except for color if it is
         # requested
