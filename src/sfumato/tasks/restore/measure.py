@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +22,8 @@ from sfumato.tasks.restore.residual import Denoise, corrected
 SAMPLE = 2048  # side of the part in which noise is measured
 # noise level for values 0 to 255, at a JPEG quality of 50, from which noise stays white in a JPEG;
 # it is proportional to the quantization. The network does not see all of weaker noise: there may be
-# more of it by up to HIDDEN times the quantization
-STAYS_WHITE, HIDDEN = 32.0, 5.0
+# more of it by up to HIDDEN times the square root of the quantization
+STAYS_WHITE, HIDDEN = 32.0, 3.3
 HIGHEST = 2.0  # largest noise level, as for the option
 
 
@@ -67,7 +69,7 @@ def _in_jpeg(x: NDArray[np.float32], quality: int, denoise: Denoise | None) -> N
     steps = quantization(quality)
     weak = max(0.0, 1 - white * 127.5 / (STAYS_WHITE * steps))
     # texture raises the estimate from patches, but not the part that the network sees
-    most = (1 + HIDDEN * steps * weak) * white
+    most = (1 + HIDDEN * math.sqrt(steps) * weak) * white
     return Noise(max(white, min(found.level, most)))
 
 
