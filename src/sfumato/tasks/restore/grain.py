@@ -44,7 +44,8 @@ SOFT = 0.56  # level at half the size, relative to the level, from which noise i
 EQUAL = 0.3  # deviation of differences of channels, relative to the level, for noise without color
 STRONGER = 1.15  # factor of the levels that the network gets: grain is more regular than noise
 
-Denoise = Callable[[Tensor, float], Tensor]
+Denoise = Callable[[Tensor, float | Tensor], Tensor]
+"""``(y, level) -> restored``: a picture (1, 3, h, w), and one level or a map (1, 1, h, w)."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
-from sfumato.tasks.restore.grain import flat_level, luma, measure_grain
+from sfumato.tasks.restore.grain import Denoise, flat_level, luma, measure_grain
 from sfumato.tasks.restore.noise import Noise
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.patch_noise import (
@@ -17,7 +17,7 @@ from sfumato.tasks.restore.patch_noise import (
     noise_under_jpeg,
     signal_dependent_noise,
 )
-from sfumato.tasks.restore.residual import Denoise, corrected
+from sfumato.tasks.restore.residual import corrected
 
 SAMPLE = 2048  # side of the part in which noise is measured
 # noise level for values 0 to 255, at a JPEG quality of 50, from which noise stays white in a JPEG;

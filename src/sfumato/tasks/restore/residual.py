@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Generator, Tensor
 
+from sfumato.tasks.restore.grain import Denoise
 from sfumato.tasks.restore.noise import Noise, dependence_on_light, mean_light
 
 SIDE, PLACES = 192, 5  # side of the part that is denoised; number of possible places per direction
@@ -33,9 +33,6 @@ LEAST, LOWEST = 0.05, 1e-4  # smallest share of noise that is removed; smallest 
 GROUPS, VALUES, RANGE = 8, 2000, 0.3
 NEAR = 0.92  # absolute value from which pixels are so close to black or white that they may clip
 
-Denoise = Callable[[Tensor, float | Tensor], Tensor]
-"""``(y, level) -> restored``: a picture (1, 3, h, w), and one level or a map (1, 1, h, w)."""
-
 
 def corrected(
     x: NDArray[np.float32], seen: NDArray[np.bool_] | None, noise: Noise, denoise: Denoise
@@ -46,7 +43,7 @@ def corrected(
     mean squared error, and ``d`` the mean derivative of the outputs of ``D`` by the inputs at the
     same positions. The mean of ``(y - D(y))^2`` is then ``s^2 (1 - d)``. This follows from Stein's
     lemma (Stein 1981), as the error of ``D`` is orthogonal to all functions of ``y``. A random
-    probe gives ``d`` (Ramani, Blu & Unser 2008, equation 13). The equation is solved for ``s``
+    probe gives ``d`` (Ramani, Blu & Unser 2008). The equation is solved for ``s``
     several times, since ``D`` depends on the assumed level; in groups of pixels of similar
     brightness it also shows how the noise depends on brightness.
 
@@ -59,7 +56,7 @@ def corrected(
         The measured noise, without grain.
     denoise : Denoise
     """
-    usable = _uneven(x) if seen is None else _uneven(x) & seen
+    usable = _varied(x) if seen is None else _varied(x) & seen
     part = _part(x, usable)
     y = torch.from_numpy(np.ascontiguousarray(x[(slice(None), *part)]))[None]
     visible, highest = torch.from_numpy(usable[part]), RAISE * noise.level
@@ -74,7 +71,7 @@ def corrected(
     return noise.scaled(min(1.0, highest / max(noise.level, LOWEST)))
 
 
-def _uneven(x: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _varied(x: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Where a picture (C, H, W) is not of a single color: mats and painted areas have no noise."""
     size = (1, FLAT, FLAT)
     spread = ndimage.maximum_filter(x, size) - ndimage.minimum_filter(x, size)

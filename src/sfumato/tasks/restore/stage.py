@@ -21,12 +21,11 @@ from sfumato.denoiser.restorer import (
     self_ensemble,
 )
 from sfumato.tasks.restore.color import deblock_chroma, luminance, tone, toned
-from sfumato.tasks.restore.grain import remove_grain
+from sfumato.tasks.restore.grain import Denoise, remove_grain
 from sfumato.tasks.restore.noise import Noise
 from sfumato.tasks.restore.options import Only, RestoreOptions
 from sfumato.tasks.restore.patches import WIDE, wide_holes
 from sfumato.tasks.restore.report import largest_change, shrunk_difference
-from sfumato.tasks.restore.residual import Denoise
 
 IN_JPEG = 1.2  # factor of the level for the network, for noise in a color JPEG
 
