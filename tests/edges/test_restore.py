@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_sample_image, load_sample_images
 from tests.conftest import make_tiny
@@ -422,15 +422,55 @@ def test_texture_is_not_taken_for_noise(name, gray):
     assert restore(photo, RestoreOptions(denoise="auto")).report["sigma"] == pytest.approx(20, 0.1)
 
 
-def test_a_mat_around_a_noisy_photo_has_no_noise():
+@pytest.mark.parametrize("sigma", [5, 20])
+def test_a_mat_around_a_noisy_photo_has_no_noise(sigma):
     values = load_sample_image("flower.jpg").astype(float)
-    values += np.random.default_rng(0).normal(0, 20, values.shape)
+    values += np.random.default_rng(0).normal(0, sigma, values.shape)
     photo = values.clip(0, 255).round().astype(np.uint8)
-    matted = np.pad(photo, ((120, 120), (120, 120), (0, 0)), constant_values=200)
+    matted = np.pad(photo, ((240, 240), (240, 240), (0, 0)), constant_values=200)
     photo[:, :320] = (90, 120, 60)
     for picture in (matted, photo):
         made = restore(Photo(picture), RestoreOptions(denoise="auto"))
-        assert made.report["sigma"] > 10
+        assert made.report["sigma"] == pytest.approx(sigma, rel=0.1)
+
+
+def page_of_text(size, paper=255, ink=0):
+    """Lines of random letters on paper."""
+    picture = Image.new("L", (480, 320), paper)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=size)
+    random = np.random.default_rng(0)
+    for top in range(16, 300, round(1.4 * size)):
+        text = "".join(random.choice(list("abcdefghijklmno   "), 60))
+        pen.text((16, top), text, fill=ink, font=font)
+    return picture
+
+
+@pytest.mark.parametrize("size", [9, 12, 20])
+def test_letters_are_not_taken_for_noise(size):
+    """By patches and the network, a page of small letters has noise of 40."""
+    page = np.asarray(page_of_text(size))[..., None]
+    assert not measured_noise(Photo(page), RestoreOptions(denoise="auto")).level
+    noisy = np.asarray(page_of_text(size, paper=225, ink=30).convert("RGB"))
+    noisy = (noisy + np.random.default_rng(0).normal(0, 10, noisy.shape)).round()
+    photo = Photo(noisy.clip(0, 255).astype(np.uint8))
+    assert restore(photo, RestoreOptions(denoise="auto")).report["sigma"] == pytest.approx(10, 0.1)
+
+
+@pytest.mark.parametrize("quality", [75, 95])
+@pytest.mark.parametrize("size", [9, 12, 20])
+def test_letters_in_a_jpeg_are_not_taken_for_noise(size, quality, tmp_path):
+    page_of_text(size).save(tmp_path / "page.jpg", quality=quality)
+    photo = read(tmp_path / "page.jpg")
+    assert not measured_noise(photo, RestoreOptions(denoise="auto")).level
+
+
+def test_a_white_sky_is_not_paper(tmp_path):
+    values = load_sample_image("flower.jpg").astype(float)
+    values[:200] = 300
+    values += np.random.default_rng(0).normal(0, 20, values.shape)
+    Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(tmp_path / "sky.jpg", quality=90)
+    found = measured_noise(read(tmp_path / "sky.jpg"), RestoreOptions(denoise="auto"))
+    assert 10 < 127.5 * found.level < 20
 
 
 @pytest.mark.parametrize("gray", [False, True])

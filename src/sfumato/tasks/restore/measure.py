@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
@@ -24,6 +25,11 @@ SAMPLE = 2048  # side of the part in which noise is measured
 # it is proportional to the quantization. The network does not see all of weaker noise: there may be
 # more of it by up to HIDDEN times the square root of the quantization
 STAYS_WHITE, HIDDEN = 32.0, 3.3
+# sides of squares of a single color that show that this color was painted, and where; distance from
+# a painted pixel at which noise is measured; smallest number of pixels there
+SQUARE, FLAT, AROUND, FEWEST = 16, 5, 8, 1500
+# smallest shares of painted pixels, and of pixels with the same luminance, in a page of text
+PAINTED, PAPER = 0.2, 0.4
 HIGHEST = 2.0  # largest noise level, as for the option
 
 
@@ -41,9 +47,12 @@ def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | Non
     top, left = max(0, tall - SAMPLE) // 2, max(0, wide - SAMPLE) // 2
     x = photo.frame(slice(top, top + SAMPLE), slice(left, left + SAMPLE))
     x = x[:1] if photo.gray else x  # three equal channels are one measurement
-    seen = (
-        None if photo.alpha is None else photo.alpha[top : top + SAMPLE, left : left + SAMPLE] > 0
-    )
+    seen = _unpainted(x)
+    if photo.alpha is not None:
+        seen &= photo.alpha[top : top + SAMPLE, left : left + SAMPLE] > 0
+    if seen.sum() < FEWEST:
+        return Noise(0.0)
+    x, seen = _cropped(x, seen)
     if photo.quality is None:
         found = signal_dependent_noise(x, seen)
         if len(x) == 1 and not found.dark + found.bright:
@@ -52,12 +61,55 @@ def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | Non
         if denoise is not None:
             found = corrected(x, seen, found, denoise)
         grain = measure_grain(x, found.level, seen)
+    elif _is_page(x, seen):
+        return Noise(0.0)
     else:
         found = _in_jpeg(x, photo.quality, denoise)
         grain = measure_grain(x, estimate_noise(luma(x)), in_luma=True)
     if grain is not None:
         return Noise(grain.level, grain=grain)
     return found.scaled(min(1.0, HIGHEST / max(found.level, HIGHEST)))
+
+
+def _unpainted(x: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where a picture (C, H, W) may show noise: not on and around areas of a single color.
+
+    Noise leaves no such areas, so they were painted: paper under printed text, mats, screenshots
+    and filled boxes. A color counts if it fills a square of `SQUARE` pixels somewhere. All smaller
+    areas of this color then count, too, such as the paper between letters.
+    """
+    codes = np.zeros(x.shape[1:], np.int64)
+    for channel in x:
+        codes = (codes << 16) + np.round((channel + 1) * 32767.5).astype(np.int64)
+
+    def single(side: int) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = ndimage.maximum_filter(codes, side) == ndimage.minimum_filter(
+            codes, side
+        )
+        return found
+
+    colors = np.unique(codes[single(SQUARE)])
+    painted = single(FLAT) & np.isin(codes, colors)
+    near: NDArray[np.bool_] = ndimage.maximum_filter(painted, FLAT + 2 * AROUND)
+    return ~near
+
+
+def _cropped(
+    x: NDArray[np.float32], seen: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The smallest part of a picture (C, H, W) with all pixels of `seen`: without a mat."""
+    rows, columns = ndimage.find_objects(seen.astype(np.uint8))[0]
+    return x[:, rows, columns], seen[rows, columns]
+
+
+def _is_page(x: NDArray[np.float32], seen: NDArray[np.bool_]) -> bool:
+    """Whether a picture (C, H, W) from a JPEG file shows mostly paper of a single bright color.
+
+    JPEG changes the paper around letters, so the letters would be taken for noise.
+    """
+    values = np.round((luma(x) + 1) * 127.5).astype(np.int64)
+    bright = np.bincount(values.ravel(), minlength=256)[128:]
+    return bool(seen.mean() < 1 - PAINTED and bright.max() > PAPER * values.size)
 
 
 def _in_jpeg(x: NDArray[np.float32], quality: int, denoise: Denoise | None) -> Noise:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Generator, Tensor
 
 from sfumato.tasks.restore.grain import Denoise
@@ -23,7 +22,6 @@ SIDE, PLACES = 192, 5  # side of the part that is denoised; number of possible p
 ROUNDS, CLOSE = 6, 0.02  # largest number of corrections, and the correction that is small enough
 # largest factor by which the level is raised: the network takes small text for noise, too
 RAISE = 1.25
-FLAT = 5  # side of areas of a single color, which have no noise and are left out
 PROBE = 0.1  # change of the input from which derivatives are computed, in noise levels
 CLEAR = 2.0  # distance from black and white, in noise levels, at which hardly any noise is clipped
 FEWEST = 0.1  # smallest share of pixels at this distance
@@ -51,12 +49,12 @@ def corrected(
     ----------
     x : array, (1 or 3, H, W), in [-1, 1]
     seen : array of bool, (H, W), optional
-        Where the picture is not fully transparent.
+        Where the picture is not fully transparent, and of more than a single color.
     noise : Noise
         The measured noise, without grain.
     denoise : Denoise
     """
-    usable = _varied(x) if seen is None else _varied(x) & seen
+    usable = np.ones(x.shape[1:], bool) if seen is None else seen
     part = _part(x, usable)
     y = torch.from_numpy(np.ascontiguousarray(x[(slice(None), *part)]))[None]
     visible, highest = torch.from_numpy(usable[part]), RAISE * noise.level
@@ -69,14 +67,6 @@ def corrected(
         if abs(noise.level - before.level) < CLOSE * before.level:
             break
     return noise.scaled(min(1.0, highest / max(noise.level, LOWEST)))
-
-
-def _varied(x: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where a picture (C, H, W) is not of a single color: mats and painted areas have no noise."""
-    size = (1, FLAT, FLAT)
-    spread = ndimage.maximum_filter(x, size) - ndimage.minimum_filter(x, size)
-    found: NDArray[np.bool_] = (spread > 0).any(axis=0)
-    return found
 
 
 def _removed(
