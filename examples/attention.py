@@ -4,8 +4,8 @@ Which word draws which part
 
 ``sfumato.trace`` generates a picture and records the run. The attention weights of a token show
 where in the picture the network uses this token. Here they are averaged over all steps and all
-layers. "red" and "car" act on the car, and the last noun on the background. The text encoder reads
-from left to right, so the states of the last words contain the whole text.
+layers. "red" and "car" act on the car; "wheels", the last word, acts on the background. The text
+encoder's attention is causal, so its outputs for the last words depend on the whole text.
 """
 
 import matplotlib.pyplot as plt

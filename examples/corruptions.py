@@ -3,8 +3,9 @@ Corruptions, and what the networks make of them
 ===============================================
 
 Every restorer is a denoising autoencoder: it was trained to undo a corruption. Here a photo is
-corrupted in five ways, and the bundled networks restore it. The text of a corruption is its name in
-``sfumato.parse``, in ``--corruption`` of ``sfumato train``, and in the settings of a model.
+corrupted in five ways, and the bundled networks restore it. The titles show the corruptions as
+strings, such as ``noise:40``: ``sfumato.parse``, ``--corruption`` of ``sfumato train`` and the
+settings of a model use the same strings.
 """
 
 import matplotlib.pyplot as plt

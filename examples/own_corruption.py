@@ -2,9 +2,10 @@
 A corruption of your own
 ========================
 
-Any object with this call signature is a corruption. With three more methods, ``apply``, ``adjoint``
-and ``pinv``, it is a linear corruption, and ``sfumato.consistent`` turns any denoiser into one
-whose estimates agree with what is known. Every sampler can then undo the corruption.
+Any object with the method ``__call__(x, *, generator)``, which returns ``Corrupted``, is a
+corruption. With three more methods, ``apply``, ``adjoint`` and ``pinv``, it is a linear corruption,
+and ``sfumato.consistent`` turns any denoiser into one whose estimates agree with what is known.
+Every sampler can then undo the corruption.
 """
 
 import matplotlib.pyplot as plt

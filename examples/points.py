@@ -2,8 +2,9 @@
 Diffusion of points on a plane
 ==============================
 
-The method that draws pictures, small enough to see all of it. A small network learns to denoise
-points of two rings. Sampling then moves points of pure noise, step by step, onto the rings.
+This is the method that generates pictures, here in two dimensions, so that every step can be seen.
+A small network learns to denoise points of two rings. Sampling then moves points of pure noise,
+step by step, onto the rings.
 """
 
 import matplotlib.pyplot as plt

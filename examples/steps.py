@@ -21,9 +21,8 @@ for event in sfumato.stream("a red apple", sfumato.CreateOptions(seed=7, steps=1
         estimates.append(event.step)
         print(f"step {event.step.index + 1} of {event.steps}: noise level {event.step.sigma:.2f}")
 
-# %%
-# Decode the estimate of every second step, and show the finished picture last. The file contains
-# the settings of the picture, so ``sfumato create --again apple.png`` generates it again.
+# %% Decode the estimate of every second step, and show the finished picture last. ``apple.png``
+# contains the settings of the picture, so ``sfumato create --again apple.png`` generates it again.
 
 figure, axes = plt.subplots(1, 7, figsize=(10.5, 1.9))
 for ax, step in zip(axes, estimates[::2], strict=False):

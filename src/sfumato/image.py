@@ -1,7 +1,8 @@
 """Conversion between picture files, PIL pictures and tensors (B, C, H, W) in [-1, 1].
 
-This module holds all conversions of the pixel range. Reading is defensive: an unknown file may be a
-decompression bomb, truncated, rotated by an EXIF tag or of an unusual mode.
+This module converts the pixel range: 0 to 255 in files, [-1, 1] in tensors. Reading is defensive:
+an unknown file may be a decompression bomb, truncated, rotated by an EXIF tag or of an unusual
+mode.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def read(source: Path | str | bytes) -> Image.Image:
 
 
 def read_stored(source: Path | str | bytes) -> tuple[Image.Image, bytes | None]:
-    """Read a picture as RGB or RGBA, with its values and transparency as stored.
+    """Read a picture as RGB or RGBA; RGB values and transparency are kept as stored.
 
     The second result is the color profile of these values; None for sRGB.
     """
@@ -126,7 +127,7 @@ def read_mask(source: Path | str | bytes, size: tuple[int, int] | None = None) -
 
 
 def white(mask: Image.Image) -> NDArray[np.bool_]:
-    """Return a boolean array (H, W): True where a mask is white."""
+    """Return a boolean array (H, W): True where a mask is white, that is, at least 128."""
     return np.asarray(mask) >= WHITE
 
 
@@ -155,7 +156,7 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
-    """Open a picture file and return the result of `use`.
+    """Open a picture file, call `use` with the open picture and return the result.
 
     Any problem with the file raises an error with a message of one sentence.
 
@@ -273,7 +274,10 @@ def _to_rgb(picture: Image.Image, ground: str = "white", *, managed: bool = True
 
 
 def flattened(picture: Image.Image) -> Image.Image:
-    """Composite a transparent picture onto white; return an opaque picture unchanged."""
+    """Composite a transparent picture onto white and convert it to RGB.
+
+    A picture of mode RGB is returned unchanged.
+    """
     return picture if picture.mode == "RGB" else _to_rgb(picture, managed=False)
 
 

@@ -49,8 +49,9 @@ class Attention(nn.Module):
     context_width : int, optional
         Channels of the context; `width` if absent.
     bias, norm_groups, eps
-        Whether q, k and v have biases; number of groups and epsilon of a group norm before them.
-        The VAE uses biases and a group norm.
+        Whether the projections to q, k and v have biases; number of groups and epsilon of the group
+        norm that :class:`PictureAttention` applies to its input. The VAE uses biases and a group
+        norm.
     """
 
     def __init__(
@@ -137,8 +138,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text and feed-forward, each with a norm before it and
-    a residual connection.
+    """Self-attention, cross-attention to the text and feed-forward.
+
+    Each has a norm before it and a residual connection. With `only_cross`, cross-attention to the
+    text replaces self-attention.
     """
 
     def __init__(self, width: int, heads: int, context_width: int, *, only_cross: bool) -> None:
@@ -271,7 +274,8 @@ class Upsample(nn.Module):
 def sinusoids(t: Tensor, width: int, *, flip: bool = True, shift: float = 0.0) -> Tensor:
     """Sinusoidal embedding of timesteps (Vaswani et al. 2017, section 3.5).
 
-    Sines and cosines form two halves of the embedding, as in Ho et al. 2020.
+    Sines and cosines form two halves of the embedding, as in Ho et al. 2020. The frequencies are
+    ``10000 ** (-i / (width / 2 - shift))``; `shift` is ``freq_shift`` in diffusers.
 
     Parameters
     ----------

@@ -1,5 +1,7 @@
-"""Settings inside picture files: A1111's ``parameters`` text, which many programs show, and our own
-JSON, from which the same picture can be created again.
+"""Settings inside picture files, in two forms.
+
+One is the ``parameters`` text of AUTOMATIC1111's web UI (A1111), which many programs show. The
+other is our own JSON, from which the same picture can be created again.
 
 PNG holds both as text chunks; JPEG and WebP hold them in EXIF (``UserComment`` and
 ``ImageDescription``).
@@ -73,7 +75,7 @@ def parameters(settings: Mapping[str, Any], label: str) -> str:
 
 
 def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: str) -> None:
-    """Write a picture with its settings, atomically.
+    """Write a picture with its settings and their A1111 form, `text`, inside; atomically.
 
     Raises
     ------
@@ -127,7 +129,7 @@ def read(path: Path | bytes) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def read_all(path: Path | bytes) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    """Read our settings, if present, and all texts of a picture by their keys.
+    """Read our settings, if present, and all text entries of a picture's metadata by their keys.
 
     Raises
     ------
@@ -142,9 +144,9 @@ def comment_text(comment: bytes | str) -> str | None:
     r"""Decode an EXIF UserComment in any form that programs write; return None for an empty
     comment.
 
-    Its first eight bytes name a character code. After "UNICODE", the text is UTF-16 in either byte
-    order, with or without a byte order mark. Some programs write UTF-8 instead, against the
-    standard.
+    The first eight bytes of a UserComment name a character code. After "UNICODE", the text is
+    UTF-16 in either byte order, with or without a byte order mark. Some programs write UTF-8
+    instead, against the standard.
 
     Examples
     --------

@@ -15,8 +15,10 @@ CHUNK = 512  # number of queries whose similarities are in memory at once
 
 
 def squared_error(rows: NDArray[Any], again: NDArray[Any]) -> float:
-    """Squared error of rows (N, d), summed over the values of a row and averaged over the rows, as
-    in Hinton & Salakhutdinov 2006.
+    """Squared error between rows and their reconstructions, both (N, d).
+
+    It is summed over the values of a row and averaged over the rows, as in Hinton & Salakhutdinov
+    2006.
 
     Examples
     --------
@@ -115,9 +117,9 @@ def ssim(a: NDArray[Any], b: NDArray[Any], border: int = 0) -> float:
     """Structural similarity, -1 to 1, of pictures with values 0 to 255, averaged over channels
     (Wang et al. 2004, equation 13).
 
-    The settings are taken from the code of Wang et al., which published results use: a Gaussian
-    window of 11 x 11 pixels with standard deviation 1.5, K1 = 0.01, K2 = 0.03, and only positions
-    where the window lies inside the picture.
+    The settings are those of Wang et al.'s own code, which is used for published results: a
+    Gaussian window of 11 x 11 pixels with standard deviation 1.5, K1 = 0.01, K2 = 0.03, and only
+    positions where the window lies inside the picture.
     """
     a, b = (_inner(np.asarray(x, np.float64), border) for x in (a, b))
     if a.ndim == 3:

@@ -165,7 +165,9 @@ def finite(value: Any) -> Any:
 
 
 def derive_seed(seed: int, k: int) -> int:
-    """Derive the seed of candidate `k` from a picture's seed; candidate 0 has the picture's seed.
+    """Derive the seed of candidate `k` for a picture (see ``best_of``).
+
+    Candidate 0 has the picture's seed.
 
     Examples
     --------
@@ -286,8 +288,8 @@ def atomic(path: Path) -> Iterator[Path]:
 def array_file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     """Create a ``.npy`` file as a memory-mapped array.
 
-    The disk space is reserved immediately, so that a full disk raises an error instead of a crash
-    at a later write.
+    The disk space is reserved immediately, so that a full disk raises an error now and does not
+    crash the process at a later write.
     """
     out: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):

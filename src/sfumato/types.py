@@ -1,5 +1,7 @@
-"""Shared types: protocols of the five axes (corruption, space, denoiser, condition, sampler), and
-the records passed between them.
+"""Shared types.
+
+They are the protocols of the five parts of the package (corruption, space, denoiser, condition,
+sampler), and the records passed between them.
 
 In shapes, B is the batch size, C the number of channels, T the number of tokens and D the hidden
 size. H and W are the height and width in pixels, h and w the height and width of latents. Pixels

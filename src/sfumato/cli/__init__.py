@@ -20,7 +20,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 
 def main() -> None:
-    """Run the command line; a known error prints one sentence and exits with code 2."""
+    """Run the command line.
+
+    For an expected error, print one sentence to stderr and exit with code 2.
+    """
     from sfumato.errors import SfumatoError
 
     for stream in (sys.stdout, sys.stderr):

@@ -67,8 +67,9 @@ def flags(name: str, field: FieldInfo) -> list[str]:
 
 
 def command_class(record: type[Config]) -> type[TyperCommand]:
-    """Build a command class with options that need no value: ``--denoise`` means
-    ``--denoise=auto``.
+    """Build a command class in which some options may be given without a value.
+
+    ``--denoise`` then means ``--denoise=auto``.
     """
     bare = {
         flags(n, f)[0]: word for n, f in record.model_fields.items() if (word := note_of(f, "bare"))

@@ -120,7 +120,10 @@ def models(
     model: Annotated[str, Option(help="Model for --near: a bundled name or a folder.")] = "icons",
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the bundled models, their sizes and styles; with --near, names that a model knows."""
+    """List the bundled models, their sizes and styles.
+
+    With --near, list names of training pictures that are close in meaning to a text.
+    """
     if near is not None:
         _tell_near(near, model, as_json=as_json)
         return

@@ -22,7 +22,10 @@ Argument, Option = typer.Argument, typer.Option
 
 @app.callback()
 def root() -> None:
-    """Compute the standard quality measures of the field, by its exact conventions."""
+    """Compute the standard quality measures of image restoration.
+
+    The conventions are those of published results.
+    """
 
 
 @app.command()

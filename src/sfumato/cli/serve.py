@@ -64,7 +64,10 @@ def serve(
     mcp: Mcp = False,
     log: Annotated[bool, Option("--log", help="Print a JSON line per request to stderr.")] = False,
 ) -> None:
-    """Serve the studio, and the APIs of OpenAI's and AUTOMATIC1111's clients, on this machine."""
+    """Serve the studio (the browser interface) and HTTP APIs on this machine.
+
+    The APIs are compatible with clients of OpenAI and of AUTOMATIC1111's web UI.
+    """
     from sfumato.errors import OptionError
     from sfumato.runtime import check_folder
 

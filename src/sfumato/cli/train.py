@@ -107,7 +107,7 @@ def train_diffusion(
 ) -> None:
     """Train a text-to-image diffusion model on captioned pictures.
 
-    The result is a whole model folder, or with --start a LoRA.
+    The result is a LoRA if --start is given without --full, otherwise a whole model folder.
     """
     from sfumato.train.diffusion import train_diffusion as whole
     from sfumato.train.lora import train_lora
@@ -172,7 +172,10 @@ def train_student(
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Distill a model into a LoRA that needs a quarter of the network calls: for create --fast."""
+    """Distill a model into a LoRA that needs fewer network calls, for create --fast.
+
+    For icons, it needs a quarter of the calls by default.
+    """
     from sfumato.train.student import train_student as work
 
     _train(work(data, output, model, config, given(values), start), output)
@@ -199,8 +202,9 @@ def train_restorer(
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Train a network that repairs photographs, or one that undoes the damage in pairs of
-    pictures.
+    """Train a network that repairs photographs.
+
+    It learns from synthetic damage or from pairs of damaged and clean pictures.
     """
     from sfumato.train.restoration import train_restorer as work
 

@@ -3,7 +3,7 @@ et al. 2021, arXiv:2103.00020).
 
 Texts are given as pooled states of the model's own text transformer. So this network holds only a
 picture encoder, a projection for pictures and a projection for texts. The matcher ranks the
-candidates of a prompt, and finds pictures by words.
+candidate pictures generated for a prompt, and finds pictures by words.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Tokens:
     Attributes
     ----------
     chunks : list of list of int
-        Ids without begin, end and padding; each chunk has at most ``length - 2`` ids.
+        Ids without begin, end and padding; each chunk has at most ``tokenizer.length - 2`` ids.
     weights : list of list of float
         One weight for each id.
     cut : str
@@ -268,8 +268,8 @@ class PairEncoder(nn.Module):
     ----------
     first, second : TextEncoder
     zero_empty : bool
-        Whether an empty prompt becomes all zeros, as in SD XL's training without text, instead of
-        the encoding of "".
+        Whether an empty prompt is encoded as all zeros, as dropped captions are in SD XL's
+        training, instead of as "".
     """
 
     def __init__(

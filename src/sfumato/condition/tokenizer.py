@@ -166,8 +166,10 @@ class CLIPTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> CLIPTokenizer:
-        """Read ``vocab.json`` and ``merges.txt``, or transformers 5's ``tokenizer.json``; and the
-        config.
+        """Read the vocabulary, the merges and the config.
+
+        The vocabulary and the merges are in ``vocab.json`` and ``merges.txt``, or in transformers
+        5's ``tokenizer.json``. The config, ``tokenizer_config.json``, may be missing.
 
         Raises
         ------

@@ -68,7 +68,9 @@ def with_names(encoder: Encoder, prompt: str) -> str:
 
 
 def emoji_name(sign: str) -> str:
-    """Return the Unicode name of an emoji, in lower case and without the colors of old symbols.
+    """Return the Unicode name of an emoji in lower case.
+
+    Words such as "black" and "heavy" are dropped from the names of older symbols.
 
     Examples
     --------

@@ -96,9 +96,11 @@ class Compose:
 
 
 def draw(corruption: Corruption, x: Tensor, generator: Generator | None = None) -> Corruption:
-    """Sample all random parameters (masks, factors, qualities) for pictures of the shape of `x`.
+    """Sample the random masks, factors and qualities of a corruption.
 
-    The result has fixed parameters, and is linear if possible.
+    They are sampled for pictures of the shape of `x`.
+
+    The result is linear if possible. Noise and scratches are still sampled at each call.
     """
     if isinstance(corruption, Compose):
         parts, seen = [], x

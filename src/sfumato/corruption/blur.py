@@ -24,7 +24,7 @@ class Blur:
 
     Parameters
     ----------
-    sigma : float, > 0
+    sigma : float, in (0, 100]
         Standard deviation of the kernel in pixels.
 
     Examples
@@ -53,7 +53,7 @@ class Blur:
     adjoint = apply
 
     def pinv(self, y: Tensor) -> Tensor:
-        """Divide each frequency that is not lost by its gain."""
+        """Divide each frequency by its gain, or set it to 0 if the gain is at most `FLOOR`."""
         return self._filter(y, inverse=True)
 
     def _filter(self, x: Tensor, *, inverse: bool) -> Tensor:

@@ -17,7 +17,9 @@ from sfumato.types import Corrupted
 
 @dataclass(frozen=True)
 class JPEG:
-    """JPEG compression, with the quality fixed or sampled per picture.
+    """JPEG compression.
+
+    The quality is sampled per picture from `low` to `high`; if both are equal, it is fixed.
 
     The corruption is not linear.
 

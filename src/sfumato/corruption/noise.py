@@ -30,7 +30,7 @@ def uniform(count: int, x: Tensor, generator: Generator | None) -> Tensor:
 class GaussianNoise:
     """``y = x + sigma n``, with sigma fixed or sampled per picture.
 
-    The corruption is linear: ``A`` is the identity.
+    The corruption is linear: in ``y = A x + noise``, ``A`` is the identity.
 
     Parameters
     ----------
@@ -118,7 +118,8 @@ class ShotNoise:
     Parameters
     ----------
     low, high : float
-        Range of the noise level over the whole picture, for pixels of 0 to 255.
+        Range of the noise level (the root mean square over the whole picture), for pixels of 0 to
+        255.
 
     Examples
     --------
@@ -200,7 +201,9 @@ class DiffusionNoise:
 
 @dataclass(frozen=True)
 class SaltAndPepper:
-    """Salt-and-pepper noise: a share of the pixels becomes black or white in all channels.
+    """Salt-and-pepper noise.
+
+    Each pixel becomes black or white in all channels with probability `share`.
 
     The corruption is not linear, as the positions are unknown.
 

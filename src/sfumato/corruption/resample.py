@@ -73,7 +73,7 @@ class Downscale:
         return rows @ x @ columns.T
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h * factor, w * factor)."""
+        """(B, C, h, w) -> (B, C, *size), by default floor(h * factor) and floor(w * factor)."""
         rows, columns = (_forward(self.factor, self.kernel, n).to(y) for n in self._full(y))
         return rows.T @ y @ columns
 
@@ -89,7 +89,7 @@ class Downscale:
 
 @dataclass(frozen=True)
 class RandomDownscale:
-    """Downsampling by a factor that is sampled anew for every batch.
+    """Downsampling by a factor between `low` and `high`, which is sampled anew for every batch.
 
     Parameters
     ----------
@@ -200,9 +200,11 @@ def interpolate(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def magnify(small: int, large: int, start: int, stop: int) -> tuple[slice, Tensor]:
-    """Return an input slice and a matrix for enlarging `small` values to `large` values.
+    """Return an input slice and a matrix for upsampling.
 
-    The matrix computes the outputs `start` to `stop` from the values in the slice.
+    The length `small` is upsampled to the length `large`.
+
+    The matrix computes the outputs ``start:stop`` from the values in the slice.
 
     Examples
     --------

@@ -55,7 +55,7 @@ class Photo:
     values : array, (H, W, 1 or 3), uint8 or uint16
         Gray or RGB, as stored.
     alpha : array, (H, W), uint8, optional
-        Transparency.
+        Alpha channel: 0 is fully transparent, 255 is opaque.
     profile : bytes, optional
         ICC color profile.
     quality : int, optional

@@ -50,11 +50,12 @@ class Table:
     shape : (C, H, W), optional
         Shape of a picture.
     test : array of bool, (N,), or None
-        Whether a row belongs to the test split of the data set.
+        Whether a row belongs to the test or validation split of the data set.
     skipped : list of str
         One sentence for each item that was left out.
     notes : list of str
-        One sentence for each guessed encoding and each column that holds no data.
+        One sentence for each guessed encoding, and one if an unnamed column that counts the rows
+        was left out.
     """
 
     kind: Kind
@@ -88,8 +89,9 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
     ----------
     source : Path
     size : int, optional
-        Side in pixels of the resized pictures. By default, pictures keep their size if it is small
-        and the same for all pictures; otherwise 32.
+        Side in pixels, 4 to 512, of the resized pictures; arrays are not resized. By default,
+        pictures keep their size if it is the same for all and at most 4,096 pixels (64x64);
+        otherwise 32.
     label : str, optional
         Column or array that holds the labels.
 

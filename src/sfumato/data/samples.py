@@ -46,7 +46,7 @@ class Sample:
     read : callable
         Returns the picture file's bytes.
     weight : float
-        Sampling weight of the picture, relative to 1.
+        Sampling weight: a picture of weight 2 is sampled twice as often as one of weight 1.
     path : Path, optional
         File of the picture; None for a picture in a table or an archive.
     """

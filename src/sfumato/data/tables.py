@@ -81,9 +81,9 @@ def _parse(text: str, delimiter: str, decimal: str) -> Any:
 def find_delimiter(text: str, usual: str) -> str:
     """Find the delimiter of a table.
 
-    The delimiter is `usual` if the first line contains it. Otherwise, it is a sign that divides
-    each of the first lines into the same number of cells, at least two. Without such a sign, it is
-    also `usual`.
+    The delimiter is `usual` if the first line contains it. Otherwise, it is the first sign among
+    comma, semicolon, tab and ``|`` that divides each of the first 50 rows into the same number of
+    cells, at least two. Without such a sign, it is also `usual`.
 
     Examples
     --------

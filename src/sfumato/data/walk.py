@@ -10,8 +10,8 @@ def files(folder: Path) -> list[Path]:
     """List all files in a folder and its subfolders, sorted.
 
     Links to folders are followed; each folder is listed once. Names that begin with a dot are left
-    out (thumbnails, checkpoints and resource forks of other programs), and so are pipes, sockets
-    and devices. A broken link is kept, so that reading it reports an error.
+    out (thumbnails, Jupyter checkpoints and macOS resource forks), and so are pipes, sockets and
+    devices. A broken link is kept, so that reading it reports an error.
     """
     seen: set[str] = set()
     found: list[Path] = []

@@ -1,7 +1,8 @@
 """Data consistency: turn a denoiser into one whose estimates agree with a measurement.
 
-No other module of an axis uses another axis. This module accepts any corruption that follows the
-protocol :class:`Linear`.
+Corruption, space, denoiser, condition and sampler never import one another. This module uses a
+corruption without importing it: it accepts any corruption that follows the protocol
+:class:`Linear`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sfumato.types import Denoise, Linear
 def consistent(denoise: Denoise, corruption: Linear, y: Tensor) -> Denoise:
     """Return the denoiser ``D + A+ (y - A D)``, where ``D`` is `denoise`.
 
-    Its estimates keep the measured part; all else comes from ``D`` (Wang et al. 2022,
+    The part that ``A`` measures comes from `y`, and all else from ``D`` (Wang et al. 2022,
     arXiv:2212.00490, equation 10).
 
     With this denoiser, any sampler can inpaint, colorize or enlarge pictures, and the result

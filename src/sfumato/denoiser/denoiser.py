@@ -16,7 +16,7 @@ class Denoiser(nn.Module):
     ----------
     network : nn.Module with the call signature of :class:`sfumato.types.Network`
     kind : {"direct", "eps", "v", "x0", "edm", "flow"}
-        What the network predicts.
+        What the network predicts: one of the functions in :mod:`sfumato.denoiser.precondition`.
     times : Times, optional
         Timesteps of the network and their noise levels; Stable Diffusion's by default.
     sigma_data : float
@@ -71,7 +71,7 @@ class Denoiser(nn.Module):
         raw = self.network(
             (scale * x).to(dtype), c.c_noise.float().to(x.device), condition.to(dtype=dtype)
         ).to(x.dtype)
-        # A network may also predict the variance (Nichol & Dhariwal 2021), which is not used.
+        # A finder returns one channel (a mask of the damage) for a picture of three.
         return skip * x[:, : raw.shape[1]] + out * raw
 
     def weight(self, sigma: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def guided(
     denoiser : Denoiser
     condition, negative : Condition
         Conditions to follow and to move away from. With a scale of 1, or without a negative
-        condition, one network call per estimate suffices.
+        condition, there is no guidance, and the batch is not doubled.
     scale : float
         1 turns guidance off; 7.5 is common for Stable Diffusion.
     rescale : float, 0 to 1

@@ -55,7 +55,8 @@ class Times:
         Parameters
         ----------
         kind : {"scaled_linear", "linear", "squaredcos_cap_v2"}
-            ``scaled_linear`` from 0.00085 to 0.012 is Stable Diffusion's.
+            Schedule of the betas; Stable Diffusion's is ``scaled_linear`` from a `start` of 0.00085
+            to an `end` of 0.012.
         zero_snr : bool
             Rescale the noise levels so that the picture has (nearly) no signal at the last level
             (Lin et al. 2023, arXiv:2305.08891, algorithm 1).

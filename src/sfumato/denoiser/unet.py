@@ -126,7 +126,11 @@ class UNetConfig(Config):
         return many if isinstance(many, int) else many[level]
 
     def only_cross(self, level: int) -> bool:
-        """Whether the first attention of a level's blocks is also cross-attention to the text."""
+        """Whether the first attention layer of each transformer block is cross-attention.
+
+        It is then cross-attention to the text instead of self-attention. The result holds for all
+        blocks at a level.
+        """
         many = self.only_cross_attention
         return many if isinstance(many, bool) else many[level]
 

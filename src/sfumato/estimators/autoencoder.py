@@ -48,8 +48,8 @@ class Autoencoder(Reducer):
         Corruption in string form (see :func:`sfumato.parse`), such as "noise:25" or "mask:0.3". It
         is applied to values that are scaled to [-1, 1] by the range of the data.
     epochs : int
-        Number of passes over the rows. It sets the number of batches; the rows of each batch are
-        sampled at random.
+        Sets the number of batches: as many as in this number of passes over the rows. The rows of
+        each batch are sampled at random, with replacement.
     batch_size : int or "auto"
         "auto" is a fiftieth of the number of rows, but at least 16 and at most 256.
     learning_rate : float
@@ -137,7 +137,10 @@ class Autoencoder(Reducer):
         return self._train(self._check(X, reset=fresh), self.epochs, fresh=fresh)
 
     def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
-        """Train on these rows for one more epoch; the first call sets the scale of the values."""
+        """Train on these rows for one more epoch.
+
+        The first call also sets the range of values that is scaled to [-1, 1].
+        """
         self._validate_params()
         fresh = not hasattr(self, "space_")
         return self._train(self._check(X, reset=fresh), 1, fresh=fresh)

@@ -31,7 +31,10 @@ class _Linear(Reducer):
         self.n_components, self.solver, self.random_state = n_components, solver, random_state
 
     def fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
-        """Compute the directions of largest variance of rows (N, d)."""
+        """Compute the directions of largest variance of rows (N, d).
+
+        For LSA, the mean square takes the place of the variance.
+        """
         self._validate_params()
         rows = self._check(X, reset=True)
         if self.solver == "randomized" or (
@@ -52,9 +55,10 @@ class _Linear(Reducer):
     def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
         """Update the fit with more rows.
 
-        The result equals one exact fit on all rows, with three exceptions: rows with more than
-        5,000 columns, an earlier randomized fit, or an estimator that was loaded from a file. In
-        these cases, only the leading directions are kept between calls.
+        The result equals one exact fit on all rows, except in three cases: more than 5,000 columns
+        with `n_components` set and no earlier :meth:`fit`, an earlier randomized fit, or an
+        estimator that was loaded from a file. In these cases, only the leading directions are kept
+        between calls.
         """
         self._validate_params()
         first = not hasattr(self, "_sums")
@@ -115,7 +119,7 @@ class _Linear(Reducer):
 
     @property
     def explained_variance_(self) -> NDArray[np.float64]:
-        """Variance of the rows along each direction (k,)."""
+        """Variance of the rows along each direction (k,); for LSA, the mean square."""
         return self.space_.variances
 
     @property
@@ -153,15 +157,18 @@ class _Linear(Reducer):
 
 
 class PCA(_Linear):
-    """Principal component analysis (Pearson 1901), exact in one pass over any number of rows.
+    """Principal component analysis (Pearson 1901).
+
+    It is exact in one pass over any number of rows with up to 5,000 columns.
 
     Parameters
     ----------
     n_components : int, optional
         Code length; by default the number of rows or of columns, whichever is smaller.
     solver : {"auto", "exact", "randomized"}
-        "exact" needs memory for d x d numbers. "auto" means "randomized" for more than 5,000
-        columns, else "exact".
+        "exact" needs memory for d x d numbers; for more than 5,000 columns and fewer rows than
+        columns, only for N x d. "auto" means "randomized" for more than 5,000 columns, else
+        "exact".
     random_state : int, RandomState or None
         Seed of the randomized solver.
 

@@ -111,7 +111,10 @@ class SchedulerConfig(Config):
 
     @property
     def rule(self) -> Rule:
-        """How the sampler's scheduler class implements "linspace" and "leading"."""
+        """Which timesteps the sampler's scheduler class takes for "linspace" and "leading".
+
+        This is the `rule` of :func:`sfumato.sampler.schedule.spaced`.
+        """
         return RULES.get(self.sampler, "all")
 
     def first_order_end(self, sampler: str, steps: int) -> bool:

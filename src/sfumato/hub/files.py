@@ -74,7 +74,10 @@ def decoded_in(dtype: torch.dtype) -> torch.dtype:
 
 
 def fill(network: nn.Module, weights: dict[str, Tensor], source: str, dtype: torch.dtype) -> None:
-    """Load weights into a network by name; names and shapes must agree exactly."""
+    """Load weights into a network by name.
+
+    Names and shapes must agree exactly, except for known variants.
+    """
     weights = {
         _modern(k): weights.pop(k).to(dtype)
         for k in list(weights)

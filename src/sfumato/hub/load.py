@@ -106,7 +106,7 @@ class Model:
 
     @functools.cached_property
     def upscaler(self) -> Denoiser | None:
-        """Denoiser that enlarges pictures four times (:mod:`sfumato.tasks.upscale`), or None."""
+        """Denoiser that enlarges pictures by 4 (:mod:`sfumato.tasks.upscale`), or None."""
         folder = self.path / "upscaler"
         if not (folder / "config.json").exists():
             return None
@@ -134,8 +134,8 @@ class Model:
     ) -> Denoise:
         """Return the denoiser with guidance (:func:`sfumato.denoiser.guidance.guided`).
 
-        In pixel space, the estimates are clipped to [-1, 1] (``clip_sample`` in diffusers): an
-        estimate is a mean of pictures, so it lies in this range.
+        In pixel space, the estimates are clipped to [-1, 1] (``clip_sample`` in diffusers): the
+        ideal estimate is a mean of pictures, so it lies in this range.
         """
         denoise = guided(self.denoiser, condition, negative, scale, rescale=rescale)
         return (
@@ -159,7 +159,7 @@ class Model:
     def unit(self) -> int:
         """The sides of pictures must be multiples of this number of pixels.
 
-        It is the space's factor times the U-Net's downsampling factor.
+        It is the autoencoder's downsampling factor (1 in pixel space) times the U-Net's.
         """
         return self.space.config.factor * self.network.config.unit
 
@@ -170,7 +170,7 @@ class Model:
 
     @property
     def parts(self) -> dict[str, str]:
-        """Shortened digests of the other files that a picture depends on, by component."""
+        """SHA-256 digests (16 digits) of the files other than the U-Net's, by component."""
         added = {f"lora {name}": sha256[:16] for name, sha256 in self.loras.items()}
         added |= {"student": self.student[:16]} if self.student else {}
         if not self.path.is_dir():
@@ -260,7 +260,8 @@ def load(
         ``auto``, ``cpu``, ``cuda``, ``mps``.
     dtype : str
         ``auto``, ``float32``, ``bfloat16`` or ``float16``, for the networks' weights and
-        activations. ``auto`` is float32 on a CPU, as bfloat16 changes pictures visibly.
+        activations. ``auto`` is float32 on a CPU, as bfloat16 changes pictures visibly; on a GPU it
+        is bfloat16 if the GPU supports it.
     loras : sequence of str
         Files or folders of LoRAs, each with an optional scale after a colon, such as ``mine/:0.8``;
         the default scale is 1.

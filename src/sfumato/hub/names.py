@@ -58,7 +58,9 @@ UNET_ENDS = {
 
 
 def unet_name(name: str, config: UNetConfig) -> str:
-    """Return the name of a U-Net weight in the original code, which numbers layers across levels.
+    """Return the name of a U-Net weight in the original code.
+
+    That code numbers the layers of all levels consecutively.
 
     Examples
     --------

@@ -5,7 +5,8 @@ One safetensors file holds all networks, without a config.
 Weights have the names of the original code ("latent diffusion", and OpenCLIP for the larger text
 encoders). Each of our names is translated and looked up, so an error can name a missing weight. The
 file holds neither the config nor CLIP's vocabulary. Both follow from the model family, which the
-shapes of two weights identify.
+shape of a cross-attention weight identifies; the first convolution gives the number of input
+channels.
 """
 
 from __future__ import annotations
@@ -263,9 +264,9 @@ def prediction_type(family: Family, notes: Mapping[str, str], weights: Mapping[s
 
     It comes from the header, else from a marker among the weights, else from the family's default.
 
-    In SD 2, the "768" models predict v; the "base" and inpainting models predict eps. Their weights
-    differ in one visible way: the values of one bias near the end vary more in models that predict
-    v (ComfyUI's criterion).
+    In SD 2, the "768" models predict v; the "base" and inpainting models predict eps. More than 4
+    input channels mean eps. Else ComfyUI's criterion decides: the values of one bias near the end
+    of the U-Net vary more in models that predict v.
     """
     prediction = notes.get("modelspec.prediction_type")
     if prediction:

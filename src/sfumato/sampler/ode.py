@@ -75,7 +75,7 @@ def dpm2(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Iterator[Step]:
 def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Iterator[Step]:
     """Linear multistep method: Adams-Bashforth for steps of unequal length.
 
-    The polynomial through the last slopes is integrated exactly.
+    The polynomial through the last `order` slopes ``dx/dsigma`` is integrated exactly.
 
     The first steps have fewer past slopes, so the whole method converges with order 2 at most.
     """

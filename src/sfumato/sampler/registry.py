@@ -115,7 +115,9 @@ def sampler_name(name: str) -> str:
 
 
 def schedule_name(name: str) -> str:
-    """Return our name for a schedule, given any spelling; ``auto`` is the checkpoint's schedule.
+    """Return our name for a schedule, given any accepted spelling.
+
+    ``auto`` is the checkpoint's schedule.
 
     Examples
     --------
@@ -142,7 +144,11 @@ def build(
     *,
     first_order_end: bool = False,
 ) -> Sampler:
-    """Bind the options that a sampler has: noise source, eta and the order of the last step."""
+    """Return the named sampler with its options bound.
+
+    The options are the noise source, eta and the order of the last step. Options that the sampler
+    does not take are ignored.
+    """
     own = sampler_name(name)
     entry = SAMPLERS[own]
     bound: dict[str, Any] = {"noise": noise} if entry.stochastic else {}

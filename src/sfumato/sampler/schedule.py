@@ -1,8 +1,8 @@
 """Schedules: the noise levels that a sampler visits.
 
-A schedule takes the model's own levels, an increasing `table` (T,), and a number of steps. It
-returns decreasing levels (steps + 1,), which end at 0. The result is shorter if the table has too
-few levels.
+A schedule takes an increasing `table` (T,) of the model's own noise levels, and a number of steps.
+It returns decreasing levels (steps + 1,), which end at 0. The result is shorter if the table has
+too few levels.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ def linspace(table: Tensor, steps: int) -> Tensor:
 
 
 def sgm_uniform(table: Tensor, steps: int) -> Tensor:
-    """Timesteps evenly spaced, without the first timestep, which has almost no noise."""
+    """Timesteps as in :func:`uniform` for one step more, but without the first one.
+
+    The first timestep has almost no noise.
+    """
     return at_times(table, torch.linspace(len(table) - 1, 0, steps + 1, dtype=torch.float64)[:-1])
 
 
@@ -64,13 +67,18 @@ def simple(table: Tensor, steps: int) -> Tensor:
 
 
 def trailing(table: Tensor, steps: int) -> Tensor:
-    """Integer timesteps, counted down from T (Lin et al. 2023, arXiv:2305.08891, section 3.3)."""
+    """Evenly spaced integer timesteps, counted down from T.
+
+    Lin et al. 2023, arXiv:2305.08891, section 3.3.
+    """
     times = np.round(np.arange(len(table), 0, -len(table) / steps))[:steps] - 1
     return at_times(table, torch.from_numpy(times))
 
 
 def leading(table: Tensor, steps: int, offset: int = 1) -> Tensor:
-    """Integer timesteps, counted up from `offset`, as in Stable Diffusion's own configs.
+    """Evenly spaced integer timesteps, counted up from `offset`.
+
+    Stable Diffusion's own configs use them.
 
     With few steps, the schedule does not reach the last timestep.
     """
@@ -127,17 +135,17 @@ def spaced(
 ) -> Tensor:
     """Return the schedule that a checkpoint's config names.
 
-    It is diffusers' "linspace", "trailing" or "leading", implemented by the rule of the scheduler
-    class.
+    It is diffusers' "linspace", "trailing" or "leading"; `rule` tells how the config's scheduler
+    class computes it.
 
     Parameters
     ----------
     offset : int
         First timestep of "leading".
     rule : {"all", "solver", "lcm"}
-        Multistep solvers ("solver") compute one more timestep and drop the smallest. LCM ("lcm")
-        takes evenly spaced timesteps among the `distilled` timesteps that its network was distilled
-        with.
+        Multistep solvers ("solver") compute one more timestep and drop the smallest, except with
+        "trailing". Other schedulers ("all") use the spacing unchanged. LCM ("lcm") takes evenly
+        spaced timesteps among the `distilled` timesteps that its network was distilled with.
     """
     count = len(table)
     if rule == "lcm":

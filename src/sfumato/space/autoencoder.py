@@ -107,7 +107,7 @@ class Autoencoder(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
         """Encode and decode `x`, which may be corrupted.
 
-        The preconditioning of this network is ``direct``.
+        The output is the estimate of the clean picture itself (preconditioning ``direct``).
         """
         return self.decode(self.encode(x))
 
@@ -156,7 +156,7 @@ def _start(layers: nn.Sequential) -> None:
 class ConvAutoencoder(Autoencoder):
     """Autoencoder of strided convolutions and nearest-neighbor upsampling, with SiLU.
 
-    Pictures can have any size.
+    The config can set any height and width, also odd ones; they are then fixed.
 
     Examples
     --------

@@ -11,7 +11,10 @@ from sfumato.config import Config
 
 
 class DetailConfig(Config):
-    """Config of the detail space, with the keys of a latent space; a position is a 4x4 block."""
+    """Config of the detail space, with the keys of a latent space's config.
+
+    A latent position is a 4x4 block of pixels.
+    """
 
     factor: Literal[4] = 4
     latent_channels: Literal[48] = 48

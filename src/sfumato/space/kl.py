@@ -120,7 +120,11 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor, tile: int | None = None) -> Tensor:
-        """Run the encoder; large layers are computed in windows with sides of `tile` positions."""
+        """Run the encoder.
+
+        Large feature maps are computed in windows with sides of `tile` positions, except in the
+        middle block.
+        """
         x = layer(self.conv_in, x, tile)
         for level in self.down_blocks:
             x = level(x, tile)
@@ -149,7 +153,11 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor, tile: int | None = None) -> Tensor:
-        """Run the decoder; large layers are computed in windows with sides of `tile` positions."""
+        """Run the decoder.
+
+        Large feature maps are computed in windows with sides of `tile` positions, except in its
+        first layer and in the middle block.
+        """
         x = self.mid_block(self.conv_in(z))
         for level in self.up_blocks:
             x = level(x, tile)
@@ -165,9 +173,9 @@ class AutoencoderKL(nn.Module):
     ----------
     config : AutoencoderConfig
     tile : int, optional
-        Side of the windows in positions, a multiple of 4. Layers with larger feature maps are
-        computed window by window. This takes less memory and gives the same result. None disables
-        windows.
+        Side of a window in positions of the feature map, a multiple of 4. Feature maps larger than
+        a window are computed window by window, except in the middle block and the decoder's first
+        layer. This takes less memory and gives the same result. None disables windows.
 
     Examples
     --------

@@ -195,7 +195,7 @@ class Sketch:
 
     @classmethod
     def of(cls, space: LinearSpace, count: int, *, center: bool = True) -> Sketch:
-        """Build the sketch of `count` rows from their mean and components in a fitted space."""
+        """Build the sketch of `count` rows from `space`, which was fitted to them."""
         out, free = (
             cls(len(space.mean), len(space.components) + SPARE, center=center),
             max(1, count - 1) if center else count,
@@ -238,7 +238,9 @@ def _pools() -> ThreadpoolController:
 
 
 def randomized(rows: Rows, k: int, seed: int, *, center: bool = True) -> LinearSpace:
-    """Compute the k directions of wide data by a randomized SVD of the rows.
+    """Compute the k directions of largest variance by a randomized SVD of the rows.
+
+    It is meant for data with many columns.
 
     Halko, Martinsson & Tropp 2011.
     """

@@ -11,9 +11,9 @@ from sfumato.image import LUMA
 
 
 class PixelsConfig(Config):
-    """Config of the pixel space, with the keys of a latent space.
+    """Config of the pixel space, with the keys of a latent space's config.
 
-    A position is a pixel, and its values are the colors.
+    A latent position is a single pixel, and its channels are the colors.
     """
 
     factor: Literal[1] = 1

@@ -68,7 +68,7 @@ class LessonOptions(Options):
     seed: int = option(0, "Seed of weights and batches.", ge=0, lt=2**32)
 
     def model_post_init(self, context: Any) -> None:
-        """Check the points; the lessons that learn points need at least 8."""
+        """Check the points; the lessons ``outliers`` and ``losses`` need at least 8."""
         sensible(self.points)
         if self.lesson in ("outliers", "losses") and len(self.points) < 8:
             raise OptionError("draw at least 8 points first")
@@ -81,7 +81,7 @@ class Learned:
     Attributes
     ----------
     about : dict
-        JSON.
+        Numbers for the plot, for JSON; the keys depend on the lesson.
     picture : PIL.Image.Image, optional
         Three rows of digits: original, damaged and restored.
     final : bool
@@ -231,11 +231,14 @@ class _HeightJob:
         return self.measure(self.module(x[:, None]), y)
 
     def preview(self, path: Path) -> None:
-        """Do nothing: this job trains in memory."""
+        """Do nothing: this job writes no files."""
 
     @torch.inference_mode()
     def outputs(self, x: Tensor) -> Tensor:
-        """The predicted heights; with classes, the middle of the likeliest class."""
+        """The predicted heights.
+
+        For the ``classes`` loss, each is the middle of the likeliest class of heights.
+        """
         out: Tensor = self.module(x[:, None])
         if out.shape[1] == 1:
             return out[:, 0]

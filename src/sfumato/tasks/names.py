@@ -1,6 +1,6 @@
 """Find names of training pictures close in meaning to a text: "kitten" finds "cat".
 
-A model may come with the text encoder's final states for the names of its training pictures. Names
+A model may come with the text encoder's pooled states of the names of its training pictures. Names
 with close states mean similar things to the model.
 """
 

@@ -97,9 +97,9 @@ class Walks:
         Points before each step and at the end. Noisy points are scaled down to the spread of the
         given points.
     grid : Tensor, (G, 2)
-        Positions of the arrows.
+        Positions from which arrows point to the denoised estimates.
     guesses : Tensor, (S, G, 2)
-        Denoised estimate for each position of the grid, before each step.
+        Denoised estimate for each position of the grid, at the noise level before each step.
     """
 
     loss: float
@@ -155,14 +155,17 @@ class PointsJob:
         self.weights = torch.ones(len(points))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean weighted loss; a share of the points has no class."""
+        """Mean weighted loss.
+
+        The class of a random share `UNNAMED` of the points is dropped, for guidance.
+        """
         named = torch.rand(len(rows), generator=random) >= UNNAMED
         condition = Condition(vector=(self.classes[rows] * named)[:, None].float())
         x = self.points[rows][..., None, None]
         return denoising_loss(self.denoiser, x, self.corruption, condition, generator=random)
 
     def preview(self, path: Path) -> None:
-        """Do nothing: this job trains in memory."""
+        """Do nothing: this job writes no files."""
 
 
 def sample(

@@ -3,7 +3,7 @@
 The model generates the details that a small picture lacks, conditioned on the picture's prompt.
 
 The small picture nearly determines the large one, so a few steps without guidance suffice. Ho et
-al. 2021 (arXiv:2106.15282) describe such cascades.
+al. 2021 (arXiv:2106.15282) describe such cascades of diffusion models.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Train an autoencoder with short codes on rows of numbers.
 
-The loss is the denoising objective with the preconditioning ``direct``.
+The loss is the denoising objective with the preconditioning ``direct``: the network's output is the
+estimate itself.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class DiffusionJob:
     ----------
     config : UNetConfig
     data : Latents
-        Latents and text states, prepared.
+        Latents and text states, computed by :meth:`Latents.prepare`.
     scheduler : SchedulerConfig
         Noise levels and prediction type.
     prompts : sequence of str
@@ -149,7 +149,7 @@ def train_diffusion(
     *,
     pixels: bool = False,
 ) -> Iterator[Event]:
-    """Train a text-to-image model on latents, or with `pixels` on pixels; write a model folder.
+    """Train a text-to-image model on latents or, with `pixels`, on pixels; write a model folder.
 
     `start` can name a model (a bundled name, a folder or a checkpoint). Training then continues
     from its U-Net and keeps its autoencoder and text encoder.
@@ -245,7 +245,7 @@ def _base_model(
 
 
 def check_kept(*others: object) -> None:
-    """Raise OptionError if parts are given for a model to fine-tune: it keeps its own parts."""
+    """Raise OptionError if options are given for parts that a fine-tuned model keeps."""
     if any(others):
         raise OptionError(
             "a model that is fine-tuned keeps its autoencoder, text encoder, network and "
@@ -254,7 +254,7 @@ def check_kept(*others: object) -> None:
 
 
 def load_to_train(name: str, device: str) -> tuple[Model, TextEncoder]:
-    """Load a model that is fine-tuned or gets a new part; return the model and its text encoder."""
+    """Load a model to fine-tune, to distill or to train a part for, and its text encoder."""
     base = load(name, device, "float32")
     if not isinstance(base.text, TextEncoder):
         what = (

@@ -48,7 +48,7 @@ class FinderJob(RestorerJob):
     """
 
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
-        """Masks of the marks in [-1, 1], the damaged prints, and the condition."""
+        """Masks of the damage in [-1, 1], a corruption to the damaged prints, and the condition."""
         x = self.batch(rows, random)
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=random)))
         x = torch.stack([_printed(picture, self.gray, rng) for picture in x])

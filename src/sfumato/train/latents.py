@@ -1,4 +1,4 @@
-"""Training data of the later stages: latents and text states, computed once and kept on disk."""
+"""Training data with captions: latents and text states, computed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -81,7 +81,11 @@ class Captions:
     def prepare(
         self, key: str, *, states: bool = False, ends: bool = False
     ) -> Iterator[tuple[str, int, int]]:
-        """Fill the cache; yield (what, done, total). `key` identifies the encoders."""
+        """Fill the cache; yield (name, done, total).
+
+        The cache then holds the `states` of all texts, their pooled states (`ends`), or both. `key`
+        identifies the encoders.
+        """
         said = hashlib.blake2b("\0".join(self.texts).encode(), digest_size=12).hexdigest()
         for wanted, name, make in ((states, "states", self._read), (ends, "ends", self._end)):
             if wanted:
@@ -157,12 +161,12 @@ class Captions:
         return self._rows("states", places).float()
 
     def pooled(self, places: list[int]) -> Tensor:
-        """End states (B, D) of texts."""
+        """Pooled states (B, D) of texts, named "ends" in the cache."""
         return self._rows("ends", places).float()
 
 
 class Latents(Captions):
-    """A captioned training set with cached text states and latents; in pixel space, with pixels.
+    """A captioned training set with cached text states and latents (or pixels, in pixel space).
 
     Parameters
     ----------

@@ -81,16 +81,17 @@ def train(
 ) -> Iterator[Progress]:
     """Train up to ``settings.steps``, resuming from the checkpoint in `folder` if there is one.
 
-    Without a folder, nothing is written. `about` holds everything else that the run depends on
-    (network, data, corruption); the checkpoint of another run is refused. The averaged weights are
-    in ``job.module`` when the generator is exhausted. To stop early, stop iterating: a checkpoint
-    is written when the generator closes.
+    Without a folder, nothing is written. `about` describes everything that the run depends on
+    besides `settings` (network, data, corruption); a checkpoint of a different run raises an error.
+    The averaged weights are in ``job.module`` when the generator is exhausted. To stop early, stop
+    iterating: a checkpoint is written when the generator closes.
 
     Raises
     ------
     TrainingError
-        If all sampling weights are 0; if a gradient is not finite (the message names the step and,
-        on a CPU, the first layer at fault); or if the checkpoint belongs to another run.
+        If all sampling weights are 0; if a gradient is not finite (on a CPU, the message names the
+        step and the first layer at fault; on a GPU, only a step soon after it); or if the
+        checkpoint belongs to another run.
     """
     device = _place(job, settings)
     state = checkpoint.State.start(job.module, settings)
@@ -240,7 +241,10 @@ class _Watch:
         self.seen = self.norms = torch.zeros(())
 
     def see(self, loss: Tensor, norm: Tensor) -> None:
-        """Store a step's loss and add its gradient norm to a sum, which one NaN makes NaN."""
+        """Store a step's loss, and add its gradient norm to a sum.
+
+        The sum is finite only if all norms are.
+        """
         self.seen, self.norms = loss, self.norms.to(norm) + norm
 
     @property

@@ -76,7 +76,7 @@ class LowRank(nn.Module):
 
 
 def add_low_rank(network: UNet, rank: int) -> list[LowRank]:
-    """Add a trainable low-rank update to each layer in a U-Net's blocks; freeze everything else."""
+    """Freeze a U-Net; add trainable low-rank updates to linear and conv layers in its blocks."""
     network.requires_grad_(False)
     changes = []
     for name, layer in list(network.named_modules()):
@@ -132,7 +132,7 @@ class LoraJob(DiffusionJob):
     model : Model
         Model to fine-tune; a copy of its U-Net gets the low-rank updates.
     data : Latents
-        Latents and text states, prepared.
+        Latents and text states, after a call of ``prepare(..., states=True)``.
     plan : Plan
     """
 
@@ -171,7 +171,9 @@ class LoraJob(DiffusionJob):
                 change.on = True
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean weighted loss on custom pictures, plus the loss for prior preservation.
+        """Mean loss on custom pictures, plus the loss for prior preservation.
+
+        The loss on custom pictures is weighted by noise level.
 
         On pictures of other prompts, the second loss compares the predictions with and without the
         low-rank updates.
@@ -229,8 +231,9 @@ def train_lora(
 ) -> Iterator[Event]:
     """Train a LoRA of a model on captioned pictures; write it in diffusers' format.
 
-    The parameters are the same as in :func:`sfumato.train.diffusion.train_diffusion`. Parameters
-    that replace a part of the model raise an error.
+    The parameters are the same as in :func:`sfumato.train.diffusion.train_diffusion`, but `start`
+    is the bundled model ``icons`` by default. Parameters that replace a part of the model raise an
+    error.
     """
     plan, settings = read_plan("lora", data, output, config, given)
     check_kept(autoencoder, text, pixels, plan.network, plan.scheduler)

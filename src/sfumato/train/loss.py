@@ -21,7 +21,7 @@ def squared(estimate: Tensor, x: Tensor) -> Tensor:
 
 
 def cross_entropy(estimate: Tensor, x: Tensor) -> Tensor:
-    """Cross-entropy in nats; values in [-1, 1] stand for shares of white in [0, 1].
+    """Cross-entropy in nats; values in [-1, 1] are rescaled to probabilities in [0, 1].
 
     Hinton & Salakhutdinov 2006.
     """
@@ -32,9 +32,9 @@ def cross_entropy(estimate: Tensor, x: Tensor) -> Tensor:
 def vivid(estimate: Tensor, x: Tensor) -> Tensor:
     """Squared error of pictures (B, C, h, w), weighted by how colorful the true pixel is.
 
-    If an object may have one of a few colors, the estimate is then one of these colors rather than
-    their gray mean. In a classifier, rebalancing the color classes has the same effect (Zhang et
-    al. 2016, arXiv:1603.08511).
+    If an object may be gray or colorful, the estimate is a weighted mean in which the colorful
+    cases count more, so it is less gray. In a classifier, rebalancing the color classes has a
+    similar effect (Zhang et al. 2016, arXiv:1603.08511).
     """
     colorful = (x - x.mean(dim=1, keepdim=True)).square().mean(dim=1, keepdim=True).sqrt()
     return (estimate - x).square() * (colorful + 0.1)
@@ -51,7 +51,7 @@ def denoising_loss(
     logarithmic: bool = False,
     teach: Callable[[Tensor, Corrupted], Tensor] | None = None,
 ) -> Tensor:
-    """Mean of ``weight(sigma) |D(y, sigma) - x|^2`` over pictures and values, y the corrupted x.
+    """Mean of ``weight(sigma) |D(y, sigma) - x|^2`` over pictures and values; y is the corrupted x.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def denoising_loss(
         Clean pictures or latents.
     corruption : Corruption
         For diffusion, Gaussian noise at a random level; for a denoising autoencoder, any corruption
-        of the registry.
+        of :mod:`sfumato.corruption`.
     condition : Condition
     measure : callable
         Error of each value, the squared error by default.
@@ -102,7 +102,7 @@ def kl_to_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 def drop_condition(
     condition: Condition, empty: Condition, share: float, generator: Generator
 ) -> Condition:
-    """Replace a random `share` of the conditions by the empty condition.
+    """Replace tokens by the tokens of the empty condition with probability `share`.
 
     Ho & Salimans 2022, arXiv:2207.12598, algorithm 1.
     """

@@ -40,7 +40,7 @@ class MatchJob:
     ----------
     config : MatcherConfig
     data : Captions
-        Captioned pictures, prepared with ``ends=True``.
+        Captioned pictures, after a call of ``prepare(..., ends=True)``.
     """
 
     def __init__(self, config: MatcherConfig, data: Captions) -> None:
@@ -99,8 +99,9 @@ class _Pair(nn.Module):
 def augment(x: Tensor, random: Generator) -> Tensor:
     """Augment pictures (B, 3, S, S) at random.
 
-    They are shifted by up to 7.5 % of the side, scaled by up to 15 % (20 % in width) and tinted by
-    up to 10 %. Some are blurred; all get a little noise.
+    They are shifted by up to 7.5 % of the side, scaled by up to 15 % (20 % in width) and tinted:
+    each channel is multiplied by 0.9 to 1.1 and shifted by up to 0.08. Some are blurred; all get a
+    little noise.
     """
     count = len(x)
     draw = torch.rand((count, 12), generator=random) * 2 - 1

@@ -2,8 +2,8 @@
 
 The gradient of a layer has a few strong directions and many weak ones. AdamW scales each weight
 separately, which keeps this imbalance. Muon (Jordan et al. 2024,
-https://kellerjordan.github.io/posts/muon) steps along the nearest matrix with equal singular
-values. torch.optim.Muon accepts matrices only, but nearly all weights in this package are
+https://kellerjordan.github.io/posts/muon) replaces the momentum by the nearest matrix with equal
+singular values. torch.optim.Muon accepts matrices only, but nearly all weights in this package are
 convolution kernels. This module treats a kernel as a matrix (C_out, C_in k k).
 """
 
@@ -23,7 +23,7 @@ LEAST = 32
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest matrices with singular values of about 1: U V' for each matrix U S V'.
+    """Approximate U V' for each matrix U S V': the nearest matrix whose singular values are all 1.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     -------
     Tensor, (N, m, n)
         The singular values lie between 0.5 and 1.3. The only exceptions are values that were below
-        about 1e-3 of the largest singular value.
+        about 1e-3 of the matrix's Frobenius norm.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def matrix_weights(module: nn.Module) -> list[Tensor]:
-    """The weights to optimize by Muon: matrices and kernels with many inputs and many outputs.
+    """The weights to optimize by Muon: matrices and kernels with at least 32 rows and 32 columns.
 
     Embeddings, layers of a few channels, norms and biases are left out.
     """

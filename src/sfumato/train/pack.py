@@ -29,9 +29,9 @@ class Pictures:
     ----------
     pixels : memory map, (N, 3, S, S), uint8
     captions : list of tuple of str
-    weights : array, (N,)
+    weights : array, (N,), sampling weight of each picture
     skipped : list of str
-        One sentence for each picture that could not be read.
+        One sentence for each picture that was left out: it could not be read, or has no caption.
     notes : list of str
         One sentence for each caption whose encoding was guessed, and for each caption without a
         picture.

@@ -42,7 +42,7 @@ class PairJob(RestorerJob):
 
     Parameters
     ----------
-    config, photos, corruptions, crop, gray, turned, measure
+    config, photos, corruptions, crop, gray, turned, measure, often, teacher
         As in :class:`RestorerJob`, except that each photo is a pair (6, H, W), uint8: RGB of the
         clean picture, then of the dirty one. `corruptions` is empty, and `gray` is not used.
     """
@@ -56,7 +56,8 @@ class PairJob(RestorerJob):
 def read_pairs(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
     """Return the pairs of a clean and a dirty picture, (6, H, W) each.
 
-    The second result has a sentence for each pair that was left out.
+    The second result has a sentence for each pair that was left out: it cannot be read, its
+    pictures differ in size, or a side is below `smallest` pixels.
 
     Parameters
     ----------

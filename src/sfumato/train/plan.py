@@ -131,7 +131,7 @@ def skipped_lines(skipped: list[str], notes: list[str] | None = None) -> Iterato
 
 
 def in_tenths(steps: Iterator[tuple[str, int, int]]) -> Iterator[Event]:
-    """Yield a line of progress after each tenth of a part."""
+    """Convert events (what, done, total) to progress messages, one for every 10 %."""
     last = ""
     for what, done, total in steps:
         if (note := f"{what}: {10 * done // total * 10} %") != last:
@@ -145,7 +145,10 @@ def check_size(size: int, unit: int, what: str) -> None:
 
 
 def text_encoder(folder: Path) -> TextEncoder:
-    """Load a text encoder: from a folder of ``train text``, a model folder, or a bundled model."""
+    """Load a text encoder.
+
+    It comes from an output folder of ``train text``, a model folder, or a bundled model.
+    """
     folder = BUNDLED / folder if str(folder) in bundled() else folder
     clip = network_from(CLIPText, CLIPTextConfig, folder / "text_encoder").eval()
     return TextEncoder(clip, CLIPTokenizer.load(folder / "tokenizer"))

@@ -42,9 +42,9 @@ def train_restorer(
     """Train a restorer on corruptions (alternatives separated by ``|``) or on pairs of pictures.
 
     The network's config and weights are written. `start` can name a restorer (a folder or a bundled
-    name). Training then continues from its network. If the plan asks for another network, only the
-    layers of equal shape are copied. If the plan names a teacher, the teacher's outputs are a part
-    of the target.
+    name). Training then continues from its network. If the config file describes another network,
+    only weights of equal name and shape are copied. If the config file names a teacher, the target
+    is a mean of its outputs and the clean crops.
     """
     plan, settings = read_plan("restorer", data, output, config, given)
     pretrained = _restorer(start) if start else None

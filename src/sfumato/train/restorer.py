@@ -1,6 +1,6 @@
 """Train a restorer on photographs with synthetic corruptions.
 
-The network also gets planes that describe each corruption.
+The network also gets input channels that describe each corruption.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LONGEST = 1500  # longest side of a photo in pixels: all photos are held in memo
 def read_photos(
     source: Path, smallest: int, longest: int = LONGEST
 ) -> tuple[list[NDArray[np.uint8]], list[str], list[float]]:
-    """Read photographs (3, H, W) whose sides are at least `smallest`.
+    """Read photographs (3, H, W) whose sides are at least `smallest` pixels.
 
     A photo is first shrunk so that no side is longer than `longest`. Smaller copies are then added:
     they have finer detail, without the photo's own noise and compression artifacts.
@@ -92,7 +92,7 @@ def read_photos(
 
 @dataclass(frozen=True)
 class Measured:
-    """A corruption with fixed parameters; its result has the picture's size and channels.
+    """Wraps a corruption: the result has the size of the picture, and three channels.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Measured:
         return Corrupted(y.expand(-1, 3, -1, -1) * self.planes(x)[:, :1], out.sigma)
 
     def planes(self, x: Tensor) -> Tensor:
-        """The planes (B, 4, H, W) that tell the network what is known about pictures like `x`."""
+        """Planes (B, 4, H, W) that describe the corruption, for pictures of the shape of `x`."""
         known, color, detail, quality = x.new_ones(len(x), 1, *x.shape[-2:]), 1.0, 1.0, 1.0
         for part in (
             self.corruption.parts if isinstance(self.corruption, Compose) else (self.corruption,)
@@ -134,7 +134,7 @@ class Measured:
 class RestorerJob:
     """The denoising objective on random crops, with one corruption per batch.
 
-    The preconditioning is ``direct``.
+    The preconditioning is ``direct``: the network's output is the estimate.
 
     Parameters
     ----------
@@ -152,14 +152,14 @@ class RestorerJob:
     measure : callable, optional
         Minimize the mean of this error instead of the mean logarithm of the squared error.
     often : sequence of float, optional
-        Sampling weight of each photo relative to photos of the same size. Large photos show more,
-        so they are sampled more often.
+        Sampling weight of each photo. It is multiplied by the fourth root of the number of pixels,
+        because large photos show more.
     teacher : Denoiser, optional
-        A trained restorer whose outputs, averaged over two random views, are part of the target.
-        The outputs contain only detail that can be inferred from the input; the clean picture also
-        contains other detail. The target therefore varies less (Hinton et al. 2015,
-        arXiv:1503.02531; Furlanello et al. 2018, arXiv:1805.04770, for a teacher of the same kind
-        as the student).
+        A trained restorer whose outputs, averaged over two random mirrored or rotated versions of
+        the input, are part of the target. The outputs contain only detail that can be inferred from
+        the input; the clean picture also contains other detail. The target therefore varies less
+        (Hinton et al. 2015, arXiv:1503.02531; Furlanello et al. 2018, arXiv:1805.04770, for a
+        teacher of the same kind as the student).
     """
 
     def __init__(

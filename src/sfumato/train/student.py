@@ -55,7 +55,7 @@ class StudentJob:
     pictures : Pictures
         Pictures whose captions are the prompts.
     plan : Plan
-        ``student_steps`` and ``trajectories``.
+        Config; ``student_steps``, ``trajectories`` and ``previews`` are used.
     folder : Path
         Folder of the recorded trajectories.
     seed : int
@@ -141,7 +141,7 @@ class StudentJob:
         return Condition(self.states[rows].to(self.model.device))
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Weighted squared error of the network's raw prediction, at a random step."""
+        """Squared error of the network's own output, at a random step of each trajectory."""
         device = self.model.device
         steps = torch.randint(len(self.sigmas) - 1, (len(rows),), generator=random)
         trajectories = torch.from_numpy(self.trajectories[rows.numpy()]).to(device, torch.float32)

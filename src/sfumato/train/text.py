@@ -3,12 +3,13 @@
 The student gets token ids. Its projected state at the end of a text must point in the direction of
 the teacher's embedding of the text. Attention is causal, so the state of a phrase's last word does
 not change if more words follow. This state is therefore also trained towards the teacher's
-embedding. Prompts can then use words that no caption contains.
+embedding. Words of similar meaning thus get similar states, so prompts can use words that no
+caption contains.
 
 After a U-Net was trained with a text encoder, the encoder can learn more words; this needs no
 U-Net. Training then starts from this encoder. Texts marked as kept (the captions) keep their
-states. The states of other texts move to where the teacher's embeddings place them relative to the
-kept texts.
+states. Other texts are trained towards the teacher's embeddings, through a projection that is first
+fitted to the kept texts.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Phrases:
     Attributes
     ----------
     texts : list of str, N
-    weights : array, (N,)
+    weights : array, (N,), sampling weight of each text
     embeddings : array, (N, E)
         Each row has norm 1.
     kept : array, (N,), bool

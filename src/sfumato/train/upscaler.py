@@ -41,17 +41,20 @@ PIXEL_NOISE = 0.06  # largest noise on small pictures, whose values are in [-1, 
 
 
 class UpscalerJob:
-    """The denoising objective on the details of large pictures, given the small pictures.
+    """The denoising objective on large pictures, given the small ones.
 
-    Half of the small pictures are averages of the large ones. The others pass through the model's
-    autoencoder with noise on their latents, so that they have the flaws of generated pictures. All
-    small pictures get a little noise (Ho et al. 2021, arXiv:2106.15282, section 4).
+    The clean signal is the large picture minus the enlarged small one (:class:`Detail`).
+
+    Half of the small pictures are the large ones, averaged over blocks of 4x4 pixels. The others
+    pass through the model's autoencoder with noise on their latents, so that they have the flaws of
+    generated pictures. All small pictures get a little noise (Ho et al. 2021, arXiv:2106.15282,
+    section 4).
 
     Parameters
     ----------
     config : UNetConfig
     data : Captions
-        Large pictures with captions, prepared.
+        Large pictures with captions, after a call of ``prepare(..., states=True)``.
     model : Model
         Model whose pictures the upscaler enlarges.
     """
@@ -87,7 +90,7 @@ class UpscalerJob:
         return F.avg_pool2d(x, self.space.config.factor)
 
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
-        """Mean weighted loss on a crop of each picture."""
+        """Mean loss, weighted by noise level, on a crop of each picture."""
         device = self.module.conv_in.weight.device
         self.data.keep_on(device, "states")
         large = on_device(random, device)

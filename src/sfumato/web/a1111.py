@@ -181,7 +181,7 @@ async def extra_single_image(request: Request, asked: Single) -> dict[str, Any]:
 
 
 def label_of(settings: dict[str, Any]) -> str:
-    """A1111's name for the sampler in some settings."""
+    """A1111's name for the sampler that `settings` names."""
     return SAMPLERS[settings["sampler"]].label
 
 

@@ -1,4 +1,7 @@
-"""The HTTP server: jobs for all commands, the studio, and the APIs that existing clients use."""
+"""The HTTP server.
+
+It offers jobs for all commands, the studio (a web page), and the APIs that existing clients use.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ class Settings:
     largest : int
         Largest size of a request in bytes.
     batching : bool
-        Run compatible jobs in one batch.
+        Run compatible jobs (:func:`sfumato.web.work.compatible`) in one batch.
     """
 
     folder: Path

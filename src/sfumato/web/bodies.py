@@ -61,7 +61,10 @@ class CreateBody(CreateOptions):
 
 
 class TraceBody(CreateBody):
-    """A request to explain pictures: the fields of `CreateBody`; the result has a page."""
+    """A request for pictures and a page that explains their sampler steps.
+
+    It has the fields of `CreateBody`, and ``changes``.
+    """
 
     kind: ClassVar[str] = "trace"
 
@@ -87,8 +90,8 @@ class RestoreBody(RestoreOptions):
 class ReduceBody(ReduceOptions):
     """A request to compare PCA with autoencoders: the options of reduce, and the data.
 
-    ``data`` is a file in base64; the suffix of ``name`` is its kind: .csv, .zip of pictures, .npz,
-    .npy, .parquet or idx .gz. Without ``data``, scikit-learn's 1,797 digits are used.
+    ``data`` is a file in base64; the suffix of ``name`` gives the format: .csv, .zip of pictures,
+    .npz, .npy, .parquet or idx .gz. Without ``data``, scikit-learn's 1,797 digits are used.
     """
 
     kind: ClassVar[str] = "reduce"
@@ -102,7 +105,9 @@ class ReduceBody(ReduceOptions):
 
 
 class ProbeBody(ProbeOptions):
-    """A request to try a model on a custom picture.
+    """A request for experiments with a custom picture.
+
+    They encode and decode it, denoise it, or damage and restore it.
 
     ``image`` is a picture in base64.
     """
@@ -129,7 +134,7 @@ class SearchBody(SearchOptions):
 
 
 class PointsBody(PointsOptions):
-    """A request to learn points on a plane, and to sample new points from noise."""
+    """A request to learn a distribution of points on a plane, and to sample new points."""
 
     kind: ClassVar[str] = "points"
 

@@ -2,7 +2,8 @@
 
 A page of another site, open in a browser, can send requests to a server on this machine, even under
 a host name of that site (DNS rebinding). A server without a token therefore accepts only loopback
-names and its own host name, and a request from a page must come from one of the server's pages.
+names and its own host name. With or without a token, a request from a page must come from one of
+the server's pages.
 """
 
 from __future__ import annotations

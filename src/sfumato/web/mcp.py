@@ -1,6 +1,6 @@
 """A server of the Model Context Protocol: language models can create, restore and find pictures.
 
-It talks to the program that started it over standard input and output. Pictures are written to the
+It talks over standard input and output to the program that started it. Pictures are written to the
 server's folder and also sent to the client.
 """
 

@@ -73,9 +73,9 @@ class Queue:
     longest : int
         Maximum number of waiting jobs.
     keep : float
-        Seconds after its end when a job is deleted.
+        Seconds from the end of a job until it is deleted.
     batching : bool
-        Run compatible jobs in one batch.
+        Run compatible jobs (:func:`sfumato.web.work.compatible`) in one batch.
     """
 
     def __init__(

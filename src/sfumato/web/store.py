@@ -174,7 +174,10 @@ class Store:
         )
 
     def recover(self, reason: str) -> list[Job]:
-        """Queue interrupted jobs again; fail and return jobs without attempts left."""
+        """Queue interrupted jobs again.
+
+        Jobs without attempts left are marked as failed and returned.
+        """
         stopped = self._rows("SELECT * FROM jobs WHERE status = 'generating'", ())
         failed = [job for job in stopped if job.tries >= TRIES]
         for job in failed:

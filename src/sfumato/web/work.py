@@ -113,8 +113,8 @@ class Models:
 def compatible(a: Work, b: Work) -> bool:
     """Whether two jobs can run in one batch.
 
-    Both must be `create` jobs without a start picture, and may differ only in the fields in
-    `APART`.
+    Both must be `create` jobs without a start picture, and may differ only in seed, count, prompts
+    and previews (`APART`).
     """
     if a.kind != "create" or b.kind != "create" or a.request.get("source"):
         return False

@@ -46,7 +46,7 @@ class Ended:
 
 
 def serve(pipe: Connection) -> None:
-    """Run the jobs that arrive until the pipe is closed."""
+    """Run jobs as they arrive, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when to stop
     try:
         _Worker(pipe).run()

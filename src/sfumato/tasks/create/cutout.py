@@ -19,8 +19,9 @@ def transparent(picture: Image.Image) -> Image.Image:
     """Make the white around the subject of a picture transparent.
 
     The background consists of nearly white pixels connected to the picture's border. A pixel at the
-    edge is a mixture of white and the subject's color F, ``C = a F + (1 - a) white``. It gets the
-    color F and the opacity `a`, so that no white fringe remains. White within the subject stays.
+    subject's edge is a mixture of white and the subject's color F, ``C = a F + (1 - a) white``. It
+    gets the color F and the opacity `a`, so that no white fringe remains. White within the subject
+    stays.
 
     Parameters
     ----------

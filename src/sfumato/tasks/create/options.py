@@ -1,7 +1,7 @@
 """The options of `create`: one record for library, command line and server.
 
-Validators import modules that need torch only when they run, so that the command line starts
-quickly.
+Modules that need torch are imported inside the validators, not at the top, so that the command line
+starts quickly.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ BRANCH = "Changes from a step on"
 
 
 class CreateOptions(Options):
-    """How to generate pictures. None leaves the choice to the model.
+    """How to generate pictures.
+
+    An option that is None takes the model's default, if the model has one.
 
     Examples
     --------

@@ -1,4 +1,6 @@
-"""Combine options and a model into a plan that makes every choice before any work starts.
+"""Combine options and a model into a plan.
+
+All values that the options leave open are set in the plan, before any work starts.
 
 :func:`resolve` creates a :class:`Plan`; :func:`check` raises an error for what the model cannot do.
 Code that follows a plan makes no further choices.
@@ -41,8 +43,8 @@ class Start:
     picture : Image
         RGB, at the size at which the model works.
     stored : Image
-        The same picture in the file's own color space, with transparency. The result keeps its
-        pixels outside the mask.
+        The same picture in the file's own color space, with transparency. Pixels where the mask is
+        not white are copied from it into the result.
     profile : bytes, optional
         The color profile of `stored`.
     hidden : array, (H, W), bool, optional
@@ -69,14 +71,15 @@ class Plan:
     best_of : int
         Candidates per picture.
     tries : sequence of int
-        Numbers of the candidates to generate.
+        Indices, from 0, of the candidates to generate.
     size, shown : (int, int)
         Width and height at which the model works, and width and height of the result.
     enlarged : int
         How many times the upscaler is applied; each time the sides become four times as long.
     start : Start, optional
     strength : float
-        How much of the start picture changes; 1 without a start.
+        How much the start picture changes, in (0, 1]: the share of the noise levels that is used; 1
+        without a start.
     """
 
     model: Model
@@ -130,7 +133,8 @@ class Plan:
         With a start picture, only the lowest noise levels are used: the share `strength` of all
         levels. They are spaced so that there are still `steps` steps.
 
-        There are at most as many levels as in the model's table.
+        The full schedule is not extended beyond the model's number of noise levels, so fewer than
+        `steps` steps may remain.
         """
         table, config = self.model.denoiser.times.sigmas, self.model.scheduler
         steps = max(self.steps, math.ceil(min(len(table), self.steps / self.strength)))

@@ -38,7 +38,7 @@ OF_A_ROW = frozenset(CreateOptions.model_fields) - {
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with the id (`name`) and the options (`own`) of its row.
+    """A prompt with the id (`name`) and the options (`own`) of its row in a file of prompts.
 
     `twin` numbers the prompts whose file names would be the same.
     """
@@ -251,7 +251,9 @@ def _outdone(
 def run(
     wanted: Sequence[Prompt], values: Mapping[str, Any], model: Model | None = None
 ) -> Iterator[tuple[Prompt | None, Event]]:
-    """Generate all pictures; yield each event, and with each picture its prompt.
+    """Generate all pictures; yield pairs of a prompt and an event.
+
+    An event is progress or a picture. The prompt is None for progress.
 
     Prompts with equal options are generated together.
     """
@@ -272,7 +274,10 @@ def run(
 
 
 class Saver:
-    """Writes pictures to one file, or to a folder with file names from id or prompt and seed."""
+    """Writes pictures to one file, or to a folder.
+
+    In a folder, file names are built from the prompt's id or text, usually followed by the seed.
+    """
 
     def __init__(self, output: Path, *, overwrite: bool, single: bool) -> None:
         self.output, self.overwrite = output, overwrite

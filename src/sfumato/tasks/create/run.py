@@ -53,7 +53,8 @@ class Made:
     settings : dict
         All settings needed to reproduce the picture.
     cut : str
-        End of the prompt that was cut off because it is too long for the model; usually empty.
+        Text cut off at the end of the prompt, if the prompt is too long for the model; usually
+        empty.
     negative_cut : str
         End of the negative prompt that was cut off.
     unknown : bool
@@ -71,7 +72,7 @@ class Made:
     count: int = 1  # requested pictures per prompt
 
     def save(self, path: Path | str) -> None:
-        """Write the picture with its settings inside: ``.png``, ``.jpg`` or ``.webp``."""
+        """Write a ``.png``, ``.jpg`` or ``.webp`` file with the settings in its metadata."""
         metadata.save(
             self.picture,
             Path(path),
@@ -87,7 +88,7 @@ class SamplerProgress:
     Attributes
     ----------
     step : Step
-        Latents before decoding.
+        Record of the step; its latents are not decoded.
     steps : int
         Steps of this batch.
     done, total : int

@@ -1,4 +1,4 @@
-"""The options of `evaluate restore`: one record for library, command line and server."""
+"""The options of `evaluate restore`: one class shared by library, command line and server."""
 
 from __future__ import annotations
 
@@ -68,6 +68,9 @@ class EvaluateOptions(Options):
 
     @property
     def damage(self) -> tuple[Task, float | str]:
-        """The task to measure, and the amount of damage."""
+        """The restoration task, and the amount of damage.
+
+        The amount is a number, the shape for ``fill``, or True for ``colorize``.
+        """
         ((task, amount),) = self._asked().items()
         return task, amount

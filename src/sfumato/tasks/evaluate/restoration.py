@@ -3,10 +3,11 @@
 Denoising: Gaussian noise, with a seed that depends on the file name, is added to values 0 to 255
 without clipping; PSNR over all channels. Enlarging: pictures are cropped to a multiple of the
 factor, downsampled with MATLAB's antialiased bicubic kernel and rounded to integers; PSNR and SSIM
-of the luminance Y (BT.601), without a border as wide as the factor. JPEG: pictures are compressed
-by Pillow; PSNR over all channels. Filling: a random mask of a given kind, with a seed that depends
-on the file name, is hidden; PSNR over the whole picture. Coloring: PSNR against the original color
-picture. LPIPS, if available, uses AlexNet (version 0.1) on whole pictures in color.
+of the luminance Y (BT.601), after a border of (rounded) factor pixels is cropped. JPEG: pictures
+are compressed by Pillow; PSNR over all channels. Filling: the pixels under a random mask of a given
+kind, with a seed that depends on the file name, are hidden; PSNR over the whole picture. Coloring:
+PSNR against the original color picture. LPIPS (version 0.1, AlexNet), if available, is computed on
+whole pictures in color.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Damaged:
     clean : array, (H, W, C)
         Values 0 to 255.
     y : Tensor, (1, C, h, w)
-        The damaged picture on the scale of 0 to 255; hidden pixels are 0.
+        The damaged picture on the scale of 0 to 255; hidden pixels are 0 here and False in `known`.
     known : array, (H, W), bool
     """
 
@@ -108,15 +109,15 @@ def restore(
     task : {"denoise", "enlarge", "dejpeg", "fill", "colorize"}
     amount : float or str
         Standard deviation of the noise for values of 0 to 255; enlargement factor, 1.5 to 8; JPEG
-        quality, 1 to 100; or the shape to hide, one of `SHAPES`.
+        quality, 1 to 100; or the shape of the hidden pixels, one of `SHAPES`.
     gray : bool
         Convert the pictures to gray: CBSD68 becomes BSD68.
     method : str, optional
-        ``trained``, ``ensemble`` (the mean over eight views), or a baseline: ``bicubic`` for
-        ``enlarge``, and ``input`` (the damaged picture) for the other tasks. The baselines have
-        published figures, with which you can check the metric.
+        ``trained``, ``ensemble`` (the mean over the eight rotations and flips), or a baseline:
+        ``bicubic`` for ``enlarge``, and ``input`` (the damaged picture) for the other tasks. The
+        baselines have published figures, with which you can check the metric.
     engine : Engine, optional
-        The networks of ``trained`` and ``ensemble``.
+        The networks; needed for ``trained`` and ``ensemble``.
     left_out : callable, optional
         Called with a sentence for each picture that cannot be read or is too small.
 

@@ -1,8 +1,8 @@
 """Explain how a model generates pictures from prompts.
 
 :mod:`sfumato.tasks.create.run` does the sampling, and :mod:`sfumato.tasks.explain.trace` records
-it. This module adds experiments with the model: it decodes the estimates, denoises the finished
-picture with noise added, and reconstructs it with the autoencoder.
+it. This module adds experiments with the model: it decodes the estimates, adds noise to the
+finished picture and denoises it, and encodes and decodes the finished picture with the autoencoder.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RIDGE = 1e-3  # ridge penalty of the linear decoder, for latents with standard d
 
 @dataclass(frozen=True)
 class DenoisingProbe:
-    """The model's estimate of its finished picture with noise added, as in its training.
+    """The finished picture with noise added, as in training, and the model's denoised estimate.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class DenoisingProbe:
         Latents with noise of this level, and their denoised estimate.
     error : float
         Mean squared error of the estimated noise, which is the training loss of an eps network. An
-        estimate of zero noise has an error of 1.
+        estimate of zero noise has an error of about 1.
     decoded : dict
         `noisy` and `guess` decoded to pictures, by name; empty for large pictures.
     """
@@ -89,7 +89,8 @@ class Run:
     ----------
     trace : Trace
     decoded : list of dict
-        For each step, the decoded latents of `DECODED`, by name; empty if the run is ``light``.
+        For each step, pictures decoded from the latents named in `DECODED`, by name; empty if
+        :func:`explain` was called with ``light``.
     guesses : list of DenoisingProbe
         One for each noise level of the run, the highest first; empty if the run is ``light``.
     reconstruction : Reconstruction, optional
@@ -206,13 +207,13 @@ def explain(
     light : bool
         Record only the sampling runs, without decoded estimates and without experiments.
     changes : sequence of mapping
-        More runs of the first prompt, each with changed options or a changed `prompt`:
+        More runs, each like that of the first prompt except for the given options or `prompt`:
         ``{"guidance_scale": 1}``, ``{"then_step": 4, "then": "a cat"}``.
 
     Raises
     ------
     OptionError
-        For more pictures than fit on a page, and for all reasons of :func:`sfumato.create`.
+        For more than `MOST` pictures, and in the same cases as :func:`sfumato.create`.
 
     Examples
     --------

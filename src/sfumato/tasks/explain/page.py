@@ -1,8 +1,8 @@
 """Write an explanation as one HTML file that contains all its data and opens offline.
 
-Latents are stored as 16-bit floats, which the browser draws with the linear decoder; pictures that
-the model decoded are stored as pictures. All data form one compressed archive. The text, style and
-script of the page are in ``static/``.
+Latents are stored as 16-bit floats, and the browser decodes them with the linear decoder; pictures
+that the model decoded are stored as pictures. All data form one compressed archive. The text, style
+and script of the page are in ``static/``.
 """
 
 from __future__ import annotations

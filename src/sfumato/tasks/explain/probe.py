@@ -1,10 +1,10 @@
 """Experiments with the user's own picture.
 
-The picture is encoded and decoded, also with changed channels of its code. It is denoised at
-several noise levels. Or it is damaged and restored.
+The picture is encoded and decoded, also with changed channels of its code. Noise of several levels
+is added to it, and the model denoises the result. Or it is damaged and restored.
 
-Restoring is denoising with another corruption: the measurement is ``y = A x``. A restored picture
-``D(y)`` agrees with the measurement if ``A D(y) = y``.
+Restoring generalizes denoising to other corruptions of a picture ``x``: the measurement is ``y = A
+x``. A restored picture ``D(y)`` agrees with the measurement if ``A D(y) = y``.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ class Shown:
     Attributes
     ----------
     what : str
-        "picture", "decoded", "channel", "changed", "noisy", "guess"; or "measured", "restored",
-        "difference".
+        "picture", "decoded", "channel" (contribution of one channel), "changed", "noisy", "guess";
+        with `damage`: "picture", "measured" (damaged), "restored", "difference".
     picture : PIL.Image.Image
     about : dict
-        Numbers, as JSON.
+        Numbers about the picture, such as ``sigma`` or ``psnr``, for JSON.
     """
 
     what: str
@@ -114,8 +114,8 @@ def probe(
     Raises
     ------
     OptionError
-        For a wrong number of channels, a model that takes more than noisy latents or has no
-        autoencoder for `channels`, and a picture that is too small to be damaged.
+        For a wrong number of `channels`, `channels` without an autoencoder, `levels` with a network
+        that has inputs besides the noisy latents, and a picture that is too small to be damaged.
 
     Examples
     --------

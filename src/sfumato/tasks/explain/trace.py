@@ -49,7 +49,7 @@ class Word:
     weight : float
         Weight of the token, which brackets in the prompt can change.
     place : int
-        Row of the token in the text states.
+        Index of the token in the text encoder's hidden states.
     """
 
     id: int
@@ -140,9 +140,9 @@ class Trace:
     made : Made
         The picture and its settings.
     words : tuple of Word
-        Tokens of the prompt and its style; the text that did not fit in is ``made.cut``.
+        Tokens of the prompt and its style; ``made.cut`` holds the rest of a prompt that is too long.
     layers : tuple of str
-        Names of the layers that attend to the text, with their sizes.
+        Names of the layers that attend to the text, with width and height of their features.
     steps : tuple of StepTrace
         One per step.
     """
@@ -214,7 +214,7 @@ def trace(prompt: str, options: CreateOptions | None = None, model: Model | None
     Raises
     ------
     OptionError
-        For more than one picture, and for all reasons of :func:`sfumato.create`.
+        For more than one picture, and in the same cases as :func:`sfumato.create`.
 
     Examples
     --------

@@ -53,8 +53,9 @@ class Trial:
     again : array
         The first test rows, reconstructed.
     decoded_map : array, optional
-        For pictures and codes of length 2: rows decoded from a grid of `GRID_SIDE` x
-        `GRID_SIDE` codes over the range of the test codes; the smallest second entry comes first.
+        For pictures and codes of length 2: rows decoded from a grid of `GRID_SIDE` x `GRID_SIDE`
+        codes over the range of the test codes; the second code value varies slowest, and both
+        values ascend.
     """
 
     method: str
@@ -162,7 +163,8 @@ def reduce(
     Raises
     ------
     DataError, OptionError
-        For data that cannot be used, and for more codes than values.
+        For data that cannot be used, and for a code length that is at least the number of training
+        rows or of values per row.
 
     Examples
     --------
@@ -204,7 +206,8 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     Raises
     ------
     DataError, OptionError
-        For data that is too small, or more codes than values.
+        For too few rows, for values that are all equal, and for a code length that is at least the
+        number of training rows or of values per row.
     """
     test = table.test if table.test is not None else _held_out(len(table), options)
     if test.sum() < 2 or (~test).sum() < 3:

@@ -59,7 +59,10 @@ def curves(found: Comparison, what: str, title: str) -> Any:
 
 
 def precision_curves(found: Comparison) -> Any:
-    """Plot the share of neighbors with the query's label (Hinton & Salakhutdinov 2006, 4A)."""
+    """Plot the share of neighbors with the query's label.
+
+    Hinton & Salakhutdinov 2006, figure 4A.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.2, 4))
@@ -136,7 +139,7 @@ def static_maps(found: Comparison) -> Any:
 
 
 def reconstructions(found: Comparison) -> Image.Image:
-    """Originals in the first row, then each method at each length, fewest codes first."""
+    """Originals in the first row, then each method at each code length, shortest codes first."""
     assert found.table.shape is not None
     rows = [
         found.test[: len(found.trials[0].again)],

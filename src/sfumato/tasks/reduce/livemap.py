@@ -1,7 +1,7 @@
 """An interactive map of codes of length 2.
 
-It shows the item of a mark, the items inside a lasso, and pictures decoded from positions between
-marks.
+It shows the item of the point under the pointer, the items inside a lasso, and the picture decoded
+from the pointer's position.
 
 The scripts for the browser are in ``static/``.
 """

@@ -1,4 +1,4 @@
-"""The options of `reduce`: one record for library, command line and server."""
+"""The options of `reduce`: one class shared by library, command line and server."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def plan(
     pictures : list of Path
         Files, folders of them, and patterns with ``*`` or ``?``.
     output : Path
-        A file for one picture, else a folder.
+        A folder; or a file, if there is one picture.
     options : RestoreOptions
     compare : bool
         Also write before and after side by side.

@@ -61,7 +61,7 @@ def colorize(
     chroma_of : callable
         Luminance (1, 1, h, w) in [-1, 1] -> chroma (1, 3, h, w), to be added to the luminance.
     saturation : float
-        Factor for the estimated chroma: 0 gives gray, 1 keeps the estimate.
+        Factor for the estimated chroma: 0 gives gray, 1 the default saturation.
     like : Photo, optional
         A color photo that gives the palette.
     """
@@ -119,9 +119,9 @@ def wanted_chroma(hints: list[tuple[int, int, str]]) -> Tensor:
 def consensus_chroma(gray: Tensor, chroma_of: Callable[[Tensor], Tensor]) -> Tensor:
     """Combine the chroma (1, 3, h, w) estimated from several views of a photo (1, 1, h, w).
 
-    A mirrored, resized or shaded photo has the same colors. Where the estimates for these views
-    differ, the colors are uncertain. The mean is therefore desaturated by ``m^2 / (m^2 + DOUBT
-    v)``, with mean m and variance v of the estimates (Wiener filter).
+    A mirrored, resized, brightened or darkened photo has the same colors. Where the estimates for
+    these views differ, the colors are uncertain. The mean is therefore desaturated by ``m^2 / (m^2
+    + DOUBT v)``, with mean m and variance v of the estimates (Wiener filter).
     """
     size, guesses = gray.shape[-2:], []
     for scale in SIZES:
@@ -158,8 +158,8 @@ def with_palette(
     """Give chroma (3, h, w) of luminance (h, w) the palette of a reference (H, W, 3).
 
     At each brightness, the mean chroma becomes the mean chroma of the reference. Deviations from
-    the mean get the reference's covariance by the linear map between two normal distributions that
-    moves colors least (Pitie & Kokaram 2007, equation 12).
+    the mean get the reference's covariance by the linear Monge-Kantorovich map, which moves colors
+    least (Pitie & Kokaram 2007, equation 12).
     """
     light = luminance(reference)
     plane, wanted = (
@@ -177,13 +177,13 @@ def with_palette(
 
 
 def plane_of(x: Tensor) -> Tensor:
-    """Blue and red differences (B, 2, H, W) of colors (B, 3, H, W)."""
+    """Color differences Cb and Cr (B, 2, H, W) of RGB colors (B, 3, H, W)."""
     gray = (x * x.new_tensor(LUMA)[:, None, None]).sum(dim=1)
     return torch.stack([BLUE * (x[:, 2] - gray), RED * (x[:, 0] - gray)], dim=1)
 
 
 def chroma_at(plane: Tensor) -> Tensor:
-    """Chroma (B, 3, H, W) from blue and red differences (B, 2, H, W)."""
+    """Chroma (B, 3, H, W) from color differences Cb and Cr (B, 2, H, W)."""
     blue, red = plane[:, 0] / BLUE, plane[:, 1] / RED
     green = -(LUMA[0] * red + LUMA[2] * blue) / LUMA[1]
     return torch.stack([red, green, blue], dim=1)
@@ -208,13 +208,15 @@ def _by_light(plane: NDArray[Any], light: NDArray[Any]) -> Callable[[NDArray[Any
 
 
 def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None:
-    """Chroma by luminance (256, 3) of a toned print such as sepia, for values in [-1, 1].
+    """Chroma at each luminance (256, 3) of a toned print such as sepia.
+
+    Values are in [-1, 1].
 
     None for a color or gray picture.
 
-    A print is toned if its chroma, averaged over 5x5 pixels, is nowhere far from the mean chroma at
-    its luminance. Pixels that are `hidden` (H, W), such as a red line across the print, do not
-    count.
+    A print is toned if its chroma, averaged over 5x5 pixels, differs nowhere by more than `TONED`
+    (of 255) from the mean chroma at its luminance. Pixels that are `hidden` (H, W), such as a red
+    line across the print, do not count.
     """
     if photo.gray:
         return None
@@ -315,8 +317,8 @@ class _Hints:
 def deblock_chroma(x: Tensor, quality: float) -> Tensor:
     """Remove the squares of uniform color that strong JPEG compression leaves.
 
-    In a picture (1, 3, h, w), the chroma is made to follow the luminance over the length of a
-    square. The squares are visible in flat parts of a picture.
+    In a picture (1, 3, h, w), a guided filter over about one square (17x17 pixels) makes the chroma
+    a local linear function of the luminance. The squares are visible in flat parts of a picture.
 
     From quality `BLOCKS[1]` on, the picture stays unchanged, since too much detail would be lost.
     """
@@ -338,7 +340,8 @@ def guided_filter(
 
     This is the guided filter (He et al. 2013, equations 5, 6 and 8).
 
-    The function can be applied to a larger copy, where colors then stop at edges of the luminance.
+    Slope and offset can be upsampled and applied to a larger copy of the luminance; colors then
+    stop at its edges.
 
     Returns
     -------

@@ -60,8 +60,9 @@ def diffuse(
     Raises
     ------
     OptionError
-        For damage that is not linear (JPEG artifacts, or `clean`), options of the restoration
-        networks, a model that does not fit, and a result that is too large.
+        For damage that is not linear (JPEG artifacts, or `clean`), options that only the
+        restoration networks have (`hints`, `like`, `saturation`, `ensemble`), a model that does not
+        fit, and a result that is too large.
     """
     of_networks = (options.clean, options.hints, options.ensemble, options.like)
     if options.dejpeg is not None or any(of_networks) or options.saturation != 1:
@@ -153,7 +154,10 @@ class _Job:
         return torch.cat([sigmas.new_tensor([level]), sigmas[sigmas < level]])
 
     def start(self, streams: Streams, top: float) -> Tensor:
-        """The initial latents: noise, or, if only noise is to be removed, the photo itself."""
+        """The initial latents: noise.
+
+        If only noise is to be removed, they are the encoded photo with a little noise added.
+        """
         model = self.model
         factor = model.space.config.factor
         shape = (

@@ -36,14 +36,16 @@ LARGEST = 1024 * 1024  # largest result in pixels: it is generated as a whole
 def enlarge(
     photo: Photo, options: RestoreOptions, model: Model, upscaler: Denoiser
 ) -> Iterator[Progress | Restored]:
-    """Enlarge a picture; yield after each step, and one result per sample.
+    """Enlarge a picture; yield progress after each step, and one result per sample.
 
-    The upscaler enlarges by a factor of 4. For other factors, its result is resized.
+    The upscaler enlarges by a factor of 4. For a factor above 4, it is applied repeatedly; the
+    result is downsampled to the requested size.
 
     Raises
     ------
     OptionError
-        If the result would be too large, if guidance is requested, or if the model takes no text.
+        If the result would be too large, if guidance is requested, or if a prompt is given and the
+        model takes no text.
     """
     factor = options.enlarge or 1.0
     pixels = math.prod(photo.size) * factor**2

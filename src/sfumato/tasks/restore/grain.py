@@ -1,4 +1,6 @@
-"""Film grain: noise that is soft, or equal in all channels. Measure it and remove it.
+"""Measure and remove film grain.
+
+Film grain is noise that is spatially correlated (soft), or equal in all channels.
 
 A network for white noise takes soft grain for texture. At half the size, grain is nearly white. So
 grain is removed from a copy of half the size first, then the fine part that remains is removed at
@@ -68,7 +70,7 @@ class Grain:
 
     @property
     def soft(self) -> bool:
-        """Whether the noise is softer than white noise."""
+        """Whether the noise has a larger share of low frequencies than white noise."""
         return self.coarse > SOFT * self.level
 
 
@@ -100,7 +102,8 @@ def measure_grain(
     seen : array of bool, (H, W), optional
         Where the picture is not fully transparent.
     in_luma : bool
-        Measure the noise, and also `white`, in the luminance: JPEG removes much noise in color.
+        Measure the noise in the luminance, in which `white` must be measured, too: JPEG removes
+        much noise in color.
     """
     colors = _blocks(x, seen)
     if len(colors) < FEWEST:

@@ -24,7 +24,7 @@ def spread(
     pixels r and s, and is tied to the given values at their places. The weight falls with the
     difference of luminance: ``w_rs = exp(-(g_r - g_s)^2 / 2 LIKENESS^2)``. This is colorization by
     optimization (Levin et al. 2004, equation 1) with the symmetric weights of random walks (Grady
-    2006, equation 1). The second term keeps pixels at 0 that no hint reaches.
+    2006, equation 1). Where no hint reaches, the second term keeps the result near 0.
 
     Parameters
     ----------

@@ -94,7 +94,8 @@ def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray
     color : str
         Color such as "#ff0000".
     tolerance : float, optional
-        Largest difference in a channel, of 0 to 255; by default larger for a JPEG.
+        Largest difference from the color in a channel of values 0 to 255; by default 40, or 60 for
+        a JPEG.
     """
     jpeg = photo.quality is not None
     usual, rim = (NEAR_JPEG, RIM_JPEG) if jpeg else (NEAR, RIM)

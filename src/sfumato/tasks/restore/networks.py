@@ -27,7 +27,7 @@ FINDING = [(0, False), (1, True), (2, False), (3, True)]
 class RestorationNetworks:
     """The networks that restore photos, each loaded when it is first needed.
 
-    ``noise``, ``gaps`` and ``size`` each undo only the kind of damage in their name. ``photos``
+    ``noise`` only removes noise, ``gaps`` only fills holes, and ``size`` only enlarges. ``photos``
     undoes JPEG artifacts (and noise under them), ``tints`` estimates color, and ``scratches`` finds
     scratches.
 
@@ -66,7 +66,7 @@ class RestorationNetworks:
         return self.own is None
 
     def sha256(self, part: str) -> str:
-        """Digest of the weights for a part of the work."""
+        """SHA-256 of the weights of the network for `part`, such as ``noise`` or ``tints``."""
         return digest(weight_file(self._folder(part)))
 
     def _folder(self, name: str) -> Path:
@@ -91,8 +91,9 @@ class RestorationNetworks:
     ) -> Tensor:
         """Apply the network `only`, by default ``photos``, to a picture (1, 3, h, w) in [-1, 1].
 
-        Takes planes (1, 4, h, w) and the noise level for values in [-1, 1]: one number, or one per
-        pixel (1, 1, h, w). Returns (1, 3, h, w), or (1, 1, h, w) from a finder.
+        Takes the planes (1, 4, h, w) of :func:`restorer_planes` and the noise level for values in
+        [-1, 1]: one number, or one per pixel (1, 1, h, w). Returns (1, 3, h, w), or (1, 1, h, w)
+        from a finder, a network that outputs a map of the damage.
         """
         x = y.to(self.device)
         level = sigma.to(x) if isinstance(sigma, Tensor) else x.new_full((1,), sigma)
@@ -104,9 +105,10 @@ class RestorationNetworks:
     def damage(self, y: Tensor) -> Tensor:
         """Picture (1, 3, h, w) in [-1, 1] -> the share of each pixel that is damage, (1, 1, h, w).
 
-        A finder is applied twice. The second time, its first result is an input as a mask, and its
-        output is averaged over four views of the picture. If the network repairs pictures instead,
-        the pixels that it changes much count as damage.
+        A finder is applied twice. In the second pass, the damage that it found first is marked as
+        unknown in the planes, and its output is averaged over four rotated or mirrored views of the
+        picture. If the network repairs pictures instead, the pixels that it changes much count as
+        damage.
         """
 
         def look(y: Tensor, planes: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class Noise:
         otherwise both are 0. In between, the variance is linear in brightness (Foi et al. 2008,
         equation 5: a constant part and a part from photons).
     grain : Grain, optional
-        How the noise differs from white noise; it then does not depend on brightness.
+        Description of the noise if it is not white; such noise does not depend on brightness.
     """
 
     level: float
@@ -64,7 +64,7 @@ class Noise:
         return torch.from_numpy(self.at(mean_light(y).numpy())).to(y)
 
     def said(self) -> dict[str, Any]:
-        """Return measurements for the report, by name; the level alone does not contain them.
+        """Return the measurements other than the level, by name, for the report.
 
         They say whether the noise is grain, and give its standard deviation at half the size, or
         in dark and in bright areas, for values of 0 to 255. The result is empty for white noise
@@ -89,8 +89,8 @@ def mean_light(y: Tensor) -> Tensor:
 def dependence_on_light(light: NDArray[Any], levels: NDArray[Any]) -> tuple[float, float] | None:
     """Fit the noise at black and at white to noise levels at several brightness values.
 
-    The variance is linear in brightness (Foi et al. 2008). The result is None if both levels are
-    nearly equal.
+    The variance is linear in brightness (Foi et al. 2008). The result is None if the two levels
+    differ by a factor of less than 1.6.
     """
     ends = np.stack([(1 - light) / 2, (1 + light) / 2], axis=1) / levels[:, None] ** 2
     dark, bright = (math.sqrt(v) for v in nnls(ends, np.ones(len(light)))[0])

@@ -235,7 +235,7 @@ class RestoreOptions(Options):
 
     @property
     def only(self) -> Only:
-        """The only kind of damage to undo apart from color; None if there are several kinds."""
+        """The part "noise", "gaps" or "size", if nothing else but color is to be restored."""
         asked: dict[Only, bool] = {
             "noise": self.denoise is not None,
             "gaps": self.fills,
@@ -247,8 +247,8 @@ class RestoreOptions(Options):
     def stages(self) -> list[RestoreOptions]:
         """Split the options into stages: fill, then remove noise and JPEG artifacts, then enlarge.
 
-        Every stage keeps the option `colorize`, so every stage works on a gray picture. Color is
-        added after the last stage.
+        Every stage keeps the option `colorize`; if it is set, every stage works on a gray picture.
+        Color is added after the last stage.
         """
         kinds = (
             ("fill", "fill_box", "fill_color", "fill_scratches"),

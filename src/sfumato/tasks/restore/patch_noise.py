@@ -81,9 +81,10 @@ def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> fl
 def signal_dependent_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> Noise:
     """Estimate white noise in a picture (C, H, W), and how it depends on brightness.
 
-    The noise is estimated in groups of patches of similar brightness, and two parameters are fitted
-    to the estimates. They define a transform of the values after which the noise is equally strong
-    everywhere (Anscombe 1948). After this transform, the level is estimated as for white noise.
+    The noise is estimated in groups of patches of similar brightness, and noise levels at black and
+    at white are fitted to the estimates. These two levels define a transform of the values after
+    which the noise is equally strong everywhere (Anscombe 1948). After this transform, the level is
+    estimated as for white noise.
     """
     light, levels = _levels_by_light(x, seen)
     even = Noise(estimate_noise(x, seen))
@@ -198,7 +199,7 @@ def noise_under_jpeg(x: NDArray[Any]) -> float:
     JPEG keeps less of the noise in color.
 
     Strong noise stays nearly white. JPEG removes the finest part of weak noise from flat regions.
-    In the picture at half the size, the noise remains, half as strong.
+    So weak noise is measured in the picture at half the size, where it remains, half as strong.
     """
     gray = luma(x)
     level = estimate_noise(gray)

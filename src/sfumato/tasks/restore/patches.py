@@ -5,8 +5,8 @@ small window over the hole is made to look like some window of the known part (W
 Two steps are repeated, first on a small copy of the picture: each window searches for the nearest
 known window (PatchMatch, Barnes et al. 2009), and each missing pixel becomes the weighted mean of
 what the windows over it propose. Texture features (Newson et al. 2014) keep smooth windows out of
-rough regions. Finally, the difference at the rim is spread smoothly over the hole (Darabi et al.
-2012).
+rough regions. Finally, the difference between the picture and the filling at the rim is spread
+smoothly over the hole (Darabi et al. 2012).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""PatchMatch (Barnes et al. 2009) for the windows that overlap a hole, and their votes.
+"""PatchMatch (Barnes et al. 2009) for the windows that overlap a hole, and votes for its values.
 
-All windows are processed at once. Each tries the shifted matches of its neighbors and random
-places around its own match, and accepts those that differ less.
+All windows are processed at once. Each tries the shifted matches of its neighbors and random places
+around its own match, and accepts those that differ less from it than its own match.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ def report(
 ) -> dict[str, Any]:
     """The report of a restoration.
 
-    Numbers that hold for a single stage are left out if there are several stages.
+    The largest change of known pixels is left out unless filling holes is the only task; the
+    difference from the shrunk result is left out if noise is removed, too.
     """
     parts = [
         *(stage.only or "photos" for stage in stages),

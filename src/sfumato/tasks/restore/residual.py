@@ -38,12 +38,12 @@ def corrected(
     """Correct white noise, measured in a picture (C, H, W), until it fits what a network removes.
 
     Let ``s`` be the standard deviation of the noise in ``y``, ``D`` a denoiser with the smallest
-    mean squared error, and ``d`` the mean derivative of the outputs of ``D`` by the inputs at the
-    same positions. The mean of ``(y - D(y))^2`` is then ``s^2 (1 - d)``. This follows from Stein's
-    lemma (Stein 1981), as the error of ``D`` is orthogonal to all functions of ``y``. A random
-    probe gives ``d`` (Ramani, Blu & Unser 2008). The equation is solved for ``s``
-    several times, since ``D`` depends on the assumed level; in groups of pixels of similar
-    brightness it also shows how the noise depends on brightness.
+    mean squared error, and ``d`` the mean derivative of the outputs of ``D`` with respect to the
+    inputs at the same positions. The mean of ``(y - D(y))^2`` is then ``s^2 (1 - d)``. This follows
+    from Stein's lemma (Stein 1981), as the error of ``D`` is orthogonal to all functions of ``y``.
+    A random probe gives ``d`` (Ramani, Blu & Unser 2008). The equation is solved for ``s`` several
+    times, since ``D`` depends on the assumed level. Solved for groups of pixels of similar
+    brightness, it also shows how the noise depends on brightness.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
 """Restore damaged photographs.
 
 First holes are filled, then noise and JPEG artifacts are removed, then the picture is enlarged,
-each by a specialized network; a custom network does all of it at once. The inputs of a network are
-the picture, the noise level, the known pixels, the factor of enlarging and the JPEG quality. Pixels
-that are not to be changed stay as they are in the file. Networks process a picture window by
-window, so the memory that they need does not grow with the picture.
+each by a specialized network (wide holes by patches); a custom network does all of it at once. The
+inputs of a network are the picture, the noise level, the known pixels, the factor of enlarging and
+the JPEG quality. Pixels that are not to be changed stay as they are in the file. Networks process a
+picture window by window, so the memory that they need does not grow with the picture.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def restore(
     photo : Photo, or path of a picture
     options : RestoreOptions
     engine : Engine, optional
-        The networks; the bundled networks by default.
+        The networks; by default those of ``options.model`` or, without a model, the bundled ones.
 
     Raises
     ------

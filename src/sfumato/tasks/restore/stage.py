@@ -41,17 +41,17 @@ class Engine(Protocol):
     def sha256(self, part: str) -> str:
         """Digest of the weights for a part of the work.
 
-        The parts are "noise", "gaps" and "size" (each alone), "tints" (color) and "photos"
-        (everything else).
+        The parts are "noise", "gaps" and "size" (each if it is the only kind of damage), "tints"
+        (color) and "photos" (everything else).
         """
         ...
 
     def repair(self, y: Tensor, planes: Tensor, sigma: float | Tensor, only: Only = None) -> Tensor:
         """Restore a damaged picture (1, 3, h, w) in [-1, 1]; returns (1, 3, h, w).
 
-        Takes planes (1, 4, h, w) and the noise level for values in [-1, 1]: one number, or one per
-        pixel (1, 1, h, w). `only` names the only kind of damage in the whole picture, for which
-        there may be a better network.
+        Takes the planes (1, 4, h, w) of :func:`restorer_planes` and the noise level for values in
+        [-1, 1]: one number, or one per pixel (1, 1, h, w). `only` names the only kind of damage in
+        the whole picture, for which there may be a better network.
         """
         ...
 

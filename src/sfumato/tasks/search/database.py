@@ -79,7 +79,7 @@ def nearest(
 def named(
     table: Any, code: NDArray[np.float32], query: str, k: int, where: str | None
 ) -> list[dict[str, Any]]:
-    """The rows nearest to a code, among rows with all words of the query in name and label.
+    """The `k` rows nearest to a code, among rows with each query word in the name or the label.
 
     A word matches in the singular and in the plural.
     """

@@ -73,9 +73,9 @@ def index(
         Folder of the index.
     space : str, optional
         ``pca:30``, ``autoencoder:30`` or ``lsa:128``, fitted to the data (the number is the code
-        length); the folder of a saved estimator; or a text-to-image model with a matcher, such as
-        ``icons``, which finds pictures by words. By default the space of the existing index; for a
-        new one, pca:30 for pictures and lsa:128 for documents.
+        length); the folder of a saved estimator; or, to find pictures by words, a text-to-image
+        model with a matcher (as in CLIP), such as ``icons``. By default the space of the existing
+        index; for a new one, pca:30 for pictures and lsa:128 for documents.
     side : int, optional
         Side in pixels of the resized pictures, 4 to 512; 32 by default.
 

@@ -1,4 +1,4 @@
-"""A model's matcher as the space of an index: codes of pictures and of words are comparable."""
+"""A model's matcher (as in CLIP) as an index's space: comparable codes of pictures and words."""
 
 from __future__ import annotations
 

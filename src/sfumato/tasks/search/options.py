@@ -1,4 +1,4 @@
-"""The options of `index` and `search`: one record each for library, command line and server."""
+"""The options of `index` and `search`: one record per command, for command line and server."""
 
 from __future__ import annotations
 

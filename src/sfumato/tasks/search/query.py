@@ -56,7 +56,7 @@ def search(
 ) -> list[Hit]:
     """Find the `k` items nearest to words, a picture file or a text file.
 
-    In a search by words, pictures whose name or label has all the words come first.
+    In a search by words, pictures that have each word in the name or the label come first.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""The space of an index: fit it, save it in the index's folder, and encode items with it."""
+"""The space of an index: the estimator that encodes its items.
+
+This module fits it, saves it in the index's folder, and encodes items with it.
+"""
 
 from __future__ import annotations
 
