@@ -54,12 +54,14 @@ def error(name, steps):
     return abs(deviation(name, steps) / math.sqrt(DATA**2 + END**2) - 1)
 
 
-ABOUT = """The samplers run on a Gaussian whose score is known, from sigma 14.6 to 0.03 in even steps of
-log sigma. The table gives the relative error of the standard deviation of the samples. The errors
-are exact: the variance from each noise term of a stochastic sampler is computed, not estimated from
+ABOUT = """\
+The samplers run on a Gaussian whose score is known, from sigma 14.6 to 0.03 in even steps of log
+sigma. The table gives the relative error of the standard deviation of the samples. The errors are
+exact: the variance from each noise term of a stochastic sampler is computed, not estimated from
 samples. Order 2 means that doubling the number of steps reduces the error to a quarter. The order
-is measured between 200 and 400 steps, for LMS between 1,000 and 2,000 steps.
-`python benchmarks/sampler_order.py` prints this page."""
+is measured between 200 and 400 steps, for LMS between 1,000 and 2,000 steps. `python
+benchmarks/sampler_order.py` prints this page.
+"""
 
 
 def order(name):
@@ -75,7 +77,7 @@ def table():
     lines = [
         "# How exact the samplers are",
         "",
-        textwrap.fill(ABOUT, 120, break_on_hyphens=False),
+        textwrap.fill(" ".join(ABOUT.split()), 120, break_on_hyphens=False),
         "",
         "| sampler | evaluations a step | "
         + " | ".join(f"{n} steps" for n in STEPS)

@@ -140,7 +140,7 @@ class Trace:
     made : Made
         The picture and its settings.
     words : tuple of Word
-        Tokens of the prompt and its style; ``made.cut`` holds the rest of a prompt that is too long.
+        Tokens of the prompt and its style; ``made.cut`` is the rest of a prompt that is too long.
     layers : tuple of str
         Names of the layers that attend to the text, with width and height of their features.
     steps : tuple of StepTrace
