@@ -42,8 +42,9 @@ def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> fl
     The patches of a photograph lie near a subspace. The directions orthogonal to the subspace
     contain only noise, so the smallest eigenvalues of the patches' covariance equal the noise
     variance (Chen, Zhu & Heng 2015, ICCV, algorithm 1). Clipping at black or white makes this
-    estimate too small. Therefore, patches near the middle of the range are used. Their variance is
-    divided by the share of the variance that Gaussian noise keeps after clipping.
+    estimate too small. Therefore, patches near the middle of the range are used, where little noise
+    is clipped. To correct for the rest, the variance of these patches is divided by the share of
+    its variance that Gaussian noise keeps when it is clipped.
 
     Parameters
     ----------
@@ -216,9 +217,10 @@ def noise_under_jpeg(x: NDArray[Any]) -> float:
 def flattest_noise(x: NDArray[Any]) -> float:
     """Estimate noise that is not white, from the flattest blocks of a picture (C, H, W).
 
-    The mean square of the finest diagonal differences is computed for each block. Its tenth
-    percentile shows only noise, since the blocks there are flat (after Meer, Jolion & Rosenfeld
-    1990). This percentile is divided by the tenth percentile of pure noise with variance 1.
+    The mean square of the finest diagonal differences is computed for each block. The tenth
+    percentile of these mean squares shows only noise, since such blocks are flat (after Meer,
+    Jolion & Rosenfeld 1990). This percentile is divided by the value that it has for pure noise
+    with variance 1.
     """
     block, (tall, wide) = 8, (n // 2 * 2 for n in x.shape[-2:])
     if tall < 2 or wide < 2:

@@ -65,7 +65,7 @@ def largest_change(made: NDArray[Any], before: NDArray[Any], where: NDArray[np.b
 
 
 def change_of_luminance(made: Photo, before: Photo, hidden: NDArray[np.bool_] | None) -> float:
-    """Largest change of luminance where nothing was hidden, row by row to save memory."""
+    """Largest change of luminance over the pixels that were not hidden."""
     known = np.ones(before.values.shape[:2], bool) if hidden is None else ~hidden
     rows = (
         np.abs(luminance(a) - luminance(b))[w].max(initial=0)
