@@ -39,7 +39,7 @@ def test_create_restore_search_and_inspect(tmp_path):
         tmp_path / "made",
         ("create", {"prompt": "a red apple", "options": {"seed": 7, "steps": 2, "count": 2}}),
         ("restore", {"picture": photo, "options": {"fill_box": "5,6,7,8"}}),
-        ("search", {"index": str(tmp_path / "ix"), "query": "apples", "options": {"k": 2}}),
+        ("search", {"index": str(tmp_path / "ix"), "words": "apples", "options": {"k": 2}}),
         ("inspect", {"picture": str(tmp_path / "made" / "a-red-apple-7.png")}),
         ("create", {"prompt": "x", "options": {"size": "60x60"}}),
         ("restore", {"picture": "/nowhere.png", "options": {"denoise": 9}}),

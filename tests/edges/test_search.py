@@ -68,13 +68,13 @@ def rows(folder):
 def test_documents_by_words_and_by_example(tmp_path):
     source = write_texts(tmp_path / "in")
     index(source, tmp_path / "ix", "lsa:3")
-    for query in ("sweet cherry", str(source / "fruit" / "0.txt")):
-        assert {h.label for h in search(tmp_path / "ix", query, 5)} == {"fruit"}
+    for query in ({"words": "sweet cherry"}, {"like": source / "fruit" / "0.txt"}):
+        assert {h.label for h in search(tmp_path / "ix", **query, k=5)} == {"fruit"}
     assert {h.label for h in search(tmp_path / "ix", "sweet cherry", 5, "label = 'sea'")} == {"sea"}
     assert search(str(tmp_path / "ix"), "sweet cherry " * 400, 1)[0].label == "fruit", (
         "a passage is no file name"
     )
-    best = search(tmp_path / "ix", str(source / "fruit" / "0.txt"), 1)[0]
+    best = search(tmp_path / "ix", k=1, like=str(source / "fruit" / "0.txt"))[0]
     assert best.similarity == pytest.approx(1, abs=1e-4)
 
 
@@ -82,7 +82,7 @@ def test_documents_by_words_and_by_example(tmp_path):
 def test_pictures_by_example(space, tmp_path):
     source = write_pictures(tmp_path / "in")
     index(source, tmp_path / "ix", space, side=8)
-    hits = search(tmp_path / "ix", str(source / "3" / "3.png"), 4)
+    hits = search(tmp_path / "ix", k=4, like=source / "3" / "3.png")
     assert hits[0].name == "3/3.png"
     assert hits == sorted(hits, key=lambda h: -h.similarity)
     result = CliRunner().invoke(
@@ -90,6 +90,7 @@ def test_pictures_by_example(space, tmp_path):
         [
             "search",
             str(tmp_path / "ix"),
+            "--like",
             str(source / "3" / "3.png"),
             "-k",
             "4",
@@ -119,7 +120,7 @@ def test_pictures_by_words(tiny, tmp_path):
     ).tolist()
     assert len(hits) == 60
     assert [h.similarity for h in hits] == pytest.approx(scores, abs=0.02)
-    assert search(tmp_path / "ix", str(source / "3" / "3.png"), 1)[0].name == "3/3.png"
+    assert search(tmp_path / "ix", k=1, like=source / "3" / "3.png")[0].name == "3/3.png"
     with pytest.raises(OptionError, match="space of pictures"):
         index(write_texts(tmp_path / "texts"), tmp_path / "other", str(tiny))
     assert not (tmp_path / "other").exists()
@@ -268,6 +269,7 @@ def test_wrong_input(tmp_path):
         [
             "search",
             str(tmp_path / "px"),
+            "--like",
             str(pictures / "0/0.png"),
             "--output",
             str(tmp_path / "hit.txt"),
@@ -275,7 +277,12 @@ def test_wrong_input(tmp_path):
     )
     assert "are written as" in str(result.exception)
     with pytest.raises(OptionError, match="does not exist"):
-        search(tmp_path / "px", str(pictures / "0/none.png"))
+        search(tmp_path / "px", like=pictures / "0/none.png")
+    with pytest.raises(OptionError, match="looks like a file name; give an example file"):
+        search(tmp_path / "px", str(pictures / "0/0.png"))
+    for both in ({}, {"words": "apple", "like": pictures / "0/0.png"}):
+        with pytest.raises(OptionError, match="either words, or an example"):
+            search(tmp_path / "px", **both)
     with pytest.raises(OptionError, match="searched only by an example picture"):
         search(tmp_path / "px", "a red apple")
     with pytest.raises(OptionError, match="is not empty and not an index"):
@@ -369,7 +376,7 @@ def test_a_document_with_new_words_is_found_by_them(tmp_path):
     )
     (tmp_path / "q.txt").write_text("zyzzyva")
     with pytest.raises(OptionError, match=r"no word in .*q.txt occurs in the index"):
-        search(tmp_path / "ix", str(tmp_path / "q.txt"))
+        search(tmp_path / "ix", like=tmp_path / "q.txt")
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypatch):

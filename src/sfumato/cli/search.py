@@ -47,7 +47,10 @@ def index(
 @takes(SearchOptions)
 def search(
     folder: Annotated[Path, Argument(help="Folder of an index.")],
-    query: Annotated[str, Argument(help="Words, or a picture or text file.")],
+    words: Annotated[str | None, Argument(help="Words to search for.")] = None,
+    like: Annotated[
+        Path | None, Option(help="Search by an example instead: a picture or text file.")
+    ] = None,
     output: Annotated[
         Path | None, Option(help="Write a sheet with the found pictures to this file.")
     ] = None,
@@ -66,7 +69,7 @@ def search(
         raise OptionError(f"{output}: pictures are written as {', '.join(FORMATS)}")
     if output is not None:
         check_file(output, overwrite=overwrite)
-    hits = work.search(folder, query, options.k, options.where)
+    hits = work.search(folder, words, options.k, options.where, like=like)
     if output is not None:  # before the lines: the program that reads them may close the pipe
         with atomic(output) as scratch:
             work.pictures(folder, hits).save(scratch)

@@ -84,14 +84,19 @@ class _Tools:
         return out
 
     def search(
-        self, index: str, query: str, options: SearchOptions | None = None
+        self,
+        index: str,
+        words: str | None = None,
+        like: str | None = None,
+        options: SearchOptions | None = None,
     ) -> list[dict[str, Any]]:
-        """Find the items of an index that are nearest to words or to a file.
+        """Find the items of an index that are nearest to words or to an example.
 
-        `index` is a folder written by sfumato index.
+        `index` is a folder written by sfumato index; `like` is the path of a picture or text file.
         """
         given = options or SearchOptions()
-        return [hit.__dict__ for hit in find(index, query, given.k, given.where)]
+        found = find(index, words, given.k, given.where, like=like)
+        return [hit.__dict__ for hit in found]
 
     def inspect(self, picture: str) -> dict[str, Any]:
         """Return the settings with which a picture was generated, if the picture contains them."""

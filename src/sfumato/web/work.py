@@ -279,9 +279,9 @@ def _search(work: Work) -> Iterator[Event]:
     """Search an index; each hit is a shrunk picture or a text."""
     request, folder = work.request, Path(work.request["index"])
     yield JobProgress(0, Progress("searching", 0, 1))
-    asked = request.get("image") or request["query"]
-    where, is_file = request.get("where"), "image" in request
-    hits = query.search(folder, asked, request["k"], where, file=is_file)
+    like = request.get("image")
+    words = request["query"] if like is None else None
+    hits = query.search(folder, words, request["k"], request.get("where"), like=like)
     work.folder.mkdir(parents=True, exist_ok=True)
     shown = query.found_pictures(folder, hits)
     for number, hit in enumerate(hits):

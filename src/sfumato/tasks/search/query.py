@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,13 +47,13 @@ class Hit:
 
 def search(
     folder: Path | str,
-    query: str,
+    words: str | None = None,
     k: int = 12,
     where: str | None = None,
     *,
-    file: bool | None = None,
+    like: Path | str | None = None,
 ) -> list[Hit]:
-    """Find the `k` items nearest to words, a picture file or a text file.
+    """Find the `k` items nearest to words, or to an example: a picture file or a text file.
 
     In a search by words, pictures that have each word in the name or the label come first.
 
@@ -62,29 +61,35 @@ def search(
     ----------
     folder : Path
         Folder of the index.
-    query : str
-        Words, or the path of a file.
+    words : str, optional
+        Text to search for.
     where : str, optional
         SQL over name, label and text: ``label = 'cat'``.
-    file : bool, optional
-        Whether the query is a path. If None, the query is a path if a file with this name exists.
-        Pass False for untrusted queries.
+    like : Path, optional
+        Example file, in place of `words`.
+
+    Raises
+    ------
+    OptionError
+        If neither or both of `words` and `like` are given, for a query that does not fit the index,
+        and for a wrong filter.
     """
+    if (words is None) == (like is None):
+        raise OptionError("give either words, or an example file with --like")
     if k < 1:
         raise OptionError(f"k is {k}; it must be 1 or more")
     folder = Path(folder)
     settings = settings_of(folder)
-    is_file = _is_file(query) if file is None else file
     code, table, exact = (
-        _query(settings, load_space(folder / "space"), query, is_file),
+        _code(settings, load_space(folder / "space"), words, like),
         open_table(folder),
         settings.recall is None,
     )
     try:
         rows = nearest(table, code, k, where, exact=exact)
-        if settings.kind == "pictures" and not is_file:
+        if settings.kind == "pictures" and words is not None:
             rows = list(
-                {row["name"]: row for row in (*named(table, code, query, k, where), *rows)}.values()
+                {row["name"]: row for row in (*named(table, code, words, k, where), *rows)}.values()
             )[:k]
     except Exception as error:
         why = str(error).splitlines()[0][:300]
@@ -128,33 +133,31 @@ def found_pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> dict
     return found
 
 
-def _is_file(query: str) -> bool:
-    return os.path.isfile(query)  # noqa: PTH113 (a text too long for a name is no error here)
-
-
-def _query(settings: Index, model: Any, query: str, is_file: bool) -> NDArray[np.float32]:
-    path = Path(query)
-    if not is_file and path.suffix.lower() in image.SUFFIXES | {".txt"}:
-        raise OptionError(f"{query} does not exist")
-    if settings.kind == "pictures":
-        if not is_file and isinstance(model, ImageTextSpace):
-            return model.words(query)
-        if not is_file:
-            raise OptionError(
-                f'"{query}" is not a picture file; an index of pictures can be searched only by an '
-                "example picture, unless it is created with --space icons"
-            )
-        sample = Sample(query, (), path.read_bytes)
-    else:
-        sample = Sample(query, (), path.read_bytes if is_file else query.encode)
-    rows, good, skipped = rows_of([Item(query, "", "", sample)], settings)
+def _code(
+    settings: Index, model: Any, words: str | None, like: Path | str | None
+) -> NDArray[np.float32]:
+    """The code of the query in the space of an index."""
+    if words is not None and Path(words).suffix.lower() in image.SUFFIXES | {".txt"}:
+        raise OptionError(f'"{words}" looks like a file name; give an example file with --like')
+    if words is not None and settings.kind == "pictures":
+        if isinstance(model, ImageTextSpace):
+            return model.words(words)
+        raise OptionError(
+            "an index of pictures can be searched only by an example picture (--like), unless it "
+            "is created with --space icons"
+        )
+    if like is not None and not Path(like).is_file():
+        raise OptionError(f"{like} does not exist or is not a file")
+    name = str(like) if words is None else words
+    sample = Sample(name, (), Path(name).read_bytes if words is None else name.encode)
+    rows, good, skipped = rows_of([Item(name, "", "", sample)], settings)
     if not good:
-        raise PictureError(skipped[query])
+        raise PictureError(skipped[name])
     code: NDArray[np.float32] = model.transform(rows)[0].astype(np.float32)
     if not code.any():
         raise OptionError(
-            f"no word in {query} occurs in the index"
-            if is_file
-            else f'no word of "{query[:60]}" occurs in the index'
+            f"no word in {name} occurs in the index"
+            if words is None
+            else f'no word of "{words[:60]}" occurs in the index'
         )
     return code
