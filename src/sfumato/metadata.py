@@ -75,7 +75,7 @@ def parameters(settings: Mapping[str, Any], label: str) -> str:
 
 
 def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: str) -> None:
-    """Write a picture with its settings and their A1111 form, `text`, inside; atomically.
+    """Write a picture atomically, with its settings and their A1111 form `text` as metadata.
 
     Raises
     ------

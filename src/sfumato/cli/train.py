@@ -172,9 +172,9 @@ def train_student(
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Distill a model into a LoRA that needs fewer network calls, for create --fast.
+    """Distill a model into a LoRA that needs fewer network evaluations, for create --fast.
 
-    For icons, it needs a quarter of the calls by default.
+    For the model icons, the LoRA needs a quarter of the evaluations by default.
     """
     from sfumato.train.student import train_student as work
 

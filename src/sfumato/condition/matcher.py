@@ -1,8 +1,8 @@
 """The matcher: embeds pictures and texts in one space to score how well they match (CLIP; Radford
 et al. 2021, arXiv:2103.00020).
 
-Texts are given as pooled states of the model's own text transformer. So this network holds only a
-picture encoder, a projection for pictures and a projection for texts. The matcher ranks the
+Texts are given as pooled states of the diffusion model's text transformer. So this network holds
+only a picture encoder, a projection for pictures and a projection for texts. The matcher ranks the
 candidate pictures generated for a prompt, and finds pictures by words.
 """
 

@@ -3,9 +3,9 @@
 Brackets weight words, long prompts are encoded in chunks, and text that does not fit is reported.
 
 ``(word:1.2)`` weights a word by 1.2, ``(word)`` by 1.1 and ``[word]`` by 1 / 1.1, as in the Stable
-Diffusion web UI. A backslash before a bracket makes it literal, and ``BREAK`` starts a new chunk. A
-prompt with more tokens than the text transformer has positions is encoded in chunks whose states
-are concatenated.
+Diffusion web UI. A backslash before a bracket makes it literal, and ``BREAK`` starts a new chunk.
+If a prompt has more tokens than the text transformer has positions, it is encoded in chunks, and
+the states of the chunks are concatenated.
 """
 
 from __future__ import annotations
@@ -268,8 +268,8 @@ class PairEncoder(nn.Module):
     ----------
     first, second : TextEncoder
     zero_empty : bool
-        Whether an empty prompt is encoded as all zeros, as dropped captions are in SD XL's
-        training, instead of as "".
+        Whether the states of an empty prompt are set to zero, like those of dropped captions in SD
+        XL's training. Otherwise, "" is encoded like any text.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ def _only_bytes(tokenizer: CLIPTokenizer, text: str) -> bool:
 
 
 def with_names(encoder: Encoder, prompt: str) -> str:
-    """Replace each emoji that the encoder does not know by its name.
+    """Replace each emoji that is unknown to the encoder with the emoji's name.
 
     Marks that join emoji or choose a skin tone are left out, and each flag becomes "flag".
     """

@@ -96,7 +96,7 @@ class Compose:
 
 
 def draw(corruption: Corruption, x: Tensor, generator: Generator | None = None) -> Corruption:
-    """Sample the random masks, factors and qualities of a corruption.
+    """Sample the random masks, downsampling factors and JPEG qualities of a corruption.
 
     They are sampled for pictures of the shape of `x`.
 

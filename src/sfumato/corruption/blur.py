@@ -53,7 +53,7 @@ class Blur:
     adjoint = apply
 
     def pinv(self, y: Tensor) -> Tensor:
-        """Divide each frequency by its gain, or set it to 0 if the gain is at most `FLOOR`."""
+        """Divide each frequency by its gain, or set it to 0 for gains up to `FLOOR`, 1e-4."""
         return self._filter(y, inverse=True)
 
     def _filter(self, x: Tensor, *, inverse: bool) -> Tensor:

@@ -1,5 +1,6 @@
-"""Masks that hide pixels: random pixels, a box, strokes, text, or the white of a picture file.
-``known`` is 1 where a pixel is observed.
+"""Masks that hide pixels: random pixels, a box, strokes, text, or a mask file.
+
+In a mask file, the white pixels are hidden. ``known`` is 1 where a pixel is observed.
 """
 
 from __future__ import annotations

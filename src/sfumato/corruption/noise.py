@@ -166,7 +166,7 @@ class DiffusionNoise:
         Noise level of each timestep, in the units of the latents.
     shift : float
         Above 1, noisier timesteps are sampled more often: a uniform u becomes s u / (1 + (s - 1)
-        u), where s is the shift (Esser et al. 2024, arXiv:2403.03206, equation 23). At these
+        u), where s is the shift (Esser et al. 2024, arXiv:2403.03206, equation 23). At noisy
         timesteps, the text determines the content of the picture.
 
     Examples

@@ -91,7 +91,7 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
     size : int, optional
         Side in pixels, 4 to 512, of the resized pictures; arrays are not resized. By default,
         pictures keep their size if all have the same size and at most 4,096 pixels (64x64);
-        otherwise they are resized to a side of 32.
+        otherwise they are cropped to a square and resized to a side of 32.
     label : str, optional
         Column or array that holds the labels.
 

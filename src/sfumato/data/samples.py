@@ -80,10 +80,10 @@ class Scan:
 def find(source: Path) -> list[Sample]:
     """List the samples of a folder, ``.parquet`` file or ``.tar`` file.
 
-    Captions of a folder come from ``metadata.jsonl``, ``.csv`` or ``.parquet`` in the folder or a
-    subfolder (columns file_name and text or caption, as Hugging Face's datasets read them). Without
-    metadata, they come from a ``.txt`` beside each picture, or else from the name of its class
-    folder. In a tar, files whose names agree up to the first dot belong together.
+    Captions of a folder come from ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` in
+    the folder or a subfolder (columns file_name and text or caption, as Hugging Face's datasets
+    read them). Without metadata, they come from a ``.txt`` beside each picture, or else from the
+    name of its class folder. In a tar, files whose names agree up to the first dot belong together.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Data consistency: turn a denoiser into one whose estimates agree with a measurement.
 
-Corruption, space, denoiser, condition and sampler never import one another. This module uses a
-corruption without importing it: it accepts any corruption that follows the protocol
-:class:`Linear`.
+The packages ``corruption``, ``space``, ``denoiser``, ``condition`` and ``sampler`` never import one
+another. This module uses a corruption without importing it: it accepts any corruption that follows
+the protocol :class:`Linear`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Preconditioning: four coefficients per noise level describe what a network predicts.
 
 All common denoisers have the form ``D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)`` (Karras et
-al. 2022, arXiv:2206.00364, equation 7) for ``x = x0 + sigma n``. The six rows of `PRECONDITIONS`
-differ only in the coefficients.
+al. 2022, arXiv:2206.00364, equation 7) for ``x = x0 + sigma n``. The six functions in
+`PRECONDITIONS` differ only in the coefficients.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The restorer: a network of 3x3 convolutions on three scales that restores photos in one step.
 
-Besides the picture, the network gets planes that describe what is known about the picture. The
-picture is pixel-unshuffled to half its size (Shi et al. 2016, arXiv:1609.05158; FFDNet, Zhang et
-al. 2018, arXiv:1710.04026). The scales follow DRUNet (Zhang et al. 2021, arXiv:2008.13751):
-residual blocks without norms or biases, so that the output scales with the input. On a CPU in
-bfloat16, such convolutions come closer to peak speed than any other layer.
+Besides the picture, the network gets extra input channels (planes) that describe what is known
+about the picture. The picture is pixel-unshuffled to half its size (Shi et al. 2016,
+arXiv:1609.05158; FFDNet, Zhang et al. 2018, arXiv:1710.04026). The scales follow DRUNet (Zhang et
+al. 2021, arXiv:2008.13751): residual blocks without norms or biases, so that the output scales with
+the input. On a CPU in bfloat16, such convolutions come closer to peak speed than any other layer.
 """
 
 from __future__ import annotations

@@ -128,8 +128,8 @@ class UNetConfig(Config):
     def only_cross(self, level: int) -> bool:
         """Whether the first attention layer of each transformer block is cross-attention.
 
-        It is then cross-attention to the text instead of self-attention. The result holds for all
-        blocks at a level.
+        If so, this layer attends to the text; otherwise, it is self-attention. The result holds for
+        all blocks at a level.
         """
         many = self.only_cross_attention
         return many if isinstance(many, bool) else many[level]

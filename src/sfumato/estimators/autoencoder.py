@@ -48,8 +48,8 @@ class Autoencoder(Reducer):
         Corruption in string form (see :func:`sfumato.parse`), such as "noise:25" or "mask:0.3". It
         is applied to values that are scaled to [-1, 1] by the range of the data.
     epochs : int
-        Sets the number of batches: as many as in this number of passes over the rows. The rows of
-        each batch are sampled at random, with replacement.
+        Number of passes over the N rows: training runs for ``epochs * ceil(N / batch_size)``
+        batches. The rows of each batch are sampled at random, with replacement.
     batch_size : int or "auto"
         "auto" is a fiftieth of the number of rows, but at least 16 and at most 256.
     learning_rate : float

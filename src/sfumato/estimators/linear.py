@@ -166,9 +166,9 @@ class PCA(_Linear):
     n_components : int, optional
         Code length; by default the number of rows or of columns, whichever is smaller.
     solver : {"auto", "exact", "randomized"}
-        "exact" needs memory for d x d numbers; for more than 5,000 columns and fewer rows than
-        columns, only for N x d. "auto" means "randomized" for more than 5,000 columns, else
-        "exact".
+        "exact" needs memory for columns x columns numbers. With more than 5,000 columns and fewer
+        rows than columns, it needs only rows x columns. "auto" means "randomized" for more than
+        5,000 columns, else "exact".
     random_state : int, RandomState or None
         Seed of the randomized solver.
 

@@ -111,7 +111,7 @@ class SchedulerConfig(Config):
 
     @property
     def rule(self) -> Rule:
-        """Which timesteps the sampler's scheduler class takes for "linspace" and "leading".
+        """How diffusers' scheduler class for the sampler computes its timesteps.
 
         This is the `rule` of :func:`sfumato.sampler.schedule.spaced`.
         """

@@ -170,7 +170,7 @@ class Model:
 
     @property
     def parts(self) -> dict[str, str]:
-        """SHA-256 digests (16 digits) of the files other than the U-Net's, by component."""
+        """SHA-256 digests (16 digits) by component, without U-Net and matcher."""
         added = {f"lora {name}": sha256[:16] for name, sha256 in self.loras.items()}
         added |= {"student": self.student[:16]} if self.student else {}
         if not self.path.is_dir():

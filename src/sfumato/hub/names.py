@@ -28,7 +28,7 @@ class Text:
 
 
 def replaced(name: str, table: dict[str, str]) -> str:
-    """Replace each pattern of a table in a name."""
+    """Replace all matches of a table's patterns in a name."""
     for ours, theirs in table.items():
         name = re.sub(ours, theirs, name)
     return name

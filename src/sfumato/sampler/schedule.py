@@ -53,9 +53,9 @@ def linspace(table: Tensor, steps: int) -> Tensor:
 
 
 def sgm_uniform(table: Tensor, steps: int) -> Tensor:
-    """Timesteps as in :func:`uniform` for one step more, but without the first one.
+    """Timesteps as in :func:`uniform` for one step more, but without timestep 0.
 
-    The first timestep has almost no noise.
+    At timestep 0, there is almost no noise.
     """
     return at_times(table, torch.linspace(len(table) - 1, 0, steps + 1, dtype=torch.float64)[:-1])
 

@@ -39,7 +39,7 @@ def euler_ancestral(
     noise: Noise = torch.randn_like,
     eta: float = 1.0,
 ) -> Iterator[Step]:
-    """Euler step to a lower level, then added noise.
+    """Euler step to the level ``down`` of :func:`split`, then added noise.
 
     This equals DDIM(eta) (Song et al. 2021, equation 12); with eta = 1, it equals DDPM.
     """
@@ -60,7 +60,9 @@ def dpmpp_2s_ancestral(
     noise: Noise = torch.randn_like,
     eta: float = 1.0,
 ) -> Iterator[Step]:
-    """DPM-Solver++(2S) step to a lower level, then added noise; two evaluations per step.
+    """DPM-Solver++(2S) step to ``down`` of :func:`split`, then added noise.
+
+    It takes two evaluations per step.
 
     Lu et al. 2022, arXiv:2211.01095, algorithm 1.
     """

@@ -42,7 +42,7 @@ class Detail:
         self.config = DetailConfig()
 
     def encode(self, x: Tensor, small: Tensor) -> Tensor:
-        """Encode the details (B, 48, h, w) that small pictures lack.
+        """Return the details (B, 48, h, w) that the small pictures lack.
 
         Takes the large pictures (B, 3, 4h, 4w) and the small ones (B, 3, h, w).
         """

@@ -1,7 +1,7 @@
 """Find names of training pictures close in meaning to a text: "kitten" finds "cat".
 
-A model may come with the text encoder's pooled states of the names of its training pictures. Names
-with close states mean similar things to the model.
+A model may come with the pooled states (embeddings) that its text encoder gives for the names of
+its training pictures. Names with close states mean similar things to the model.
 """
 
 from __future__ import annotations

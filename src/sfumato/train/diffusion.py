@@ -254,7 +254,7 @@ def check_kept(*others: object) -> None:
 
 
 def load_to_train(name: str, device: str) -> tuple[Model, TextEncoder]:
-    """Load a model to fine-tune, to distill or to train a part for, and its text encoder."""
+    """Load a model and its text encoder, to fine-tune or distill it, or to train its upscaler."""
     base = load(name, device, "float32")
     if not isinstance(base.text, TextEncoder):
         what = (

@@ -43,12 +43,15 @@ class FinderJob(RestorerJob):
 
     Parameters
     ----------
-    As in :class:`RestorerJob`. Each corruption begins with ``scratches``; further parts, such as
-    noise and JPEG, are applied over the marks.
+    As in :class:`RestorerJob`, but `measure` and `teacher` are not used. Each corruption begins
+    with ``scratches``; further parts, such as noise and JPEG, are applied over the marks.
     """
 
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:
-        """Masks of the damage in [-1, 1], a corruption to the damaged prints, and the condition."""
+        """Masks of the damage in [-1, 1], a corruption, and the condition.
+
+        The corruption returns the damaged prints.
+        """
         x = self.batch(rows, random)
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=random)))
         x = torch.stack([_printed(picture, self.gray, rng) for picture in x])

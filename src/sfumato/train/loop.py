@@ -90,8 +90,8 @@ def train(
     ------
     TrainingError
         If all sampling weights are 0; if a gradient is not finite (on a CPU, the message names the
-        step and the first layer at fault; on a GPU, only a step soon after it); or if the
-        checkpoint belongs to another run.
+        step and the first layer at fault; on a GPU, only the step of the next check, at most 50
+        steps later); or if the checkpoint belongs to another run.
     """
     device = _place(job, settings)
     state = checkpoint.State.start(job.module, settings)

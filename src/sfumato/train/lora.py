@@ -173,7 +173,7 @@ class LoraJob(DiffusionJob):
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean loss on custom pictures, plus the loss for prior preservation.
 
-        The loss on custom pictures is weighted by noise level.
+        Both losses are weighted by noise level.
 
         On pictures of other prompts, the second loss compares the predictions with and without the
         low-rank updates.

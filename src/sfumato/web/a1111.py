@@ -1,7 +1,7 @@
 """The API of AUTOMATIC1111's web UI, as far as its clients use it.
 
 Fields without a counterpart here are ignored, except ``enable_hr`` and ``alwayson_scripts``, which
-are refused unless they are empty.
+are refused unless they are false or empty.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The HTTP server.
 
-It offers jobs for all commands, the studio (a web page), and the APIs that existing clients use.
+It offers jobs (create, explain, restore, reduce, search, points and lessons), the studio (a web
+page), and the APIs that existing clients use.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished picture in the job's folder ("" if there is no file), and data about it."""
+    """A result of a job: its file in the job's folder ("" if there is none), and data about it."""
 
     job: int
     file: str

@@ -49,7 +49,7 @@ class DenoisingProbe:
     ----------
     sigma : float
     noisy, guess : Tensor, (C, h, w)
-        Latents with noise of this level, and their denoised estimate.
+        Latents with noise of level `sigma`, and their denoised estimate.
     error : float
         Mean squared error of the estimated noise, which is the training loss of an eps network. An
         estimate of zero noise has an error of about 1.

@@ -114,8 +114,9 @@ def probe(
     Raises
     ------
     OptionError
-        For a wrong number of `channels`, `channels` without an autoencoder, `levels` with a network
-        that has inputs besides the noisy latents, and a picture that is too small to be damaged.
+        If the number of factors in `channels` is wrong or the model has no autoencoder for them,
+        for `levels` with a network that has inputs besides the noisy latents, and for a picture
+        that is too small to be damaged.
 
     Examples
     --------

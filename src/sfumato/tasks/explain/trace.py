@@ -60,7 +60,7 @@ class Word:
 
 @dataclass(frozen=True)
 class StepTrace:
-    """Record of one sampler step. Tensors are (C, h, w), float32, on the CPU.
+    """Record of one sampler step. Tensors are float32, on the CPU, by default (C, h, w).
 
     Attributes
     ----------
@@ -78,9 +78,9 @@ class StepTrace:
         Estimate that the sampler used: `positive` and `negative` combined by guidance, and made
         consistent with the known part of the picture.
     attention : Tensor, (L, T + 1, a, b)
-        Attention weights, averaged over heads, of each position to each token, in each layer that
-        attends to the text. The last of the T + 1 maps is the map of all padding tokens. At each
-        position, the maps add up to 1. Empty for a model without text.
+        Attention weights, averaged over heads, of a x b positions to T tokens, in each of the L
+        layers that attend to the text. The last of the T + 1 maps is the map of all padding tokens.
+        At each position, the maps add up to 1. Empty for a model without text.
     heads : Tensor, (L, H, T + 1, a, b)
         Attention weights of each head. Empty for large pictures, and if layers have one head or
         different numbers of heads.

@@ -38,16 +38,17 @@ class Trial:
     method : str
     codes : int
     error : float
-        Mean over the test rows of the squared error, summed over the values of a row.
+        Squared error, summed over the values of a row and averaged over the test rows.
     seconds : float
         Fitting time.
     parameters : int
     accuracy : dict
         k-NN accuracy, keyed by k; empty without labels.
     precision : dict
-        Retrieval precision, keyed by the number of neighbors; empty if the rows are not documents.
+        Retrieval precision, keyed by the number of neighbors; empty if the rows are not documents
+        with labels.
     average_precision : float, optional
-        Mean average precision of retrieval; None if the rows are not documents.
+        Mean average precision of retrieval; None if the rows are not documents with labels.
     test : array
         Codes of the test rows.
     again : array

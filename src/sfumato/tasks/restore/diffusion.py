@@ -1,6 +1,7 @@
 """Restore with a diffusion model.
 
-At every step, the denoised estimate of the model is made consistent with the measurement.
+At every step above the noise level of the measurement, the denoised estimate of the model is made
+consistent with the measurement.
 
 The model generates the parts that were not measured. A prompt guides it, and each seed gives
 another result. In pixel space, the estimate agrees exactly with the measurement at every step. The

@@ -100,10 +100,10 @@ def measure_grain(
         Noise level that was estimated as if the noise were white. For grain, this estimate is too
         low, which is how grain is recognized.
     seen : array of bool, (H, W), optional
-        Where the picture is not fully transparent.
+        Pixels to use: not fully transparent, and not in or near an area of a single color.
     in_luma : bool
-        Measure the noise in the luminance, in which `white` must be measured, too: JPEG removes
-        much noise in color.
+        Measure the noise in the luminance, since JPEG removes much of the noise in color. `white`
+        must then be measured in the luminance, too.
     """
     colors = _blocks(x, seen)
     if len(colors) < FEWEST:

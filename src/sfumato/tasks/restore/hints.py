@@ -21,10 +21,11 @@ def spread(
     """Spread values at some pixels over the picture, up to the edges in it.
 
     The result ``c`` minimizes ``sum_rs w_rs |c_r - c_s|^2 + |c|^2 / reach^2`` over neighboring
-    pixels r and s, and is tied to the given values at their places. The weight falls with the
-    difference of luminance: ``w_rs = exp(-(g_r - g_s)^2 / 2 LIKENESS^2)``. This is colorization by
-    optimization (Levin et al. 2004, equation 1) with the symmetric weights of random walks (Grady
-    2006, equation 1). Where no hint reaches, the second term keeps the result near 0.
+    pixels r and s, plus ``FIRM |c - v|^2`` at the places of the given values ``v``. The weight
+    falls with the difference of luminance: ``w_rs = exp(-(g_r - g_s)^2 / 2 LIKENESS^2)``. This is
+    colorization by optimization (Levin et al. 2004, equation 1) with the symmetric weights of
+    random walks (Grady 2006, equation 1). The second term keeps the result near 0 where no hint
+    reaches; ``reach`` is `FAR` times the longer side.
 
     Parameters
     ----------

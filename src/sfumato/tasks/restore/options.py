@@ -235,7 +235,7 @@ class RestoreOptions(Options):
 
     @property
     def only(self) -> Only:
-        """The part "noise", "gaps" or "size", if nothing else but color is to be restored."""
+        """The only part to restore besides color: "noise", "gaps" or "size"; else None."""
         asked: dict[Only, bool] = {
             "noise": self.denoise is not None,
             "gaps": self.fills,

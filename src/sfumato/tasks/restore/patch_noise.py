@@ -44,13 +44,13 @@ def estimate_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> fl
     variance (Chen, Zhu & Heng 2015, ICCV, algorithm 1). Clipping at black or white makes this
     estimate too small. Therefore, patches near the middle of the range are used, where little noise
     is clipped. To correct for the rest, the variance of these patches is divided by the share of
-    its variance that Gaussian noise keeps when it is clipped.
+    variance that remains when Gaussian noise is clipped.
 
     Parameters
     ----------
     x : array, (C, H, W)
     seen : array of bool, (H, W), optional
-        Where the picture is not fully transparent.
+        Pixels to use: not fully transparent, and not in or near an area of a single color.
     """
     low, high = float(x.min()), float(x.max())
     level: float | None = None
@@ -220,7 +220,7 @@ def flattest_noise(x: NDArray[Any]) -> float:
     The mean square of the finest diagonal differences is computed for each block. The tenth
     percentile of these mean squares shows only noise, since such blocks are flat (after Meer,
     Jolion & Rosenfeld 1990). This percentile is divided by the value that it has for pure noise
-    with variance 1.
+    with variance 1; the square root is the estimated standard deviation.
     """
     block, (tall, wide) = 8, (n // 2 * 2 for n in x.shape[-2:])
     if tall < 2 or wide < 2:

@@ -49,7 +49,7 @@ def corrected(
     ----------
     x : array, (1 or 3, H, W), in [-1, 1]
     seen : array of bool, (H, W), optional
-        Where the picture is not fully transparent, and of more than a single color.
+        Pixels to use: not fully transparent, and not in or near an area of a single color.
     noise : Noise
         The measured noise, without grain.
     denoise : Denoise

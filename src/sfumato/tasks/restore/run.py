@@ -2,9 +2,10 @@
 
 First holes are filled, then noise and JPEG artifacts are removed, then the picture is enlarged,
 each by a specialized network (wide holes by patches); a custom network does all of it at once. The
-inputs of a network are the picture, the noise level, the known pixels, the factor of enlarging and
-the JPEG quality. Pixels that are not to be changed stay as they are in the file. Networks process a
-picture window by window, so the memory that they need does not grow with the picture.
+inputs of a network are the picture, the noise level, the known pixels, whether to estimate color,
+the factor of enlarging and the JPEG quality. Pixels that are not to be changed stay as they are in
+the file. Networks process a picture window by window, so the memory that they need does not grow
+with the picture.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ def restore(
 def stream(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Progress | Restored]:
     """As :func:`restore`, but yield progress and the results.
 
-    There is one result, or ``options.samples`` results if patches fill a wide hole.
+    There are ``options.samples`` results. If this is above 1 but patches fill no hole, OptionError
+    is raised.
     """
     _check_hints(photo, options)
     first = options.seed or 0

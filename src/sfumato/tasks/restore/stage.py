@@ -41,8 +41,8 @@ class Engine(Protocol):
     def sha256(self, part: str) -> str:
         """Digest of the weights for a part of the work.
 
-        The parts are "noise", "gaps" and "size" (each if it is the only kind of damage), "tints"
-        (color) and "photos" (everything else).
+        The parts are "noise", "gaps" and "size" (damage of this kind only), "tints" (color) and
+        "photos" (everything else).
         """
         ...
 
@@ -151,7 +151,7 @@ class Stage:
         return (Grayscale().apply(x) if self.gray and x.shape[1] == 3 else x), known
 
     def kept(self, made: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
-        """The values of a window to store.
+        """Return the values to store for a window.
 
         If the stage only fills holes, known pixels keep the file's own values.
         """

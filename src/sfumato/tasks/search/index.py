@@ -2,7 +2,8 @@
 
 An index is a folder: ``index.json`` (its settings), ``space/`` (the fitted estimator) and a LanceDB
 table. Items are keyed by name and written in atomic batches, so running the same command again
-finishes an interrupted index. Only new and changed items are encoded; missing items are removed.
+finishes an interrupted index. Only new and changed items are encoded, unless new documents need a
+new vocabulary; missing items are removed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model's matcher (as in CLIP) as an index's space: comparable codes of pictures and words."""
+"""Use a model's matcher (as in CLIP) as the space of an index, for pictures and words."""
 
 from __future__ import annotations
 
