@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from sfumato import image
 from sfumato.data.photo import Photo, read, write
@@ -120,6 +120,10 @@ def test_formats_that_cannot_keep_all_say_so(tmp_path):
     assert "16 bits" in write(Photo(GRAY16[..., None]), tmp_path / "b.jpg")[0]
     assert write(clear, tmp_path / "a.webp") == []
     assert (read(tmp_path / "a.webp").values == RGB).all()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    colored = Photo(RGB, profile=profile)
+    assert write(colored, tmp_path / "c.bmp") == ["BMP cannot store the color profile"]
+    assert write(colored, tmp_path / "c.png") == []
 
 
 def bomb():
@@ -179,7 +183,8 @@ def test_date_camera_and_resolution_stay(tmp_path):
     photo = read(path)
     assert photo.values.shape == (14, 9, 3), "turned upright"
     for name in ("b.png", "b.jpg", "b.webp"):
-        assert write(photo, tmp_path / name) == []
+        lost = ["WEBP cannot store the resolution"] if name == "b.webp" else []
+        assert write(photo, tmp_path / name) == lost
         with Image.open(tmp_path / name) as back:
             found = back.getexif()
             assert (found[0x010F], found[0x0132]) == ("Leica", "1999:12:31 23:59:59")

@@ -268,7 +268,11 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
         values, alpha = (values * share + 255 * (1 - share)).round().astype(np.uint8), None
     planes = values if alpha is None else np.concatenate([values, alpha[..., None]], axis=2)
     extra: dict[str, Any] = {"icc_profile": photo.profile} if photo.profile else {}
-    extra |= {"dpi": photo.dpi} if photo.dpi and kind != "WEBP" else {}
+    if photo.profile and kind == "BMP":
+        notes.append(f"{kind} cannot store the color profile")
+    extra |= {"dpi": photo.dpi} if photo.dpi else {}
+    if photo.dpi and kind == "WEBP":
+        notes.append(f"{kind} cannot store the resolution")
     if photo.exif and kind in ("PNG", "JPEG", "WEBP"):
         extra["exif"] = with_size(photo.exif, photo.size)
     if photo.exif and "exif" not in extra:
