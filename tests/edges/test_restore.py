@@ -26,7 +26,7 @@ from sfumato.runtime import Streams
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import consensus_chroma, deblock_chroma, tone
 from sfumato.tasks.restore.diffusion import _Job, diffuse
-from sfumato.tasks.restore.grain import Grain, remove_grain
+from sfumato.tasks.restore.grain import Grain, measure_grain, remove_grain
 from sfumato.tasks.restore.measure import measured_noise
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.noise import Noise
@@ -526,6 +526,17 @@ def test_grain_is_measured_and_removed(soft, gray):
         float(np.square(one.photo.values - truth).mean()) for one in (made, as_white)
     )
     assert error < 0.75 * error_as_white
+
+
+def test_clipping_does_not_change_the_measured_grain():
+    """At a brightness of 0.6, a sixth of the values is above white."""
+
+    def level(light):
+        even = torch.full((1, 3, 240, 320), light)
+        y = FilmGrain(50, 50, 0.7)(even, generator=torch.Generator().manual_seed(0)).y
+        return measure_grain(y[0].clamp(-1, 1).numpy(), 0.0).level
+
+    assert level(0.6) == pytest.approx(level(0.0), rel=0.04)
 
 
 @pytest.mark.parametrize(("kind", "found"), [(FilmGrain(20, 20), True), (None, False)])

@@ -245,7 +245,7 @@ def _base_model(
 
 
 def check_kept(*others: object) -> None:
-    """Raise OptionError if options are given for parts that a fine-tuned model keeps."""
+    """Raise OptionError if an autoencoder, text encoder, network or scheduler is chosen."""
     if any(others):
         raise OptionError(
             "a model that is fine-tuned keeps its autoencoder, text encoder, network and "

@@ -44,7 +44,7 @@ class FinderJob(RestorerJob):
     Parameters
     ----------
     As in :class:`RestorerJob`, but `measure` and `teacher` are not used. Each corruption begins
-    with ``scratches``; further parts, such as noise and JPEG, are applied over the marks.
+    with ``scratches``; further parts, such as noise and JPEG, are applied to the scratched picture.
     """
 
     def drawn(self, rows: Tensor, random: Generator) -> tuple[Tensor, Corruption, Condition]:

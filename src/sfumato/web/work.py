@@ -101,7 +101,7 @@ class Models:
         self.points: dict[object, object] = {}  # networks trained on points
 
     def get(self, options: CreateOptions) -> Model:
-        """Return the model of some options; load it if it is not in the cache."""
+        """Return the model that the options name; load it if it is not in the cache."""
         key = options.model, options.device, options.dtype, options.loras, options.fast
         model = self.held.pop(key, None) or opened(options)
         self.held[key] = model
@@ -124,7 +124,7 @@ def compatible(a: Work, b: Work) -> bool:
 
 
 def perform(works: Sequence[Work], models: Models) -> Iterator[Event]:
-    """Run compatible jobs; several jobs in one call are always jobs of the command create."""
+    """Run one job of any command, or several compatible jobs of the command create."""
     match works[0].kind:
         case "create":
             yield from _create(works, models)

@@ -74,7 +74,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outliers:
-    """Error of a method on clean test rows, after a fit to clean and to contaminated rows."""
+    """Errors of a method on clean test rows, after fits to clean and to contaminated rows."""
 
     method: str
     codes: int

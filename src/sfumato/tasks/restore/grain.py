@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.image import LUMA
+from sfumato.tasks.restore.clipping import kept_variance
 
 BLOCK = 16  # side of the blocks whose deviation is measured
 FLATTEST, FLAT = 0.02, 0.1  # shares of the blocks, ordered by deviation, that show the noise
@@ -38,6 +39,7 @@ LARGEST_RATIO = 1.4
 # largest excess kurtosis of the values in flat blocks: it is 0 for normal noise, and at least 0.7
 # for pictures that show nothing but grass or gravel
 TAILS = 0.4
+ROUNDS = 3  # number of corrections for clipping
 LEAST = 3 / 127.5  # level below which no grain is reported
 # largest share of the level of grain that an estimate of white noise finds, in gray and in color;
 # in color it is smaller, since differences of the channels contain no grain
@@ -109,7 +111,7 @@ def measure_grain(
     if len(colors) < FEWEST:
         return None
     blocks = luma(colors) if in_luma else colors
-    order = _deviations(blocks).mean(axis=1)
+    order = _unclipped(_deviations(blocks).mean(axis=1), blocks.mean(axis=(1, 2, 3)))
     low, high = np.quantile(order, (FLATTEST, FLAT))
     flattest = order <= np.quantile(order, 2 * FLATTEST)
     flat = blocks[flattest]
@@ -190,6 +192,17 @@ def _deviations(blocks: NDArray[Any]) -> NDArray[Any]:
     """Standard deviation (N, C) of each block around a plane that is fitted to it."""
     squares = np.square(_around_plane(blocks)).sum(axis=(2, 3))
     found: NDArray[Any] = np.sqrt(squares / (blocks.shape[-1] ** 2 - 3))
+    return found
+
+
+def _unclipped(deviations: NDArray[Any], means: NDArray[Any]) -> NDArray[Any]:
+    """Undo the effect of clipping on the deviations (N,) of blocks with the given means (N,)."""
+    found = deviations
+    for _ in range(ROUNDS):
+        level = float(np.quantile(found, FLATTEST))
+        if level == 0:
+            break
+        found = deviations / np.sqrt(kept_variance(means, level, -1.0, 1.0))
     return found
 
 

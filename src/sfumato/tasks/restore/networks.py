@@ -40,8 +40,8 @@ class RestorationNetworks:
     dtype : str
         Dtype of the networks' computations; the pictures that they correct stay in float32.
     repairs : bool
-        Use the bundled networks for scratches and color even if `folder` is given. Needed for a
-        custom network that was trained on pairs of dirty and clean pictures.
+        If `folder` is given, still use the bundled networks to find scratches and to estimate
+        color. Needed for a custom network that was trained on pairs of dirty and clean pictures.
     """
 
     def __init__(

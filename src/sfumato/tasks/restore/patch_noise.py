@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
+from sfumato.tasks.restore.clipping import kept_variance
 from sfumato.tasks.restore.grain import CLIPPED, luma
 from sfumato.tasks.restore.noise import Noise, dependence_on_light
 
@@ -31,8 +31,6 @@ LIGHT_SIDE, LIGHTS, LIGHT_PATCHES, LIGHTS_LEAST = 4, 8, 1000, 4
 # second
 WEAK = 12.0, 20.0
 GONE = 0.6  # ratio of fine to coarse noise below which the fine noise counts as removed
-# largest distance of a true mean beyond the range, in standard deviations of the noise
-BEYOND = 3.0
 CLEAR = 2.0  # distance from black and white at which hardly any noise is clipped
 
 
@@ -170,28 +168,9 @@ def _unclipped(
     beyond `low` and `high` were clipped.
     """
     mean = patches.mean(axis=2, keepdims=True)
-    kept = _kept_variance(mean, level, low, high)
+    kept = kept_variance(mean, level, low, high)
     found: NDArray[np.float32] = mean + (patches - mean) / np.sqrt(kept)
     return found
-
-
-def _kept_variance(mean: NDArray[Any], level: float, low: float, high: float) -> NDArray[Any]:
-    """Share of its variance that Gaussian noise keeps if values are clipped to `low` and `high`.
-
-    `mean` is the mean after clipping, which lies further inside the range than the true mean.
-    """
-    whole = np.linspace(low - BEYOND * level, high + BEYOND * level, 1025)
-    a, b = (low - whole) / level, (high - whole) / level
-
-    def density(z: NDArray[Any]) -> NDArray[Any]:
-        found: NDArray[Any] = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-        return found
-
-    below, above = ndtr(a), ndtr(-b)
-    first = a * below + density(a) - density(b) + b * above
-    second = a * a * below + (1 - below - above) + a * density(a) - b * density(b) + b * b * above
-    kept: NDArray[Any] = np.interp(mean, whole + level * first, (second - first**2).clip(0.05, 1))
-    return kept
 
 
 def noise_under_jpeg(x: NDArray[Any]) -> float:

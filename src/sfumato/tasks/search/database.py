@@ -45,7 +45,7 @@ def _holds_items(folder: Path) -> bool:
 
 
 def open_table(folder: Path, codes: int | None = None) -> Any:
-    """Open the table of an index; with `codes`, create one for codes of that length if needed."""
+    """Open the table of an index, or create it for codes of the length `codes`."""
     try:
         import lancedb
         import pyarrow as pa
