@@ -18,6 +18,7 @@ from sfumato.data.text import decode
 from sfumato.data.walk import files
 from sfumato.errors import DataError, OptionError
 from sfumato.tasks.create.prompts import gather
+from sfumato.tasks.search.index import index
 from sfumato.tasks.search.items import items_of
 from sfumato.train.pack import pack
 
@@ -111,6 +112,21 @@ def test_text_in_no_unicode_is_noted(tmp_path):
     table = rows.read(documents)
     assert table.texts == [f"café {k}" for k in range(4)]
     assert len(table.notes) == 1
+
+
+@pytest.mark.parametrize("junk", [np.random.default_rng(0).bytes(4000), b"MZ\x00\x00\x03abc" * 9])
+def test_binary_data_is_no_document(junk, tmp_path):
+    for name in ("a", "b", "c", "d"):
+        write(tmp_path / "texts" / f"{name}.txt", f"apple pear {name * 3}".encode())
+    write(tmp_path / "texts" / "junk.txt", junk)
+    said = "junk.txt: it is not a text file, but binary data"
+    with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
+        for path in (tmp_path / "texts").iterdir():
+            archive.write(path, path.name)
+    for source in (tmp_path / "texts", tmp_path / "texts.zip"):
+        found = rows.read(source)
+        assert (len(found.texts), found.skipped) == (4, [said])
+    assert index(tmp_path / "texts", tmp_path / "ix", "lsa:2").skipped == (said,)
 
 
 def test_prompts_in_other_encodings(tmp_path):

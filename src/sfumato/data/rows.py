@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from sfumato import image
 from sfumato.data.arrays import classes, read_idx, to_float, to_unit
 from sfumato.data.samples import Sample, find, picture_column
 from sfumato.data.tables import read_table
-from sfumato.data.text import decode
+from sfumato.data.text import document
 from sfumato.data.walk import files, hidden
 from sfumato.errors import DataError, OptionError, PictureError, unknown
 
@@ -154,17 +154,7 @@ def _folder(folder: Path, size: int | None) -> Table:
     texts = [p for p in there if p.suffix.lower() == ".txt"]
     pictures = any(p.suffix.lower() in image.SUFFIXES for p in there)
     if texts and not pictures:
-        held, labels, skipped, notes = [], [], [], []
-        for path in texts:
-            try:
-                text, note = decode(path.read_bytes())
-            except OSError as error:
-                skipped.append(f"{path.relative_to(folder)}: {error.strerror}")
-                continue
-            held.append(text)
-            labels.append(path.parent.name if path.parent != folder else "")
-            notes += [f"{path.relative_to(folder)}: {note}"] if note else []
-        return Table("documents", texts=held, labels=_labels(labels), skipped=skipped, notes=notes)
+        return _documents({path.relative_to(folder).as_posix(): path.read_bytes for path in texts})
     samples = find(folder)
     return _pictures(samples, [PurePosixPath(s.name).parent.name for s in samples], size)
 
@@ -184,12 +174,25 @@ def _zip(path: Path, size: int | None) -> Table:
     except Exception as error:  # each compression method raises its own errors
         raise DataError(f"{path} cannot be read as a zip file: {error}") from None
     if texts:
-        labels = _labels(PurePosixPath(n).parent.name for n in texts)
-        decoded = [decode(held[n]) for n in texts]
-        notes = [f"{n}: {note}" for n, (_, note) in zip(texts, decoded, strict=True) if note]
-        return Table("documents", texts=[text for text, _ in decoded], labels=labels, notes=notes)
+        return _documents({n: lambda n=n: held[n] for n in texts})  # type: ignore[misc]
     samples = [Sample(n, (), lambda n=n: held[n]) for n in names]  # type: ignore[misc]
     return _pictures(samples, [PurePosixPath(n).parent.name for n in names], size)
+
+
+def _documents(files: dict[str, Callable[[], bytes]]) -> Table:
+    """Read text files, given by name; a file's folder is its label."""
+    held, labels, skipped, notes = [], [], [], []
+    for name, read_bytes in files.items():
+        try:
+            text, note = document(read_bytes())
+        except (OSError, DataError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            skipped.append(f"{name}: {why}")
+            continue
+        held.append(text)
+        labels.append(PurePosixPath(name).parent.name)
+        notes += [f"{name}: {note}"] if note else []
+    return Table("documents", texts=held, labels=_labels(labels), skipped=skipped, notes=notes)
 
 
 def _pictures(

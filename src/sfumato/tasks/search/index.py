@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.data.terms import Terms
-from sfumato.errors import OptionError, PictureError
+from sfumato.errors import DataError, OptionError, PictureError
 from sfumato.runtime import check_folder
 from sfumato.tasks.search.database import nearest, open_table, quoted, writing
 from sfumato.tasks.search.items import Item, items_of
@@ -187,7 +187,7 @@ def _are_strange(items: list[Item], settings: Index) -> bool:
     """
     terms = Terms(tuple(settings.terms), tuple(settings.weights))
     for item in items:
-        with contextlib.suppress(PictureError, OSError):  # encoding reports the error
+        with contextlib.suppress(DataError, PictureError, OSError):  # encoding reports the error
             if terms.known(text_of(item)) < STRANGE:
                 return True
     return False

@@ -15,7 +15,7 @@ import numpy as np
 from sfumato import image
 from sfumato.config import Config
 from sfumato.data.terms import Terms
-from sfumato.data.text import decode
+from sfumato.data.text import document
 from sfumato.errors import DataError, ModelError, OptionError, PictureError, unknown
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.runtime import atomic
@@ -122,7 +122,7 @@ def _with_terms(settings: Index, sample: list[Item]) -> Index:
     """The settings with the vocabulary of the documents."""
     texts = []
     for item in sample:
-        with contextlib.suppress(PictureError, OSError):  # encoding reports the error
+        with contextlib.suppress(DataError, PictureError, OSError):  # encoding reports the error
             texts.append(text_of(item))
     terms = Terms.fit(texts)
     words, weights = list(terms.words), list(terms.weights)
@@ -172,7 +172,7 @@ def load_space(folder: Path) -> PCA | LSA | Autoencoder | ImageTextSpace:
 
 def text_of(item: Item) -> str:
     """The text of a document."""
-    return decode(item.sample.read())[0]
+    return document(item.sample.read())[0]
 
 
 def rows_of(items: list[Item], settings: Index) -> tuple[Any, list[Item], dict[str, str]]:
@@ -193,7 +193,7 @@ def rows_of(items: list[Item], settings: Index) -> tuple[Any, list[Item], dict[s
                 )
                 read.append(np.asarray(picture, np.float32).transpose(2, 0, 1).ravel() / 255)
             good.append(item)
-        except (PictureError, OSError) as error:
+        except (PictureError, DataError, OSError) as error:
             skipped[item.name] = str(error)
     if settings.kind == "documents":
         return Terms(tuple(settings.terms), tuple(settings.weights))(read), good, skipped
