@@ -152,52 +152,39 @@ async def _respond(request: Request, body: Body, wait: bool) -> Response:
     return JSONResponse(record(queue, job), 202)
 
 
-@router.post("/create", responses=STARTED)
-async def create(request: Request, body: CreateBody, wait: bool = False) -> Response:
-    """Generate pictures from texts. Returns the queued job, or with ``wait`` the finished job."""
-    return await _respond(request, body, wait)
+# path -> body of the request, and what the job does
+JOBS: dict[str, tuple[type[Body], str]] = {
+    "create": (CreateBody, "Generate pictures from texts."),
+    "restore": (RestoreBody, "Repair a photo."),
+    "traces": (TraceBody, "Generate pictures, and a page that shows every sampler step."),
+    "probes": (
+        ProbeBody,
+        "Try a model on your picture: encode, change and decode it; add noise and denoise it.",
+    ),
+    "reduce": (
+        ReduceBody,
+        "Compare PCA with autoencoders on a file of data, and write a report page.",
+    ),
+    "search": (SearchBody, "Find the items of an index nearest to words or to a picture."),
+    "points": (PointsBody, "Learn a distribution of points on a plane, and sample new points."),
+    "lessons": (LessonBody, "Run one of the experiments on the page Learn."),
+}
 
 
-@router.post("/restore", responses=STARTED)
-async def restore(request: Request, body: RestoreBody, wait: bool = False) -> Response:
-    """Repair a photo."""
-    return await _respond(request, body, wait)
+def _add_route(path: str, kind: type[Body], about: str) -> None:
+    """Add a route that returns the queued job, or with ``wait`` the finished job."""
+
+    async def respond(request: Request, body: Any, wait: bool = False) -> Response:
+        return await _respond(request, body, wait)
+
+    respond.__annotations__["body"] = kind
+    about += " Returns the queued job, or with `wait` the finished job."
+    route = router.post(f"/{path}", responses=STARTED, name=kind.kind, description=about)
+    route(respond)
 
 
-@router.post("/traces", responses=STARTED)
-async def trace(request: Request, body: TraceBody, wait: bool = False) -> Response:
-    """Generate pictures, and a page that shows every sampler step."""
-    return await _respond(request, body, wait)
-
-
-@router.post("/probes", responses=STARTED)
-async def probe(request: Request, body: ProbeBody, wait: bool = False) -> Response:
-    """Try a model on your picture: encode, change and decode it; add noise and denoise it."""
-    return await _respond(request, body, wait)
-
-
-@router.post("/reduce", responses=STARTED)
-async def reduce(request: Request, body: ReduceBody, wait: bool = False) -> Response:
-    """Compare PCA with autoencoders on a file of data, and write a report page."""
-    return await _respond(request, body, wait)
-
-
-@router.post("/search", responses=STARTED)
-async def search(request: Request, body: SearchBody, wait: bool = False) -> Response:
-    """Find the items of an index that are nearest to words or to a picture."""
-    return await _respond(request, body, wait)
-
-
-@router.post("/points", responses=STARTED)
-async def points(request: Request, body: PointsBody, wait: bool = False) -> Response:
-    """Learn a distribution of points on a plane, and sample new points from noise."""
-    return await _respond(request, body, wait)
-
-
-@router.post("/lessons", responses=STARTED)
-async def lesson(request: Request, body: LessonBody, wait: bool = False) -> Response:
-    """Run one of the experiments on the page Learn."""
-    return await _respond(request, body, wait)
+for _path, (_body, _about) in JOBS.items():
+    _add_route(_path, _body, _about)
 
 
 @router.get("/loras")
