@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import secrets
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sfumato.errors import OptionError, unknown
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPE_VARIABLE = "SFUMATO_DTYPE"
 MAX_SEED = 2**63 - 1
+SEEDING = threading.Lock()  # torch's global generator is in use
 # position of the Mersenne Twister's words, in bytes, in a CPU generator's state: they follow the
 # seed, two flags and an index (ATen, CPUGeneratorImpl.cpp)
 STATE_WORDS = slice(24, 24 + 8 * 624)
@@ -136,6 +138,26 @@ def generator(*keys: int | str) -> Generator:
     """
     digest = hashlib.sha256("/".join(map(str, keys)).encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") & MAX_SEED)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within the block, seed torch's global generator, from which layers sample their weights.
+
+    Its state is restored afterwards. The generator is global, so one thread at a time can use it.
+
+    Examples
+    --------
+    >>> with seeded(7):
+    ...     first = torch.nn.Linear(2, 2)
+    >>> with seeded(7):
+    ...     second = torch.nn.Linear(2, 2)
+    >>> torch.equal(first.weight, second.weight)
+    True
+    """
+    with SEEDING, torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def on_device(random: Generator, device: torch.device) -> Generator:

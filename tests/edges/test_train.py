@@ -763,6 +763,20 @@ def test_a_schedule_is_written_as_it_was_read(given, tmp_path):
     )
 
 
+def test_training_leaves_torchs_generator_as_it_was(folder, tmp_path):
+    settings = tmp_path / "config.json"
+    settings.write_text(json.dumps({"size": 16, "settings": {"steps": 2, "batch": 2}}))
+    weights = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before, output = torch.get_rng_state(), tmp_path / str(state)
+        list(train_autoencoder(folder, output, settings, {"seed": 3}))
+        assert torch.equal(torch.get_rng_state(), before)
+        weights.append(load_file(output / "diffusion_pytorch_model.safetensors"))
+    first, second = weights
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_a_matcher_learns_which_text_belongs_to_which_picture(folder, tmp_path):
     """Six plain colors: each picture finds its own text among the six."""
     write_plans(tmp_path)

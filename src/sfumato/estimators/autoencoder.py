@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -18,14 +17,12 @@ from torch import Tensor
 
 from sfumato.errors import OptionError
 from sfumato.estimators.base import Reducer, Rows, dense
-from sfumato.runtime import DTYPES, choose_device
+from sfumato.runtime import DTYPES, choose_device, seeded
 from sfumato.space.autoencoder import Autoencoder as AutoencoderSpace
 from sfumato.space.autoencoder import ConvAutoencoder, ConvConfig, DeepAutoencoder, DeepConfig
 from sfumato.train.codes import AutoencoderFit
 from sfumato.train.loop import Progress, train
 from sfumato.train.settings import TrainSettings
-
-SEEDING = threading.Lock()
 
 
 class Autoencoder(Reducer):
@@ -217,8 +214,7 @@ class Autoencoder(Reducer):
                 f"shape {shape} has {math.prod(shape)} values, the rows have {columns}"
             )
         output = "sigmoid" if self.loss == "cross_entropy" else "linear"
-        with SEEDING, torch.random.fork_rng():  # the seed is global: one thread at a time
-            torch.manual_seed(seed)
+        with seeded(seed):
             if self.kind == "conv":
                 space: AutoencoderSpace = ConvAutoencoder(
                     ConvConfig(

@@ -27,7 +27,7 @@ from sfumato.config import Options, option
 from sfumato.errors import OptionError
 from sfumato.estimators import PCA
 from sfumato.metrics import knn_accuracy, psnr
-from sfumato.runtime import stream
+from sfumato.runtime import seeded, stream
 from sfumato.space.autoencoder import Autoencoder, DeepAutoencoder, DeepConfig
 from sfumato.tasks.points import REACH, Point, sensible
 from sfumato.train.codes import AutoencoderFit
@@ -136,8 +136,8 @@ def _autoencoder(
     options: LessonOptions, corruption: str = "none",
 ) -> AutoencoderFit:  # fmt: skip
     """A new autoencoder for rows (N, d) in [-1, 1], with its training objective."""
-    torch.manual_seed(options.seed)
-    space = DeepAutoencoder(DeepConfig(shape=shape, layers=layers, codes=codes))
+    with seeded(options.seed):
+        space = DeepAutoencoder(DeepConfig(shape=shape, layers=layers, codes=codes))
     held = torch.from_numpy(rows)
     job = AutoencoderFit(space, lambda k: held[k], len(rows), corruption=corruption)
     job.fit_normalization()
@@ -251,8 +251,8 @@ def _losses(options: LessonOptions) -> Iterator[Progress | Learned]:
     x = torch.linspace(float(points[:, 0].min()), float(points[:, 0].max()), CURVE)
     curves = {}
     for part, loss in enumerate(LOSSES):
-        torch.manual_seed(options.seed)
-        job = _HeightJob(points, loss)
+        with seeded(options.seed):
+            job = _HeightJob(points, loss)
         yield from _trained(job, options, f"training with the {loss} loss", part, len(LOSSES))
         curves[loss] = _places(torch.stack([x, job.outputs(x)], dim=1).numpy())
     yield Learned({"curves": curves})

@@ -22,7 +22,7 @@ from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.precondition import Times
 from sfumato.errors import OptionError
-from sfumato.runtime import stream
+from sfumato.runtime import seeded, stream
 from sfumato.sampler.registry import build, sampler_name
 from sfumato.sampler.schedule import karras
 from sfumato.train.loop import train
@@ -186,8 +186,8 @@ def sample(
     known = {} if trained is None else trained
     key = options.points, options.training, options.seed
     if key not in known:
-        torch.manual_seed(options.seed)
-        job = PointsJob((given - center) / spread, classes)
+        with seeded(options.seed):
+            job = PointsJob((given - center) / spread, classes)
         settings = TrainSettings(
             steps=options.training, batch=256, learning_rate=2e-3, warmup=50, ema_decay=0.99,
             seed=options.seed, device="cpu", dtype="float32", cooldown=0.5,

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from sfumato import image
 from sfumato.hub.save import save_network
+from sfumato.runtime import seeded
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.train.loop import train
 from sfumato.train.loss import kl_to_normal
@@ -83,8 +84,8 @@ def train_autoencoder(
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=False)
     yield from skipped_lines(pictures.skipped, pictures.notes)
-    torch.manual_seed(settings.seed)
-    job = AutoencoderJob(network, pictures)
+    with seeded(settings.seed):
+        job = AutoencoderJob(network, pictures)
     yield from train(
         job, settings, output, identity(plan, data, job.module.config, task="autoencoder")
     )

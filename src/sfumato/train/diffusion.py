@@ -23,7 +23,7 @@ from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import fingerprint, network_from
 from sfumato.hub.load import Model, load
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
-from sfumato.runtime import Streams, choose_device, on_device
+from sfumato.runtime import Streams, choose_device, on_device, seeded
 from sfumato.sampler.ode import dpmpp_2m
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
@@ -167,12 +167,12 @@ def train_diffusion(
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
-    torch.manual_seed(settings.seed)
     scheduler, defaults = _described(plan, base, size)
     found = Latents(pictures, space, encoder, output / "cache")
     encoders = fingerprint(space, encoder.clip)
     yield from in_tenths(found.prepare(encoders, states=True, own_scale=base is None))
-    job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, plan.text_noise)
+    with seeded(settings.seed):
+        job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, plan.text_noise)
     if base is not None:
         job.module.load_state_dict(base.network.state_dict())
     about = {

@@ -29,6 +29,7 @@ from sfumato.errors import ModelError
 from sfumato.hub.files import fingerprint
 from sfumato.hub.load import Model
 from sfumato.hub.lora import FILE, Change, lora_file, read_lora, save_lora
+from sfumato.runtime import seeded
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import Made, stream
 from sfumato.tasks.nearest import training_names
@@ -245,12 +246,12 @@ def train_lora(
     yield f"reading {data}"
     pictures = pack(data, size, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
-    torch.manual_seed(settings.seed)
     found = Latents(pictures, base.space, encoder, output / "cache")
     encoders = fingerprint(base.space, encoder.clip)
     yield from in_tenths(found.prepare(encoders, states=True))
     plan = plan.model_copy(update={"previews": _previews(plan, pictures.captions)})
-    job = LoraJob(base, found, plan)
+    with seeded(settings.seed):
+        job = LoraJob(base, found, plan)
     yield from in_tenths(job.prepare(base, settings.seed))
     about = {"start": fingerprint(base.network), "encoders": encoders}
     about |= plan.model_dump(include={"shift", "text_noise", "rank"})

@@ -15,6 +15,7 @@ from sfumato import image
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.hub.files import fingerprint
 from sfumato.hub.save import save_network
+from sfumato.runtime import seeded
 from sfumato.train.latents import Captions
 from sfumato.train.loop import train
 from sfumato.train.pack import pack
@@ -139,7 +140,6 @@ def train_matcher(
     yield f"reading {data}"
     pictures = pack(data, plan.size, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
-    torch.manual_seed(settings.seed)
     network = checked(
         Matcher,
         MatcherConfig,
@@ -147,7 +147,8 @@ def train_matcher(
     )
     found = Captions(pictures, encoder, output / "cache")
     yield from in_tenths(found.prepare(fingerprint(encoder.clip), ends=True))
-    job = MatchJob(network, found)
+    with seeded(settings.seed):
+        job = MatchJob(network, found)
     about = identity(
         plan, data, job.module.matcher.config, task="matcher", text=fingerprint(encoder.clip)
     )

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.errors import OptionError
 from sfumato.hub.files import fingerprint, network_from
 from sfumato.hub.load import restorer_folder
 from sfumato.hub.save import save_network
+from sfumato.runtime import seeded
 from sfumato.train.finder import FinderJob
 from sfumato.train.loop import train
 from sfumato.train.loss import vivid
@@ -55,8 +54,8 @@ def train_restorer(
     teacher = Denoiser(_restorer(plan.teacher).eval(), "direct") if plan.teacher else None
     asked = _asked(data, corruption or plan.corruption)
     yield f"reading {data}"
-    torch.manual_seed(settings.seed)
-    job, skipped = _job(data, network, plan, asked, teacher)
+    with seeded(settings.seed):
+        job, skipped = _job(data, network, plan, asked, teacher)
     yield from skipped_lines(skipped)
     if pretrained is not None:
         yield _start_from(job.module, pretrained, str(start))

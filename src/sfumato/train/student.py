@@ -28,7 +28,7 @@ from sfumato.hub.files import fingerprint
 from sfumato.hub.load import Model
 from sfumato.hub.lora import FILE, save_lora
 from sfumato.hub.save import write_json
-from sfumato.runtime import Streams, generator
+from sfumato.runtime import Streams, generator, seeded
 from sfumato.sampler.ode import euler
 from sfumato.sampler.registry import build
 from sfumato.tasks.create.options import CreateOptions
@@ -233,11 +233,11 @@ def train_student(
     plan, settings = read_plan("student", data, output, config, given)
     rank = plan.rank if "rank" in plan.model_fields_set else RANK
     teacher, encoder = load_to_train(model, settings.device)
-    torch.manual_seed(settings.seed)
     yield f"reading {data}"
     pictures = pack(data, teacher.size[0], output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
-    job = StudentJob(teacher, pictures, plan, output / "cache", settings.seed)
+    with seeded(settings.seed):
+        job = StudentJob(teacher, pictures, plan, output / "cache", settings.seed)
     taught_by = fingerprint(teacher.network, encoder.clip)
     texts = hashlib.blake2b("\0".join(job.texts).encode(), digest_size=12).hexdigest()
     how = f"{job.teacher.sampler} {job.teacher.guidance_scale:g} {len(job.teacher_sigmas) - 1}"

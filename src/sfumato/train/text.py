@@ -30,6 +30,7 @@ from sfumato.condition.tokenizer import SUFFIX, CLIPTokenizer
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import fingerprint
 from sfumato.hub.save import save_text
+from sfumato.runtime import seeded
 from sfumato.train.loop import train
 from sfumato.train.plan import (
     Event,
@@ -270,8 +271,8 @@ def train_text(
     fresh = _text_network(plan, tokenizer, length)
     taught = {"projection_dim": phrases.embeddings.shape[1], "with_projection": True}
     known = (pretrained.clip.config if pretrained else fresh).model_copy(update=taught)
-    torch.manual_seed(settings.seed)
-    job = TextJob(known, tokenizer, phrases, pretrained.clip if pretrained else None)
+    with seeded(settings.seed):
+        job = TextJob(known, tokenizer, phrases, pretrained.clip if pretrained else None)
     about = {
         "vocabulary": plan.vocabulary,
         "start": fingerprint(pretrained.clip) if pretrained else None,

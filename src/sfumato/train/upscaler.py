@@ -22,7 +22,7 @@ from sfumato.errors import ModelError
 from sfumato.hub.files import fingerprint
 from sfumato.hub.load import Model
 from sfumato.hub.save import save_network
-from sfumato.runtime import Streams, autocast, choose_dtype, on_device
+from sfumato.runtime import Streams, autocast, choose_dtype, on_device, seeded
 from sfumato.space.detail import Detail
 from sfumato.space.kl import AutoencoderKL
 from sfumato.tasks.upscale import upscale
@@ -155,13 +155,13 @@ def train_upscaler(
     side = Detail().config.factor * base.size[0]
     pictures: Pictures = pack(data, side, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
-    torch.manual_seed(settings.seed)
     usual = _small_unet(base.size[0], encoder.clip.config.hidden_size)
     network = checked(UNet, UNetConfig, {**usual, **plan.network})
     found = Captions(pictures, encoder, output / "cache")
     encoders = fingerprint(base.space, encoder.clip)
     yield from in_tenths(found.prepare(encoders, states=True))
-    job = UpscalerJob(network, found, base)
+    with seeded(settings.seed):
+        job = UpscalerJob(network, found, base)
     yield from in_tenths(job.prepare(f"{encoders} {pictures.key}"))
     about = identity(plan, data, network, task="upscaler", encoders=encoders)
     yield from train(job, settings, output / "upscaler", about)
