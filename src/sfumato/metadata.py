@@ -75,7 +75,7 @@ def parameters(settings: Mapping[str, Any], label: str) -> str:
 
 
 def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: str) -> None:
-    """Write a picture atomically, with its settings and their A1111 form `text` as metadata.
+    """Write a picture atomically, with its settings, and with `text`, the same settings for A1111.
 
     Raises
     ------

@@ -100,7 +100,8 @@ def draw(corruption: Corruption, x: Tensor, generator: Generator | None = None) 
 
     They are sampled for pictures of the shape of `x`.
 
-    The result is linear if possible. Noise and scratches are still sampled at each call.
+    The result is the corruption with these parameters fixed; it is linear if possible. Noise and
+    scratches are still sampled at each call.
     """
     if isinstance(corruption, Compose):
         parts, seen = [], x

@@ -89,9 +89,9 @@ def train(
     Raises
     ------
     TrainingError
-        If all sampling weights are 0; if a gradient is not finite (on a CPU, the message names the
-        step and the first layer at fault; on a GPU, only the step of the next check, at most 50
-        steps later); or if the checkpoint belongs to another run.
+        If all sampling weights are 0; if the checkpoint belongs to another run; or if a gradient is
+        not finite. On a CPU, the message then names the step and the first layer at fault. A GPU
+        checks only every 50 steps, so the message names the step of the check.
     """
     device = _place(job, settings)
     state = checkpoint.State.start(job.module, settings)

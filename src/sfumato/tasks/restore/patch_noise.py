@@ -83,7 +83,7 @@ def signal_dependent_noise(x: NDArray[Any], seen: NDArray[np.bool_] | None = Non
     The noise is estimated in groups of patches of similar brightness, and noise levels at black and
     at white are fitted to the estimates. These two levels define a transform of the values after
     which the noise is equally strong everywhere (Anscombe 1948). After this transform, the level is
-    estimated as for white noise.
+    estimated as for noise that does not depend on brightness.
     """
     light, levels = _levels_by_light(x, seen)
     even = Noise(estimate_noise(x, seen))
