@@ -25,9 +25,10 @@ def classes(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def to_unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float32]:
-    """Scale brightness to [0, 1]: divide by `top`; if `top` is None, by the maximum (at least 1).
+    """Scale brightness to [0, 1].
 
-    If there are negative values, the minimum is subtracted first.
+    The range that is scaled starts at 0, or at the minimum if there are negative values. It ends at
+    `top`; without `top`, at the maximum of the values, or at 1 if the maximum is smaller.
     """
     finite = values[np.isfinite(values)]
     low = min(0.0, float(finite.min(initial=0)))

@@ -207,8 +207,9 @@ def explain(
     light : bool
         Record only the sampling runs, without decoded estimates and without experiments.
     changes : sequence of mapping
-        More runs, each like that of the first prompt except for the given options or `prompt`:
-        ``{"guidance_scale": 1}``, ``{"then_step": 4, "then": "a cat"}``.
+        More runs. Each mapping holds the options in which its run differs from the run of the first
+        prompt; its key `prompt` changes the prompt: ``{"guidance_scale": 1}``, ``{"then_step": 4,
+        "then": "a cat"}``.
 
     Raises
     ------
