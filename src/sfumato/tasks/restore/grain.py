@@ -33,6 +33,7 @@ FEWEST, MOST = 100, 4000  # smallest number of blocks, and largest one per grid
 CLIPPED = 0.98  # absolute value from which pixels count as clipped
 # largest shares of a block that may be clipped: the first that leaves enough blocks is used
 MAY_CLIP = 0.05, 0.2
+USABLE = 0.05  # smallest share of the blocks: where paper is clipped, only letters are left
 # largest ratio of the deviations of the flat and of the flattest blocks: it is close to 1 for noise
 # and larger for texture
 LARGEST_RATIO = 1.4
@@ -177,7 +178,7 @@ def _blocks(x: NDArray[Any], seen: NDArray[np.bool_] | None) -> NDArray[Any]:
     strict, loose = MAY_CLIP
     enough = (lost < strict).sum() >= FEWEST
     chosen: NDArray[Any] = blocks[lost < (strict if enough else loose)]
-    return chosen
+    return chosen if len(chosen) >= USABLE * len(blocks) else blocks[:0]
 
 
 def luma(x: NDArray[Any]) -> NDArray[Any]:
