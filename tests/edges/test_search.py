@@ -200,6 +200,23 @@ work.index(Path(sys.argv[1]), Path(sys.argv[2]), "lsa:3")
 """
 
 
+def test_what_has_no_code_is_listed(tmp_path):
+    source = write_texts(tmp_path / "in")
+    index(source, tmp_path / "ix", "lsa:3")
+    (source / "junk.txt").write_bytes(np.random.default_rng(0).bytes(2000))
+    (said,) = index(source, tmp_path / "ix", "lsa:3").skipped
+    assert said == "junk.txt: it is not a text file, but binary data"
+    with pytest.raises(DataError, match=r"junk.txt: it is not a text file"):
+        search(tmp_path / "ix", like=source / "junk.txt")
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / "equal").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "equal" / f"{name}.png")
+    made = index(tmp_path / "equal", tmp_path / "pictures")
+    assert len(made.skipped) == 4 and "does not differ from the mean" in made.skipped[0]
+    with pytest.raises(OptionError, match="does not differ from the mean"):
+        search(tmp_path / "pictures", like=tmp_path / "equal" / "a.png")
+
+
 @pytest.mark.slow
 def test_killed_at_random_points_then_finished(tmp_path):
     source = write_texts(tmp_path / "in", each=30)

@@ -77,6 +77,8 @@ class Terms:
     def __call__(self, texts: list[str]) -> Any:
         """Return sparse rows (N, words), float32; a text without known words gives zeros."""
         counts = CountVectorizer(vocabulary=list(self.words)).transform(texts).astype(np.float32)
+        if not texts:
+            return counts
         if self.weighting != "tf-idf":
             return counts.log1p() if self.weighting == "log" else counts
         return normalize(counts.multiply(np.array(self.weights)[None]).tocsr()).astype(np.float32)

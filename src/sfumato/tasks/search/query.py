@@ -18,6 +18,7 @@ from sfumato.tasks.search.database import named, nearest, open_table
 from sfumato.tasks.search.items import Item
 from sfumato.tasks.search.matcher import ImageTextSpace
 from sfumato.tasks.search.space import (
+    NO_CODE,
     Index,
     load_space,
     rows_of,
@@ -149,14 +150,17 @@ def _code(
     if like is not None and not Path(like).is_file():
         raise OptionError(f"{like} does not exist or is not a file")
     name = str(like) if words is None else words
+    short = Path(name).name  # the server's paths are not shown
     sample = Sample(name, (), Path(name).read_bytes if words is None else name.encode)
     rows, good, skipped = rows_of([Item(name, "", "", sample)], settings)
     if not good:
-        raise PictureError(skipped[name])
+        raise DataError(f"{short}: {skipped[name]}")
     code: NDArray[np.float32] = model.transform(rows)[0].astype(np.float32)
+    if not code.any() and settings.kind == "pictures":
+        raise OptionError(f"{short}: {NO_CODE[settings.kind]}")
     if not code.any():
         raise OptionError(
-            f"no word in {name} occurs in the index"
+            f"no word in {short} occurs in the index"
             if words is None
             else f'no word of "{words[:60]}" occurs in the index'
         )

@@ -28,6 +28,11 @@ KINDS = {"pca": PCA, "lsa": LSA, "autoencoder": Autoencoder}
 
 # largest number of items to which a space is fitted, and largest size of their pictures in bytes
 FITTED, FITTED_BYTES = 20_000, 2**30
+# why the code of an item is zero
+NO_CODE: dict[Kind, str] = {
+    "documents": "it has no word of the vocabulary",
+    "pictures": "it does not differ from the mean of the pictures to which the space is fitted",
+}
 DISPLAYED_LETTERS = 160  # letters of a document that are kept for display
 
 
@@ -217,7 +222,7 @@ def encode(
             else ""
         )
         if not code.any():
-            skipped[item.name] = "it has no word of the vocabulary"
+            skipped[item.name] = NO_CODE[settings.kind]
             continue
         out.append(
             {
