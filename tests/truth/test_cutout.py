@@ -68,3 +68,23 @@ def test_no_ground_and_nothing_but_ground():
     dark = Image.new("RGB", (16, 16), "navy")
     assert transparent(dark).getchannel("A").getextrema() == (255, 255)
     assert transparent(Image.new("RGB", (16, 16), "white")).getchannel("A").getextrema() == (0, 0)
+
+
+def test_a_faint_tint_on_white_goes():
+    """An upscaler leaves spots on the white around a subject."""
+    true = drawn(disk)
+    values = np.asarray(on(true, "white")).astype(int)
+    around = np.asarray(true)[..., 3] == 0
+    spots = np.random.default_rng(0).random(around.shape) < 0.02
+    values[around & spots] -= (0, 25, 35)
+    made = transparent(Image.fromarray(values.clip(0, 255).astype(np.uint8)))
+    assert difference(on(made, GROUND), on(true, GROUND)) < 1.0
+
+
+def test_a_subject_of_light_colors_stays():
+    def pastel(pen, k):
+        pen.ellipse((9 * k, 9 * k, 55 * k, 55 * k), fill="#fff0f5")
+        pen.ellipse((25 * k, 25 * k, 40 * k, 40 * k), fill="#e03020")
+
+    made = np.asarray(transparent(on(drawn(pastel), "white")))
+    assert made[32, 15, 3] == 255

@@ -8,6 +8,8 @@ from PIL import Image
 from scipy import ndimage
 
 GROUND = 10  # largest distance of the background from white, of 255
+# the same if hardly any pixels lie between: at most this share of the pixels beyond it
+UNEVEN, BETWEEN = 40, 0.05
 WIDTH = 2  # largest width of an edge in pixels
 SOLID = 0.95  # a pixel with at least this share of the subject's color is not part of an edge
 # largest distance of a mixed color from the line between white and the subject's color: as a share
@@ -47,17 +49,27 @@ def transparent(picture: Image.Image) -> Image.Image:
     opacity, color = np.where(ground, 0.0, 1.0), ink.copy()
     share, behind, mixed = _mixture(ink, depth)
     edge = ground
+    # the lightest pixels of an edge also count as background
+    faint = ground & (depth > GROUND) & mixed
+    faint &= ndimage.maximum_filter(~ground, size=2 * WIDTH + 1)
+    opacity[faint], color[faint] = share[faint], behind[faint]
     for _ in range(WIDTH):
         edge = _next(edge, depth, ground) & mixed & (share < SOLID)
         opacity[edge], color[edge] = share[edge], behind[edge]
     values = np.dstack([255 - color, 255 * opacity]).round().clip(0, 255)
-    values[ground, :3] = 255
+    values[ground & ~faint, :3] = 255
     return Image.fromarray(values.astype(np.uint8), "RGBA")
 
 
 def _ground(depth: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Nearly white pixels that are connected to the border."""
-    parts, _ = ndimage.label(np.pad(depth <= GROUND, 1, constant_values=True))
+    """Nearly white pixels that are connected to the border.
+
+    An upscaler leaves a faint tint on white. So darker pixels count, too, unless the subject has
+    such light colors.
+    """
+    between = ((depth > GROUND) & (depth <= UNEVEN)).sum()
+    limit = UNEVEN if between <= BETWEEN * (depth > UNEVEN).sum() else GROUND
+    parts, _ = ndimage.label(np.pad(depth <= limit, 1, constant_values=True))
     found: NDArray[np.bool_] = (parts == parts[0, 0])[1:-1, 1:-1]
     return found
 
