@@ -27,6 +27,14 @@ def test_two_hints_share_a_flat_picture():
     assert np.all(np.diff(found[10, 5:36, 0]) < 0)
 
 
+def test_a_hint_does_not_tint_what_is_much_brighter():
+    """Without an edge between both, a color would reach the whole picture."""
+    gray = np.linspace(-0.8, 0.8, 60)[None].repeat(40, 0)
+    found = spread(gray, np.array([[20, 3]]), np.array([[1.0]]))[..., 0]
+    assert found[:, :10].min() > 0.4
+    assert found[:, 40:].max() < 0.1
+
+
 def test_a_hint_colors_the_whole_object():
     """A shirt becomes red, the wall behind it stays as it was guessed."""
     values = np.full((120, 160, 1), 60, np.uint8)

@@ -12,6 +12,9 @@ from scipy.sparse.linalg import spsolve
 LIKENESS = 0.08  # difference of luminance, in [-1, 1], that two neighbors of one object may have
 LEAST = 1e-6  # smallest weight between neighbors
 FAR = 3.0  # reach of a hint in a flat picture, in units of the longer side
+# difference of luminance from the nearest hint at which this reach falls to 1 / e, and the smallest
+# reach in pixels
+ALIKE, NEAREST = 0.5, 0.1
 FIRM = 100.0  # weight of a hint, relative to the weight of a neighbor
 
 
@@ -25,7 +28,8 @@ def spread(
     falls with the difference of luminance: ``w_rs = exp(-(g_r - g_s)^2 / 2 LIKENESS^2)``. This is
     colorization by optimization (Levin et al. 2004, equation 1) with the symmetric weights of
     random walks (Grady 2006, equation 1). The second term keeps the result near 0 where no hint
-    reaches; ``reach`` is `FAR` times the longer side.
+    reaches. ``reach`` is `FAR` times the longer side, but falls with the difference of luminance
+    from the nearest hint, as an object of another luminance is often another object.
 
     Parameters
     ----------
@@ -55,7 +59,9 @@ def spread(
     size = (gray.size, gray.size)
     near = scipy.sparse.coo_array((np.tile(weights, 2), ends), size).tocsr()
     hinted = np.bincount(places @ (wide, 1), minlength=gray.size)
-    held = near.sum(axis=1) + 1 / (FAR * max(tall, wide)) ** 2 + FIRM * hinted
+    apart = np.abs(light[:, None] - light[places @ (wide, 1)]).min(axis=1)
+    reach = FAR * max(tall, wide) * np.exp(-((apart / ALIKE) ** 2))
+    held = near.sum(axis=1) + 1 / np.maximum(reach, NEAREST) ** 2 + FIRM * hinted
     wanted = np.zeros((gray.size, values.shape[1]))
     np.add.at(wanted, places @ (wide, 1), FIRM * values)
     found = spsolve((scipy.sparse.diags_array(held) - near).tocsc(), wanted)
