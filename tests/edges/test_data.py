@@ -257,6 +257,22 @@ def test_tables_as_people_have_them(tmp_path, content, notes):
     assert len(table.notes) == notes
 
 
+def test_decimal_commas_in_columns_with_gaps(tmp_path):
+    write(tmp_path / "t.csv", b"p;q;s\n1,5;2,5;x\n;3,5;y\n4,5;1,5;x\n2,5;;y\n6,5;7;x\n")
+    table = rows.read(tmp_path / "t.csv", label="s")
+    assert table.rows.tolist() == [[1.5, 2.5], [4.5, 1.5], [6.5, 7]]
+    assert len(table.skipped) == 2
+
+
+def test_empty_documents_and_labels_that_do_not_fit_are_named(tmp_path):
+    for name in ("a", "b", "c"):
+        write(tmp_path / "texts" / f"{name}.txt", f"apple {name * 3}".encode())
+    write(tmp_path / "texts" / "space.txt", b" \n")
+    assert rows.read(tmp_path / "texts").skipped == ["space.txt: it is empty"]
+    np.savez(tmp_path / "d.npz", images=np.zeros((5, 4, 4), np.uint8), labels=np.arange(4))
+    assert rows.read(tmp_path / "d.npz").notes == ["labels does not fit images: it is left out"]
+
+
 def test_tables_in_other_encodings_and_with_gaps(tmp_path):
     write(tmp_path / "t.csv", "p,species\n1,sé\n2,b\n?,b\n4,sé\n".encode("cp1252"))
     table = rows.read(tmp_path / "t.csv")

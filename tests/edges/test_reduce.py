@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import sys
 import zipfile
 
 import numpy as np
@@ -399,6 +400,20 @@ def test_labels_of_zero_and_texts_of_numbers(tmp_path):
 def test_no_code_length_is_no_comparison():
     with pytest.raises(OptionError, match="codes"):
         ReduceOptions(codes=())
+
+
+def test_a_report_is_not_replaced_by_accident(tmp_path, capsys, monkeypatch):
+    (tmp_path / "t.csv").write_text("a,b,c\n" + "".join(f"{k},{k * k},{-k}\n" for k in range(12)))
+    words = ["sfumato", "reduce", str(tmp_path / "t.csv"), "--codes", "1", "--epochs", "1"]
+    words += ["--output", str(tmp_path / "report")]
+    codes = []
+    for more in ([], [], ["--overwrite"]):
+        monkeypatch.setattr(sys, "argv", words + more)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        codes.append(ended.value.code or 0)
+    assert codes == [0, 2, 0]
+    assert "report.html exists already; give --overwrite" in capsys.readouterr().err
 
 
 def test_a_report_does_not_become_data(tmp_path, capsys, monkeypatch):

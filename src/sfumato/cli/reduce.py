@@ -25,6 +25,7 @@ def reduce(
     output: Annotated[
         Path, Option(help="Folder for report.html, report.json and the figures.")
     ] = Path("report"),
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing report.")] = False,
     as_json: Annotated[
         bool, Option("--json", help="Print the numbers of the report as JSON on stdout.")
     ] = False,
@@ -34,12 +35,13 @@ def reduce(
     report.
     """
     from sfumato.errors import OptionError
-    from sfumato.runtime import check_folder
+    from sfumato.runtime import check_file, check_folder
     from sfumato.tasks.reduce.compare import gather
     from sfumato.tasks.reduce.report import ready
 
     options = ReduceOptions.build(given(values))
     check_folder(output)
+    check_file(output / "report.html", overwrite=overwrite)
     if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
         raise OptionError(
             f"{output} lies in {data}: the report's pictures would be read as data; give another "

@@ -278,10 +278,12 @@ def _numpy(path: Path, label: str | None) -> Table:
     known = label or next((lower[n] for n in LABELS if n in lower), None)
     fits = known is not None and arrays[known].shape[:1] == values.shape[:1]
     labels = _labels(classes(arrays[known])) if known and fits else None
+    notes = [] if fits or known is None else [f"{known} does not fit {main}: it is left out"]
     if values.ndim == 2:
-        return Table("numbers", to_float(values, path), labels=labels)
+        return Table("numbers", to_float(values, path), labels=labels, notes=notes)
     top = 255.0 if values.dtype == np.uint8 else None
-    return _stack(to_unit(to_float(_channels_last(values, path), path), top), labels)
+    table = _stack(to_unit(to_float(_channels_last(values, path), path), top), labels)
+    return replace(table, notes=notes)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

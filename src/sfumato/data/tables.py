@@ -121,7 +121,7 @@ def _has_decimal_commas(column: Any) -> bool:
     """Whether a text column holds only numbers, some of them with a decimal comma, such as 1,5."""
     if not str(column.type).startswith(("string", "large_string")):
         return False
-    values = [v for v in column.to_pylist() if v is not None]
+    values = [v for v in column.to_pylist() if v is not None and v not in MISSING]
     return any("," in v for v in values) and all(DECIMAL_COMMA.fullmatch(v) for v in values)
 
 

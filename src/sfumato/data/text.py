@@ -56,9 +56,11 @@ def document(content: bytes) -> tuple[str, str | None]:
     Raises
     ------
     DataError
-        If the content is binary data.
+        If the content is binary data, or an empty text.
     """
     text, note = decode(content)
     if note == BINARY:
         raise DataError(BINARY)
+    if not text.strip():
+        raise DataError("it is empty")
     return text, note

@@ -157,7 +157,8 @@ def settings_of(folder: Path) -> Index:
             json.loads((folder / "index.json").read_text("utf-8")), str(folder / "index.json")
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} is not an index (sfumato index creates one): {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ModelError(f"{folder} is not an index (sfumato index creates one): {why}") from None
 
 
 def load_space(folder: Path) -> PCA | LSA | Autoencoder | ImageTextSpace:
