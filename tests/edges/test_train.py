@@ -42,7 +42,7 @@ from sfumato.tasks.create.run import create
 from sfumato.train.autoencoder import AutoencoderJob, train_autoencoder
 from sfumato.train.checkpoint import NAME, State
 from sfumato.train.diffusion import DiffusionJob, train_diffusion
-from sfumato.train.latents import Latents
+from sfumato.train.latents import Latents, cached
 from sfumato.train.loop import train
 from sfumato.train.match import train_matcher
 from sfumato.train.pack import pack
@@ -304,6 +304,26 @@ def test_an_interrupt_while_a_step_is_computed_loses_none_before_it(tmp_path):
         list(train(Stopped(), SETTINGS, tmp_path))
     with safe_open(tmp_path / NAME, "pt") as kept:
         assert kept.metadata()["step"] == "12"
+
+
+def test_a_cache_is_continued_after_an_interruption(tmp_path):
+    asked = []
+
+    def rows(start, end):
+        asked.append((start, end))
+        return torch.arange(start, end)[:, None].float()
+
+    path = tmp_path / "cache" / "rows.npy"
+    run = cached(path, "a", (7, 1), rows, batch=2)
+    assert [next(run), next(run)] == [2, 4]
+    run.close()
+    assert list(cached(path, "a", (7, 1), rows, batch=2)) == [6, 7]
+    assert asked == [(0, 2), (2, 4), (4, 6), (6, 7)]
+    assert np.load(path).ravel().tolist() == list(range(7))
+    assert list(cached(path, "a", (7, 1), rows)) == []
+    assert list(cached(path, "b", (7, 1), rows)) == [7], "another key computes all anew"
+    (tmp_path / "cache" / "rows.json").write_text('{"key": "b"}')  # as an older version wrote it
+    assert list(cached(path, "b", (7, 1), rows)) == []
 
 
 def test_caches_are_not_taken_for_other_data(tmp_path, tiny):

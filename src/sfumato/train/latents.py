@@ -30,22 +30,26 @@ def cached(
 ) -> Iterator[int]:
     """Fill `path` (.npy, float16) with ``rows(start, end)`` batch by batch; yield the rows done.
 
-    Nothing is computed if the file was written with the same `key` before.
+    Rows that were computed with the same `key` before are kept, also after an interrupted run.
     """
     note = path.with_suffix(".json")
-    if path.exists() and note.exists() and json.loads(note.read_text("utf-8")) == {"key": key}:
+    known = json.loads(note.read_text("utf-8")) if path.exists() and note.exists() else {}
+    done = known.get("done", shape[0]) if known.get("key") == key else 0
+    if done >= shape[0]:
         return
-    note.unlink(missing_ok=True)  # first: an interrupted run must leave no key for a wrong array
-    with atomic(path) as scratch:
-        out = array_file(scratch, np.float16, shape)
-        for start in range(0, shape[0], batch):
-            end = min(start + batch, shape[0])
-            out[start:end] = rows(start, end).float().cpu().numpy()
-            yield end
+    if done:
+        out = np.load(path, mmap_mode="r+")
+    else:
+        note.unlink(missing_ok=True)  # first: there must be no key for a wrong array
+        path.parent.mkdir(parents=True, exist_ok=True)
+        out = array_file(path, np.float16, shape)
+    for start in range(done, shape[0], batch):
+        end = min(start + batch, shape[0])
+        out[start:end] = rows(start, end).float().cpu().numpy()
         out.flush()
-        del out
-    with atomic(note) as scratch:
-        scratch.write_text(json.dumps({"key": key}), "utf-8")
+        with atomic(note) as scratch:
+            scratch.write_text(json.dumps({"key": key, "done": end}), "utf-8")
+        yield end
 
 
 class Captions:

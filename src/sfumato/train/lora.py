@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -34,7 +34,7 @@ from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import Made, stream
 from sfumato.tasks.nearest import training_names
 from sfumato.train.diffusion import DiffusionJob, check_kept, load_to_train
-from sfumato.train.latents import Latents
+from sfumato.train.latents import Latents, cached
 from sfumato.train.loop import train
 from sfumato.train.loss import denoising_loss
 from sfumato.train.pack import pack
@@ -50,6 +50,7 @@ from sfumato.train.plan import (
 from sfumato.types import Condition
 
 KEPT = 384  # generated pictures of other prompts
+AT_ONCE = 16  # number of pictures that are generated at once
 KEPT_SHARE = 0.5  # number of these pictures per batch, relative to the batch size
 KEPT_WEIGHT = 8.0  # weight of the loss on these pictures, relative to the batch: this loss is small
 WORD = re.compile(r"[a-z]{3,12}" + re.escape(SUFFIX))
@@ -147,17 +148,23 @@ class LoraJob(DiffusionJob):
         self.kept: Tensor | None = None
         self.kept_tokens: Tensor | None = None
 
-    def prepare(self, model: Model, seed: int) -> Iterator[tuple[str, int, int]]:
-        """Generate pictures of other prompts for prior preservation."""
+    def prepare(self, model: Model, key: str, seed: int) -> Iterator[tuple[str, int, int]]:
+        """Generate pictures of other prompts for prior preservation; `key` identifies the model."""
         texts = other_prompts(model, KEPT, seed)
-        options = CreateOptions(seed=seed, best_of=1, batch=16)
-        made: list[Image.Image] = []
-        for event in stream(texts, options, model):
-            if isinstance(event, Made):
-                made.append(event.picture)
-                yield "pictures of other prompts", len(made), len(texts)
-        with torch.no_grad():
-            self.kept = model.space.encode(image.to_tensor(made).to(model.device)).float()
+        options = CreateOptions(seed=seed, best_of=1, batch=AT_ONCE)
+
+        @torch.no_grad()
+        def latents(start: int, end: int) -> Tensor:
+            events = stream(texts[start:end], options, model)
+            made = [event.picture for event in events if isinstance(event, Made)]
+            return model.space.encode(image.to_tensor(made).to(model.device))
+
+        (wide, tall), space = model.size, model.space.config
+        shape = len(texts), space.latent_channels, tall // space.factor, wide // space.factor
+        path = self.data.cache / "kept.npy"
+        for done in cached(path, f"{key} {seed}", shape, latents, AT_ONCE):
+            yield "pictures of other prompts", done, len(texts)
+        self.kept = torch.from_numpy(np.load(path)).float().to(model.device)
         self.kept_tokens = model.text(texts, model.size)[0].tokens
 
     @contextlib.contextmanager
@@ -252,8 +259,8 @@ def train_lora(
     plan = plan.model_copy(update={"previews": _previews(plan, pictures.captions)})
     with seeded(settings.seed):
         job = LoraJob(base, found, plan)
-    yield from in_tenths(job.prepare(base, settings.seed))
     about = {"start": fingerprint(base.network), "encoders": encoders}
+    yield from in_tenths(job.prepare(base, f"{about['start']} {encoders}", settings.seed))
     about |= plan.model_dump(include={"shift", "text_noise", "rank"})
     known = identity(plan, data, base.network.config, task="lora", **about)
     yield from train(job, settings, output, known)

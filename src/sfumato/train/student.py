@@ -236,14 +236,14 @@ def train_student(
     yield f"reading {data}"
     pictures = pack(data, teacher.size[0], output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
-    with seeded(settings.seed):
-        job = StudentJob(teacher, pictures, plan, output / "cache", settings.seed)
+    job = StudentJob(teacher, pictures, plan, output / "cache", settings.seed)
     taught_by = fingerprint(teacher.network, encoder.clip)
     texts = hashlib.blake2b("\0".join(job.texts).encode(), digest_size=12).hexdigest()
     how = f"{job.teacher.sampler} {job.teacher.guidance_scale:g} {len(job.teacher_sigmas) - 1}"
     key = f"{taught_by} {texts} {how} {plan.student_steps} {settings.seed}"
     yield from in_tenths(job.prepare(key))
-    add_low_rank(teacher.network, rank)
+    with seeded(settings.seed):
+        add_low_rank(teacher.network, rank)
     if start is not None:
         begin_at(teacher.network, start)
     start_digest = fingerprint(teacher.network, encoder.clip) if start is not None else taught_by
