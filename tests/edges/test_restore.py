@@ -434,6 +434,12 @@ def test_a_mat_around_a_noisy_photo_has_no_noise(sigma):
         assert made.report["sigma"] == pytest.approx(sigma, rel=0.1)
 
 
+def test_noise_of_a_tiny_picture_is_measured():
+    values = 128 + np.random.default_rng(0).normal(0, 20, (24, 24, 3))
+    found = measured_noise(Photo(values.round().astype(np.uint8)), RestoreOptions(denoise="auto"))
+    assert 127.5 * found.level == pytest.approx(20, rel=0.25)
+
+
 def page_of_text(size, paper=255, ink=0, sides=(480, 320)):
     """Lines of random letters on paper."""
     picture = Image.new("L", sides, paper)

@@ -267,6 +267,8 @@ def test_wrong_input(tmp_path):
         index(source, tmp_path / "file")
     with pytest.raises(OptionError, match="no word of"):
         search(tmp_path / "ix", "zebra")
+    with pytest.raises(OptionError, match="are empty"):
+        search(tmp_path / "ix", " ")
     with pytest.raises(OptionError, match="filter"):
         search(tmp_path / "ix", "apple", where="colour = 3")
     with pytest.raises(OptionError, match="1 or more"):

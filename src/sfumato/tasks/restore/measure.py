@@ -50,7 +50,7 @@ def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | Non
     seen = _unpainted(x)
     if photo.alpha is not None:
         seen &= photo.alpha[top : top + SAMPLE, left : left + SAMPLE] > 0
-    if seen.sum() < FEWEST:
+    if seen.sum() < min(FEWEST, seen.size):
         return Noise(0.0)
     x, seen = _cropped(x, seen)
     if photo.quality is None:

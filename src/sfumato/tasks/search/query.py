@@ -140,6 +140,8 @@ def _code(
     """The code of the query in the space of an index."""
     if words is not None and Path(words).suffix.lower() in image.SUFFIXES | {".txt"}:
         raise OptionError(f'"{words}" looks like a file name; give an example file with --like')
+    if words is not None and not words.strip():
+        raise OptionError("the words to search for are empty")
     if words is not None and settings.kind == "pictures":
         if isinstance(model, ImageTextSpace):
             return model.words(words)
