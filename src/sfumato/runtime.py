@@ -315,8 +315,12 @@ def array_file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any,
     """
     out: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, path.stat().st_size))
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, max(1, path.stat().st_size))
+        except OSError:
+            path.unlink()
+            raise
     return out
 
 

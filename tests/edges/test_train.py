@@ -321,9 +321,22 @@ def test_a_cache_is_continued_after_an_interruption(tmp_path):
     assert asked == [(0, 2), (2, 4), (4, 6), (6, 7)]
     assert np.load(path).ravel().tolist() == list(range(7))
     assert list(cached(path, "a", (7, 1), rows)) == []
-    assert list(cached(path, "b", (7, 1), rows)) == [7], "another key computes all anew"
+    earlier = np.load(path, mmap_mode="r")
+    assert list(cached(path, "b", (7, 1), lambda start, end: -rows(start, end))) == [7]
+    assert np.load(path).ravel().tolist() == [-k for k in range(7)], "another key: all anew"
+    assert earlier.ravel().tolist() == list(range(7)), "a run that reads the old rows goes on"
     (tmp_path / "cache" / "rows.json").write_text('{"key": "b"}')  # as an older version wrote it
     assert list(cached(path, "b", (7, 1), rows)) == []
+
+
+def test_a_cache_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        next(cached(tmp_path / "rows.npy", "a", (7, 1), lambda start, end: torch.zeros(7, 1)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_caches_are_not_taken_for_other_data(tmp_path, tiny):

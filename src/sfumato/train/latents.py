@@ -41,6 +41,7 @@ def cached(
         out = np.load(path, mmap_mode="r+")
     else:
         note.unlink(missing_ok=True)  # first: there must be no key for a wrong array
+        path.unlink(missing_ok=True)  # a new file: another run may still read the old one
         path.parent.mkdir(parents=True, exist_ok=True)
         out = array_file(path, np.float16, shape)
     for start in range(done, shape[0], batch):
