@@ -915,6 +915,8 @@ def test_models_and_inspect(run, tiny):
     code, out, _ = run("models", "--near", "serpent")
     assert code == 0 and len(out.splitlines()) == 6 and out.splitlines()[0].endswith("  snake")
     assert json.loads(run("models", "--near", "serpent", "--json")[1])[0]["name"] == "snake"
+    code, _, err = run("models", "--near", " ")
+    assert code == 2 and "--near is empty" in err
     code, _, err = run("models", "--near", "serpent", "--model", tiny)
     assert code == 2 and "has no names of training pictures" in err
     record = json.loads(run("inspect", tiny)[1])

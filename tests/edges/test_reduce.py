@@ -433,6 +433,14 @@ def test_an_unknown_corruption_is_refused_before_any_work():
         ReduceOptions(corruption="nois:25")
 
 
+@pytest.mark.parametrize("corruption", ["gray", "noise:5+blur:1", "mask:box:0.2", "down:2"])
+def test_a_corruption_of_pictures_does_not_fit_a_table(corruption):
+    rows = np.random.default_rng(0).normal(size=(30, 6))
+    with pytest.raises(OptionError, match="needs pictures"):
+        sfumato.reduce(rows, ReduceOptions(codes=(2,), corruption=corruption))
+    sfumato.reduce(rows, ReduceOptions(codes=(2,), corruption="mask:0.3+noise:5", epochs=1))
+
+
 def test_large_pictures_are_as_small_ones_of_them(tmp_path):
     for k in range(4):
         noise = np.random.default_rng(k).integers(0, 255, (90, 120, 3), np.uint8)

@@ -464,3 +464,17 @@ def test_a_damaged_index_is_one_sentence_and_stays(run, tmp_path):
     assert sorted(p for p in (tmp_path / "ix").rglob("*") if p.is_file()) == there, (
         "nothing of the user's is deleted"
     )
+
+
+def test_texts_beside_pictures_are_told(run, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for k in range(6):
+        noise = np.random.default_rng(k).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{k}.png")
+    (folder / "0.txt").write_text("a caption")
+    ask = ["index", folder, "--output", tmp_path / "index", "--space", "pca:2"]
+    assert "not indexed" not in run(*ask)[2]
+    (folder / "notes.txt").write_text("some notes")
+    code, _, err = run(*ask)
+    assert code == 0 and "1 .txt files are not indexed" in err

@@ -61,9 +61,11 @@ def test_it_becomes_a_part_of_the_model(folder, tiny):
         ((40, 40), (16, 16), 1),
         ((64, 32), (16, 8), 1),
         ((100, 100), (16, 16), 2),
+        ((8, 8), (16, 16), 0),
+        ((10, 5), (16, 8), 0),
     ],
 )
-def test_a_larger_picture_is_made_small_and_enlarged(folder, size, worked, times):
+def test_a_picture_of_another_size_is_made_at_the_models_own(folder, size, worked, times):
     model = load(folder)
     plan = resolve(options(folder, size=size), model)
     assert (plan.size, plan.enlarged) == (worked, times)
@@ -73,6 +75,12 @@ def test_a_larger_picture_is_made_small_and_enlarged(folder, size, worked, times
 def test_without_an_upscaler_the_model_works_at_the_size_itself(tiny):
     plan = resolve(options(tiny, size=(64, 64)), load(tiny))
     assert (plan.size, plan.enlarged) == ((64, 64), 0)
+
+
+def test_a_smaller_picture_is_the_picture_of_the_models_own_size_shrunk(folder):
+    model = load(folder)
+    own, small = (create("a fox", options(folder, size=n), model)[0].picture for n in (16, 8))
+    assert small.tobytes() == own.resize((8, 8), Image.Resampling.LANCZOS).tobytes()
 
 
 def test_each_picture_is_its_own_in_any_batch(folder):

@@ -183,9 +183,12 @@ def inspect(
 
 def _tell_near(text: str, model: str, *, as_json: bool) -> None:
     """Print the names of training pictures that are close in meaning to a text, one per line."""
+    from sfumato.errors import OptionError
     from sfumato.hub.load import resolve
     from sfumato.tasks.names import Names
 
+    if not text.strip():
+        raise OptionError("--near is empty; give a text")
     found = Names.load(resolve(model)).near(text)
     if as_json:
         say(json.dumps([{"name": name, "similarity": similarity} for name, similarity in found]))

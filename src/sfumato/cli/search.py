@@ -24,6 +24,7 @@ def index(
 ) -> None:
     """Index pictures or documents for search; only new and changed items are encoded."""
     from sfumato.tasks.search import index as work
+    from sfumato.tasks.search.items import ignored_texts
 
     options = IndexOptions.build(given(values))
     with bar() as progress:
@@ -35,6 +36,8 @@ def index(
         f"{last.total - len(last.skipped)} items encoded, {last.removed} removed, "
         f"{len(last.skipped)} left out: {output}"
     )
+    if texts := ignored_texts(data):
+        note(f"{texts} .txt files are not indexed, as {data} also has pictures")
     if last.recall is not None:
         note(
             f"search is approximate from {work.APPROXIMATE:,} items on: it finds {last.recall:.1%} "

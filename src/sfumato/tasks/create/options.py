@@ -106,7 +106,7 @@ class CreateOptions(Options):
     size: tuple[int, int] | None = option(
         None,
         "Width and height in pixels; one number for both. A model with an upscaler, such as "
-        "icons, generates larger pictures at its own size and then enlarges them.",
+        "icons, generates pictures at its own size and then enlarges or shrinks them.",
         metavar="WxH",
     )
     transparent: bool = option(

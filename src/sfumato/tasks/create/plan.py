@@ -193,9 +193,11 @@ def resolve(options: CreateOptions, model: Model) -> Plan:
     """
     defaults = model.defaults
     start, size, shown = _start(options, model)
-    size, enlarged = (size, 0) if options.mask else _small(size, model)
-    if start is not None and enlarged:
-        start = Start(image.crop_to(start.picture, size), start.stored, start.profile, None)
+    enlarged = 0
+    if not options.mask:
+        size, enlarged = _worked(size, model)
+        if start is not None:
+            start = Start(image.crop_to(start.picture, size), start.stored, start.profile, None)
     best_of, scale = options.best_of or defaults.best_of, options.guidance_scale
     return Plan(
         model,
@@ -236,21 +238,22 @@ def _start(
     return start, size, shown
 
 
-def _small(size: tuple[int, int], model: Model) -> tuple[tuple[int, int], int]:
+def _worked(size: tuple[int, int], model: Model) -> tuple[tuple[int, int], int]:
     """The size at which the model works for a picture of `size`, and how often it is enlarged.
 
-    If the model has an upscaler, larger pictures are generated at about the model's own size.
+    A model with an upscaler works at about its own size, also for smaller pictures.
     """
     own = max(model.size)
-    if max(size) <= own or model.upscaler is None:
+    fits = max(size) == own and not any(n % model.unit for n in size)
+    if fits or model.upscaler is None:
         return size, 0
-    small = _nearest(
+    worked = _nearest(
         (round(size[0] * own / max(size)), round(size[1] * own / max(size))), model.unit
     )
     times, factor = 0, Detail().config.factor
-    while any(n * factor**times < wanted for n, wanted in zip(small, size, strict=True)):
+    while any(n * factor**times < wanted for n, wanted in zip(worked, size, strict=True)):
         times += 1
-    return small, times
+    return worked, times
 
 
 def check(prompts: Sequence[str], plan: Plan) -> None:

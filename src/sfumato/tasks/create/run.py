@@ -237,9 +237,12 @@ def _made(
 def _finished(
     plan: Plan, pixels: Tensor, wanted: Sequence[tuple[str, int]]
 ) -> Generator[Progress, None, list[Image.Image]]:
-    """Convert pictures to the result's size; enlarge them if the model works at a smaller size."""
+    """Convert pixels to pictures of the result's size; where that is larger, enlarge them."""
     if not plan.enlarged:
-        return image.to_pictures(pixels)
+        as_made = image.to_pictures(pixels)
+        if plan.options.mask is not None:  # its padding is cropped later
+            return as_made
+        return [image.crop_to(picture, plan.shown) for picture in as_made]
     # loaded only now, because loading takes longer than a step
     upscaler, pictures = plan.model.upscaler, []
     assert upscaler is not None

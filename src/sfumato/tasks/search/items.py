@@ -53,6 +53,19 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
     ]
 
 
+def ignored_texts(source: Path) -> int:
+    """Number of the ``.txt`` files that an index of a folder of pictures does not hold.
+
+    A text beside the picture of the same name is its caption, and does not count.
+    """
+    if not source.is_dir() or items_of(source)[0] == "documents":
+        return 0
+    there = files(source)
+    pictures = {p.with_suffix("") for p in there if p.suffix.lower() in image.SUFFIXES}
+    texts = [p for p in there if p.suffix.lower() == ".txt"]
+    return sum(p.with_suffix("") not in pictures for p in texts)
+
+
 def _file(source: Path, path: Path, sample: Sample) -> Item:
     # a broken link is reported when it is read
     state = path.stat() if path.exists() else None
