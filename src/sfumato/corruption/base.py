@@ -235,3 +235,20 @@ def parse(text: str) -> Corruption:
         except (ValueError, IndexError, TypeError, OverflowError):
             raise OptionError(f'"{word.strip()}" cannot be read; write {usage}') from None
     return parts[0] if len(parts) == 1 else Compose(tuple(parts))
+
+
+def check_for_rows(text: str) -> None:
+    """Raise an error if a corruption needs neighboring pixels or color, which rows of a table lack.
+
+    Raises
+    ------
+    OptionError
+    """
+    chosen = parse(text)
+    for part in chosen.parts if isinstance(chosen, Compose) else (chosen,):
+        pixels = isinstance(part, RandomMask) and part.kind == "pixels"
+        if not pixels and not isinstance(part, GaussianNoise | SaltAndPepper | ShotNoise):
+            raise OptionError(
+                f'corruption "{part}" needs pictures; for tables and documents, use noise, shot, '
+                "salt or mask, such as mask:0.3"
+            )

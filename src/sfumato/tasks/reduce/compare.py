@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_array
 
-from sfumato.corruption.base import Compose, parse
-from sfumato.corruption.mask import RandomMask
-from sfumato.corruption.noise import GaussianNoise, SaltAndPepper, ShotNoise
+from sfumato.corruption.base import check_for_rows
 from sfumato.data.rows import Table, read
 from sfumato.data.terms import Terms
 from sfumato.errors import DataError, OptionError
@@ -214,7 +212,8 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
         number of training rows or of values per row, and for a corruption that needs pictures, if
         the rows are not pictures.
     """
-    _check_corruption(table, options)
+    if table.shape is None and options.corruption is not None:
+        check_for_rows(options.corruption)
     test = table.test if table.test is not None else _held_out(len(table), options)
     if test.sum() < 2 or (~test).sum() < 3:
         raise DataError(
@@ -239,20 +238,6 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     labeled = labels is not None and (labels[~test] != "").any() and (labels[test] != "").sum() > 1
     known, asked = (labels[~test], labels[test]) if labeled and labels is not None else (None, None)
     return Comparison(table, options, train, held, known, asked, np.flatnonzero(test))
-
-
-def _check_corruption(table: Table, options: ReduceOptions) -> None:
-    """Raise an error if a corruption needs neighboring pixels or color, but the rows have none."""
-    if table.shape is not None or options.corruption is None:
-        return
-    chosen = parse(options.corruption)
-    for part in chosen.parts if isinstance(chosen, Compose) else (chosen,):
-        pixels = isinstance(part, RandomMask) and part.kind == "pixels"
-        if not pixels and not isinstance(part, GaussianNoise | SaltAndPepper | ShotNoise):
-            raise OptionError(
-                f'corruption "{part}" needs pictures; for tables and documents, use noise, shot, '
-                "salt or mask, such as mask:0.3"
-            )
 
 
 def _standardized(train: NDArray[Any], held: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
