@@ -183,6 +183,8 @@ def explain(error: ValidationError) -> str:
         key = ".".join(str(p) for p in item["loc"]) or "value"
         if item["type"] == "extra_forbidden":
             parts.append(f"{key}={_short(item['input'])} is not a known key")
+        elif item["type"] == "missing":
+            parts.append(f"{key} is missing")
         else:
             parts.append(f"{key}={_short(item['input'])} is not supported ({item['msg'].lower()})")
     return "; ".join(parts)

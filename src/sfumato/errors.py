@@ -2,12 +2,13 @@
 
 The hierarchy of exceptions::
 
-    SfumatoError           catch this to catch them all; the CLI prints it and exits with code 2 |--
-    OptionError        an option, name or size that is not accepted |-- ConfigError        a key or
-    value of a model's config that is not supported |-- ModelError         a model folder or weight
-    file that cannot be used |-- PictureError       a picture that cannot be read or written |--
-    DataError          a data set or search index that cannot be used `-- TrainingError
-    training that cannot continue (NaN, a checkpoint of another run)
+    SfumatoError           catch this to catch them all; the CLI prints it and exits with code 2
+    |-- OptionError        an option, name or size that is not accepted
+    |-- ConfigError        a key or value of a model's config that is not supported
+    |-- ModelError         a model folder or weight file that cannot be used
+    |-- PictureError       a picture that cannot be read or written
+    |-- DataError          a data set or search index that cannot be used
+    `-- TrainingError      training that cannot continue (NaN, a checkpoint of another run)
 
 A message says what was given, what is accepted and what to do.
 """

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sfumato.cli.explain import _change
 from sfumato.errors import OptionError
 from sfumato.hub.load import load
 from sfumato.tasks.create.options import CreateOptions
@@ -104,3 +105,15 @@ def test_the_command(run, tiny):
     assert code == 2 and "NAME=VALUE" in err
     code, _, err = run("create", "a red apple", "--model", tiny, "--then", "x", "--steps", 3)
     assert code == 2 and "--then-step" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("prompt=a cat, black", {"prompt": "a cat, black"}),
+        ("prompt=a cat, black, steps=3", {"prompt": "a cat, black", "steps": "3"}),
+        ("then-step=2, then=a=b", {"then_step": "2", "then": "a=b"}),
+    ],
+)
+def test_a_text_of_a_change_may_have_commas(text, found):
+    assert _change(text) == found

@@ -41,8 +41,11 @@ def test_create_restore_search_and_inspect(tmp_path):
         ("restore", {"picture": photo, "options": {"fill_box": "5,6,7,8"}}),
         ("search", {"index": str(tmp_path / "ix"), "words": "apples", "options": {"k": 2}}),
         ("inspect", {"picture": str(tmp_path / "made" / "a-red-apple-7.png")}),
-        ("create", {"prompt": "x", "options": {"size": "60x60"}}),
+        ("create", {"prompt": "x", "options": {"sampler": "eulr"}}),
         ("restore", {"picture": "/nowhere.png", "options": {"denoise": 9}}),
+        ("create", {"prompt": "x", "seed": 7}),
+        ("create", {"options": {"steps": 2}}),
+        ("create", {"prompt": "x", "options": {"mask": "m.png"}}),
     )
     assert {"create", "restore", "search", "inspect", "models"} <= set(tools)
     created, restored, found, told, *wrong = answers
@@ -58,5 +61,12 @@ def test_create_restore_search_and_inspect(tmp_path):
     assert (made == values)[outside].all() and not restored.is_error
     assert "similarity" in str(found.content)
     assert "a red apple" in str(told.content)
-    for answer, message in zip(wrong, ("multiples of", "nowhere.png"), strict=True):
+    said = (
+        "did you mean",
+        "nowhere.png",
+        "has no argument seed",
+        "prompt is missing",
+        "needs source",
+    )
+    for answer, message in zip(wrong, said, strict=True):
         assert answer.is_error and message in str(answer.content)

@@ -224,8 +224,8 @@ def test_the_openai_client(server):
         assert picture.getchannel("A").getextrema() == (0, 255)
     with pytest.raises(openai.BadRequestError, match="JPEG has no transparent"):
         client.images.generate(prompt="x", background="transparent", output_format="jpeg")
-    with pytest.raises(openai.BadRequestError, match="multiples of"):
-        client.images.generate(prompt="x", size="60x60")
+    odd = client.images.generate(prompt="x", size="60x50", response_format="b64_json")
+    assert Image.open(io.BytesIO(base64.b64decode(odd.data[0].b64_json))).size == (60, 50)
 
 
 def test_the_webuiapi_client(server):

@@ -227,7 +227,7 @@ def test_the_indexes_are_listed(served):
         ("traces", {"changes": [{"prompt": "x" * 5000}]}, "letters"),
         ("traces", {"changes": [{"model": "icons"}]}, "model cannot differ"),
         ("traces", {"changes": [{}] * 6}, "changes"),
-        ("traces", {"changes": [{"then": "a cat"}]}, "--then-step"),
+        ("traces", {"changes": [{"then": "a cat"}]}, "need then_step"),
     ],
 )
 def test_what_no_client_may_ask_for(served, path, body, said):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,7 +100,8 @@ def _change(text: str) -> dict[str, str]:
     """Parse the value of --change into options and their values."""
     from sfumato.errors import OptionError
 
-    parts = [part.partition("=") for part in text.split(",")]
+    # a comma ends a value only before the next name, since a text may have commas
+    parts = [part.partition("=") for part in re.split(r",(?=\s*[\w-]+\s*=)", text)]
     if any(not sign or not name.strip() for name, sign, _ in parts):
         raise OptionError(
             f'--change "{text}" cannot be read; write NAME=VALUE, such as guidance_scale=1'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -92,10 +93,13 @@ def serve(
         logger.addHandler(logging.StreamHandler())
         logger.setLevel(logging.INFO)
     how: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False}
-    config = uvicorn.Config(build(settings), host, port, timeout_graceful_shutdown=5, **how)
+    app = build(settings)
+    config = uvicorn.Config(app, host, port, timeout_graceful_shutdown=5, **how)
     server = uvicorn.Server(config)
     server.startup = functools.partial(_startup, server, server.startup)  # type: ignore[method-assign]
-    server.run()
+    server.shutdown = functools.partial(_shutdown, app, server.shutdown)  # type: ignore[method-assign]
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after its shutdown
+        server.run()
     if not server.started:
         raise OptionError(f"cannot listen on port {port} of {host}: give another --port")
     note("stopped; unfinished jobs continue at the next start")
@@ -119,6 +123,12 @@ async def _startup(server: Any, startup: Callable[..., Any], sockets: Any = None
     for listening in server.servers if server.started else ():
         host, port = listening.sockets[0].getsockname()[:2]
         say(f"http://{host}:{port}/")
+
+
+async def _shutdown(app: Any, shutdown: Callable[..., Any], sockets: Any = None) -> None:
+    """Tell waiting clients that the server stops, and stop it."""
+    app.state.queue.dismiss()
+    await shutdown(sockets)
 
 
 def _serve_mcp(folder: Path) -> None:

@@ -102,7 +102,7 @@ async def img2img(request: Request, asked: ImageToImage) -> dict[str, Any]:
 
 
 def _inverted(mask: str) -> str:
-    return encoded(image.read_mask(decoded(mask)).point(lambda v: 255 - v))
+    return encoded(image.read_mask(decoded(mask, "mask")).point(lambda v: 255 - v))
 
 
 def _body(request: Request, asked: TextToImage, **extra: Any) -> CreateBody:
@@ -237,7 +237,7 @@ async def interrupt(request: Request) -> dict[str, Any]:
 @router.post("/png-info")
 async def png_info(asked: Info) -> dict[str, Any]:
     """Read the generation settings that a picture contains."""
-    settings, texts = await asyncio.to_thread(metadata.read_all, decoded(asked.image))
+    settings, texts = await asyncio.to_thread(metadata.read_all, decoded(asked.image, "image"))
     text = texts.get("parameters", "")
     return {
         "info": text,

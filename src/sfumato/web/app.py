@@ -7,6 +7,7 @@ page), and the APIs that existing clients use.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from importlib import resources
@@ -25,6 +26,7 @@ from sfumato.errors import SfumatoError
 from sfumato.web import a1111, jobs, openai
 from sfumato.web.bodies import Offered, named, offered_models
 from sfumato.web.guard import Guard
+from sfumato.web.messages import for_clients
 from sfumato.web.queue import Full, Queue
 from sfumato.web.schema import FAILURES
 from sfumato.web.store import Store
@@ -34,6 +36,8 @@ POLICY = "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsa
 WEB = Path(str(resources.files("sfumato.web")))
 # the documentation site: part of a wheel; a checkout has it after `make docs`
 DOCS = WEB / "docs" if (WEB / "docs").is_dir() else WEB.parents[2] / "build" / "docs"
+# the wrong field at the beginning of a message, such as "steps=0 is not supported"
+FIELD = re.compile(r"([a-z_]+)[\w.]*(?==|: | is )")
 DOCS_LINK = '<a href="/docs/">Documentation</a>'
 
 
@@ -142,10 +146,10 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def failure(status: int, message: str, **headers: str) -> JSONResponse:
-    """An error, in the format that OpenAI's clients read."""
+def failure(status: int, message: str, *, param: str | None = None, **headers: str) -> JSONResponse:
+    """An error, in the format that OpenAI's clients read; `param` is the wrong field."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"message": message, "type": kind, "param": None, "code": None}
+    error = {"message": for_clients(message), "type": kind, "param": param, "code": None}
     return JSONResponse({"error": error}, status, headers=dict(headers))
 
 
@@ -160,7 +164,9 @@ async def _invalid(_: Request, error: Exception) -> Response:
         key = ".".join(str(part) for part in item["loc"][1:])
         said = item["msg"].removeprefix("Value error, ")
         parts.append(f"{key}: {said}" if key else said)
-    return failure(422, "; ".join(parts))
+    message = "; ".join(parts)
+    named = FIELD.match(message)
+    return failure(422, message, param=named[1] if named else None)
 
 
 async def _full(request: Request, _: Exception) -> Response:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import gzip
 import math
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +23,10 @@ from pydantic import Field
 from sklearn.datasets import load_digits
 
 from sfumato import image
-from sfumato.errors import OptionError, unknown
+from sfumato.errors import DataError, OptionError, unknown
 from sfumato.hub.load import bundled, restorers
 from sfumato.hub.lora import lora_scale
-from sfumato.runtime import random_seed
+from sfumato.runtime import random_seed, replace_surrogates
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.explain.probe import ProbeOptions
 from sfumato.tasks.lessons import LessonOptions
@@ -39,6 +42,8 @@ LONGEST = 4000  # letters of a prompt
 STEPS, SAMPLES = 200, 8
 # limits of a comparison: rows, epochs, number of code lengths, and the largest code length
 ROWS, EPOCHS, CODES, LARGEST_CODE = 5000, 100, 6, 512
+WIDEST, WIDE = 4096, 8192  # units of a hidden layer, and of all hidden layers
+UNPACKED = 512 * 2**20  # bytes of data after decompression
 TRAINED = 2000  # training steps of a lesson
 TABLES = (".csv", ".zip", ".npz", ".npy", ".parquet", ".gz")
 RESULT = 100_000_000  # pixels of a restored photo
@@ -181,6 +186,7 @@ def checked(body: Body, folder: Path, offered: Offered) -> dict[str, Any]:
         If a picture cannot be read.
     """
     request = body.model_dump(mode="json", exclude_unset=True)
+    _check_text(request)
     match body:
         case CreateBody():
             request |= _created(body, request, offered)
@@ -236,6 +242,11 @@ def _reduced(body: ReduceBody, folder: Path) -> dict[str, Any]:
         raise OptionError(
             f"the server compares at most {CODES} code lengths of at most {LARGEST_CODE} numbers"
         )
+    layers = body.layers or (1,)
+    if max(layers) > WIDEST or sum(layers) > WIDE:
+        raise OptionError(
+            f"the server trains hidden layers of at most {WIDEST} units, {WIDE} in total"
+        )
     if "file:" in (body.corruption or ""):
         raise OptionError("the server does not accept a corruption that reads files")
     kind = Path(body.name).suffix.lower()
@@ -249,8 +260,40 @@ def _reduced(body: ReduceBody, folder: Path) -> dict[str, Any]:
         digits, path = load_digits(), folder / "data.npz"
         np.savez(path, images=digits.images.astype(np.uint8) * 15, labels=digits.target)
     else:
-        path.write_bytes(decoded(body.data))
+        path.write_bytes(decoded(body.data, "data"))
+        _check_unpacked(path)
     return {"data": str(path), "limit": body.limit, "name": body.name}
+
+
+def _check_unpacked(path: Path) -> None:
+    """Refuse a small file that becomes very large when it is decompressed."""
+    try:
+        size = _unpacked(path)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"the data cannot be read: {error}") from None
+    if size > UNPACKED:
+        raise OptionError(
+            f"the data are too large: the server takes up to {UNPACKED // 2**20} MB, decompressed"
+        )
+
+
+def _unpacked(path: Path) -> int:
+    """Bytes of a file of data after decompression; for a .gz file at most about `UNPACKED`."""
+    if path.suffix in (".zip", ".npz"):
+        with zipfile.ZipFile(path) as archive:
+            return sum(member.file_size for member in archive.infolist())
+    if path.suffix == ".gz":
+        size = 0
+        with gzip.open(path) as stream:
+            while size <= UNPACKED and (part := stream.read(2**20)):
+                size += len(part)
+        return size
+    if path.suffix == ".parquet":
+        from pyarrow import parquet  # an optional package
+
+        about = parquet.read_metadata(path)
+        return int(about.num_rows * about.num_columns * 8)
+    return path.stat().st_size
 
 
 def _searched(body: SearchBody, indexes: Mapping[str, str]) -> dict[str, Any]:
@@ -296,24 +339,36 @@ def offered_models(paths: list[str]) -> dict[str, str]:
     return {name: name for name in bundled()} | {Path(path).stem: path for path in paths}
 
 
-def decoded(text: str) -> bytes:
-    """The bytes of a picture in base64, with or without ``data:...;base64,``.
+def _check_text(value: Any, name: str = "") -> None:
+    """Refuse lone surrogates: JSON accepts them, but no file, database or tokenizer does."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _check_text(part, name or key)
+    elif isinstance(value, list):
+        for part in value:
+            _check_text(part, name)
+    elif isinstance(value, str) and not value.isascii() and replace_surrogates(value) != value:
+        raise OptionError(f"{name} is not valid Unicode: it has half of a surrogate pair")
+
+
+def decoded(text: str, name: str) -> bytes:
+    """The bytes of a file in base64, with or without ``data:...;base64,``.
 
     Raises
     ------
     OptionError
     """
     if re.match(r"\w+://", text):
-        raise OptionError("send files as base64; the server does not fetch URLs")
+        raise OptionError(f"{name}: send files as base64; the server does not fetch URLs")
     try:
         return base64.b64decode(re.sub(r"^data:[\w/+.;=-]*,", "", text), validate=True)
     except (binascii.Error, ValueError):
-        raise OptionError("a file is not valid base64") from None
+        raise OptionError(f"{name} is not valid base64") from None
 
 
 def kept(given: str | bytes, folder: Path, name: str) -> Path:
     """Check a picture of a request, and store it as a file."""
-    data = decoded(given) if isinstance(given, str) else given
+    data = decoded(given, name) if isinstance(given, str) else given
     image.read(data)  # refuses data that are no picture, or too large a picture
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.picture"

@@ -14,7 +14,7 @@ import json
 import logging
 import re
 import time
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -78,12 +78,12 @@ class Guard:
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         host = headers.get("host", "")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin).netloc != host:
             raise Refused(403, "pages of other sites may not use this server")
         if self.token is not None:
             if not OPEN.fullmatch(scope["path"]) and not self._known(headers):
                 raise Refused(401, "give the server's token: Authorization: Bearer TOKEN")
-        elif urlsplit(f"//{host}").hostname not in LOOPBACK | {self.host}:
+        elif _split(f"//{host}").hostname not in LOOPBACK | {self.host}:
             raise Refused(403, "the server is not known by this name")
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self.largest:
@@ -119,6 +119,13 @@ class Guard:
             return message
 
         return limited
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise Refused(400, "the header Host or Origin cannot be read") from None
 
 
 async def _refuse(send: Send, refused: Refused) -> None:

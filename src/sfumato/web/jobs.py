@@ -36,8 +36,9 @@ from sfumato.web.bodies import (
 )
 from sfumato.web.queue import Queue, Update
 from sfumato.web.schema import EVENTS, NOT_FOUND, PAGE, PICTURE, STARTED, JobRecord
-from sfumato.web.store import Job, new_id
+from sfumato.web.store import ENDED, Job, new_id
 
+LEFT = 1.0  # seconds between checks whether a waiting client has left
 WORD = 200  # largest number of letters of a text for which names are searched
 
 router = APIRouter()
@@ -96,19 +97,31 @@ async def finished(request: Request, job: Job) -> dict[str, Any]:
     OptionError
         If the request cannot be fulfilled.
     HTTPException
-        If the job was cancelled meanwhile.
+        If the job was cancelled meanwhile, or the server stops.
     Failed
         If the job failed for another reason.
     """
     queue = queue_of(request)
-    ended = await queue.result(job.id)
+    ended = await _result(request, job)
     if ended.status == "completed" and ended.result is not None:
         return ended.result
     if ended.status == "cancelled":
         raise HTTPException(409, "the job was cancelled")
+    if ended.status not in ENDED:
+        raise HTTPException(503, "the server stops; the job continues when it starts again")
     if job.id in queue.wrong and ended.error:
         raise OptionError(ended.error)
     raise Failed(ended.error or f"the job was {ended.status}")
+
+
+async def _result(request: Request, job: Job) -> Job:
+    """Wait for a job's end; if the client leaves meanwhile, cancel the job."""
+    queue = queue_of(request)
+    waiting = asyncio.create_task(queue.result(job.id))
+    while not (await asyncio.wait({waiting}, timeout=LEFT))[0]:
+        if await request.is_disconnected():
+            queue.cancel(job.id)
+    return waiting.result()
 
 
 def record(queue: Queue, job: Job) -> dict[str, Any]:
@@ -236,7 +249,7 @@ async def one(request: Request, identity: str) -> dict[str, Any]:
 
 @router.post("/jobs/{identity}/cancel", response_model=JobRecord, responses=NOT_FOUND)
 async def cancel(request: Request, identity: str) -> dict[str, Any]:
-    """Cancel a job; it stops within one step."""
+    """Cancel a job; it stops after its current step, at most ten seconds later."""
     job = _job(request, identity)
     if not queue_of(request).cancel(identity):
         raise HTTPException(409, f"the job has already ended: {job.status}")
@@ -257,7 +270,9 @@ async def events(request: Request, identity: str) -> StreamingResponse:
             if update.kind == "completed":
                 data = with_addresses(identity, data)
             elif update.kind == "picture":
-                data = {k: v for k, v in data.items() if k != "file"}
+                place = f"/v1/jobs/{identity}/pictures/{data['number']}"
+                about = {k: v for k, v in data.items() if k not in ("file", "number")}
+                data = {**({"url": place} if data["file"] else {}), **about}
             yield sse(Update(update.kind, data))
 
     return StreamingResponse(lines(), media_type="text/event-stream")
@@ -276,10 +291,13 @@ def sse(update: Update) -> str:
 async def picture(request: Request, identity: str, number: int) -> FileResponse:
     """A picture of a job, as PNG with its settings inside."""
     job = _job(request, identity)
-    held = (job.result or {}).get("pictures", [])
-    if not 0 <= number < len(held) or not held[number]["file"]:
+    file = f"{number}.png"  # a job that runs or was cancelled has no result, but perhaps pictures
+    if job.result is not None:
+        held = job.result["pictures"]
+        file = held[number]["file"] if 0 <= number < len(held) else ""
+    path = queue_of(request).store.files(identity) / file
+    if not path.is_file():
         raise HTTPException(404, "the job has no picture with this number")
-    path = queue_of(request).store.files(identity) / held[number]["file"]
     return FileResponse(path, media_type="image/png")
 
 

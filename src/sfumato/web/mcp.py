@@ -18,10 +18,12 @@ from mcp.server.mcpserver import Image as Shown
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from PIL import Image
+from pydantic import ValidationError
 
 from sfumato import __version__, image
 from sfumato import metadata as settings_of
 from sfumato.data import photo as photos
+from sfumato.config import explain
 from sfumato.data.foreign import read_options
 from sfumato.errors import SfumatoError
 from sfumato.hub.describe import describe
@@ -33,6 +35,7 @@ from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import Restored
 from sfumato.tasks.search.options import SearchOptions
 from sfumato.tasks.search.query import search as find
+from sfumato.web.messages import for_clients
 
 T = TypeVar("T")
 SMALL = 768  # longest side in pixels of a picture that is sent to a client
@@ -40,9 +43,28 @@ ABOUT = """sfumato generates small pictures from texts, restores photographs, an
 Pictures are given by their paths on this machine; results are written into one folder."""
 
 
+class _Server(MCPServer[Any]):
+    """A server that refuses unknown arguments, which the library ignores."""
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        tools = {tool.name: tool.input_schema["properties"] for tool in await self.list_tools()}
+        known = tools.get(name, arguments)
+        if others := [given for given in arguments if given not in known]:
+            hint = '; settings belong in "options"' if "options" in known else ""
+            raise ToolError(
+                f"{name} has no argument {', '.join(others)}; known: {', '.join(known)}{hint}"
+            )
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(explain(error.__cause__)) from None
+            raise
+
+
 def build(folder: Path) -> MCPServer[Any]:
     """Build the server; it writes pictures to `folder`."""
-    server: MCPServer[Any] = MCPServer("sfumato", instructions=ABOUT, version=__version__)
+    server = _Server("sfumato", instructions=ABOUT, version=__version__)
     tools = _Tools(folder)
     pictures: list[Callable[..., Any]] = [tools.create, tools.restore]
     others: list[Callable[..., Any]] = [tools.search, tools.inspect, tools.models]
@@ -116,7 +138,7 @@ def _told(tool: Callable[..., T]) -> Callable[..., T]:
         try:
             return tool(*args, **given)
         except SfumatoError as error:
-            raise ToolError(str(error)) from None
+            raise ToolError(for_clients(str(error))) from None
 
     return run
 

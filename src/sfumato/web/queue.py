@@ -20,10 +20,12 @@ from typing import Any
 from sfumato.types import Progress
 from sfumato.web.store import ENDED, Job, Store
 from sfumato.web.work import Finished, JobProgress, Preview, Work, compatible
-from sfumato.web.worker import Cancel, Ended, JobEvent, serve
+from sfumato.web.worker import Cancel, Ended, Free, JobEvent, serve
 
 CRASHED = "the worker stopped twice while it worked on this job"
 TOGETHER = 8  # largest number of jobs in a batch
+LAST = (*ENDED, "stopping")  # events after which no other event follows
+PATIENCE = 10.0  # seconds that a worker may take to stop a cancelled batch; then it is killed
 PAUSE = 0.5  # seconds between the end of a worker and the next one
 FORGET = 60.0  # seconds between removals of old jobs
 logger = logging.getLogger("sfumato.web")
@@ -39,7 +41,8 @@ class Update:
 
     Attributes
     ----------
-    kind : {"progress", "preview", "picture", "completed", "failed", "cancelled"}
+    kind : {"progress", "preview", "picture", "completed", "failed", "cancelled", "stopping"}
+        "stopping" only ends the watching: the server stops, and the job continues later.
     data : dict
     """
 
@@ -54,6 +57,7 @@ class Running:
     started: float = field(default_factory=time.monotonic)
     progress: Progress | None = None
     preview: str | None = None
+    pictures: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Progress of the job: what, done, total, and eta in seconds."""
@@ -87,7 +91,8 @@ class Queue:
         self.woken, self.closing = asyncio.Event(), False
         self.pipe: Connection | None = None
         self.process: BaseProcess | None = None
-        self.done = asyncio.Event()
+        self.done = asyncio.Event()  # set while the worker is free
+        self.deadline: asyncio.TimerHandle | None = None  # of a cancelled batch
         self.wrong: set[str] = set()  # jobs that failed because of their request
         self.average = 1.0  # average seconds of a job, for Retry-After
 
@@ -97,6 +102,12 @@ class Queue:
         self.loop = asyncio.get_running_loop()
         self._spawn()
         self.task = asyncio.create_task(self._work())
+
+    def dismiss(self) -> None:
+        """End the watching of all jobs, because the server stops."""
+        self.closing = True
+        for identity in list(self.watchers):
+            self._send(identity, Update("stopping", {}))
 
     async def stop(self) -> None:
         """Stop the worker; queue its running jobs again, for the next start."""
@@ -145,14 +156,23 @@ class Queue:
         if identity in self.running and self.pipe is not None:
             with contextlib.suppress(OSError):
                 self.pipe.send(Cancel(identity))
-        self._leave(identity)
+            self.running.pop(identity)
+            if not self.running:
+                self.deadline = self.loop.call_later(PATIENCE, self._kill)
         self._send(identity, Update("cancelled", {}))
         return True
 
-    def _leave(self, identity: str) -> None:
-        self.running.pop(identity, None)
-        if not self.running:
-            self.done.set()
+    def _kill(self) -> None:
+        """End a worker that does not stop a cancelled batch; :meth:`_crashed` starts another."""
+        if self.process is not None and not self.done.is_set():
+            self.process.kill()
+
+    def _free(self) -> None:
+        """Let the next batch begin."""
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
+        self.done.set()
 
     async def watch(self, identity: str) -> AsyncIterator[Update]:
         """Yield the events of a job until it ends."""
@@ -169,6 +189,8 @@ class Queue:
             yield Update("progress", {**self.progress(job), "queue_position": position})
             while True:
                 update = await inbox.get()
+                if update.kind == "stopping":
+                    return
                 yield update
                 if update.kind in ENDED:
                     return
@@ -194,7 +216,7 @@ class Queue:
 
     def _send(self, identity: str, update: Update) -> None:
         for inbox in self.watchers.get(identity, ()):
-            if update.kind in ENDED or inbox.qsize() < inbox.maxsize - 1:
+            if update.kind in LAST or inbox.qsize() < inbox.maxsize - 1:
                 inbox.put_nowait(update)
 
     def _spawn(self) -> None:
@@ -216,7 +238,10 @@ class Queue:
                 return
             self.loop.call_soon_threadsafe(self._heard, message)
 
-    def _heard(self, message: JobEvent | Ended) -> None:
+    def _heard(self, message: JobEvent | Ended | Free) -> None:
+        if isinstance(message, Free):
+            self._free()
+            return
         if message.id not in self.running:  # it was cancelled
             return
         if isinstance(message, Ended):
@@ -230,7 +255,9 @@ class Queue:
             running.preview = event.png
             self._send(message.id, Update("preview", {"b64_json": event.png}))
         elif isinstance(event, Finished):
-            self._send(message.id, Update("picture", {"file": event.file, **event.about}))
+            about = {"file": event.file, "number": running.pictures, **event.about}
+            running.pictures += 1
+            self._send(message.id, Update("picture", about))
 
     def _ended(self, message: Ended) -> None:
         taken = time.monotonic() - self.running[message.id].started
@@ -242,7 +269,7 @@ class Queue:
                 self.wrong.add(message.id)
             self.store.fail(message.id, message.error)
         job = self.store.get(message.id)
-        self._leave(message.id)
+        del self.running[message.id]
         if job is not None:
             self._send(message.id, _last(job))
 
@@ -257,7 +284,7 @@ class Queue:
         """Start a new worker after a pause, which slows the loop if workers cannot start."""
         await asyncio.sleep(PAUSE)
         self._spawn()
-        self.done.set()
+        self._free()
         self.woken.set()
 
     async def _work(self) -> None:

@@ -1,7 +1,8 @@
 """The worker: a separate process that holds the models, so that the server survives its crash.
 
 It receives jobs through a pipe and sends back events. Between two events it checks for cancelled
-jobs; when all jobs of the batch are cancelled, it stops the batch.
+jobs; when all jobs of the batch are cancelled, it stops the batch. After each batch it tells the
+server that it is free.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from sfumato.errors import SfumatoError
+from sfumato.web.messages import for_clients
 from sfumato.web.work import Event, Finished, JobProgress, Models, Preview, Work, perform
 
 
@@ -45,6 +48,11 @@ class Ended:
     asked_wrong: bool = False
 
 
+@dataclass(frozen=True)
+class Free:
+    """The worker has ended a batch and waits for the next."""
+
+
 def serve(pipe: Connection) -> None:
     """Run jobs as they arrive, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when to stop
@@ -59,33 +67,23 @@ class _Worker:
 
     Attributes
     ----------
-    later : list
-        Batches received while another batch runs. The server sends the next batch early when all
-        jobs of the running batch are cancelled.
     cancelled : set of str
         Ids of cancelled jobs.
     """
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe, self.models = pipe, Models()
-        self.later: list[Sequence[Work]] = []
         self.cancelled: set[str] = set()
 
     def run(self) -> None:
         """Run batches, one after the other."""
         while True:
-            while not self.later:
-                self._receive()
-            works = self.later.pop(0)
-            self._batch(works)
-            self.cancelled -= {work.id for work in works}
-
-    def _receive(self) -> None:
-        message = self.pipe.recv()
-        if isinstance(message, Cancel):
-            self.cancelled.add(message.id)
-        else:
-            self.later.append(message)
+            message = self.pipe.recv()
+            if isinstance(message, Cancel):
+                continue  # it came after the end of its batch
+            self.cancelled.clear()
+            self._batch(message)
+            self.pipe.send(Free())
 
     def _batch(self, works: Sequence[Work]) -> None:
         """Run a batch of jobs; if the batch fails and has several jobs, run each job alone."""
@@ -108,7 +106,7 @@ class _Worker:
         pictures: dict[str, list[dict[str, Any]]] = {work.id: [] for work in works}
         for event in events:
             while self.pipe.poll():
-                self._receive()
+                self.cancelled.add(self.pipe.recv().id)
             if self.cancelled >= pictures.keys():
                 break
             identity = works[event.job].id
@@ -118,12 +116,15 @@ class _Worker:
                 pictures[identity].append({"file": event.file, **event.about})
             self.pipe.send(JobEvent(identity, event))
         for work in works:
-            if work.id in self.cancelled:
-                shutil.rmtree(work.folder, ignore_errors=True)
-            else:
+            if work.id not in self.cancelled:
                 self.pipe.send(Ended(work.id, pictures[work.id]))
+            elif not pictures[work.id]:  # finished pictures are kept for a while
+                shutil.rmtree(work.folder, ignore_errors=True)
 
 
 def _said(error: Exception, work: Work) -> str:
-    """The message of an error, without the path of the job's folder."""
-    return str(error).replace(f"{work.folder}/", "")
+    """The message of an error for a client, without the path of the job's folder."""
+    said = str(error).replace(f"{work.folder}/", "")
+    if "data" in work.request:  # a file of data is named as the client named it
+        said = said.replace(Path(work.request["data"]).name, work.request["name"])
+    return for_clients(said)

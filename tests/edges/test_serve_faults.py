@@ -1,0 +1,153 @@
+"""What a server does about requests that no client should send, and about clients that leave."""
+
+import base64
+import contextlib
+import http.client
+import io
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import zipfile
+from urllib.parse import urlsplit
+
+import pytest
+from starlette.testclient import TestClient
+from tests.edges.test_serve import ask, ended, serving
+
+from sfumato.web import queue
+from sfumato.web.app import Settings, build
+from sfumato.web.messages import for_clients
+
+LONG = {"epochs": 100, "codes": [2]}  # a comparison whose events are many seconds apart
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("served")) as (_, address):
+        yield address
+
+
+def test_half_a_surrogate_pair_is_refused_and_breaks_nothing(server):
+    for path, body in (
+        ("create", {"prompt": "\ud800"}),
+        ("create", {"prompt": ["a", "b \udfff"]}),
+        ("search", {"index": "\ud800", "query": "a"}),
+        ("traces", {"prompt": "a", "changes": [{"prompt": "\ud800"}]}),
+    ):
+        status, answer = ask(server, f"/v1/{path}?wait=true", body)
+        assert status == 400 and "is not valid Unicode" in answer["error"]["message"]
+    assert ask(server, "/v1/jobs")[0] == 200
+
+
+@pytest.mark.parametrize("header", [{"Host": "["}, {"Origin": "http://["}])
+def test_headers_that_cannot_be_read(server, header):
+    with contextlib.closing(http.client.HTTPConnection(urlsplit(server).netloc)) as connection:
+        connection.request("GET", "/v1/models", headers=header)
+        answer = connection.getresponse()
+        assert answer.status in (400, 403) and json.load(answer)["error"]["message"]
+
+
+def packed(values):
+    """A zip file of a file with `values`, in base64."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            for _ in range(values):
+                file.write(bytes(2**20))
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"data": packed(520), "name": "zeros.npz"}, "up to 512 MB"),
+        ({"data": "UEsFBg==", "name": "zeros.zip"}, "the data cannot be read"),
+        ({"data": "H4sIAAAA", "name": "a.gz"}, "the data cannot be read"),
+        ({"layers": [10_000_000]}, "at most 4096 units"),
+        ({"layers": [4000, 4000, 4000]}, "8192 in total"),
+        ({"data": "no base64!", "name": "a.csv"}, "data is not valid base64"),
+        ({"data": base64.b64encode(b"a,b\n1,2\n").decode(), "name": "my data.csv"}, "my data.csv"),
+    ],
+)
+def test_data_that_would_take_too_much(server, body, said):
+    status, answer = ask(server, "/v1/reduce?wait=true", body)
+    assert status == 400 and said in answer["error"]["message"]
+
+
+def test_errors_name_fields_not_flags(server):
+    status, answer = ask(server, "/v1/create", {})
+    assert status == 422 and answer["error"]["param"] == "prompt"
+    assert answer["error"]["message"] == "prompt is missing"
+    status, answer = ask(server, "/v1/create", {"prompt": "a", "size": [64]})
+    assert status == 422 and answer["error"]["param"] == "size"
+    status, answer = ask(server, "/v1/create?wait=true", {"prompt": "a", "mask": "iVBORw0="})
+    assert status == 400 and "--" not in answer["error"]["message"]
+    assert for_clients("give --fill-box or --negative, not --model-of") == (
+        "give fill_box or negative_prompt, not --model-of"
+    )
+
+
+def test_a_client_that_leaves_cancels_its_job(server):
+    connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=60)
+    body = json.dumps({"prompt": "a car", "steps": 200, "count": 8})
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/create?wait=true", body, headers)
+    time.sleep(0.5)
+    connection.close()
+    newest = ask(server, "/v1/jobs?count=1")[1]["jobs"][0]
+    assert ended(server, newest["id"])["status"] == "cancelled"
+
+
+def test_finished_pictures_of_a_cancelled_job_are_kept(server):
+    _, job = ask(server, "/v1/create", {"prompt": "a car", "steps": 8, "count": 64, "batch": 1})
+    place = f"/v1/jobs/{job['id']}/pictures/0"
+    with urllib.request.urlopen(f"{server}/v1/jobs/{job['id']}/events", timeout=60) as events:
+        told = next(line for line in events if line.startswith(b'data: {"url"'))
+        assert json.loads(told[6:])["url"] == place
+        assert ask(server, f"/v1/jobs/{job['id']}/cancel", {})[1]["status"] == "cancelled"
+        events.read()
+    time.sleep(1)
+    with urllib.request.urlopen(server + place) as answer:
+        assert answer.read().startswith(b"\x89PNG")
+    assert ask(server, f"/v1/jobs/{job['id']}/pictures/999999999999")[0] == 404
+
+
+def test_a_worker_that_does_not_stop_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(queue, "PATIENCE", 0.2)
+    with TestClient(build(Settings(tmp_path, host="testserver"))) as client:
+        assert client.post("/v1/create?wait=true", json={"prompt": "a", "steps": 1}).is_success
+        first = client.app.state.queue.process.pid
+        job = client.post("/v1/reduce", json=LONG).json()
+        while client.get(job["poll_url"]).json()["status"] == "queued":
+            time.sleep(0.05)
+        time.sleep(1)
+        assert client.post(f"{job['poll_url']}/cancel").json()["status"] == "cancelled"
+        done = client.post("/v1/create?wait=true", json={"prompt": "a", "steps": 1})
+        assert done.json()["status"] == "completed"
+        assert client.app.state.queue.process.pid != first
+        assert client.get(job["poll_url"]).json()["status"] == "cancelled"
+
+
+def test_an_interrupt_tells_the_clients_and_keeps_the_job(tmp_path):
+    command = [sys.executable, "-m", "sfumato", "serve", "--folder", str(tmp_path), "--port", "0"]
+    process = subprocess.Popen(command, stdout=-1, stderr=-1, text=True)
+    address = process.stdout.readline().strip().rstrip("/")
+    answers = []
+    body = {"prompt": "a car", "steps": 200, "count": 64}
+    waiting = threading.Thread(
+        target=lambda: answers.append(ask(address, "/v1/create?wait=true", body))
+    )
+    waiting.start()
+    while not ask(address, "/v1/jobs")[1]["jobs"]:
+        time.sleep(0.05)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    waiting.join(10)
+    assert answers[0][0] == 503 and "continues" in answers[0][1]["error"]["message"]
+    assert said.strip() == "sfumato: stopped; unfinished jobs continue at the next start"
+    assert process.returncode == 0 and time.monotonic() - began < 10
