@@ -22,8 +22,8 @@ from pydantic import ValidationError
 
 from sfumato import __version__, image
 from sfumato import metadata as settings_of
-from sfumato.data import photo as photos
 from sfumato.config import explain
+from sfumato.data import photo as photos
 from sfumato.data.foreign import read_options
 from sfumato.errors import SfumatoError
 from sfumato.hub.describe import describe

@@ -127,13 +127,11 @@ class Comparison:
                     f"{base.seconds:.2f} s."
                 )
         for o in self.outliers:
-            share, times = (
-                f"{self.options.outliers:.0%} of the training rows",
-                o.contaminated / max(o.clean, 1e-12),
-            )
+            name = o.method if o.method in ("PCA", "LSA") else f"the {o.method}"
+            times = o.contaminated / max(o.clean, 1e-12)
             lines.append(
-                f"With {share} replaced by noise, the error of {_article(o.method)} on clean rows "
-                f"is {times:.2f} times as large."
+                f"With {self.options.outliers:.0%} of the training rows replaced by noise, the "
+                f"error of {name} on clean rows is {times:.2f} times as large."
             )
         if self.table.kind == "numbers":
             scale = (
@@ -398,7 +396,3 @@ def _with_outliers(found: Comparison, method: str, k: int) -> Outliers:
     return Outliers(
         method, k, clean, squared_error(test, model.inverse_transform(model.transform(test)))
     )
-
-
-def _article(method: str) -> str:
-    return method if method in ("PCA", "LSA") else f"the {method}"
