@@ -403,6 +403,123 @@ def test_a_picture_of_another_program_gives_its_settings(page, tmp_path):
     playwright.expect(page.locator("#create [name=guidance_scale]")).to_have_value("8")
 
 
+def made(page, count=1, **fields):
+    """Generate pictures on the page Create."""
+    for name, value in {"count": count, "steps": 2, **fields}.items():
+        page.evaluate("([n, v]) => { document.querySelector(`#create [name=${n}]`).value = v }",
+                      [name, str(value)])  # fmt: skip
+    page.click("#create > form [type=submit]")
+    page.wait_for_function(
+        "(n) => document.querySelectorAll('#create .run:first-child button.tile').length === n",
+        arg=count,
+    )
+
+
+def test_the_settings_of_a_picture_make_it_again(page, tmp_path):
+    page.check("#create [name=transparent]")
+    made(page, prompt="a red apple", seed=7, size=128)
+    with page.expect_download() as saved:
+        page.click("#create button.tile")
+        page.click("#viewer .download")
+    saved.value.save_as(tmp_path / "apple.png")
+    assert saved.value.suggested_filename == "a-red-apple-7.png"
+    page.reload()
+    page.wait_for_selector("body[data-ready=create]")
+    page.click("#create #from summary")
+    page.set_input_files("#create [name=file]", tmp_path / "apple.png")
+    status = page.locator("#create > form .status")
+    playwright.expect(status).to_have_text("the settings are those of that picture")
+    assert page.locator("#create .brush canvas").count() == 0, "it is not started from"
+    with page.expect_request("**/v1/create") as request:
+        page.click("#create > form [type=submit]")
+    assert "source" not in request.value.post_data_json
+    page.wait_for_selector("#create button.tile")
+    again = page.evaluate(
+        """async () => {
+          const answer = await fetch(document.querySelector("#create button.tile img").src);
+          return [...new Uint8Array(await answer.arrayBuffer())];
+        }"""
+    )
+    (tmp_path / "again.png").write_bytes(bytes(again))
+    first, second = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("apple", "again"))
+    assert first.shape == (128, 128, 4) and np.array_equal(first, second)
+
+
+def test_a_start_picture_can_be_removed_and_is_not_explained(page, tmp_path):
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "teal.png")
+    page.click("#create #from summary")
+    page.set_input_files("#create [name=file]", tmp_path / "teal.png")
+    page.wait_for_selector("#create .brush canvas")
+    assert page.locator("#from summary").inner_text() == "Starts from teal.png"
+    made(page)
+    page.click("#create button.tile")
+    assert page.locator("#viewer .explain").is_hidden()
+    page.click("#viewer .again")
+    told = "except the picture it started from"
+    playwright.expect(page.locator("#create > form .status")).to_contain_text(told)
+    page.click("#create .brush .remove")
+    assert page.locator("#from summary").inner_text() == "Start from a picture"
+    with page.expect_request("**/v1/create") as request:
+        page.click("#create > form [type=submit]")
+    assert "source" not in request.value.post_data_json
+
+
+def test_stop_keeps_the_finished_pictures_and_history_stops_others(page, studio):
+    page.evaluate("document.querySelector('#create [name=count]').value = 64")
+    page.evaluate("document.querySelector('#create [name=steps]').value = 30")
+    page.click("#create > form [type=submit]")
+    page.wait_for_selector("#create button.tile")
+    page.click("#create > form .cancel")
+    playwright.expect(page.locator("#create > form .status")).to_have_text("cancelled")
+    assert 0 < page.locator("#create button.tile").count() < 64
+    assert page.locator("#create div.tile").count() == 0
+    page.click("#create button.tile >> nth=0")
+    assert page.locator("#viewer img").evaluate("(img) => img.naturalWidth") == 64
+    page.click("#viewer .close")
+    page.click("#create > form [type=submit]")
+    page.wait_for_selector("#create .cancel:not([disabled])")
+    page.goto(page.url.split("#")[0] + "#history")
+    page.reload()
+    page.click("#history .changes button:has-text('Stop')")
+    page.wait_for_selector("#history .changes li", state="detached")
+
+
+def test_a_repair_needs_something_to_repair(page, tmp_path):
+    values = np.random.default_rng(0).integers(100, 140, (60, 80, 3), np.uint8)
+    for name in ("first.png", "second.png"):
+        Image.fromarray(values).save(tmp_path / name)
+    page.goto(page.url.split("#")[0] + "#restore")
+    page.wait_for_selector("body[data-ready=restore]")
+    page.set_input_files("#restore [name=file]", tmp_path / "first.png")
+    page.click("#restore [type=submit]")
+    playwright.expect(page.locator("#restore .status")).to_contain_text("tick what to repair")
+    page.check("#restore [name=dejpeg]")
+    assert page.input_value("#restore [name=quality]") == "50", "a PNG does not tell its quality"
+    page.click("#restore [type=submit]")
+    page.set_input_files("#restore [name=file]", tmp_path / "second.png")
+    page.wait_for_selector("#restore .compare .after")
+    assert page.get_attribute("#restore .compare a", "download") == "first-restored.png"
+    page.goto(page.url.split("#")[0] + "#history")
+    page.wait_for_selector("body[data-ready=history]")
+    page.click("#history .run:has-text('a repaired photo') button.tile >> nth=0")
+    assert (
+        page.locator("#viewer .again").is_hidden() and page.locator("#viewer .start").is_visible()
+    )
+
+
+def test_a_wrong_token_is_told(studio, tmp_path):
+    with serving(tmp_path, token="secret") as (_, address):
+        page = studio[1].new_page()
+        page.goto(address)
+        for word, said in (("wrong", "does not accept"), ("secret", "")):
+            page.fill("#token input", word)
+            page.keyboard.press("Enter")
+            playwright.expect(page.locator("#token .status")).to_contain_text(said)
+        page.wait_for_selector("body[data-ready=create]")
+        assert page.locator("#create [name=model] option").count() >= 1
+        page.close()
+
+
 def test_a_map_lists_what_is_inside_a_lasso_and_decodes_what_is_between(studio, tmp_path):
     ready()
     digits = load_digits()

@@ -4,9 +4,12 @@ let token = sessionStorage.getItem("token") ?? "";
 
 async function askForToken() {
   const dialog = document.getElementById("token");
+  dialog.querySelector(".status").textContent = token ? "The server does not accept this token." : "";
+  dialog.returnValue = "";
   dialog.showModal();
   await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
-  token = dialog.querySelector("input").value;
+  if (dialog.returnValue !== "go") throw new Error("the server asks for its token; reload the page to give it");
+  token = dialog.querySelector("input").value.trim();
   sessionStorage.setItem("token", token);
 }
 

@@ -3,12 +3,20 @@
 const SHOWN = 1400; // pixels of a side, at most: the server keeps the picture itself
 
 export class Brush {
-  constructor(element) {
+  constructor(element, changed = () => {}) {
     this.element = element;
     this.file = null;
+    this.changed = changed; // called when a picture is opened or removed
+  }
+
+  close() {
+    this.file = null;
+    this.element.hidden = true;
+    this.changed();
   }
 
   async open(file) {
+    this.close(); // a file that cannot be shown leaves no other picture behind
     const picture = await createImageBitmap(file);
     this.file = file;
     this.size = [picture.width, picture.height];
@@ -26,13 +34,15 @@ export class Brush {
     const tools = document.createElement("div");
     tools.className = "tools";
     tools.innerHTML = '<label>Brush <input type="range" min="2" max="120" value="24"></label>'
-      + '<button type="button">Clear</button>';
+      + '<button type="button" class="clear">Clear the paint</button><button type="button" class="remove">Remove the picture</button>';
     this.width = tools.querySelector("input");
-    tools.querySelector("button").addEventListener("click", () => this.clear());
+    tools.querySelector(".clear").addEventListener("click", () => this.clear());
+    tools.querySelector(".remove").addEventListener("click", () => this.close());
     this.element.append(this.canvas, tools);
     this.canvas.addEventListener("pointerdown", (event) => this.stroke(event, true));
     this.canvas.addEventListener("pointermove", (event) => event.buttons && this.stroke(event, false));
     this.draw();
+    this.changed();
   }
 
   clear() {

@@ -8,7 +8,11 @@ import { perform, say } from "./job.js";
 const page = document.getElementById("create");
 const form = page.querySelector("form");
 const field = (name) => form.elements[name];
-const brush = new Brush(page.querySelector(".brush"));
+const brush = new Brush(page.querySelector(".brush"), () => {
+  form.querySelector("#from summary").textContent = brush.file ? `Starts from ${brush.file.name}` : "Start from a picture";
+  form.querySelector("#from .strength").hidden = brush.file === null;
+  if (!brush.file) field("file").value = "";
+});
 let models = [];
 
 export async function open() {
@@ -86,7 +90,8 @@ async function body() {
   for (const name of ["count", "seed", "steps", "guidance_scale"]) {
     if (field(name).value !== "") out[name] = Number(field(name).value);
   }
-  if (field("size").value) out.size = [Number(field("size").value), Number(field("size").value)];
+  const sides = field("size").value.split("x").map(Number);
+  if (sides[0]) out.size = [sides[0], sides.at(-1)];
   if (field("lora").value) out.loras = [field("lora").value];
   if (field("transparent").checked) out.transparent = true;
   if (field("fast").checked) out.fast = true;
@@ -110,9 +115,10 @@ form.addEventListener("submit", async (event) => {
     return asked;
   }, (kind, data) => {
     if (kind === "preview") shown.preview(`data:image/png;base64,${data.b64_json}`);
+    if (kind === "picture") shown.add(data);
   });
   if (!done) {
-    shown?.remove();
+    shown?.stop(); // finished pictures stay
     return;
   }
   shown.finish(done.pictures);
@@ -121,14 +127,32 @@ form.addEventListener("submit", async (event) => {
     + (unknown ? "; the model seems to know no word of this" : ""));
 });
 
-// Start from a picture; one with settings inside gives these back.
-export async function take(file, settingsToo = true) {
-  await brush.open(file);
+// Start from a picture.
+export async function start(file) {
+  try {
+    await brush.open(file);
+  } catch {
+    tell("the browser cannot show this file", true);
+    return;
+  }
   document.getElementById("from").open = true;
-  if (!settingsToo) return;
-  const told = await json("/sdapi/v1/png-info", { image: await base64(file) }).catch(() => null);
-  if (told?.parameters?.prompt) use(told.parameters);
 }
+
+// A chosen picture: one with settings inside gives these back, any other is started from.
+async function take(file) {
+  const told = await json("/sdapi/v1/png-info", { image: await base64(file) }).catch(() => null);
+  const button = form.querySelector("#from .anyway");
+  button.hidden = !told?.parameters?.prompt;
+  button.onclick = () => start(file);
+  if (button.hidden) await start(file);
+  else {
+    brush.close();
+    use(told.parameters);
+  }
+}
+
+// Settings that the form cannot hold, and their usual values.
+const UNSEEN = { schedule: "auto", eta: null, guidance_rescale: 0, then: null, then_guidance_scale: null };
 
 export function use(settings) {
   if (models.some((model) => model.id === settings.model)) {
@@ -139,9 +163,20 @@ export function use(settings) {
     field(name).value = settings[name] ?? "";
   }
   field("fast").checked = settings.fast === true;
+  field("transparent").checked = settings.transparent === true;
+  field("count").value = 1;
+  const own = models.find((model) => model.id === field("model").value)?.size;
+  const [wide, tall] = settings.size ?? [];
+  const size = wide === tall ? String(wide ?? "") : `${wide}x${tall}`;
+  const usual = `${wide}x${tall}` === own?.join("x") || settings.source_sha256 ? "" : size;
+  const sizes = field("size");
+  if (![...sizes.options].some((one) => one.value === usual)) sizes.append(new Option(usual.replace("x", " x "), usual));
+  sizes.value = usual;
   const lora = settings.loras?.[0]?.replace(/:[\d.]+$/, "") ?? "";
   if ([...field("lora").options].some((one) => one.value === lora)) field("lora").value = lora;
-  tell("the settings are those of that picture");
+  const other = Object.keys(UNSEEN).filter((name) => (settings[name] ?? UNSEEN[name]) !== UNSEEN[name]);
+  if (settings.source_sha256) other.unshift("the picture it started from");
+  tell("the settings are those of that picture" + (other.length ? `, except ${other.join(", ").replaceAll("_", " ")}` : ""));
 }
 
 field("file").addEventListener("change", () => field("file").files[0] && take(field("file").files[0]));

@@ -68,6 +68,8 @@ function change() {
     if (field("prompt").value !== base.prompt) out.then = field("prompt").value;
     const guidance = field("guidance_scale").value;
     if (guidance !== "" && Number(guidance) !== base.guidance_scale) out.then_guidance_scale = Number(guidance);
+    const others = ["steps", "seed", "sampler"].filter((name) => String(base[name] ?? "") !== field(name).value);
+    if (others.length) throw new Error(`From a step on, only the text and the guidance can change, not the ${others.join(" or the ")}.`);
   } else {
     if (field("prompt").value !== base.prompt) out.prompt = field("prompt").value;
     for (const name of ["guidance_scale", "steps", "seed"]) {
@@ -105,8 +107,9 @@ function listed() {
 
 async function run() {
   listed();
+  const asked = base;
   const done = await perform(form, "/v1/traces", async () => ({ ...base, changes }));
-  if (!done) return false;
+  if (!done || asked !== base) return false; // a run that was left by Start over is not shown
   page.classList.remove("empty");
   show(frame, form, done.job);
   return true;
@@ -124,7 +127,13 @@ form.addEventListener("submit", async (event) => {
     await start(field("prompt").value, asked);
     return;
   }
-  const wanted = change();
+  let wanted = {};
+  try {
+    wanted = change();
+  } catch (error) {
+    say(form, error.message, true);
+    return;
+  }
   if (!Object.keys(wanted).some((name) => name !== "then_step")) {
     say(form, "Change the text, the guidance, the steps, the sampler or the seed first.", true);
     return;
@@ -141,6 +150,8 @@ form.addEventListener("submit", async (event) => {
 });
 
 form.querySelector(".restart").addEventListener("click", () => {
+  const stop = form.querySelector(".cancel");
+  if (!stop.disabled) stop.click();
   base = null;
   changes = [];
   frame.removeAttribute("src");

@@ -36,26 +36,37 @@ export function run(element, title, count) {
   element.prepend(box);
   return {
     preview(source) {
-      let img = tiles.firstChild.querySelector("img");
+      const empty = tiles.querySelector("div.tile"); // the next place
+      if (!empty) return;
+      let img = empty.querySelector("img");
       if (!img) {
         img = document.createElement("img");
         img.alt = "the picture so far";
-        tiles.firstChild.append(img);
+        empty.append(img);
       }
       img.src = source;
+    },
+    add(picture) {
+      tiles.querySelector("div.tile")?.replaceWith(tile(picture));
     },
     finish(pictures) {
       tiles.replaceChildren(...pictures.map(tile));
     },
-    remove() {
-      box.remove();
+    // No more pictures come: the empty places go.
+    stop() {
+      for (const empty of tiles.querySelectorAll("div.tile")) empty.remove();
+      if (!tiles.children.length) box.remove();
     },
   };
 }
 
 export function view(picture, source) {
   const settings = picture.settings ?? {};
+  // a repaired photo and a found picture have no settings; a start picture is not kept
+  viewer.querySelector(".again").hidden = !picture.settings;
+  viewer.querySelector(".explain").hidden = !picture.settings || Boolean(settings.source_sha256);
   viewer.querySelector("img").src = source;
+  viewer.querySelector("img").classList.toggle("photo", !picture.settings);
   viewer.querySelector("img").alt = picture.prompt ?? "the picture";
   viewer.querySelector("h2").textContent = picture.prompt ?? "";
   const rows = Object.entries(TOLD).filter(([key]) => settings[key] !== undefined && settings[key] !== "");
@@ -67,7 +78,8 @@ export function view(picture, source) {
   }));
   const download = viewer.querySelector(".download");
   download.href = source;
-  download.download = `${(picture.prompt ?? "picture").replace(/[^\w]+/g, "-").slice(0, 40)}-${picture.seed ?? 0}.png`;
+  const name = (picture.prompt ?? "picture").replace(/\.\w+$/, "").replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
+  download.download = `${name}${picture.seed === undefined ? "" : `-${picture.seed}`}.png`;
   viewer.querySelector(".status").textContent = "";
   viewer.current = { picture, source };
   viewer.showModal();
@@ -82,9 +94,9 @@ on(".again", async () => {
   location.hash = "#create";
 });
 on(".start", async () => {
-  const { take } = await import("./create.js");
+  const { start } = await import("./create.js");
   const blob = await (await fetch(viewer.current.source)).blob();
-  await take(new File([blob], "picture.png", { type: "image/png" }), false);
+  await start(new File([blob], "picture.png", { type: "image/png" }));
   viewer.close();
   location.hash = "#create";
 });

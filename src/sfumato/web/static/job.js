@@ -28,8 +28,9 @@ export async function perform(form, path, body, heard = () => {}) {
       }
       heard(kind, data);
     });
-    if (end.kind !== "completed") {
-      say(form, end.data.error ?? end.kind, end.kind === "failed");
+    if (end?.kind !== "completed") {
+      const stopped = !["failed", "cancelled"].includes(end?.kind);
+      say(form, stopped ? "the server stopped" : end.data.error ?? end.kind, end?.kind !== "cancelled");
       return null;
     }
     bar.value = 1;

@@ -7,6 +7,11 @@ import { perform, say } from "./job.js";
 const page = document.getElementById("restore");
 const form = page.querySelector("form");
 const brush = new Brush(page.querySelector(".brush"));
+form.elements.dejpeg.addEventListener("change", () => {
+  const box = form.elements.quality;
+  box.closest("label").hidden = !form.elements.dejpeg.checked;
+  if (brush.file && brush.file.type !== "image/jpeg" && !box.value) box.value = 50;
+});
 const compare = page.querySelector(".compare");
 
 const tell = (text, wrong = false) => say(form, text, wrong);
@@ -23,7 +28,11 @@ async function take(file) {
 
 async function body() {
   const out = { image: await base64(brush.file) };
-  for (const name of ["denoise", "dejpeg"]) if (form.elements[name].checked) out[name] = "auto";
+  if (form.elements.denoise.checked) out.denoise = "auto";
+  if (form.elements.dejpeg.checked) {
+    // only a JPEG file tells its quality
+    out.dejpeg = form.elements.quality.value ? Number(form.elements.quality.value) : "auto";
+  }
   for (const name of ["fill_scratches", "colorize"]) if (form.elements[name].checked) out[name] = true;
   if (form.elements.enlarge.value) out.enlarge = Number(form.elements.enlarge.value);
   const mask = await brush.white();
@@ -38,9 +47,9 @@ async function body() {
 const WORDS = { sigma: "noise", quality: "JPEG quality", made_anew: "share of pixels filled",
   largest_change_elsewhere: "largest change elsewhere", engine: "holes filled by" };
 
-async function show(picture) {
+// The result beside the photo that was sent; another may have been chosen meanwhile.
+async function show(picture, source, name) {
   const before = document.createElement("canvas");
-  const source = brush.picture;
   const after = new Image();
   after.src = picture.url;
   await after.decode();
@@ -71,12 +80,12 @@ async function show(picture) {
   const download = document.createElement("a");
   download.className = "button";
   download.href = after.src;
-  download.download = `${brush.file.name.replace(/\.\w+$/, "")}-restored.png`;
+  download.download = `${name.replace(/\.\w+$/, "")}-restored.png`;
   download.textContent = "Download";
   const more = document.createElement("button");
   more.type = "button";
   more.textContent = "Paint again";
-  more.addEventListener("click", () => { compare.hidden = true; brush.element.hidden = false; });
+  more.addEventListener("click", () => { compare.hidden = true; brush.element.hidden = brush.file === null; });
   const actions = document.createElement("div");
   actions.className = "actions";
   actions.append(download, more);
@@ -91,10 +100,16 @@ form.addEventListener("submit", async (event) => {
     tell("choose a photo first", true);
     return;
   }
-  const done = await perform(form, "/v1/restore", body);
+  const { file, picture } = brush;
+  const asked = await body();
+  if (Object.keys(asked).length === 1) {
+    tell("tick what to repair, or paint over what to remove", true);
+    return;
+  }
+  const done = await perform(form, "/v1/restore", async () => asked);
   if (!done) return;
   try {
-    await show(done.pictures[0]);
+    await show(done.pictures[0], picture, file.name);
   } catch (error) {
     tell(error.message, true);
   }

@@ -1,6 +1,7 @@
 // The studio: all pages in one, chosen by the address's hash.
 
 import { json } from "./api.js";
+import { say } from "./job.js";
 import * as create from "./create.js";
 import * as explain from "./explain.js";
 import { run } from "./gallery.js";
@@ -13,9 +14,32 @@ import * as search from "./search.js";
 
 const pages = ["create", "restore", "explain", "reduce", "search", "learn", "history"];
 
+const SAYS = { create: "pictures", trace: "an explanation", restore: "a photo", reduce: "a comparison", search: "a search",
+  points: "points", lesson: "an experiment", probe: "your own picture" };
+
+// A job that waits or runs, with a button that stops it.
+function unfinished(job) {
+  const item = document.createElement("li");
+  const stop = document.createElement("button");
+  stop.type = "button";
+  stop.textContent = "Stop";
+  const where = job.status === "queued" ? "waits" : `${Math.round((100 * job.progress.done) / job.progress.total)} %`;
+  const said = `${SAYS[job.kind]}, since ${new Date(job.created * 1000).toLocaleTimeString()}: ${where}`;
+  stop.setAttribute("aria-label", `Stop: ${said}`);
+  stop.addEventListener("click", async () => {
+    await json(`/v1/jobs/${job.id}/cancel`, {}).catch(() => null); // it may have ended meanwhile
+    await history();
+  });
+  item.append(said, stop);
+  return item;
+}
+
 async function history() {
+  say(document.getElementById("history"), "");
   const element = document.querySelector("#history .results");
   const { jobs } = await json("/v1/jobs?count=40");
+  const now = jobs.filter((job) => ["queued", "generating"].includes(job.status));
+  document.querySelector("#history .changes").replaceChildren(...now.map(unfinished));
   const done = jobs.filter((job) => job.status === "completed" && ["create", "trace", "restore"].includes(job.kind));
   element.replaceChildren();
   if (!done.length) element.textContent = "No pictures yet.";
@@ -42,7 +66,7 @@ async function open() {
     if (page === "search") await search.open();
     if (page === "history") await history();
   } catch (error) {
-    create.tell(error.message, true);
+    say(document.getElementById(page), error.message, true);
   }
   document.body.dataset.ready = page;
 }
