@@ -291,18 +291,20 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".sfumato-{secrets.token_hex(8)}{path.suffix}")
     try:
-        try:
-            scratch.open("xb").close()
-        except OSError as error:  # the error names `path`, not the scratch file
-            raise type(error)(error.errno, error.strerror, str(path)) from None
+        scratch.open("xb").close()
+        # some writers replace the scratch file by one that others may not read
+        mode = (path if path.exists() else scratch).stat().st_mode & 0o777
         yield scratch
         with scratch.open("rb") as f:
             os.fsync(f.fileno())
-        if path.exists():
-            scratch.chmod(path.stat().st_mode & 0o777)
+        scratch.chmod(mode)
         scratch.replace(path)
     except SafetensorError as error:  # the disk may be full
         raise OSError(f"{path} cannot be written: {error}") from None
+    except OSError as error:  # the error names `path`, not the scratch file
+        if error.errno is None or error.filename not in (None, str(scratch)):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -318,9 +320,9 @@ def array_file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any,
         try:
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, max(1, path.stat().st_size))
-        except OSError:
+        except OSError as error:
             path.unlink()
-            raise
+            raise type(error)(error.errno, error.strerror, str(path)) from None
     return out
 
 

@@ -513,6 +513,14 @@ def test_prompt_files(run, tiny, tmp_path):
         1
     ].split() == ["j/x.png", "j/y.png"]
     assert metadata.read(tmp_path / "j" / "y.png")[0]["seed"] == 5
+    (tmp_path / "p.tsv").write_text("prompt\tid\na, b\ttabs\n")
+    assert run("create", "--prompts", "p.tsv", "--model", tiny, "--output", "c")[1].split() == [
+        "c/tabs.png"
+    ]
+    (tmp_path / "s.csv").write_text("prompt;id\nc, d;semicolons\n")
+    assert run("create", "--prompts", "s.csv", "--model", tiny, "--output", "c")[1].split() == [
+        "c/semicolons.png"
+    ]
     assert run("create", "--prompts", "p.csv", "--model", tiny, "--output", "c")[1].split() == [
         "c/first.png"
     ]
@@ -668,6 +676,11 @@ WRONG = {
     ),
     "unknown model": (("create", "x", "--model", "icns"), "unknown model"),
     "unknown style": (("create", "x", "--model", "TINY", "--style", "bauhaus"), "unknown style"),
+    "no size": (("create", "x", "--size", "0"), "size 0x0: both sides must be at least 1 pixel"),
+    "guided student": (
+        ("create", "x", "--fast", "--guidance-scale", "3"),
+        "--fast works without guidance",
+    ),
     "odd size": (
         ("create", "x", "--model", "TINY", "--size", "17x16"),
         "multiples of 4 up to 4096; try 16x16",

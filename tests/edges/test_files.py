@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from sfumato import image, metadata
 from sfumato.data import photo
@@ -250,3 +251,27 @@ def test_what_is_not_finite_is_no_picture(bad):
         image.to_pictures(x)
     with pytest.raises(ModelError, match="not finite"):
         photo.Photo(np.zeros((4, 4, 3), np.uint8)).stored(x[0].numpy())
+
+
+def test_a_new_file_has_the_usual_mode_whoever_wrote_it(tmp_path):
+    (tmp_path / "usual").touch()
+    usual = (tmp_path / "usual").stat().st_mode
+    save = {"a": torch.zeros(2)}
+    with atomic(tmp_path / "new.safetensors") as scratch:
+        save_file(save, scratch)
+    assert (tmp_path / "new.safetensors").stat().st_mode == usual
+    (tmp_path / "new.safetensors").chmod(0o640)
+    with atomic(tmp_path / "new.safetensors") as scratch:
+        save_file(save, scratch)
+    assert (tmp_path / "new.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path):
+    def full(path):
+        with atomic(path):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        full(tmp_path / "page.html")
+    assert raised.value.filename == str(tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []

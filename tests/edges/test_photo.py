@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
+import sfumato
 from sfumato import image
 from sfumato.data.photo import Photo, read, write
 from sfumato.errors import PictureError
@@ -356,3 +357,25 @@ def test_visible_colors_reach_under_what_is_clear():
     assert photo.opaque().alpha is photo.alpha
     plain = Photo(photo.values)
     assert plain.opaque() is plain
+
+
+def test_a_photo_is_a_path_a_picture_or_an_array(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)
+    picture = Image.fromarray(values)
+    picture.save(tmp_path / "a.png", dpi=(300, 300))
+    options = sfumato.RestoreOptions(fill_box=(4, 4, 6, 6))
+    made = sfumato.restore(tmp_path / "a.png", options)
+    with Image.open(tmp_path / "a.png") as opened:
+        given = (opened, values, (tmp_path / "a.png").read_bytes())
+        for each in given:
+            again = sfumato.restore(each, options).photo
+            assert np.array_equal(again.values, made.photo.values)
+            assert np.array_equal(again.alpha, values[..., 3])
+    gray = sfumato.restore(values[..., 0], options).photo
+    assert gray.values.shape == (20, 30, 1)
+    assert made.save(tmp_path / "made.png") == []
+    with Image.open(tmp_path / "made.png") as saved:
+        assert saved.mode == "RGBA" and round(saved.info["dpi"][0]) == 300
+    for wrong in (None, {"a": 1}, values.astype(float), values[:, :, :2], np.zeros((0, 4, 3))):
+        with pytest.raises(PictureError, match="a photo is"):
+            sfumato.restore(wrong, options)

@@ -426,3 +426,9 @@ def test_the_damage_is_where_it_is_seen():
     assert (cover[change > 0.5] > 0.3).all()
     again = Scratches(0.2)(x, generator=torch.Generator().manual_seed(1)).y
     assert torch.equal(again, damaged.y)
+
+
+@pytest.mark.parametrize("widths", [(), (0,), (8, -1)])
+def test_a_network_needs_channels(widths):
+    with pytest.raises(ValueError, match="at least 1 channel"):
+        Restorer(RestorerConfig(widths=widths))

@@ -398,6 +398,15 @@ def test_a_document_with_new_words_is_found_by_them(tmp_path):
         search(tmp_path / "ix", like=tmp_path / "q.txt")
 
 
+@pytest.mark.parametrize("where", ["name LIKE '%a' ; drop table x", "label = 'a' -- b"])
+def test_a_filter_is_one_condition(tmp_path, where):
+    source = documents(tmp_path / "in", **{f"d{k}": f"apples pears number{k}" for k in range(4)})
+    index(source, tmp_path / "ix", "lsa:2")
+    with pytest.raises(OptionError, match="no single condition"):
+        search(tmp_path / "ix", "apples", where=where)
+    assert search(tmp_path / "ix", "apples", where="name != 'a;b--c'")
+
+
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, monkeypatch):
     source = documents(
         tmp_path / "in", **{f"d{k}": f"apples pears plums number{k}" for k in range(6)}

@@ -913,3 +913,20 @@ def test_previews_have_their_captions():
     below = np.asarray(told.convert("L"))[68:]
     assert (below[:, :66] < 128).sum() > 3 * (below[:, 66:130] < 128).sum() > 0
     assert (below[:, 134:] == 255).all()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "not JSON", "a list", "empty"])
+def test_a_damaged_cache_is_computed_again(tmp_path, damage):
+    def rows(start, end):
+        return torch.arange(start, end).float()[:, None].expand(-1, 40)
+
+    path = tmp_path / "latents.npy"
+    list(cached(path, "key", (6, 40), rows))
+    if damage == "truncated":
+        os.truncate(path, 100)
+    else:
+        path.with_suffix(".json").write_text(
+            {"not JSON": "{", "a list": "[1]", "empty": ""}[damage]
+        )
+    assert list(cached(path, "key", (6, 40), rows)) != []
+    assert np.load(path)[:, 0].tolist() == list(range(6))

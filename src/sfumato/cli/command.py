@@ -87,7 +87,7 @@ def command_class(record: type[Config]) -> type[TyperCommand]:
                 if (
                     word in bare
                     and follows != bare[word]
-                    and not re.fullmatch(r"-?[\d.]+", follows)
+                    and not re.fullmatch(r"-?[\d.]+(e-?\d+)?", follows)
                 ):
                     out.append(bare[word])
             return super().parse_args(ctx, out)

@@ -20,7 +20,9 @@ Argument, Option = typer.Argument, typer.Option
 RestoreCommand = command_class(RestoreOptions)
 
 Pictures = Annotated[
-    list[Path], Argument(help="Pictures, or folders of pictures; subfolders are included.")
+    list[Path],
+    # an unreadable file is listed, and the others are restored
+    Argument(readable=False, help="Pictures, or folders of pictures; subfolders are included."),
 ]
 Output = Annotated[
     Path, Option(help="FILE for one picture, otherwise FOLDER/ (pictures keep their names).")

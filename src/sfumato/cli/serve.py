@@ -96,10 +96,7 @@ def serve(
     app = build(settings)
     config = uvicorn.Config(app, host, port, timeout_graceful_shutdown=5, **how)
     server = uvicorn.Server(config)
-    server.startup = functools.partial(_startup, server, server.startup)  # type: ignore[method-assign]
-    server.shutdown = functools.partial(_shutdown, app, server.shutdown)  # type: ignore[method-assign]
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after its shutdown
-        server.run()
+    _run(server, app)
     if not server.started:
         raise OptionError(f"cannot listen on port {port} of {host}: give another --port")
     note("stopped; unfinished jobs continue at the next start")
@@ -115,6 +112,14 @@ def _check_offered(indexes: list[str], loras: list[str]) -> None:
             raise OptionError(f"index {path} does not exist; sfumato index creates an index")
     for path in loras:
         lora_file(path)
+
+
+def _run(server: Any, app: Any) -> None:
+    """Run the server until it is interrupted."""
+    server.startup = functools.partial(_startup, server, server.startup)
+    server.shutdown = functools.partial(_shutdown, app, server.shutdown)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after its shutdown
+        server.run()
 
 
 async def _startup(server: Any, startup: Callable[..., Any], sockets: Any = None) -> None:

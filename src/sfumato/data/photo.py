@@ -162,6 +162,41 @@ def read(source: Path | str | bytes) -> Photo:
     return image.opened(source, _photo)
 
 
+def photo_of(given: Photo | Image.Image | NDArray[Any] | Path | str | bytes) -> Photo:
+    """Return a photo from a file, a Pillow picture, or an array.
+
+    Parameters
+    ----------
+    given : Photo, Image, array, path or bytes
+        An array holds uint8 or uint16 values, (H, W) or (H, W, C) with 1, 3 or 4 channels; the
+        fourth is the transparency. Bytes are the content of a file.
+
+    Raises
+    ------
+    PictureError
+        If the file cannot be read, or the array has another shape or dtype.
+
+    Examples
+    --------
+    >>> photo_of(np.zeros((4, 6, 4), np.uint8)).alpha.shape
+    (4, 6)
+    """
+    if isinstance(given, Photo):
+        return given
+    if isinstance(given, Image.Image):
+        return _photo(given)
+    if isinstance(given, np.ndarray):
+        values = given[..., None] if given.ndim == 2 else given
+        if values.ndim == 3 and values.shape[2] == 4 and values.dtype == np.uint8:
+            return Photo(values[..., :3], values[..., 3])
+        return Photo(values)
+    if isinstance(given, str | Path | bytes):
+        return read(given)
+    raise PictureError(
+        f"a photo is a path, a Pillow picture or an array; {type(given).__name__} was given"
+    )
+
+
 def _photo(opened: Image.Image) -> Photo:
     quality = (
         jpeg_quality(next(iter(opened.quantization.values())))

@@ -181,6 +181,8 @@ class Restorer(nn.Module):
         super().__init__()
         self.config = config
         widths = config.widths
+        if not widths or min(widths) < 1:
+            raise ValueError(f"widths are {widths}; give at least 1 channel for each scale")
         blocks = (config.blocks,) * len(widths) if isinstance(config.blocks, int) else config.blocks
         if len(blocks) != len(widths):
             raise ValueError(f"blocks are given for {len(blocks)} scales, widths for {len(widths)}")

@@ -172,7 +172,12 @@ def shards(path: Path) -> list[Path]:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read all tensors of a safetensors file, or of the files that an index names."""
     try:
-        return {name: value for part in shards(path) for name, value in load_file(part).items()}
+        parts = shards(path)
+        for part in parts:
+            part.open("rb").close()  # its error says why; that of safetensors does not
+        return {name: value for part in parts for name, value in load_file(part).items()}
+    except PermissionError as error:
+        raise ModelError(f"{error.filename} cannot be read: {error.strerror}") from None
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{path} cannot be read as safetensors ({error}); the file may be truncated"

@@ -18,7 +18,7 @@ from sfumato.condition.text import TextEncoder
 from sfumato.runtime import array_file, atomic
 from sfumato.space.kl import AutoencoderKL
 from sfumato.space.pixels import Pixels
-from sfumato.train.pack import Pictures
+from sfumato.train.pack import Pictures, is_array, note_of
 
 
 def cached(
@@ -30,10 +30,11 @@ def cached(
 ) -> Iterator[int]:
     """Fill `path` (.npy, float16) with ``rows(start, end)`` batch by batch; yield the rows done.
 
-    Rows that were computed with the same `key` before are kept, also after an interrupted run.
+    Rows that were computed with the same `key` before are kept, also after an interrupted run. A
+    damaged file is computed again.
     """
     note = path.with_suffix(".json")
-    known = json.loads(note.read_text("utf-8")) if path.exists() and note.exists() else {}
+    known = note_of(path) if is_array(path, shape) else {}
     done = known.get("done", shape[0]) if known.get("key") == key else 0
     if done >= shape[0]:
         return

@@ -82,11 +82,8 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
         "size": size,
         "captions": captions,
     }
-    if not (
-        index.exists()
-        and (cache / "pictures.npy").exists()
-        and json.loads(index.read_text("utf-8"))["key"] == key
-    ):
+    known = note_of(cache / "pictures.npy")
+    if known.get("key") != key or not is_array(cache / "pictures.npy"):
         _decode(samples, size, cache, key, captions=captions)
     record = json.loads(index.read_text("utf-8"))
     kept = [samples[k] for k in record["kept"]]
@@ -105,6 +102,24 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
         found.notes,
         named,
     )
+
+
+def note_of(path: Path) -> dict[str, Any]:
+    """What was noted beside a cached ``.npy`` file; empty if there is no note that can be read."""
+    try:
+        found = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_array(path: Path, shape: tuple[int, ...] | None = None) -> bool:
+    """Whether a ``.npy`` file is whole, and has the shape."""
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return shape is None or found.shape == shape
 
 
 def state(source: Path, *, times: bool = False) -> str:

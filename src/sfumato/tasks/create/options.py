@@ -166,7 +166,7 @@ class CreateOptions(Options):
     @classmethod
     def _size(cls, size: Any) -> Any:
         if isinstance(size, int) and not isinstance(size, bool):
-            return size, size
+            return cls._size(f"{size}")
         if not isinstance(size, str):
             return size
         if not (match := re.fullmatch(r"(\d+)(?:\s*[xX]\s*(\d+))?", size)):
@@ -175,6 +175,13 @@ class CreateOptions(Options):
                 "number, such as 256"
             )
         return int(match[1]), int(match[2] or match[1])
+
+    @field_validator("size")
+    @classmethod
+    def _has_pixels(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        if size is not None and min(size) < 1:
+            raise OptionError(f"size {size[0]}x{size[1]}: both sides must be at least 1 pixel")
+        return size
 
     @field_validator("negative_prompt", "then")
     @classmethod

@@ -309,6 +309,8 @@ def _check_options(plan: Plan) -> None:
     if options.then_step is not None and options.then_step > steps:
         raise OptionError(f"--then-step is {options.then_step}, but there are {steps} steps")
     unguided = plan.guidance_scale == 1 and plan.then_scale == 1
+    if options.fast and not unguided:
+        raise OptionError("--fast works without guidance: leave --guidance-scale out")
     if options.negative_prompt and unguided:
         raise OptionError("a negative prompt needs guidance: with --guidance-scale 1 there is none")
     if options.guidance_rescale and unguided:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from sfumato import image, metadata
 from sfumato.condition.words import with_names
+from sfumato.data.tables import find_delimiter
 from sfumato.data.text import decode
 from sfumato.errors import OptionError, PictureError
 from sfumato.hub.files import digest
@@ -85,9 +86,10 @@ def _read(path: Path) -> list[Prompt]:
         raise OptionError(f"{path} cannot be read as prompts: it is not UTF-8; save it as UTF-8")
     # not splitlines: JSON may contain other line ends
     lines, kind = [line for line in text.split("\n") if line.strip()], path.suffix.lower()
-    if kind == ".csv":
+    if kind in (".csv", ".tsv"):
+        delimiter = find_delimiter(text, "\t" if kind == ".tsv" else ",")
         try:
-            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
         except csv.Error as error:  # a quotation mark that is not closed
             raise OptionError(f"{path} cannot be read as prompts: {error}") from None
         # an empty cell sets nothing

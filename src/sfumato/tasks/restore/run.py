@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from sfumato.data.photo import Photo, read
+from sfumato.data.photo import Photo, photo_of, write
 from sfumato.denoiser.restorer import (
     TILE,
 )
@@ -58,15 +59,30 @@ class Restored:
     report: dict[str, Any]
     hidden: NDArray[np.bool_] | None = None
 
+    def save(self, path: Path | str) -> list[str]:
+        """Write the photo with its metadata; the suffix of the path selects the format.
+
+        Returns a note on each thing that the format cannot keep.
+
+        Raises
+        ------
+        PictureError
+            For an unknown suffix, or if the file cannot be written.
+        """
+        return write(self.photo, Path(path))
+
 
 def restore(
-    photo: Photo | Path | str, options: RestoreOptions, engine: Engine | None = None
+    photo: Photo | Image.Image | NDArray[Any] | Path | str,
+    options: RestoreOptions,
+    engine: Engine | None = None,
 ) -> Restored:
     """Restore a photo according to the options.
 
     Parameters
     ----------
-    photo : Photo, or path of a picture
+    photo : path, Pillow picture, array or Photo
+        An array holds uint8 or uint16 values, (H, W) or (H, W, C) with 1, 3 or 4 channels.
     options : RestoreOptions
     engine : Engine, optional
         The networks; by default those of ``options.model`` or, without a model, the bundled ones.
@@ -95,7 +111,7 @@ def restore(
         engine = RestorationNetworks(
             options.model, options.device, options.dtype, repairs=options.clean
         )
-    *_, last = stream(photo if isinstance(photo, Photo) else read(photo), options, engine)
+    *_, last = stream(photo_of(photo), options, engine)
     assert isinstance(last, Restored)
     return last
 
@@ -161,7 +177,7 @@ def _restored(
             options.enlarge or 1.0,
             engine.colors,
             saturation=options.saturation,
-            like=read(options.like) if options.like else None,
+            like=photo_of(options.like) if options.like else None,
         )
     made = _with_clear(made, photo)
     record = report(photo, made, options, stages, engine.sha256, said, hidden)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ def search(
         raise OptionError("give either words, or an example file with --like")
     if k < 1:
         raise OptionError(f"k is {k}; it must be 1 or more")
+    if where is not None and re.search(r";|--", re.sub(r"'[^']*'", "", where)):
+        raise OptionError(f'the filter "{where}" is no single condition; remove ; and --')
     folder = Path(folder)
     settings = settings_of(folder)
     code, table, exact = (

@@ -16,7 +16,9 @@ export class Brush {
   }
 
   async open(file) {
-    this.close(); // a file that cannot be shown leaves no other picture behind
+    // a file that cannot be shown leaves no other picture behind
+    this.file = null;
+    this.element.hidden = true;
     const picture = await createImageBitmap(file);
     this.file = file;
     this.size = [picture.width, picture.height];
