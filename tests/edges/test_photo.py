@@ -379,3 +379,23 @@ def test_a_photo_is_a_path_a_picture_or_an_array(tmp_path):
     for wrong in (None, {"a": 1}, values.astype(float), values[:, :, :2], np.zeros((0, 4, 3))):
         with pytest.raises(PictureError, match="a photo is"):
             sfumato.restore(wrong, options)
+
+
+def test_a_tiff_keeps_date_place_and_camera(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    exif = Image.Exif()
+    exif.update({271: "Canon", 306: "2020:01:02 03:04:05", 256: 999, 273: 12345})
+    exif.get_ifd(0x8769).update({0x9003: "2020:01:02 03:04:05", 0xA002: 40})
+    exif.get_ifd(0x8825).update({1: "N", 2: (51.0, 30.0, 0.0)})
+    Image.fromarray(values).save(tmp_path / "a.jpg", exif=exif)
+    photo = read(tmp_path / "a.jpg")
+    assert write(photo, tmp_path / "b.tif") == []
+    again = read(tmp_path / "b.tif")
+    assert np.array_equal(again.values, photo.values) and again.notes == ()
+    assert write(again, tmp_path / "c.tif") == write(again, tmp_path / "c.jpg") == []
+    for name in ("b.tif", "c.tif", "c.jpg"):
+        with Image.open(tmp_path / name) as opened:
+            found = opened.getexif()
+            assert opened.size == (40, 30) and found[271] == "Canon"
+            assert found.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
+            assert found.get_ifd(0x8825)[2] == (51.0, 30.0, 0.0)

@@ -15,6 +15,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from sfumato.data.text import decode
 from sfumato.metadata import DESCRIPTION, EXIF_POINTER
 
+GPS_POINTER = 0x8825  # tag of the place where a photo was taken
 ORIENTATION, PIXEL_WIDTH, PIXEL_HEIGHT = 0x0112, 0xA002, 0xA003  # EXIF 2.32, tables 4 and 7
 XMP_KEYWORD, SETTINGS = "XML:com.adobe.xmp", "sfumato"  # keywords of PNG text chunks
 # title, maker, model, software, date, artist, copyright
@@ -27,17 +28,38 @@ def descriptions(opened: Image.Image) -> tuple[bytes | None, list[str]]:
     exif.pop(ORIENTATION, None)
     if str(exif.get(DESCRIPTION, "")).startswith('{"schema"'):
         return None, []  # settings of create: they would not describe a changed picture
-    # most tags of a TIFF describe its storage: only tags that describe the picture are kept
-    if opened.format == "TIFF":
-        kept = Image.Exif()
-        kept.update({tag: value for tag, value in exif.items() if tag in DESCRIPTIVE})
-        exif = kept
-    if not exif:
-        return None, []
     try:
-        return exif.tobytes(), []
+        if opened.format == "TIFF":
+            exif = _descriptive(exif)
+        return (exif.tobytes(), []) if exif else (None, [])
     except Exception:  # a file may hold anything
         return None, ["its EXIF data are damaged and were left out"]
+
+
+def _descriptive(exif: Image.Exif) -> Image.Exif:
+    """Keep only tags that describe the picture: most tags of a TIFF describe its storage."""
+    kept = Image.Exif()
+    kept.update({tag: value for tag, value in exif.items() if tag in DESCRIPTIVE})
+    for pointer in (EXIF_POINTER, GPS_POINTER):
+        if found := exif.get_ifd(pointer):
+            kept.get_ifd(pointer).update(found)
+            kept[pointer] = 0  # the writer of the data sets the place
+    return kept
+
+
+def for_tiff(exif: bytes) -> Image.Exif | None:
+    """EXIF data for a TIFF file, whose other tags are written with its pixels.
+
+    None if a TIFF file cannot hold them.
+    """
+    held = Image.Exif()
+    try:
+        held.load(exif)
+        held = _descriptive(held)
+        Image.new("L", (1, 1)).save(io.BytesIO(), "TIFF", exif=held)
+    except Exception:  # a file may hold anything
+        return None
+    return held
 
 
 def texts_of(opened: Image.Image) -> dict[str, str]:

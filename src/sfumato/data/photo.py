@@ -25,6 +25,7 @@ from sfumato.data.exif import (
     SETTINGS,
     XMP_KEYWORD,
     descriptions,
+    for_tiff,
     jpeg_quality,
     resolution,
     texts_of,
@@ -308,9 +309,11 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     extra |= {"dpi": photo.dpi} if photo.dpi else {}
     if photo.dpi and kind == "WEBP":
         notes.append(f"{kind} cannot store the resolution")
-    if photo.exif and kind in ("PNG", "JPEG", "WEBP"):
-        extra["exif"] = with_size(photo.exif, photo.size)
-    if photo.exif and "exif" not in extra:
+    if photo.exif and kind != "BMP":
+        exif = with_size(photo.exif, photo.size)
+        extra["exif"] = for_tiff(exif) if kind == "TIFF" else exif
+    if photo.exif and not extra.get("exif"):
+        extra.pop("exif", None)
         notes.append(f"{kind} cannot store the EXIF data")
     if kind == "JPEG":
         extra |= {"quality": 95, "subsampling": 0}
