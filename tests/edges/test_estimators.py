@@ -318,3 +318,23 @@ def test_fits_in_threads_are_those_of_their_seed():
     alone = fitted(0)
     with ThreadPoolExecutor(4) as pool:
         assert all(np.abs(codes - alone).max() < 1e-3 for codes in pool.map(fitted, range(12)))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"n_components": 3}, {"layers": (8,)}, {"loss": "cross_entropy"}]
+)
+def test_a_warm_start_of_another_network_is_refused(changed):
+    rows = np.random.default_rng(0).random((40, 6))
+    model = Autoencoder(2, layers=(16,), epochs=1, warm_start=True, random_state=0).fit(rows)
+    steps = model.n_steps_
+    assert model.fit(rows).n_steps_ == 2 * steps
+    with pytest.raises(ValueError, match="set warm_start=False"):
+        model.set_params(**changed).fit(rows)
+    again = model.set_params(warm_start=False).fit(rows)
+    assert again.transform(rows).shape == (40, changed.get("n_components", 2))
+
+
+@pytest.mark.parametrize("layers", [(0,), (-3,), (16.5,), ("a",)])
+def test_layers_are_whole_numbers(layers):
+    with pytest.raises(ValueError, match="whole numbers of at least 1"):
+        Autoencoder(2, layers=layers).fit(np.random.default_rng(0).random((40, 6)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import scipy.sparse
@@ -128,9 +128,20 @@ class Autoencoder(Reducer):
         self.random_state, self.warm_start, self.verbose = random_state, warm_start, verbose
 
     def fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
-        """Train on rows (N, d)."""
+        """Train on rows (N, d).
+
+        Raises
+        ------
+        ValueError
+            If ``warm_start`` would continue a network of another code length, kind or layers.
+        """
         self._validate_params()
         fresh = not (self.warm_start and hasattr(self, "space_"))
+        if not fresh and self.space_.config != self._config(self.n_features_in_):
+            raise ValueError(
+                "warm_start continues the trained network, but n_components, kind, layers, shape "
+                "or loss has changed since; set warm_start=False"
+            )
         return self._train(self._check(X, reset=fresh), self.epochs, fresh=fresh)
 
     def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
@@ -205,7 +216,10 @@ class Autoencoder(Reducer):
                 flush=True,
             )
 
-    def _build(self, columns: int, seed: int) -> AutoencoderSpace:
+    def _config(self, columns: int) -> ConvConfig | DeepConfig:
+        """The network's config, for rows of `columns` values."""
+        if not all(isinstance(n, Integral) and n > 0 for n in self.layers):
+            raise ValueError(f"layers {tuple(self.layers)} are not whole numbers of at least 1")
         shape = (1, 1, columns) if self.shape is None else tuple(self.shape)
         if len(shape) != 3 or not all(isinstance(n, Integral) and n > 0 for n in shape):
             raise ValueError(f"shape {shape} is not (channels, height, width)")
@@ -213,26 +227,22 @@ class Autoencoder(Reducer):
             raise ValueError(
                 f"shape {shape} has {math.prod(shape)} values, the rows have {columns}"
             )
-        output = "sigmoid" if self.loss == "cross_entropy" else "linear"
+        output: Literal["sigmoid", "linear"] = (
+            "sigmoid" if self.loss == "cross_entropy" else "linear"
+        )
+        layers, codes = tuple(self.layers), self.n_components
+        if self.kind == "conv":
+            return ConvConfig(shape=shape, widths=layers, codes=codes, output=output)
+        return DeepConfig(shape=shape, layers=layers, codes=codes, output=output)
+
+    def _build(self, columns: int, seed: int) -> AutoencoderSpace:
+        config = self._config(columns)
         with seeded(seed):
-            if self.kind == "conv":
-                space: AutoencoderSpace = ConvAutoencoder(
-                    ConvConfig(
-                        shape=shape,
-                        widths=tuple(self.layers),
-                        codes=self.n_components,
-                        output=output,
-                    )
-                )
-            else:
-                space = DeepAutoencoder(
-                    DeepConfig(
-                        shape=shape,
-                        layers=tuple(self.layers),
-                        codes=self.n_components,
-                        output=output,
-                    )
-                )
+            space: AutoencoderSpace = (
+                ConvAutoencoder(config)
+                if isinstance(config, ConvConfig)
+                else DeepAutoencoder(config)
+            )
         return space.to(choose_device(self.device))
 
     @property
