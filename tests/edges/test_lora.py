@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from sfumato.errors import OptionError
+from sfumato.hub.describe import describe
 from sfumato.hub.load import load
 from sfumato.hub.lora import FILE, read_lora
 from sfumato.tasks.create.options import CreateOptions
@@ -44,6 +45,9 @@ def test_it_is_written_used_and_says_how(own, tiny, tmp_path):
     changes = read_lora(tmp_path / "mine" / FILE)
     assert all(change.down.shape[0] == 8 for change in changes.values())
     assert any(change.down.ndim == 4 for change in changes.values()), "convolutions, too"
+    for name in (tmp_path / "mine", tmp_path / "mine" / FILE):
+        told = describe(str(name))
+        assert (told["kind"], told["rank"], told["layers"]) == ("LoRA", 8, len(changes))
     options = CreateOptions(model=str(tiny), seed=1, steps=2)
     before = create("a red apple", options)[0]
     after = create("a red apple", options.model_copy(update={"loras": (str(tmp_path / "mine"),)}))

@@ -143,7 +143,7 @@ def models(
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="A picture, or a model's name or folder.")],
+    path: Annotated[str, typer.Argument(help="A picture, a model's name or folder, or a LoRA.")],
     nearest: Annotated[
         bool,
         Option("--nearest", help="Name the training pictures that are closest to the picture."),
@@ -155,8 +155,8 @@ def inspect(
         ),
     ] = "",
 ) -> None:
-    """Print a picture's settings, a model's contents, or the training pictures closest to a
-    picture.
+    """Print a picture's settings, the contents of a model or LoRA, or the training pictures closest
+    to a picture.
     """
     from sfumato import metadata
     from sfumato.data.foreign import read_options

@@ -9,16 +9,21 @@ from sfumato.hub import single
 from sfumato.hub.config import Defaults
 from sfumato.hub.files import digest, in_pixels, part, read_json, weight_file
 from sfumato.hub.load import STUDENT, resolve, restorer_folder, restorers
-from sfumato.hub.lora import FILE
+from sfumato.hub.lora import FILE, is_lora, lora_file, read_lora
 from sfumato.space.kl import AutoencoderConfig
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Return a model's size, license, styles and digest, read from its files."""
+    """Return a model's size, license, styles and digest, read from its files.
+
+    For a LoRA, return its rank and its number of changed layers.
+    """
     if name in restorers() or (
         (Path(name) / "config.json").exists() and not (Path(name) / "model_index.json").exists()
     ):
         return _restorer(name, restorer_folder(name))
+    if is_lora(Path(name)):
+        return _lora(name, lora_file(name))
     path = resolve(name)
     return _file(name, path) if path.is_file() else _folder(name, path)
 
@@ -75,6 +80,19 @@ def _restorer(name: str, folder: Path) -> dict[str, Any]:
         "megabytes": round(weights.stat().st_size / 1e6, 1),
         "network": read_json(folder / "config.json"),
         "sha256": digest(weights),
+    }
+
+
+def _lora(name: str, file: Path) -> dict[str, Any]:
+    changes = read_lora(file)
+    ranks = {change.down.shape[0] for change in changes.values()}
+    return {
+        "name": name,
+        "kind": "LoRA",
+        "layers": len(changes),
+        "rank": min(ranks) if len(ranks) == 1 else [min(ranks), max(ranks)],
+        "megabytes": round(file.stat().st_size / 1e6, 1),
+        "sha256": digest(file),
     }
 
 

@@ -80,6 +80,18 @@ def lora_file(path: Path | str) -> Path:
     return path
 
 
+def is_lora(path: Path) -> bool:
+    """Whether a path is the file of a LoRA, or a folder with one; the weights are not read."""
+    file = path / FILE if path.is_dir() else path
+    if file.suffix != ".safetensors" or not file.is_file():
+        return False
+    try:
+        with safe_open(file, "pt") as opened:
+            return all(FORMAT.fullmatch(name) for name in opened.keys())  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return False
+
+
 def lora_scale(asked: str) -> tuple[str, float]:
     """Split the name of a LoRA into its path and the scale after the last colon, 1 if absent.
 

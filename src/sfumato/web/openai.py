@@ -26,7 +26,7 @@ from sfumato.errors import OptionError
 from sfumato.hub.load import bundled
 from sfumato.web.bodies import CreateBody
 from sfumato.web.jobs import finished, queue_of, submit
-from sfumato.web.schema import EITHER
+from sfumato.web.schema import EITHER, form_with
 from sfumato.web.store import Job
 from sfumato.web.work import encoded
 
@@ -74,7 +74,7 @@ async def generations(request: Request, asked: Generation) -> Response:
     return await _respond(request, asked, _body(asked, request), "image_generation")
 
 
-@router.post("/edits", responses=EITHER)
+@router.post("/edits", responses=EITHER, openapi_extra=form_with("image", "mask"))
 async def edits(request: Request) -> Response:
     """Inpaint the transparent part of a mask; without a mask, change the whole picture."""
     form = await request.form()
@@ -87,7 +87,7 @@ async def edits(request: Request) -> Response:
     return await _respond(request, asked, _body(asked, request, **extra), "image_edit")
 
 
-@router.post("/variations", responses=EITHER)
+@router.post("/variations", responses=EITHER, openapi_extra=form_with("image"))
 async def variations(request: Request) -> Response:
     """Generate a variation of a picture, without a text."""
     form = await request.form()

@@ -60,6 +60,16 @@ def file_response(kind: str, description: str) -> Responses:
     return {200: {"description": description, "content": {kind: {}}}}
 
 
+def form_with(*files: str) -> dict[str, Any]:
+    """Describe a form with files, the first of them required, for a route that reads the form."""
+    fields: dict[str, Any] = {"n": {"type": "integer", "minimum": 1, "maximum": 10}}
+    fields |= {name: {"type": "string"} for name in ("prompt", "model", "size", "background")}
+    fields |= {name: {"type": "string", "format": "binary"} for name in files}
+    described = {"type": "object", "properties": fields, "required": [files[0]]}
+    content = {"multipart/form-data": {"schema": described}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 FAILURES: Responses = {
     400: response("The request cannot be fulfilled or read; the message says why."),
     401: response("The token is missing or wrong."),
