@@ -32,6 +32,7 @@ from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.train.loop import train
 from sfumato.train.loss import squared, vivid
 from sfumato.train.pairs import PairJob, paired, read_pairs
+from sfumato.train.restoration import train_restorer
 from sfumato.train.restorer import TAUGHT, Measured, RestorerJob, read_photos
 from sfumato.train.settings import TrainSettings
 from sfumato.types import Condition
@@ -432,3 +433,17 @@ def test_the_damage_is_where_it_is_seen():
 def test_a_network_needs_channels(widths):
     with pytest.raises(ValueError, match="at least 1 channel"):
         Restorer(RestorerConfig(widths=widths))
+
+
+@pytest.mark.parametrize(
+    ("corruption", "given", "message"),
+    [
+        ("noise:25 | noise:9999", {}, "9999 is not a level"),
+        ("noise:25", {"device": "tpu9"}, "tpu9"),
+    ],
+)
+def test_wrong_options_are_told_before_photos_are_read(tmp_path, corruption, given, message):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "a.png")
+    with pytest.raises(OptionError, match=message):
+        next(train_restorer(tmp_path / "photos", tmp_path / "out", corruption, None, given))

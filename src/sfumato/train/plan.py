@@ -21,6 +21,7 @@ from sfumato.config import Config
 from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import network_from, outline, read_json
 from sfumato.hub.load import BUNDLED, bundled
+from sfumato.runtime import choose_device
 from sfumato.train.loop import Progress
 from sfumato.train.pack import state
 from sfumato.train.settings import TrainSettings
@@ -98,7 +99,9 @@ def read_plan(
         )
     plan = Plan.read(read_json(path), str(path)) if path else Plan()
     usual = dict(zip(("steps", "batch", "learning_rate"), USUAL[task], strict=False))
-    return plan, TrainSettings.read({**usual, **plan.settings, **given}, "training settings")
+    settings = TrainSettings.read({**usual, **plan.settings, **given}, "training settings")
+    choose_device(settings.device)  # an unknown device is an error before any data are read
+    return plan, settings
 
 
 def identity(plan: Plan, data: Path, network: Config, **more: Any) -> dict[str, Any]:

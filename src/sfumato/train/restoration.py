@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sfumato.corruption.base import parse
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.errors import OptionError
@@ -83,6 +84,8 @@ def _asked(data: Path, corruption: str) -> str:
         raise OptionError(
             f"{data} holds pairs, which need no other corruption; leave out {corruption}"
         )
+    for alternative in corruption.split("|") if corruption else ():
+        parse(alternative)  # a wrong corruption is an error before any photo is read
     return corruption or PAIRS
 
 
