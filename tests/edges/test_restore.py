@@ -15,7 +15,7 @@ from tests.conftest import make_tiny
 
 from sfumato.cli import main
 from sfumato.corruption.noise import FilmGrain
-from sfumato.data.photo import Photo, read
+from sfumato.data.photo import Photo, read, write
 from sfumato.denoiser.restorer import TILE, Restorer, RestorerConfig
 from sfumato.errors import OptionError
 from sfumato.hub.load import load
@@ -1254,3 +1254,18 @@ def test_more_sensitivity_finds_more(tmp_path):
 def test_options_of_what_is_not_asked_for(options, message):
     with pytest.raises(OptionError, match=message):
         RestoreOptions(**options)
+
+
+def test_without_scratches_the_other_repairs_are_done(tmp_path, run):
+    flat = np.full((48, 64, 1), 128.0) + np.random.default_rng(0).normal(0, 15, (48, 64, 1))
+    photo = Photo(flat.clip(0, 255).astype(np.uint8))
+    made = restore(photo, RestoreOptions(fill_scratches=True, denoise=15, sensitivity=0.1))
+    assert made.report["made_anew"] == 0 and made.photo.values.std() < 5
+    only = restore(photo, RestoreOptions(denoise=15)).photo
+    assert np.array_equal(made.photo.values, only.values)
+    with pytest.raises(OptionError, match="no scratches were found"):
+        restore(photo, RestoreOptions(fill_scratches=True, sensitivity=0.1))
+    write(photo, tmp_path / "a.png")
+    code, out, _ = run("restore", tmp_path / "a.png", "--fill-scratches", "--denoise=15",
+                       "--sensitivity", 0.1, "--output", tmp_path / "b.png")  # fmt: skip
+    assert code == 0 and "inpainted 0.0%" in out

@@ -114,7 +114,7 @@ def note_of(path: Path) -> dict[str, Any]:
 
 
 def is_array(path: Path, shape: tuple[int, ...] | None = None) -> bool:
-    """Whether a ``.npy`` file is whole, and has the shape."""
+    """Whether a ``.npy`` file is complete and has the given shape."""
     try:
         found = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):

@@ -30,12 +30,13 @@ Damage = Callable[[Tensor], Tensor]
 
 
 def find(
-    photo: Photo, options: RestoreOptions, damage: Damage
+    photo: Photo, options: RestoreOptions, damage: Damage, *, alone: bool = True
 ) -> Generator[Progress, None, NDArray[np.bool_] | None]:
     """Find the pixels (H, W) to inpaint; None if the options request no inpainting.
 
     This is a generator: it yields progress, since the search for scratches takes seconds, and
-    returns the mask.
+    returns the mask. If no scratches are found, the mask is empty; if nothing else is to be
+    repaired (`alone`), this is an error.
 
     Raises
     ------
@@ -49,7 +50,8 @@ def find(
     if not parts:
         return None
     hidden: NDArray[np.bool_] = np.logical_or.reduce([mask for mask, _ in parts])
-    if not hidden.any():
+    only_scratches = options.fill_scratches and len(parts) == 1
+    if not hidden.any() and (alone or not only_scratches):
         raise OptionError("; ".join(reason for _, reason in parts))
     if hidden.all():
         raise OptionError(

@@ -42,7 +42,7 @@ class Noise:
     grain: Grain | None = None
 
     def scaled(self, factor: float) -> Noise:
-        """Return white noise that is `factor` times as strong."""
+        """Return noise without grain that is `factor` times as strong as this noise."""
         return Noise(factor * self.level, factor * self.dark, factor * self.bright)
 
     def at(self, light: NDArray[Any]) -> NDArray[Any]:

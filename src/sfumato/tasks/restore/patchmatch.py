@@ -191,7 +191,7 @@ def votes(
 
 
 def grown(matches: Tensor, small: Level, level: Level, random: Generator) -> Tensor:
-    """Upsample the matches from a copy of half the size to this level."""
+    """Upsample matches found at half the size to the size of this level of the pyramid."""
     wide, less = level.width, small.width
     row, column = level.targets // wide, level.targets % wide
     above = (row // 2).clamp_max(small.hole.shape[0] - 1)

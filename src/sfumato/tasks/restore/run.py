@@ -151,7 +151,8 @@ def _restored(
     said: dict[str, Any] = {}
     for asked in stages:
         looks, _, patches = _work(photo, asked)
-        finding = masks.find(made, asked, engine.damage)
+        alone = options.only == "gaps" and not options.colorize
+        finding = masks.find(made, asked, engine.damage, alone=alone)
         hidden = yield from _within(total, done, looks, finding)
         done += looks
         stage = Stage(made, asked, engine, noise, jpeg, hidden)

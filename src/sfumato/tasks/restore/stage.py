@@ -41,8 +41,8 @@ class Engine(Protocol):
     def sha256(self, part: str) -> str:
         """Digest of the weights for a part of the work.
 
-        The parts are "noise", "gaps" and "size" (damage of this kind only), "tints" (color) and
-        "photos" (everything else).
+        A part has the name of its network. It is "noise", "gaps" or "size" where the photo has
+        only this kind of damage, "tints" for color, and "photos" for everything else.
         """
         ...
 
