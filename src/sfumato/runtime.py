@@ -297,7 +297,8 @@ def atomic(path: Path) -> Iterator[Path]:
         yield scratch
         with scratch.open("rb") as f:
             os.fsync(f.fileno())
-        scratch.chmod(mode)
+        if scratch.stat().st_mode & 0o777 != mode:  # not every file system allows a change
+            scratch.chmod(mode)
         scratch.replace(path)
     except SafetensorError as error:  # the disk may be full
         raise OSError(f"{path} cannot be written: {error}") from None

@@ -12,6 +12,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 import sfumato
 from sfumato import image
+from sfumato.data.exif import ORIENTATION
 from sfumato.data.photo import Photo, read, write
 from sfumato.errors import PictureError
 from sfumato.tasks.restore.options import RestoreOptions
@@ -376,6 +377,8 @@ def test_a_photo_is_a_path_a_picture_or_an_array(tmp_path):
     assert made.save(tmp_path / "made.png") == []
     with Image.open(tmp_path / "made.png") as saved:
         assert saved.mode == "RGBA" and round(saved.info["dpi"][0]) == 300
+    deep = sfumato.restore(values.astype(np.uint16) * 257, options).photo
+    assert np.array_equal(deep.alpha, values[..., 3]) and deep.values.dtype == np.uint16
     for wrong in (None, {"a": 1}, values.astype(float), values[:, :, :2], np.zeros((0, 4, 3))):
         with pytest.raises(PictureError, match="a photo is"):
             sfumato.restore(wrong, options)
@@ -399,3 +402,18 @@ def test_a_tiff_keeps_date_place_and_camera(tmp_path):
             assert opened.size == (40, 30) and found[271] == "Canon"
             assert found.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
             assert found.get_ifd(0x8825)[2] == (51.0, 30.0, 0.0)
+
+
+def test_a_given_picture_is_not_changed_and_may_be_damaged(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(values).save(tmp_path / "a.jpg", exif=exif)
+    options = RestoreOptions(fill_box=(2, 2, 4, 4))
+    with Image.open(tmp_path / "a.jpg") as opened:
+        sizes = [restore(opened, options).photo.size for _ in range(2)]
+        assert sizes == [(20, 30)] * 2 and opened.getexif()[ORIENTATION] == 6
+    Image.fromarray(values).save(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:300])
+    with Image.open(tmp_path / "b.png") as cut, pytest.raises(PictureError, match="cannot be read"):
+        restore(cut, options)

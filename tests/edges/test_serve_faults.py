@@ -14,6 +14,8 @@ import urllib.request
 import zipfile
 from urllib.parse import urlsplit
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 from tests.edges.test_serve import ask, ended, serving
@@ -51,6 +53,13 @@ def test_headers_that_cannot_be_read(server, header):
         assert answer.status in (400, 403) and json.load(answer)["error"]["message"]
 
 
+def repeated():
+    """A parquet file with one long text, repeated, in base64."""
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"text": ["x" * 1_000_000] * 800}), stream)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
 def packed(values):
     """A zip file of a file with `values`, in base64."""
     stream = io.BytesIO()
@@ -65,6 +74,7 @@ def packed(values):
     ("body", "said"),
     [
         ({"data": packed(520), "name": "zeros.npz"}, "up to 512 MB"),
+        ({"data": repeated(), "name": "a.parquet"}, "up to 512 MB"),
         ({"data": "UEsFBg==", "name": "zeros.zip"}, "the data cannot be read"),
         ({"data": "H4sIAAAA", "name": "a.gz"}, "the data cannot be read"),
         ({"layers": [10_000_000]}, "at most 4096 units"),
@@ -151,3 +161,27 @@ def test_an_interrupt_tells_the_clients_and_keeps_the_job(tmp_path):
     assert answers[0][0] == 503 and "continues" in answers[0][1]["error"]["message"]
     assert said.strip() == "sfumato: stopped; unfinished jobs continue at the next start"
     assert process.returncode == 0 and time.monotonic() - began < 10
+
+
+def test_a_job_that_comes_while_a_dead_worker_is_replaced_is_done(tmp_path):
+    with TestClient(build(Settings(tmp_path, host="testserver"))) as client:
+        ask = {"prompt": "a", "steps": 1}
+        assert client.post("/v1/create?wait=true", json=ask).is_success
+        work = client.app.state.queue
+        first = work.process
+        first.kill()
+        first.join()
+        time.sleep(0.15)  # the death is noticed, and the next worker does not exist yet
+        done = client.post("/v1/create?wait=true", json=ask)
+        assert done.json()["status"] == "completed" and work.process.pid != first.pid
+
+
+def test_a_client_that_leaves_a_stream_cancels_its_job(server):
+    connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=60)
+    body = json.dumps({"prompt": "a car", "n": 10, "stream": True, "steps": 200})
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/images/generations", body, headers)
+    time.sleep(1)
+    connection.close()
+    newest = ask(server, "/v1/jobs?count=1")[1]["jobs"][0]
+    assert ended(server, newest["id"])["status"] == "cancelled"

@@ -25,11 +25,19 @@ DESCRIPTIVE = frozenset({0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298}
 def descriptions(opened: Image.Image) -> tuple[bytes | None, list[str]]:
     """Return the EXIF data without the orientation, and a note if they are damaged."""
     exif = opened.getexif()
-    exif.pop(ORIENTATION, None)
+    turned = exif.pop(ORIENTATION, None)
+    try:
+        return _packed(exif, opened.format)
+    finally:
+        if turned is not None:  # the picture may be the caller's
+            exif[ORIENTATION] = turned
+
+
+def _packed(exif: Image.Exif, kind: str | None) -> tuple[bytes | None, list[str]]:
     if str(exif.get(DESCRIPTION, "")).startswith('{"schema"'):
         return None, []  # settings of create: they would not describe a changed picture
     try:
-        if opened.format == "TIFF":
+        if kind == "TIFF":
             exif = _descriptive(exif)
         return (exif.tobytes(), []) if exif else (None, [])
     except Exception:  # a file may hold anything

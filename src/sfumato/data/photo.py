@@ -170,7 +170,7 @@ def photo_of(given: Photo | Image.Image | NDArray[Any] | Path | str | bytes) -> 
     ----------
     given : Photo, Image, array, path or bytes
         An array holds uint8 or uint16 values, (H, W) or (H, W, C) with 1, 3 or 4 channels; the
-        fourth is the transparency. Bytes are the content of a file.
+        fourth is the opacity. Bytes are the content of a file.
 
     Raises
     ------
@@ -185,11 +185,15 @@ def photo_of(given: Photo | Image.Image | NDArray[Any] | Path | str | bytes) -> 
     if isinstance(given, Photo):
         return given
     if isinstance(given, Image.Image):
-        return _photo(given)
+        try:
+            return _photo(given)
+        except (OSError, EOFError, *image.DAMAGED) as error:  # its file may be read only now
+            raise PictureError(f"the picture cannot be read: {error}") from None
     if isinstance(given, np.ndarray):
         values = given[..., None] if given.ndim == 2 else given
-        if values.ndim == 3 and values.shape[2] == 4 and values.dtype == np.uint8:
-            return Photo(values[..., :3], values[..., 3])
+        if values.ndim == 3 and values.shape[2] == 4 and values.dtype in (np.uint8, np.uint16):
+            opacity = values[..., 3] if values.dtype == np.uint8 else values[..., 3] // 257
+            return Photo(values[..., :3], opacity.astype(np.uint8))
         return Photo(values)
     if isinstance(given, str | Path | bytes):
         return read(given)

@@ -278,7 +278,7 @@ def _check_unpacked(path: Path) -> None:
 
 
 def _unpacked(path: Path) -> int:
-    """Bytes of a file of data after decompression; for a .gz file at most about `UNPACKED`."""
+    """Bytes of a file of data after decompression, counted up to about `UNPACKED`."""
     if path.suffix in (".zip", ".npz"):
         with zipfile.ZipFile(path) as archive:
             return sum(member.file_size for member in archive.infolist())
@@ -289,11 +289,22 @@ def _unpacked(path: Path) -> int:
                 size += len(part)
         return size
     if path.suffix == ".parquet":
-        from pyarrow import parquet  # an optional package
-
-        about = parquet.read_metadata(path)
-        return int(about.num_rows * about.num_columns * 8)
+        return _unpacked_table(path)
     return path.stat().st_size
+
+
+def _unpacked_table(path: Path) -> int:
+    try:
+        from pyarrow import parquet  # an optional package
+    except ImportError:
+        return 0  # reading the table tells what to install
+    size = 0
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(64):  # repeated values take hardly any space in the file
+            size += batch.nbytes
+            if size > UNPACKED:
+                break
+    return size
 
 
 def _searched(body: SearchBody, indexes: Mapping[str, str]) -> dict[str, Any]:

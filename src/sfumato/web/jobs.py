@@ -353,7 +353,8 @@ def _names(path: str) -> Names:
 
 def described(name: str, path: str) -> dict[str, Any]:
     """Describe a model in OpenAI's format; a bundled model has further fields."""
-    about = describe(path) if path in (*bundled(), *restorers()) else {}
+    # the files of other models may be large, so they are not described; they have no styles here
+    about = describe(path) if path in (*bundled(), *restorers()) else {"styles": []}
     keys = ("description", "size", "styles", "fast", "license", "megabytes")
     known = {key: about[key] for key in keys if key in about}
     return {"id": name, "object": "model", "created": 0, "owned_by": "sfumato", **known}

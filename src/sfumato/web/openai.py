@@ -204,19 +204,26 @@ async def _stream(request: Request, job: Job, asked: Generation, kind: str) -> A
     sent = 0
     ground = "transparent" if asked.background == "transparent" else "opaque"
     common = {"background": ground, "quality": "auto", "output_format": asked.output_format}
-    async for update in queue_of(request).watch(job.id):
-        if update.kind == "preview" and sent < asked.partial_images:
-            part = {"b64_json": update.data["b64_json"], "partial_image_index": sent}
-            yield _event(f"{kind}.partial_image", {**common, **part, "size": asked.size or "auto"})
-            sent += 1
-        elif update.kind == "completed":
-            response = await asyncio.to_thread(_response, request, job, update.data, asked)
-            for picture in response["data"]:
-                whole = {**common, **picture, "size": response["size"], "usage": _usage()}
-                yield _event(f"{kind}.completed", whole)
-        elif update.kind in ("failed", "cancelled"):
-            message = update.data.get("error") or f"the job was {update.kind}"
-            yield _event("error", {"error": {"message": message, "type": "server_error"}})
+    queue = queue_of(request)
+    try:
+        async for update in queue.watch(job.id):
+            if update.kind == "preview" and sent < asked.partial_images:
+                part = {"b64_json": update.data["b64_json"], "partial_image_index": sent}
+                yield _event(
+                    f"{kind}.partial_image", {**common, **part, "size": asked.size or "auto"}
+                )
+                sent += 1
+            elif update.kind == "completed":
+                response = await asyncio.to_thread(_response, request, job, update.data, asked)
+                for picture in response["data"]:
+                    whole = {**common, **picture, "size": response["size"], "usage": _usage()}
+                    yield _event(f"{kind}.completed", whole)
+            elif update.kind in ("failed", "cancelled"):
+                message = update.data.get("error") or f"the job was {update.kind}"
+                yield _event("error", {"error": {"message": message, "type": "server_error"}})
+    finally:
+        if not queue.closing:
+            queue.cancel(job.id)  # the client has left; no effect on a job that has ended
 
 
 def _event(kind: str, data: dict[str, Any]) -> str:

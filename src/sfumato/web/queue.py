@@ -157,7 +157,7 @@ class Queue:
             with contextlib.suppress(OSError):
                 self.pipe.send(Cancel(identity))
             self.running.pop(identity)
-            if not self.running:
+            if not self.running and not self.done.is_set():
                 self.deadline = self.loop.call_later(PATIENCE, self._kill)
         self._send(identity, Update("cancelled", {}))
         return True
@@ -184,6 +184,8 @@ class Queue:
                 return
             if job.status in ENDED:
                 yield _last(job)
+                return
+            if self.closing:  # too late to be told
                 return
             position = self.store.position(job) if job.status == "queued" else None
             yield Update("progress", {**self.progress(job), "queue_position": position})
@@ -255,7 +257,10 @@ class Queue:
             running.preview = event.png
             self._send(message.id, Update("preview", {"b64_json": event.png}))
         elif isinstance(event, Finished):
-            about = {"file": event.file, "number": running.pictures, **event.about}
+            # files of pictures are numbered; a batch that failed begins again with the first
+            stem = event.file.removesuffix(".png")
+            number = int(stem) if stem.isdecimal() else running.pictures
+            about = {"file": event.file, "number": number, **event.about}
             running.pictures += 1
             self._send(message.id, Update("picture", about))
 
@@ -275,6 +280,7 @@ class Queue:
 
     def _crashed(self) -> None:
         """Recover the jobs of a worker that died, and start a new worker."""
+        self.done.clear()
         for job in self.store.recover(CRASHED):
             self._send(job.id, _last(job))
         self.running.clear()
@@ -290,7 +296,9 @@ class Queue:
     async def _work(self) -> None:
         """Send the worker one batch after the other, and delete old jobs now and then."""
         forgot = -FORGET
+        self.done.set()
         while True:
+            await self.done.wait()
             try:
                 if time.monotonic() - forgot >= FORGET:
                     forgot = time.monotonic()
@@ -313,7 +321,6 @@ class Queue:
                 self.pipe.send(batch)
             except OSError:  # the worker has just died; _listen reports it soon
                 await asyncio.sleep(0.1)
-            await self.done.wait()
 
     def _next(self) -> list[Work]:
         """Take the first waiting job and the jobs that can run in its batch."""

@@ -192,12 +192,7 @@ def resolve(options: CreateOptions, model: Model) -> Plan:
         If a file cannot be read.
     """
     defaults = model.defaults
-    start, size, shown = _start(options, model)
-    enlarged = 0
-    if not options.mask:
-        size, enlarged = _worked(size, model)
-        if start is not None:
-            start = Start(image.crop_to(start.picture, size), start.stored, start.profile, None)
+    start, size, shown, enlarged = _start(options, model)
     best_of, scale = options.best_of or defaults.best_of, options.guidance_scale
     return Plan(
         model,
@@ -217,13 +212,16 @@ def resolve(options: CreateOptions, model: Model) -> Plan:
 
 def _start(
     options: CreateOptions, model: Model
-) -> tuple[Start | None, tuple[int, int], tuple[int, int]]:
-    """The picture to start from, the size to work at, and the size of the result."""
+) -> tuple[Start | None, tuple[int, int], tuple[int, int], int]:
+    """The picture to start from, the size to work at, the size of the result, and how often the
+    picture is enlarged.
+    """
     if options.source is None:
         if options.mask:
             raise OptionError("--mask needs --from, the picture to inpaint")
-        size = options.size or model.size
-        return None, size, size
+        shown = options.size or model.size
+        size, enlarged = _worked(shown, model)
+        return None, size, shown, enlarged
     source, (stored, profile) = image.read(options.source), image.read_stored(options.source)
     mask = image.read_mask(options.mask, source.size) if options.mask else None
     size = shown = options.size or _nearest(source.size, model.unit)
@@ -231,11 +229,15 @@ def _start(
         shown = source.size  # pixels that are kept must not be scaled
         source, stored, mask = (_filled_up(part, model.unit) for part in (source, stored, mask))
         size = source.size
-    hidden = None if mask is None else image.white(image.crop_to(mask, size))
-    if hidden is not None and not hidden.any():
+    if mask is None:
+        size, enlarged = _worked(shown, model)
+        stored = image.crop_to(stored, size)
+        return Start(image.crop_to(source, size), stored, profile, None), size, shown, enlarged
+    hidden = image.white(image.crop_to(mask, size))
+    if not hidden.any():
         raise OptionError(image.nothing_white(str(options.mask)))
     start = Start(image.crop_to(source, size), image.crop_to(stored, size), profile, hidden)
-    return start, size, shown
+    return start, size, shown, 0
 
 
 def _worked(size: tuple[int, int], model: Model) -> tuple[tuple[int, int], int]:

@@ -16,10 +16,10 @@ export class Brush {
   }
 
   async open(file) {
-    // a file that cannot be shown leaves no other picture behind
-    this.file = null;
-    this.element.hidden = true;
-    const picture = await createImageBitmap(file);
+    const picture = await createImageBitmap(file).catch((error) => {
+      this.close(); // a file that cannot be shown leaves no other picture behind
+      throw error;
+    });
     this.file = file;
     this.size = [picture.width, picture.height];
     this.scale = Math.min(1, SHOWN / Math.max(...this.size));

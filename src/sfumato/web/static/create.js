@@ -12,8 +12,10 @@ const brush = new Brush(page.querySelector(".brush"), () => {
   form.querySelector("#from summary").textContent = brush.file ? `Starts from ${brush.file.name}` : "Start from a picture";
   form.querySelector("#from .strength").hidden = brush.file === null;
   if (!brush.file) field("file").value = "";
+  form.querySelector("#from .anyway").hidden = true;
 });
 let models = [];
+let again = {}; // seed and number of candidates of the picture whose settings are used
 
 export async function open() {
   if (models.length) return;
@@ -95,6 +97,7 @@ async function body() {
   if (field("lora").value) out.loras = [field("lora").value];
   if (field("transparent").checked) out.transparent = true;
   if (field("fast").checked) out.fast = true;
+  if (again.best_of && out.seed === again.seed) out.best_of = again.best_of;
   if (brush.file) {
     out.source = await base64(brush.file);
     out.strength = Number(field("strength").value);
@@ -140,25 +143,27 @@ export async function start(file) {
 
 // A chosen picture: one with settings inside gives these back, any other is started from.
 async function take(file) {
-  const told = await json("/sdapi/v1/png-info", { image: await base64(file) }).catch(() => null);
-  const button = form.querySelector("#from .anyway");
-  button.hidden = !told?.parameters?.prompt;
-  button.onclick = () => start(file);
-  if (button.hidden) await start(file);
-  else {
-    brush.close();
-    use(told.parameters);
+  const told = await base64(file).then((image) => json("/sdapi/v1/png-info", { image })).catch(() => null);
+  if (!told?.parameters?.prompt) {
+    await start(file);
+    return;
   }
+  brush.close();
+  use(told.parameters);
+  const button = form.querySelector("#from .anyway");
+  button.hidden = false;
+  button.onclick = () => start(file);
 }
 
 // Settings that the form cannot hold, and their usual values.
 const UNSEEN = { schedule: "auto", eta: null, guidance_rescale: 0, then: null, then_guidance_scale: null };
 
 export function use(settings) {
+  const other = [];
   if (models.some((model) => model.id === settings.model)) {
     field("model").value = settings.model;
     styles();
-  }
+  } else if (settings.model) other.push(`the model ${settings.model}`);
   for (const name of ["prompt", "negative_prompt", "seed", "steps", "guidance_scale", "style", "sampler"]) {
     field(name).value = settings[name] ?? "";
   }
@@ -172,9 +177,14 @@ export function use(settings) {
   const sizes = field("size");
   if (![...sizes.options].some((one) => one.value === usual)) sizes.append(new Option(usual.replace("x", " x "), usual));
   sizes.value = usual;
-  const lora = settings.loras?.[0]?.replace(/:[\d.]+$/, "") ?? "";
-  if ([...field("lora").options].some((one) => one.value === lora)) field("lora").value = lora;
-  const other = Object.keys(UNSEEN).filter((name) => (settings[name] ?? UNSEEN[name]) !== UNSEEN[name]);
+  const [lora = "", ...more] = settings.loras ?? [];
+  const [, named, scale] = lora.match(/^(.*?)(:-?[\d.e+-]+)?$/);
+  const offered = [...field("lora").options].some((one) => one.value === named);
+  if (offered && Number(scale?.slice(1) ?? 1) !== 1) field("lora").append(new Option(lora, lora));
+  field("lora").value = !offered ? "" : Number(scale?.slice(1) ?? 1) === 1 ? named : lora;
+  if (!offered || more.length) other.push("the LoRA");
+  again = { seed: settings.seed, best_of: settings.best_of };
+  other.push(...Object.keys(UNSEEN).filter((name) => (settings[name] ?? UNSEEN[name]) !== UNSEEN[name]));
   if (settings.source_sha256) other.unshift("the picture it started from");
   tell("the settings are those of that picture" + (other.length ? `, except ${other.join(", ").replaceAll("_", " ")}` : ""));
 }

@@ -2,7 +2,7 @@
 // guidance, or another way from a step on. Each run is made by the model that is loaded.
 
 import { json } from "./api.js";
-import { perform, say, show } from "./job.js";
+import { leave, perform, say, show } from "./job.js";
 
 const page = document.getElementById("explain");
 const form = page.querySelector("form");
@@ -107,9 +107,8 @@ function listed() {
 
 async function run() {
   listed();
-  const asked = base;
   const done = await perform(form, "/v1/traces", async () => ({ ...base, changes }));
-  if (!done || asked !== base) return false; // a run that was left by Start over is not shown
+  if (!done) return false;
   page.classList.remove("empty");
   show(frame, form, done.job);
   return true;
@@ -144,21 +143,19 @@ form.addEventListener("submit", async (event) => {
   }
   changes.push(wanted);
   if (!(await run())) {
-    changes.pop();
+    changes = changes.filter((one) => one !== wanted);
     listed();
   }
 });
 
 form.querySelector(".restart").addEventListener("click", () => {
-  const stop = form.querySelector(".cancel");
-  if (!stop.disabled) stop.click();
+  leave(form);
   base = null;
   changes = [];
   frame.removeAttribute("src");
   form.querySelector(".alone").hidden = true;
   page.classList.add("empty");
   listed();
-  say(form, "");
 });
 field("prompt").addEventListener("change", words);
 

@@ -88,7 +88,8 @@ export function view(picture, source) {
 const on = (name, act) => viewer.querySelector(name).addEventListener("click", act);
 on(".close", () => viewer.close());
 on(".again", async () => {
-  const { use } = await import("./create.js");
+  const { open, use } = await import("./create.js");
+  await open();
   use(viewer.current.picture.settings);
   viewer.close();
   location.hash = "#create";

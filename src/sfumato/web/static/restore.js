@@ -6,12 +6,21 @@ import { perform, say } from "./job.js";
 
 const page = document.getElementById("restore");
 const form = page.querySelector("form");
-const brush = new Brush(page.querySelector(".brush"));
-form.elements.dejpeg.addEventListener("change", () => {
+const brush = new Brush(page.querySelector(".brush"), () => {
+  if (!brush.file) {
+    form.elements.file.value = "";
+    say(form, "");
+  }
+  quality();
+});
+// Only a JPEG file tells its quality; for others the form proposes one.
+function quality() {
   const box = form.elements.quality;
   box.closest("label").hidden = !form.elements.dejpeg.checked;
-  if (brush.file && brush.file.type !== "image/jpeg" && !box.value) box.value = 50;
-});
+  const told = !brush.file || brush.file.type === "image/jpeg";
+  box.placeholder = told ? "as in the file" : "50";
+}
+form.elements.dejpeg.addEventListener("change", quality);
 const compare = page.querySelector(".compare");
 
 const tell = (text, wrong = false) => say(form, text, wrong);
@@ -30,8 +39,8 @@ async function body() {
   const out = { image: await base64(brush.file) };
   if (form.elements.denoise.checked) out.denoise = "auto";
   if (form.elements.dejpeg.checked) {
-    // only a JPEG file tells its quality
-    out.dejpeg = form.elements.quality.value ? Number(form.elements.quality.value) : "auto";
+    const { value, placeholder } = form.elements.quality;
+    out.dejpeg = Number(value || placeholder) || "auto";
   }
   for (const name of ["fill_scratches", "colorize"]) if (form.elements[name].checked) out[name] = true;
   if (form.elements.enlarge.value) out.enlarge = Number(form.elements.enlarge.value);
@@ -41,6 +50,7 @@ async function body() {
     out.engine = form.elements.engine.value;
     if (out.engine !== "network") out.seed = Number(form.elements.seed.value || 0);
   }
+  if (Object.keys(out).length === 1) throw new Error("tick what to repair, or paint over what to remove");
   return out;
 }
 
@@ -101,12 +111,7 @@ form.addEventListener("submit", async (event) => {
     return;
   }
   const { file, picture } = brush;
-  const asked = await body();
-  if (Object.keys(asked).length === 1) {
-    tell("tick what to repair, or paint over what to remove", true);
-    return;
-  }
-  const done = await perform(form, "/v1/restore", async () => asked);
+  const done = await perform(form, "/v1/restore", body);
   if (!done) return;
   try {
     await show(done.pictures[0], picture, file.name);
