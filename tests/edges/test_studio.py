@@ -445,6 +445,26 @@ def test_the_settings_of_a_picture_make_it_again(page, tmp_path):
     assert first.shape == (128, 128, 4) and np.array_equal(first, second)
 
 
+def test_what_the_form_cannot_hold_is_told(page):
+    used = """async (settings) => {
+      const { use } = await import("/static/create.js");
+      const list = document.querySelector("#create [name=lora]");
+      if (list.options.length === 1) list.append(new Option("mine", "mine"));
+      use({ prompt: "a", seed: 3, ...settings });
+      return [document.querySelector("#create .status").textContent, list.value,
+        document.querySelector("#create [name=size]").value];
+    }"""
+    said = "the settings are those of that picture"
+    for settings, told, lora, size in (
+        ({"loras": ["mine"], "size": [64, 64]}, "", "mine", ""),
+        ({"loras": ["mine:0.5"], "size": [96, 96]}, "", "mine:0.5", "96"),
+        ({"loras": ["other:0.5"], "size": [128, 64]}, ", except the LoRA", "", "128x64"),
+        ({"loras": ["mine", "mine:2"], "then": "a cat"}, ", except the LoRA, then", "mine", ""),
+        ({"model": "sd", "schedule": "karras"}, ", except the model sd, schedule", "", ""),
+    ):
+        assert page.evaluate(used, settings) == [said + told, lora, size]
+
+
 def test_a_start_picture_can_be_removed_and_is_not_explained(page, tmp_path):
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "teal.png")
     page.click("#create #from summary")

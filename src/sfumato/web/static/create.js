@@ -158,8 +158,34 @@ async function take(file) {
 // Settings that the form cannot hold, and their usual values.
 const UNSEEN = { schedule: "auto", eta: null, guidance_rescale: 0, then: null, then_guidance_scale: null };
 
+// Choose a value; a list that lacks it gets it.
+function choose(list, value, label = value) {
+  if (![...list.options].some((one) => one.value === value)) list.append(new Option(label, value));
+  list.value = value;
+}
+
+function useSize(settings) {
+  const [wide, tall] = settings.size ?? [];
+  const own = models.find((model) => model.id === field("model").value)?.size?.join("x");
+  const said = `${wide}x${tall}`;
+  // the size of a start picture is not a choice
+  if (!wide || said === own || settings.source_sha256) field("size").value = "";
+  else choose(field("size"), wide === tall ? String(wide) : said, said.replace("x", " x "));
+}
+
+// Choose the LoRA of a picture; false if the server does not offer it, or if it had several.
+function useLora([lora = "", ...more]) {
+  const list = field("lora"), [, name, scale = ":1"] = lora.match(/^(.*?)(:-?[\d.e+-]+)?$/);
+  const offered = [...list.options].some((one) => one.value === name);
+  list.value = "";
+  if (offered) choose(list, Number(scale.slice(1)) === 1 ? name : lora);
+  return offered && !more.length;
+}
+
+// Fill the form with the settings of a picture, and tell what is missing to make it again.
 export function use(settings) {
   const other = [];
+  if (settings.source_sha256) other.push("the picture it started from");
   if (models.some((model) => model.id === settings.model)) {
     field("model").value = settings.model;
     styles();
@@ -170,22 +196,10 @@ export function use(settings) {
   field("fast").checked = settings.fast === true;
   field("transparent").checked = settings.transparent === true;
   field("count").value = 1;
-  const own = models.find((model) => model.id === field("model").value)?.size;
-  const [wide, tall] = settings.size ?? [];
-  const size = wide === tall ? String(wide ?? "") : `${wide}x${tall}`;
-  const usual = `${wide}x${tall}` === own?.join("x") || settings.source_sha256 ? "" : size;
-  const sizes = field("size");
-  if (![...sizes.options].some((one) => one.value === usual)) sizes.append(new Option(usual.replace("x", " x "), usual));
-  sizes.value = usual;
-  const [lora = "", ...more] = settings.loras ?? [];
-  const [, named, scale] = lora.match(/^(.*?)(:-?[\d.e+-]+)?$/);
-  const offered = [...field("lora").options].some((one) => one.value === named);
-  if (offered && Number(scale?.slice(1) ?? 1) !== 1) field("lora").append(new Option(lora, lora));
-  field("lora").value = !offered ? "" : Number(scale?.slice(1) ?? 1) === 1 ? named : lora;
-  if (!offered || more.length) other.push("the LoRA");
+  useSize(settings);
+  if (!useLora(settings.loras ?? [])) other.push("the LoRA");
   again = { seed: settings.seed, best_of: settings.best_of };
   other.push(...Object.keys(UNSEEN).filter((name) => (settings[name] ?? UNSEEN[name]) !== UNSEEN[name]));
-  if (settings.source_sha256) other.unshift("the picture it started from");
   tell("the settings are those of that picture" + (other.length ? `, except ${other.join(", ").replaceAll("_", " ")}` : ""));
 }
 
