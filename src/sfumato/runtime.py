@@ -291,7 +291,10 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".sfumato-{secrets.token_hex(8)}{path.suffix}")
     try:
-        scratch.open("xb").close()
+        try:
+            scratch.open("xb").close()
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, str(path)) from None
         # some writers replace the scratch file by one that others may not read
         mode = (path if path.exists() else scratch).stat().st_mode & 0o777
         yield scratch
@@ -302,7 +305,7 @@ def atomic(path: Path) -> Iterator[Path]:
         scratch.replace(path)
     except SafetensorError as error:  # the disk may be full
         raise OSError(f"{path} cannot be written: {error}") from None
-    except OSError as error:  # the error names `path`, not the scratch file
+    except OSError as error:  # errors name `path`, not the scratch file
         if error.errno is None or error.filename not in (None, str(scratch)):
             raise
         raise type(error)(error.errno, error.strerror, str(path)) from None
