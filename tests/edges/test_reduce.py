@@ -441,6 +441,17 @@ def test_a_corruption_of_pictures_does_not_fit_a_table(corruption):
     sfumato.reduce(rows, ReduceOptions(codes=(2,), corruption="mask:0.3+noise:5", epochs=1))
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"size": 16}, "--size is for pictures"), ({"weighting": "log"}, "is for documents")],
+)
+def test_options_of_other_data_are_refused(tmp_path, given, message):
+    rows = np.random.default_rng(0).normal(size=(30, 6))
+    np.savetxt(tmp_path / "t.csv", rows, delimiter=",", header="a,b,c,d,e,f", comments="")
+    with pytest.raises(OptionError, match=message):
+        sfumato.reduce(tmp_path / "t.csv", ReduceOptions(codes=(2,), **given))
+
+
 def test_large_pictures_are_as_small_ones_of_them(tmp_path):
     for k in range(4):
         noise = np.random.default_rng(k).integers(0, 255, (90, 120, 3), np.uint8)

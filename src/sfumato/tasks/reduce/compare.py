@@ -194,6 +194,7 @@ def gather(source: Path, options: ReduceOptions) -> Table:
         If the source has no usable rows; the message gives the reason.
     """
     table = read(source, size=options.size, label=options.label)
+    options.check_kind(table.kind)
     if options.limit is None or options.limit >= len(table):
         return table
     chosen = np.random.default_rng(options.seed).permutation(len(table))[: options.limit]

@@ -96,3 +96,14 @@ class ReduceOptions(Options):
         if text is not None:
             parse(text)
         return text
+
+    def check_kind(self, kind: str) -> None:
+        """Refuse options that were given, but have no effect on this kind of data.
+
+        Raises
+        ------
+        OptionError
+        """
+        for name, its in (("size", "pictures"), ("weighting", "documents")):
+            if name in self.model_fields_set and kind != its:
+                raise OptionError(f"--{name} is for {its}; the data are {kind}")
