@@ -50,7 +50,7 @@ def test_headers_that_cannot_be_read(server, header):
     with contextlib.closing(http.client.HTTPConnection(urlsplit(server).netloc)) as connection:
         connection.request("GET", "/v1/models", headers=header)
         answer = connection.getresponse()
-        assert answer.status in (400, 403) and json.load(answer)["error"]["message"]
+        assert answer.status == 400 and json.load(answer)["error"]["message"]
 
 
 def repeated():
@@ -101,12 +101,15 @@ def test_errors_name_fields_not_flags(server):
     )
 
 
-def test_a_client_that_leaves_cancels_its_job(server):
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("create?wait=true", {"count": 8}), ("images/generations", {"n": 8, "stream": True})],
+)
+def test_a_client_that_leaves_cancels_its_job(server, path, body):
     connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=60)
-    body = json.dumps({"prompt": "a car", "steps": 200, "count": 8})
-    headers = {"Content-Type": "application/json"}
-    connection.request("POST", "/v1/create?wait=true", body, headers)
-    time.sleep(0.5)
+    asked = json.dumps({"prompt": "a car", "steps": 200, **body})
+    connection.request("POST", f"/v1/{path}", asked, {"Content-Type": "application/json"})
+    time.sleep(1)
     connection.close()
     newest = ask(server, "/v1/jobs?count=1")[1]["jobs"][0]
     assert ended(server, newest["id"])["status"] == "cancelled"
@@ -174,14 +177,3 @@ def test_a_job_that_comes_while_a_dead_worker_is_replaced_is_done(tmp_path):
         time.sleep(0.15)  # the death is noticed, and the next worker does not exist yet
         done = client.post("/v1/create?wait=true", json=ask)
         assert done.json()["status"] == "completed" and work.process.pid != first.pid
-
-
-def test_a_client_that_leaves_a_stream_cancels_its_job(server):
-    connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=60)
-    body = json.dumps({"prompt": "a car", "n": 10, "stream": True, "steps": 200})
-    headers = {"Content-Type": "application/json"}
-    connection.request("POST", "/v1/images/generations", body, headers)
-    time.sleep(1)
-    connection.close()
-    newest = ask(server, "/v1/jobs?count=1")[1]["jobs"][0]
-    assert ended(server, newest["id"])["status"] == "cancelled"

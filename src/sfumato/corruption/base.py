@@ -95,6 +95,11 @@ class Compose:
         return x.to(y.dtype)
 
 
+def parts_of(corruption: Corruption) -> tuple[Corruption, ...]:
+    """Return the parts of a composition, or the corruption itself as the only part."""
+    return corruption.parts if isinstance(corruption, Compose) else (corruption,)
+
+
 def draw(corruption: Corruption, x: Tensor, generator: Generator | None = None) -> Corruption:
     """Sample the random masks, downsampling factors and JPEG qualities of a corruption.
 
@@ -244,8 +249,7 @@ def check_for_rows(text: str) -> None:
     ------
     OptionError
     """
-    chosen = parse(text)
-    for part in chosen.parts if isinstance(chosen, Compose) else (chosen,):
+    for part in parts_of(parse(text)):
         pixels = isinstance(part, RandomMask) and part.kind == "pixels"
         if not pixels and not isinstance(part, GaussianNoise | SaltAndPepper | ShotNoise):
             raise OptionError(

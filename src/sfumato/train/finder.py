@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Generator, Tensor
 
 from sfumato import image
-from sfumato.corruption.base import Compose
+from sfumato.corruption.base import Compose, parts_of
 from sfumato.corruption.blur import Blur
 from sfumato.corruption.noise import FilmGrain
 from sfumato.corruption.scratch import Scratches
@@ -56,7 +56,7 @@ class FinderJob(RestorerJob):
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=random)))
         x = torch.stack([_printed(picture, self.gray, rng) for picture in x])
         chosen = self.corruptions[int(torch.randint(len(self.corruptions), (), generator=random))]
-        first, *others = chosen.parts if isinstance(chosen, Compose) else (chosen,)
+        first, *others = parts_of(chosen)
         if not isinstance(first, Scratches):
             raise OptionError(
                 f'a corruption for a finder must begin with scratches; "{chosen}" does not'

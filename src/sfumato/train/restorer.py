@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from sfumato import image
-from sfumato.corruption.base import Compose, draw, parse
+from sfumato.corruption.base import draw, parse, parts_of
 from sfumato.corruption.color import Grayscale
 from sfumato.corruption.jpeg import JPEG
 from sfumato.corruption.mask import Mask
@@ -115,9 +115,7 @@ class Measured:
     def planes(self, x: Tensor) -> Tensor:
         """Planes (B, 4, H, W) that describe the corruption, for pictures of the shape of `x`."""
         known, color, detail, quality = x.new_ones(len(x), 1, *x.shape[-2:]), 1.0, 1.0, 1.0
-        for part in (
-            self.corruption.parts if isinstance(self.corruption, Compose) else (self.corruption,)
-        ):
+        for part in parts_of(self.corruption):
             if isinstance(part, Mask):
                 known = part.apply(known)
             elif isinstance(part, Downscale):

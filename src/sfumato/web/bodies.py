@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import gzip
 import math
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +20,7 @@ from pydantic import Field
 from sklearn.datasets import load_digits
 
 from sfumato import image
-from sfumato.errors import DataError, OptionError, unknown
+from sfumato.errors import OptionError, unknown
 from sfumato.hub.load import bundled, restorers
 from sfumato.hub.lora import lora_scale
 from sfumato.runtime import random_seed, replace_surrogates
@@ -34,6 +31,7 @@ from sfumato.tasks.points import PointsOptions
 from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search.options import SearchOptions
+from sfumato.web.unpacked import check_unpacked
 
 PICTURES = ("source", "mask", "image", "fill", "like")
 MOST = 64  # pictures of one request
@@ -43,7 +41,6 @@ STEPS, SAMPLES = 200, 8
 # limits of a comparison: rows, epochs, number of code lengths, and the largest code length
 ROWS, EPOCHS, CODES, LARGEST_CODE = 5000, 100, 6, 512
 WIDEST, WIDE = 4096, 8192  # units of a hidden layer, and of all hidden layers
-UNPACKED = 512 * 2**20  # bytes of data after decompression
 TRAINED = 2000  # training steps of a lesson
 TABLES = (".csv", ".zip", ".npz", ".npy", ".parquet", ".gz")
 RESULT = 100_000_000  # pixels of a restored photo
@@ -261,50 +258,8 @@ def _reduced(body: ReduceBody, folder: Path) -> dict[str, Any]:
         np.savez(path, images=digits.images.astype(np.uint8) * 15, labels=digits.target)
     else:
         path.write_bytes(decoded(body.data, "data"))
-        _check_unpacked(path)
+        check_unpacked(path)
     return {"data": str(path), "limit": body.limit, "name": body.name}
-
-
-def _check_unpacked(path: Path) -> None:
-    """Refuse a small file that becomes very large when it is decompressed."""
-    try:
-        size = _unpacked(path)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"the data cannot be read: {error}") from None
-    if size > UNPACKED:
-        raise OptionError(
-            f"the data are too large: the server takes up to {UNPACKED // 2**20} MB, decompressed"
-        )
-
-
-def _unpacked(path: Path) -> int:
-    """Bytes of a file of data after decompression, counted up to about `UNPACKED`."""
-    if path.suffix in (".zip", ".npz"):
-        with zipfile.ZipFile(path) as archive:
-            return sum(member.file_size for member in archive.infolist())
-    if path.suffix == ".gz":
-        size = 0
-        with gzip.open(path) as stream:
-            while size <= UNPACKED and (part := stream.read(2**20)):
-                size += len(part)
-        return size
-    if path.suffix == ".parquet":
-        return _unpacked_table(path)
-    return path.stat().st_size
-
-
-def _unpacked_table(path: Path) -> int:
-    try:
-        from pyarrow import parquet  # an optional package
-    except ImportError:
-        return 0  # reading the table tells what to install
-    size = 0
-    with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(64):  # repeated values take hardly any space in the file
-            size += batch.nbytes
-            if size > UNPACKED:
-                break
-    return size
 
 
 def _searched(body: SearchBody, indexes: Mapping[str, str]) -> dict[str, Any]:

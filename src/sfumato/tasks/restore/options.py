@@ -244,6 +244,11 @@ class RestoreOptions(Options):
         chosen = [name for name, wanted in asked.items() if wanted]
         return chosen[0] if len(chosen) == 1 and not self.clean and self.dejpeg is None else None
 
+    @property
+    def only_fills(self) -> bool:
+        """Whether filling holes is the only repair, and all other pixels stay as they are."""
+        return self.only == "gaps" and not self.colorize
+
     def stages(self) -> list[RestoreOptions]:
         """Split the options into stages: fill, then remove noise and JPEG artifacts, then enlarge.
 

@@ -44,7 +44,7 @@ def report(
         "model_sha256": weights if len(weights) > 1 else next(iter(weights.values())),
         **asked,
     }
-    if options.only != "gaps" or options.colorize:
+    if not options.only_fills:
         said.pop("largest_change_elsewhere", None)
     if options.denoise is not None:
         said.pop("shrunk_difference", None)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sfumato.data.photo import Photo, photo_of, write
+from sfumato.data.photo import Photo, photo_of, read, write
 from sfumato.denoiser.restorer import (
     TILE,
 )
@@ -151,8 +151,7 @@ def _restored(
     said: dict[str, Any] = {}
     for asked in stages:
         looks, _, patches = _work(photo, asked)
-        alone = options.only == "gaps" and not options.colorize
-        finding = masks.find(made, asked, engine.damage, alone=alone)
+        finding = masks.find(made, asked, engine.damage, alone=options.only_fills)
         hidden = yield from _within(total, done, looks, finding)
         done += looks
         stage = Stage(made, asked, engine, noise, jpeg, hidden)
@@ -178,7 +177,7 @@ def _restored(
             options.enlarge or 1.0,
             engine.colors,
             saturation=options.saturation,
-            like=photo_of(options.like) if options.like else None,
+            like=read(options.like) if options.like else None,
         )
     made = _with_clear(made, photo)
     record = report(photo, made, options, stages, engine.sha256, said, hidden)

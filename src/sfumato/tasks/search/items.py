@@ -58,12 +58,10 @@ def ignored_texts(source: Path) -> int:
 
     A text beside the picture of the same name is its caption, and does not count.
     """
-    if not source.is_dir() or items_of(source)[0] == "documents":
-        return 0
-    there = files(source)
+    there = files(source) if source.is_dir() else []
     pictures = {p.with_suffix("") for p in there if p.suffix.lower() in image.SUFFIXES}
-    texts = [p for p in there if p.suffix.lower() == ".txt"]
-    return sum(p.with_suffix("") not in pictures for p in texts)
+    texts = {p.with_suffix("") for p in there if p.suffix.lower() == ".txt"}
+    return len(texts - pictures) if pictures else 0
 
 
 def _file(source: Path, path: Path, sample: Sample) -> Item:
