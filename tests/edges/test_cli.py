@@ -96,6 +96,16 @@ def test_no_two_pictures_share_a_file(run, tiny, tmp_path):
     ].split() == ["g/a-b.png", "g/a-b-2.png"]
 
 
+def test_a_sheet_has_the_order_of_the_prompts(run, tiny, tmp_path):
+    rows = [{"prompt": "one"}, {"prompt": "two", "steps": 2}, {"prompt": "three"}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ("--model", tiny, "--steps", 1, "--seed", 1, "--output", "d", "--grid", "--json")
+    lines = run("create", "--prompts", "p.jsonl", *words)[1].splitlines()
+    path = {line["settings"]["prompt"]: line["path"] for line in map(json.loads, lines)}
+    in_order = [Image.open(path[row["prompt"]]).convert("RGB") for row in rows]
+    assert (pixels("d/sheet.png") == np.asarray(image.sheet(in_order))).all()
+
+
 def test_a_sheet_replaces_nothing_unless_told(run, tiny, tmp_path):
     (tmp_path / "f").mkdir()
     (tmp_path / "f/sheet.png").write_bytes(b"mine")

@@ -137,6 +137,13 @@ def test_sparse_rows_are_the_same_as_dense_ones():
     )
 
 
+def test_values_whose_squares_overflow_are_refused():
+    rows = np.random.default_rng(0).normal(size=(20, 4)) * 1e30
+    with pytest.raises(ValueError, match="too large for float32"):
+        PCA(2).fit(rows.astype(np.float32))
+    assert PCA(2).fit(rows).explained_variance_[0] > 1e59
+
+
 def test_pipeline_and_grid_search():
     search = GridSearchCV(
         make_pipeline(PCA(), LogisticRegression(max_iter=200)), {"pca__n_components": [2, 12]}, cv=2

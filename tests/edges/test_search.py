@@ -2,6 +2,7 @@
 point.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -101,6 +102,13 @@ def test_pictures_by_example(space, tmp_path):
     assert result.exit_code == 0, result.output
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.size == (2 * 130 + 2, 2 * 130 + 2)
+
+
+def test_inspect_describes_an_index_and_its_space(run, tmp_path):
+    index(write_pictures(tmp_path / "in"), tmp_path / "ix", "pca:3", side=8)
+    told = json.loads(run("inspect", "ix")[1])
+    assert (told["kind"], told["side"], told["fitted"]["estimator"]) == ("pictures", 8, "PCA")
+    assert json.loads(run("inspect", "ix/space")[1])["params"]["n_components"] == 3
 
 
 def test_pictures_by_words(tiny, tmp_path):

@@ -1,6 +1,8 @@
 """What the command line prints, and where it refuses to write."""
 
+import os
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -42,6 +44,23 @@ def test_nothing_from_a_file_moves_the_terminal(run, tiny, tmp_path):
         == 1
     )
     assert escaped("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+
+
+def test_the_shell_completes_flags():
+    program = "import sys; sys.argv = ['sfumato']; from sfumato.cli import main; main()"
+    asked = {
+        "_SFUMATO_COMPLETE": "complete_bash",
+        "COMP_WORDS": "sfumato restore --de",
+        "COMP_CWORD": "2",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["--denoise", "--dejpeg", "--device"]
 
 
 def test_a_long_prompt_is_not_echoed_whole(run, tiny):

@@ -18,7 +18,7 @@ from sfumato.cli import create, evaluate, explain, reduce, restore, search, serv
 from sfumato.cli.say import FAILED, note, say
 
 INTERRUPTED = 130  # typer's exit code at Ctrl-C: 128 plus the number of SIGINT
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def main() -> None:
@@ -76,17 +76,14 @@ def root(
     """
 
 
-for verb in (
-    create.create,
-    explain.explain,
-    reduce.reduce,
-    search.index,
-    search.search,
-    serve.serve,
-    create.models,
-    create.inspect,
-):
-    app.command()(verb)
+app.command()(create.create)
 app.command(cls=restore.RestoreCommand)(restore.restore)
+app.command()(reduce.reduce)
+app.command()(search.index)
+app.command()(search.search)
+app.command()(explain.explain)
+app.command()(serve.serve)
+app.command()(create.models)
+app.command()(create.inspect)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")

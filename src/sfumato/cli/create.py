@@ -14,6 +14,9 @@ from sfumato.cli.say import note, say, shortened
 from sfumato.tasks.create.options import CreateOptions
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from sfumato.tasks.create.prompts import Prompt
     from sfumato.tasks.create.run import Made
 
 Argument, Option = typer.Argument, typer.Option
@@ -72,17 +75,18 @@ def create(
     options = CreateOptions.build(values)  # checks `count` before its use below
     saver = texts.Saver(output, overwrite=overwrite, single=len(wanted) * options.count <= 1)
     saver.check(wanted, values, grid=grid)
-    pictures = []
+    pictures: dict[Prompt, list[Image.Image]] = {item: [] for item in wanted}
     with bar() as progress:
         for item, event in texts.run(wanted, values, opened):
             if item is not None and isinstance(event, Made):
                 _tell(event, saver.save(item, event), as_json=as_json)
-                pictures += [event.picture] if grid else []
+                pictures[item] += [event.picture] if grid else []
             elif not isinstance(event, Made):
                 now = event.progress if isinstance(event, SamplerProgress) else event
                 progress.update(now.what, now.done, now.total)
     if grid:
-        say(str(saver.sheet(pictures)), err=as_json)
+        in_order = [picture for item in wanted for picture in pictures[item]]
+        say(str(saver.sheet(in_order)), err=as_json)
 
 
 def _tell(made: Made, path: Path, *, as_json: bool) -> None:
@@ -143,7 +147,9 @@ def models(
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="A picture, a model's name or folder, or a LoRA.")],
+    path: Annotated[
+        str, typer.Argument(help="A picture, a model's name or folder, a LoRA, or an index.")
+    ],
     nearest: Annotated[
         bool,
         Option("--nearest", help="Name the training pictures that are closest to the picture."),
@@ -155,8 +161,8 @@ def inspect(
         ),
     ] = "",
 ) -> None:
-    """Print a picture's settings, the contents of a model or LoRA, or the training pictures closest
-    to a picture.
+    """Print a picture's settings, the contents of a model, LoRA or index, or the training pictures
+    closest to a picture.
     """
     from sfumato import metadata
     from sfumato.data.foreign import read_options

@@ -16,7 +16,8 @@ from sfumato.space.kl import AutoencoderConfig
 def describe(name: str) -> dict[str, Any]:
     """Return a model's size, license, styles and digest, read from its files.
 
-    For a LoRA, return its rank and its number of changed layers.
+    For a LoRA, return its rank and its number of changed layers. For PCA, LSA or an autoencoder,
+    return its parameters, and for an index its settings.
     """
     if name in restorers() or (
         (Path(name) / "config.json").exists() and not (Path(name) / "model_index.json").exists()
@@ -24,6 +25,10 @@ def describe(name: str) -> dict[str, Any]:
         return _restorer(name, restorer_folder(name))
     if is_lora(Path(name)):
         return _lora(name, lora_file(name))
+    if (Path(name) / "estimator.json").exists():
+        return _estimator(name, Path(name))
+    if (Path(name) / "index.json").exists():
+        return _index(name, Path(name))
     path = resolve(name)
     return _file(name, path) if path.is_file() else _folder(name, path)
 
@@ -94,6 +99,24 @@ def _lora(name: str, file: Path) -> dict[str, Any]:
         "megabytes": round(file.stat().st_size / 1e6, 1),
         "sha256": digest(file),
     }
+
+
+def _estimator(name: str, folder: Path) -> dict[str, Any]:
+    told = {"name": name} | read_json(folder / "estimator.json")
+    if (weights := folder / "weights.safetensors").exists():
+        told |= {
+            "megabytes": round(weights.stat().st_size / 1e6, 1),
+            "sha256": digest(weights),
+        }
+    return told
+
+
+def _index(name: str, folder: Path) -> dict[str, Any]:
+    settings = read_json(folder / "index.json")
+    told = {k: v for k, v in settings.items() if k not in ("terms", "weights")}  # long lists
+    return (
+        {"name": name} | told | {"fitted": _estimator(settings.get("space", ""), folder / "space")}
+    )
 
 
 def _described(

@@ -117,6 +117,11 @@ class Moments:
             ):
                 self.gram += gram
                 self.sum += total
+        if not np.isfinite(self.gram).all():
+            raise ValueError(
+                f"the squares of the values are too large for {rows.dtype}; scale the rows, or "
+                "give float64"
+            )
         self.count += rows.shape[0]
 
     def _sums(
@@ -145,7 +150,8 @@ class Moments:
                 total += left + len(chunk) * shift
                 shifts.append(shift)
                 halves.append(left + len(chunk) / 2 * shift)
-            product = chunk.T @ chunk
+            with np.errstate(over="ignore", invalid="ignore"):  # `add` refuses such sums
+                product = chunk.T @ chunk
             gram += product.toarray() if hasattr(product, "toarray") else product
         if shifts:
             across = np.stack(halves).T @ np.stack(shifts)
