@@ -28,10 +28,11 @@ from sfumato import image
 from sfumato.data.photo import Photo
 from sfumato.hub.load import load
 from sfumato.metrics import psnr
+from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.enlarge import enlarge
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
-from sfumato.tasks.restore.run import Restored, restore
+from sfumato.tasks.restore.run import Restored
 
 FACTOR = 4
 Enlarge = Callable[[Image.Image, str], Image.Image]

@@ -23,9 +23,9 @@ from sfumato import image
 from sfumato.data.photo import Photo
 from sfumato.metrics import psnr
 from sfumato.tasks.restore.color import luminance
+from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
-from sfumato.tasks.restore.run import restore
 
 
 def levin(

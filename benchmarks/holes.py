@@ -30,9 +30,9 @@ from PIL import Image, ImageDraw
 
 from sfumato import image
 from sfumato.data.photo import Photo
+from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
-from sfumato.tasks.restore.run import restore
 
 SIDE = 7  # width and height in pixels of the compared windows
 # windows sampled inside (and outside) the hole, and known windows to compare them with

@@ -30,10 +30,10 @@ from sfumato.data import photo as files
 from sfumato.data.photo import Photo
 from sfumato.data.samples import find
 from sfumato.image import LUMA
+from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.measure import measured_noise
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
-from sfumato.tasks.restore.run import restore
 from sfumato.tasks.restore.stage import noise_network
 
 Values = NDArray[np.float64]

@@ -39,9 +39,9 @@ from sfumato.data.photo import Photo
 from sfumato.metrics import colorfulness, psnr
 from sfumato.tasks.evaluate.restoration import SHAPES, Damaged, damage, score, trained
 from sfumato.tasks.restore import masks
+from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
-from sfumato.tasks.restore.run import restore
 
 Method = Callable[[Damaged], Tensor]
 PUBLISHED = {

@@ -1,11 +1,11 @@
 """
-Corruptions, and what the networks make of them
-===============================================
+Corruptions, and how the networks undo them
+===========================================
 
 Every restorer is a denoising autoencoder: it was trained to undo a corruption. Here a photo is
-corrupted in five ways, and the bundled networks restore it. The titles show the corruptions as
-strings, such as ``noise:40``: ``sfumato.parse``, ``--corruption`` of ``sfumato train`` and the
-settings of a model use the same strings.
+corrupted in five ways, and the bundled networks restore it. The title of each column is the
+corruption as a string, such as ``noise:40``. ``sfumato.parse`` and ``--corruption`` of ``sfumato
+train`` accept the same strings.
 """
 
 import matplotlib.pyplot as plt

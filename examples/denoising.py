@@ -4,7 +4,7 @@ One network, every amount of noise
 
 A diffusion model is a denoising autoencoder that was trained at every noise level. Add noise to a
 picture at several levels and let the network estimate the clean picture. With little noise, the
-estimate is the picture. With much noise, only the text is left to go by, and the estimate is an
+estimate is the picture. With much noise, the network can use only the text, and the estimate is an
 average of all red apples.
 """
 
@@ -29,7 +29,7 @@ with torch.inference_mode():
         estimate = model.denoiser(noisy, level(sigma, noisy), condition)
         error = float((estimate - z).square().mean())
         print(f"noise level {sigma:4.1f}: squared error of the estimate {error:.3f}")
-        shrunk = noisy / (1 + sigma**2) ** 0.5  # to the spread of clean latents
+        shrunk = noisy / (1 + sigma**2) ** 0.5  # scaled to the variance of clean latents
         for row, latents in zip(rows, (shrunk, estimate), strict=True):
             row[k].imshow(image.to_pictures(model.space.decode(latents))[0])
             row[k].axis("off")

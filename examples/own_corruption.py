@@ -4,8 +4,8 @@ A corruption of your own
 
 Any object with the method ``__call__(x, *, generator)``, which returns ``Corrupted``, is a
 corruption. With three more methods, ``apply``, ``adjoint`` and ``pinv``, it is a linear corruption,
-and ``sfumato.consistent`` turns any denoiser into one whose estimates agree with what is known.
-Every sampler can then undo the corruption.
+and ``sfumato.consistent`` turns any denoiser into one whose estimates agree with the corrupted
+picture. Every sampler can then undo the corruption.
 """
 
 import matplotlib.pyplot as plt
@@ -19,7 +19,7 @@ from sfumato.types import Corrupted
 
 
 class LeftHalf:
-    """Hide the right half of a picture."""
+    """Keep the left half, and set the right half to 0."""
 
     def __call__(self, x: torch.Tensor, *, generator: torch.Generator | None = None) -> Corrupted:
         """Corrupt a batch."""
@@ -48,7 +48,7 @@ with torch.inference_mode():
     drawn = []
     for seed in range(4):
         noise = torch.randn(known.shape, generator=torch.Generator().manual_seed(seed))
-        *_, last = euler(denoise, sigmas[0] * noise, sigmas)
+        *_, last = euler(denoise, (1 + sigmas[0] ** 2) ** 0.5 * noise, sigmas)
         drawn.append(image.to_pictures(model.space.decode(last.denoised))[0])
 print("keeps the left half:", bool(torch.allclose(half.apply(last.denoised), known, atol=1e-5)))
 

@@ -2,7 +2,8 @@
 Diffusion of points on a plane
 ==============================
 
-This is the method that generates pictures, here in two dimensions, so that every step can be seen.
+Diffusion, the method that generates pictures, is used here on points of a plane, so that every step
+can be seen.
 A small network learns to denoise points of two rings. Sampling then moves points of pure noise,
 step by step, onto the rings.
 """

@@ -24,9 +24,9 @@ from PIL import Image
 from scipy.ndimage import median_filter
 
 from sfumato.data.photo import Photo
+from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
-from sfumato.tasks.restore.run import restore
 from sfumato.train.restoration import train_restorer
 
 Method = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]

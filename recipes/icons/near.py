@@ -24,7 +24,7 @@ from teach import COLORS, FORMS, SIZES, embed, wordnet
 from words import senses
 
 from sfumato.condition.tokenizer import SUFFIX
-from sfumato.hub.load import BUNDLED
+from sfumato.hub.catalog import BUNDLED
 
 # smallest cosine to a name: for any text, and for a word in CLIP's vocabulary
 NEAR, COMMON = 0.65, 0.45

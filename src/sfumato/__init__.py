@@ -1,5 +1,7 @@
 """sfumato: PCA, autoencoders and Stable Diffusion as one idea, the denoising autoencoder.
 
+The main functions are `create`, `restore`, `reduce`, `index`, `search`, `explain` and `load`.
+
 The public names are loaded when they are first used, so that ``import sfumato`` is quick.
 """
 
@@ -36,7 +38,7 @@ _HOME = {
     "load": "hub.load",
     "parse": "corruption.base",
     "reduce": "tasks.reduce.compare",
-    "restore": "tasks.restore.run",
+    "restore": "tasks.restore.engines",
     "search": "tasks.search.query",
     "stream": "tasks.create.run",
     "trace": "tasks.explain.trace",
@@ -67,8 +69,8 @@ if TYPE_CHECKING:
     from sfumato.tasks.explain.trace import trace as trace
     from sfumato.tasks.reduce.compare import reduce as reduce
     from sfumato.tasks.reduce.options import ReduceOptions as ReduceOptions
+    from sfumato.tasks.restore.engines import restore as restore
     from sfumato.tasks.restore.options import RestoreOptions as RestoreOptions
-    from sfumato.tasks.restore.run import restore as restore
     from sfumato.tasks.search.index import index as index
     from sfumato.tasks.search.query import search as search
     from sfumato.types import Condition as Condition

@@ -5,6 +5,7 @@ This module does not import torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,9 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from sfumato.errors import ConfigError, OptionError
+
+DEVICES = "auto (cuda if available, else cpu), cpu, cuda or mps."  # help of `device`
+FLAG = re.compile(r"--[a-z][a-z-]*[a-z]")
 
 
 class Config(BaseModel):
@@ -111,8 +115,11 @@ class Options(Config):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Add the fields to the docstring of the subclass."""
+        fields = flags_of(cls)
         lines = [
-            line for name, field in cls.model_fields.items() for line in _documented(name, field)
+            line
+            for name, field in cls.model_fields.items()
+            for line in _documented(name, field, fields)
         ]
         head, examples, rest = (cls.__doc__ or "").partition("    Examples\n")
         cls.__doc__ = "\n".join(
@@ -158,8 +165,35 @@ class Options(Config):
         return cls(**{k: v for k, v in values.items() if v is not None})
 
 
-def _documented(name: str, field: FieldInfo) -> list[str]:
-    """Return the lines that describe a field in a numpy docstring."""
+def flags_of(record: type[Config]) -> dict[str, str]:
+    """Return the flags of a record's fields: flag -> name of the field."""
+    found: dict[str, str] = {}
+    for name, field in record.model_fields.items():
+        flags = note_of(field, "flags").split() or [f"--{name.replace('_', '-')}"]
+        found |= dict.fromkeys(flags, name)
+    return found
+
+
+def range_of(field: FieldInfo) -> str:
+    """Return the range of a number in words, such as "1 to 64"; empty if there are no limits."""
+    limits = {
+        name: getattr(limit, name)
+        for limit in field.metadata
+        for name in ("ge", "gt", "le", "lt")
+        if getattr(limit, name, None) is not None
+    }
+    said = {name: "2**63" if n == 2**63 else f"{n:,}" for name, n in limits.items()}
+    if limits.keys() == {"ge", "le"}:
+        return f"{said['ge']} to {said['le']}"
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    return ", ".join(f"{words[name]} {n}" for name, n in said.items())
+
+
+def _documented(name: str, field: FieldInfo, fields: Mapping[str, str]) -> list[str]:
+    """Return the lines that describe a field in a numpy docstring.
+
+    Flags in the description become names of `fields`, the fields of the record.
+    """
     if not field.description:
         return []
     kind = (
@@ -167,8 +201,13 @@ def _documented(name: str, field: FieldInfo) -> list[str]:
         if isinstance(field.annotation, type)
         else str(field.annotation)
     )
-    default = "" if field.default is None else f", default {field.default!r}"
-    return [f"    {name} : {kind.replace('typing.', '')}{default}", f"        {field.description}"]
+    kind = kind.replace("typing.", "")
+    if allowed := range_of(field):
+        kind += f", {allowed}"
+    if not field.is_required() and field.default is not None:
+        kind += f", default {field.default!r}"
+    text = FLAG.sub(lambda flag: fields.get(flag[0], flag[0]), field.description)
+    return [f"    {name} : {kind}", f"        {text}"]
 
 
 def _short(value: Any) -> str:

@@ -1,10 +1,10 @@
-"""Every error the package raises on purpose.
+"""The errors that the package raises for users; estimators also raise ValueError.
 
 The hierarchy of exceptions::
 
     SfumatoError           catch this to catch them all; the CLI prints it and exits with code 2
     |-- OptionError        an option, name or size that is not accepted
-    |-- ConfigError        a key or value of a model's config that is not supported
+    |-- ConfigError        a key or value of a config (model or training) that is not supported
     |-- ModelError         a model folder or weight file that cannot be used
     |-- PictureError       a picture that cannot be read or written
     |-- DataError          a data set or search index that cannot be used
@@ -28,7 +28,7 @@ class OptionError(SfumatoError, ValueError):
 
 
 class ConfigError(SfumatoError, ValueError):
-    """A key or a value of a model's config that is not supported."""
+    """A key or a value of a config, of a model or of a training, that is not supported."""
 
 
 class ModelError(SfumatoError):

@@ -16,10 +16,11 @@ from sfumato.types import Watch
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention over (..., N, D) queries and (..., M, D) keys.
+    """Scaled dot-product attention: queries (..., N, D), keys (..., M, D) and values (..., M, E) to
+    (..., N, E).
 
-    On a CPU in bfloat16, explicit matrix products are used: they are five times as fast as torch's
-    fused kernel. In this case, the queries are split into chunks, so that the scores of a chunk
+    On a CPU in bfloat16, explicit matrix products are used, since torch's fused kernel is much
+    slower there. In this case, the queries are split into chunks, so that the scores of a chunk
     have at most 2^26 entries.
 
     Examples

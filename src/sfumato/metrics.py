@@ -51,10 +51,10 @@ def knn_accuracy(
 
 
 def precision_at(codes: NDArray[Any], labels: NDArray[Any], counts: list[int]) -> dict[int, float]:
-    """Precision at each k of `counts`, with each code as the query, averaged over all queries.
+    """Precision at each k of `counts` below the number of codes, averaged over all queries.
 
-    Precision at k is the share of codes with the query's label among the k other codes that are
-    nearest to the query by cosine.
+    Each code is the query once. Precision at k is the share of codes with the query's label among
+    the k other codes that are nearest to the query by cosine.
 
     This is the protocol of Hinton & Salakhutdinov 2006, figure 4A.
     """
@@ -78,8 +78,8 @@ def _numbered(labels: NDArray[Any]) -> NDArray[np.int64]:
 def mean_average_precision(codes: NDArray[Any], labels: NDArray[Any]) -> float:
     """Mean average precision of a ranking by cosine.
 
-    Each code is the query once. All other codes are ranked, and the codes with the query's label
-    are relevant.
+    Each code is the query once, unless no other code has its label. All other codes are ranked, and
+    the codes with the query's label are relevant.
     """
     total, queries, labels = 0.0, 0, _numbered(labels)
     unit = normalize(codes.astype(np.float32))
@@ -98,7 +98,7 @@ def mean_average_precision(codes: NDArray[Any], labels: NDArray[Any]) -> float:
 def psnr(a: NDArray[Any], b: NDArray[Any], border: int = 0) -> float:
     """Peak signal-to-noise ratio in dB of pictures (H, W) or (H, W, C) with values 0 to 255.
 
-    `border` pixels on each side are left out.
+    `border` pixels on each side are left out. The PSNR of equal pictures is infinite.
 
     Examples
     --------
@@ -114,8 +114,10 @@ def _inner(x: NDArray[Any], border: int) -> NDArray[Any]:
 
 
 def ssim(a: NDArray[Any], b: NDArray[Any], border: int = 0) -> float:
-    """Structural similarity, -1 to 1, of pictures with values 0 to 255, averaged over channels
-    (Wang et al. 2004, equation 13).
+    """Structural similarity, -1 to 1, of pictures (H, W) or (H, W, C) with values 0 to 255,
+    averaged over channels (Wang et al. 2004, equation 13).
+
+    `border` pixels on each side are left out; the rest must have at least 11 pixels per side.
 
     The settings are those of Wang et al.'s own code, which is used for published results: a
     Gaussian window of 11 x 11 pixels with standard deviation 1.5, K1 = 0.01, K2 = 0.03, and only

@@ -1,11 +1,12 @@
 """Shared types.
 
-They are the protocols of the five parts of the package (corruption, space, denoiser, condition,
-sampler), and the records passed between them.
+This module has the interfaces of the five parts of the package (corruption, space, denoiser,
+condition, sampler), and the records passed between them.
 
-In shapes, B is the batch size, C the number of channels, T the number of tokens and D the hidden
-size. H and W are the height and width in pixels, h and w the height and width of latents. Pixels
-are in [-1, 1]. ``sigma`` is the standard deviation of the noise in ``x = x0 + sigma n``.
+In shapes, B is the batch size, C the number of channels, T the number of tokens (or of timesteps,
+in a table of noise levels) and D the hidden size. H and W are the height and width in pixels, h and
+w the height and width of latents. Pixels are in [-1, 1]. ``sigma`` is the standard deviation of the
+noise in ``x = x0 + sigma n``.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ from tests.conftest import make_tiny
 from sfumato import image, metadata
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.errors import OptionError
+from sfumato.hub.catalog import BUNDLED
 from sfumato.hub.config import Defaults
-from sfumato.hub.load import BUNDLED, load
+from sfumato.hub.load import load
 from sfumato.hub.save import save_network
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.prompts import Prompt, Saver

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sfumato import image
-from sfumato.hub.load import BUNDLED
+from sfumato.hub.catalog import BUNDLED
 from sfumato.space.pca import Moments
 from sfumato.tasks.nearest import CODES, COLUMNS, FOLDER, NAMES, TrainingPictures, codable
 

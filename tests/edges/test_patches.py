@@ -10,11 +10,11 @@ from PIL import Image
 from sfumato.cli import main
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
+from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.patches import complete, wide_holes
 from sfumato.tasks.restore.patchmatch import Level, search
-from sfumato.tasks.restore.run import restore
 
 
 def stripes(tall=96, wide=128, period=8, channels=3):

@@ -15,8 +15,8 @@ from sfumato import image
 from sfumato.data.exif import ORIENTATION
 from sfumato.data.photo import Photo, read, write
 from sfumato.errors import PictureError
+from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.options import RestoreOptions
-from sfumato.tasks.restore.run import restore
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (9, 14, 3), np.uint8)

@@ -26,13 +26,14 @@ from sfumato.runtime import Streams
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import consensus_chroma, deblock_chroma, tone
 from sfumato.tasks.restore.diffusion import _Job, diffuse
+from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.grain import Grain, measure_grain, remove_grain
 from sfumato.tasks.restore.measure import measured_noise
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.noise import Noise
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.patch_noise import estimate_noise, flattest_noise
-from sfumato.tasks.restore.run import PATCHES, restore, stream
+from sfumato.tasks.restore.run import PATCHES, stream
 from sfumato.tasks.restore.stage import noise_network
 
 PHOTO = np.ascontiguousarray(load_sample_images().images[0][100:180, 200:310])

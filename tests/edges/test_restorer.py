@@ -26,8 +26,8 @@ from sfumato.denoiser.restorer import (
     self_ensemble,
 )
 from sfumato.errors import DataError, OptionError
+from sfumato.hub.catalog import restorer_folder
 from sfumato.hub.files import network_from
-from sfumato.hub.load import restorer_folder
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.train.loop import train
 from sfumato.train.loss import squared, vivid

@@ -3,7 +3,8 @@
 import pytest
 
 from sfumato.condition.words import knows_no_word, with_names
-from sfumato.hub.load import BUNDLED, load
+from sfumato.hub.catalog import BUNDLED
+from sfumato.hub.load import load
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create
 from sfumato.tasks.nearest import training_names

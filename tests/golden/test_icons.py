@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 from tests.parity.test_sampler import same_picture
 
 from sfumato import image
-from sfumato.hub.load import BUNDLED, load
+from sfumato.hub.catalog import BUNDLED
+from sfumato.hub.load import load
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create
 

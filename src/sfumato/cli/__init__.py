@@ -70,9 +70,11 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Every method here is a denoising autoencoder.
+    """Create, restore and explain pictures, compare PCA with autoencoders, search pictures and
+    documents, and train models.
 
-    Choose a corruption, train a network to undo it, and guide the network with text.
+    All methods are treated as denoising autoencoders: a network learns to undo a corruption of its
+    input.
     """
 
 

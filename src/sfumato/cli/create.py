@@ -55,23 +55,16 @@ def create(
     **values: Any,
 ) -> None:
     """Generate pictures from texts."""
-    from sfumato.errors import OptionError
     from sfumato.tasks.create import prompts as texts
     from sfumato.tasks.create.run import Made, SamplerProgress
 
     values = given(values)
-    opened, strength = None, values.get("strength")
+    opened = None
     if again is not None:
         also = texts.gather(prompt or [], prompts) if prompt or prompts else ()
         wanted, values, opened = texts.again(again, values, also)
     else:
         wanted = texts.gather(prompt or [], prompts)
-    if (
-        strength is not None
-        and not values.get("source")
-        and not any("source" in dict(p.own) for p in wanted)
-    ):
-        raise OptionError(texts.NO_SOURCE)
     options = CreateOptions.build(values)  # checks `count` before its use below
     saver = texts.Saver(output, overwrite=overwrite, single=len(wanted) * options.count <= 1)
     saver.check(wanted, values, grid=grid)
@@ -131,8 +124,8 @@ def models(
     if near is not None:
         _tell_near(near, model, as_json=as_json)
         return
+    from sfumato.hub.catalog import bundled, restorers
     from sfumato.hub.describe import describe
-    from sfumato.hub.load import bundled, restorers
 
     found = [describe(name) for name in (*bundled(), *restorers())]
     if as_json:
@@ -166,8 +159,8 @@ def inspect(
     """
     from sfumato import metadata
     from sfumato.data.foreign import read_options
+    from sfumato.hub.catalog import bundled, restorers
     from sfumato.hub.describe import describe
-    from sfumato.hub.load import bundled, restorers
 
     if (
         path in (*bundled(), *restorers())
@@ -190,7 +183,7 @@ def inspect(
 def _tell_near(text: str, model: str, *, as_json: bool) -> None:
     """Print the names of training pictures that are close in meaning to a text, one per line."""
     from sfumato.errors import OptionError
-    from sfumato.hub.load import resolve
+    from sfumato.hub.catalog import resolve
     from sfumato.tasks.names import Names
 
     if not text.strip():
@@ -206,7 +199,7 @@ def _tell_near(text: str, model: str, *, as_json: bool) -> None:
 def _tell_nearest(path: Path, model: str) -> None:
     """Print the training pictures closest to a picture, one per line."""
     from sfumato import image
-    from sfumato.hub.load import resolve
+    from sfumato.hub.catalog import resolve
     from sfumato.tasks.nearest import TrainingPictures
 
     for found in TrainingPictures.load(resolve(model)).nearest(image.read(path)):

@@ -75,14 +75,12 @@ def explain(
     from sfumato.tasks.create import prompts as texts
 
     values = given(values)
-    opened, wanted, strength = None, list(prompt or []), values.get("strength")
+    opened, wanted = None, list(prompt or [])
     if again is not None:
         first, values, opened = texts.again(again, values)
         wanted = [first[0].text, *wanted]
     elif not wanted:
         raise OptionError("no prompt given; say what the picture shows, or give --again PICTURE")
-    if strength is not None and not values.get("source"):
-        raise OptionError(texts.NO_SOURCE)
     _check_places(output, trace, overwrite=overwrite)
     changes = [_change(text) for text in change or ()]
     found = _with_progress(wanted, CreateOptions.build(values), opened, changes, light=light)

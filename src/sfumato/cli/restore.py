@@ -53,7 +53,7 @@ def restore(
     as_json: AsJson = False,
     **values: Any,
 ) -> None:
-    """Repair photographs: apply all requested repairs in one run, and change nothing else."""
+    """Repair photographs: apply all requested repairs in one run, and no others."""
     from sfumato.errors import OptionError
     from sfumato.tasks.restore.batch import Failed, Written, plan, run
 

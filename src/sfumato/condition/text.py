@@ -293,7 +293,7 @@ class PairEncoder(nn.Module):
         return self.first.pooled(prompts)
 
     def chunks(self, prompt: str) -> int:
-        """Return the number of token chunks of a prompt, by the tokenizer that needs more."""
+        """Return the larger of the two tokenizers' numbers of chunks for a prompt."""
         return max(self.first.chunks(prompt), self.second.chunks(prompt))
 
     def forward(

@@ -221,7 +221,7 @@ class CLIPTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, length: int = 77) -> CLIPTokenizer:
-        """Learn a vocabulary of `size` tokens from texts.
+        """Learn a vocabulary of at most `size` tokens from texts; few texts give fewer tokens.
 
         The vocabulary has each byte twice, within a word and at the end of a word; the learned
         merges follow.

@@ -23,8 +23,8 @@ REGIONAL = re.compile("[\U0001f1e6-\U0001f1ff]{2}")
 def knows_no_word(encoder: Encoder, prompt: str) -> bool:
     """Return whether the encoder's vocabulary seems to have no word of a prompt.
 
-    A word counts as unknown if its tokens have fewer than two letters on average and no token
-    covers most of it.
+    Short common words, such as "a" and "the", are ignored. A word counts as unknown if its tokens
+    have fewer than two letters on average and no token covers most of it.
     """
     found = transformers(encoder)
     if not found or not prompt.strip():

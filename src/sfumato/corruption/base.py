@@ -78,6 +78,14 @@ class Compose:
         Stiefel 1952, section 10).
 
         Conjugate gradients that start at zero converge to the least-squares solution of least norm.
+
+        Parameters
+        ----------
+        y : Tensor, (B, ...)
+        tolerance : float
+            Stop when the norm of the gradient has fallen by this factor.
+        limit : int
+            Largest number of iterations.
         """
         residual = y.double()
         gradient = self.adjoint(residual)
@@ -105,8 +113,9 @@ def draw(corruption: Corruption, x: Tensor, generator: Generator | None = None) 
 
     They are sampled for pictures of the shape of `x`.
 
-    The result is the corruption with these parameters fixed; it is linear if possible. Noise and
-    scratches are still sampled at each call.
+    The result is the corruption with these parameters fixed; it is linear unless a part is
+    not linear (JPEG, shot noise, salt and pepper, scratches). Noise and scratches are still sampled
+    at each call.
     """
     if isinstance(corruption, Compose):
         parts, seen = [], x
@@ -123,25 +132,9 @@ def _range(words: Sequence[str]) -> tuple[float, float]:
     return float(low), float(high or low)
 
 
-def _levels(name: str, words: Sequence[str]) -> tuple[float, float]:
-    low, high = _range(words)
-    if not 0 <= low <= high <= 255:
-        raise OptionError(f"{name} {words[0]} is not a level or range within 0 to 255")
-    return low, high
-
-
 def _grain(words: Sequence[str]) -> Corruption:
     soft = float(words[1]) if len(words) > 1 else FilmGrain.soft
-    if not 0.1 <= soft <= 10:
-        raise OptionError(f"grain cannot be blurred by {soft:g} pixels; give 0.1 to 10 pixels")
-    return FilmGrain(*_levels("grain", words), soft)
-
-
-def _salt(words: Sequence[str]) -> Corruption:
-    share = float(words[0])
-    if not 0 < share <= 1:
-        raise OptionError(f"salt {share:g} is not a share between 0 and 1")
-    return SaltAndPepper(share)
+    return FilmGrain(*_range(words), soft)
 
 
 def _mask(words: Sequence[str]) -> Corruption:
@@ -173,7 +166,7 @@ def _down(words: Sequence[str]) -> Corruption:
 CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
     "none": (lambda words: Compose(()), "none"),
     "noise": (
-        lambda words: GaussianNoise(*_levels("noise", words)),
+        lambda words: GaussianNoise(*_range(words)),
         "noise:25 or noise:0-50, the level for pixels of 0 to 255",
     ),
     "grain": (
@@ -181,10 +174,13 @@ CORRUPTIONS: dict[str, tuple[Callable[[Sequence[str]], Corruption], str]] = {
         "grain:25 or grain:0-50:0.7, the level of a film's grain and its blur in pixels",
     ),
     "shot": (
-        lambda words: ShotNoise(*_levels("shot", words)),
+        lambda words: ShotNoise(*_range(words)),
         "shot:25 or shot:0-50, the level of shot noise, which is stronger in bright pixels",
     ),
-    "salt": (_salt, "salt:0.1, the share of pixels that turn black or white"),
+    "salt": (
+        lambda words: SaltAndPepper(float(words[0])),
+        "salt:0.1, the share of pixels that turn black or white",
+    ),
     "mask": (
         _mask,
         "mask:0.5 (random pixels), mask:box:0.25, mask:strokes:0.2, mask:text:0.1, "
@@ -209,7 +205,13 @@ MOST = {"none": 0, "gray": 0, "mask": 2, "down": 2, "grain": 2}
 
 
 def parse(text: str) -> Corruption:
-    """Build a corruption from its string form.
+    """Build a corruption from its string form, such as ``"mask:0.5+noise:25"``.
+
+    ``+`` joins corruptions that are applied one after the other: ``none``, ``noise:25`` or
+    ``noise:0-50``, ``grain:25`` or ``grain:25:0.7``, ``shot:25``, ``salt:0.1``, ``mask:0.5``,
+    ``mask:box:0.25``, ``mask:strokes:0.2``, ``mask:text:0.1``, ``mask:file:PICTURE``, ``gray``,
+    ``down:2``, ``down:2:average`` or ``down:1.5-4``, ``blur:1.6``, ``scratches:0.05``, ``jpeg:30``
+    or ``jpeg:10-95``. ``docs/train.md`` describes them.
 
     Raises
     ------

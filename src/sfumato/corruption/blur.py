@@ -53,7 +53,7 @@ class Blur:
     adjoint = apply
 
     def pinv(self, y: Tensor) -> Tensor:
-        """Divide each frequency by its gain, or set it to 0 for gains up to `FLOOR`, 1e-4."""
+        """Divide each frequency by its gain; frequencies with gains of at most 1e-4 become 0."""
         return self._filter(y, inverse=True)
 
     def _filter(self, x: Tensor, *, inverse: bool) -> Tensor:

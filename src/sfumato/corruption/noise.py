@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from sfumato.errors import OptionError
 from sfumato.types import Corrupted
 
 
@@ -35,8 +36,8 @@ class GaussianNoise:
     Parameters
     ----------
     low, high : float
-        Range of the noise level for pixels of 0 to 255, as in published results; both are equal for
-        a fixed level. (A level of 255 is a sigma of 2 for pixels in [-1, 1].)
+        Lowest and highest noise level, for pixels of 0 to 255; both are equal for a fixed level. (A
+        level of 255 is a sigma of 2 for pixels in [-1, 1].)
 
     Examples
     --------
@@ -47,6 +48,9 @@ class GaussianNoise:
 
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        _check_levels("noise", self.low, self.high)
 
     def __str__(self) -> str:
         return f"noise:{_range(self.low, self.high)}"
@@ -87,6 +91,13 @@ class FilmGrain:
     low: float
     high: float
     soft: float = 0.7
+
+    def __post_init__(self) -> None:
+        _check_levels("grain", self.low, self.high)
+        if not 0.1 <= self.soft <= 10:
+            raise OptionError(
+                f"grain cannot be blurred by {self.soft:g} pixels; give 0.1 to 10 pixels"
+            )
 
     def __str__(self) -> str:
         return f"grain:{_range(self.low, self.high)}:{self.soft:g}"
@@ -131,6 +142,9 @@ class ShotNoise:
     low: float
     high: float
 
+    def __post_init__(self) -> None:
+        _check_levels("shot", self.low, self.high)
+
     def __str__(self) -> str:
         return f"shot:{_range(self.low, self.high)}"
 
@@ -146,6 +160,11 @@ class ShotNoise:
         """
         light = ((x + 1) / 2).clamp(0, 1)
         return (light / light.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)).sqrt()
+
+
+def _check_levels(name: str, low: float, high: float) -> None:
+    if not 0 <= low <= high <= 255:
+        raise OptionError(f"{name} {_range(low, high)} is not a level or range within 0 to 255")
 
 
 def _drawn_level(low: float, high: float, x: Tensor, generator: Generator | None) -> Tensor:
@@ -203,9 +222,12 @@ class DiffusionNoise:
 class SaltAndPepper:
     """Salt-and-pepper noise.
 
-    Each pixel becomes black or white in all channels with probability `share`.
-
     The corruption is not linear, as the positions are unknown.
+
+    Parameters
+    ----------
+    share : float, above 0, at most 1
+        Probability that a pixel becomes black or white in all channels.
 
     Examples
     --------
@@ -215,6 +237,10 @@ class SaltAndPepper:
     """
 
     share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise OptionError(f"salt {self.share:g} is not a share between 0 and 1")
 
     def __str__(self) -> str:
         return f"salt:{self.share:g}"

@@ -56,9 +56,10 @@ def _descriptive(exif: Image.Exif) -> Image.Exif:
 
 
 def for_tiff(exif: bytes) -> Image.Exif | None:
-    """EXIF data for a TIFF file, whose other tags are written with its pixels.
+    """Return the EXIF tags that describe a photo, for a TIFF file.
 
-    None if a TIFF file cannot hold them.
+    Tags that describe the pixels are left out, because the writer of the TIFF file sets them. The
+    result is None if a TIFF file cannot hold the tags.
     """
     held = Image.Exif()
     try:

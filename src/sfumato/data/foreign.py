@@ -23,8 +23,9 @@ PAIR = re.compile(r'\s*([\w ]+):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 
 
 def read_options(path: Path | bytes) -> dict[str, Any]:
-    """Read options of `create` from a picture's file that sfumato or another program wrote.
+    """Read the settings in a picture's file that sfumato or another program wrote.
 
+    For a file of sfumato, all its settings are returned; for other programs, options of `create`.
     The result is empty if the file holds no settings.
 
     Raises

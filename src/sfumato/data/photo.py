@@ -54,7 +54,8 @@ class Photo:
     Attributes
     ----------
     values : array, (H, W, 1 or 3), uint8 or uint16
-        Gray or RGB, as stored.
+        Gray or RGB values in the color space of the file, upright. Other kinds of pixels are
+        converted, and `notes` says so.
     alpha : array, (H, W), uint8, optional
         Alpha channel: 0 is fully transparent, 255 is opaque.
     profile : bytes, optional
@@ -282,8 +283,9 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     ----------
     photo : Photo
     path : Path
-        The suffix selects the format. ``.png`` keeps everything, except that only opaque gray
-        pictures keep 16 bits. ``.jpg`` is lossy and has no transparency.
+        The suffix selects the format: .png, .jpg, .webp, .tif or .bmp. PNG keeps everything, but 16
+        bits only for opaque gray pictures. JPEG has quality 95 and no transparency. WebP is
+        lossless.
     settings : str, optional
         JSON to store in a PNG under the keyword "sfumato".
 

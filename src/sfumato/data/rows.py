@@ -20,16 +20,21 @@ from PIL import Image
 from sfumato import image
 from sfumato.data.arrays import classes, read_idx, to_float, to_unit
 from sfumato.data.samples import Sample, find, picture_column
-from sfumato.data.tables import read_table
-from sfumato.data.text import document
-from sfumato.data.walk import files, hidden
+from sfumato.data.tables import (
+    LABELS,
+    TEXTS,
+    label_column,
+    number_columns,
+    read_table,
+    test_rows,
+    text_column,
+    used_rows,
+)
+from sfumato.data.text import document, document_files
+from sfumato.data.walk import hidden
 from sfumato.errors import DataError, OptionError, PictureError, unknown
 
 Kind = Literal["pictures", "numbers", "documents"]
-LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person", "y_train")
-# prefixes of pyarrow's names of numeric types
-NUMBERS = ("int", "uint", "halffloat", "float", "double", "decimal", "bool")
-TEXTS = ("text", "body", "document", "content")
 ARRAYS = ("images", "pictures", "x", "data", "x_train", "arr_0")
 SIDE = 32  # side in pixels for large pictures and pictures of different sizes, if no size is given
 
@@ -46,7 +51,7 @@ class Table:
     texts : list of str
         Documents.
     labels : array of str, (N,), or None
-        Label of each row, "" for a row without one.
+        Label of each row, "" for a row without one; None if there are fewer than two labels.
     shape : (C, H, W), optional
         Shape of a picture.
     test : array of bool, (N,), or None
@@ -54,8 +59,8 @@ class Table:
     skipped : list of str
         One sentence for each item that was left out.
     notes : list of str
-        One sentence for each guessed encoding, and one if an unnamed column that counts the rows
-        was left out.
+        One sentence for each guessed encoding; one if an unnamed column that counts the rows was
+        left out; one if the array of labels does not fit the rows.
     """
 
     kind: Kind
@@ -83,7 +88,8 @@ class Table:
 
 
 def read(source: Path, *, size: int | None = None, label: str | None = None) -> Table:
-    """Read a folder, ``.zip``, ``.npz``, ``.npy``, idx (``.gz``), ``.csv`` or ``.parquet``.
+    """Read a folder, ``.zip``, ``.npz``, ``.npy``, idx (``.gz``), ``.csv``, ``.tsv`` or
+    ``.parquet``.
 
     Parameters
     ----------
@@ -93,12 +99,15 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
         pictures keep their size if all have the same size and at most 4,096 pixels (64x64);
         otherwise they are cropped to a square and resized to a side of 32.
     label : str, optional
-        Column or array that holds the labels.
+        Column or array that holds the labels; by default one with a usual name, such as ``label``
+        or ``target``. In a folder or ``.zip``, the name of a file's folder is its label.
 
     Raises
     ------
     DataError
         If the source cannot be read or has fewer than 3 usable rows; the message gives the reason.
+    OptionError
+        If `size` is out of range, or `label` names no column or array.
     """
     if size is not None and not 4 <= size <= 512:
         raise OptionError(f"size {size} is not within 4 to 512 pixels")
@@ -150,10 +159,7 @@ def _folder(folder: Path, size: int | None) -> Table:
     )
     if idx:
         return _idx(next((p for p in idx if "train" in p.name), idx[0]))
-    there = files(folder)
-    texts = [p for p in there if p.suffix.lower() == ".txt"]
-    pictures = any(p.suffix.lower() in image.SUFFIXES for p in there)
-    if texts and not pictures:
+    if texts := document_files(folder):
         return _documents({path.relative_to(folder).as_posix(): path.read_bytes for path in texts})
     samples = find(folder)
     return _pictures(samples, [PurePosixPath(s.name).parent.name for s in samples], size)
@@ -350,19 +356,16 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     names = table.column_names
     if label and label not in names:
         raise unknown("column", label, names)
-    known = label or next((n for n in names if n.lower() in LABELS), None)
-    kept = _kept(table)
+    known = label or label_column(table)
+    kept = used_rows(table)
     table = table.filter(kept.tolist())
     given = table[known].to_pylist() if known else [""] * table.num_rows
-    test = _test_rows(table)
+    test = test_rows(table)
     if picture_column(table):
         samples = [sample for sample, keep in zip(find(path), kept, strict=True) if keep]
         return replace(_pictures(samples, [word(v) for v in given], size, test), notes=notes)
-    numeric = [
-        n for n in names if n != known and str(table.schema.field(n).type).startswith(NUMBERS)
-    ]
-    text = next((n for n in names if n.lower() in TEXTS and n not in numeric), None)
-    if text:
+    numeric = [name for name in number_columns(table) if name != known]
+    if text := text_column(table):
         return Table(
             "documents",
             texts=["" if t is None else str(t) for t in table[text].to_pylist()],
@@ -378,22 +381,3 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     rows = np.stack([table[n].cast("float32", safe=False).to_numpy() for n in numeric], axis=1)
     left_out = [f"column {n}: no numbers" for n in names if n not in numeric and n != known]
     return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out, notes=notes)
-
-
-def _kept(table: Any) -> NDArray[np.bool_]:
-    """Return a mask of the rows whose "split" is train, test or val; if none is, of all rows."""
-    if "split" not in table.column_names:
-        return np.ones(table.num_rows, np.bool_)
-    named = np.isin([str(s) for s in table["split"].to_pylist()], ["train", "test", "val"])
-    return named if named.any() else ~named
-
-
-def _test_rows(table: Any) -> NDArray[np.bool_] | None:
-    """Return a mask of the rows whose "split" is test or val; None if these are 0, 1 or all
-    rows.
-    """
-    if "split" not in table.column_names:
-        return None
-    split = np.array([str(s) for s in table["split"].to_pylist()])
-    marked = np.isin(split, ["test", "val"])
-    return marked if 1 < marked.sum() < len(marked) else None

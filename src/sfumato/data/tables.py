@@ -11,12 +11,20 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sfumato.data.text import decode
 from sfumato.errors import DataError
 
 DELIMITERS = ",;\t|"
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "#N/A", "?")
 DECIMAL_COMMA = re.compile(r"\s*-?\d+(,\d+)?\s*")
+# usual names of the columns of labels and of texts, in lower case
+LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person", "y_train")
+TEXTS = ("text", "body", "document", "content")
+# prefixes of pyarrow's names of numeric types
+NUMBERS = ("int", "uint", "halffloat", "float", "double", "decimal", "bool")
 SAMPLED = 50  # number of lines in which the delimiter is searched
 
 
@@ -52,6 +60,28 @@ def read_table(path: Path) -> tuple[Any, list[str]]:
         table = table.drop_columns([""])
         notes.append("the first column has no name and counts the rows: it is left out")
     return table, notes
+
+
+def label_column(table: Any) -> str | None:
+    """Return the first column of a table with a usual name of labels, such as ``label``."""
+    return next((name for name in table.column_names if name.lower() in LABELS), None)
+
+
+def number_columns(table: Any) -> list[str]:
+    """Return the columns of a table that hold numbers."""
+    return [
+        name
+        for name in table.column_names
+        if str(table.schema.field(name).type).startswith(NUMBERS)
+    ]
+
+
+def text_column(table: Any) -> str | None:
+    """Return the first column of a table that holds documents: a usual name, and no numbers."""
+    numbers = number_columns(table)
+    return next(
+        (name for name in table.column_names if name.lower() in TEXTS and name not in numbers), None
+    )
 
 
 def _read_csv(path: Path) -> tuple[Any, list[str]]:
@@ -152,3 +182,22 @@ def is_headless(text: str, delimiter: str) -> bool:
     rising = all(n.is_integer() for n in numbers) and min(steps, default=1) > 0
     named = rising and (len(numbers) < len(words) or (len(numbers) > 2 and len(steps) == 1))
     return bool(numbers) and not named
+
+
+def used_rows(table: Any) -> NDArray[np.bool_]:
+    """Return a mask of the rows whose "split" is train, test or val; if none is, of all rows."""
+    if "split" not in table.column_names:
+        return np.ones(table.num_rows, np.bool_)
+    named = np.isin([str(s) for s in table["split"].to_pylist()], ["train", "test", "val"])
+    return named if named.any() else ~named
+
+
+def test_rows(table: Any) -> NDArray[np.bool_] | None:
+    """Return a mask of the rows whose "split" is test or val; None if these are 0, 1 or all
+    rows.
+    """
+    if "split" not in table.column_names:
+        return None
+    split = np.array([str(s) for s in table["split"].to_pylist()])
+    marked = np.isin(split, ["test", "val"])
+    return marked if 1 < marked.sum() < len(marked) else None

@@ -1,9 +1,12 @@
-"""Decode text files of unknown encoding."""
+"""Find text files, and decode texts of unknown encoding."""
 
 from __future__ import annotations
 
 import codecs
+from pathlib import Path
 
+from sfumato import image
+from sfumato.data.walk import files
 from sfumato.errors import DataError
 
 MARKS = (  # byte order marks, the longer ones first
@@ -64,3 +67,11 @@ def document(content: bytes) -> tuple[str, str | None]:
     if not text.strip():
         raise DataError("it is empty")
     return text, note
+
+
+def document_files(folder: Path) -> list[Path]:
+    """List the ``.txt`` files of a folder of documents; empty if the folder has pictures, too."""
+    there = files(folder)
+    if any(path.suffix.lower() in image.SUFFIXES for path in there):
+        return []
+    return [path for path in there if path.suffix.lower() == ".txt"]

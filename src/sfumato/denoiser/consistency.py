@@ -27,7 +27,7 @@ def consistent(denoise: Denoise, corruption: Linear, y: Tensor) -> Denoise:
     corruption : Linear
         ``A``.
     y : Tensor
-        The measurement, without noise.
+        The measurement, without noise, of the shape of ``corruption.apply(x)``.
 
     Examples
     --------

@@ -71,8 +71,7 @@ class Denoiser(nn.Module):
         raw = self.network(
             (scale * x).to(dtype), c.c_noise.float().to(x.device), condition.to(dtype=dtype)
         ).to(x.dtype)
-        # A finder returns one channel (a mask of the damage) for a picture of three.
-        return skip * x[:, : raw.shape[1]] + out * raw
+        return skip * x + out * raw
 
     def weight(self, sigma: Tensor) -> Tensor:
         """Return the loss weights ``1 / c_out^2`` (B,).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,16 +25,17 @@ def guided(
     Parameters
     ----------
     denoiser : Denoiser
-    condition, negative : Condition
+    condition : Condition
+    negative : Condition or None
         Conditions to follow and to move away from. With a scale of 1, or without a negative
         condition, there is no guidance, and the batch is not doubled.
     scale : float
         1 turns guidance off; 7.5 is common for Stable Diffusion.
     rescale : float, 0 to 1
-        How far the standard deviation of the guided prediction is moved back to the standard
-        deviation of the prediction for `condition`; 0 does nothing (Lin et al. 2023,
-        arXiv:2305.08891, equations 15-16). The rescaling acts on the raw output of the network, not
-        on the estimate of the clean picture.
+        Guidance changes the standard deviation of the prediction. 1 restores the standard deviation
+        of the prediction for `condition`, 0 keeps the change, and values between interpolate (Lin
+        et al. 2023, arXiv:2305.08891, equations 15-16). The rescaling acts on the raw output of the
+        network, not on the estimate of the clean picture.
 
     Returns
     -------
@@ -50,18 +53,13 @@ def guided(
     return denoise
 
 
-def switched(first: Denoise, second: Denoise, sigma: float) -> Denoise:
-    """Use the first denoiser above the noise level `sigma`, and the second at and below it.
+def switched(first: Denoise, second: Denoise, late: Callable[[], bool]) -> Denoise:
+    """Use the first denoiser until `late` returns True, and then the second.
 
     The composition, which forms early, follows the first; the details, which form late, follow the
     second (like prompt editing in the Stable Diffusion web UI).
     """
-    top = sigma * (1 + 1e-6)
-
-    def denoise(x: Tensor, level: Tensor) -> Tensor:
-        return (first if float(level.flatten()[0]) > top else second)(x, level)
-
-    return denoise
+    return lambda x, sigma: (second if late() else first)(x, sigma)
 
 
 def _rescaled(

@@ -108,8 +108,8 @@ def eps(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
 
 
 def v(sigma: Tensor, time: ToTime, sigma_data: float) -> Coefficients:
-    """The network predicts ``alpha n - sigma x0`` (Salimans & Ho 2022, arXiv:2202.00512, appendix
-    D).
+    """The network predicts ``(n - sigma x0) / sqrt(1 + sigma^2)`` (Salimans & Ho 2022,
+    arXiv:2202.00512, appendix D).
     """
     scale = (1 + sigma**2).rsqrt()
     return Coefficients(scale**2, -sigma * scale, scale, time(sigma))

@@ -3,8 +3,8 @@
 Besides the picture, the network gets extra input channels (planes) that describe what is known
 about the picture. The picture is pixel-unshuffled to half its size (Shi et al. 2016,
 arXiv:1609.05158; FFDNet, Zhang et al. 2018, arXiv:1710.04026). The scales follow DRUNet (Zhang et
-al. 2021, arXiv:2008.13751): residual blocks without norms or biases, so that the output scales with
-the input. On a CPU in bfloat16, such convolutions come closer to peak speed than any other layer.
+al. 2021, arXiv:2008.13751). By default, the residual blocks have no norms or biases, so that the
+output scales with the input.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ class Restorer(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
         """Restore `x` (B, C, H, W); with ``finds`` in the config, return a map of the damage
-        (B, 1, H, W).
+        (B, 1, H, W) in [-1, 1], where 1 is damage.
 
         `c_noise` is sigma per picture (B,) or per pixel (B, 1, H, W). Without ``condition.planes``
         (B, 4, H, W), everything counts as known.

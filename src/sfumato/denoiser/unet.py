@@ -384,8 +384,9 @@ class UNet(nn.Module):
         return F.silu(time)
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
-        """(B, C, h, w), (B,), condition -> (B, out_channels, h, w); ``condition.planes`` are
-        concatenated to `x`.
+        """Noisy latents (B, C, h, w) and timesteps (B,) -> prediction (B, out_channels, h, w).
+
+        ``condition.planes`` are concatenated to `x`.
         """
         time = self.embed(c_noise, condition)
         x = self.conv_in(x if condition.planes is None else torch.cat([x, condition.planes], dim=1))

@@ -40,7 +40,7 @@ class Autoencoder(Reducer):
     shape : (C, H, W), optional
         Shape (C, H, W) of the picture that a row holds; by default (1, 1, d).
     loss : {"squared", "cross_entropy"}
-        Cross-entropy is for values between two bounds, such as black and white.
+        Cross-entropy is for values with a lower and an upper bound, such as brightness.
     corruption : str
         Corruption in string form (see :func:`sfumato.parse`), such as "noise:25" or "mask:0.3". It
         is applied to values that are scaled to [-1, 1] by the range of the data.
@@ -54,7 +54,8 @@ class Autoencoder(Reducer):
     dtype : {"auto", "float32", "bfloat16", "float16"}
         Dtype of mixed-precision training. "auto" is bfloat16 on devices with native bfloat16, else
         float32. Codes are computed in the precision of the rows.
-    device : str
+    device : {"auto", "cpu", "cuda", "mps"}
+        "auto" is CUDA if available, else the CPU.
     random_state : int, RandomState or None
     warm_start : bool
         Whether :meth:`fit` continues from the current weights.
@@ -63,8 +64,8 @@ class Autoencoder(Reducer):
 
     Notes
     -----
-    Training sets glibc's ``mallopt`` so that the process keeps freed memory for reuse. This saves a
-    tenth of the training time.
+    Training sets glibc's ``mallopt`` so that the process keeps freed memory for reuse, which saves
+    time.
 
     Examples
     --------
@@ -133,7 +134,8 @@ class Autoencoder(Reducer):
         Raises
         ------
         ValueError
-            If ``warm_start`` would continue a network of another code length, kind or layers.
+            If ``warm_start`` would continue a network of another code length, kind, layers, shape
+            or loss.
         """
         self._validate_params()
         fresh = not (self.warm_start and hasattr(self, "space_"))

@@ -159,7 +159,7 @@ class _Linear(Reducer):
 class PCA(_Linear):
     """Principal component analysis (Pearson 1901).
 
-    It is exact in one pass over any number of rows with up to 5,000 columns.
+    With up to 5,000 columns, the fit is exact and reads the rows once, however many they are.
 
     Parameters
     ----------

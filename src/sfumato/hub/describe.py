@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.hub import single
+from sfumato.hub.catalog import resolve, restorer_folder, restorers
 from sfumato.hub.config import Defaults
 from sfumato.hub.files import digest, in_pixels, part, read_json, weight_file
-from sfumato.hub.load import STUDENT, resolve, restorer_folder, restorers
+from sfumato.hub.load import STUDENT
 from sfumato.hub.lora import FILE, is_lora, lora_file, read_lora
 from sfumato.space.kl import AutoencoderConfig
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Return a model's size, license, styles and digest, read from its files.
+    """Return a model's picture size, file size, license, styles and digest, read from its files.
 
     For a LoRA, return its rank and its number of changed layers. For PCA, LSA or an autoencoder,
     return its parameters, and for an index its settings.

@@ -76,7 +76,8 @@ def decoded_in(dtype: torch.dtype) -> torch.dtype:
 def fill(network: nn.Module, weights: dict[str, Tensor], source: str, dtype: torch.dtype) -> None:
     """Load weights into a network by name.
 
-    Names and shapes must agree exactly, except for known variants.
+    Names and shapes must agree exactly, except for three known variants: older names of attention
+    layers, text encoders without ``text_model.``, and 1x1 kernels in place of matrices.
     """
     weights = {
         _modern(k): weights.pop(k).to(dtype)

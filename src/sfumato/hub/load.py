@@ -6,10 +6,10 @@ downloaded.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,11 +20,11 @@ from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.unet import PlainUNetConfig, UNet, UNetConfig
-from sfumato.errors import ModelError, unknown
+from sfumato.errors import ModelError
 from sfumato.hub import single
+from sfumato.hub.catalog import resolve
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import (
-    PICKLES,
     decoded_in,
     digest,
     digest_of_texts,
@@ -43,7 +43,6 @@ from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
 from sfumato.types import Condition, Denoise
 
-BUNDLED = Path(__file__).parents[1] / "pretrained"
 STUDENT = "fast"  # folder of a model's student
 PIPELINES = frozenset(
     f"StableDiffusion{kind}Pipeline"
@@ -74,6 +73,8 @@ class Model:
         LoRAs that are merged into the weights: name as the user gave it -> digest of the file.
     student : str
         Digest of the student, the LoRA for sampling in a few steps; empty if no student is merged.
+    loaded : dict
+        Matcher and upscaler, once they are loaded; copies of the model share them.
     """
 
     name: str
@@ -86,17 +87,22 @@ class Model:
     path: Path
     loras: Mapping[str, str] = field(default_factory=dict)
     student: str = ""
+    loaded: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    @functools.cached_property
+    @property
     def matcher(self) -> Matcher | None:
         """The network that scores how well a picture matches a text, or None."""
+        if "matcher" not in self.loaded:
+            self.loaded["matcher"] = self._load_matcher()
+        found: Matcher | None = self.loaded["matcher"]
+        return found
+
+    def _load_matcher(self) -> Matcher | None:
         folder = self.path / "matcher"
         if not (folder / "config.json").exists():
             return None
-        network, width = (
-            network_from(Matcher, MatcherConfig, folder),
-            self.text.pooled([""]).shape[1],
-        )
+        network = network_from(Matcher, MatcherConfig, folder)
+        width = self.text.pooled([""]).shape[1]
         if network.config.text_width != width:
             raise ModelError(
                 f"{folder} takes texts of {network.config.text_width} values, but the model's text "
@@ -104,14 +110,23 @@ class Model:
             )
         return network.to(self.device).eval()
 
-    @functools.cached_property
+    @property
     def upscaler(self) -> Denoiser | None:
-        """Denoiser that enlarges pictures by 4 (:mod:`sfumato.tasks.upscale`), or None."""
+        """Denoiser that enlarges pictures by a factor of 4, or None
+        (:mod:`sfumato.tasks.upscale`).
+        """
+        if "upscaler" not in self.loaded:
+            self.loaded["upscaler"] = self._load_upscaler()
+        found: Denoiser | None = self.loaded["upscaler"]
+        return found
+
+    def _load_upscaler(self) -> Denoiser | None:
         folder = self.path / "upscaler"
         if not (folder / "config.json").exists():
             return None
         network = network_from(UNet, UNetConfig, folder, self.network.conv_in.weight.dtype)
-        channels, width = Detail().config.latent_channels, network.config.cross_attention_dim
+        channels = Detail().config.latent_channels
+        width = network.config.cross_attention_dim
         text_width = self.network.config.cross_attention_dim
         made = network.config.in_channels, network.config.out_channels, width
         if made != (channels + 3, channels, text_width):
@@ -170,7 +185,7 @@ class Model:
 
     @property
     def parts(self) -> dict[str, str]:
-        """SHA-256 digests (16 digits) by component, without U-Net and matcher."""
+        """First 16 digits of the SHA-256 of each component but U-Net and matcher, and of LoRAs."""
         added = {f"lora {name}": sha256[:16] for name, sha256 in self.loras.items()}
         added |= {"student": self.student[:16]} if self.student else {}
         if not self.path.is_dir():
@@ -191,58 +206,6 @@ class Model:
         return found | added
 
 
-def bundled() -> list[str]:
-    """Return the names of the models that come with the package."""
-    return sorted(p.parent.name for p in BUNDLED.glob("*/model_index.json"))
-
-
-def is_model(name: str | Path) -> bool:
-    """Return whether `name` is a bundled text-to-image model, a model folder or a checkpoint."""
-    path = Path(name)
-    there = (path / "model_index.json").exists() or path.suffix == ".safetensors"
-    return str(name) in bundled() or there
-
-
-def restorers() -> list[str]:
-    """Return the names of the restorers that come with the package."""
-    return sorted(p.parent.name for p in BUNDLED.glob("*/config.json"))
-
-
-def restorer_folder(name: str | Path) -> Path:
-    """Return the folder of a bundled restorer, or the user's own folder with a restorer."""
-    folder = BUNDLED / name if str(name) in restorers() else Path(name)
-    if not (folder / "config.json").exists():
-        raise ModelError(
-            f"{name} is no restorer (sfumato train restorer trains one; bundled restorers: "
-            f"{', '.join(restorers())})"
-        )
-    return folder
-
-
-def resolve(name: str) -> Path:
-    """Return the path of a model: the folder of a bundled model, or the given folder or file."""
-    if name in bundled():
-        return BUNDLED / name
-    path = Path(name)
-    if path.suffix in PICKLES:
-        raise ModelError(
-            f"{name} is a pickle, which can run code when opened; if you trust the file, convert "
-            "it to .safetensors"
-        )
-    if path.is_dir():
-        if not (path / "model_index.json").exists():
-            raise ModelError(
-                f"{name} is no model folder: it has no model_index.json (diffusers' layout is "
-                "expected)"
-            )
-        return path
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise ModelError(f"{name} is no checkpoint: a single file must be .safetensors")
-        return path
-    raise unknown("model", name, bundled())
-
-
 def load(
     name: str | Path = "icons",
     device: str = "auto",
@@ -256,8 +219,10 @@ def load(
     Parameters
     ----------
     name : str or Path
+        A bundled name such as ``icons``, a folder in diffusers' layout, or a ``.safetensors``
+        checkpoint of Stable Diffusion 1, 2 or XL.
     device : str
-        ``auto``, ``cpu``, ``cuda``, ``mps``.
+        ``auto`` (CUDA if available, else the CPU), ``cpu``, ``cuda``, ``mps``.
     dtype : str
         ``auto``, ``float32``, ``bfloat16`` or ``float16``, for the networks' weights and
         activations. ``auto`` is float32 on a CPU, as bfloat16 changes pictures visibly; on a GPU it
@@ -275,6 +240,14 @@ def load(
         If files are missing or truncated, or do not match their config.
     ConfigError
         If a key or value in a config is not supported; the message names the key.
+    OptionError
+        If the name, the device or the dtype is unknown, or the device is not available.
+
+    Examples
+    --------
+    >>> model = load("icons", device="cpu")
+    >>> model.size
+    (64, 64)
     """
     name = str(name)
     path = resolve(name)

@@ -58,9 +58,10 @@ UNET_ENDS = {
 
 
 def unet_name(name: str, config: UNetConfig) -> str:
-    """Return the name of a U-Net weight in the original code.
+    """Return the name of a U-Net weight in a single-file checkpoint.
 
-    That code numbers the layers of all levels consecutively.
+    These names come from the code of latent diffusion, which numbers the layers of all levels
+    consecutively.
 
     Examples
     --------

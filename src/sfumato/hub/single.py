@@ -262,8 +262,8 @@ def identify(path: Path) -> tuple[Family, dict[str, str]]:
 def prediction_type(family: Family, notes: Mapping[str, str], weights: Mapping[str, Tensor]) -> str:
     """Return the U-Net's prediction type.
 
-    It comes from the header, else from a marker among the weights. Without both, it is eps, except
-    in SD 2.
+    It comes from the header, else from a marker among the weights. Without both, it is "epsilon",
+    except in SD 2.
 
     In SD 2, the "768" models predict v; the "base" and inpainting models predict eps. More than 4
     input channels mean eps. Else ComfyUI's criterion decides: the values of one bias near the end

@@ -53,9 +53,9 @@ def linspace(table: Tensor, steps: int) -> Tensor:
 
 
 def sgm_uniform(table: Tensor, steps: int) -> Tensor:
-    """Timesteps as in :func:`uniform` for one step more, but without timestep 0.
+    """The timesteps of :func:`uniform` for ``steps + 1`` steps, without the last one.
 
-    At timestep 0, there is almost no noise.
+    This is timestep 0, at which there is almost no noise.
     """
     return at_times(table, torch.linspace(len(table) - 1, 0, steps + 1, dtype=torch.float64)[:-1])
 
@@ -135,17 +135,22 @@ def spaced(
 ) -> Tensor:
     """Return the schedule that a checkpoint's config names.
 
-    It is diffusers' "linspace", "trailing" or "leading"; `rule` tells how the config's scheduler
-    class computes it.
-
     Parameters
     ----------
+    table : Tensor
+        The model's noise levels, increasing.
+    steps : int
+    name : {"linspace", "trailing", "leading"}
+        diffusers' name of the spacing.
     offset : int
         First timestep of "leading".
     rule : {"all", "solver", "lcm"}
         Multistep solvers ("solver") compute one more timestep and drop the smallest, except with
         "trailing". Other schedulers ("all") use the spacing unchanged. LCM ("lcm") takes evenly
-        spaced timesteps among the `distilled` timesteps that its network was distilled with.
+        spaced timesteps among the `distilled` timesteps that its network was distilled with,
+        whatever the name.
+    distilled : int
+        For "lcm", the number of these timesteps.
     """
     count = len(table)
     if rule == "lcm":

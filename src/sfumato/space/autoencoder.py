@@ -113,7 +113,7 @@ class Autoencoder(nn.Module):
 
 
 class DeepAutoencoder(Autoencoder):
-    """Autoencoder of fully connected layers with SiLU, without pretraining.
+    """Autoencoder of fully connected layers with SiLU, trained as a whole.
 
     An example is 784-1000-500-250-30 (Hinton & Salakhutdinov 2006).
 

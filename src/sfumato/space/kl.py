@@ -221,7 +221,10 @@ class AutoencoderKL(nn.Module):
         return out
 
     def encode(self, x: Tensor) -> Tensor:
-        """Encode pictures (B, C, H, W) in [-1, 1] as scaled latents (B, c, H / f, W / f)."""
+        """Encode pictures (B, C, H, W) in [-1, 1] as scaled latents (B, c, H / f, W / f).
+
+        f is ``config.factor``.
+        """
         return (
             self.moments(x.to(self.encoder.conv_in.weight), self.tile)[0]
             * self.config.scaling_factor

@@ -56,7 +56,9 @@ class LessonOptions(Options):
 
     lesson: Lesson = option(..., "outliers, losses, labels or denoising.")
     points: tuple[Point, ...] = option(
-        (), "For outliers and losses: x, y and class of each point.", max_length=4000
+        (),
+        "For outliers and losses: x and y, -2.4 to 2.4, and class, 1 or 2, of each point.",
+        max_length=4000,
     )
     outliers: float = option(
         0.05, "Share of the points that become outliers in a corner.", ge=0, le=0.5

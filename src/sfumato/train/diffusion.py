@@ -151,8 +151,24 @@ def train_diffusion(
 ) -> Iterator[Event]:
     """Train a text-to-image model on latents or, with `pixels`, on pixels; write a model folder.
 
-    `start` can name a model (a bundled name, a folder or a checkpoint). Training then continues
-    from its U-Net and keeps its autoencoder and text encoder.
+    Parameters
+    ----------
+    data : Path
+        Captioned pictures: a folder, ``.parquet`` or ``.tar`` file.
+    output : Path
+    autoencoder : Path, optional
+        Folder of an autoencoder; not needed with `pixels` or `start`.
+    text : Path, optional
+        Folder or name of a text encoder or of a model that has one; not needed with `start`.
+    config : Path, optional
+        JSON file of a :class:`sfumato.train.plan.Plan`.
+    given : mapping
+        Settings that take precedence over those of the config file.
+    start : str, optional
+        A model (a bundled name, a folder or a checkpoint). Training then continues from its U-Net
+        and keeps its autoencoder and text encoder.
+    pixels : bool
+        Train on pixels, without an autoencoder.
     """
     kind = "diffusion from a model" if start else "diffusion"
     plan, settings = read_plan(kind, data, output, config, given)

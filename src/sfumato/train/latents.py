@@ -116,7 +116,7 @@ class Captions:
         Parameters
         ----------
         device : torch.device
-            For a CPU, nothing is moved: the tables are read from disk.
+            For a CPU without `room`, nothing is moved: the tables are read from disk.
         names : str
             Names of tables: "states", "ends", "latents" or "pixels".
         room : int, optional

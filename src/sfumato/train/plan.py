@@ -19,8 +19,8 @@ from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.config import Config
 from sfumato.errors import DataError, OptionError
+from sfumato.hub.catalog import BUNDLED, bundled
 from sfumato.hub.files import network_from, outline, read_json
-from sfumato.hub.load import BUNDLED, bundled
 from sfumato.runtime import choose_device
 from sfumato.train.loop import Progress
 from sfumato.train.pack import state

@@ -10,8 +10,8 @@ from sfumato.corruption.base import parse
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.errors import OptionError
+from sfumato.hub.catalog import restorer_folder
 from sfumato.hub.files import fingerprint, network_from
-from sfumato.hub.load import restorer_folder
 from sfumato.hub.save import save_network
 from sfumato.runtime import seeded
 from sfumato.train.finder import FinderJob
@@ -53,7 +53,7 @@ def train_restorer(
     else:
         network = pretrained.config
     teacher = Denoiser(_restorer(plan.teacher).eval(), "direct") if plan.teacher else None
-    asked = _asked(data, corruption or plan.corruption)
+    asked = _asked(data, corruption or plan.corruption, finds=network.finds)
     yield f"reading {data}"
     with seeded(settings.seed):
         job, skipped = _job(data, network, plan, asked, teacher)
@@ -72,7 +72,7 @@ def train_restorer(
     save_network(job.module, output)
 
 
-def _asked(data: Path, corruption: str) -> str:
+def _asked(data: Path, corruption: str, *, finds: bool) -> str:
     """The corruption that the restorer learns to undo; "pairs" if the data are pairs."""
     pairs = paired(data)
     if not corruption and not pairs:
@@ -83,6 +83,11 @@ def _asked(data: Path, corruption: str) -> str:
     if corruption and pairs:
         raise OptionError(
             f"{data} holds pairs, which need no other corruption; leave out {corruption}"
+        )
+    if pairs and finds:
+        raise OptionError(
+            '"finds": true needs drawn damage, whose place is known: give pictures and '
+            "--corruption scratches:0.05 instead of pairs"
         )
     for alternative in corruption.split("|") if corruption else ():
         parse(alternative)  # a wrong corruption is an error before any photo is read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sfumato.config import Config, option
+from sfumato.config import DEVICES, Config, option
 
 
 class TrainSettings(Config):
@@ -32,7 +32,7 @@ class TrainSettings(Config):
         0.999, "Decay of the moving average of the weights; 0 turns it off.", ge=0, lt=1
     )
     seed: int = option(0, "Seed of weights and batches.", ge=0, lt=2**63)
-    device: str = option("auto", "auto, cpu, cuda or mps.")
+    device: str = option("auto", DEVICES)
     dtype: str = option(
         "auto",
         "Dtype of mixed precision: auto, float32 (turns it off), bfloat16 or float16; auto is "

@@ -1,4 +1,4 @@
-"""Distil a model's guided sampling into a LoRA that needs fewer steps than the model.
+"""Distill a model's guided sampling into a LoRA that needs fewer steps than the model.
 
 The teacher goes from noise to a picture in many steps, each with two network calls if it is guided.
 Its trajectories are recorded at a few noise levels. The student learns to go from each of these
@@ -28,7 +28,7 @@ from sfumato.hub.files import fingerprint
 from sfumato.hub.load import Model
 from sfumato.hub.lora import FILE, save_lora
 from sfumato.hub.save import write_json
-from sfumato.runtime import Streams, generator, seeded
+from sfumato.runtime import Streams, derive_seed, generator, seeded
 from sfumato.sampler.ode import euler
 from sfumato.sampler.registry import build
 from sfumato.tasks.create.options import CreateOptions
@@ -127,7 +127,9 @@ class StudentJob:
 
     def _noise(self, rows: Sequence[int]) -> Tensor:
         """Initial noise of the trajectories."""
-        noise = Streams([(self.seed << 32) + row for row in rows]).normal((len(rows), *self.shape))
+        noise = Streams([derive_seed(self.seed, row) for row in rows]).normal(
+            (len(rows), *self.shape)
+        )
         return noise.to(self.model.device) * float((1 + self.teacher_sigmas[0] ** 2).sqrt())
 
     def _read(self, texts: list[str]) -> Tensor:
@@ -240,7 +242,7 @@ def train_student(
     taught_by = fingerprint(teacher.network, encoder.clip)
     texts = hashlib.blake2b("\0".join(job.texts).encode(), digest_size=12).hexdigest()
     how = f"{job.teacher.sampler} {job.teacher.guidance_scale:g} {len(job.teacher_sigmas) - 1}"
-    key = f"{taught_by} {texts} {how} {plan.student_steps} {settings.seed}"
+    key = f"{taught_by} {texts} {how} {plan.student_steps} {settings.seed} derived seeds"
     yield from in_tenths(job.prepare(key))
     with seeded(settings.seed):
         add_low_rank(teacher.network, rank)

@@ -56,7 +56,7 @@ class Phrases:
     texts : list of str, N
     weights : array, (N,), sampling weight of each text
     embeddings : array, (N, E)
-        Each row has norm 1.
+        The rows should have norm 1.
     kept : array, (N,), bool
         True for texts whose states must stay close to those of the start encoder.
     """
@@ -250,7 +250,7 @@ def train_text(
     given: Mapping[str, Any],
     start: Path | None = None,
 ) -> Iterator[Event]:
-    """Distil a text encoder; write ``text_encoder/`` and ``tokenizer/``.
+    """Distill a text encoder; write ``text_encoder/`` and ``tokenizer/``.
 
     `start` can name a text encoder (a bundled name or a folder). This encoder then learns more
     words and keeps its states of the texts marked as kept.

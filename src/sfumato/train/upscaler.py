@@ -1,6 +1,6 @@
 """Train the upscaler of a text-to-image model.
 
-It enlarges a small picture four times along each side, given the picture's text.
+It enlarges a small picture by a factor of 4 along each side, given the picture's text.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sfumato import image, metadata
 from sfumato.data.foreign import options_of
 from sfumato.errors import OptionError
-from sfumato.hub.load import bundled
+from sfumato.hub.catalog import bundled
 from sfumato.sampler.registry import SAMPLERS
 from sfumato.sampler.schedule import SCHEDULES
 from sfumato.web.bodies import CreateBody, RestoreBody, decoded
@@ -28,6 +29,7 @@ from sfumato.web.work import encoded
 
 router = APIRouter()
 TASKS = 1000  # largest number of clients' task ids that are remembered
+HASH = re.compile(r" \[[0-9a-f]+\]$")  # the digest that A1111's clients add to a model's name
 SAME = "Automatic"  # A1111's word for the model's own schedule
 
 
@@ -121,7 +123,7 @@ def _body(request: Request, asked: TextToImage, **extra: Any) -> CreateBody:
         "guidance_scale": asked.cfg_scale,
         "eta": asked.eta or None,
         "style": asked.styles[0] if asked.styles else None,
-        "model": str(checkpoint or chosen(request)).split(" ")[0],
+        "model": HASH.sub("", str(checkpoint or chosen(request))),
         "previews": 1,
     }
     if asked.width and asked.height:
@@ -308,7 +310,7 @@ async def options(request: Request) -> dict[str, Any]:
 @router.post("/options")
 async def set_options(request: Request, given: dict[str, Any]) -> dict[str, Any]:
     """Choose the model for requests that name no model."""
-    name = str(given.get("sd_model_checkpoint", chosen(request))).split(" ")[0]
+    name = HASH.sub("", str(given.get("sd_model_checkpoint", chosen(request))))
     if name not in request.app.state.offered.models:
         raise OptionError(f"the server has no model {name[:80]}")
     request.app.state.chosen = name

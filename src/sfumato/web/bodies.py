@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 
 from sfumato import image
 from sfumato.errors import OptionError, unknown
-from sfumato.hub.load import bundled, restorers
+from sfumato.hub.catalog import bundled, restorers
 from sfumato.hub.lora import lora_scale
 from sfumato.runtime import random_seed, replace_surrogates
 from sfumato.tasks.create.options import CreateOptions
@@ -109,7 +109,8 @@ class ReduceBody(ReduceOptions):
 class ProbeBody(ProbeOptions):
     """A request for experiments with a custom picture.
 
-    They encode and decode it, denoise it, or damage and restore it.
+    The experiments encode and decode the picture, add noise and denoise it, or damage and restore
+    it.
 
     ``image`` is a picture in base64.
     """
@@ -142,7 +143,7 @@ class PointsBody(PointsOptions):
 
 
 class LessonBody(LessonOptions):
-    """A request for one of the experiments on the page Learn."""
+    """A request for one of the experiments on the studio's page *Learn*."""
 
     kind: ClassVar[str] = "lesson"
 
@@ -259,7 +260,7 @@ def _reduced(body: ReduceBody, folder: Path) -> dict[str, Any]:
     else:
         path.write_bytes(decoded(body.data, "data"))
         check_unpacked(path)
-    return {"data": str(path), "limit": body.limit, "name": body.name}
+    return {"data": str(path), "limit": body.limit or ROWS, "name": body.name}
 
 
 def _searched(body: SearchBody, indexes: Mapping[str, str]) -> dict[str, Any]:
@@ -296,13 +297,26 @@ def _model(name: str, models: Mapping[str, str]) -> str:
 
 
 def named(paths: list[str]) -> dict[str, str]:
-    """Map the last part of each path to the path."""
-    return {Path(path).name: path for path in paths}
+    """Map the name of each folder or file (without ``.safetensors``) to its path.
+
+    Raises
+    ------
+    OptionError
+        If two paths have the same name.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        name = Path(path).name.removesuffix(".safetensors")
+        if found.setdefault(name, path) != path:
+            raise OptionError(
+                f"{found[name]} and {path} have the same name; rename one, or leave one out"
+            )
+    return found
 
 
 def offered_models(paths: list[str]) -> dict[str, str]:
     """The models of a server by name: the bundled models, and the models at `paths`."""
-    return {name: name for name in bundled()} | {Path(path).stem: path for path in paths}
+    return {name: name for name in bundled()} | named(paths)
 
 
 def _check_text(value: Any, name: str = "") -> None:

@@ -17,8 +17,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sfumato.errors import OptionError, unknown
+from sfumato.hub.catalog import bundled, resolve, restorers
 from sfumato.hub.describe import describe
-from sfumato.hub.load import bundled, resolve, restorers
 from sfumato.tasks.names import STATES, Names
 from sfumato.tasks.nearest import training_names
 from sfumato.tasks.search.space import settings_of

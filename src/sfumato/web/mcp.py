@@ -26,11 +26,11 @@ from sfumato.config import explain
 from sfumato.data import photo as photos
 from sfumato.data.foreign import read_options
 from sfumato.errors import SfumatoError
+from sfumato.hub.catalog import bundled, restorers
 from sfumato.hub.describe import describe
-from sfumato.hub.load import bundled, restorers
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create as make
-from sfumato.tasks.restore.batch import engine
+from sfumato.tasks.restore.engines import engine
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import Restored
 from sfumato.tasks.search.options import SearchOptions

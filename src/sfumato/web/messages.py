@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import re
 
-from sfumato.config import Options, note_of
+from sfumato.config import FLAG, Options, flags_of
 from sfumato.runtime import replace_surrogates
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.explain.probe import ProbeOptions
@@ -20,7 +19,6 @@ RECORDS: tuple[type[Options], ...] = (
     SearchOptions,
     ProbeOptions,
 )
-FLAG = re.compile(r"--[a-z][a-z-]*[a-z]")
 
 
 def for_clients(message: str) -> str:
@@ -38,10 +36,8 @@ def for_clients(message: str) -> str:
 
 @functools.cache
 def _fields() -> dict[str, str]:
-    """Each flag of a command, and the field that it sets."""
+    """Each flag of a command, and the field that it sets; the first record takes precedence."""
     found: dict[str, str] = {}
     for record in RECORDS:
-        for name, field in record.model_fields.items():
-            flags = note_of(field, "flags").split() or [f"--{name.replace('_', '-')}"]
-            found |= {flag: name for flag in flags if flag not in found}
+        found = flags_of(record) | found
     return found

@@ -23,7 +23,7 @@ from starlette.datastructures import UploadFile
 from sfumato import image
 from sfumato.config import explain
 from sfumato.errors import OptionError
-from sfumato.hub.load import bundled
+from sfumato.hub.catalog import bundled
 from sfumato.web.bodies import CreateBody
 from sfumato.web.jobs import finished, queue_of, submit
 from sfumato.web.schema import EITHER, form_with

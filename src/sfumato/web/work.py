@@ -25,7 +25,7 @@ from sfumato.hub.load import Model
 from sfumato.tasks import lessons, points
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, opened, resolve
-from sfumato.tasks.create.run import Made, stream_rows
+from sfumato.tasks.create.run import Made, seeded_rows, stream_rows
 from sfumato.tasks.explain.experiments import Explained, steps
 from sfumato.tasks.explain.probe import ProbeOptions, probe
 from sfumato.tasks.lessons import LessonOptions
@@ -33,7 +33,7 @@ from sfumato.tasks.points import PointsOptions
 from sfumato.tasks.reduce import compare as reducing
 from sfumato.tasks.reduce import report
 from sfumato.tasks.reduce.options import ReduceOptions
-from sfumato.tasks.restore.batch import engine
+from sfumato.tasks.restore.engines import engine
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search import query
 from sfumato.types import Progress
@@ -150,11 +150,10 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
     rows: list[tuple[str, int]] = []
     owner: list[int] = []
     for number, work in enumerate(works):
-        texts, seed = work.request["prompt"], work.request["seed"]
-        for text in texts:
-            for k in range(work.request.get("count", 1)):
-                rows.append((text, seed + k))
-                owner.append(number)
+        request = work.request
+        wanted = seeded_rows(request["prompt"], request["seed"], request.get("count", 1))
+        rows += wanted
+        owner += [number] * len(wanted)
     first = {k: v for k, v in works[0].request.items() if k not in ("prompt", "previews")}
     options = CreateOptions.build(first)
     plan = resolve(options, models.get(options))

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import field_validator, model_validator
 
-from sfumato.config import Options, option
+from sfumato.config import DEVICES, Options, option
 from sfumato.errors import OptionError
 
 SAMPLING, START, COMPUTING = "Sampling", "Start from a picture", "Model and computing"
@@ -37,7 +37,7 @@ class CreateOptions(Options):
                  ".safetensors file.",
         group=COMPUTING,
     )  # fmt: skip
-    count: int = option(1, "Pictures per prompt, with seeds S, S+1, ...", ge=1, le=100_000)
+    count: int = option(1, "Pictures per prompt; each has the next seed.", ge=1, le=100_000)
     seed: int | None = option(
         None, "The same seed gives the same picture. Random by default.", ge=0, lt=2**63
     )
@@ -49,8 +49,8 @@ class CreateOptions(Options):
     )
     candidate: int | None = option(
         None,
-        "Generate only this candidate, counted from 0; a picture's settings name the kept "
-        "candidate.",
+        "Generate only the candidate with this index, counted from 0. A picture's settings "
+        "contain the index of the kept candidate.",
         ge=0,
         lt=64,
     )
@@ -59,15 +59,19 @@ class CreateOptions(Options):
     )
     fast: bool = option(
         False,
-        "Use four steps without guidance, in less than half the time. The model must have a "
-        "student, as the bundled model icons does.",
+        "Use the model's student: a few steps without guidance (icons: four, in less than half "
+        "the time).",
         group=SAMPLING,
     )
     guidance_scale: float | None = option(
         None, "How closely to follow the text; 1 turns guidance off.", group=SAMPLING, ge=0, le=100
     )
     guidance_rescale: float = option(
-        0.0, "Reduce the contrast that guidance adds.", group=SAMPLING, ge=0, le=1
+        0.0,
+        "Undo the contrast that guidance adds: 0 not at all, 1 completely.",
+        group=SAMPLING,
+        ge=0,
+        le=1,
     )
     negative_prompt: str = option(
         "", "What the picture should not show.", flags="--negative --negative-prompt"
@@ -79,12 +83,13 @@ class CreateOptions(Options):
     )
     schedule: str = option(
         "auto",
-        "auto, uniform, karras, exponential, beta, sgm_uniform, simple, trailing, leading.",
+        "Schedule of noise levels: auto (the model's own), uniform, karras, exponential, beta, "
+        "sgm_uniform, simple, trailing, leading.",
         group=SAMPLING,
     )
     eta: float | None = option(
         None,
-        "Amount of noise that stochastic samplers add at each step.",
+        "Amount of noise that the sampler adds at each step; only some samplers add noise.",
         group=SAMPLING,
         ge=0,
         le=1,
@@ -102,7 +107,9 @@ class CreateOptions(Options):
     then_guidance_scale: float | None = option(
         None, "How closely to follow the text from --then-step on.", group=BRANCH, ge=0, le=100
     )
-    style: str | None = option(None, "A style of the model; sfumato models lists them.")
+    style: str | None = option(
+        None, "Style of the picture; sfumato models lists the styles of a model."
+    )
     size: tuple[int, int] | None = option(
         None,
         "Width and height in pixels; one number for both. A model with an upscaler, such as "
@@ -112,17 +119,20 @@ class CreateOptions(Options):
     transparent: bool = option(
         False, "Make the white background transparent, without a white fringe around the subject."
     )
-    source: str | None = option(None, "A picture to start from.", flags="--from", group=START)
+    source: str | None = option(
+        None, "File of the picture to start from.", flags="--from", group=START
+    )
     strength: float = option(
         0.6,
-        "How much the --from picture changes; 1 changes it completely.",
+        "How much the picture of --from changes; 1 keeps only its size.",
         group=START,
         gt=0,
         le=1,
     )
     mask: str | None = option(
         None,
-        "Mask picture: white pixels are inpainted; the other pixels stay bit for bit.",
+        "File of a mask picture: white pixels are inpainted; the other pixels stay, bit for bit "
+        "unless the output is a JPEG.",
         group=START,
     )
     loras: tuple[str, ...] = option(
@@ -133,9 +143,16 @@ class CreateOptions(Options):
         group=COMPUTING,
         metavar="PATH[:SCALE]",
     )
-    device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
-    dtype: str = option("auto", "auto, float32, bfloat16 or float16.", group=COMPUTING)
-    batch: int = option(8, "Pictures generated in one batch.", group=COMPUTING, ge=1)
+    device: str = option("auto", DEVICES, group=COMPUTING)
+    dtype: str = option(
+        "auto",
+        "auto, float32, bfloat16 or float16; auto is float32 on a CPU, and bfloat16 on a GPU that "
+        "supports it.",
+        group=COMPUTING,
+    )
+    batch: int = option(
+        8, "Pictures generated at once; fewer need less memory.", group=COMPUTING, ge=1
+    )
 
     @model_validator(mode="before")
     @classmethod

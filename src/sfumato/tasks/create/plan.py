@@ -187,7 +187,7 @@ def resolve(options: CreateOptions, model: Model) -> Plan:
     Raises
     ------
     OptionError
-        For a mask without a start picture, or a mask without white pixels.
+        For a mask without a start picture, without white pixels, or of another size.
     PictureError
         If a file cannot be read.
     """
@@ -265,9 +265,22 @@ def check(prompts: Sequence[str], plan: Plan) -> None:
     ------
     OptionError
     """
+    _check_loaded(plan)
     _check_texts(prompts, plan.model)
     _check_size(plan)
     _check_options(plan)
+
+
+def _check_loaded(plan: Plan) -> None:
+    """Refuse LoRAs and `fast` for a model that was loaded without them."""
+    options, model = plan.options, plan.model
+    if missing := set(options.loras) - model.loras.keys():
+        raise OptionError(
+            f"the given model was loaded without the LoRA {min(missing)}; give the LoRA to "
+            "sfumato.load"
+        )
+    if options.fast and not model.student:
+        raise OptionError("the given model was loaded without fast; give fast=True to sfumato.load")
 
 
 def _check_texts(texts: Sequence[str], model: Model) -> None:
@@ -296,6 +309,8 @@ def _check_size(plan: Plan) -> None:
 
 def _check_options(plan: Plan) -> None:
     options, model = plan.options, plan.model
+    if options.source is None and "strength" in options.model_fields_set:
+        raise OptionError("--strength sets how much a picture changes, so it needs --from PICTURE")
     if options.style and options.style not in model.defaults.styles:
         raise unknown("style", options.style, model.defaults.styles)
     seen, made = model.network.config.in_channels, model.space.config.latent_channels

@@ -26,7 +26,6 @@ from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import opened
 from sfumato.tasks.create.run import Event, Made, planned, stream_rows
 
-NO_SOURCE = "--strength sets how much a picture changes, so it needs --from PICTURE"
 OF_A_ROW = frozenset(CreateOptions.model_fields) - {
     "model",
     "count",
@@ -34,6 +33,8 @@ OF_A_ROW = frozenset(CreateOptions.model_fields) - {
     "device",
     "dtype",
     "batch",
+    "loras",
+    "fast",
 }
 
 
@@ -187,6 +188,8 @@ def again(
             settings[kind] = known[kind] = str(path.parent / file)
     _same_files(path, settings, {"source", "mask"} - chosen.keys())
     known = {k: v for k, v in known.items() if k not in _outdone(chosen, given, wanted)}
+    if not {**known, **chosen}.get("source"):
+        known.pop("strength", None)
     values = {**given, **known, **chosen}
     model = opened(CreateOptions.build(values))
     if "model" not in chosen:
@@ -263,10 +266,14 @@ def run(
     groups: dict[tuple[tuple[str, Any], ...], list[Prompt]] = {}
     for item in wanted:
         groups.setdefault(item.own, []).append(item)
-    jobs = [(CreateOptions.build({**values, **dict(own)}), items) for own, items in groups.items()]
+    sources = values.get("source") or any("source" in dict(own) for own in groups)
+    jobs = []
+    for own, items in groups.items():
+        given = {**values, **dict(own)}
+        if sources and not given.get("source") and "strength" not in dict(own):
+            given.pop("strength", None)  # it belongs to the rows with a start picture
+        jobs.append((CreateOptions.build(given), items))
     for options, items in jobs:  # refuse invalid options before any work
-        if options.source is None and any("strength" in dict(item.own) for item in items):
-            raise OptionError(NO_SOURCE)
         planned([item.text for item in items], options, model)
     for options, items in jobs:
         order = iter([item for item in items for _ in range(options.count)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -59,6 +59,8 @@ class Made:
         End of the negative prompt that was cut off.
     unknown : bool
         True if the model seems to know none of the words of the prompt.
+    count : int
+        Requested number of pictures per prompt.
     """
 
     picture: Image.Image
@@ -121,7 +123,9 @@ def create(
     prompts : str or sequence of str
     options : CreateOptions, optional
     model : Model, optional
-        A loaded model, to use it more than once; otherwise ``options.model`` is loaded.
+        A loaded model, to use it more than once; by default, ``options.model`` is loaded. The
+        options `model`, `device`, `dtype`, `loras` and `fast` belong to :func:`sfumato.load` and do
+        not change a loaded model.
 
     Returns
     -------
@@ -132,6 +136,10 @@ def create(
     ------
     OptionError
         For options that the model cannot meet.
+    PictureError
+        If the start picture or the mask cannot be read.
+    ModelError, ConfigError
+        If the model cannot be loaded.
 
     Examples
     --------
@@ -148,6 +156,11 @@ def stream(
     """As :func:`create`, but yield every sampler step, the progress of enlarging, and each picture.
 
     To cancel, stop iterating.
+
+    Yields
+    ------
+    SamplerProgress, Progress or Made
+        After each sampler step; after each part of the enlarging; for each picture.
     """
     plan, rows = planned(prompts, options or CreateOptions(), model)
     yield from stream_rows(plan, rows)
@@ -169,11 +182,22 @@ def planned(
     plan = resolve(options, model or opened(options))
     check(texts, plan)
     seed = random_seed() if options.seed is None else options.seed
-    if seed + options.count > MAX_SEED + 1:
+    return plan, seeded_rows(texts, seed, options.count)
+
+
+def seeded_rows(texts: Sequence[str], seed: int, count: int) -> list[tuple[str, int]]:
+    """Return the prompt and seed of each picture: `count` pictures per prompt.
+
+    Raises
+    ------
+    OptionError
+        If a seed would be too large.
+    """
+    if seed + count > MAX_SEED + 1:
         raise OptionError(
-            f"seed {seed} and {options.count} pictures go beyond the largest seed, {MAX_SEED}"
+            f"seed {seed} and {count} pictures go beyond the largest seed, {MAX_SEED}"
         )
-    return plan, [(text, seed + k) for text in texts for k in range(options.count)]
+    return [(text, seed + k) for text in texts for k in range(count)]
 
 
 def stream_rows(plan: Plan, rows: list[tuple[str, int]]) -> Iterator[Event]:
@@ -270,7 +294,8 @@ def _sample(
     negative, others = model.text([options.negative_prompt] * len(texts), plan.size)
     streams = Streams([seed for _, seed in wanted])
     x, planes, known = _begin(plan, streams, float(sigmas[0]))
-    denoise = _guided(plan, texts, sigmas, condition, negative, planes)
+    taken = 0  # steps
+    denoise = _guided(plan, texts, condition, negative, planes, lambda: taken)
     denoise = denoise if known is None else consistent(denoise, *known)
     steps = len(sigmas) - 1
     first_order = options.schedule == "auto" and model.scheduler.first_order_end(
@@ -278,7 +303,7 @@ def _sample(
     )
     sampler = build(plan.sampler, streams.like, options.eta, first_order_end=first_order)
     for step in sampler(denoise, x, sigmas):
-        x = step.x
+        x, taken = step.x, step.index + 1
         yield SamplerProgress(step, steps, done, total)
     return model.space.decode(x), [(a.cut, b.cut) for a, b in zip(tokens, others, strict=True)]
 
@@ -286,12 +311,15 @@ def _sample(
 def _guided(
     plan: Plan,
     texts: Sequence[str],
-    sigmas: Tensor,
     condition: Condition,
     negative: Condition,
     planes: Tensor | None,
+    taken: Callable[[], int],
 ) -> Denoise:
-    """The guided denoiser, which may change prompt or guidance scale at ``then_step``."""
+    """The guided denoiser, which may change prompt or guidance scale at ``then_step``.
+
+    `taken` returns the number of steps taken so far.
+    """
     model, options = plan.model, plan.options
 
     def guided(follow: Condition, scale: float) -> Denoise:
@@ -303,7 +331,8 @@ def _guided(
         return first
     other = None if options.then is None else plan.styled(options.then)
     later = condition if other is None else model.text([other] * len(texts), plan.size)[0]
-    return switched(first, guided(later, plan.then_scale), float(sigmas[options.then_step - 1]))
+    before = options.then_step - 1
+    return switched(first, guided(later, plan.then_scale), lambda: taken() >= before)
 
 
 def _begin(

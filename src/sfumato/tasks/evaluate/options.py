@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from sfumato.config import Options, option
+from sfumato.config import DEVICES, Options, option
 from sfumato.errors import OptionError
 
 Task = Literal["denoise", "enlarge", "dejpeg", "fill", "colorize"]
@@ -17,15 +17,17 @@ class EvaluateOptions(Options):
     """One kind of damage to pictures, and the method that restores them."""
 
     denoise: float | None = option(
-        None, "Standard deviation of Gaussian noise for values of 0 to 255.", group=DAMAGE
+        None,
+        "Add Gaussian noise of this standard deviation, for values of 0 to 255.",
+        group=DAMAGE,
     )
-    enlarge: float | None = option(None, "Factor by which pictures are shrunk.", group=DAMAGE)
+    enlarge: float | None = option(None, "Shrink the pictures by this factor.", group=DAMAGE)
     dejpeg: int | None = option(
-        None, "JPEG quality with which pictures are compressed, 1 to 100.", group=DAMAGE
+        None, "Compress the pictures as JPEGs of this quality, 1 to 100.", group=DAMAGE
     )
     fill: str | None = option(
         None,
-        "Shape of the hidden pixels: text, scratches, boxes, or pixels (80 % at random).",
+        "Hide pixels: in the shape of text, scratches or boxes, or pixels (80 % at random).",
         group=DAMAGE,
     )
     colorize: bool = option(False, "Remove the color.", group=DAMAGE)
@@ -40,7 +42,7 @@ class EvaluateOptions(Options):
         "A restorer of your own: a folder written by sfumato train restorer.",
         group=COMPUTING,
     )
-    device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
+    device: str = option("auto", DEVICES, group=COMPUTING)
     dtype: str = option(
         "auto",
         "auto, float32, bfloat16 or float16; auto is bfloat16 on devices with native bfloat16.",

@@ -13,7 +13,6 @@ whole pictures in color.
 from __future__ import annotations
 
 import functools
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -105,13 +104,14 @@ def restore(
     Parameters
     ----------
     source : Path
-        Folder of pictures.
+        Folder of pictures, ``.parquet`` or ``.tar`` file.
     task : {"denoise", "enlarge", "dejpeg", "fill", "colorize"}
     amount : float or str
         Standard deviation of the noise for values of 0 to 255; enlargement factor, 1.5 to 8; JPEG
-        quality, 1 to 100; or the shape of the hidden pixels, one of `SHAPES`.
+        quality, 1 to 100; or the shape of the hidden pixels: "text", "scratches", "boxes" or
+        "pixels". None for "colorize".
     gray : bool
-        Convert the pictures to gray: CBSD68 becomes BSD68.
+        Convert the pictures to gray first.
     method : str, optional
         ``trained``, ``ensemble`` (the mean over the eight rotations and flips), or a baseline:
         ``bicubic`` for ``enlarge``, and ``input`` (the damaged picture) for the other tasks. The
@@ -127,6 +127,8 @@ def restore(
         For an amount out of range, or a method that does not belong to the task.
     PictureError
         For a picture that cannot be read or is too small, if `left_out` is None.
+    DataError
+        If the source holds no pictures.
     """
     methods: dict[str, Method] = (
         {"bicubic": lambda d: interpolate(d.y, d.size)}
@@ -166,7 +168,7 @@ def damage(
         JPEG(int(number), int(number))
     for sample in find(source):
         try:
-            picture = _read(sample, WINDOW + 2 * math.ceil(number if task == "enlarge" else 0))
+            picture = _read(sample, number if task == "enlarge" else 1.0)
         except PictureError as error:
             if left_out is None:
                 raise
@@ -176,17 +178,23 @@ def damage(
         yield spoil(sample.name, values, task, amount)
 
 
-def _read(sample: Sample, smallest: int) -> Image.Image:
-    """Read a picture whose sides are at least `smallest`; errors begin with its name."""
+def _read(sample: Sample, factor: float) -> Image.Image:
+    """Read a picture that is large enough to be measured after enlarging by a factor."""
     try:
         picture = image.read(sample.read())
     except PictureError as error:
         raise PictureError(f"{sample.name} {str(error).removeprefix('picture ')}") from None
-    if min(picture.size) < smallest:
+    border = round(factor) if factor > 1 else 0
+    if _multiple(min(picture.size), factor) - 2 * border < WINDOW:
         raise PictureError(
             f"{sample.name} has {picture.width}x{picture.height} pixels: too few to measure SSIM"
         )
     return picture
+
+
+def _multiple(side: int, factor: float) -> int:
+    """Crop a side so that it can be shrunk by a factor and enlarged again."""
+    return int(int(side / factor) * factor)
 
 
 def _number(task: Task, amount: float | str | None) -> float:
@@ -199,7 +207,7 @@ def spoil(name: str, clean: NDArray[np.float64], task: Task, amount: float | str
     number = _number(task, amount)
     clean = clean if clean.ndim == 3 else clean[..., None]
     if task == "enlarge":
-        tall, wide = (int(int(n / number) * number) for n in clean.shape[:2])
+        tall, wide = (_multiple(n, number) for n in clean.shape[:2])
         clean = clean[:tall, :wide]
     x = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None]
     known = np.ones(clean.shape[:2], bool)

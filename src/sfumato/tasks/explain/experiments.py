@@ -92,7 +92,8 @@ class Run:
         For each step, pictures decoded from the latents named in `DECODED`, by name; empty if
         :func:`explain` was called with ``light``.
     guesses : list of DenoisingProbe
-        One for each noise level of the run, the highest first; empty if the run is ``light``.
+        One for each noise level of the run, the highest first; empty if the run is ``light`` or
+        the network has inputs besides the noisy latents.
     reconstruction : Reconstruction, optional
         None without an autoencoder, or if the run is ``light``.
     label : str
@@ -211,10 +212,16 @@ def explain(
         prompt; its key `prompt` changes the prompt: ``{"guidance_scale": 1}``, ``{"then_step": 4,
         "then": "a cat"}``.
 
+    Returns
+    -------
+    Explained
+        The runs; its method ``write`` writes the page.
+
     Raises
     ------
     OptionError
-        For more than `MOST` pictures, and in the same cases as :func:`sfumato.create`.
+        For more than six pictures, for a change of an option that must be equal in all runs (such
+        as the size or the model), and in the same cases as :func:`sfumato.create`.
 
     Examples
     --------

@@ -105,7 +105,8 @@ def probe(
     picture : PIL.Image.Image
     options : ProbeOptions
     model : Model, optional
-        A diffusion model; the picture is cropped to its size. `damage` needs no model.
+        A diffusion model; the picture is cropped to its size. Only ``options.damage`` needs no
+        model.
 
     Yields
     ------
@@ -114,9 +115,9 @@ def probe(
     Raises
     ------
     OptionError
-        If the number of factors in `channels` is wrong or the model has no autoencoder for them,
-        for `levels` with a network that has inputs besides the noisy latents, and for a picture
-        that is too small to be damaged.
+        If `channels` has a wrong number of factors; if `channels` is given and the model has no
+        autoencoder; if `levels` is above 0 and the network has inputs besides the noisy latents; or
+        if the picture is too small to be damaged.
 
     Examples
     --------
@@ -137,8 +138,6 @@ def probe(
     picture = image.crop_to(image.flattened(picture), model.size)
     yield Shown("picture", picture)
     x = image.to_tensor(picture).to(model.device)
-    if model.space.config.latent_channels == 1:
-        x = x.mean(dim=1, keepdim=True)
     with torch.inference_mode():
         z = model.space.encode(x)
     if isinstance(model.space, AutoencoderKL):

@@ -59,7 +59,9 @@ def _label(text: str, given: Mapping[str, Any]) -> str:
 
 
 def recorded(asked: list[Asked], model: Model) -> Iterator[SamplerProgress | Trace]:
-    """Record the best candidate of the first run, and the same one of the others."""
+    """Record the best candidate of the first run, and the candidate of the same index in the
+    others.
+    """
     first_walks, candidate = 1, None
     for k, run in enumerate(asked):
         options = run.options

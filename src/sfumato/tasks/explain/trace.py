@@ -60,7 +60,9 @@ class Word:
 
 @dataclass(frozen=True)
 class StepTrace:
-    """Record of one sampler step. Tensors are float32, on the CPU, by default (C, h, w).
+    """Record of one sampler step.
+
+    Tensors are float32 and on the CPU, with the shape (C, h, w) unless stated otherwise.
 
     Attributes
     ----------
@@ -358,10 +360,8 @@ def _trace(
         _step(step, seen, seconds, row, [w.place for w in said])
         for step, seen, seconds in batches[done]
     ]
-    factor, (wide, tall) = model.space.config.factor, made.settings["size"]
-    layers = [
-        _label(name, model, tall // factor, wide // factor) for name in _attending(model.network)
-    ]
+    tall, wide = steps[0].x.shape[1:]
+    layers = [_label(name, model, tall, wide) for name in _attending(model.network)]
     return Trace(made, tuple(said), tuple(layers), tuple(steps))
 
 

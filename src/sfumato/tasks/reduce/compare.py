@@ -153,6 +153,7 @@ def reduce(
     data : path, array (N, d) or Table
         Input of :func:`sfumato.data.rows.read`, or rows of numbers.
     options : ReduceOptions, optional
+        `limit`, `size` and `label` apply only to a path.
 
     Returns
     -------
@@ -263,7 +264,7 @@ def _terms(table: Table, test: NDArray[np.bool_], options: ReduceOptions) -> tup
 
 
 def compare(found: Comparison) -> Iterator[Progress | Trial]:
-    """Fit every method at every code length, and add the results to `found`."""
+    """Fit every method at every code length (and 2, for the maps); add the results to `found`."""
     options = found.options
     lengths = sorted({2, *options.codes})  # a map needs codes of length 2
     jobs = [(name, k) for k in lengths for name in _methods(found)]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from sfumato.config import Options, option
+from sfumato.config import DEVICES, Options, option
 from sfumato.errors import OptionError
 
 DATA, AUTOENCODERS, COMPUTING = "Data", "Autoencoders", "Computing"
@@ -27,26 +27,26 @@ class ReduceOptions(Options):
     )
     corruption: str | None = option(
         None,
-        "Corruption that the autoencoders learn to undo: noise:25, mask:0.3, ...; default for "
-        "documents: mask:0.5, half of the words.",
+        "Corruption that the autoencoders learn to undo: noise:25, mask:0.3, ...; by default none, "
+        "and for documents mask:0.5, which hides half of the words.",
         group=AUTOENCODERS,
     )
     loss: Literal["squared", "cross_entropy"] = option(
-        "squared", "Loss of the autoencoders.", group=AUTOENCODERS
+        "squared", "Loss of the autoencoders: squared or cross_entropy.", group=AUTOENCODERS
     )
     epochs: int | None = option(
         None,
-        "Passes over the data; by default more for small data sets.",
+        "Passes over the training data; by default 20 to 500, more for small data sets.",
         group=AUTOENCODERS,
         ge=1,
     )
     layers: tuple[int, ...] | None = option(
         None,
-        "Sizes of the dense autoencoder's hidden layers, such as 1000,500,250.",
+        "Sizes of the hidden layers of the fully connected autoencoder, such as 1000,500,250.",
         group=AUTOENCODERS,
         metavar="N,N,...",
     )
-    neighbors: int = option(7, "k of the k-NN accuracy.", ge=1)
+    neighbors: int = option(7, "k of the k-NN accuracy; k = 1 is always measured, too.", ge=1)
     outliers: float = option(
         0.05,
         "Share of training rows replaced by noise in the outlier experiment; 0 skips the "
@@ -55,21 +55,36 @@ class ReduceOptions(Options):
         lt=1,
     )
     weighting: Literal["tf-idf", "log", "counts"] = option(
-        "tf-idf", "How the words of documents are weighted.", group=DATA
+        "tf-idf", "Weighting of the words of documents: tf-idf, log or counts.", group=DATA
     )
     standardize: bool = option(
         True, "Scale the columns of a table to mean 0 and standard deviation 1 first.", group=DATA
     )
     test_share: float = option(
-        0.2, "Share of the rows that is held out for measuring.", group=DATA, gt=0, lt=1
+        0.2,
+        "Share of the rows that is held out for measuring, if the data have no test rows.",
+        group=DATA,
+        gt=0,
+        lt=1,
     )
     size: int | None = option(
-        None, "Side in pixels to which pictures are resized.", group=DATA, ge=4, le=512
+        None,
+        "Side in pixels to which pictures are resized; 32 by default, unless all have one size "
+        "of at most 64.",
+        group=DATA,
+        ge=4,
+        le=512,
     )
     label: str | None = option(None, "Column or array that holds the labels.", group=DATA)
     limit: int | None = option(None, "Use only this many rows, chosen at random.", group=DATA, ge=1)
-    seed: int = option(0, "Seed of weights and batches.", group=COMPUTING, ge=0, lt=2**32)
-    device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
+    seed: int = option(
+        0,
+        "Seed of weights and batches, and of the choice of rows.",
+        group=COMPUTING,
+        ge=0,
+        lt=2**32,
+    )
+    device: str = option("auto", DEVICES, group=COMPUTING)
     dtype: str = option(
         "auto",
         "auto, float32, bfloat16 or float16; auto is bfloat16 on devices with native bfloat16.",

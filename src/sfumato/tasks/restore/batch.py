@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
@@ -18,17 +18,12 @@ from sfumato.data import photo as photos
 from sfumato.data.photo import Photo
 from sfumato.data.walk import files
 from sfumato.errors import OptionError, PictureError, SfumatoError
-from sfumato.hub.load import is_model, load
 from sfumato.metadata import SCHEMA
 from sfumato.runtime import check_file, check_folder
-from sfumato.tasks.restore.diffusion import diffuse
-from sfumato.tasks.restore.enlarge import enlarge
-from sfumato.tasks.restore.networks import RestorationNetworks
-from sfumato.tasks.restore.options import OF_DIFFUSION, RestoreOptions
-from sfumato.tasks.restore.run import Restored, stream
+from sfumato.tasks.restore.engines import engine
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.run import Restored
 from sfumato.types import Progress
-
-Restore = Callable[[Photo], Iterator[Progress | Restored]]
 
 
 @dataclass(frozen=True)
@@ -176,26 +171,6 @@ def run(batch: Batch, options: RestoreOptions) -> Iterator[Progress | Written | 
             if not batch.many:
                 raise
             yield Failed(job.source, str(error))
-
-
-def engine(options: RestoreOptions) -> Restore:
-    """The function that restores a photo; restoration networks are loaded when first needed."""
-    named = options.engine == "auto" and options.model is not None and is_model(options.model)
-    if options.engine == "diffusion" or named:
-        model = load(options.model or "icons", options.device, options.dtype)
-        if options.enlarge and options.only == "size" and model.upscaler is not None:
-            upscaler = model.upscaler
-            return lambda photo: enlarge(photo, options, model, upscaler)
-        networks = RestorationNetworks(None, options.device, options.dtype)
-        return lambda photo: diffuse(photo, options, model, networks)
-    if options.model_fields_set & OF_DIFFUSION:
-        raise OptionError(f"{options.model} is not a text-to-image model, so it takes no --prompt")
-    if options.clean and options.model is None:
-        raise OptionError("--clean needs --model, a folder written by sfumato train restorer")
-    networks = RestorationNetworks(
-        options.model, options.device, options.dtype, repairs=options.clean
-    )
-    return lambda photo: stream(photo, options, networks)
 
 
 def _write(job: Job, before: Photo, results: list[Restored]) -> Iterator[Written]:

@@ -208,9 +208,7 @@ def _by_light(plane: NDArray[Any], light: NDArray[Any]) -> Callable[[NDArray[Any
 
 
 def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None:
-    """Chroma at each luminance (256, 3) of a toned print such as sepia.
-
-    Values are in [-1, 1].
+    """Chroma of a toned print at each of 256 luminance values: (256, 3), in [-1, 1].
 
     None for a color or gray picture.
 

@@ -106,7 +106,11 @@ class _Job:
         self.size = (round(tall * factor), round(wide * factor))
         rows, columns = (_padded(n, factor, model.unit) for n in (tall, wide))
         self.full = (round(rows * factor), round(columns * factor))
-        x = np.pad(photo.frame(), ((0, 0), (0, rows - tall), (0, columns - wide)), mode="symmetric")
+        x = np.pad(
+            photo.opaque().frame(),
+            ((0, 0), (0, rows - tall), (0, columns - wide)),
+            mode="symmetric",
+        )
         gone = np.pad(
             np.zeros((tall, wide), bool) if gaps is None else gaps,
             ((0, rows - tall), (0, columns - wide)),

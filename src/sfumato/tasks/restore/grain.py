@@ -2,9 +2,9 @@
 
 Film grain is noise that is spatially correlated (soft), or equal in all channels.
 
-A network for white noise takes soft grain for texture. At half the size, grain is nearly white. So
-grain is removed from a copy of half the size first, then the fine part that remains is removed at
-full size (a pyramid of two levels, as in Burt & Adelson 1983).
+A network for white noise mistakes soft grain for texture. At half the size, grain is nearly white.
+So grain is removed from a copy of half the size first, then the fine part that remains is removed
+at full size (a pyramid of two levels, as in Burt & Adelson 1983).
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def spread(
     falls with the difference of luminance: ``w_rs = exp(-(g_r - g_s)^2 / 2 LIKENESS^2)``. This is
     colorization by optimization (Levin et al. 2004, equation 1) with the symmetric weights of
     random walks (Grady 2006, equation 1). The second term keeps the result near 0 where no hint
-    reaches. ``reach`` is `FAR` times the longer side, but falls with the difference of luminance
-    from the nearest hint, as an object of another luminance is often another object.
+    reaches. ``reach`` is `FAR` times the longer side. It is smaller where the luminance differs
+    from that of all hints, since such a pixel often belongs to another object.
 
     Parameters
     ----------

@@ -36,8 +36,8 @@ HIGHEST = 2.0  # largest noise level, as for the option
 def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | None = None) -> Noise:
     """The noise of a photo, given by the user or measured.
 
-    With `denoise`, a network for white noise, the measurement is corrected by what the network
-    removes.
+    With `denoise`, a network for white noise, the measured level is corrected until it fits the
+    noise that the network removes.
     """
     if options.denoise is None:
         return Noise(0.0)
@@ -131,7 +131,13 @@ def quantization(quality: int) -> float:
 
 
 def quality(photo: Photo, options: RestoreOptions) -> int:
-    """JPEG quality to give to the network; 100 means not compressed."""
+    """JPEG quality to give to the network; 100 means not compressed.
+
+    Raises
+    ------
+    OptionError
+        If the quality is to be read from a file that is not a JPEG.
+    """
     if options.dejpeg is None:
         return 100
     if options.dejpeg != "auto":

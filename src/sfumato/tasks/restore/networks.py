@@ -14,8 +14,8 @@ from sfumato.denoiser.restorer import (
     restorer_planes,
     self_ensemble,
 )
+from sfumato.hub.catalog import restorer_folder
 from sfumato.hub.files import digest, network_from, weight_file
-from sfumato.hub.load import restorer_folder
 from sfumato.runtime import autocast, choose_device, choose_dtype
 from sfumato.types import Condition
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
-from sfumato.config import Options, option
+from sfumato.config import DEVICES, Options, option
 from sfumato.errors import OptionError
 
 Only = Literal["noise", "gaps", "size"] | None
@@ -55,31 +55,34 @@ class RestoreOptions(Options):
 
     denoise: Literal["auto"] | float | None = option(
         None,
-        "Remove noise. SIGMA is its standard deviation for values of 0 to 255; auto measures it.",
+        "Remove noise: SIGMA is its standard deviation for values of 0 to 255; auto (the value if "
+        "none is given) measures it.",
         flags="--denoise --noise-level",
         bare="auto",
         metavar="auto|SIGMA",
     )
     dejpeg: Literal["auto"] | int | None = option(
         None,
-        "Remove JPEG artifacts; auto reads the quality from the file.",
+        "Remove JPEG artifacts: auto (the value if none is given) reads the quality, 1 to 100, "
+        "from the JPEG file.",
         flags="--dejpeg --jpeg-quality",
         bare="auto",
         metavar="auto|QUALITY",
     )
     fill: str | None = option(
-        None, "Mask picture: white pixels are inpainted; all other pixels stay bit for bit."
+        None,
+        "File of a mask picture: white pixels are inpainted. All other pixels stay, bit for bit "
+        "unless the output is a JPEG.",
     )
     fill_box: tuple[int, int, int, int] | None = option(
-        None, "Box to inpaint, in pixels.", metavar="X,Y,W,H"
+        None, "Box to inpaint, in pixels: left, top, width, height.", metavar="X,Y,W,H"
     )
     fill_color: str | None = option(
         None, "Inpaint the pixels painted in this color, such as '#ff0000'."
     )
     fill_tolerance: float | None = option(
         None,
-        "Largest difference from --fill-color in a channel of 0 to 255; by default 40, for a JPEG "
-        "60.",
+        "Largest difference from --fill-color in any color channel; by default 40, for a JPEG 60.",
         gt=0,
         le=255,
     )
@@ -98,10 +101,12 @@ class RestoreOptions(Options):
         ge=0,
         le=4,
     )
-    like: str | None = option(None, "A color photo whose palette --colorize uses.", metavar="PHOTO")
+    like: str | None = option(
+        None, "File of a color photo whose palette --colorize uses.", metavar="PHOTO"
+    )
     hints: tuple[tuple[int, int, str], ...] = option(
         (),
-        "Color that --colorize must give to one pixel; can be given several times.",
+        "Color that --colorize must give to the pixel at X, Y; can be given several times.",
         flags="--hint",
         metavar="X,Y,#rrggbb",
     )
@@ -113,33 +118,34 @@ class RestoreOptions(Options):
     )
     clean: bool = option(
         False,
-        "Clean with your own --model, which was trained on pairs of dirty and clean pictures.",
+        "Apply your own --model that was trained on pairs of dirty and clean pictures.",
     )
 
     engine: Literal["auto", "network", "patches", "diffusion"] = option(
         "auto",
-        "auto: patches for wide holes and networks for everything else; network: trained "
-        "networks for everything; patches: fill holes with texture from the picture itself; "
-        "diffusion: any text-to-image model.",
+        "auto: patches for wide holes and networks for everything else, or diffusion if --model is "
+        "a text-to-image model; network: trained networks for everything; patches: fill holes with "
+        "texture from the picture itself; diffusion: any text-to-image model.",
         group=COMPUTING,
     )
     model: str | None = option(
         None,
-        "Folder written by sfumato train restorer; for diffusion, a model as for create, "
-        "icons by default.",
+        "Folder written by sfumato train restorer; or a text-to-image model, as for create (by "
+        "default icons, with --engine diffusion).",
         group=COMPUTING,
     )
-    device: str = option("auto", "auto, cpu, cuda or mps.", group=COMPUTING)
+    device: str = option("auto", DEVICES, group=COMPUTING)
     dtype: str = option(
         "auto",
-        "auto, float32, bfloat16 or float16; auto is bfloat16 on devices with native bfloat16.",
+        "auto, float32, bfloat16 or float16; auto is bfloat16 on devices with native bfloat16, but "
+        "for diffusion float32 on a CPU.",
         group=COMPUTING,
     )
 
-    prompt: str = option("", "What the picture shows.", group=DIFFUSION)
+    prompt: str = option("", "For diffusion: what the picture shows.", group=DIFFUSION)
     samples: int = option(
         1,
-        "Number of results; with several, an extra picture shows where they differ.",
+        "Number of results; an extra picture shows where several results differ.",
         group=SEVERAL,
         ge=1,
         le=64,
@@ -152,10 +158,18 @@ class RestoreOptions(Options):
         lt=2**63,
     )
     steps: int | None = option(
-        None, "Sampler steps; the model's own number by default.", group=DIFFUSION, ge=1, le=1000
+        None,
+        "For diffusion: sampler steps; the model's own number by default.",
+        group=DIFFUSION,
+        ge=1,
+        le=1000,
     )
     guidance_scale: float | None = option(
-        None, "How closely to follow the text; 1 turns guidance off.", group=DIFFUSION, ge=0, le=100
+        None,
+        "For diffusion: how closely to follow the text; 1 turns guidance off.",
+        group=DIFFUSION,
+        ge=0,
+        le=100,
     )
 
     @field_validator("engine", mode="before")

@@ -1,7 +1,8 @@
 """PatchMatch (Barnes et al. 2009) for the windows that overlap a hole, and votes for its values.
 
-All windows are processed at once. Each tries the shifted matches of its neighbors and random places
-around its own match, and accepts those that differ less from it than its own match.
+All windows are processed at once. Each window tries the shifted matches of its neighbors, and
+random places around its current match. It replaces its match by a place that is more similar to the
+window.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Correct measured noise by what a denoising network removes.
+"""Correct a measured noise level with the help of a denoising network.
 
-A statistic of patches takes fine texture for noise. A network tells them apart. So the noise level
+A statistic of patches mistakes fine texture for noise; a network separates them. So the noise level
 is corrected until the network removes as much as it should remove at this level.
 """
 

@@ -18,10 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from sfumato.data.photo import Photo, photo_of, read, write
+from sfumato.data.photo import Photo, read, write
 from sfumato.denoiser.restorer import (
     TILE,
 )
@@ -72,55 +71,13 @@ class Restored:
         return write(self.photo, Path(path))
 
 
-def restore(
-    photo: Photo | Image.Image | NDArray[Any] | Path | str,
-    options: RestoreOptions,
-    engine: Engine | None = None,
-) -> Restored:
-    """Restore a photo according to the options.
-
-    Parameters
-    ----------
-    photo : path, Pillow picture, array or Photo
-        An array holds uint8 or uint16 values, (H, W) or (H, W, C) with 1, 3 or 4 channels.
-    options : RestoreOptions
-    engine : Engine, optional
-        The networks; by default those of ``options.model`` or, without a model, the bundled ones.
+def stream(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Progress | Restored]:
+    """Restore a photo with restoration networks; yield progress and ``options.samples`` results.
 
     Raises
     ------
     OptionError
-        For a mask that does not fit or has no white or only white pixels, for a hint outside the
-        picture, and for `clean` without a model or an engine.
-    PictureError
-        If the file cannot be read.
-
-    Examples
-    --------
-    >>> noise = np.random.default_rng(0).normal(128, 20, (32, 48, 3))
-    >>> noisy = Photo(noise.clip(0, 255).astype(np.uint8))
-    >>> made = restore(noisy, RestoreOptions(denoise="auto"))
-    >>> bool(made.photo.values.std() < 10), 15 < made.report["sigma"] < 25
-    (True, True)
-    """
-    if engine is None:
-        from sfumato.tasks.restore.networks import RestorationNetworks
-
-        if options.clean and options.model is None:
-            raise OptionError("--clean needs --model, a folder written by sfumato train restorer")
-        engine = RestorationNetworks(
-            options.model, options.device, options.dtype, repairs=options.clean
-        )
-    *_, last = stream(photo_of(photo), options, engine)
-    assert isinstance(last, Restored)
-    return last
-
-
-def stream(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Progress | Restored]:
-    """As :func:`restore`, but yield progress and the results.
-
-    There are ``options.samples`` results. If this is above 1 but patches fill no hole, OptionError
-    is raised.
+        As in :func:`sfumato.restore`; and for more than one sample, if patches fill no hole.
     """
     _check_hints(photo, options)
     first = options.seed or 0

@@ -47,7 +47,7 @@ class Indexed:
     done, total : int
         Items encoded so far, and number of all new and changed items.
     removed : int
-        Items removed from the index. Only the last event has this field and the next two.
+        Items removed from the index. Only the last event sets this field and the next two.
     skipped : tuple of str
         A sentence for each item that cannot be encoded.
     recall : float, optional
@@ -87,7 +87,12 @@ def index(
 
     Raises
     ------
-    DataError, OptionError, ModelError
+    DataError
+        If the source holds nothing to index.
+    OptionError
+        For a wrong space or side, or a folder that holds something else.
+    ModelError
+        If a saved space or a model cannot be loaded.
     """
     *_, last = indexing(source, folder, space, side=side)
     return last

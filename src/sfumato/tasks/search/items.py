@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sfumato import image
-from sfumato.data.rows import LABELS, TEXTS, word
+from sfumato.data.rows import word
 from sfumato.data.samples import Sample, find, picture_column
-from sfumato.data.tables import read_table
+from sfumato.data.tables import label_column, read_table, text_column
+from sfumato.data.text import document_files
 from sfumato.data.walk import files
 from sfumato.errors import PictureError
 
@@ -35,13 +36,11 @@ class Item:
 def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]]:
     """The kind and the items of a source; nothing is decoded."""
     if source.is_dir():
-        there = files(source)
-        texts = [p for p in there if p.suffix.lower() == ".txt"]
-        if texts and not any(p.suffix.lower() in image.SUFFIXES for p in there):
+        if texts := document_files(source):
             return "documents", [_file(source, p, Sample.of(p, source)) for p in texts]
         return "pictures", [_file(source, s.path or source / s.name, s) for s in find(source)]
     labels = None
-    if source.suffix.lower() in (".parquet", ".csv") and source.is_file():
+    if source.suffix.lower() in (".parquet", ".csv", ".tsv") and source.is_file():
         table, _ = read_table(source)
         labels = _labels(table)
         if documents := _documents(table, labels):
@@ -54,7 +53,7 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
 
 
 def ignored_texts(source: Path) -> int:
-    """Number of the ``.txt`` files that an index of a folder of pictures does not hold.
+    """Return how many ``.txt`` files in a folder of pictures are not indexed.
 
     A text beside the picture of the same name is its caption, and does not count.
     """
@@ -85,12 +84,12 @@ def _held(sample: Sample, label: str) -> Item:
 
 def _labels(table: Any) -> list[str] | None:
     """The labels of a table, as text; None if the table has no labels."""
-    known = next((n for n in table.column_names if n.lower() in LABELS), None)
+    known = label_column(table)
     return [word(v) for v in table[known].to_pylist()] if known else None
 
 
 def _documents(table: Any, labels: list[str] | None) -> list[Item]:
-    column = next((n for n in table.column_names if n.lower() in TEXTS), None)
+    column = text_column(table)
     if column is None or picture_column(table):
         return []
     out = []

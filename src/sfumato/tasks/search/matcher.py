@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from sfumato.errors import ModelError
+from sfumato.hub.catalog import BUNDLED, bundled
 from sfumato.hub.files import digest, read_json, weight_file
-from sfumato.hub.load import BUNDLED, Model, bundled, load
+from sfumato.hub.load import Model, load
 from sfumato.hub.save import write_json
 
 BATCH = 256  # pictures that the network encodes at once

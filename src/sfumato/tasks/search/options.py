@@ -10,9 +10,9 @@ class IndexOptions(Options):
 
     space: str | None = option(
         None,
-        "pca:30, autoencoder:30 or lsa:128, fitted to the data; the folder of a saved estimator; "
-        "or a text-to-image model, such as icons, to find pictures by words. The default is "
-        "pca:30 for pictures and lsa:128 for documents.",
+        "What counts as similar: pca:N, autoencoder:N or lsa:N, with codes of length N, fitted to "
+        "the data; the folder of a saved estimator; or a text-to-image model, such as icons, to "
+        "find pictures by words. By default pca:30 for pictures and lsa:128 for documents.",
     )
     side: int | None = option(
         None, "Side in pixels to which pictures are resized; 32 by default.", ge=4, le=512
@@ -23,4 +23,6 @@ class SearchOptions(Options):
     """Options of a search besides the query."""
 
     k: int = option(12, "Number of results.", flags="-k", ge=1, le=10_000)
-    where: str | None = option(None, "SQL filter over name, label and text, such as label = 'cat'.")
+    where: str | None = option(
+        None, "SQL condition on the columns name, label and text, such as label = 'cat'."
+    )

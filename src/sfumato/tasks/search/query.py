@@ -65,8 +65,10 @@ def search(
         Folder of the index.
     words : str, optional
         Text to search for.
+    k : int, at least 1
+        Number of results.
     where : str, optional
-        SQL over name, label and text: ``label = 'cat'``.
+        SQL condition on the columns name, label and text: ``label = 'cat'``.
     like : Path, optional
         Example file, in place of `words`.
 
@@ -75,6 +77,10 @@ def search(
     OptionError
         If neither or both of `words` and `like` are given, for a query that does not fit the index,
         and for a wrong filter.
+    ModelError
+        If the folder is no index.
+    DataError
+        If the example file cannot be read.
     """
     if (words is None) == (like is None):
         raise OptionError("give either words, or an example file with --like")

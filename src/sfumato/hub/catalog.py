@@ -1,0 +1,62 @@
+"""Which models there are: the bundled ones, and paths of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sfumato.errors import ModelError, unknown
+from sfumato.hub.files import PICKLES
+
+BUNDLED = Path(__file__).parents[1] / "pretrained"
+
+
+def bundled() -> list[str]:
+    """Return the names of the models that come with the package."""
+    return sorted(p.parent.name for p in BUNDLED.glob("*/model_index.json"))
+
+
+def is_model(name: str | Path) -> bool:
+    """Return whether `name` is a bundled text-to-image model, a model folder or a checkpoint."""
+    path = Path(name)
+    there = (path / "model_index.json").exists() or path.suffix == ".safetensors"
+    return str(name) in bundled() or there
+
+
+def restorers() -> list[str]:
+    """Return the names of the restorers that come with the package."""
+    return sorted(p.parent.name for p in BUNDLED.glob("*/config.json"))
+
+
+def restorer_folder(name: str | Path) -> Path:
+    """Return the folder of a bundled restorer, or the user's own folder with a restorer."""
+    folder = BUNDLED / name if str(name) in restorers() else Path(name)
+    if not (folder / "config.json").exists():
+        raise ModelError(
+            f"{name} is no restorer (sfumato train restorer trains one; bundled restorers: "
+            f"{', '.join(restorers())})"
+        )
+    return folder
+
+
+def resolve(name: str) -> Path:
+    """Return the path of a model: the folder of a bundled model, or the given folder or file."""
+    if name in bundled():
+        return BUNDLED / name
+    path = Path(name)
+    if path.suffix in PICKLES:
+        raise ModelError(
+            f"{name} is a pickle, which can run code when opened; if you trust the file, convert "
+            "it to .safetensors"
+        )
+    if path.is_dir():
+        if not (path / "model_index.json").exists():
+            raise ModelError(
+                f"{name} is no model folder: it has no model_index.json (diffusers' layout is "
+                "expected)"
+            )
+        return path
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise ModelError(f"{name} is no checkpoint: a single file must be .safetensors")
+        return path
+    raise unknown("model", name, bundled())
