@@ -4,9 +4,9 @@ Which word draws which part
 
 ``sfumato.trace`` generates a picture and records the run. The attention weights of a token show
 where in the picture the network uses this token. Here they are averaged over all steps and all
-layers. "red" and "car" act on the car. "wheels", the last word of the prompt, acts on the background:
-the text encoder's attention is causal, so its output for a late word also describes the words
-before it, and the network can use this output for any part of the picture.
+layers. "red" and "car" act on the car. "wheels", the last word of the prompt, acts on the
+background: the text encoder's attention is causal, so its output for a late word also describes
+the words before it, and the network can use this output for any part of the picture.
 """
 
 import matplotlib.pyplot as plt

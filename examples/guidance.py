@@ -2,9 +2,9 @@
 How closely to follow the text
 ==============================
 
-With a guidance scale of 1, the model samples from all pictures that fit the text, including pictures
-in which the object is unclear. Larger scales exaggerate the difference that the text makes (classifier-free guidance): the
-object becomes clearer, then its colors become too strong.
+With a guidance scale of 1, the model samples from all pictures that fit the text, including
+pictures in which the object is unclear. Larger scales exaggerate the difference that the text
+makes (classifier-free guidance): the object becomes clearer, then its colors become too strong.
 """
 
 import matplotlib.pyplot as plt

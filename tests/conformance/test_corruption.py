@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.corruption.base import CORRUPTIONS, Compose, draw, parse
-from sfumato.corruption.resample import Downscale
+from sfumato.corruption.noise import FilmGrain, GaussianNoise, SaltAndPepper, ShotNoise
+from sfumato.corruption.resample import Downscale, bicubic
 from sfumato.errors import OptionError
 from sfumato.types import Linear
 
@@ -144,10 +145,27 @@ def test_mask_from_a_picture(tmp_path):
     assert y.sum() == 3 * 63
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (GaussianNoise, (-5, 3)),
+        (GaussianNoise, (30, 20)),
+        (ShotNoise, (0, 300)),
+        (FilmGrain, (1, 2, -4)),
+        (SaltAndPepper, (7,)),
+    ],
+)
+def test_noise_has_a_range(kind, values):
+    with pytest.raises(OptionError):
+        kind(*values)
+
+
 def test_bicubic_is_matlabs():
-    """Reference values: imresize([0 1 2 ... 15], 0.5) by the published kernel, away from the border
-    a ramp stays a ramp.
+    """The weights of Keys' kernel with a = -1/2, widened by the factor: for a factor of 2, at
+    distances of 1/4, 3/4, 5/4 and 7/4 of the new pixels. Away from the border a ramp stays a ramp.
     """
+    keys = [0.43359375, 0.11328125, -0.03515625, -0.01171875]
+    np.testing.assert_allclose(bicubic(16, 2.0)[4, 5:13], [*keys[::-1], *keys], atol=1e-12)
     row = torch.arange(16, dtype=torch.float64).expand(1, 1, 16, 16)
     small = Downscale(2).apply(row)[0, 0, 4]
     np.testing.assert_allclose(small[2:6], [4.5, 6.5, 8.5, 10.5], atol=1e-12)

@@ -6,6 +6,7 @@ import pytest
 from sfumato.cli.explain import _change
 from sfumato.errors import OptionError
 from sfumato.hub.load import load
+from sfumato.sampler.registry import SAMPLERS as ALL
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create
 from sfumato.tasks.explain.experiments import explain
@@ -32,7 +33,7 @@ def test_a_branch_without_change_is_the_same_picture(model, sampler):
     same = picture(model, sampler=sampler, then_step=3, then="a red apple", then_guidance_scale=3.0)
     assert np.array_equal(plain, same)
     other = picture(
-        model, sampler=sampler, then_step=3, then="the quick brown fox", then_guidance_scale=40
+        model, sampler=sampler, then_step=2, then="the quick brown fox", then_guidance_scale=40
     )
     assert np.abs(plain.astype(int) - other).max() > 2
 
@@ -42,9 +43,10 @@ def test_from_the_first_step_on_it_is_the_other_text(model):
     assert np.array_equal(branched, picture(model, "a blue house"))
 
 
-def test_the_steps_before_the_branch_are_the_same(model):
+@pytest.mark.parametrize("sampler", ALL)
+def test_the_steps_before_the_branch_are_the_same(model, sampler):
     change = {"then_step": 4, "then": "the quick brown fox"}
-    found = explain("a red apple", options(model), model, changes=[change])
+    found = explain("a red apple", options(model, sampler=sampler), model, changes=[change])
     first, second = (run.trace.steps for run in found.runs)
     assert all(np.array_equal(a.after, b.after) for a, b in zip(first[:3], second[:3], strict=True))
     assert not np.array_equal(first[3].after, second[3].after)

@@ -469,6 +469,18 @@ def test_rows_have_options_of_their_own(run, tiny, tmp_path):
     assert pixels("d/sheet.png").shape == (2 + 24 + 2, 2 * (2 + 32) + 2, 3), "cells of the largest"
 
 
+@pytest.mark.parametrize(("name", "value"), [("loras", "mine/"), ("fast", True)])
+def test_a_row_cannot_change_the_model(run, tiny, tmp_path, name, value):
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "one", name: value}))
+    code, _, err = run("create", "--prompts", "p.jsonl", "--model", tiny)
+    assert code == 2 and f"{name} is not an option of a row" in err
+
+
+def test_a_strength_needs_a_picture_in_python_too(tiny):
+    with pytest.raises(OptionError, match="needs --from"):
+        create("a", CreateOptions(model=str(tiny), strength=0.2))
+
+
 def test_what_a_row_cannot_have_is_said_before_any_work(run, tiny, tmp_path):
     (tmp_path / "p.jsonl").write_text(
         '{"prompt": "one", "id": "one"}\n{"prompt": "two", "style": "bauhaus"}\n'

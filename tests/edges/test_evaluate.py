@@ -105,6 +105,16 @@ def test_a_picture_that_cannot_be_measured_is_named(tmp_path):
         list(restore(tmp_path, "colorize", gray=True, method="input"))
 
 
+def test_a_picture_is_measured_after_it_is_cropped_for_enlarging(tmp_path):
+    """19 pixels are cropped to 16; without the border of 4, too few are left for SSIM."""
+    Image.new("RGB", (19, 19), "red").save(tmp_path / "p.png")
+    with pytest.raises(PictureError, match="too few to measure"):
+        list(restore(tmp_path, "enlarge", 4, method="bicubic"))
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "p.png")
+    (score,) = restore(tmp_path, "enlarge", 4, method="bicubic")
+    assert score.ssim == pytest.approx(1)
+
+
 def test_command(photos):
     result = CliRunner().invoke(
         app, ["evaluate", "restore", str(photos), "--enlarge", "2", "--method", "bicubic", "--json"]

@@ -69,6 +69,16 @@ def test_a_stopped_run_goes_on_bit_for_bit(own, tiny, tmp_path):
     assert all(torch.equal(whole[k].up, cut[k].up) for k in whole)
 
 
+def test_a_loaded_model_gets_no_lora_or_student_by_options(tiny):
+    model = load(tiny)
+    for asked, said in (
+        ({"loras": ("mine/",)}, "without the LoRA mine/"),
+        ({"fast": True}, "fast"),
+    ):
+        with pytest.raises(OptionError, match=said):
+            create("a", CreateOptions(model=str(tiny), **asked), model)
+
+
 def test_without_its_changes_it_is_the_model_itself(own, tiny, tmp_path):
     model = load(tiny)
     found = Latents(pack(own, 16, tmp_path / "c", captions=True), model.space, model.text, tmp_path)

@@ -10,7 +10,7 @@ from PIL import Image
 from sfumato.cli import main
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
-from sfumato.tasks.restore.engines import restore
+from sfumato.tasks.restore.engines import engine, restore
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.patches import complete, wide_holes
@@ -127,8 +127,11 @@ def test_what_does_not_go_together(options, message):
 
 
 def test_samples_of_a_thin_gap_are_refused():
+    thin = RestoreOptions(fill_box=(5, 5, 6, 6), samples=2)
     with pytest.raises(OptionError, match="there is only one result"):
-        restore(Photo(stripes()), RestoreOptions(fill_box=(5, 5, 6, 6), samples=2))
+        list(engine(thin)(Photo(stripes())))
+    with pytest.raises(OptionError, match="another seed"):
+        restore(Photo(stripes()), thin)
 
 
 def test_the_network_runs_only_where_patches_do_not_fill(monkeypatch):

@@ -1,10 +1,13 @@
 """Experiments with a picture of one's own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
 from sfumato.errors import OptionError
+from sfumato.space.pixels import Pixels
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import opened
 from sfumato.tasks.explain.probe import DAMAGES, ProbeOptions, Shown, probe
@@ -38,6 +41,17 @@ def test_a_picture_is_coded_and_guessed_at(icons, photo):
     assert sigmas == sorted(sigmas, reverse=True)
     # what is guessed is better than nothing, which costs 1
     assert all(0 < about["error"] < 1 for about in guesses)
+
+
+def test_a_gray_model_sees_luminance(photo, monkeypatch):
+    seen = []
+    pixels = Pixels(1)
+    monkeypatch.setattr(Pixels, "encode", lambda self, x: seen.append(x) or x[:, :1])
+    model = replace(opened(CreateOptions()), space=pixels)
+    list(probe(Image.new("RGB", (64, 64), "red"), ProbeOptions(levels=0), model))
+    monkeypatch.undo()
+    assert seen[0].shape[1] == 3, "the space itself converts to gray"
+    assert float(pixels.encode(seen[0]).mean()) == pytest.approx(2 * 0.299 - 1, abs=1e-3)
 
 
 def test_channels_change_the_picture(icons, photo):

@@ -994,6 +994,26 @@ def test_progress_never_goes_back(tmp_path):
     ]
 
 
+def test_restore_in_python_takes_the_engine_of_the_options(tiny):
+    picture = Photo(np.full((16, 16, 3), 90, np.uint8))
+    options = {"fill_box": (4, 4, 8, 8), "steps": 2, "prompt": "a cat", "engine": "diffusion"}
+    made = [restore(picture, RestoreOptions(**options, model=str(tiny), seed=k)) for k in (1, 2)]
+    assert made[0].report["engine"] == "diffusion"
+    assert not np.array_equal(made[0].photo.values, made[1].photo.values)
+
+
+def test_clear_pixels_have_no_color_of_their_own_for_diffusion(tiny):
+    model = load(tiny)
+    values = np.full((16, 16, 3), 90, np.uint8)
+    alpha = np.full((16, 16), 255, np.uint8)
+    alpha[:, 8:] = 0
+    hidden = values.copy()
+    hidden[:, 8:] = (255, 0, 255)
+    options = RestoreOptions(denoise=20, engine="diffusion", model=str(tiny), seed=1)
+    jobs = [_Job(Photo(v, alpha), options, model, None, 0.1) for v in (values, hidden)]
+    assert torch.equal(jobs[0].y, jobs[1].y)
+
+
 @pytest.mark.parametrize(
     "options", [{"colorize": True}, {"enlarge": 2}, {"fill_box": (5, 5, 9, 9)}], ids=str
 )

@@ -285,6 +285,15 @@ def test_wrong_data(tmp_path):
         RestorerJob(SMALL, PHOTOS, ["nosie:3"], 24)
 
 
+def test_a_finder_needs_drawn_damage(tmp_path):
+    for name in ("clean", "dirty"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "in" / name / "a.png")
+    (tmp_path / "c.json").write_text('{"network": {"finds": true}}')
+    with pytest.raises(OptionError, match="needs drawn damage"):
+        list(train_restorer(tmp_path / "in", tmp_path / "out", None, tmp_path / "c.json", {}))
+
+
 @pytest.mark.parametrize("kind", ["folder", "parquet"])
 def test_pairs(kind, tmp_path):
     rng = np.random.default_rng(0)

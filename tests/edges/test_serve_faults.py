@@ -20,8 +20,11 @@ import pytest
 from starlette.testclient import TestClient
 from tests.edges.test_serve import ask, ended, serving
 
+from sfumato.errors import OptionError
 from sfumato.web import queue
+from sfumato.web.a1111 import HASH
 from sfumato.web.app import Settings, build
+from sfumato.web.bodies import ROWS, Offered, ReduceBody, checked, offered_models
 from sfumato.web.messages import for_clients
 
 LONG = {"epochs": 100, "codes": [2]}  # a comparison whose events are many seconds apart
@@ -31,6 +34,26 @@ LONG = {"epochs": 100, "codes": [2]}  # a comparison whose events are many secon
 def server(tmp_path_factory):
     with serving(tmp_path_factory.mktemp("served")) as (_, address):
         yield address
+
+
+def test_two_models_of_one_name_are_refused(tmp_path):
+    paths = [str(tmp_path / part / "sd-1.5") for part in ("a", "b")]
+    with pytest.raises(OptionError, match="have the same name"):
+        offered_models(paths)
+    named = offered_models([str(tmp_path / "sd-1.4"), str(tmp_path / "sd-1.5.safetensors")])
+    assert {"sd-1.4", "sd-1.5"} < named.keys()
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"), [("my model", "my model"), ("icons [0a1b2c3d4e]", "icons")]
+)
+def test_only_the_digest_is_cut_from_a_models_name(asked, name):
+    assert HASH.sub("", asked) == name
+
+
+def test_all_rows_is_not_more_than_the_server_allows(tmp_path):
+    body = ReduceBody(limit=None)
+    assert checked(body, tmp_path, Offered({}, {}, {}))["limit"] == ROWS
 
 
 def test_half_a_surrogate_pair_is_refused_and_breaks_nothing(server):

@@ -16,6 +16,7 @@ from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import check, resolve
 from sfumato.tasks.create.run import create, stream
 from sfumato.tasks.explain.experiments import explain
+from sfumato.tasks.explain.trace import trace
 from sfumato.train.upscaler import train_upscaler
 from sfumato.types import Progress
 
@@ -97,9 +98,20 @@ def test_each_picture_is_its_own_in_any_batch(folder):
 def test_it_is_read_only_if_a_picture_is_enlarged(folder):
     model = load(folder)
     create("a", options(folder), model)
-    assert "upscaler" not in vars(model)
+    assert "upscaler" not in model.loaded
     create("a", options(folder, size=(64, 64)), model)
-    assert "upscaler" in vars(model)
+    assert "upscaler" in model.loaded
+
+
+def test_a_trace_names_the_sizes_of_the_layers_and_loads_nothing_twice(folder, monkeypatch):
+    model = load(folder)
+    told = [trace("a", options(folder, size=(64, 64)), model) for _ in range(2)]
+    tall, wide = told[0].steps[0].x.shape[1:]
+    assert told[0].layers[0].split(", ")[1] == f"{wide}x{tall}"
+    upscaler = model.upscaler
+    monkeypatch.setattr(type(model), "_load_upscaler", None)
+    trace("a", options(folder, size=(64, 64)), model)
+    assert model.upscaler is upscaler
 
 
 def test_too_large_is_told(folder):

@@ -365,7 +365,8 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
         samples = [sample for sample, keep in zip(find(path), kept, strict=True) if keep]
         return replace(_pictures(samples, [word(v) for v in given], size, test), notes=notes)
     numeric = [name for name in number_columns(table) if name != known]
-    if text := text_column(table):
+    text = text_column(table)
+    if text is not None and text not in numeric:
         return Table(
             "documents",
             texts=["" if t is None else str(t) for t in table[text].to_pylist()],

@@ -77,11 +77,8 @@ def number_columns(table: Any) -> list[str]:
 
 
 def text_column(table: Any) -> str | None:
-    """Return the first column of a table that holds documents: a usual name, and no numbers."""
-    numbers = number_columns(table)
-    return next(
-        (name for name in table.column_names if name.lower() in TEXTS and name not in numbers), None
-    )
+    """Return the first column of a table with a usual name of texts, such as ``text``."""
+    return next((name for name in table.column_names if name.lower() in TEXTS), None)
 
 
 def _read_csv(path: Path) -> tuple[Any, list[str]]:

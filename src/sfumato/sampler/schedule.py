@@ -8,6 +8,7 @@ too few levels.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -36,6 +37,15 @@ def _end(sigmas: Tensor, last: float = 0.0) -> Tensor:
     return torch.cat(
         [sigmas.double().unique_consecutive(), sigmas.new_full((1,), last, dtype=torch.float64)]
     )
+
+
+def initial(noise: Tensor, sigma: float) -> Tensor:
+    """Scale standard normal noise to the noisy data at the highest noise level `sigma`.
+
+    Clean data of variance 1 have the variance ``1 + sigma^2`` at this level. The highest level of a
+    variance-preserving process is not very large (about 14.6), so the 1 matters.
+    """
+    return noise * math.sqrt(1 + sigma**2)
 
 
 def uniform(table: Tensor, steps: int) -> Tensor:

@@ -64,7 +64,7 @@ class Names:
 
         Examples
         --------
-        >>> from sfumato.hub.load import BUNDLED
+        >>> from sfumato.hub.catalog import BUNDLED
         >>> [name for name, _ in Names.load(BUNDLED / "icons").near("serpent", 1)]
         ['snake']
         """

@@ -24,7 +24,7 @@ from sfumato.denoiser.precondition import Times
 from sfumato.errors import OptionError
 from sfumato.runtime import seeded, stream
 from sfumato.sampler.registry import build, sampler_name
-from sfumato.sampler.schedule import karras
+from sfumato.sampler.schedule import initial, karras
 from sfumato.train.loop import train
 from sfumato.train.loss import denoising_loss
 from sfumato.train.settings import TrainSettings
@@ -223,7 +223,7 @@ def _walked(job: PointsJob, options: PointsOptions) -> tuple[Tensor, list[float]
     def noise(x: Tensor) -> Tensor:
         return torch.randn(x.shape, generator=random)
 
-    x = noise(torch.empty(count, 2, 1, 1)) * math.sqrt(1 + float(sigmas[0]) ** 2)
+    x = initial(noise(torch.empty(count, 2, 1, 1)), float(sigmas[0]))
     arrows = denoise(len(grid))
     paths, guesses = [_seen(x, float(sigmas[0]))], []
     sampler = build(options.sampler, noise, None)

@@ -8,7 +8,6 @@ al. 2021 (arXiv:2106.15282) describe such cascades of diffusion models.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.sampler.ode import dpmpp_2m
-from sfumato.sampler.schedule import trailing
+from sfumato.sampler.schedule import initial, trailing
 from sfumato.space.detail import Detail
 from sfumato.types import Condition, Step
 
@@ -48,7 +47,7 @@ def stream(
     start = noise(small.new_empty(len(small), Detail().config.latent_channels, *small.shape[2:]))
     yield from dpmpp_2m(
         lambda x, sigma: denoiser(x, sigma, condition),
-        start * math.sqrt(1 + float(sigmas[0]) ** 2),
+        initial(start, float(sigmas[0])),
         sigmas,
     )
 

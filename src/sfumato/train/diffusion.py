@@ -25,6 +25,7 @@ from sfumato.hub.load import Model, load
 from sfumato.hub.save import save_index, save_network, save_scheduler, save_text
 from sfumato.runtime import Streams, choose_device, on_device, seeded
 from sfumato.sampler.ode import dpmpp_2m
+from sfumato.sampler.schedule import initial
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
 from sfumato.space.pixels import Pixels
 from sfumato.train.latents import Latents
@@ -117,7 +118,7 @@ class DiffusionJob:
         noise = Streams(range(len(self.prompts))).normal((len(self.prompts), *shape)).to(device)
         trajectory = dpmpp_2m(
             guided(self.denoiser, condition, negative, 3.0),
-            noise * float((1 + sigmas[0] ** 2).sqrt()),
+            initial(noise, float(sigmas[0])),
             sigmas,
         )
         z = [step.x for step in trajectory][-1]

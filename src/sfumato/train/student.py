@@ -31,6 +31,7 @@ from sfumato.hub.save import write_json
 from sfumato.runtime import Streams, derive_seed, generator, seeded
 from sfumato.sampler.ode import euler
 from sfumato.sampler.registry import build
+from sfumato.sampler.schedule import initial
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import resolve
 from sfumato.train.diffusion import load_to_train
@@ -130,7 +131,7 @@ class StudentJob:
         noise = Streams([derive_seed(self.seed, row) for row in rows]).normal(
             (len(rows), *self.shape)
         )
-        return noise.to(self.model.device) * float((1 + self.teacher_sigmas[0] ** 2).sqrt())
+        return initial(noise.to(self.model.device), float(self.teacher_sigmas[0]))
 
     def _read(self, texts: list[str]) -> Tensor:
         """States (B, T, D) of texts; texts longer than one chunk of tokens are truncated."""

@@ -6,7 +6,6 @@ the pictures.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from sfumato import image, metadata
 from sfumato.condition.words import knows_no_word
-from sfumato.corruption.mask import Mask
 from sfumato.denoiser.consistency import consistent
 from sfumato.denoiser.guidance import switched
 from sfumato.errors import OptionError
@@ -30,6 +26,7 @@ from sfumato.hub.load import Model
 from sfumato.runtime import MAX_SEED, Streams, derive_seed, random_seed, replace_surrogates
 from sfumato.sampler.registry import SAMPLERS, build
 from sfumato.tasks.create.cutout import transparent
+from sfumato.tasks.create.inpaint import initial_latents, paste_known
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, opened, resolve
 from sfumato.tasks.upscale import upscale
@@ -254,7 +251,8 @@ def _made(
 ) -> Made:
     """Combine a picture with its settings and notes."""
     unknown = knows_no_word(plan.model.text, plan.named(text))
-    shown = _shown(plan, picture)
+    whole = paste_known(plan, picture)
+    shown = transparent(whole) if plan.options.transparent else whole
     return Made(shown, text, seed, seconds, settings, *cut, unknown, plan.options.count)
 
 
@@ -293,7 +291,7 @@ def _sample(
     condition, tokens = model.text(texts, plan.size)
     negative, others = model.text([options.negative_prompt] * len(texts), plan.size)
     streams = Streams([seed for _, seed in wanted])
-    x, planes, known = _begin(plan, streams, float(sigmas[0]))
+    x, planes, known = initial_latents(plan, streams, float(sigmas[0]))
     taken = 0  # steps
     denoise = _guided(plan, texts, condition, negative, planes, lambda: taken)
     denoise = denoise if known is None else consistent(denoise, *known)
@@ -335,55 +333,6 @@ def _guided(
     return switched(first, guided(later, plan.then_scale), lambda: taken() >= before)
 
 
-def _begin(
-    plan: Plan, streams: Streams, top: float
-) -> tuple[Tensor, Tensor | None, tuple[Mask, Tensor] | None]:
-    """Return the initial noisy latents, extra input planes, and the mask with the known latents.
-
-    The planes are for an inpainting network; the mask with the known latents is for inpainting with
-    other networks.
-    """
-    model, (wide, tall) = plan.model, plan.size
-    channels, factor = model.space.config.latent_channels, model.space.config.factor
-    shape = (len(streams.generators), channels, tall // factor, wide // factor)
-    noise = streams.normal(shape).to(model.device)
-    planes = _planes(plan, noise)
-    if plan.start is None:
-        # Variance-preserving: the highest noise level still holds a little of the picture, so the
-        # picture's variance is added.
-        return noise * math.sqrt(1 + top**2), planes, None
-    z = model.space.encode(image.to_tensor(plan.start.picture).to(model.device)).float()
-    if plan.start.hidden is not None and planes is None:
-        mask = Mask(_latent_known(plan.start.hidden, factor).to(model.device))
-        return z + top * noise, planes, (mask, mask.apply(z))
-    return z + top * noise, planes, None
-
-
-def _planes(plan: Plan, like: Tensor) -> Tensor | None:
-    """The extra input of an inpainting network (9 channels); None for other networks.
-
-    It consists of the mask and the latents of the masked picture.
-    """
-    model, start = plan.model, plan.start
-    if model.network.config.in_channels != 2 * like.shape[1] + 1:
-        return None
-    picture = start.picture if start else Image.new("RGB", plan.size)
-    whole = np.ones(plan.size[::-1], bool)
-    hidden = whole if start is None or start.hidden is None else start.hidden
-    pixels = image.to_tensor(picture).to(model.device)
-    gap = torch.from_numpy(hidden)[None, None].to(pixels)
-    seen = model.space.encode(pixels * (1 - gap)).to(like)
-    small = 1 - _latent_known(hidden, model.space.config.factor).to(like)
-    return torch.cat([small[None, None], seen], dim=1).expand(len(like), -1, -1, -1)
-
-
-def _latent_known(hidden: NDArray[np.bool_], factor: int) -> Tensor:
-    """Mask (h, w) of the latent positions whose pixels are all known."""
-    tall, wide = hidden.shape
-    blocks = hidden.reshape(tall // factor, factor, wide // factor, factor)
-    return torch.from_numpy(1.0 - blocks.any(axis=(1, 3)).astype(np.float32))
-
-
 def _best(plan: Plan, pixels: Tensor, texts: Sequence[str]) -> list[int]:
     """The index of each picture's candidate that matches its prompt best."""
     matcher, count = plan.model.matcher, len(plan.tries)
@@ -394,24 +343,3 @@ def _best(plan: Plan, pixels: Tensor, texts: Sequence[str]) -> list[int]:
         said = matcher.texts(plan.model.text.pooled(texts).float())
         scores = (pictures * said).sum(dim=1).view(-1, count)
     return [int(k) for k in scores.argmax(dim=1)]
-
-
-def _shown(plan: Plan, made: Image.Image) -> Image.Image:
-    """The picture as the user gets it."""
-    kept = _with_kept(plan, made)
-    return transparent(kept) if plan.options.transparent else kept
-
-
-def _with_kept(plan: Plan, made: Image.Image) -> Image.Image:
-    """Put the source's own pixels back where the mask is black, and crop the padding."""
-    start = plan.start
-    if start is None or start.hidden is None:
-        return made
-    if start.profile is not None:
-        made = image.from_srgb(made, start.profile)
-    made = made.convert(start.stored.mode)  # inpainted pixels are opaque
-    values = np.where(start.hidden[..., None], np.asarray(made), np.asarray(start.stored))
-    kept = Image.fromarray(values).crop((0, 0, *plan.shown))
-    if start.profile is not None:
-        kept.info["icc_profile"] = start.profile
-    return kept

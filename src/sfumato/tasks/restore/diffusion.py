@@ -32,6 +32,7 @@ from sfumato.errors import OptionError
 from sfumato.hub.load import Model
 from sfumato.runtime import Streams, random_seed
 from sfumato.sampler.registry import build
+from sfumato.sampler.schedule import initial
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.measure import measured_noise
 from sfumato.tasks.restore.options import HOW, OF_DIFFUSION, RestoreOptions
@@ -173,7 +174,7 @@ class _Job:
         )
         noise = streams.normal(shape).to(model.device)
         if self.linear:
-            return noise * math.sqrt(1 + top**2)
+            return initial(noise, top)
         # The photo's own noise serves as most of the noise; a little noise from each seed makes the
         # results differ.
         return self.encode(self.y.expand(self.options.samples, 3, -1, -1)) + 0.3 * top * noise
