@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw
 from sfumato.errors import OptionError
 from sfumato.space.pixels import Pixels
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import opened
+from sfumato.tasks.create.plan import load_model
 from sfumato.tasks.explain.probe import DAMAGES, ProbeOptions, Shown, probe
 
 
 @pytest.fixture(scope="module")
 def icons():
-    return opened(CreateOptions())
+    return load_model(CreateOptions())
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_gray_model_sees_luminance(photo, monkeypatch):
     seen = []
     pixels = Pixels(1)
     monkeypatch.setattr(Pixels, "encode", lambda self, x: seen.append(x) or x[:, :1])
-    model = replace(opened(CreateOptions()), space=pixels)
+    model = replace(load_model(CreateOptions()), space=pixels)
     list(probe(Image.new("RGB", (64, 64), "red"), ProbeOptions(levels=0), model))
     monkeypatch.undo()
     assert seen[0].shape[1] == 3, "the space itself converts to gray"

@@ -380,7 +380,7 @@ def test_even_noise_has_one_level():
     drawn = scene(0) + np.random.default_rng(0).normal(0, 15, (3, 240, 320))
     photo = Photo(drawn.clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0))
     noise = measured_noise(photo, RestoreOptions(denoise="auto"))
-    assert (noise.dark, noise.bright, noise.said()) == (0, 0, {})
+    assert (noise.dark, noise.bright, noise.measurements()) == (0, 0, {})
     assert noise.of(torch.zeros(1, 3, 4, 4)) == noise.level
 
 

@@ -13,7 +13,7 @@ from sfumato.hub.describe import describe
 from sfumato.hub.load import load
 from sfumato.space.detail import Detail
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import check, resolve
+from sfumato.tasks.create.plan import check, make_plan
 from sfumato.tasks.create.run import create, stream
 from sfumato.tasks.explain.experiments import explain
 from sfumato.tasks.explain.trace import trace
@@ -68,13 +68,13 @@ def test_it_becomes_a_part_of_the_model(folder, tiny):
 )
 def test_a_picture_of_another_size_is_made_at_the_models_own(folder, size, worked, times):
     model = load(folder)
-    plan = resolve(options(folder, size=size), model)
+    plan = make_plan(options(folder, size=size), model)
     assert (plan.size, plan.enlarged) == (worked, times)
     assert create("a red apple", options(folder, size=size), model)[0].picture.size == size
 
 
 def test_without_an_upscaler_the_model_works_at_the_size_itself(tiny):
-    plan = resolve(options(tiny, size=(64, 64)), load(tiny))
+    plan = make_plan(options(tiny, size=(64, 64)), load(tiny))
     assert (plan.size, plan.enlarged) == ((64, 64), 0)
 
 
@@ -117,7 +117,7 @@ def test_a_trace_names_the_sizes_of_the_layers_and_loads_nothing_twice(folder, m
 def test_too_large_is_told(folder):
     model = load(folder)
     with pytest.raises(OptionError, match="generates sides of up to 1024 pixels"):
-        check(["a red apple"], resolve(options(folder, size=(2048, 64)), model))
+        check(["a red apple"], make_plan(options(folder, size=(2048, 64)), model))
 
 
 def test_a_picture_to_start_from_is_enlarged_too(folder, tmp_path):

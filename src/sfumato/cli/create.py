@@ -183,12 +183,12 @@ def inspect(
 def _tell_near(text: str, model: str, *, as_json: bool) -> None:
     """Print the names of training pictures that are close in meaning to a text, one per line."""
     from sfumato.errors import OptionError
-    from sfumato.hub.catalog import resolve
+    from sfumato.hub.catalog import model_path
     from sfumato.tasks.names import Names
 
     if not text.strip():
         raise OptionError("--near is empty; give a text")
-    found = Names.load(resolve(model)).near(text)
+    found = Names.load(model_path(model)).near(text)
     if as_json:
         say(json.dumps([{"name": name, "similarity": similarity} for name, similarity in found]))
         return
@@ -199,10 +199,10 @@ def _tell_near(text: str, model: str, *, as_json: bool) -> None:
 def _tell_nearest(path: Path, model: str) -> None:
     """Print the training pictures closest to a picture, one per line."""
     from sfumato import image
-    from sfumato.hub.catalog import resolve
+    from sfumato.hub.catalog import model_path
     from sfumato.tasks.nearest import TrainingPictures
 
-    for found in TrainingPictures.load(resolve(model)).nearest(image.read(path)):
+    for found in TrainingPictures.load(model_path(model)).nearest(image.read(path)):
         mirrored = ", mirrored" if found.mirrored else ""
         source = f"{found.set}; {found.author}, {found.license}"
         say(f"{found.distance:5.1f}  {found.name}{mirrored} ({source})")

@@ -325,7 +325,7 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
         extra |= {"quality": 95, "subsampling": 0}
     if kind == "WEBP":
         extra |= {"lossless": True, "exact": True}
-    more, lost = _said(photo, kind, settings)
+    more, lost = _text_arguments(photo, kind, settings)
     extra |= more
     notes += lost
     try:
@@ -333,13 +333,15 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
             picture = Image.fromarray(planes.squeeze(2) if planes.shape[2] == 1 else planes)
             picture.save(scratch, format=kind, **extra)
             if kind != "JPEG":
-                _hold(picture, scratch)
+                _verify(picture, scratch)
     except (OSError, ValueError) as error:
         raise PictureError(f"{path} cannot be written: {error}") from None
     return notes
 
 
-def _said(photo: Photo, kind: str, settings: str | None) -> tuple[dict[str, Any], list[str]]:
+def _text_arguments(
+    photo: Photo, kind: str, settings: str | None
+) -> tuple[dict[str, Any], list[str]]:
     """Pillow's arguments for texts, XMP and settings; and notes on what the format cannot hold."""
     extra: dict[str, Any] = {}
     texts = dict(photo.texts)
@@ -360,7 +362,7 @@ def _said(photo: Photo, kind: str, settings: str | None) -> tuple[dict[str, Any]
     return extra, [f"{kind} cannot store the texts {', '.join(lost)}"] if lost else []
 
 
-def _hold(picture: Image.Image, path: Path) -> None:
+def _verify(picture: Image.Image, path: Path) -> None:
     """Read a file back and compare it with the written picture, value by value."""
     with image.unbounded(), Image.open(path) as written:
         written.load()

@@ -21,7 +21,7 @@ from sfumato.runtime import DTYPES, choose_device, seeded
 from sfumato.space.autoencoder import Autoencoder as AutoencoderSpace
 from sfumato.space.autoencoder import ConvAutoencoder, ConvConfig, DeepAutoencoder, DeepConfig
 from sfumato.train.codes import AutoencoderFit
-from sfumato.train.loop import Progress, train
+from sfumato.train.loop import TrainProgress, train
 from sfumato.train.settings import TrainSettings
 
 
@@ -210,7 +210,7 @@ class Autoencoder(Reducer):
             dtype=self.dtype,
         )
 
-    def _tell(self, progress: Progress, every: int) -> None:
+    def _tell(self, progress: TrainProgress, every: int) -> None:
         if progress.step % every == 0 or progress.step == progress.steps:
             print(
                 f"step {progress.step} of {progress.steps}, loss {progress.loss:.5f}, "

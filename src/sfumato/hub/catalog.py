@@ -38,7 +38,7 @@ def restorer_folder(name: str | Path) -> Path:
     return folder
 
 
-def resolve(name: str) -> Path:
+def model_path(name: str) -> Path:
     """Return the path of a model: the folder of a bundled model, or the given folder or file."""
     if name in bundled():
         return BUNDLED / name

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.hub import single
-from sfumato.hub.catalog import resolve, restorer_folder, restorers
+from sfumato.hub.catalog import model_path, restorer_folder, restorers
 from sfumato.hub.config import Defaults
 from sfumato.hub.files import digest, in_pixels, part, read_json, weight_file
 from sfumato.hub.load import STUDENT
@@ -30,7 +30,7 @@ def describe(name: str) -> dict[str, Any]:
         return _estimator(name, Path(name))
     if (Path(name) / "index.json").exists():
         return _index(name, Path(name))
-    path = resolve(name)
+    path = model_path(name)
     return _file(name, path) if path.is_file() else _folder(name, path)
 
 

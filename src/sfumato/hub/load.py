@@ -22,7 +22,7 @@ from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.unet import PlainUNetConfig, UNet, UNetConfig
 from sfumato.errors import ModelError
 from sfumato.hub import single
-from sfumato.hub.catalog import resolve
+from sfumato.hub.catalog import model_path
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import (
     decoded_in,
@@ -250,7 +250,7 @@ def load(
     (64, 64)
     """
     name = str(name)
-    path = resolve(name)
+    path = model_path(name)
     where = choose_device(device)
     kind = choose_dtype(dtype, where, exact=True)
     parts = single.read(path, kind) if path.is_file() else _folder(path, name, kind)

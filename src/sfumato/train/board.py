@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sfumato.train.loop import Progress
+from sfumato.train.loop import TrainProgress
 
 
 class Board:
@@ -28,7 +28,7 @@ class Board:
             return None
         return SummaryWriter(str(self.folder))
 
-    def write(self, progress: Progress) -> None:
+    def write(self, progress: TrainProgress) -> None:
         """Add one point every ten steps."""
         if (progress.step % 10 == 0 or progress.step == progress.steps) and self.writer is not None:
             self.writer.add_scalar("loss", progress.loss, progress.step)

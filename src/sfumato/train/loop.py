@@ -1,4 +1,4 @@
-"""The training loop: a generator of :class:`Progress` that can be killed and resumed.
+"""The training loop: a generator of :class:`TrainProgress` that can be killed and resumed.
 
 All random numbers of step s come from generators keyed by (seed, s). A checkpoint therefore holds
 only weights, averages, optimizer states and the step number, and a resumed run equals an
@@ -49,7 +49,7 @@ class Job(Protocol):
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainProgress:
     """Progress after one training step.
 
     Attributes
@@ -78,7 +78,7 @@ def train(
     settings: TrainSettings,
     folder: Path | None = None,
     about: Mapping[str, Any] | None = None,
-) -> Iterator[Progress]:
+) -> Iterator[TrainProgress]:
     """Train up to ``settings.steps``, resuming from the checkpoint in `folder` if there is one.
 
     Without a folder, nothing is written. `about` describes everything that the run depends on
@@ -277,10 +277,10 @@ class _Meter:
         self.settings, self.loss = settings, math.nan
         self.marks = [(step, time.perf_counter())]
 
-    def read(self, step: int, loss: float, preview: Path | None) -> Progress:
+    def read(self, step: int, loss: float, preview: Path | None) -> TrainProgress:
         self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
         self.marks = [*self.marks[-49:], (step, time.perf_counter())]
         (first, start), (last, end) = self.marks[0], self.marks[-1]
         rate = (last - first) * self.settings.batch / max(1e-9, end - start)
         left = (self.settings.steps - step) * self.settings.batch / max(1e-9, rate)
-        return Progress(step, self.settings.steps, self.loss, rate, left, preview)
+        return TrainProgress(step, self.settings.steps, self.loss, rate, left, preview)

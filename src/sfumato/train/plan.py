@@ -22,11 +22,11 @@ from sfumato.errors import DataError, OptionError
 from sfumato.hub.catalog import BUNDLED, bundled
 from sfumato.hub.files import network_from, outline, read_json
 from sfumato.runtime import choose_device
-from sfumato.train.loop import Progress
+from sfumato.train.loop import TrainProgress
 from sfumato.train.pack import state
 from sfumato.train.settings import TrainSettings
 
-Event = Progress | str
+Event = TrainProgress | str
 C = TypeVar("C", bound=Config)
 
 

@@ -33,7 +33,7 @@ from sfumato.sampler.ode import euler
 from sfumato.sampler.registry import build
 from sfumato.sampler.schedule import initial
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import resolve
+from sfumato.tasks.create.plan import make_plan
 from sfumato.train.diffusion import load_to_train
 from sfumato.train.latents import cached
 from sfumato.train.loop import train
@@ -74,7 +74,7 @@ class StudentJob:
     ) -> None:
         self.model, self.folder, self.prompts = model, folder, plan.previews
         assert isinstance(model.text, TextEncoder)
-        self.encoder, self.teacher = model.text, resolve(CreateOptions(best_of=1), model)
+        self.encoder, self.teacher = model.text, make_plan(CreateOptions(best_of=1), model)
         teacher_sigmas, steps = self.teacher.sigmas(), plan.student_steps
         self.every, left = divmod(len(teacher_sigmas) - 1, steps)
         if left or not self.every:

@@ -17,7 +17,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sfumato.errors import OptionError, unknown
-from sfumato.hub.catalog import bundled, resolve, restorers
+from sfumato.hub.catalog import bundled, model_path, restorers
 from sfumato.hub.describe import describe
 from sfumato.tasks.names import STATES, Names
 from sfumato.tasks.nearest import training_names
@@ -336,19 +336,19 @@ async def names(
 
 @functools.lru_cache(maxsize=8)
 def _frequent(path: str) -> tuple[str, ...]:
-    rows = training_names(resolve(path))
+    rows = training_names(model_path(path))
     return tuple(name for name, _ in Counter(row["name"] for row in rows).most_common())
 
 
 def _near(path: str, word: str, count: int) -> list[str]:
-    if not (resolve(path) / STATES).exists():
+    if not (model_path(path) / STATES).exists():
         return []
     return [name for name, _ in _names(path).near(word, count)]
 
 
 @functools.lru_cache(maxsize=2)
 def _names(path: str) -> Names:
-    return Names.load(resolve(path))
+    return Names.load(model_path(path))
 
 
 def described(name: str, path: str) -> dict[str, Any]:

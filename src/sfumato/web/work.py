@@ -24,7 +24,7 @@ from sfumato.data import photo as photos
 from sfumato.hub.load import Model
 from sfumato.tasks import lessons, points
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import Plan, check, opened, resolve
+from sfumato.tasks.create.plan import Plan, check, load_model, make_plan
 from sfumato.tasks.create.run import Made, seeded_rows, stream_rows
 from sfumato.tasks.explain.experiments import Explained, steps
 from sfumato.tasks.explain.probe import ProbeOptions, probe
@@ -103,7 +103,7 @@ class Models:
     def get(self, options: CreateOptions) -> Model:
         """Return the model that the options name; load it if it is not in the cache."""
         key = options.model, options.device, options.dtype, options.loras, options.fast
-        model = self.held.pop(key, None) or opened(options)
+        model = self.held.pop(key, None) or load_model(options)
         self.held[key] = model
         while len(self.held) > self.most:
             self.held.pop(next(iter(self.held)))
@@ -156,7 +156,7 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
         owner += [number] * len(wanted)
     first = {k: v for k, v in works[0].request.items() if k not in ("prompt", "previews")}
     options = CreateOptions.build(first)
-    plan = resolve(options, models.get(options))
+    plan = make_plan(options, models.get(options))
     check([text for text, _ in rows], plan)
     for work in works:
         work.folder.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
 
 All values that the options leave open are set in the plan, before any work starts.
 
-:func:`resolve` creates a :class:`Plan`; :func:`check` raises an error for what the model cannot do.
-Code that follows a plan makes no further choices.
+:func:`make_plan` creates a :class:`Plan`; :func:`check` raises an error for what the model cannot
+do. Code that follows a plan makes no further choices.
 """
 
 from __future__ import annotations
@@ -176,12 +176,12 @@ class Plan:
         return {**given, **found}
 
 
-def opened(options: CreateOptions) -> Model:
+def load_model(options: CreateOptions) -> Model:
     """Load the model and the LoRAs that the options name."""
     return load(options.model, options.device, options.dtype, options.loras, fast=options.fast)
 
 
-def resolve(options: CreateOptions, model: Model) -> Plan:
+def make_plan(options: CreateOptions, model: Model) -> Plan:
     """Make every choice that the options leave to the model.
 
     Raises
@@ -220,17 +220,19 @@ def _start(
         if options.mask:
             raise OptionError("--mask needs --from, the picture to inpaint")
         shown = options.size or model.size
-        size, enlarged = _worked(shown, model)
+        size, enlarged = _working_size(shown, model)
         return None, size, shown, enlarged
     source, (stored, profile) = image.read(options.source), image.read_stored(options.source)
     mask = image.read_mask(options.mask, source.size) if options.mask else None
     size = shown = options.size or _nearest(source.size, model.unit)
     if mask is not None and options.size in (None, source.size):
         shown = source.size  # pixels that are kept must not be scaled
-        source, stored, mask = (_filled_up(part, model.unit) for part in (source, stored, mask))
+        source, stored, mask = (
+            _pad_to_multiple(part, model.unit) for part in (source, stored, mask)
+        )
         size = source.size
     if mask is None:
-        size, enlarged = _worked(shown, model)
+        size, enlarged = _working_size(shown, model)
         stored = image.crop_to(stored, size)
         return Start(image.crop_to(source, size), stored, profile, None), size, shown, enlarged
     hidden = image.white(image.crop_to(mask, size))
@@ -240,7 +242,7 @@ def _start(
     return start, size, shown, 0
 
 
-def _worked(size: tuple[int, int], model: Model) -> tuple[tuple[int, int], int]:
+def _working_size(size: tuple[int, int], model: Model) -> tuple[tuple[int, int], int]:
     """The size at which the model works for a picture of `size`, and how often it is enlarged.
 
     A model with an upscaler works at about its own size, also for smaller pictures.
@@ -348,7 +350,7 @@ def _nearest(size: tuple[int, int], unit: int) -> tuple[int, int]:
     return wide, tall
 
 
-def _filled_up(picture: Image.Image, unit: int) -> Image.Image:
+def _pad_to_multiple(picture: Image.Image, unit: int) -> Image.Image:
     """Pad a picture by mirroring at its right and lower edge, to multiples of `unit`."""
     values = np.asarray(picture)
     edges = [(0, -picture.height % unit), (0, -picture.width % unit), *[(0, 0)] * (values.ndim - 2)]

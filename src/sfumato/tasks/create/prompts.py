@@ -23,8 +23,8 @@ from sfumato.hub.files import digest
 from sfumato.hub.load import Model
 from sfumato.runtime import atomic, check_file, check_folder
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import opened
-from sfumato.tasks.create.run import Event, Made, planned, stream_rows
+from sfumato.tasks.create.plan import load_model
+from sfumato.tasks.create.run import Event, Made, plan_pictures, stream_rows
 
 OF_A_ROW = frozenset(CreateOptions.model_fields) - {
     "model",
@@ -187,11 +187,11 @@ def again(
         ):
             settings[kind] = known[kind] = str(path.parent / file)
     _same_files(path, settings, {"source", "mask"} - chosen.keys())
-    known = {k: v for k, v in known.items() if k not in _outdone(chosen, given, wanted)}
+    known = {k: v for k, v in known.items() if k not in _overridden(chosen, given, wanted)}
     if not {**known, **chosen}.get("source"):
         known.pop("strength", None)
     values = {**given, **known, **chosen}
-    model = opened(CreateOptions.build(values))
+    model = load_model(CreateOptions.build(values))
     if "model" not in chosen:
         _same_weights(path, settings, model)
     if not wanted and not chosen.keys() & {"model", "style"}:
@@ -239,7 +239,7 @@ def _same_files(path: Path, settings: Mapping[str, Any], kinds: set[str]) -> Non
             )
 
 
-def _outdone(
+def _overridden(
     chosen: Mapping[str, Any], given: Mapping[str, Any], wanted: Sequence[Prompt]
 ) -> set[str]:
     """Stored settings that the newly given options and prompts make invalid."""
@@ -262,7 +262,7 @@ def run(
 
     Prompts with equal options are generated together.
     """
-    model = model or opened(CreateOptions.build(values))
+    model = model or load_model(CreateOptions.build(values))
     groups: dict[tuple[tuple[str, Any], ...], list[Prompt]] = {}
     for item in wanted:
         groups.setdefault(item.own, []).append(item)
@@ -274,10 +274,10 @@ def run(
             given.pop("strength", None)  # it belongs to the rows with a start picture
         jobs.append((CreateOptions.build(given), items))
     for options, items in jobs:  # refuse invalid options before any work
-        planned([item.text for item in items], options, model)
+        plan_pictures([item.text for item in items], options, model)
     for options, items in jobs:
         order = iter([item for item in items for _ in range(options.count)])
-        plan, rows = planned([item.text for item in items], options, model)
+        plan, rows = plan_pictures([item.text for item in items], options, model)
         for event in stream_rows(plan, rows):
             yield (next(order) if isinstance(event, Made) else None), event
 

@@ -28,7 +28,7 @@ from sfumato.sampler.registry import SAMPLERS, build
 from sfumato.tasks.create.cutout import transparent
 from sfumato.tasks.create.inpaint import initial_latents, paste_known
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import Plan, check, opened, resolve
+from sfumato.tasks.create.plan import Plan, check, load_model, make_plan
 from sfumato.tasks.upscale import upscale
 from sfumato.types import Condition, Denoise, Progress, Step
 
@@ -159,11 +159,11 @@ def stream(
     SamplerProgress, Progress or Made
         After each sampler step; after each part of the enlarging; for each picture.
     """
-    plan, rows = planned(prompts, options or CreateOptions(), model)
+    plan, rows = plan_pictures(prompts, options or CreateOptions(), model)
     yield from stream_rows(plan, rows)
 
 
-def planned(
+def plan_pictures(
     prompts: str | Sequence[str], options: CreateOptions, model: Model | None = None
 ) -> tuple[Plan, list[tuple[str, int]]]:
     """Plan and check the work: return the plan, and the prompt and seed of each picture.
@@ -176,7 +176,7 @@ def planned(
     texts = [
         replace_surrogates(text) for text in ([prompts] if isinstance(prompts, str) else prompts)
     ]
-    plan = resolve(options, model or opened(options))
+    plan = make_plan(options, model or load_model(options))
     check(texts, plan)
     seed = random_seed() if options.seed is None else options.seed
     return plan, seeded_rows(texts, seed, options.count)
@@ -220,7 +220,7 @@ def stream_rows(plan: Plan, rows: list[tuple[str, int]]) -> Iterator[Event]:
         pixels = torch.cat(parts)
         best = _best(plan, pixels, [text for text, _ in wanted])
         kept = [k * len(plan.tries) + one for k, one in enumerate(best)]
-        pictures = yield from _finished(plan, pixels[kept], [wanted[k] for k in kept])
+        pictures = yield from _to_pictures(plan, pixels[kept], [wanted[k] for k in kept])
         seconds = (time.perf_counter() - started) / len(batch)
         for k, ((text, seed), picture) in enumerate(zip(batch, pictures, strict=True)):
             settings = plan.settings(text, seed, sigmas, plan.tries[best[k]])
@@ -256,7 +256,7 @@ def _made(
     return Made(shown, text, seed, seconds, settings, *cut, unknown, plan.options.count)
 
 
-def _finished(
+def _to_pictures(
     plan: Plan, pixels: Tensor, wanted: Sequence[tuple[str, int]]
 ) -> Generator[Progress, None, list[Image.Image]]:
     """Convert pixels to pictures of the result's size; where that is larger, enlarge them."""
@@ -293,7 +293,7 @@ def _sample(
     streams = Streams([seed for _, seed in wanted])
     x, planes, known = initial_latents(plan, streams, float(sigmas[0]))
     taken = 0  # steps
-    denoise = _guided(plan, texts, condition, negative, planes, lambda: taken)
+    denoise = _guided_denoiser(plan, texts, condition, negative, planes, lambda: taken)
     denoise = denoise if known is None else consistent(denoise, *known)
     steps = len(sigmas) - 1
     first_order = options.schedule == "auto" and model.scheduler.first_order_end(
@@ -306,7 +306,7 @@ def _sample(
     return model.space.decode(x), [(a.cut, b.cut) for a, b in zip(tokens, others, strict=True)]
 
 
-def _guided(
+def _guided_denoiser(
     plan: Plan,
     texts: Sequence[str],
     condition: Condition,

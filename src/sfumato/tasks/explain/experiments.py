@@ -28,9 +28,9 @@ from sfumato.sampler.ode import level
 from sfumato.space.kl import AutoencoderKL
 from sfumato.space.pixels import Pixels
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import opened
+from sfumato.tasks.create.plan import load_model
 from sfumato.tasks.create.run import SamplerProgress
-from sfumato.tasks.explain.runs import recorded, runs_of
+from sfumato.tasks.explain.runs import record_runs, runs_of
 from sfumato.tasks.explain.trace import StepTrace, Trace
 from sfumato.types import Condition, Progress
 
@@ -249,12 +249,12 @@ def steps(
         raise OptionError(
             f"{len(texts) + len(changes)} pictures were requested, but a page shows 1 to {MOST}"
         )
-    model = model or opened(options)
+    model = model or load_model(options)
     if options.seed is None:
         options = options.model_copy(update={"seed": random_seed()})
     asked = runs_of(texts, options, model, changes)
     traces: list[Trace] = []
-    for event in recorded(asked, model):
+    for event in record_runs(asked, model):
         if isinstance(event, Trace):
             traces.append(event)
         else:
@@ -275,7 +275,7 @@ def steps(
     yield Explained(runs, model)
 
 
-def _worked(step: StepTrace, model: Model) -> tuple[int, int]:
+def _working_size(step: StepTrace, model: Model) -> tuple[int, int]:
     """Width and height at which the model worked; an enlarged picture is larger."""
     tall, wide = step.x.shape[1:]
     return wide * model.space.config.factor, tall * model.space.config.factor
@@ -283,7 +283,7 @@ def _worked(step: StepTrace, model: Model) -> tuple[int, int]:
 
 def _shown(step: StepTrace, model: Model) -> dict[str, Tensor]:
     """The latents of a step that are decoded for the page: fewer for large pictures."""
-    names = DECODED if max(_worked(step, model)) <= SMALL else DECODED[-1:]
+    names = DECODED if max(_working_size(step, model)) <= SMALL else DECODED[-1:]
     found = {name: getattr(step, name) for name in names}
     return {name: latents for name, latents in found.items() if latents is not None}
 
@@ -307,9 +307,9 @@ def guesses(trace: Trace, model: Model) -> list[DenoisingProbe]:
     settings, z, small = (
         trace.made.settings,
         trace.steps[-1].after.to(model.device)[None],
-        max(_worked(trace.steps[-1], model)) <= SMALL,
+        max(_working_size(trace.steps[-1], model)) <= SMALL,
     )
-    condition, _ = model.text([settings["styled"]], _worked(trace.steps[-1], model))
+    condition, _ = model.text([settings["styled"]], _working_size(trace.steps[-1], model))
     noise = torch.randn(z.shape, generator=generator(settings["seed"], "guess")).to(z)
     out = []
     for step in trace.steps:
@@ -346,7 +346,7 @@ def _reconstruction(trace: Trace, model: Model) -> Reconstruction | None:
     # use an enlarged picture at its size before enlarging, a padded picture without padding
     wide, tall = (
         min(made, max(unit, n // unit * unit))
-        for made, n in zip(_worked(trace.steps[-1], model), picture.size, strict=True)
+        for made, n in zip(_working_size(trace.steps[-1], model), picture.size, strict=True)
     )
     picture = image.crop_to(picture, (wide, tall))
     z = model.space.encode(image.to_tensor(picture).to(model.device))

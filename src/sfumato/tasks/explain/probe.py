@@ -31,7 +31,7 @@ from sfumato.metrics import psnr
 from sfumato.runtime import stream
 from sfumato.space.kl import AutoencoderKL
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import resolve
+from sfumato.tasks.create.plan import make_plan
 from sfumato.tasks.evaluate.options import Task
 from sfumato.tasks.evaluate.restoration import Damaged, spoil, trained
 from sfumato.tasks.explain.experiments import guess_under_noise
@@ -121,9 +121,9 @@ def probe(
 
     Examples
     --------
-    >>> from sfumato.tasks.create.plan import opened
+    >>> from sfumato.tasks.create.plan import load_model
     >>> red = Image.new("RGB", (80, 60), "red")
-    >>> tried = probe(red, ProbeOptions(levels=1), opened(CreateOptions()))
+    >>> tried = probe(red, ProbeOptions(levels=1), load_model(CreateOptions()))
     >>> {event.what for event in tried if isinstance(event, Shown)} >= {"decoded", "noisy", "guess"}
     True
     """
@@ -176,7 +176,7 @@ def _coded(
 @torch.inference_mode()
 def _noised(z: Tensor, options: ProbeOptions, model: Model) -> Iterator[Progress | Shown]:
     """Yield the picture with noise at several levels, and the denoised estimates."""
-    plan = resolve(CreateOptions(steps=options.levels), model)
+    plan = make_plan(CreateOptions(steps=options.levels), model)
     condition, _ = model.text([plan.styled(options.prompt)], model.size)
     noise = torch.randn(z.shape, generator=stream(options.seed)).to(z)
     sigmas = [float(sigma) for sigma in plan.sigmas()[:-1]]

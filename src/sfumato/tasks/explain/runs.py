@@ -9,7 +9,7 @@ from typing import Any
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import check, resolve
+from sfumato.tasks.create.plan import check, make_plan
 from sfumato.tasks.create.run import SamplerProgress
 from sfumato.tasks.explain.trace import Trace, record
 
@@ -43,7 +43,7 @@ def runs_of(
         label = _label(text if text != texts[0] else "", given)
         runs.append(Asked(text, CreateOptions.build(values), label))
     for run in runs:
-        check([run.text], resolve(run.options, model))
+        check([run.text], make_plan(run.options, model))
     return runs
 
 
@@ -58,7 +58,7 @@ def _label(text: str, given: Mapping[str, Any]) -> str:
     return start + ", ".join(parts)
 
 
-def recorded(asked: list[Asked], model: Model) -> Iterator[SamplerProgress | Trace]:
+def record_runs(asked: list[Asked], model: Model) -> Iterator[SamplerProgress | Trace]:
     """Record the best candidate of the first run, and the candidate of the same index in the
     others.
     """

@@ -28,7 +28,7 @@ from sfumato.hub.load import Model
 from sfumato.layers import TransformerBlock
 from sfumato.runtime import atomic
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.plan import opened
+from sfumato.tasks.create.plan import load_model
 from sfumato.tasks.create.run import Made, SamplerProgress, stream
 from sfumato.types import Condition, Step
 
@@ -236,7 +236,7 @@ def record(
     options = options or CreateOptions()
     if options.count != 1:
         raise OptionError(f"only one picture can be explained at a time, not {options.count}")
-    model = model or opened(options)
+    model = model or load_model(options)
     batches: dict[int, list[tuple[Step, _Pass, float]]] = defaultdict(list)
     recorder = _Recorder(model).eval()
     for event in stream(prompt, options, replace(model, denoiser=recorder)):

@@ -58,7 +58,7 @@ class RestorationNetworks:
             repairs,
         )
         self.dtype = choose_dtype(dtype, self.device)
-        self.read: dict[Path, Denoiser] = {}
+        self.loaded: dict[Path, Denoiser] = {}
 
     @property
     def has_specialists(self) -> bool:
@@ -75,15 +75,15 @@ class RestorationNetworks:
 
     def _denoiser(self, name: str) -> Denoiser:
         folder = self._folder(name)
-        if folder not in self.read:
+        if folder not in self.loaded:
             network = (
                 network_from(Restorer, RestorerConfig, folder)
                 .eval()
                 .to(self.device)
                 .channels_last()
             )
-            self.read[folder] = Denoiser(network, "direct")
-        return self.read[folder]
+            self.loaded[folder] = Denoiser(network, "direct")
+        return self.loaded[folder]
 
     @torch.inference_mode()
     def repair(

@@ -63,7 +63,7 @@ class Noise:
             return self.level
         return torch.from_numpy(self.at(mean_light(y).numpy())).to(y)
 
-    def said(self) -> dict[str, Any]:
+    def measurements(self) -> dict[str, Any]:
         """Return the measurements other than the level, by name, for the report.
 
         They say whether the noise is grain, and give its standard deviation at half the size, or

@@ -116,14 +116,14 @@ def _restored(
         for window in windows(stage.size, tile=TILE, margin=stage.margin):
             part = window.cut(stage.window(*window.around))[0].numpy()
             place = window.rows, window.columns
-            out[place] = stage.kept(made.stored(part), *place)
+            out[place] = stage.merge_known(made.stored(part), *place)
             done += 1
             yield Progress("restoring", done, total)
         made = made.with_values(out)
-        said |= stage.said(made)
+        said |= stage.measurements(made)
         filled = hidden if asked.fills else filled
         if stage.wide_holes is not None:
-            work = _textured(made, stage.wide_holes, seed)
+            work = _fill_with_patches(made, stage.wide_holes, seed)
             made = yield from _within(total, done, patches, work)
             said |= {"engine": "patches", "seed": seed}
         done += patches
@@ -148,7 +148,9 @@ def _stages(options: RestoreOptions, engine: Engine) -> list[RestoreOptions]:
     return [options] if options.structural else []
 
 
-def _textured(made: Photo, holes: NDArray[np.bool_], seed: int) -> Generator[Progress, None, Photo]:
+def _fill_with_patches(
+    made: Photo, holes: NDArray[np.bool_], seed: int
+) -> Generator[Progress, None, Photo]:
     """The photo with its wide holes filled by patches."""
     values = made.values.copy()
 

@@ -106,7 +106,7 @@ class Stage:
         """The restored picture (1, channels, h, w) in a window of the result."""
         if self.only_fills and not self.gaps[rows, columns].any():
             return self._measured(rows, columns)[0].expand(-1, self.channels, -1, -1)  # as it is
-        y, known = self._seen(rows, columns)
+        y, known = self._enlarged_input(rows, columns)
         planes = restorer_planes(
             known, detail=1 / (self.options.enlarge or 1), quality=self.quality / 100
         )
@@ -124,7 +124,7 @@ class Stage:
             made.expand(-1, self.channels, -1, -1) if self.tone is None else toned(made, self.tone)
         )
 
-    def _seen(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+    def _enlarged_input(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         """The measurement in a window, at the size of the result.
 
         Return the values (1, C, h, w) and the mask of known pixels (1, 1, h, w).
@@ -150,7 +150,7 @@ class Stage:
         )
         return (Grayscale().apply(x) if self.gray and x.shape[1] == 3 else x), known
 
-    def kept(self, made: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
+    def merge_known(self, made: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
         """Return the values to store for a window.
 
         If the stage only fills holes, known pixels keep the file's own values.
@@ -177,13 +177,13 @@ class Stage:
             return np.zeros(self.photo.values.shape[:2], bool)
         return self.hidden if self.wide_holes is None else self.hidden & ~self.wide_holes
 
-    def said(self, made: Photo) -> dict[str, Any]:
+    def measurements(self, made: Photo) -> dict[str, Any]:
         """Measurements of the stage for the report."""
         options = self.options
         out: dict[str, Any] = {}
         if options.denoise is not None:
             out["sigma"] = round(self.noise.level * 127.5, 2)
-            out |= self.noise.said()
+            out |= self.noise.measurements()
         if options.dejpeg is not None:
             out["quality"] = self.quality
         if self.hidden is not None:
