@@ -116,10 +116,8 @@ class GEGLU(nn.Module):
         """(B, N, width) -> (B, N, inner)."""
         # Two matrix products, not one whose result is split: contiguous halves are faster in
         # elementwise kernels.
-        (to_value, to_gate), (value_bias, gate_bias) = (
-            self.proj.weight.chunk(2),
-            self.proj.bias.chunk(2),
-        )
+        to_value, to_gate = self.proj.weight.chunk(2)
+        value_bias, gate_bias = self.proj.bias.chunk(2)
         return F.linear(x, to_value, value_bias) * F.gelu(F.linear(x, to_gate, gate_bias))
 
 

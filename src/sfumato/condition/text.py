@@ -230,10 +230,8 @@ def _weigh(states: Tensor, weights: Tensor) -> Tensor:
     if bool((weights == 1).all()):
         return states
     scaled = states * weights.to(states)[..., None]
-    before, after = (
-        states.float().mean(dim=(1, 2), keepdim=True),
-        scaled.float().mean(dim=(1, 2), keepdim=True),
-    )
+    before = states.float().mean(dim=(1, 2), keepdim=True)
+    after = scaled.float().mean(dim=(1, 2), keepdim=True)
     least = 1e-5 * states.float().square().mean(dim=(1, 2), keepdim=True).sqrt()
     known = (before.abs() > least) & (after.abs() > least)
     return (scaled * torch.where(known, before / after, 1.0)).to(states.dtype)
@@ -281,12 +279,10 @@ class PairEncoder(nn.Module):
         time_width: int = 256,
     ) -> None:
         super().__init__()
-        self.first, self.second, self.zero_empty, self.time_width = (
-            first,
-            second,
-            zero_empty,
-            time_width,
-        )
+        self.first = first
+        self.second = second
+        self.zero_empty = zero_empty
+        self.time_width = time_width
 
     def pooled(self, prompts: Sequence[str]) -> Tensor:
         """Return the first transformer's pooled state (B, P) of each text."""

@@ -239,10 +239,8 @@ class Restorer(nn.Module):
             initial = interpolated(
                 joined[:, : x.shape[1]], joined[:, x.shape[1] + 1 : x.shape[1] + 2]
             )
-            x, joined = (
-                initial[..., : size[0], : size[1]],
-                torch.cat([initial, joined[:, x.shape[1] :]], dim=1),
-            )
+            joined = torch.cat([initial, joined[:, x.shape[1] :]], dim=1)
+            x = initial[..., : size[0], : size[1]]
         change: Tensor = F.pixel_shuffle(self.tail(self._features(joined)), 2)
         change = change[..., : size[0], : size[1]]
         if self.config.finds:

@@ -114,18 +114,14 @@ class Autoencoder(Reducer):
         verbose: bool = False,
     ) -> None:
         self.n_components, self.kind, self.layers, self.shape = n_components, kind, layers, shape
-        self.loss, self.corruption, self.epochs, self.batch_size = (
-            loss,
-            corruption,
-            epochs,
-            batch_size,
-        )
-        self.learning_rate, self.weight_decay, self.dtype, self.device = (
-            learning_rate,
-            weight_decay,
-            dtype,
-            device,
-        )
+        self.loss = loss
+        self.corruption = corruption
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.dtype = dtype
+        self.device = device
         self.random_state, self.warm_start, self.verbose = random_state, warm_start, verbose
 
     def fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803

@@ -55,10 +55,8 @@ def _file(name: str, path: Path) -> dict[str, Any]:
 def _folder(name: str, folder: Path) -> dict[str, Any]:
     own = folder / "sfumato.json"
     defaults = Defaults.read(read_json(own), str(own)) if own.exists() else Defaults()
-    index, unet = (
-        read_json(folder / "model_index.json"),
-        read_json(part(folder, "unet") / "config.json"),
-    )
+    index = read_json(folder / "model_index.json")
+    unet = read_json(part(folder, "unet") / "config.json")
     vae = folder / "vae" / "config.json"
     side = (unet.get("sample_size") or 64) * (
         1 if in_pixels(index) else AutoencoderConfig.read(read_json(vae), str(vae)).factor

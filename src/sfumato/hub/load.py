@@ -190,10 +190,8 @@ class Model:
         added |= {"student": self.student[:16]} if self.student else {}
         if not self.path.is_dir():
             return added
-        networks, texts = (
-            ("vae", "text_encoder", "text_encoder_2", "upscaler"),
-            ("scheduler", "tokenizer", "tokenizer_2"),
-        )
+        networks = ("vae", "text_encoder", "text_encoder_2", "upscaler")
+        texts = ("scheduler", "tokenizer", "tokenizer_2")
         there = {
             name: self.path / name for name in (*networks, *texts) if (self.path / name).is_dir()
         }

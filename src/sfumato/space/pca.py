@@ -202,10 +202,8 @@ class Sketch:
     @classmethod
     def of(cls, space: LinearSpace, count: int, *, center: bool = True) -> Sketch:
         """Build the sketch of `count` rows from `space`, which was fitted to them."""
-        out, free = (
-            cls(len(space.mean), len(space.components) + SPARE, center=center),
-            max(1, count - 1) if center else count,
-        )
+        out = cls(len(space.mean), len(space.components) + SPARE, center=center)
+        free = max(1, count - 1) if center else count
         out.count, out.total, out.mean = count, space.total * free, space.mean.copy()
         out.scaled = space.components * np.sqrt(space.variances * free)[:, None]
         return out

@@ -41,10 +41,8 @@ class State:
     def start(cls, module: nn.Module, settings: TrainSettings) -> State:
         """A fresh state; weight decay applies to matrices and kernels, not to biases and norms."""
         trained = [p for p in module.parameters() if p.requires_grad]
-        decay, ours = (
-            settings.weight_decay,
-            matrix_weights(module) if settings.optimizer == "muon" else [],
-        )
+        decay = settings.weight_decay
+        ours = matrix_weights(module) if settings.optimizer == "muon" else []
         rest = [p for p in trained if not any(p is q for q in ours)]
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": decay},

@@ -51,10 +51,8 @@ class MatchJob:
         """Mean of the cross-entropies from picture to text and from text to picture, in nats."""
         places, device = self.data.draw(rows, random), self.module.scale.device
         with torch.autocast(device.type, enabled=False):
-            x, ends = (
-                augment(self.data.pixels(rows), random).to(device),
-                self.data.pooled(places).to(device),
-            )
+            x = augment(self.data.pixels(rows), random).to(device)
+            ends = self.data.pooled(places).to(device)
         scores = (
             self.module.scale.exp()
             * self.module.matcher.pictures(x)
@@ -107,10 +105,8 @@ def augment(x: Tensor, random: Generator) -> Tensor:
     count = len(x)
     draw = torch.rand((count, 12), generator=random) * 2 - 1
     matrix = torch.zeros(count, 2, 3)
-    matrix[:, 0, 0], matrix[:, 1, 1] = (
-        1 + 0.15 * draw[:, 0] + 0.05 * draw[:, 1],
-        1 + 0.15 * draw[:, 0],
-    )
+    matrix[:, 0, 0] = 1 + 0.15 * draw[:, 0] + 0.05 * draw[:, 1]
+    matrix[:, 1, 1] = 1 + 0.15 * draw[:, 0]
     matrix[:, :, 2] = 0.15 * draw[:, 2:4]
     x = F.grid_sample(
         x,

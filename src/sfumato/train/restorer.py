@@ -234,11 +234,11 @@ class RestorerJob:
     def taught(self, x: Tensor, seen: Corrupted, condition: Condition, random: Generator) -> Tensor:
         """Target with a teacher: a weighted mean of the teacher's output and the clean crops."""
         assert self.teacher is not None
-        teacher, planes = (
-            self.teacher.to(x.device),
+        teacher = self.teacher.to(x.device)
+        planes = (
             restorer_planes(torch.ones_like(seen.y[:, :1]))
             if condition.planes is None
-            else condition.planes,
+            else condition.planes
         )
         views = [VIEWS[k] for k in torch.randperm(len(VIEWS), generator=random)[:LOOKS].tolist()]
         target = self_ensemble(

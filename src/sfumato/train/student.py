@@ -99,10 +99,8 @@ class StudentJob:
         self.shape = space.latent_channels, tall // space.factor, wide // space.factor
         starts = range(0, len(self.texts), AT_ONCE)
         self.states = torch.cat([self._read(self.texts[k : k + AT_ONCE]) for k in starts])
-        shape, path = (
-            (len(self.texts), len(self.sigmas), *self.shape),
-            self.folder / "trajectories.npy",
-        )
+        shape = (len(self.texts), len(self.sigmas), *self.shape)
+        path = self.folder / "trajectories.npy"
         for done in cached(path, key, shape, self._walks, AT_ONCE):
             yield "trajectories of the teacher", done, len(self.texts)
         self.trajectories = np.load(path, mmap_mode="r")

@@ -142,10 +142,8 @@ class TextJob:
     ) -> None:
         self.module = CLIPText(config)
         self.tokenizer, self.start = tokenizer, start
-        self.embeddings, self.kept = (
-            torch.from_numpy(phrases.embeddings),
-            torch.from_numpy(phrases.kept),
-        )
+        self.embeddings = torch.from_numpy(phrases.embeddings)
+        self.kept = torch.from_numpy(phrases.kept)
         rows = [
             e.ids for e in tokenizer.tokenizer.encode_batch(phrases.texts, add_special_tokens=False)
         ]

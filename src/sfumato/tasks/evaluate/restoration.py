@@ -243,15 +243,11 @@ def trained(damaged: Damaged, engine: Engine, *, ensemble: bool = False) -> Tens
     if damaged.task == "enlarge":
         x = interpolate(x, damaged.size)
     known = torch.from_numpy(damaged.known).float()[None, None]
-    detail, quality = (
-        1 / damaged.amount if damaged.task == "enlarge" else 1.0,
-        damaged.amount / 100 if damaged.task == "dejpeg" else 1.0,
-    )
+    detail = 1 / damaged.amount if damaged.task == "enlarge" else 1.0
+    quality = damaged.amount / 100 if damaged.task == "dejpeg" else 1.0
     planes = restorer_planes(known, detail=detail, quality=quality)
-    level, only = (
-        damaged.amount / 127.5 if damaged.task == "denoise" else 0.0,
-        ONLY.get(damaged.task),
-    )
+    level = damaged.amount / 127.5 if damaged.task == "denoise" else 0.0
+    only = ONLY.get(damaged.task)
     made = apply_network(
         engine, x.expand(-1, 3, -1, -1) * known, planes, level, only, ensemble=ensemble
     )

@@ -304,11 +304,9 @@ def guesses(trace: Trace, model: Model) -> list[DenoisingProbe]:
     """
     if model.network.config.in_channels != model.space.config.latent_channels:
         return []
-    settings, z, small = (
-        trace.made.settings,
-        trace.steps[-1].after.to(model.device)[None],
-        max(_working_size(trace.steps[-1], model)) <= SMALL,
-    )
+    settings = trace.made.settings
+    z = trace.steps[-1].after.to(model.device)[None]
+    small = max(_working_size(trace.steps[-1], model)) <= SMALL
     condition, _ = model.text([settings["styled"]], _working_size(trace.steps[-1], model))
     noise = torch.randn(z.shape, generator=generator(settings["seed"], "guess")).to(z)
     out = []

@@ -387,11 +387,9 @@ def _label(name: str, model: Model, tall: int, wide: int) -> str:
 
     The block is left out if the level has only one.
     """
-    way, levels, numbers = (
-        name.split("_")[0],
-        len(model.network.config.block_out_channels) - 1,
-        [int(n) for n in name.split(".") if n.isdigit()],
-    )
+    way = name.split("_")[0]
+    levels = len(model.network.config.block_out_channels) - 1
+    numbers = [int(n) for n in name.split(".") if n.isdigit()]
     level = levels if way == "mid" else numbers[0] if way == "down" else levels - numbers[0]
     for _ in range(level):
         tall, wide = -(-tall // 2), -(-wide // 2)

@@ -359,10 +359,8 @@ def guided_filter(
 
 def _grown(x: NDArray[Any], size: tuple[int, int], rows: slice) -> Tensor:
     """Rows of (3, h, w) upsampled to (3, *size)."""
-    (down, tall), (across, wide) = (
-        magnify(x.shape[1], size[0], rows.start, rows.stop),
-        magnify(x.shape[2], size[1], 0, size[1]),
-    )
+    down, tall = magnify(x.shape[1], size[0], rows.start, rows.stop)
+    across, wide = magnify(x.shape[2], size[1], 0, size[1])
     return tall.float() @ torch.from_numpy(x[:, down, across]).float()[None] @ wide.float().T
 
 

@@ -52,11 +52,9 @@ class RestorationNetworks:
         *,
         repairs: bool = False,
     ) -> None:
-        self.own, self.device, self.repairs = (
-            None if folder is None else restorer_folder(folder),
-            choose_device(device),
-            repairs,
-        )
+        self.own = None if folder is None else restorer_folder(folder)
+        self.device = choose_device(device)
+        self.repairs = repairs
         self.dtype = choose_dtype(dtype, self.device)
         self.loaded: dict[Path, Denoiser] = {}
 

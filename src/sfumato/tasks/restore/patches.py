@@ -130,10 +130,8 @@ def _boxes(hidden: NDArray[np.bool_]) -> Iterator[tuple[slice, slice]]:
         box = top, bottom, left, right
         while other := next((one for one in boxes if _overlap(one, box)), None):
             boxes.remove(other)
-            low, high = (
-                map(min, zip(box, other, strict=True)),
-                map(max, zip(box, other, strict=True)),
-            )
+            low = map(min, zip(box, other, strict=True))
+            high = map(max, zip(box, other, strict=True))
             (top, _, left, _), (_, bottom, _, right) = low, high
             box = top, bottom, left, right
         boxes.append(box)

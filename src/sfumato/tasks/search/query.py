@@ -90,11 +90,9 @@ def search(
         raise OptionError(f'the filter "{where}" is no single condition; remove ; and --')
     folder = Path(folder)
     settings = settings_of(folder)
-    code, table, exact = (
-        _code(settings, load_space(folder / "space"), words, like),
-        open_table(folder),
-        settings.recall is None,
-    )
+    code = _code(settings, load_space(folder / "space"), words, like)
+    table = open_table(folder)
+    exact = settings.recall is None
     try:
         rows = nearest(table, code, k, where, exact=exact)
         if settings.kind == "pictures" and words is not None:
