@@ -49,10 +49,8 @@ class Attention(nn.Module):
         Number of heads (which SD configs call ``attention_head_dim``).
     context_width : int, optional
         Channels of the context; `width` if absent.
-    bias, norm_groups, eps
-        Whether the projections to q, k and v have biases; number of groups and epsilon of the group
-        norm that :class:`PictureAttention` applies to its input. The VAE uses biases and a group
-        norm.
+    bias : bool
+        Whether the projections to q, k and v have biases.
     """
 
     def __init__(
@@ -62,12 +60,9 @@ class Attention(nn.Module):
         context_width: int | None = None,
         *,
         bias: bool = False,
-        norm_groups: int | None = None,
-        eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.group_norm = nn.GroupNorm(norm_groups, width, eps=eps) if norm_groups else None
         self.to_q = nn.Linear(width, width, bias=bias)
         self.to_k = nn.Linear(context_width or width, width, bias=bias)
         self.to_v = nn.Linear(context_width or width, width, bias=bias)
@@ -95,14 +90,26 @@ class Attention(nn.Module):
 class PictureAttention(Attention):
     """Self-attention over the positions of a picture, with a norm before it and a residual
     connection, as used in the VAE and in networks without text.
+
+    Parameters
+    ----------
+    width, heads : int
+        As in :class:`Attention`; the projections have biases.
+    groups : int
+        Number of groups of the norm.
+    eps : float
+        Epsilon of the norm.
     """
+
+    def __init__(self, width: int, heads: int, groups: int, eps: float = 1e-6) -> None:
+        super().__init__(width, heads, bias=True)
+        self.group_norm = nn.GroupNorm(groups, width, eps=eps)
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, watch: Watch | None = None
     ) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
-        normed = x if self.group_norm is None else self.group_norm(x)
-        return x + _picture(super().forward(_rows(normed)), x)
+        return x + _picture(super().forward(_rows(self.group_norm(x))), x)
 
 
 class GEGLU(nn.Module):

@@ -22,7 +22,8 @@ from sfumato.hub.config import Defaults
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.prompts import Prompt, Saver
+from sfumato.tasks.create.output import Saver
+from sfumato.tasks.create.prompts import Prompt
 from sfumato.tasks.create.run import create
 
 

@@ -188,9 +188,8 @@ class Line:
                 self.module[0].bias.data[0] = float("nan")
         return (self.module(x) - x.sum(1, keepdim=True)).square().mean()
 
-    def preview(self, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"preview")
+    def preview(self):
+        return Image.new("RGB", (4, 4))
 
 
 SETTINGS = TrainSettings(

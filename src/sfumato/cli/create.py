@@ -55,22 +55,24 @@ def create(
     **values: Any,
 ) -> None:
     """Generate pictures from texts."""
-    from sfumato.tasks.create import prompts as texts
+    from sfumato.tasks.create.again import settings_of
+    from sfumato.tasks.create.output import Saver
+    from sfumato.tasks.create.prompts import gather, run
     from sfumato.tasks.create.run import Made, SamplerProgress
 
     values = given(values)
     opened = None
     if again is not None:
-        also = texts.gather(prompt or [], prompts) if prompt or prompts else ()
-        wanted, values, opened = texts.again(again, values, also)
+        also = gather(prompt or [], prompts) if prompt or prompts else ()
+        wanted, values, opened = settings_of(again, values, also)
     else:
-        wanted = texts.gather(prompt or [], prompts)
+        wanted = gather(prompt or [], prompts)
     options = CreateOptions.build(values)  # checks `count` before its use below
-    saver = texts.Saver(output, overwrite=overwrite, single=len(wanted) * options.count <= 1)
+    saver = Saver(output, overwrite=overwrite, single=len(wanted) * options.count <= 1)
     saver.check(wanted, values, grid=grid)
     pictures: dict[Prompt, list[Image.Image]] = {item: [] for item in wanted}
     with bar() as progress:
-        for item, event in texts.run(wanted, values, opened):
+        for item, event in run(wanted, values, opened):
             if item is not None and isinstance(event, Made):
                 _tell(event, saver.save(item, event), as_json=as_json)
                 pictures[item] += [event.picture] if grid else []

@@ -40,13 +40,13 @@ def restore(
     LPIPS is also printed if the package lpips and its AlexNet weights are installed.
     """
     from sfumato.errors import OptionError
-    from sfumato.tasks.evaluate.restoration import restore as work
+    from sfumato.tasks.evaluate import restoration
     from sfumato.tasks.restore.networks import RestorationNetworks
 
     options = EvaluateOptions.build(given(values))
     engine = RestorationNetworks(options.model, options.device, options.dtype)
     scores, skipped = [], list[str]()
-    for score in work(
+    for score in restoration.restore(
         data,
         *options.damage,
         gray=options.gray,

@@ -72,12 +72,12 @@ def explain(
 ) -> None:
     """Generate pictures, and write a page that shows every step of their generation."""
     from sfumato.errors import OptionError
-    from sfumato.tasks.create import prompts as texts
+    from sfumato.tasks.create.again import settings_of
 
     values = given(values)
     opened, wanted = None, list(prompt or [])
     if again is not None:
-        first, values, opened = texts.again(again, values)
+        first, values, opened = settings_of(again, values)
         wanted = [first[0].text, *wanted]
     elif not wanted:
         raise OptionError("no prompt given; say what the picture shows, or give --again PICTURE")
@@ -134,12 +134,12 @@ def _with_progress(
     *,
     light: bool,
 ) -> Explained:
-    from sfumato.tasks.explain import experiments as work
+    from sfumato.tasks.explain.experiments import Explained, steps
     from sfumato.types import Progress
 
     with bar() as progress:
-        for event in work.steps(wanted, options, model, light=light, changes=changes):
-            if isinstance(event, work.Explained):
+        for event in steps(wanted, options, model, light=light, changes=changes):
+            if isinstance(event, Explained):
                 return event
             now = event if isinstance(event, Progress) else event.progress
             progress.update(now.what, now.done, now.total)

@@ -59,13 +59,13 @@ def reduce(
 def _compare(
     table: Any, options: ReduceOptions, output: Path, data: Path, *, as_json: bool
 ) -> None:
-    from sfumato.tasks.reduce import compare as work
+    from sfumato.tasks.reduce.compare import compare, start
     from sfumato.tasks.reduce.report import record, write
     from sfumato.types import Progress
 
-    found = work.start(table, options)
+    found = start(table, options)
     with bar() as progress:
-        for event in work.compare(found):
+        for event in compare(found):
             if isinstance(event, Progress):
                 progress.update(event.what, event.done, event.total)
             else:

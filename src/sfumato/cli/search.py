@@ -23,12 +23,12 @@ def index(
     **values: Any,
 ) -> None:
     """Index pictures or documents for search; only new and changed items are encoded."""
-    from sfumato.tasks.search import index as work
+    from sfumato.tasks.search.index import APPROXIMATE, indexing
     from sfumato.tasks.search.items import ignored_texts
 
     options = IndexOptions.build(given(values))
     with bar() as progress:
-        for last in work.indexing(data, output, options.space, side=options.side):
+        for last in indexing(data, output, options.space, side=options.side):
             progress.update("indexing", last.done, last.total)
     for line in last.skipped[:10]:
         note(f"left out: {line}")
@@ -40,7 +40,7 @@ def index(
         note(f"{texts} .txt files are not indexed, as {data} also has pictures")
     if last.recall is not None:
         note(
-            f"search is approximate from {work.APPROXIMATE:,} items on: it finds {last.recall:.1%} "
+            f"search is approximate from {APPROXIMATE:,} items on: it finds {last.recall:.1%} "
             "of the true nearest items"
         )
     if last.skipped:
@@ -65,17 +65,17 @@ def search(
     from sfumato.errors import OptionError
     from sfumato.metadata import FORMATS
     from sfumato.runtime import atomic, check_file
-    from sfumato.tasks.search import query as work
+    from sfumato.tasks.search import query
 
     options = SearchOptions.build(given(values))
     if output is not None and output.suffix.lower() not in FORMATS:
         raise OptionError(f"{output}: pictures are written as {', '.join(FORMATS)}")
     if output is not None:
         check_file(output, overwrite=overwrite)
-    hits = work.search(folder, words, options.k, options.where, like=like)
+    hits = query.search(folder, words, options.k, options.where, like=like)
     if output is not None:  # before the lines: the program that reads them may close the pipe
         with atomic(output) as scratch:
-            work.pictures(folder, hits).save(scratch)
+            query.pictures(folder, hits).save(scratch)
     for hit in hits:
         row = (
             f"{hit.similarity:.3f}  {hit.name}"

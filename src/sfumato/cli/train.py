@@ -49,9 +49,9 @@ def train_text(
     """Learn a tokenizer and distill a text encoder from phrases with teacher embeddings
     (.parquet).
     """
-    from sfumato.train.text import train_text as work
+    from sfumato.train.text import train_text
 
-    _train(work(data, output, config, given(values), start), output)
+    _train(train_text(data, output, config, given(values), start), output)
 
 
 @app.command("autoencoder")
@@ -63,9 +63,9 @@ def train_autoencoder(
     **values: Any,
 ) -> None:
     """Train the autoencoder of latent diffusion on pictures."""
-    from sfumato.train.autoencoder import train_autoencoder as work
+    from sfumato.train.autoencoder import train_autoencoder
 
-    _train(work(data, output, config, given(values)), output)
+    _train(train_autoencoder(data, output, config, given(values)), output)
 
 
 @app.command("diffusion")
@@ -109,12 +109,13 @@ def train_diffusion(
 
     The result is a LoRA if --start is given without --full, otherwise a whole model folder.
     """
-    from sfumato.train.diffusion import train_diffusion as whole
+    from sfumato.train.diffusion import train_diffusion
     from sfumato.train.lora import train_lora
 
-    work = train_lora if start is not None and not full else whole
+    train_model = train_lora if start is not None and not full else train_diffusion
     _train(
-        work(data, output, autoencoder, text, config, given(values), start, pixels=pixels), output
+        train_model(data, output, autoencoder, text, config, given(values), start, pixels=pixels),
+        output,
     )
 
 
@@ -134,9 +135,9 @@ def train_matcher(
 
     It is for create --best-of, and for the search of pictures by words.
     """
-    from sfumato.train.match import train_matcher as work
+    from sfumato.train.match import train_matcher
 
-    _train(work(data, output, text, config, given(values)), output)
+    _train(train_matcher(data, output, text, config, given(values)), output)
 
 
 @app.command("upscaler")
@@ -152,9 +153,9 @@ def train_upscaler(
     **values: Any,
 ) -> None:
     """Train a network that enlarges a model's pictures by a factor of 4: for create --size."""
-    from sfumato.train.upscaler import train_upscaler as work
+    from sfumato.train.upscaler import train_upscaler
 
-    _train(work(data, output, model, config, given(values)), output)
+    _train(train_upscaler(data, output, model, config, given(values)), output)
 
 
 @app.command("student")
@@ -176,9 +177,9 @@ def train_student(
 
     For the model icons, the LoRA needs a quarter of the evaluations by default.
     """
-    from sfumato.train.student import train_student as work
+    from sfumato.train.student import train_student
 
-    _train(work(data, output, model, config, given(values), start), output)
+    _train(train_student(data, output, model, config, given(values), start), output)
 
 
 @app.command("restorer")
@@ -206,9 +207,9 @@ def train_restorer(
 
     It learns from synthetic damage or from pairs of damaged and clean pictures.
     """
-    from sfumato.train.restoration import train_restorer as work
+    from sfumato.train.restoration import train_restorer
 
-    _train(work(data, output, corruption, config, given(values), start), output)
+    _train(train_restorer(data, output, corruption, config, given(values), start), output)
 
 
 def _train(events: Iterator[Any], output: Path) -> None:

@@ -212,8 +212,7 @@ class _Block(nn.Module):
         if attention and not text:
             heads, groups = config.heads(level), config.norm_num_groups
             self.attentions = nn.ModuleList(
-                PictureAttention(width, heads, bias=True, norm_groups=groups, eps=config.norm_eps)
-                for _ in range(attention)
+                PictureAttention(width, heads, groups, config.norm_eps) for _ in range(attention)
             )
         elif attention:
             self.attentions = nn.ModuleList(

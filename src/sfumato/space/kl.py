@@ -94,7 +94,7 @@ class _Middle(nn.Module):
         self.resnets = nn.ModuleList(
             ResnetBlock(width, width, None, groups=groups, eps=EPS) for _ in range(2)
         )
-        self.attentions = nn.ModuleList([PictureAttention(width, 1, bias=True, norm_groups=groups)])
+        self.attentions = nn.ModuleList([PictureAttention(width, 1, groups)])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.attentions[0](self.resnets[0](x))

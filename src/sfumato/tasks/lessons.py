@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -232,8 +231,8 @@ class _HeightJob:
         x, y = self.points[rows].unbind(dim=1)
         return self.measure(self.module(x[:, None]), y)
 
-    def preview(self, path: Path) -> None:
-        """Do nothing: this job writes no files."""
+    def preview(self) -> None:
+        """No preview: this job writes no files."""
 
     @torch.inference_mode()
     def outputs(self, x: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -164,8 +163,8 @@ class PointsJob:
         x = self.points[rows][..., None, None]
         return denoising_loss(self.denoiser, x, self.corruption, condition, generator=random)
 
-    def preview(self, path: Path) -> None:
-        """Do nothing: this job writes no files."""
+    def preview(self) -> None:
+        """No preview: this job writes no files."""
 
 
 def sample(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Generator, Tensor
 
 from sfumato import image
@@ -64,12 +65,11 @@ class AutoencoderJob:
             + self.kl_weight * kl_to_normal(mean, log_variance)
         )
 
-    def preview(self, path: Path) -> None:
-        """Write a sheet of originals above their reconstructions."""
+    def preview(self) -> Image.Image:
+        """Return a sheet of originals above their reconstructions."""
         x = self.batch(torch.arange(min(12, len(self.pixels))))
         pictures = image.to_pictures(torch.cat([x, self.module.decode(self.module.encode(x))]))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.sheet(pictures, columns=len(x)).save(path)
+        return image.sheet(pictures, columns=len(x))
 
 
 def train_autoencoder(

@@ -7,7 +7,6 @@ estimate itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -97,5 +96,5 @@ class AutoencoderFit:
             else Corrupted(interpolate(out.y, (x.shape[-2], x.shape[-1])), out.sigma)
         )
 
-    def preview(self, path: Path) -> None:
-        """Write nothing: estimators train in memory, and `sfumato reduce` shows reconstructions."""
+    def preview(self) -> None:
+        """No preview: estimators train in memory, and `sfumato reduce` shows reconstructions."""

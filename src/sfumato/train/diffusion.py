@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Generator, Tensor
 
 from sfumato import image
@@ -101,10 +102,10 @@ class DiffusionJob:
         z = self.data.latents(rows).to(device)
         return denoising_loss(self.denoiser, z, self.corruption, condition, generator=large)
 
-    def preview(self, path: Path) -> None:
-        """Write pictures of fixed prompts from fixed noise: 20 steps, guidance scale 3."""
+    def preview(self) -> Image.Image | None:
+        """Return pictures of fixed prompts from fixed noise: 20 steps, guidance scale 3."""
         if not self.prompts:
-            return
+            return None
         device = self.module.conv_in.weight.device
         condition, negative = (
             self.data.text(p, (0, 0))[0].to(device)
@@ -122,12 +123,11 @@ class DiffusionJob:
             sigmas,
         )
         z = [step.x for step in trajectory][-1]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.sheet(
+        return image.sheet(
             image.to_pictures(self.data.space.decode(z)),
             columns=min(8, len(self.prompts)),
             captions=self.prompts,
-        ).save(path)
+        )
 
 
 STABLE_DIFFUSION = {

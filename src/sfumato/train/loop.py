@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import Generator, Tensor, nn
 
 from sfumato.errors import TrainingError
-from sfumato.runtime import autocast, choose_device, choose_dtype, generator, keep_memory
+from sfumato.runtime import atomic, autocast, choose_device, choose_dtype, generator, keep_memory
 from sfumato.train import checkpoint
 from sfumato.train.settings import TrainSettings
 
@@ -43,8 +44,8 @@ class Job(Protocol):
         """Mean loss over the rows (indices into the data), all randomness from `random`."""
         ...
 
-    def preview(self, path: Path) -> None:
-        """Write preview pictures; the module holds the averaged weights during the call."""
+    def preview(self) -> Image.Image | None:
+        """Return a preview picture, if there is one; the module holds the averaged weights."""
         ...
 
 
@@ -71,6 +72,14 @@ class TrainProgress:
     samples_per_second: float
     seconds_left: float
     preview: Path | None = None
+
+
+def _saved(picture: Image.Image | None, path: Path) -> Path | None:
+    if picture is None:
+        return None
+    with atomic(path) as scratch:
+        picture.save(scratch, "PNG")
+    return path
 
 
 def train(
@@ -116,9 +125,9 @@ def train(
             watch.look(step, now=shows or saves)
             preview = None
             if folder and shows:
-                preview = folder / "previews" / f"{step:07d}.png"
                 with state.averaged():
-                    job.preview(preview)
+                    picture = job.preview()
+                preview = _saved(picture, folder / "previews" / f"{step:07d}.png")
             if folder and saves:
                 checkpoint.save(state, folder, settings, step, about or {})
                 saved, since = step, time.monotonic()

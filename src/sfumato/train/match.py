@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Generator, Tensor, nn
 
 from sfumato import image
@@ -70,19 +71,18 @@ class MatchJob:
         own = torch.arange(len(rows), device=device)
         return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
-    def preview(self, path: Path) -> None:
-        """Write rows of pictures: a picture, then the pictures nearest to its first caption."""
+    def preview(self) -> Image.Image:
+        """Return rows of pictures: a picture, then the pictures nearest to its first caption."""
         matcher, count = self.module.matcher, min(len(self.data.choices), 2000)
         x = self.data.pixels(torch.arange(count)).to(self.module.scale.device)
         directions = torch.cat([matcher.pictures(part) for part in x.split(256)])
         asked = list(range(0, count, max(1, count // 8)))[:8]
         said = matcher.texts(self.data.pooled([self.data.choices[r][0] for r in asked]).to(x))
         found = (said @ directions.T).topk(min(9, count)).indices
-        path.parent.mkdir(parents=True, exist_ok=True)
         shown = torch.cat(
             [torch.cat([x[[row]], x[near]]) for row, near in zip(asked, found, strict=True)]
         )
-        image.sheet(image.to_pictures(shown), columns=found.shape[1] + 1).save(path)
+        return image.sheet(image.to_pictures(shown), columns=found.shape[1] + 1)
 
 
 class _Pair(nn.Module):

@@ -249,8 +249,8 @@ class RestorerJob:
         )
         return TAUGHT * target + (1 - TAUGHT) * x
 
-    def preview(self, path: Path) -> None:
-        """Write rows of originals, corrupted inputs and results, in turn."""
+    def preview(self) -> Image.Image:
+        """Return rows of originals, corrupted inputs and results, in turn."""
         random = torch.Generator().manual_seed(0)
         rows = torch.arange(min(8, len(self.photos)))
         shown = []
@@ -262,5 +262,4 @@ class RestorerJob:
                 seen.y,
                 self.denoiser(seen.y, seen.sigma, condition).expand_as(seen.y),
             ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.sheet(image.to_pictures(torch.cat(shown)), columns=len(rows)).save(path)
+        return image.sheet(image.to_pictures(torch.cat(shown)), columns=len(rows))

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Generator, Tensor, nn
 
 from sfumato import image
@@ -155,10 +156,10 @@ class StudentJob:
         loss: Tensor = (self.denoiser.weight(sigma) * error).mean()
         return loss
 
-    def preview(self, path: Path) -> None:
-        """Write pictures that the student generates for the preview prompts."""
+    def preview(self) -> Image.Image | None:
+        """Return pictures that the student generates for the preview prompts."""
         if not self.prompts:
-            return
+            return None
         rows = range(len(self.prompts))
         texts = [self.teacher.styled(prompt) for prompt in self.prompts]
         condition = self.model.text(texts, self.model.size)[0]
@@ -170,9 +171,8 @@ class StudentJob:
         with torch.no_grad():
             *_, last = euler(denoise, self._noise(rows), self.sigmas)
             pixels = self.model.space.decode(last.x)
-        path.parent.mkdir(parents=True, exist_ok=True)
         made = image.to_pictures(pixels)
-        image.sheet(made, columns=min(8, len(made)), captions=self.prompts).save(path)
+        return image.sheet(made, columns=min(8, len(made)), captions=self.prompts)
 
 
 def step_target(x: Tensor, ahead: Tensor, sigma: Tensor, lower: Tensor) -> Tensor:

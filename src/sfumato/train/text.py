@@ -233,8 +233,8 @@ class TextJob:
         moved = (_distance(states.last[kept], before) * there).sum(dim=1) / there.sum(dim=1)
         return torch.cat([taught[~kept], KEEPING * moved])
 
-    def preview(self, path: Path) -> None:
-        """Write nothing: a text encoder has no pictures to show."""
+    def preview(self) -> None:
+        """No preview: a text encoder has no pictures to show."""
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:

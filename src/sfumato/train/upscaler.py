@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Generator, Tensor
 
 from sfumato import image
@@ -126,16 +127,15 @@ class UpscalerJob:
                 small.append(self._average(large[-1]))
         return torch.stack(large), torch.stack(small)
 
-    def preview(self, path: Path) -> None:
-        """Write a sheet of small pictures above the upscaler's results."""
+    def preview(self) -> Image.Image:
+        """Return a sheet of small pictures above the upscaler's results."""
         rows = torch.arange(0, len(self.weights), max(1, len(self.weights) // 6))[:6]
         device = self.module.conv_in.weight.device
         small = torch.from_numpy(np.array(self._kept[rows.numpy()], dtype=np.float32)).to(device)
         tokens = self.data.states([self.data.choices[r][0] for r in rows.tolist()]).to(device)
         large = upscale(self.denoiser, small, tokens, Streams(rows.tolist()).like)
-        path.parent.mkdir(parents=True, exist_ok=True)
         shown = torch.cat([F.interpolate(small, size=large.shape[2:]), large])
-        image.sheet(image.to_pictures(shown), columns=len(rows)).save(path)
+        return image.sheet(image.to_pictures(shown), columns=len(rows))
 
 
 def train_upscaler(

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato import __version__
 from sfumato.condition.text import NoText
 from sfumato.corruption.base import Compose
 from sfumato.corruption.color import Grayscale
@@ -35,7 +33,8 @@ from sfumato.sampler.registry import build
 from sfumato.sampler.schedule import initial
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.measure import measured_noise
-from sfumato.tasks.restore.options import HOW, OF_DIFFUSION, RestoreOptions
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.report import generated_head
 from sfumato.tasks.restore.run import Restored
 from sfumato.tasks.restore.stage import Engine, noise_network
 from sfumato.types import Linear, Progress
@@ -72,8 +71,7 @@ def diffuse(
             "--engine diffusion undoes only linear damage; --dejpeg, --clean, --hint, --like, "
             "--saturation and --ensemble need --engine auto"
         )
-    if options.prompt and isinstance(model.text, NoText):
-        raise OptionError(f"{model.name} takes no text; leave --prompt out")
+    check_prompt(options, model)
     if model.network.config.in_channels != model.network.config.out_channels:
         raise OptionError(
             f"{model.name} needs more inputs than a picture; give a text-to-image model"
@@ -87,6 +85,12 @@ def diffuse(
     gaps = yield from masks.find(photo, options, networks.damage)
     noise = measured_noise(photo, options, noise_network(networks))
     yield from _Job(photo, options, model, gaps, noise.level).run()
+
+
+def check_prompt(options: RestoreOptions, model: Model) -> None:
+    """Refuse a prompt for a model that takes no text."""
+    if options.prompt and isinstance(model.text, NoText):
+        raise OptionError(f"{model.name} takes no text; leave --prompt out")
 
 
 class _Job:
@@ -224,16 +228,8 @@ class _Job:
         )
         if fills and self.gaps is not None:
             values = np.where(self.gaps[..., None], values, photo.values)
-        report: dict[str, Any] = {
-            "task": "restore",
-            "version": __version__,
-            "engine": "diffusion",
-            "model_sha256": self.model.sha256,
-            "seed": seed,
-            **options.model_dump(mode="json", exclude_defaults=True, exclude=set(HOW)),
-            **options.model_dump(mode="json", include={*OF_DIFFUSION, "samples"}),
-            "largest_disagreement": round(disagreement, 2),
-        }
+        report = generated_head(options, self.model.sha256, "diffusion", seed)
+        report["largest_disagreement"] = round(disagreement, 2)
         if options.denoise is not None:
             report["sigma"] = round(self.level * 127.5, 2)
         if fills and self.gaps is not None:

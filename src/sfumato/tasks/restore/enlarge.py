@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sfumato import __version__, image
-from sfumato.condition.text import NoText
+from sfumato import image
 from sfumato.corruption.color import Grayscale
 from sfumato.data.photo import Photo
 from sfumato.denoiser.denoiser import Denoiser
@@ -24,8 +23,9 @@ from sfumato.errors import OptionError
 from sfumato.hub.load import Model
 from sfumato.runtime import Streams, random_seed
 from sfumato.space.detail import Detail
-from sfumato.tasks.restore.options import HOW, OF_DIFFUSION, RestoreOptions
-from sfumato.tasks.restore.report import shrunk_difference
+from sfumato.tasks.restore.diffusion import check_prompt
+from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.tasks.restore.report import generated_head, shrunk_difference
 from sfumato.tasks.restore.run import Restored
 from sfumato.tasks.upscale import STEPS, stream
 from sfumato.types import Progress
@@ -56,8 +56,7 @@ def enlarge(
         )
     if options.guidance_scale is not None:
         raise OptionError(f"{model.name} enlarges without guidance; leave --guidance-scale out")
-    if options.prompt and isinstance(model.text, NoText):
-        raise OptionError(f"{model.name} takes no text; leave --prompt out")
+    check_prompt(options, model)
     seed = random_seed() if options.seed is None else options.seed
     steps = options.steps or STEPS
     rounds = max(1, math.ceil(math.log(factor, Detail().config.factor) - 1e-9))
@@ -116,16 +115,8 @@ def _restored(
     large = photo.with_values(photo.stored(x[0].numpy()))
     if alpha:
         large = replace(large, alpha=image.to_bytes(alpha[0][0, 0]).numpy())
-    report = {
-        "task": "restore",
-        "version": __version__,
-        "engine": "upscaler",
-        "model_sha256": model.parts["upscaler"],
-        "seed": seed,
-        **options.model_dump(mode="json", exclude_defaults=True, exclude=set(HOW)),
-        **options.model_dump(mode="json", include={*OF_DIFFUSION, "samples"}),
-        "shrunk_difference": round(shrunk_difference(large, photo, factor), 3),
-    }
+    report = generated_head(options, model.parts["upscaler"], "upscaler", seed)
+    report["shrunk_difference"] = round(shrunk_difference(large, photo, factor), 3)
     return Restored(large, report)
 
 

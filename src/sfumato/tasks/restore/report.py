@@ -15,7 +15,19 @@ from sfumato.corruption.resample import Downscale
 from sfumato.data.photo import Photo
 from sfumato.tasks.restore.color import luminance
 from sfumato.tasks.restore.measure import SAMPLE
-from sfumato.tasks.restore.options import HOW, RestoreOptions
+from sfumato.tasks.restore.options import HOW, OF_DIFFUSION, RestoreOptions
+
+
+def head(options: RestoreOptions, sha256: str | dict[str, str]) -> dict[str, Any]:
+    """The first part of a report: the task, the digests of the weights, and the given options."""
+    asked = options.model_dump(mode="json", exclude_defaults=True, exclude=set(HOW))
+    return {"task": "restore", "version": __version__, "model_sha256": sha256, **asked}
+
+
+def generated_head(options: RestoreOptions, sha256: str, engine: str, seed: int) -> dict[str, Any]:
+    """The first part of a report on a result of a diffusion model."""
+    how = options.model_dump(mode="json", include={*OF_DIFFUSION, "samples"})
+    return head(options, sha256) | {"engine": engine, "seed": seed} | how
 
 
 def report(
@@ -37,13 +49,7 @@ def report(
         *(["tints"] if options.colorize else []),
     ]
     weights = {part: sha256(part) for part in parts}
-    asked = options.model_dump(mode="json", exclude_defaults=True, exclude=set(HOW))
-    out: dict[str, Any] = {
-        "task": "restore",
-        "version": __version__,
-        "model_sha256": weights if len(weights) > 1 else next(iter(weights.values())),
-        **asked,
-    }
+    out = head(options, weights if len(weights) > 1 else next(iter(weights.values())))
     if not options.only_fills:
         said.pop("largest_change_elsewhere", None)
     if options.denoise is not None:

@@ -94,17 +94,17 @@ class Stage:
         self.channels = 1 if options.colorize else photo.values.shape[2]
         # whether the stage only fills holes: all known pixels stay, except for color if it is
         # requested
-        self.only_fills = options.only == "gaps"
+        self.keeps_known = options.only == "gaps"
         # the holes that patches fill, and the hidden pixels that are left to the network
         self.wide_holes = self._wide_holes()
         self.gaps = self._gaps()
         self.grain = self.noise.grain if options.only == "noise" else None
         # pixels around a window that the network also sees; grain is removed on two scales
-        self.margin = FILLS_MARGIN if self.only_fills or self.grain is not None else MARGIN
+        self.margin = FILLS_MARGIN if self.keeps_known or self.grain is not None else MARGIN
 
     def window(self, rows: slice, columns: slice) -> Tensor:
         """The restored picture (1, channels, h, w) in a window of the result."""
-        if self.only_fills and not self.gaps[rows, columns].any():
+        if self.keeps_known and not self.gaps[rows, columns].any():
             return self._measured(rows, columns)[0].expand(-1, self.channels, -1, -1)  # as it is
         y, known = self._enlarged_input(rows, columns)
         planes = restorer_planes(
@@ -155,7 +155,7 @@ class Stage:
 
         If the stage only fills holes, known pixels keep the file's own values.
         """
-        if not self.only_fills or self.hidden is None:
+        if not self.keeps_known or self.hidden is None:
             return made
         own = self.photo.values[rows, columns]
         if self.options.colorize:
@@ -165,7 +165,7 @@ class Stage:
     def _wide_holes(self) -> NDArray[np.bool_] | None:
         """Return the holes that patches fill; None if patches fill no holes."""
         chosen = self.options.engine
-        if self.hidden is None or not self.only_fills or chosen == "network":
+        if self.hidden is None or not self.keeps_known or chosen == "network":
             return None
         if not self.engine.has_specialists and chosen == "auto":
             return None  # a custom network also fills wide holes
@@ -188,7 +188,7 @@ class Stage:
             out["quality"] = self.quality
         if self.hidden is not None:
             out["made_anew"] = round(float(self.hidden.mean()), 6)
-        if self.only_fills and self.hidden is not None and not options.colorize:
+        if self.keeps_known and self.hidden is not None and not options.colorize:
             out["largest_change_elsewhere"] = largest_change(
                 made.values, self.photo.values, ~self.hidden
             )
