@@ -5,6 +5,7 @@ import re
 
 import diffusers
 import numpy as np
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -106,10 +107,51 @@ def test_other_names_give_the_same_weights(tiny, lora, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [f"text_encoder.{TEXT}.lora_A", f"lora_te_{TEXT.replace('.', '_')}.lora_down"]
+    "noted",
+    [
+        {"unet.use_rslora": True},
+        {"unet.lora_alpha": 3, "unet.use_rslora": True},
+        {"unet.lora_alpha": 3, "unet.alpha_pattern": {"to_k": 5}},
+    ],
+)
+def test_pefts_settings_scale_as_in_diffusers(tiny, lora, tmp_path, noted):
+    """One step of the U-Net, with a rank of 2."""
+    settings = {"unet.r": 2, "unet.lora_alpha": 2, "unet.target_modules": ["to_k"]} | noted
+    weights = {k: v for k, v in load_file(lora / FILE).items() if "to_k" in k}
+    (tmp_path / "noted").mkdir()
+    notes = {"lora_adapter_metadata": json.dumps(settings)}
+    save_file(weights, tmp_path / "noted" / FILE, notes)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(str(tiny), safety_checker=None)
+    pipe.load_lora_weights(str(tmp_path / "noted"))
+    pipe.fuse_lora()
+    theirs = pipe.unet.get_submodule(LINEAR)
+    want = getattr(theirs, "base_layer", theirs).weight
+    ours = load(tiny, loras=[str(tmp_path / "noted")]).network.get_submodule(LINEAR).weight
+    assert torch.allclose(ours, want, atol=1e-5)
+
+
+def test_pefts_own_folder(tiny, tmp_path):
+    unet = diffusers.UNet2DConditionModel.from_pretrained(str(tiny), subfolder="unet")
+    how = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["to_k"], init_lora_weights=False)
+    wrapped = peft.get_peft_model(unet, how)
+    wrapped.save_pretrained(tmp_path / "peft")
+    want = wrapped.merge_and_unload().get_submodule(LINEAR).weight
+    ours = load(tiny, loras=[str(tmp_path / "peft")]).network.get_submodule(LINEAR).weight
+    assert torch.allclose(ours, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"text_encoder.{TEXT}.lora_A",
+        f"text_encoder.{TEXT}.lora_linear_layer.down",
+        f"text_encoder.{TEXT.removeprefix('text_model.')}.lora_linear_layer.down",
+        f"base_model.model.{TEXT}.lora_A",
+        f"lora_te_{TEXT.replace('.', '_')}.lora_down",
+    ],
 )
 def test_the_text_encoder_is_changed_too(tiny, tmp_path, name):
-    other = name.replace("lora_A", "lora_B").replace("lora_down", "lora_up")
+    other = name.replace("lora_A", "lora_B").replace("down", "up")
     path = tmp_path / "text.safetensors"
     save_file({f"{name}.weight": torch.ones(1, 32), f"{other}.weight": torch.ones(32, 1)}, path)
     before, after = load(tiny), load(tiny, loras=[f"{path}:0.5"])

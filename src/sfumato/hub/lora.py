@@ -2,17 +2,20 @@
 
 A layer's weight W becomes ``W + scale (alpha / rank) B A``, where A has few rows and B few columns.
 The update is merged once, when a model is loaded, so it costs nothing afterwards. Files may use the
-tensor names of diffusers and PEFT (``unet.….lora_A.weight``), of older diffusers
-(``.lora.down.weight``) or of kohya (``lora_unet_….lora_down.weight``). New files get PEFT's names.
+tensor names of diffusers and PEFT (``unet.….lora_A.weight``, ``base_model.model.….lora_A.weight``),
+of older diffusers (``.lora.down.weight``, ``.lora_linear_layer.down.weight``) or of kohya
+(``lora_unet_….lora_down.weight``). New files get PEFT's names.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,9 +29,10 @@ from sfumato.hub.files import PICKLES, read_weights
 from sfumato.hub.names import unet_name
 from sfumato.runtime import atomic
 
+BASE = "base_model"  # first part of the names in PEFT's own folders
 FILE = "pytorch_lora_weights.safetensors"  # the file that diffusers looks for in a folder
 FORMAT = re.compile(
-    r"(?P<layer>.+?)(?:\.lora_(?P<peft>A|B)|\.lora[._](?P<old>down|up))\.weight|"
+    r"(?P<layer>.+?)(?:\.lora_(?P<peft>A|B)|\.lora(?:_linear_layer)?[._](?P<old>down|up))\.weight|"
     r"(?P<scaled>.+)\.alpha"
 )
 
@@ -122,7 +126,7 @@ def read_lora(path: Path) -> dict[str, Change]:
             )
         kind = match["peft"] or {"down": "A", "up": "B"}.get(match["old"] or "", "alpha")
         parts.setdefault(match["layer"] or match["scaled"], {})[kind] = value
-    alphas = _alphas(path)
+    settings = _settings(path)
     changes = {}
     for layer, found in parts.items():
         if not {"A", "B"} <= found.keys():
@@ -132,27 +136,50 @@ def read_lora(path: Path) -> dict[str, Change]:
         rank = found["A"].shape[0]
         if not rank or ("alpha" in found and found["alpha"].numel() != 1):
             raise ModelError(f"{path}: {layer} has rank 0, or more than one alpha")
-        alpha = float(found["alpha"]) if "alpha" in found else alphas.get(layer.split(".")[0], rank)
-        changes[layer] = Change(found["A"], found["B"], float(alpha))
+        if "alpha" in found:
+            alpha = float(found["alpha"])
+        else:
+            alpha = _alpha(layer, rank, settings.get(layer.split(".")[0], {}))
+        changes[layer] = Change(found["A"], found["B"], alpha)
     if not changes:
         raise ModelError(f"{path} holds no weights")
     return changes
 
 
-def _alphas(path: Path) -> dict[str, float]:
-    """Read the alpha of each component from PEFT's metadata in the file."""
+def _settings(path: Path) -> dict[str, dict[str, Any]]:
+    """Read PEFT's settings of each component: from the file's metadata (keys such as
+    ``unet.lora_alpha``), or for a folder of PEFT from ``adapter_config.json`` beside the file.
+    """
+    beside = path.parent / "adapter_config.json"
     try:
+        if beside.is_file():
+            found = json.loads(beside.read_text("utf-8"))
+            return {BASE: found} if isinstance(found, dict) else {}
         with safe_open(path, "pt") as opened:
             noted = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    except (SafetensorError, ValueError, RecursionError):
+    except (SafetensorError, OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(noted, dict):
-        return {}
-    return {
-        key.removesuffix(".lora_alpha"): float(value)
-        for key, value in noted.items()
-        if key.endswith(".lora_alpha") and isinstance(value, int | float)
-    }
+    settings: dict[str, dict[str, Any]] = {}
+    for key, value in noted.items() if isinstance(noted, dict) else ():
+        component, _, name = key.partition(".")
+        settings.setdefault(component, {})[name] = value
+    return settings
+
+
+def _alpha(layer: str, rank: int, settings: Mapping[str, Any]) -> float:
+    """Return the alpha of a layer by PEFT's settings; the rank if they name none.
+
+    With ``use_rslora``, PEFT divides by the square root of the rank.
+    """
+    alpha = settings.get("lora_alpha")
+    patterns = settings.get("alpha_pattern")
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        if re.fullmatch(rf"(?:.*\.)?{re.escape(pattern)}", layer):
+            alpha = value
+            break
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        return float(rank)
+    return alpha * math.sqrt(rank) if settings.get("use_rslora") is True else float(alpha)
 
 
 def merge(network: UNet, encoders: Sequence[TextEncoder], path: Path, scale: float = 1.0) -> None:
@@ -194,6 +221,9 @@ def merge(network: UNet, encoders: Sequence[TextEncoder], path: Path, scale: flo
 def _plain(name: str) -> str:
     """Normalize a layer's name to a form that all spellings share."""
     name = re.sub(r"\.processor\.(to_\w+?)(_lora)?$", r".\1", name)
+    name = re.sub(rf"^{BASE}\.model\.(?=text_model\.)", "text_encoder.", name)
+    name = re.sub(rf"^{BASE}\.model\.", "unet.", name)
+    name = re.sub(r"^(text_encoder(?:_2)?)\.encoder\.", r"\1.text_model.encoder.", name)
     return re.sub(r"^lora_te_", "lora_te1_", name).replace(".", "_")
 
 
