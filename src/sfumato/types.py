@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corrupted:
     """The result of a corruption.
 
@@ -77,7 +77,7 @@ class Space(Protocol):
 Watch = Callable[[Tensor, Tensor], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Condition:
     """Everything that a network can be conditioned on; each part may be absent.
 
@@ -131,7 +131,7 @@ sampler uses a model only through this function.
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One step of a sampler.
 

@@ -107,6 +107,8 @@ def test_the_command(run, tiny):
     assert code == 2 and "NAME=VALUE" in err
     code, _, err = run("create", "a red apple", "--model", tiny, "--then", "x", "--steps", 3)
     assert code == 2 and "--then-step" in err
+    code, _, err = run("create", "a red apple", "--model", tiny, "--then-step", 2)
+    assert code == 2 and "changes nothing" in err
 
 
 @pytest.mark.parametrize(

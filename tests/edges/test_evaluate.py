@@ -159,10 +159,21 @@ def test_lpips_where_it_can_be_had(photos, tmp_path, monkeypatch):
     lpips.cache_clear()
 
 
+def test_pictures_without_room_or_color_are_left_out(photos):
+    Image.new("RGB", (64, 64), "red").save(photos / "small.png")
+    Image.new("L", (80, 80), 90).save(photos / "gray.png")
+    for words, name in ((["--fill", "boxes"], "small.png"), (["--colorize"], "gray.png")):
+        command = ["evaluate", "restore", str(photos), *words, "--method", "input"]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 3, result.output
+        assert f"left out: {name}: " in result.stderr
+        assert "inf dB" not in result.stdout.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("task", "amount", "method", "message"),
     [
-        ("denoise", -1, "input", "within 0 to 255"),
+        ("denoise", -1, "input", "above 0 and at most 255"),
         ("enlarge", 9, "bicubic", "not between"),
         ("denoise", 25, "bicubic", "unknown method"),
         ("fill", "holes", "input", "unknown shape"),

@@ -413,6 +413,11 @@ def test_command(tiny, tmp_path, monkeypatch, capsys):
     ):
         code, _, err = run("explain", *words_)
         assert (code, sentence in err) == (2, True), err
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "trace.json").write_text("mine")
+    code, _, err = run("explain", "a", *common, "--output", "x.html", "--trace", "precious")
+    assert code == 2 and "precious is not empty" in err
+    shutil.rmtree(tmp_path / "precious")
     assert (tmp_path / "explained.html").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["explained.html"]
     assert run("create", "a red apple", *common, "--output", "a.png")[0] == 0

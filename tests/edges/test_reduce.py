@@ -1,5 +1,6 @@
 """sfumato reduce: every kind of data, the report, and wrong input."""
 
+import copy
 import gzip
 import io
 import json
@@ -496,3 +497,40 @@ def test_columns_of_a_table_are_standardized():
     pca = [next(t.error for t in f.trials if t.method == "PCA") for f in (found, raw)]
     assert pca[0] < 2 < pca[1] * 10, "in deviations, and in units"
     assert "standardized" in found.verdict()[-1] and "own units" in raw.verdict()[-1]
+
+
+def test_a_perfect_fit_gives_no_ratio(tmp_path):
+    line = np.linspace(0, 1, 40)[:, None] @ np.ones((1, 6))
+    found = sfumato.reduce(line, ReduceOptions(codes=(1,), epochs=1))
+    assert any("rises from 0 to" in sentence for sentence in found.verdict())
+    assert found == found and found != copy.copy(found), "arrays are not compared"
+
+
+def test_a_measured_number_is_no_label(run, tmp_path):
+    rows = "".join(f"{k},{k * k % 7},{k % 3},{k / 7}\n" for k in range(30))
+    (tmp_path / "t.csv").write_text(f"a,b,c,target\n{rows}")
+    code, _, err = run("reduce", "t.csv", "--codes", 2, "--epochs", 1, "--output", "r")
+    assert code == 0 and "more than half of the labels occur once" in err
+    told = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert not any("knn_accuracy" in trial for trial in told["trials"])
+
+
+def test_a_split_is_used_and_not_called_left_out(run, tmp_path):
+    parts = ["train"] * 20 + ["test"] * 10
+    rows = "".join(f"{k},{k * k % 7},{k % 3},{part}\n" for k, part in enumerate(parts))
+    (tmp_path / "t.csv").write_text(f"a,b,c,split\n{rows}")
+    code, _, err = run("reduce", "t.csv", "--codes", 2, "--epochs", 1, "--output", "r")
+    assert code == 0 and "split" not in err
+    (tmp_path / "q").mkdir()
+    (tmp_path / "q" / "map.png").write_bytes(b"mine")
+    code, _, err = run("reduce", "t.csv", "--codes", 2, "--epochs", 1, "--output", "q")
+    assert code == 2 and "map.png exists already" in err
+
+
+def test_one_column_and_texts_with_numbers_are_told(run, tmp_path):
+    (tmp_path / "one.csv").write_text("a\n" + "".join(f"{k}\n" for k in range(20)))
+    assert "at least two are needed" in run("reduce", "one.csv", "--codes", 1)[2]
+    words = ("apple pear", "ship wave", "car road")
+    lines = "".join(f"{words[k % 3]} {k},{k}\n" for k in range(12))
+    (tmp_path / "text.csv").write_text(f"text,n\n{lines}")
+    assert "n: not used, because the column text" in "\n".join(read(tmp_path / "text.csv").notes)

@@ -875,7 +875,7 @@ def test_what_a_shrunk_gray_result_differs_by_is_told(repairer):
         (["--denoise=much"], "write auto or a number"),
         (["--noise-level", "much"], "write auto or a number"),
         (["--denoise", "much"], "much does not exist"),
-        (["--denoise", "-3"], "within 0 to 255"),
+        (["--denoise", "-3"], "above 0 and at most 255"),
         (["--dejpeg", "0"], "within 1 to 100"),
         (["--dejpeg", "2.5"], "auto or a whole number"),
         (["--fill-color", "red"], "#rrggbb"),

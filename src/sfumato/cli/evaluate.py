@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,7 +61,11 @@ def restore(
         note(f"left out: {sentence}")
     if not scores:
         raise OptionError(f"none of the pictures in {data} could be measured")
-    psnr, ssim = (statistics.fmean(getattr(s, name) for s in scores) for name in ("psnr", "ssim"))
+    decibels = [s.psnr for s in scores if math.isfinite(s.psnr)]
+    if exact := len(scores) - len(decibels):
+        note(f"{exact} restored exactly: an infinite PSNR is not part of the mean")
+    psnr = statistics.fmean(decibels) if decibels else math.inf
+    ssim = statistics.fmean(s.ssim for s in scores)
     distances = [s.lpips for s in scores if s.lpips is not None]
     lpips = statistics.fmean(distances) if distances else None
     say(_line(psnr, ssim, lpips, f"mean of {len(scores)}"), err=as_json)

@@ -121,6 +121,8 @@ def _check_places(output: Path, trace: Path | None, *, overwrite: bool) -> None:
     if output.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"{output}: the page is an HTML file; give a name that ends in .html")
     check_file(output, overwrite=overwrite)
+    if trace is not None and trace.is_dir() and any(trace.iterdir()) and not overwrite:
+        raise OptionError(f"{trace} is not empty; give another folder, or --overwrite")
     for folder in (output.parent, trace):
         if folder is not None:
             check_folder(folder)

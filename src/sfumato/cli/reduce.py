@@ -37,11 +37,12 @@ def reduce(
     from sfumato.errors import OptionError
     from sfumato.runtime import check_file, check_folder
     from sfumato.tasks.reduce.compare import gather
-    from sfumato.tasks.reduce.report import ready
+    from sfumato.tasks.reduce.report import FILES, ready
 
     options = ReduceOptions.build(given(values))
     check_folder(output)
-    check_file(output / "report.html", overwrite=overwrite)
+    for name in FILES:
+        check_file(output / name, overwrite=overwrite)
     if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
         raise OptionError(
             f"{output} lies in {data}: the report's pictures would be read as data; give another "

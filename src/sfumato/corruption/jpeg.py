@@ -33,7 +33,8 @@ class JPEG:
 
     def __post_init__(self) -> None:
         if not 1 <= self.low <= self.high <= 100:
-            raise OptionError(f"JPEG quality {self.low}-{self.high} is not within 1 to 100")
+            asked = self.low if self.low == self.high else f"{self.low}-{self.high}"
+            raise OptionError(f"JPEG quality {asked} is not within 1 to 100")
 
     def __str__(self) -> str:
         return f"jpeg:{self.low}" if self.low == self.high else f"jpeg:{self.low}-{self.high}"

@@ -28,7 +28,7 @@ def to_unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float3
     """Scale brightness to [0, 1].
 
     The range that is scaled starts at 0, or at the minimum if there are negative values. It ends at
-    `top`; without `top`, at the maximum of the values, or at 1 if the maximum is smaller.
+    `top`; without `top`, at the maximum of the values, but at least at 1.
     """
     finite = values[np.isfinite(values)]
     low = min(0.0, float(finite.min(initial=0)))

@@ -47,7 +47,7 @@ SUFFIXES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Photo:
     """A picture and the metadata of its file.
 
@@ -244,8 +244,9 @@ def _converted(opened: Image.Image) -> Photo:
     if picture.mode in SIXTEEN:
         return Photo(_sixteen(np.asarray(picture)), profile=profile, notes=tuple(notes))
     if picture.mode == "F":
-        notes.append("floating-point values were converted to 8 bits")
         values = np.asarray(picture, np.float64)
+        top = image.brightest("F", np.where(np.isfinite(values), values, 0))
+        notes.append(f"floating-point values of 0 to {top:g} were converted to 8 bits")
         return Photo(image.eight_bits("F", values)[..., None], notes=tuple(notes))
     clear = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
     gray = picture.mode in ("L", "LA", "La", "1")

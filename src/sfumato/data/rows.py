@@ -39,7 +39,7 @@ ARRAYS = ("images", "pictures", "x", "data", "x_train", "arr_0")
 SIDE = 32  # side in pixels for large pictures and pictures of different sizes, if no size is given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """A data set.
 
@@ -367,6 +367,11 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     numeric = [name for name in number_columns(table) if name != known]
     text = text_column(table)
     if text is not None and text not in numeric:
+        if numeric:
+            notes.append(
+                f"{', '.join(numeric)}: not used, because the column {text} makes this a table of "
+                "documents"
+            )
         return Table(
             "documents",
             texts=["" if t is None else str(t) for t in table[text].to_pylist()],
@@ -380,5 +385,6 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
             f"{', '.join(names)}"
         )
     rows = np.stack([table[n].cast("float32", safe=False).to_numpy() for n in numeric], axis=1)
-    left_out = [f"column {n}: no numbers" for n in names if n not in numeric and n != known]
+    used = {*numeric, known, "split"}
+    left_out = [f"column {n}: no numbers" for n in names if n not in used]
     return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out, notes=notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from sfumato.config import Config
 from sfumato.denoiser.denoiser import prediction
 from sfumato.denoiser.precondition import Times
 from sfumato.errors import ConfigError
+from sfumato.hub.files import read_json
 from sfumato.sampler.registry import sampler_name
 from sfumato.sampler.schedule import Rule, shaped, spaced
 
@@ -77,6 +79,8 @@ class SchedulerConfig(Config):
         """Read a diffusers config; the defaults of missing keys depend on the scheduler class."""
         kind = str(data.get("_class_name", "DDIMScheduler"))
         stochastic = data.get("algorithm_type") == "sde-dpmsolver++"
+        if kind == "DEISMultistepScheduler":  # its sampler is not implemented
+            data = {k: v for k, v in data.items() if k != "algorithm_type"}
         wrong = [
             k
             for k, form in ONLY.items()
@@ -162,3 +166,11 @@ class Defaults(Config):
     styles: dict[str, str] = {}  # name of a style -> its words in the prompt
     description: str = ""
     license: str = Field("", validation_alias=AliasChoices("license", "licence"))
+
+
+def defaults_of(folder: Path, *, xl: bool = False) -> Defaults:
+    """Read ``sfumato.json`` of a model's folder; without it, return the defaults of SD or SD XL."""
+    own = folder / "sfumato.json"
+    if own.exists():
+        return Defaults.read(read_json(own), str(own))
+    return Defaults(guidance_scale=5.0) if xl else Defaults()

@@ -7,7 +7,7 @@ from typing import Any
 
 from sfumato.hub import single
 from sfumato.hub.catalog import model_path, restorer_folder, restorers
-from sfumato.hub.config import Defaults
+from sfumato.hub.config import Defaults, defaults_of
 from sfumato.hub.files import digest, in_pixels, part, read_json, weight_file
 from sfumato.hub.load import STUDENT
 from sfumato.hub.lora import FILE, is_lora, lora_file, read_lora
@@ -53,9 +53,8 @@ def _file(name: str, path: Path) -> dict[str, Any]:
 
 
 def _folder(name: str, folder: Path) -> dict[str, Any]:
-    own = folder / "sfumato.json"
-    defaults = Defaults.read(read_json(own), str(own)) if own.exists() else Defaults()
     index = read_json(folder / "model_index.json")
+    defaults = defaults_of(folder, xl="text_encoder_2" in index)
     unet = read_json(part(folder, "unet") / "config.json")
     vae = folder / "vae" / "config.json"
     side = (unet.get("sample_size") or 64) * (
@@ -75,8 +74,7 @@ def _folder(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _restorer(name: str, folder: Path) -> dict[str, Any]:
-    own, weights = folder / "sfumato.json", weight_file(folder)
-    defaults = Defaults.read(read_json(own), str(own)) if own.exists() else Defaults()
+    defaults, weights = defaults_of(folder), weight_file(folder)
     return {
         "name": name,
         "description": defaults.description,

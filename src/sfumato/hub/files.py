@@ -224,7 +224,7 @@ def fingerprint(*networks: nn.Module) -> str:
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file; cached until the file changes.
 
-    The digest of an index is the SHA-256 over the digests of the files that it names.
+    For the index file of sharded weights, it is the SHA-256 over the digests of the shards.
     """
     if path.name.endswith(INDEX):
         return hashlib.sha256("".join(digest(part) for part in shards(path)).encode()).hexdigest()

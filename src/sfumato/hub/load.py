@@ -23,7 +23,7 @@ from sfumato.denoiser.unet import PlainUNetConfig, UNet, UNetConfig
 from sfumato.errors import ModelError
 from sfumato.hub import single
 from sfumato.hub.catalog import model_path
-from sfumato.hub.config import Defaults, SchedulerConfig
+from sfumato.hub.config import Defaults, SchedulerConfig, defaults_of
 from sfumato.hub.files import (
     decoded_in,
     digest,
@@ -324,9 +324,7 @@ def _folder(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
     )
     xl = "text_encoder_2" in index
     texts = [_text(folder, suffix, dtype, xl=xl) for suffix in (("", "_2") if xl else ("",))]
-    own = folder / "sfumato.json"
-    usual = Defaults(guidance_scale=5.0) if xl else Defaults()
-    defaults = Defaults.read(read_json(own), str(own)) if own.exists() else usual
+    defaults = defaults_of(folder, xl=xl)
     zero_empty = bool(index.get("force_zeros_for_empty_prompt", False))
     return single.Parts(
         weight_file(folder / "unet"), unet, space, texts, scheduler, defaults, zero_empty

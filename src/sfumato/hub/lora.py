@@ -37,7 +37,7 @@ FORMAT = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Change:
     """Low-rank update of one layer.
 

@@ -80,6 +80,8 @@ ALIASES: dict[str, str] = {
     "dpmpp2sa": "dpmpp_2s_ancestral",
     # not implemented; dpmpp_2m is nearest: deterministic, second order, one evaluation per step
     "dpmsolversinglestep": "dpmpp_2m",
+    "deismultistep": "dpmpp_2m",
+    "tcd": "lcm",  # not implemented; like LCM, for networks distilled to a few steps
     "unipcmultistep": "unipc",
     "uni_pc": "unipc",
 }

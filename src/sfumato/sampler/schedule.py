@@ -63,9 +63,9 @@ def linspace(table: Tensor, steps: int) -> Tensor:
 
 
 def sgm_uniform(table: Tensor, steps: int) -> Tensor:
-    """The timesteps of :func:`uniform` for ``steps + 1`` steps, without the last one.
+    """The noise levels of :func:`uniform` for ``steps + 1`` steps, without the last one.
 
-    This is timestep 0, at which there is almost no noise.
+    The omitted level belongs to timestep 0 and has almost no noise.
     """
     return at_times(table, torch.linspace(len(table) - 1, 0, steps + 1, dtype=torch.float64)[:-1])
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from sfumato.config import Config
@@ -23,17 +24,18 @@ EPS = 1e-6  # of every group norm in this network, as in the reference implement
 class AutoencoderConfig(Config):
     """Config in ``vae/config.json``.
 
-    If only one value of a diffusers key is supported, the type of the key allows only this value.
+    Keys of diffusers for which one value is supported have a ``Literal`` type with this value, so
+    any other value is an error.
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
+    in_channels: int = Field(3, ge=1)
+    out_channels: int = Field(3, ge=1)
     down_block_types: tuple[Literal["DownEncoderBlock2D"], ...] = ("DownEncoderBlock2D",) * 4
     up_block_types: tuple[Literal["UpDecoderBlock2D"], ...] = ("UpDecoderBlock2D",) * 4
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    latent_channels: int = 4
-    norm_num_groups: int = 32
+    block_out_channels: tuple[int, ...] = Field((128, 256, 512, 512), min_length=1)
+    layers_per_block: int = Field(2, ge=0)
+    latent_channels: int = Field(4, ge=1)
+    norm_num_groups: int = Field(32, ge=1)
     sample_size: int = 512
     # 1 / standard deviation of the latents, in the checkpoints released by Rombach et al. 2022
     scaling_factor: float = 0.18215
@@ -180,6 +182,7 @@ class AutoencoderKL(nn.Module):
     Examples
     --------
     >>> import torch
+    from pydantic import Field
     >>> space = AutoencoderKL(AutoencoderConfig(
     ...     block_out_channels=(32, 32), layers_per_block=1,
     ...     down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,

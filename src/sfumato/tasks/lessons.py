@@ -101,7 +101,7 @@ def lesson(options: LessonOptions) -> Iterator[Progress | Learned]:
     --------
     >>> points = [(t / 20, t / 20, 1) for t in range(20)]
     >>> *_, end = lesson(LessonOptions(lesson="outliers", points=points, steps=2))
-    >>> end.about["pca"]["clean"]["error"] < 1e-9  # a line is all that PCA needs
+    >>> end.about["pca"]["clean"]["error"] < 1e-9  # the points lie on a line
     True
     """
     match options.lesson:

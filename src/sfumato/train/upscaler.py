@@ -46,7 +46,7 @@ class UpscalerJob:
 
     The clean signal is the large picture minus the enlarged small one (:class:`Detail`).
 
-    Half of the small pictures are the large ones, averaged over blocks of 4x4 pixels. The others
+    Half of the small pictures are made by averaging the large ones over 4x4 pixels. The others
     pass through the model's autoencoder with noise on their latents, so that they have the flaws of
     generated pictures. All small pictures get a little noise (Ho et al. 2021, arXiv:2106.15282,
     section 4).

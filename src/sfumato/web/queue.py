@@ -104,7 +104,7 @@ class Queue:
         self.task = asyncio.create_task(self._work())
 
     def dismiss(self) -> None:
-        """End the watching of all jobs, because the server stops."""
+        """Tell all watchers of jobs that the server is stopping."""
         self.closing = True
         for identity in list(self.watchers):
             self._send(identity, Update("stopping", {}))

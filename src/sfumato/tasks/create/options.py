@@ -177,6 +177,8 @@ class CreateOptions(Options):
             raise OptionError(
                 "--then and --then-guidance-scale need --then-step, the step from which they apply"
             )
+        if self.then_step is not None and not changed:
+            raise OptionError("--then-step changes nothing without --then or --then-guidance-scale")
         return self
 
     @field_validator("size", mode="before")

@@ -45,7 +45,7 @@ Method = Callable[["Damaged"], Tensor]
 """Restores a damaged picture to (1, C, H, W) with values 0 to 255."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Damaged:
     """A clean picture and its damaged version.
 
@@ -154,14 +154,14 @@ def damage(
     gray: bool = False,
     left_out: Callable[[str], None] | None = None,
 ) -> Iterator[Damaged]:
-    """Yield each picture with its damage, which is the same at every call."""
+    """Yield the clean and the damaged version of each picture; every call gives the same damage."""
     if task == "fill" and amount not in SHAPES:
         raise unknown("shape to fill", str(amount), SHAPES)
     number = _number(task, amount)
     if task == "colorize" and gray:
         raise OptionError("--colorize needs pictures in color: leave --gray out")
     if task == "denoise" and not 0 < number <= 255:
-        raise OptionError(f"sigma {number:g} is not within 0 to 255")
+        raise OptionError(f"sigma {number:g} is not above 0 and at most 255")
     if task == "enlarge":
         Downscale(number)  # refuses an invalid factor
     if task == "dejpeg":
@@ -175,7 +175,16 @@ def damage(
             left_out(str(error))
             continue
         values = np.asarray(picture.convert("L") if gray else picture, np.float64)
-        yield spoil(sample.name, values, task, amount)
+        try:
+            if task == "colorize" and (values == values[..., :1]).all():
+                raise PictureError("it has no color to restore")
+            damaged = spoil(sample.name, values, task, amount)
+        except (OptionError, PictureError) as error:  # too small for the damage, or gray
+            if left_out is None:
+                raise
+            left_out(f"{sample.name}: {error}")
+            continue
+        yield damaged
 
 
 def _read(sample: Sample, factor: float) -> Image.Image:

@@ -41,7 +41,7 @@ SMALL = 128
 RIDGE = 1e-3  # ridge penalty of the linear decoder, for latents with standard deviation 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenoisingProbe:
     """The finished picture with noise added, as in training, and the model's denoised estimate.
 
@@ -64,7 +64,7 @@ class DenoisingProbe:
     decoded: dict[str, Image.Image]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reconstruction:
     """A picture that was encoded and decoded by the autoencoder.
 
@@ -81,7 +81,7 @@ class Reconstruction:
     psnr: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One sampling run and the experiments with its picture.
 
@@ -107,7 +107,7 @@ class Run:
     label: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explained:
     """The runs of an explanation, and comparisons between them.
 

@@ -58,7 +58,7 @@ class Word:
     place: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepTrace:
     """Record of one sampler step.
 
@@ -133,7 +133,7 @@ class StepTrace:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """A generated picture and the record of its sampling run.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sfumato.errors import DataError, OptionError
 from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, squared_error
 from sfumato.tasks.reduce.options import ReduceOptions
+from sfumato.tasks.reduce.results import Outliers, Trial, verdict
 from sfumato.types import Progress
 
 RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbors for retrieval precision
@@ -30,60 +31,7 @@ PICTURES_PER_ROW = 12  # pictures in a row of reconstructions
 GRID_SIDE = 20  # side of the grid of codes that is decoded for a map
 
 
-@dataclass(frozen=True)
-class Trial:
-    """The result of one method at one code length.
-
-    Attributes
-    ----------
-    method : str
-    codes : int
-    error : float
-        Squared error, summed over the values of a row and averaged over the test rows.
-    seconds : float
-        Fitting time.
-    parameters : int
-    accuracy : dict
-        k-NN accuracy, keyed by k; empty without labels.
-    precision : dict
-        Retrieval precision, keyed by the number of neighbors; empty if the rows are not documents
-        with labels.
-    average_precision : float, optional
-        Mean average precision of retrieval; None if the rows are not documents with labels.
-    test : array
-        Codes of the test rows.
-    again : array
-        The first test rows, reconstructed.
-    decoded_map : array, optional
-        For pictures and codes of length 2: rows decoded from a grid of `GRID_SIDE` x `GRID_SIDE`
-        codes over the range of the test codes; the second code value varies slowest, and both
-        values ascend.
-    """
-
-    method: str
-    codes: int
-    error: float
-    seconds: float
-    parameters: int
-    accuracy: dict[int, float]
-    precision: dict[int, float]
-    average_precision: float | None
-    test: NDArray[Any] = field(repr=False)
-    again: NDArray[Any] = field(repr=False)
-    decoded_map: NDArray[Any] | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Outliers:
-    """Errors of a method on clean test rows, after fits to clean and to contaminated rows."""
-
-    method: str
-    codes: int
-    clean: float
-    contaminated: float
-
-
-@dataclass
+@dataclass(eq=False)  # arrays have no single truth value
 class Comparison:
     """Data, options and results of a comparison."""
 
@@ -103,44 +51,7 @@ class Comparison:
         The sentences give the best method at each length, whether the linear method suffices, and
         the effect of outliers.
         """
-        lines = []
-        linear = _methods(self)[0]
-        for k in sorted({t.codes for t in self.trials}):
-            here = sorted((t for t in self.trials if t.codes == k), key=lambda t: t.error)
-            best, base = here[0], next(t for t in here if t.method == linear)
-            given = f"With codes of length {k}"
-            if best.method == linear:
-                lines.append(
-                    f"{given} {linear} wins, with error {base.error:.4g}; the next is the "
-                    f"{here[1].method} with {here[1].error:.4g}."
-                )
-            elif best.error > 0.95 * base.error:
-                lines.append(
-                    f"{given} {linear} is enough: its error {base.error:.4g} is within 5 % "
-                    f"of the {best.method}'s {best.error:.4g}."
-                )
-            else:
-                less = 100 * (1 - best.error / base.error)
-                lines.append(
-                    f"{given} the {best.method} wins: error {best.error:.4g}, {less:.0f} % below "
-                    f"{linear}'s {base.error:.4g}, for {best.seconds:.1f} s of training against "
-                    f"{base.seconds:.2f} s."
-                )
-        for o in self.outliers:
-            name = o.method if o.method in ("PCA", "LSA") else f"the {o.method}"
-            times = o.contaminated / max(o.clean, 1e-12)
-            lines.append(
-                f"With {self.options.outliers:.0%} of the training rows replaced by noise, the "
-                f"error of {name} on clean rows is {times:.2f} times as large."
-            )
-        if self.table.kind == "numbers":
-            scale = (
-                "were standardized, so errors are in units of their standard deviations"
-                if self.options.standardize
-                else "were left in their own units"
-            )
-            lines.append(f"The columns {scale}.")
-        return lines
+        return verdict(self.trials, self.outliers, _methods(self)[0], self.options, self.table.kind)
 
 
 def reduce(
@@ -194,12 +105,20 @@ def gather(source: Path, options: ReduceOptions) -> Table:
     DataError
         If the source has no usable rows; the message gives the reason.
     """
-    table = read(source, size=options.size, label=options.label)
+    table = _without_single_labels(read(source, size=options.size, label=options.label))
     options.check_kind(table.kind)
     if options.limit is None or options.limit >= len(table):
         return table
     chosen = np.random.default_rng(options.seed).permutation(len(table))[: options.limit]
     return table.take(np.sort(chosen))
+
+
+def _without_single_labels(table: Table) -> Table:
+    """Drop labels that name single rows rather than groups, such as measured numbers."""
+    if table.labels is None or 2 * len(set(table.labels.tolist())) <= len(table):
+        return table
+    note = "more than half of the labels occur once: they are not used"
+    return replace(table, labels=None, notes=[*table.notes, note])
 
 
 def start(table: Table, options: ReduceOptions) -> Comparison:
@@ -208,9 +127,9 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     Raises
     ------
     DataError, OptionError
-        For too few rows, for values that are all equal, for a code length that is at least the
-        number of training rows or of values per row, and for a corruption that needs pictures, if
-        the rows are not pictures.
+        If there are too few rows; if all values are equal; if a code length is not smaller than
+        both the number of training rows and the number of values per row; or if the corruption
+        needs pictures and the rows are not pictures.
     """
     if table.shape is None and options.corruption is not None:
         check_for_rows(options.corruption)
@@ -227,6 +146,8 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     if table.kind == "numbers" and options.standardize:
         train, held = _standardized(train, held)
     most = min(train.shape)
+    if train.shape[1] < 2:
+        raise DataError("there is one column of numbers: at least two are needed")
     if max(options.codes) >= most:
         raise OptionError(
             f"{max(options.codes)} codes are too many: {train.shape[0]} rows of {train.shape[1]} "
@@ -346,7 +267,7 @@ def _trial(found: Comparison, method: str, k: int) -> Trial:
     average = None
     if found.train_labels is not None and found.test_labels is not None:
         known, asked = found.train_labels != "", found.test_labels != ""
-        for n in sorted({1, found.options.neighbors}):
+        for n in sorted({1, min(found.options.neighbors, int(known.sum()))}):
             accuracy[n] = knn_accuracy(
                 train[known], found.train_labels[known], test[asked], found.test_labels[asked], n
             )

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato import image
-from sfumato.tasks.reduce.compare import RANKS, Comparison, Trial
+from sfumato.tasks.reduce.compare import RANKS, Comparison
+from sfumato.tasks.reduce.results import Trial
 
 COLORS = (
     "#3465a4",

@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from sfumato import image
-from sfumato.tasks.reduce.compare import GRID_SIDE, Comparison, Trial
+from sfumato.tasks.reduce.compare import GRID_SIDE, Comparison
 from sfumato.tasks.reduce.figures import COLORS, NAMED, marked, palette_of
+from sfumato.tasks.reduce.results import Trial
 
 LISTED = 36  # largest number of items of a lasso that are listed
 SIDE = 64  # width in pixels of the pictures shown

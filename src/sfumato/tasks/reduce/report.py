@@ -48,6 +48,15 @@ def ready() -> None:
         ) from None
 
 
+FIGURES = ("error", "accuracy", "precision", "map")
+FILES = (
+    "report.html",
+    "report.json",
+    "reconstructions.png",
+    *(f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")),
+)
+
+
 def write(found: Comparison, folder: Path, source: str) -> Path:
     """Write ``report.html``, ``report.json`` and the figures; returns the path of the page.
 

@@ -164,9 +164,8 @@ class _Job:
         return torch.cat([sigmas.new_tensor([level]), sigmas[sigmas < level]])
 
     def start(self, streams: Streams, top: float) -> Tensor:
-        """The initial latents: noise.
-
-        If only noise is to be removed, they are the encoded photo with a little noise added.
+        """The initial latents: Gaussian noise; to remove noise alone, the encoded photo plus a
+        little Gaussian noise.
         """
         model = self.model
         factor = model.space.config.factor

@@ -60,7 +60,7 @@ class RestorationNetworks:
 
     @property
     def has_specialists(self) -> bool:
-        """Whether each kind of damage has its own network."""
+        """Whether the bundled networks are used, one for most kinds of damage."""
         return self.own is None
 
     def sha256(self, part: str) -> str:

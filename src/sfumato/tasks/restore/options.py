@@ -105,10 +105,8 @@ class RestoreOptions(Options):
         None, "File of a color photo whose palette --colorize uses.", metavar="PHOTO"
     )
     hints: tuple[tuple[int, int, str], ...] = option(
-        (),
-        "Color that --colorize must give to the pixel at X, Y; can be given several times.",
-        flags="--hint",
-        metavar="X,Y,#rrggbb",
+        (), "Color of the pixel at X, Y for --colorize, which keeps its luminance; can be given
+        several " "times.", flags="--hint", metavar="X,Y,#rrggbb",
     )
     enlarge: float | None = option(None, "Factor of enlargement.", ge=1.5, le=8)
     ensemble: bool = option(
@@ -239,7 +237,7 @@ class RestoreOptions(Options):
         if self.ensemble and not self.structural:
             raise OptionError("--ensemble has no effect on --colorize alone")
         if isinstance(self.denoise, float) and not 0 < self.denoise <= 255:
-            raise OptionError(f"sigma {self.denoise:g} is not within 0 to 255")
+            raise OptionError(f"sigma {self.denoise:g} is not above 0 and at most 255")
         if isinstance(self.dejpeg, int) and not 1 <= self.dejpeg <= 100:
             raise OptionError(f"JPEG quality {self.dejpeg} is not within 1 to 100")
         for text in (self.fill_color, *(color for _, _, color in self.hints)):

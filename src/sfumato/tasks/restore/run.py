@@ -39,7 +39,7 @@ T = TypeVar("T")
 LOOKS, PATCHES = 5, 10  # cost of finding scratches (per window) and of patches, in network windows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Restored:
     """A restored photo.
 

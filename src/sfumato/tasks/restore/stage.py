@@ -35,7 +35,7 @@ class Engine(Protocol):
 
     @property
     def has_specialists(self) -> bool:
-        """Whether each kind of damage has its own network; otherwise one network undoes all."""
+        """Whether most kinds of damage have a network of their own; else one network undoes all."""
         ...
 
     def sha256(self, part: str) -> str:
