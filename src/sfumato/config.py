@@ -130,9 +130,7 @@ class Options(Config):
     @classmethod
     def _paths(cls, data: Any) -> Any:
         return (
-            {k: str(v) if isinstance(v, Path) else v for k, v in data.items()}
-            if isinstance(data, Mapping)
-            else data
+            {k: _without_paths(v) for k, v in data.items()} if isinstance(data, Mapping) else data
         )
 
     @field_validator("*", mode="before")
@@ -154,6 +152,21 @@ class Options(Config):
             ) from None
 
     @classmethod
+    def of(cls, given: Self | Mapping[str, Any] | None) -> Self:
+        """Return the given record, or build one of a mapping; None stands for all defaults.
+
+        Raises
+        ------
+        OptionError
+            If a value is wrong, or `given` is something else.
+        """
+        if isinstance(given, cls):
+            return given
+        if given is None or isinstance(given, Mapping):
+            return cls.build(given or {})
+        raise OptionError(f"options must be a {cls.__name__}, not {_short(given)}")
+
+    @classmethod
     def build(cls, values: Mapping[str, Any]) -> Self:
         """Validate values from the command line or the server; None stands for the default.
 
@@ -163,6 +176,13 @@ class Options(Config):
             If a value is wrong; the message is one sentence that names the option.
         """
         return cls(**{k: v for k, v in values.items() if v is not None})
+
+
+def _without_paths(value: Any) -> Any:
+    """Convert a path, and the paths of a list or tuple, to text."""
+    if isinstance(value, list | tuple):
+        return type(value)(_without_paths(one) for one in value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def flags_of(record: type[Config]) -> dict[str, str]:

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import make_tiny
 
 from sfumato import image, metadata
+from sfumato.cli.command import help_of
+from sfumato.cli.create import inspect as inspect_command
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.errors import OptionError
 from sfumato.hub.catalog import BUNDLED
@@ -988,3 +990,33 @@ def test_what_a_mask_keeps_stays_transparent(run, tiny, tmp_path):
     assert run(*words, "--output", "b.jpg")[0] == 0
     with Image.open("b.jpg") as flat:
         assert flat.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: create("a", 7), "must be a CreateOptions"),
+        (lambda: create([None]), "must be a string"),
+        (lambda: create("a", None, "icons"), "sfumato.load"),
+        (lambda: create([]), "prompt is empty"),
+    ],
+)
+def test_wrong_types_are_told_in_python(call, said):
+    with pytest.raises(OptionError, match=said):
+        call()
+
+
+def test_an_empty_path_is_not_the_current_folder(run, tiny):
+    for words in (["restore", "", "--denoise"], ["index", ""], ["evaluate", "restore", ""]):
+        code, _, err = run(*words, *(["--output", "o"] if words[0] != "evaluate" else []))
+        assert code == 2 and "the path is empty" in err
+
+
+def test_a_change_with_an_unknown_name_is_told(run, tiny):
+    words = ("a", "--model", tiny, "--change", "guidance=1", "--output", "x.html")
+    code, _, err = run("explain", *words)
+    assert code == 2 and "guidance_scale" in err and "unknown option" in err
+
+
+def test_help_is_wrapped_by_the_terminal_only(run):
+    assert "\n" not in help_of(inspect_command)

@@ -534,3 +534,14 @@ def test_one_column_and_texts_with_numbers_are_told(run, tmp_path):
     lines = "".join(f"{words[k % 3]} {k},{k}\n" for k in range(12))
     (tmp_path / "text.csv").write_text(f"text,n\n{lines}")
     assert "n: not used, because the column text" in "\n".join(read(tmp_path / "text.csv").notes)
+
+
+def test_arrays_are_treated_as_files_are():
+    rows = np.random.default_rng(0).normal(size=(30, 6))
+    rows[3, 2] = np.nan
+    found = sfumato.reduce(rows, {"codes": (2,), "epochs": 1, "outliers": 0})
+    assert found.table.skipped == ["row 3: it holds NaN or infinity"]
+    pictures = sfumato.reduce(PIXELS[:40], ReduceOptions(codes=(2,), epochs=1, outliers=0))
+    assert pictures.table.shape == (1, 8, 8)
+    with pytest.raises(DataError, match="an array of shape"):
+        sfumato.reduce(np.zeros(5))

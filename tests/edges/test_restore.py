@@ -3,6 +3,7 @@ sentence.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -1290,3 +1291,32 @@ def test_without_scratches_the_other_repairs_are_done(tmp_path, run):
     code, out, _ = run("restore", tmp_path / "a.png", "--fill-scratches", "--denoise=15",
                        "--sensitivity", 0.1, "--output", tmp_path / "b.png")  # fmt: skip
     assert code == 0 and "inpainted 0.0%" in out
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("scratches", ["--denoise", "9"]),
+        ("gaps", ["--denoise", "9"]),
+        ("photos", ["--clean"]),
+        ("photos", ["--colorize"]),
+    ],
+)
+def test_a_bundled_network_is_refused_for_other_damage(model, words, tmp_path, capsys, monkeypatch):
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    given = (tmp_path / "a.png", "--output", tmp_path / "b.png", "--model", model, *words)
+    code, _, err = run(capsys, monkeypatch, *given)
+    assert code == 2 and f"the bundled network {model} is for" in err
+    if words == ["--denoise", "9"]:
+        monkeypatch.setattr(sys, "argv", ["sfumato", "evaluate", "restore", str(tmp_path), *words])
+        sys.argv += ["--model", model]
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+
+
+def test_options_may_be_a_mapping():
+    made = restore(PHOTO, {"denoise": 5})
+    assert made.report["sigma"] == 5
+    with pytest.raises(OptionError, match="must be a RestoreOptions"):
+        restore(PHOTO, 5)

@@ -456,3 +456,13 @@ def test_wrong_options_are_told_before_photos_are_read(tmp_path, corruption, giv
     Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "a.png")
     with pytest.raises(OptionError, match=message):
         next(train_restorer(tmp_path / "photos", tmp_path / "out", corruption, None, given))
+
+
+def test_pictures_without_a_partner_are_listed(tmp_path):
+    for kind, names in (("clean", "ab"), ("dirty", "ac")):
+        (tmp_path / kind).mkdir()
+        for name in names:
+            Image.new("RGB", (40, 40)).save(tmp_path / kind / f"{name}.png")
+    pairs, skipped = read_pairs(tmp_path, 24)
+    assert len(pairs) == 1
+    assert [line.split(":")[0] for line in skipped] == ["clean/b.png", "dirty/c.png"]

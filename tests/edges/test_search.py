@@ -341,7 +341,7 @@ def test_rows_of_a_csv_are_documents(tmp_path):
         [("fruit", b"apple, pear"), ("car", b"engine\nwheel")],
     )
     (tmp_path / "n.csv").write_text("1,2\n3,4\n")
-    with pytest.raises(DataError, match="is not supported; give a folder of pictures"):
+    with pytest.raises(DataError, match="has no column of texts"):
         items_of(tmp_path / "n.csv")
 
 
@@ -495,3 +495,15 @@ def test_texts_beside_pictures_are_told(run, tmp_path):
     (folder / "notes.txt").write_text("some notes")
     code, _, err = run(*ask)
     assert code == 0 and "1 .txt files are not indexed" in err
+
+
+def test_a_table_without_texts_or_pictures_is_told(tmp_path):
+    (tmp_path / "n.csv").write_text("a,b\n1,2\n3,4\n")
+    with pytest.raises(DataError, match="has no column of texts"):
+        index(tmp_path / "n.csv", tmp_path / "ix")
+
+
+def test_words_that_the_model_does_not_know_are_told(run, tmp_path):
+    index(write_pictures(tmp_path / "in"), tmp_path / "ix", "icons")
+    assert "seems to know no word" in run("search", "ix", "asdfqwer zxcv")[2]
+    assert "seems to know no word" not in run("search", "ix", "dog")[2]

@@ -91,7 +91,7 @@ def test_explain_and_set_other_runs_beside(page):
     page.click("#explain > form:first-child [type=submit]")
     frame.locator("#pictures button >> nth=1").wait_for(timeout=120_000)
     frame.locator("#pictures button >> nth=1").click()
-    assert frame.locator("#branch").inner_text() == 'From step 3 on it followed "a apple".'
+    assert frame.locator("#branch").inner_text() == 'From step 3 on, the text is "a apple".'
     assert "from step 3: a apple" in page.locator("#explain .changes").inner_text()
     # nothing changed is told; a run can be taken away again
     page.fill("#explain [name=prompt]", "a red apple")

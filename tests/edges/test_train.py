@@ -30,7 +30,7 @@ from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.data import samples as data
 from sfumato.denoiser.restorer import RestorerConfig
-from sfumato.errors import DataError, OptionError, SfumatoError, TrainingError
+from sfumato.errors import ConfigError, DataError, OptionError, SfumatoError, TrainingError
 from sfumato.hub.config import SchedulerConfig
 from sfumato.hub.describe import describe
 from sfumato.hub.files import network_from
@@ -46,7 +46,7 @@ from sfumato.train.latents import Latents, cached
 from sfumato.train.loop import train
 from sfumato.train.match import train_matcher
 from sfumato.train.pack import pack
-from sfumato.train.plan import text_encoder
+from sfumato.train.plan import read_plan, text_encoder
 from sfumato.train.restoration import train_restorer
 from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.train.settings import TrainSettings
@@ -929,3 +929,9 @@ def test_a_damaged_cache_is_computed_again(tmp_path, damage):
         )
     assert list(cached(path, "key", (6, 40), rows)) != []
     assert np.load(path)[:, 0].tolist() == list(range(6))
+
+
+def test_a_key_without_effect_is_refused(tmp_path):
+    (tmp_path / "c.json").write_text('{"rank": 8}')
+    with pytest.raises(ConfigError, match="rank has no effect"):
+        read_plan("autoencoder", tmp_path, tmp_path.parent / "out", tmp_path / "c.json", {})

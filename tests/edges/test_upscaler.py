@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.errors import ModelError, OptionError
+from sfumato.errors import DataError, ModelError, OptionError
 from sfumato.hub.describe import describe
 from sfumato.hub.load import load
 from sfumato.space.detail import Detail
@@ -17,6 +17,7 @@ from sfumato.tasks.create.plan import check, make_plan
 from sfumato.tasks.create.run import create, stream
 from sfumato.tasks.explain.experiments import explain
 from sfumato.tasks.explain.trace import trace
+from sfumato.train.pack import pack
 from sfumato.train.upscaler import train_upscaler
 from sfumato.types import Progress
 
@@ -210,3 +211,14 @@ def test_the_alpha_of_an_icon_gets_an_edge_of_its_own(folder):
     assert last.photo.alpha.shape == (32, 32) and last.report["seed"] == 1
     told = [e for e in events if isinstance(e, Progress)]
     assert [e.done for e in told] == list(range(1, int(told[0].total) + 1))
+
+
+def test_pictures_below_the_size_are_left_out_for_training(folder, tiny, tmp_path):
+    """Enlarged pictures would be blurred targets."""
+    for name, side in (("large", 64), ("small", 32)):
+        Image.new("RGB", (side, side), "red").save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("a box")
+    with pytest.raises(DataError, match="none of 2 pictures"):
+        pack(tmp_path, 128, tmp_path / "c", captions=True, enlarge=False)
+    found = pack(tmp_path, 64, tmp_path / "c", captions=True, enlarge=False)
+    assert found.skipped == ["small.png: 32x32 pixels; 64x64 are needed"]

@@ -15,6 +15,7 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli import create, evaluate, explain, reduce, restore, search, serve, train
+from sfumato.cli.command import help_of
 from sfumato.cli.say import FAILED, note, say
 
 INTERRUPTED = 130  # typer's exit code at Ctrl-C: 128 plus the number of SIGINT
@@ -78,14 +79,17 @@ def root(
     """
 
 
-app.command()(create.create)
-app.command(cls=restore.RestoreCommand)(restore.restore)
-app.command()(reduce.reduce)
-app.command()(search.index)
-app.command()(search.search)
-app.command()(explain.explain)
-app.command()(serve.serve)
-app.command()(create.models)
-app.command()(create.inspect)
+app.command(help=help_of(create.create))(create.create)
+app.command(cls=restore.RestoreCommand, help=help_of(restore.restore))(restore.restore)
+for command in (
+    reduce.reduce,
+    search.index,
+    search.search,
+    explain.explain,
+    serve.serve,
+    create.models,
+    create.inspect,
+):
+    app.command(help=help_of(command))(command)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -13,6 +14,13 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
 from sfumato.config import Config, note_of
+
+
+def data_path(text: str) -> Path:
+    """Convert an argument to a path; it must not be empty: ``Path("")`` is the current folder."""
+    if not text:
+        raise typer.BadParameter("the path is empty")
+    return Path(text)
 
 
 def takes(
@@ -53,6 +61,12 @@ def takes(
         return run
 
     return decorate
+
+
+def help_of(run: Callable[..., None]) -> str:
+    """Return a command's docstring with one line per paragraph, so that the terminal wraps it."""
+    paragraphs = (inspect.getdoc(run) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def create(
     saver.check(wanted, values, grid=grid)
     pictures: dict[Prompt, list[Image.Image]] = {item: [] for item in wanted}
     with bar() as progress:
+        progress.update("loading the model", 0, None)
         for item, event in run(wanted, values, opened):
             if item is not None and isinstance(event, Made):
                 _tell(event, saver.save(item, event), as_json=as_json)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfumato.cli.command import given, takes
+from sfumato.cli.command import data_path, given, takes
 from sfumato.cli.say import PARTLY, note, say
 from sfumato.tasks.evaluate.options import EvaluateOptions
 
@@ -32,7 +32,9 @@ def root() -> None:
 @app.command()
 @takes(EvaluateOptions)
 def restore(
-    data: Annotated[Path, Argument(help="Folder of clean pictures, .parquet or .tar.")],
+    data: Annotated[
+        Path, Argument(parser=data_path, help="Folder of clean pictures, .parquet or .tar.")
+    ],
     as_json: Annotated[bool, Option("--json", help="One JSON line per picture.")] = False,
     **values: Any,
 ) -> None:
@@ -42,9 +44,10 @@ def restore(
     """
     from sfumato.errors import OptionError
     from sfumato.tasks.evaluate import restoration
-    from sfumato.tasks.restore.networks import RestorationNetworks
+    from sfumato.tasks.restore.networks import RestorationNetworks, check_undoes
 
     options = EvaluateOptions.build(given(values))
+    check_undoes(options.model, {options.damage[0]})
     engine = RestorationNetworks(options.model, options.device, options.dtype)
     scores, skipped = [], list[str]()
     for score in restoration.restore(

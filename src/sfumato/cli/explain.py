@@ -140,6 +140,7 @@ def _with_progress(
     from sfumato.types import Progress
 
     with bar() as progress:
+        progress.update("loading the model", 0, None)
         for event in steps(wanted, options, model, light=light, changes=changes):
             if isinstance(event, Explained):
                 return event

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sfumato.cli.bar import bar
-from sfumato.cli.command import given, takes
+from sfumato.cli.command import data_path, given, takes
 from sfumato.cli.say import PARTLY, note, say
 from sfumato.tasks.reduce.options import ReduceOptions
 
@@ -20,7 +20,10 @@ Argument, Option = typer.Argument, typer.Option
 def reduce(
     data: Annotated[
         Path,
-        Argument(help="Folder of pictures or texts, .zip, .npz, .npy, idx.gz, .csv or .parquet."),
+        Argument(
+            parser=data_path,
+            help="Folder of pictures or texts, .zip, .npz, .npy, idx.gz, .csv or .parquet.",
+        ),
     ],
     output: Annotated[
         Path, Option(help="Folder for report.html, report.json and the figures.")

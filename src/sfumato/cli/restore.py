@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.cli.bar import bar
-from sfumato.cli.command import command_class, given, takes
+from sfumato.cli.command import command_class, data_path, given, takes
 from sfumato.cli.say import PARTLY, note, say
 from sfumato.tasks.restore.options import RestoreOptions
 
@@ -22,7 +22,7 @@ RestoreCommand = command_class(RestoreOptions)
 Pictures = Annotated[
     list[Path],
     # an unreadable file is listed, and the others are restored
-    Argument(readable=False, help="Pictures, or folders of pictures; subfolders are included."),
+    Argument(parser=data_path, help="Pictures, or folders of pictures; subfolders are included."),
 ]
 Output = Annotated[
     Path, Option(help="FILE for one picture, otherwise FOLDER/ (pictures keep their names).")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sfumato.cli.bar import bar
-from sfumato.cli.command import given, takes
+from sfumato.cli.command import data_path, given, takes
 from sfumato.cli.say import PARTLY, note, say
 from sfumato.tasks.search.options import IndexOptions, SearchOptions
 
@@ -18,7 +18,10 @@ Argument, Option = typer.Argument, typer.Option
 
 @takes(IndexOptions)
 def index(
-    data: Annotated[Path, Argument(help="Folder of pictures or .txt files, .parquet or .tar.")],
+    data: Annotated[
+        Path,
+        Argument(parser=data_path, help="Folder of pictures or .txt files, .parquet or .tar."),
+    ],
     output: Annotated[Path, Option(help="Folder of the index; an existing index is updated.")],
     **values: Any,
 ) -> None:
@@ -49,7 +52,7 @@ def index(
 
 @takes(SearchOptions)
 def search(
-    folder: Annotated[Path, Argument(help="Folder of an index.")],
+    folder: Annotated[Path, Argument(parser=data_path, help="Folder of an index.")],
     words: Annotated[str | None, Argument(help="Words to search for.")] = None,
     like: Annotated[
         Path | None, Option(help="Search by an example instead: a picture or text file.")
@@ -73,6 +76,8 @@ def search(
     if output is not None:
         check_file(output, overwrite=overwrite)
     hits = query.search(folder, words, options.k, options.where, like=like)
+    if words is not None and query.knows_none_of(folder, words):
+        note(f'the model seems to know no word of "{words}"; the items found are arbitrary')
     if output is not None:  # before the lines: the program that reads them may close the pipe
         with atomic(output) as scratch:
             query.pictures(folder, hits).save(scratch)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sfumato.cli.bar import bar
-from sfumato.cli.command import given, takes
+from sfumato.cli.command import data_path, given, takes
 from sfumato.cli.say import note, say
 from sfumato.train.settings import TrainSettings
 
@@ -20,7 +20,9 @@ app = typer.Typer(
     help="Train a model on your own data; the same command resumes an interrupted run.",
 )
 Argument, Option = typer.Argument, typer.Option
-Data = Annotated[Path, Argument(help="Folder of pictures, .parquet or WebDataset .tar.")]
+Data = Annotated[
+    Path, Argument(parser=data_path, help="Folder of pictures, .parquet or WebDataset .tar.")
+]
 Output = Annotated[Path, Option(help="Folder of the model, with its checkpoints and previews.")]
 ConfigFile = Annotated[
     Path | None, Option(help="JSON file with the network's config and training settings.")
@@ -35,7 +37,10 @@ settings = takes(
 @app.command("text")
 @settings
 def train_text(
-    data: Annotated[Path, Argument(help="A .parquet with the columns text, weight and embedding.")],
+    data: Annotated[
+        Path,
+        Argument(parser=data_path, help="A .parquet with the columns text, weight and embedding."),
+    ],
     output: Output,
     start: Annotated[
         Path | None,

@@ -58,3 +58,29 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise DataError(f"{path} cannot be read as an idx file: {error}") from None
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a ``.npz`` file by name; the array of a ``.npy`` file is "data"."""
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if hasattr(loaded, "files"):
+                return {name: loaded[name] for name in loaded.files}
+            return {"data": loaded}
+    except Exception as error:  # numpy passes on the errors of its parser, zip and zlib
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
+def channels_last(values: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Convert pictures (N, H, W) or (N, C, H, W) to (N, H, W, C)."""
+    if values.ndim == 3:
+        values = values[..., None]
+    if values.shape[-1] in (1, 3, 4):
+        return values
+    if values.shape[1] not in (1, 3, 4):
+        raise DataError(
+            f"{path} holds pictures of shape {values.shape[1:]}; 1, 3 or 4 channels are "
+            "needed, as the last or first dimension"
+        )
+    return np.moveaxis(values, 1, -1)

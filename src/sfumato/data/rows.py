@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato import image
-from sfumato.data.arrays import classes, read_idx, to_float, to_unit
+from sfumato.data.arrays import (
+    channels_last,
+    classes,
+    read_arrays,
+    read_idx,
+    to_float,
+    to_unit,
+)
 from sfumato.data.samples import Sample, find, picture_column
 from sfumato.data.tables import (
     LABELS,
@@ -265,7 +272,7 @@ def _numpy(path: Path, label: str | None) -> Table:
     """Read the array with a usual name (else the largest) and labels from a ``.npy`` or
     ``.npz``.
     """
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     lower = {name.lower(): name for name in arrays}
     largest = max(arrays, key=lambda name: arrays[name].size, default=None)
     main = next((lower[n] for n in ARRAYS if n in lower), largest)
@@ -285,36 +292,30 @@ def _numpy(path: Path, label: str | None) -> Table:
     fits = known is not None and arrays[known].shape[:1] == values.shape[:1]
     labels = _labels(classes(arrays[known])) if known and fits else None
     notes = [] if fits or known is None else [f"{known} does not fit {main}: it is left out"]
-    if values.ndim == 2:
-        return Table("numbers", to_float(values, path), labels=labels, notes=notes)
-    top = 255.0 if values.dtype == np.uint8 else None
-    table = _stack(to_unit(to_float(_channels_last(values, path), path), top), labels)
-    return replace(table, notes=notes)
+    return replace(_of_array(values, path), labels=labels, notes=notes)
 
 
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if hasattr(loaded, "files"):
-                return {name: loaded[name] for name in loaded.files}
-            return {"data": loaded}
-    except Exception as error:  # numpy passes on the errors of its parser, zip and zlib
-        raise DataError(f"{path} cannot be read: {error}") from None
+def table_of(values: NDArray[Any]) -> Table:
+    """Build a table of an array: rows (N, d), or pictures (N, H, W[, C]).
 
-
-def _channels_last(values: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Convert pictures (N, H, W) or (N, C, H, W) to (N, H, W, C)."""
-    if values.ndim == 3:
-        values = values[..., None]
-    if values.shape[-1] in (1, 3, 4):
-        return values
-    if values.shape[1] not in (1, 3, 4):
+    Raises
+    ------
+    DataError
+        If the array has another shape, holds no numbers, or has fewer than 3 usable rows.
+    """
+    given = Path("the array")  # its name in messages
+    if not 2 <= values.ndim <= 4:
         raise DataError(
-            f"{path} holds pictures of shape {values.shape[1:]}; 1, 3 or 4 channels are "
-            "needed, as the last or first dimension"
+            f"an array of shape (N, d), (N, H, W) or (N, H, W, C) is needed, not {values.shape}"
         )
-    return np.moveaxis(values, 1, -1)
+    return _usable(_of_array(values, given), given)
+
+
+def _of_array(values: NDArray[Any], path: Path) -> Table:
+    if values.ndim == 2:
+        return Table("numbers", to_float(values, path))
+    top = 255.0 if values.dtype == np.uint8 else None
+    return _stack(to_unit(to_float(channels_last(values, path), path), top), None)
 
 
 def _idx(path: Path) -> Table:

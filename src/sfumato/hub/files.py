@@ -179,6 +179,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return {name: value for part in parts for name, value in load_file(part).items()}
     except PermissionError as error:
         raise ModelError(f"{error.filename} cannot be read: {error.strerror}") from None
+    except FileNotFoundError as error:
+        raise ModelError(f"{error.filename} is missing") from None
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{path} cannot be read as safetensors ({error}); the file may be truncated"

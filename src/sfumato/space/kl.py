@@ -182,7 +182,6 @@ class AutoencoderKL(nn.Module):
     Examples
     --------
     >>> import torch
-    from pydantic import Field
     >>> space = AutoencoderKL(AutoencoderConfig(
     ...     block_out_channels=(32, 32), layers_per_block=1,
     ...     down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,

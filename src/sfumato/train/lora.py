@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -265,7 +266,8 @@ def train_lora(
     known = identity(plan, data, base.network.config, task="lora", **about)
     yield from train(job, settings, output, known)
     save_lora(changes_of(job.module), output / FILE)
-    yield f'use it: sfumato create "{job.prompts[0]}" --model {start} --lora {output}'
+    command = ["sfumato", "create", job.prompts[0], "--model", start, "--lora", str(output)]
+    yield f"use it: {shlex.join(command)}"
 
 
 def _previews(plan: Plan, captions: list[tuple[str, ...]]) -> list[str]:

@@ -47,7 +47,7 @@ class Pictures:
     key: str = ""
 
 
-def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
+def pack(source: Path, size: int, cache: Path, *, captions: bool, enlarge: bool = True) -> Pictures:
     """Decode every picture once to `size` x `size` pixels.
 
     ``cache/pictures.npy`` keeps the pixels for later calls.
@@ -62,6 +62,8 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
         Folder for the packed bytes.
     captions : bool
         Whether pictures without a caption are skipped.
+    enlarge : bool
+        Whether smaller pictures are enlarged; otherwise they are skipped.
 
     Raises
     ------
@@ -81,10 +83,11 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool) -> Pictures:
         "state": state(source, times=True),
         "size": size,
         "captions": captions,
+        "enlarge": enlarge,
     }
     known = note_of(cache / "pictures.npy")
     if known.get("key") != key or not is_array(cache / "pictures.npy"):
-        _decode(samples, size, cache, key, captions=captions)
+        _decode(samples, size, cache, key, captions=captions, enlarge=enlarge)
     record = json.loads(index.read_text("utf-8"))
     kept = [samples[k] for k in record["kept"]]
     if not kept:
@@ -139,7 +142,13 @@ def state(source: Path, *, times: bool = False) -> str:
 
 
 def _decode(
-    samples: list[Sample], size: int, cache: Path, key: dict[str, Any], *, captions: bool
+    samples: list[Sample],
+    size: int,
+    cache: Path,
+    key: dict[str, Any],
+    *,
+    captions: bool,
+    enlarge: bool,
 ) -> None:
     kept: list[int] = []
     skipped: list[str] = []
@@ -152,7 +161,12 @@ def _decode(
                 skipped.append(f"{sample.name}: no caption")
                 continue
             try:
-                picture = image.crop_to(image.read(sample.read()), (size, size))
+                picture = image.read(sample.read())
+                if not enlarge and min(picture.size) < size:
+                    raise PictureError(
+                        f"{picture.width}x{picture.height} pixels; {size}x{size} are needed"
+                    )
+                picture = image.crop_to(picture, (size, size))
             except (PictureError, OSError) as error:
                 skipped.append(f"{sample.name}: {error}")
                 continue

@@ -66,7 +66,7 @@ def read_pairs(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], li
         differ); or a parquet file with a column ``clean`` and a column ``dirty`` or ``noisy``. A
         cell holds the bytes of a picture file; a dirty cell may hold a list of picture files.
     """
-    pairs, skipped = [], []
+    pairs, skipped = [], _single(source) if source.is_dir() else []
     for name, clean, dirty in _pair_files(source):
         try:
             both = [
@@ -106,6 +106,24 @@ def paired(source: Path) -> bool:
         and source.exists()
         and "clean" in read_table(source)[0].column_names
     )
+
+
+def _single(source: Path) -> list[str]:
+    """A sentence for each picture of a folder that has no partner."""
+    stems = {
+        kind: {
+            path.stem: path.name
+            for path in (source / kind).iterdir()
+            if path.suffix.lower() in image.SUFFIXES
+        }
+        for kind in ("clean", "dirty")
+    }
+    return [
+        f"{kind}/{name}: there is no picture of this name in {other}/"
+        for kind, other in (("clean", "dirty"), ("dirty", "clean"))
+        for stem, name in sorted(stems[kind].items())
+        if stem not in stems[other]
+    ]
 
 
 def _pair_files(source: Path) -> Iterator[tuple[str, Any, Any]]:

@@ -18,7 +18,7 @@ from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.config import Config
-from sfumato.errors import DataError, OptionError
+from sfumato.errors import ConfigError, DataError, OptionError
 from sfumato.hub.catalog import BUNDLED, bundled
 from sfumato.hub.files import network_from, outline, read_json
 from sfumato.runtime import choose_device
@@ -67,6 +67,28 @@ class Plan(Config):
     ]
 
 
+# Keys that each task uses, besides `network` and `settings`.
+DIFFUSION = {"size", "scheduler", "defaults", "shift", "text_noise", "previews"}
+USED: dict[str, set[str]] = {
+    "text": {"vocabulary"},
+    "autoencoder": {"size"},
+    "diffusion": DIFFUSION,
+    "diffusion from a model": DIFFUSION,
+    "lora": DIFFUSION | {"rank"},
+    "matcher": {"size"},
+    "student": {"rank", "student_steps", "trajectories", "previews"},
+    "upscaler": set(),
+    "restorer": {
+        "size",
+        "corruption",
+        "longest",
+        "gray",
+        "turned",
+        "vivid",
+        "teacher",
+    },
+}
+
 # Default steps, batch size and, for some tasks, learning rate. A run takes minutes on two CPU
 # cores, but hours for a U-Net from scratch.
 USUAL: dict[str, tuple[float, ...]] = {
@@ -91,6 +113,8 @@ def read_plan(
     ------
     OptionError
         If the output folder lies within the data folder.
+    ConfigError
+        If a key of the config file is unknown or has no effect on this task.
     """
     if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
         raise OptionError(
@@ -98,6 +122,8 @@ def read_plan(
             "another --output"
         )
     plan = Plan.read(read_json(path), str(path)) if path else Plan()
+    if unused := plan.model_fields_set - {"network", "settings"} - USED[task]:
+        raise ConfigError(f"{path}: {min(unused)} has no effect on the training of this model")
     usual = dict(zip(("steps", "batch", "learning_rate"), USUAL[task], strict=False))
     settings = TrainSettings.read({**usual, **plan.settings, **given}, "training settings")
     choose_device(settings.device)  # an unknown device is an error before any data are read

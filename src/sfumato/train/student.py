@@ -26,7 +26,7 @@ from sfumato.denoiser.unet import UNet
 from sfumato.errors import OptionError
 from sfumato.hub.config import Defaults
 from sfumato.hub.files import fingerprint
-from sfumato.hub.load import Model
+from sfumato.hub.load import STUDENT, Model
 from sfumato.hub.lora import FILE, save_lora
 from sfumato.hub.save import write_json
 from sfumato.runtime import Streams, derive_seed, generator, seeded
@@ -255,4 +255,7 @@ def train_student(
     save_lora(changes_of(teacher.network), output / FILE)
     defaults = Defaults(steps=plan.student_steps, guidance_scale=1.0)
     write_json(output / "sfumato.json", defaults.model_dump(exclude_defaults=True))
-    yield f"use it: copy {output} to fast/ in the model's folder, and add --fast to sfumato create"
+    if output.resolve() == teacher.path.resolve() / STUDENT:
+        yield "use it: add --fast to sfumato create"
+    else:
+        yield f"use it: copy {output} to {STUDENT}/ in the model's folder; create then takes --fast"

@@ -73,7 +73,10 @@ class Phrases:
             import pyarrow.parquet as pq
 
             columns = ["text", "weight", "embedding"]
-            columns += ["kept"] * ("kept" in pq.read_schema(path).names)
+            names = pq.read_schema(path).names
+            if missing := [name for name in columns if name not in names]:
+                raise DataError(f"there is no column {missing[0]}")
+            columns += ["kept"] * ("kept" in names)
             table = pq.read_table(path, columns=columns).combine_chunks()
         except ImportError:
             raise DataError('reading parquet needs pyarrow: pip install "sfumato[train]"') from None

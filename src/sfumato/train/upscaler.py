@@ -153,7 +153,7 @@ def train_upscaler(
         )
     yield f"reading {data}"
     side = Detail().config.factor * base.size[0]
-    pictures: Pictures = pack(data, side, output / "cache", captions=True)
+    pictures: Pictures = pack(data, side, output / "cache", captions=True, enlarge=False)
     yield from skipped_lines(pictures.skipped, pictures.notes)
     usual = _small_unet(base.size[0], encoder.clip.config.hidden_size)
     network = checked(UNet, UNetConfig, {**usual, **plan.network})

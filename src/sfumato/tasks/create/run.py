@@ -159,7 +159,7 @@ def stream(
     SamplerProgress, Progress or Made
         After each sampler step; after each part of the enlarging; for each picture.
     """
-    plan, rows = plan_pictures(prompts, options or CreateOptions(), model)
+    plan, rows = plan_pictures(prompts, CreateOptions.of(options), model)
     yield from stream_rows(plan, rows)
 
 
@@ -173,9 +173,12 @@ def plan_pictures(
     OptionError
         For options that the model cannot meet.
     """
-    texts = [
-        replace_surrogates(text) for text in ([prompts] if isinstance(prompts, str) else prompts)
-    ]
+    given = [prompts] if isinstance(prompts, str) else list(prompts or ())
+    if wrong := [text for text in given if not isinstance(text, str)]:
+        raise OptionError(f"a prompt must be a string, not {wrong[0]!r:.60}")
+    if model is not None and not isinstance(model, Model):
+        raise OptionError(f"model must be a loaded model: sfumato.load({model!r:.60})")
+    texts = [replace_surrogates(text) for text in given]
     plan = make_plan(options, model or load_model(options))
     check(texts, plan)
     seed = random_seed() if options.seed is None else options.seed

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sfumato.errors import OptionError
+from sfumato.errors import OptionError, unknown
 from sfumato.hub.load import Model
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import check, make_plan
@@ -37,6 +37,8 @@ def runs_of(
     for change in changes:
         given = dict(change)
         text = str(given.pop("prompt", texts[0]))
+        if strange := sorted(given.keys() - CreateOptions.model_fields.keys()):
+            raise unknown("option", strange[0], [*sorted(VARIED), "prompt"])
         if wrong := sorted(given.keys() - VARIED):
             raise OptionError(f"{wrong[0]} cannot differ between the runs of a page")
         values = {**options.model_dump(exclude_unset=True), **given}

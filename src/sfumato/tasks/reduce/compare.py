@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import check_array
 
 from sfumato.corruption.base import check_for_rows
-from sfumato.data.rows import Table, read
+from sfumato.data.rows import Table, read, table_of
 from sfumato.data.terms import Terms
 from sfumato.errors import DataError, OptionError
 from sfumato.estimators import LSA, PCA, Autoencoder
@@ -61,8 +60,9 @@ def reduce(
 
     Parameters
     ----------
-    data : path, array (N, d) or Table
-        Input of :func:`sfumato.data.rows.read`, or rows of numbers.
+    data : path, array or Table
+        Input of :func:`sfumato.data.rows.read`; rows of numbers (N, d); or pictures (N, H, W) or
+        (N, H, W, C).
     options : ReduceOptions, optional
         `limit`, `size` and `label` apply only to a path.
 
@@ -86,11 +86,11 @@ def reduce(
     >>> found.verdict()[0][:33]
     'With codes of length 1 PCA wins, '
     """
-    options = options or ReduceOptions()
+    options = ReduceOptions.of(options)
     if isinstance(data, str | Path):
         data = gather(Path(data), options)
     elif not isinstance(data, Table):
-        data = Table("numbers", check_array(data, dtype=np.float32))
+        data = table_of(np.asarray(data))
     found = start(data, options)
     for _ in compare(found):
         pass

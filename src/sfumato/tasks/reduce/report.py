@@ -158,6 +158,7 @@ def _page(found: Comparison, folder: Path, source: str, figures: list[str]) -> s
         lines=_lines(found),
         figures=[name for name in figures if name != "map"],
         rows=" ".join(rows) if found.table.shape is not None else "",
+        decoded=any(t.decoded_map is not None for t in found.trials),
         skipped=found.table.skipped,
         plots={"resources": INLINE.render(), "maps": "".join(maps), "script": script},
         encoded=encoded,
@@ -169,10 +170,15 @@ def _columns(found: Comparison) -> list[str]:
     columns = ["method", "code length", "error", "seconds to fit", "parameters"]
     columns += ["bytes per item", "compression"]
     if any(t.accuracy for t in found.trials):
-        columns += ["1-NN accuracy", f"{found.options.neighbors}-NN accuracy"]
+        columns += [f"{k}-NN accuracy" for k in _neighbors(found)]
     if any(t.average_precision is not None for t in found.trials):
         columns.append("mean average precision")
     return columns
+
+
+def _neighbors(found: Comparison) -> list[int]:
+    """The numbers of neighbors for which the accuracy was measured, ascending."""
+    return sorted({k for t in found.trials for k in t.accuracy})
 
 
 def _lines(found: Comparison) -> list[tuple[list[str], bool]]:
@@ -183,7 +189,7 @@ def _lines(found: Comparison) -> list[tuple[list[str], bool]]:
         cells = [t.method, f"{t.codes}", f"{t.error:.4g}", f"{t.seconds:.2f}", f"{t.parameters:,}"]
         cells += [f"{4 * t.codes}", f"{size / (4 * t.codes):.1f} : 1"]
         if t.accuracy:
-            cells += [f"{t.accuracy[k]:.3f}" for k in (1, found.options.neighbors)]
+            cells += [f"{t.accuracy[k]:.3f}" for k in _neighbors(found)]
         if t.average_precision is not None:
             cells.append(f"{t.average_precision:.3f}")
         cells += [""] * (count - len(cells))

@@ -15,7 +15,7 @@ from sfumato.hub.catalog import is_model
 from sfumato.hub.load import load
 from sfumato.tasks.restore.diffusion import diffuse
 from sfumato.tasks.restore.enlarge import enlarge
-from sfumato.tasks.restore.networks import RestorationNetworks
+from sfumato.tasks.restore.networks import RestorationNetworks, check_undoes
 from sfumato.tasks.restore.options import OF_DIFFUSION, RestoreOptions
 from sfumato.tasks.restore.run import Restored, stream
 from sfumato.tasks.restore.stage import Engine
@@ -61,6 +61,7 @@ def restore(
     >>> bool(made.photo.values.std() < 10), 15 < made.report["sigma"] < 25
     (True, True)
     """
+    options = RestoreOptions.of(options)
     if options.samples > 1:
         raise OptionError("restore returns one result; give another seed for another result")
     given = photo_of(photo)
@@ -84,6 +85,7 @@ def engine(options: RestoreOptions) -> Restore:
         raise OptionError(f"{options.model} is not a text-to-image model, so it takes no --prompt")
     if options.clean and options.model is None:
         raise OptionError("--clean needs --model, a folder written by sfumato train restorer")
+    check_undoes(options.model, options.damage)
     networks = RestorationNetworks(
         options.model, options.device, options.dtype, repairs=options.clean
     )

@@ -14,6 +14,7 @@ from sfumato.denoiser.restorer import (
     restorer_planes,
     self_ensemble,
 )
+from sfumato.errors import OptionError
 from sfumato.hub.catalog import restorer_folder
 from sfumato.hub.files import digest, network_from, weight_file
 from sfumato.runtime import autocast, choose_device, choose_dtype
@@ -22,6 +23,32 @@ from sfumato.types import Condition
 LARGE = 60 / 127.5  # a pixel that a repairing network changes by this much counts fully as damage
 # views of a picture for a finder (a network that finds damage): quarter turns, and whether mirrored
 FINDING = [(0, False), (1, True), (2, False), (3, True)]
+
+
+# the kinds of damage that each bundled network undoes
+UNDOES: dict[str, set[str]] = {
+    "noise": {"denoise"},
+    "gaps": {"fill"},
+    "size": {"enlarge"},
+    "photos": {"denoise", "dejpeg", "fill", "enlarge"},
+    "tints": {"colorize"},
+    "scratches": set(),
+}
+
+
+def check_undoes(model: str | None, damage: set[str]) -> None:
+    """Refuse a bundled network for damage that it was not trained to undo.
+
+    Raises
+    ------
+    OptionError
+    """
+    if model not in UNDOES or not (wrong := damage - UNDOES[model]):
+        return
+    able = ", ".join(f"--{kind}" for kind in sorted(UNDOES[model])) or "finding scratches"
+    raise OptionError(
+        f"the bundled network {model} is for {able}, not for --{min(wrong)}; leave --model out"
+    )
 
 
 class RestorationNetworks:

@@ -105,8 +105,11 @@ class RestoreOptions(Options):
         None, "File of a color photo whose palette --colorize uses.", metavar="PHOTO"
     )
     hints: tuple[tuple[int, int, str], ...] = option(
-        (), "Color of the pixel at X, Y for --colorize, which keeps its luminance; can be given
-        several " "times.", flags="--hint", metavar="X,Y,#rrggbb",
+        (),
+        "Color of the pixel at X, Y for --colorize, which keeps its luminance; can be given "
+        "several times.",
+        flags="--hint",
+        metavar="X,Y,#rrggbb",
     )
     enlarge: float | None = option(None, "Factor of enlargement.", ge=1.5, le=8)
     ensemble: bool = option(
@@ -285,6 +288,19 @@ class RestoreOptions(Options):
     def fills(self) -> bool:
         """Whether the options ask to inpaint."""
         return bool(self.fill or self.fill_box or self.fill_color or self.fill_scratches)
+
+    @property
+    def damage(self) -> set[str]:
+        """The kinds of damage to undo: denoise, dejpeg, fill, enlarge, colorize, clean."""
+        asked = {
+            "denoise": self.denoise is not None,
+            "dejpeg": self.dejpeg is not None,
+            "fill": self.fills,
+            "enlarge": self.enlarge is not None,
+            "colorize": self.colorize,
+            "clean": self.clean,
+        }
+        return {kind for kind, wanted in asked.items() if wanted}
 
     @property
     def structural(self) -> bool:

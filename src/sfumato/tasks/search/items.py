@@ -14,10 +14,10 @@ from typing import Any, Literal
 from sfumato import image
 from sfumato.data.rows import word
 from sfumato.data.samples import Sample, find, picture_column
-from sfumato.data.tables import label_column, read_table, text_column
+from sfumato.data.tables import TEXTS, label_column, read_table, text_column
 from sfumato.data.text import document_files
 from sfumato.data.walk import files
-from sfumato.errors import PictureError
+from sfumato.errors import DataError, PictureError
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
         labels = _labels(table)
         if documents := _documents(table, labels):
             return "documents", documents
+        if picture_column(table) is None:
+            raise DataError(
+                f"{source} has no column of texts ({', '.join(TEXTS)}) or of pictures; found "
+                f"{', '.join(table.column_names)}"
+            )
     samples = find(source)
     return "pictures", [
         _held(s, label)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato import image
+from sfumato.condition.words import knows_no_word
 from sfumato.data.samples import Sample, find
 from sfumato.errors import DataError, ModelError, OptionError, PictureError
 from sfumato.tasks.search.database import named, nearest, open_table
@@ -106,10 +107,16 @@ def search(
                 f"{folder} cannot be read: {why}; index again into another --output"
             ) from None
         raise OptionError(
-            f'the filter "{where}" cannot be used ({str(error).splitlines()[0]}); write SQL '
+            f'the filter "{where}" cannot be used; write a condition on name, label or text, '
             "such as label = 'cat'"
         ) from None
     return [Hit(r["name"], round(1 - r["_distance"], 6), r["label"], r["text"]) for r in rows]
+
+
+def knows_none_of(folder: Path | str, words: str) -> bool:
+    """Whether the text encoder of an index seems to know no word of a query."""
+    space = load_space(Path(folder) / "space")
+    return isinstance(space, ImageTextSpace) and knows_no_word(space.model.text, words)
 
 
 def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Image:

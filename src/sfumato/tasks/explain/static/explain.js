@@ -105,12 +105,12 @@ function header() {
   $("pictures").replaceChildren(...data.runs.map((r, k) => make("button",
     { role: "radio", "aria-checked": k === state.run, "aria-label": r.label || "no text", onclick: () => set({ run: k }) },
     Object.assign(picture(r.picture, r.prompt), { width: Math.max(64, Math.min(160, 480 / data.runs.length)) }))));
-  const r = run(), tries = r.best_of > 1 ? `, try ${r.candidate + 1} of ${r.best_of}` : "";
+  const r = run(), tries = r.best_of > 1 ? `, candidate ${r.candidate + 1} of ${r.best_of}` : "";
   $("prompt").textContent = r.prompt || "no text";
-  $("branch").textContent = r.then_step === null ? "" : `From step ${r.then_step} on` + (r.then === null ? "" : ` it followed "${r.then}"`) +
-    (r.then_guidance_scale === null ? "." : `${r.then === null ? " it was guided" : ","} by ${r.then_guidance_scale}.`);
-  $("facts").textContent = `${model.name}, seed ${r.seed}${tries}, ${r.steps.length} steps of ${r.sampler}, guidance ${r.guidance_scale}, ${r.size.join("x")}` +
-    (r.negative_prompt ? `; turned away from "${r.negative_prompt}"` : "") + (r.source ? `; begun at a picture` : "");
+  $("branch").textContent = r.then_step === null ? "" : `From step ${r.then_step} on` + (r.then === null ? "" : `, the text is "${r.then}"`) +
+    (r.then_guidance_scale === null ? "." : `, the guidance scale is ${r.then_guidance_scale}.`);
+  $("facts").textContent = `${model.name}, seed ${r.seed}${tries}, ${r.steps.length} steps of ${r.sampler}, guidance scale ${r.guidance_scale}, ${r.size.join("x")}` +
+    (r.negative_prompt ? `; negative prompt "${r.negative_prompt}"` : "") + (r.source ? `; started from a picture` : "");
 }
 function where() {
   const r = run();
@@ -121,13 +121,13 @@ function where() {
 const many = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(1)} billion` : n >= 1e6 ? `${(n / 1e6).toFixed(1)} million` : n.toLocaleString("en"));
 function road() {
   const r = run(), p = model.parameters, size = r.shape.join(" x "), worked = [r.shape[2] * factor, r.shape[1] * factor], shown = r.size.join(" x "), ms = r.steps.reduce((a, s) => a + s.seconds, 0) / r.steps.length * 1000;
-  const start = r.source ? "A picture, encoded, with noise on it" : "Noise alone";
+  const start = r.source ? "An encoded picture with noise" : "Noise";
   const stops = [
-    p.text ? ["The text", `${r.words.length} of at most ${model.length} tokens a chunk, each ${model.width} numbers; encoder of ${many(p.text)} parameters`] : null,
-    ["The start", `${start}: ${size} numbers, deviation ${r.steps[0].sigma.toPrecision(3)}`],
-    [`The denoiser, ${r.steps.length} times`, `U-Net of ${many(p.network)} parameters that predicts ${{ eps: "the noise", v: "v", x0: "the picture" }[model.predicts] || model.predicts}; ${ms < 1000 ? `${ms.toPrecision(3)} ms` : `${(ms / 1000).toPrecision(3)} s`} a step` + (r.steps[0].guided ? ", with the text and without" : "")],
+    p.text ? ["The text", `${r.words.length} of at most ${model.length} tokens per chunk, each a vector of ${model.width} numbers; text encoder with ${many(p.text)} parameters`] : null,
+    ["The start", `${start}: ${size} numbers, standard deviation ${r.steps[0].sigma.toPrecision(3)}`],
+    [`The denoiser, ${r.steps.length} times`, `U-Net with ${many(p.network)} parameters; predicts ${{ eps: "the noise", v: "the velocity v", x0: "the clean picture" }[model.predicts] || model.predicts}; ${ms < 1000 ? `${ms.toPrecision(3)} ms` : `${(ms / 1000).toPrecision(3)} s`} per step` + (r.steps[0].guided ? ", with and without the text" : "")],
     [factor > 1 ? "The decoder" : "The picture", factor > 1 ? `${many(p.space)} parameters; ${size} numbers become ${worked.join(" x ")} pixels` : `${worked.join(" x ")} pixels, as they are`],
-    r.size[0] > worked[0] && r.size[1] > worked[1] ? ["The upscaler", `a second diffusion model makes ${shown} pixels of them`] : null,
+    r.size[0] > worked[0] && r.size[1] > worked[1] ? ["The upscaler", `a second diffusion model enlarges the picture to ${shown} pixels`] : null,
   ].filter(Boolean);
   $("road").replaceChildren(...stops.flatMap(([name, text], k) => [...(k ? [make("div", { class: "arrow", "aria-hidden": true }, "\u2192")] : []), make("div", {}, make("b", {}, name), text)]));
 }
@@ -136,7 +136,7 @@ function words() {
   $("s-words").hidden = !r.words.length;
   $("words").replaceChildren(...r.words.map((w, k) => make("button", { "aria-pressed": k === state.word, onclick: () => set({ word: k === state.word ? null : k }) },
     w.piece || "\u00b7", make("small", {}, `${w.id}${w.weight === 1 ? "" : ` \u00d7${w.weight}`}`))));
-  $("cut").textContent = (r.cut ? `Not seen by the model: "${r.cut}". ` : "") + (r.styled !== r.prompt ? `The words behind "${r.prompt}" are those of the model's style.` : "");
+  $("cut").textContent = (r.cut ? `Not seen by the model: "${r.cut}". ` : "") + (r.styled !== r.prompt ? `The words after "${r.prompt}" belong to the model's style.` : "");
   $("cosines").replaceChildren(make("table", {}, ...r.cosines.map((row, i) => make("tr", {}, make("th", {}, r.words[i].piece), ...row.map((v) =>
     make("td", { style: `background: rgb(234 88 12 / ${Math.max(0, v) ** 2 * 0.7})` }, v.toFixed(2)))))));
 }
@@ -151,39 +151,39 @@ function marked(node) { // shows the chosen place, and lets another one be chose
 function oneStep() {
   const r = run(), s = step(), minus = latent("negative"), last = state.step === r.steps.length - 1;
   $("how-step").textContent = minus
-    ? "The network looks at the noisy latents twice, without the text and with it. What the text changes is taken several times: that is guidance. The sampler then walks from the noisy latents towards the result."
-    : "The network looks at the noisy latents and says what it takes the clean picture to be; the sampler walks a part of the way there.";
+    ? "The network estimates the clean picture twice, without and with the text. Guidance multiplies the difference. The sampler then goes from the noisy latents toward the guided estimate."
+    : "The network estimates the clean picture from the noisy latents, and the sampler goes a part of the way there.";
   const after = last ? floats(r.final) : floats(r.steps[state.step + 1].latents.x), next = last ? r.end : r.steps[state.step + 1].sigma;
   const parts = [figure(marked(seen("x", "noisy latents")), `x: noise ${s.sigma.toPrecision(3)}`)];
   if (minus) {
     const plus = latent("positive"), change = plus.map((v, k) => v - minus[k]);
-    parts.push(figure(marked(seen("negative", "expected without the text")), r.negative_prompt ? "D\u2212: expected with the negative prompt" : "D\u2212: expected without the text"),
-      figure(marked(seen("positive", "expected with the text")), "D+: expected with the text"),
+    parts.push(figure(marked(seen("negative", "estimate without the text")), r.negative_prompt ? "D\u2212: estimate with the negative prompt" : "D\u2212: estimate without the text"),
+      figure(marked(seen("positive", "estimate with the text")), "D+: estimate with the text"),
       figure(marked(drawn(change.map((v) => 3 * v), r.shape, "what the text changes", true)), "3 (D+ \u2212 D\u2212): what the text changes"));
   }
-  parts.push(figure(marked(seen("denoised", "clean picture expected")), minus ? `D = D\u2212 + ${scale().toFixed(1)} (D+ \u2212 D\u2212)` : "D: the clean picture expected"));
+  parts.push(figure(marked(seen("denoised", "estimate of the clean picture")), minus ? `D = D\u2212 + ${scale().toFixed(1)} (D+ \u2212 D\u2212)` : "D: estimate of the clean picture"));
   const there = last || !r.steps[state.step + 1].pictures.x ? drawn(after, r.shape, "after the step") : picture(r.steps[state.step + 1].pictures.x, "after the step");
   parts.push(figure(marked(last ? picture(r.picture, "the finished picture") : there), last ? "the finished picture" : `x after the step: noise ${next.toPrecision(3)}`));
   $("step").replaceChildren(...parts);
   $("guide").hidden = !minus;
   $("scale").value = scale();
-  $("scale-said").textContent = exact() ? `${scale()}, as it was` : `${scale().toFixed(1)}: this step alone, by the linear decoder`;
-  $("view-said").textContent = `What is not decoded by the model is drawn by the linear map of each place's ${r.shape[0]} numbers to its pixels that comes nearest to the decoder: it explains ${(100 * data.linear.share).toFixed(0)} % of the pixels' variance here.`;
+  $("scale-said").textContent = exact() ? `${scale()}, as recorded` : `${scale().toFixed(1)}: only this step, drawn by the linear map`;
+  $("view-said").textContent = factor > 1 ? `Latents that the model did not decode are drawn by a linear map from the ${r.shape[0]} numbers of each position to its pixels, fitted to the decoder. It explains ${(100 * data.linear.share).toFixed(0)} % of the variance of the pixels.` : "";
   sum(after, next);
 }
 function sum(after, next) {
   const [, tall, wide] = run().shape, at = state.channel * tall * wide + state.spot[0] * wide + state.spot[1];
   const x = latent("x")[at], minus = latent("negative"), d = guided()[at], s = step().sigma;
   const line = (what, v, note = "") => `${what.padEnd(28)}${(v < 0 ? "\u2212" : " ") + Math.abs(v).toFixed(4)}   ${note}`.trimEnd();
-  const lines = [`place ${state.spot[1] + 1}, ${state.spot[0] + 1}, channel ${state.channel + 1}`, line("x", x)];
+  const lines = [`position ${state.spot[1] + 1}, ${state.spot[0] + 1}, channel ${state.channel + 1}`, line("x", x)];
   if (minus) {
     const m = minus[at], p = latent("positive")[at], mixed = m + scale() * (p - m);
     lines.push(line("D\u2212", m), line("D+", p), line(`D = D\u2212 + ${scale().toFixed(1)} (D+ \u2212 D\u2212)`, mixed));
-    if (exact() && Math.abs(mixed - d) > 0.02 + 0.02 * Math.abs(d)) lines.push(line("D, as it was used", d, "made to agree with what is known, or pulled back"));
+    if (exact() && Math.abs(mixed - d) > 0.02 + 0.02 * Math.abs(d)) lines.push(line("D, as used", d, "corrected to the known part, or rescaled"));
   } else lines.push(line("D", d));
   lines.push(line(`noise n = (x \u2212 D) / ${s.toPrecision(3)}`, (x - d) / s));
-  if (next > 0) lines.push(line(`D + ${next.toPrecision(3)} n`, d + (next * (x - d)) / s, "where a straight step would lead"));
-  lines.push(line("x after the step, as it was", after[at], next > 0 ? `at noise ${next.toPrecision(3)}` : "no noise is left"));
+  if (next > 0) lines.push(line(`D + ${next.toPrecision(3)} n`, d + (next * (x - d)) / s, "the result of an Euler step"));
+  lines.push(line("x after the step", after[at], next > 0 ? `at noise ${next.toPrecision(3)}` : "no noise is left"));
   $("sum").textContent = lines.join("\n");
 }
 function weights(atStep, word) { // the chosen layer's and head's map of a word, or the mean of all
@@ -219,11 +219,11 @@ function attention() {
     $("head").value = state.head = Math.min(state.head, count - 1);
   }
   const [, , tokens, a, b] = r.attention.shape, kept = tokens - 1;
-  const names = [...r.words.slice(0, kept).map((w) => w.piece), kept < r.words.length ? `behind token ${kept}` : "behind the prompt"];
+  const names = [...r.words.slice(0, kept).map((w) => w.piece), kept < r.words.length ? `after token ${kept}` : "padding"];
   const under = step().pictures.denoised ? picture(step().pictures.denoised, "") : drawn(guided(), r.shape, "");
   $("maps").replaceChildren(...names.map((name, word) => {
     const map = weights(state.step, word), most = Math.max(...map, 1e-9), share = mean([...map]);
-    const canvas = make("canvas", { width: b * 8, height: a * 8, role: "img", "aria-label": `where ${name} is looked at` }), context = canvas.getContext("2d");
+    const canvas = make("canvas", { width: b * 8, height: a * 8, role: "img", "aria-label": `attention to ${name}` }), context = canvas.getContext("2d");
     const veil = make("canvas", { width: b, height: a }), inks = veil.getContext("2d"), values = inks.createImageData(b, a);
     map.forEach((value, k) => values.data.set([10, 10, 30, 217 * (1 - value / most)], 4 * k));
     inks.putImageData(values, 0, 0);
@@ -238,10 +238,19 @@ function attention() {
   }));
   const values = course(names.length), curves = names.map((name, word) => ({ name, values: values[word], chosen: word === state.word }));
   const shown = curves.filter((c, word) => word === state.word || (word > 0 && word < kept));
-  $("course").replaceChildren(chart(shown, "mean weight, %", state.step));
+  $("course").replaceChildren(chart(shown, "mean weight in %, without <start> and padding", state.step));
+}
+// Names at the ends of the lines, at least 12 pixels apart; of many lines, the chosen and the highest ones are named.
+function labels(svg, ends, left, lowest) {
+  const most = Math.floor((lowest - 8) / 12);
+  const named = ends.sort((a, b) => (b.chosen === true) - (a.chosen === true) || a.from - b.from).slice(0, most).sort((a, b) => a.from - b.from);
+  named.forEach((end, k) => { end.at = k ? Math.max(end.from, named[k - 1].at + 12) : Math.max(end.from, 8); });
+  named.reduceRight((limit, end) => { end.at = Math.min(end.at, limit); return end.at - 12; }, lowest);
+  for (const { from, at, name } of named)
+    svg.append(make("line", { class: "axis", x1: left, y1: from, x2: left + 8, y2: at }), make("text", { x: left + 10, y: at + 4 }, name));
 }
 // Lines over the steps; the chosen one is marked, and so is the step.
-function chart(curves, title, cursor, { log = false, names = true, floor = 0 } = {}) {
+function chart(curves, title, cursor, { log = false, names = true, floor = 0, first = "step 1" } = {}) {
   const wide = 320, tall = 170, left = 44, bottom = 26, values = curves.flatMap((c) => c.values).filter((v) => !log || v > 0);
   const f = log ? Math.log : (v) => v, low = log ? f(Math.min(...values)) : Math.min(floor, ...values), high = Math.max(f(Math.max(...values)), low + 1e-6);
   const count = Math.max(1, curves[0].values.length - 1), px = (k) => left + (k / count) * (wide - left), py = (v) => tall - bottom - ((f(v) - low) / (high - low)) * (tall - bottom - 8);
@@ -252,19 +261,20 @@ function chart(curves, title, cursor, { log = false, names = true, floor = 0 } =
     const points = c.values.map((v, k) => (log && v <= 0 ? null : `${px(k).toFixed(1)},${py(v).toFixed(1)}`)).filter(Boolean);
     svg.append(make("path", { class: `curve${c.chosen ? " chosen" : ""}`, d: `M${points.join("L")}` }));
     if (c.chosen && cursor < c.values.length) svg.append(make("circle", { class: "dot", r: 4, cx: px(cursor), cy: py(c.values[cursor]) }));
-    if (names && c.name) ends.push([py(c.values[c.values.length - 1]), c.name]);
+    if (names && c.name) ends.push({ from: py(c.values[c.values.length - 1]), name: c.name, chosen: c.chosen });
   }
-  ends.sort((a, b) => a[0] - b[0]).forEach(([y, name], k) => { ends[k][0] = k ? Math.max(y, ends[k - 1][0] + 12) : y; svg.append(make("text", { x: wide + 4, y: ends[k][0] + 4 }, name)); });
+  labels(svg, ends, wide, tall - bottom);
   const said = (v) => (Math.abs(v) >= 1000 ? Math.round(v).toLocaleString("en") : v.toPrecision(3)), back = (v) => (log ? Math.exp(v) : v);
   svg.append(make("text", { x: left - 4, y: tall - bottom + 3, "text-anchor": "end" }, said(back(low))), make("text", { x: left - 4, y: 14, "text-anchor": "end" }, said(back(high))),
-    make("text", { x: left, y: tall - 8 }, "step 1"), make("text", { x: wide, y: tall - 8, "text-anchor": "end" }, String(count + 1)));
+    make("text", { x: left, y: tall - 8 }, first), make("text", { x: wide, y: tall - 8, "text-anchor": "end" }, String(count + (first === "step 1"))));
   return make("figure", { style: "max-width: 27rem" }, svg, make("figcaption", {}, title));
 }
 function schedule() {
   const r = run(), line = (pick) => [{ values: r.steps.map(pick), chosen: true }];
   const parts = [chart(line((s) => s.sigma), "noise level before the step (logarithmic)", state.step, { log: true })];
-  if (r.steps[0].guided) parts.push(chart(line((s) => s.guidance_cosine), "cosine of the noises seen with and without the text", state.step, { floor: Math.min(...r.steps.map((s) => s.guidance_cosine)) }));
-  parts.push(chart(line((s) => s.seconds * 1000), "milliseconds", state.step));
+  $("schedule-said").textContent = "The noise level before each step, " + (r.steps[0].guided ? "the cosine of the noise predictions with and without the text (low: the text changes the prediction much), " : "") + "and the duration of the step.";
+  if (r.steps[0].guided) parts.push(chart(line((s) => s.guidance_cosine), "cosine of the noise predictions with and without the text", state.step, { floor: Math.min(...r.steps.map((s) => s.guidance_cosine)) }));
+  parts.push(chart(line((s) => s.seconds * 1000), "duration in milliseconds", state.step));
   $("schedule").replaceChildren(...parts);
 }
 function guess() {
@@ -274,15 +284,15 @@ function guess() {
   const g = r.guesses[state.step], latents = { noisy: () => floats(r.final).map((v, k) => v + g.sigma * floats(r.noise)[k]), guess: () => floats(g.guess) };
   const shot = (name, label) => (g.pictures[name] ? picture(g.pictures[name], label) : drawn(latents[name](), r.shape, label));
   $("guess").replaceChildren(figure(picture(r.picture, "the finished picture"), "the finished picture"),
-    figure(shot("noisy", "noised again"), `noised again: ${g.sigma.toPrecision(3)}`), figure(shot("guess", "guessed"), `guessed; error ${g.error.toFixed(3)}`));
-  $("loss").replaceChildren(chart([{ values: r.guesses.map((x) => x.error), chosen: true }], "error of the guessed noise, by the levels of the walk", state.step));
+    figure(shot("noisy", "with noise"), `with noise of ${g.sigma.toPrecision(3)}`), figure(shot("guess", "estimate"), `estimate; error ${g.error.toFixed(3)}`));
+  $("loss").replaceChildren(chart([{ values: r.guesses.map((x) => x.error), chosen: true }], "error of the predicted noise, for the noise level of each step", state.step));
 }
 function reconstruction() {
   const r = run();
   $("s-reconstruction").hidden = !r.reconstruction;
   if (!r.reconstruction) return;
   const [channels, tall, wide] = r.reconstruction.shape, z = floats(r.reconstruction.z), pixels = 3 * tall * wide * factor * factor;
-  $("reconstruction-said").textContent = `The walk goes through ${(channels * tall * wide).toLocaleString("en")} numbers in place of ${pixels.toLocaleString("en")}: an autoencoder makes the one of the other. The finished picture there and back: ${r.reconstruction.psnr} dB. Its channels:`;
+  $("reconstruction-said").textContent = `The autoencoder encodes a picture of ${pixels.toLocaleString("en")} numbers as ${(channels * tall * wide).toLocaleString("en")} numbers, the latents, and decodes them again. The PSNR of the finished picture after both is ${r.reconstruction.psnr} dB. The channels of its latents:`;
   const shots = [...Array(channels).keys()].map((c) => {
     const part = z.slice(c * tall * wide, (c + 1) * tall * wide), low = Math.min(...part), high = Math.max(...part, low + 1e-6);
     const canvas = make("canvas", { width: wide, height: tall, role: "img", "aria-label": `channel ${c + 1}` }), context = canvas.getContext("2d"), values = context.createImageData(wide, tall);
@@ -290,32 +300,32 @@ function reconstruction() {
     context.putImageData(values, 0, 0);
     return figure(canvas, `${c + 1}: ${low.toFixed(1)} to ${high.toFixed(1)}`);
   });
-  $("reconstruction").replaceChildren(figure(picture(r.picture, "the picture"), "the picture"), figure(picture(r.reconstruction.picture, "there and back"), "there and back"), ...shots);
+  $("reconstruction").replaceChildren(figure(picture(r.picture, "the picture"), "the picture"), figure(picture(r.reconstruction.picture, "encoded and decoded"), "encoded and decoded"), ...shots);
 }
 function apart() {
   $("s-apart").hidden = data.runs.length < 2;
   if (data.runs.length < 2) return;
   const first = data.apart.slice(1).map((far) => far.findIndex((v) => v > 0.1));
-  $("apart-said").textContent = `Each picture's noisy latents against those of "${data.runs[0].label}": ` +
-    data.runs.slice(1).map((r, k) => `"${r.label}" ${first[k] < 0 ? "never differs by more than a tenth of the noise's deviation" : `differs by more than a tenth of the noise's deviation after step ${first[k]}`}`).join("; ") + ".";
+  $("apart-said").textContent = `The noisy latents of each run, compared with those of "${data.runs[0].label}": ` +
+    data.runs.slice(1).map((r, k) => `"${r.label}" ${first[k] < 0 ? "never differs by more than a tenth of the noise's standard deviation" : `differs by more than a tenth of the noise's standard deviation after step ${first[k]}`}`).join("; ") + ".";
   $("sides").replaceChildren(...data.runs.map((r) => {
     const s = r.steps[Math.min(state.step, r.steps.length - 1)];
     return figure(s.pictures.denoised ? picture(s.pictures.denoised, r.label) : drawn(floats(s.latents.denoised), r.shape, r.label), r.label);
   }));
-  const far = chart(data.apart.map((values, k) => ({ values, name: data.runs[k].label.slice(0, 16), chosen: k === state.run })), "how far from the first picture's noisy latents", state.step);
+  const far = chart(data.apart.map((values, k) => ({ values, name: data.runs[k].label.slice(0, 16), chosen: k === state.run })), "distance from the noisy latents of the first run", state.step, { first: "start" });
   $("apart").replaceChildren(far, ways());
 }
 function ways() { // all noisy latents on the plane of their two principal components
   const all = data.map.flat(), low = [0, 1].map((k) => Math.min(...all.map((p) => p[k]))), high = [0, 1].map((k) => Math.max(...all.map((p) => p[k])));
   const px = (p) => 10 + ((p[0] - low[0]) / (high[0] - low[0] || 1)) * 300, py = (p) => 160 - ((p[1] - low[1]) / (high[1] - low[1] || 1)) * 150;
-  const svg = make("svg", { width: 430, height: 175, viewBox: "0 0 430 175", role: "img", "aria-label": "ways of the latents" });
+  const svg = make("svg", { width: 430, height: 175, viewBox: "0 0 430 175", role: "img", "aria-label": "trajectories of the latents" });
   data.map.forEach((way, k) => {
     svg.append(make("path", { class: `curve${k === state.run ? " chosen" : ""}`, d: `M${way.map((p) => `${px(p).toFixed(1)},${py(p).toFixed(1)}`).join("L")}` }));
     way.forEach((p, s) => svg.append(make("circle", { class: s === state.step ? "dot" : "", fill: "currentColor", r: s === state.step ? 5 : 2.5, cx: px(p), cy: py(p), onclick: () => set({ run: k, step: Math.min(s, way.length - 2) }) }, make("title", {}, `${data.runs[k].label}, before step ${s + 1}`))));
     const end = way[way.length - 1];
     svg.append(make("text", { x: px(end) + 7, y: py(end) + 4 }, data.runs[k].label.slice(0, 16)));
   });
-  return make("figure", { style: "max-width: 27rem" }, svg, make("figcaption", {}, "the ways of the noisy latents, on their two principal components"));
+  return make("figure", { style: "max-width: 27rem" }, svg, make("figcaption", {}, "trajectories of the noisy latents, on their first two principal components"));
 }
 
 // ---- what the reader does
@@ -358,6 +368,8 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "ArrowRight") set({ step: state.step + 1 });
   else if (event.key === " " && event.target === document.body) { event.preventDefault(); play(!timer); }
 });
-$("foot").textContent = `sfumato ${data.version}; ${model.name}, sha256 ${model.sha256.slice(0, 16)}. Left and right: a step; space: play. The page holds all its numbers and needs no network.`;
+if (!model.parameters.text) $("about").lastElementChild.textContent = "The input is noise. At each step, the network estimates the clean picture, and the sampler goes a part of the way there.";
+$("foot").textContent = `sfumato ${data.version}; ${model.name}, sha256 ${model.sha256.slice(0, 16)}. Left and right arrow: one step; space: play. The page contains all its data and needs no network.`;
 const changes = run().steps.map((s) => s.change);
-set({ run: 0, step: changes.lastIndexOf(Math.max(...changes)) }); // where the text changes most; without guidance the last one
+const most = Math.max(...changes);
+set({ run: 0, step: most > 0 ? changes.indexOf(most) : 0 }); // where the text changes the estimate most; without guidance the first step
