@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sfumato.cli.command import flags
-from sfumato.config import Options, note_of, range_of
+from sfumato.config import FLAG, Options, note_of, range_of
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.evaluate.options import EvaluateOptions
 from sfumato.tasks.reduce.options import ReduceOptions
@@ -51,7 +51,7 @@ def page() -> str:
             flag = "" if name == "candidate" else " ".join(f"`{one}`" for one in flags(name, field))
             metavar = note_of(field, "metavar").replace("|", "\\|")
             default = "" if field.default in (None, "", ()) else f"`{field.default}`"
-            about = (field.description or "").replace("|", "\\|")
+            about = FLAG.sub(r"`\g<0>`", (field.description or "").replace("|", "\\|"))
             shown = f"{flag} {metavar}".strip()
             parts.append(f"| `{name}` | {shown} | {default} | {range_of(field)} | {about} |")
         parts.append("")
