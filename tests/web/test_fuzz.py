@@ -6,7 +6,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.edges.test_serve import serving
+from tests.web.test_serve import serving
 
 pytest.importorskip("schemathesis")
 CHECKS = (

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
-from tests.edges.test_serve import ask, ended, serving
+from tests.web.test_serve import ask, ended, serving
 
 from sfumato.errors import OptionError
 from sfumato.web import queue

@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
-from tests.edges.test_serve import ask, b64, serving
 from tests.parity.test_lora import changes
+from tests.web.test_serve import ask, b64, serving
 
 from sfumato.hub.load import load
 from sfumato.hub.lora import FILE, save_lora

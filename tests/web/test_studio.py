@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
-from tests.edges.test_foreign import COMFYUI, png
-from tests.edges.test_serve import serving
+from tests.data.test_foreign import COMFYUI, png
+from tests.web.test_serve import serving
 
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.explain.experiments import explain
