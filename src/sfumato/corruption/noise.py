@@ -61,7 +61,7 @@ class GaussianNoise:
         return Corrupted(x + sigma.to(x.dtype)[:, None, None, None] * normal(x, generator), sigma)
 
     def apply(self, x: Tensor) -> Tensor:
-        """The identity."""
+        """Return `x`: without its noise, this corruption changes nothing."""
         return x
 
     adjoint = pinv = apply
@@ -114,7 +114,7 @@ class FilmGrain:
         return Corrupted(x + sigma.to(x.dtype)[:, None, None, None] * n, sigma)
 
     def apply(self, x: Tensor) -> Tensor:
-        """The identity."""
+        """Return `x`: without its noise, this corruption changes nothing."""
         return x
 
     adjoint = pinv = apply
@@ -212,7 +212,7 @@ class DiffusionNoise:
         return Corrupted(x + sigma.to(x.dtype)[:, None, None, None] * normal(x, generator), sigma)
 
     def apply(self, x: Tensor) -> Tensor:
-        """The identity."""
+        """Return `x`: without its noise, this corruption changes nothing."""
         return x
 
     adjoint = pinv = apply

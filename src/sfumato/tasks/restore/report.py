@@ -41,8 +41,9 @@ def report(
 ) -> dict[str, Any]:
     """The report of a restoration.
 
-    The largest change of known pixels is left out unless filling holes is the only task; the
-    difference from the shrunk result is left out if noise is removed, too.
+    The largest change of known pixels is reported only if filling holes is the only task. The
+    difference between the input and the shrunk result of an enlargement is reported only if no
+    noise is removed.
     """
     parts = [
         *(stage.only or "photos" for stage in stages),

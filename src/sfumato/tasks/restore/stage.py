@@ -41,8 +41,8 @@ class Engine(Protocol):
     def sha256(self, part: str) -> str:
         """Digest of the weights for a part of the work.
 
-        A part has the name of its network. It is "noise", "gaps" or "size" where the photo has
-        only this kind of damage, "tints" for color, and "photos" for everything else.
+        A part has the name of its network: "noise", "gaps" or "size" for a stage that only
+        denoises, fills or enlarges, "tints" for color, and "photos" for any other stage.
         """
         ...
 
