@@ -20,7 +20,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Text:
-    """A text encoder in a checkpoint: prefix of its weights, config, and whether names are OpenCLIP's."""
+    """A text encoder in a checkpoint: prefix of its names, config, and whether it is OpenCLIP's."""
 
     prefix: str
     config: CLIPTextConfig

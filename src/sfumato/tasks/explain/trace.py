@@ -301,7 +301,8 @@ class _Recorder(Denoiser):
         return out
 
     def taken(self, batch: int) -> tuple[_Pass, float]:
-        """Return the first evaluation of the last step, and the seconds since its start.
+        """Return what was recorded at the first network evaluation of the last step, and the
+        seconds since this evaluation began.
 
         Also reset the record. `batch` is the number of pictures.
         """
