@@ -211,12 +211,13 @@ def eight_bits(mode: str, values: NDArray[Any]) -> NDArray[np.uint8]:
 def brightest(mode: str, values: NDArray[np.float64]) -> float:
     """Return the value that counts as white.
 
-    For mode F it is 1 if no value is larger, or else 255 if no value is larger, or else the
-    maximum. For mode I it is 255 if no value is larger. In all other cases it is 65535.
+    For mode F it is 1 if no value is above 2 (sharpening may exceed 1 a little), or else 255 if no
+    value is larger, or else the maximum. For mode I it is 255 if no value is larger. In all other
+    cases it is 65535.
     """
     largest = float(values.max(initial=0))
     if mode == "F":
-        return 1.0 if largest <= 1 else max(255.0, largest)
+        return 1.0 if largest <= 2 else max(255.0, largest)
     return 255.0 if mode == "I" and largest <= 255 else 65535.0
 
 

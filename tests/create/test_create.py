@@ -412,7 +412,7 @@ def test_options_of_rows_that_would_be_ignored(run, tiny, tmp_path):
     (tmp_path / "p.jsonl").write_text('{"prompt": "x", "strength": 0.3}')
     code, _, err = run("create", "--prompts", "p.jsonl", "--model", tiny, "--output", "c")
     assert code == 2
-    assert "so it needs --from PICTURE" in err
+    assert "--strength needs --from" in err
     (tmp_path / "p.jsonl").write_text('{"prompt": "x", "negative_prompt": ""}')
     assert (
         run(
@@ -480,7 +480,7 @@ def test_a_row_cannot_change_the_model(run, tiny, tmp_path, name, value):
 
 
 def test_a_strength_needs_a_picture_in_python_too(tiny):
-    with pytest.raises(OptionError, match="needs --from"):
+    with pytest.raises(OptionError, match="--strength needs --from"):
         create("a", CreateOptions(model=str(tiny), strength=0.2))
 
 
@@ -735,7 +735,7 @@ WRONG = {
         ("create", "x", "--model", "FOREIGN", "--best-of", "2"),
         "takes texts of 48 values, but the model's text encoder gives 32",
     ),
-    "strength without from": (("create", "x", "--strength", "0.5"), "so it needs --from PICTURE"),
+    "strength without from": (("create", "x", "--strength", "0.5"), "--strength needs --from"),
     "beyond the largest seed": (
         (
             "create",

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sfumato import image
 from sfumato.errors import ModelError
 from sfumato.hub.load import load
-from sfumato.hub.lora import FILE, Change, save_lora
+from sfumato.hub.lora import FILE, Change, read_lora, save_lora
 from sfumato.hub.names import unet_name
 from sfumato.runtime import Streams
 from sfumato.tasks.create.options import CreateOptions
@@ -112,6 +112,8 @@ def test_other_names_give_the_same_weights(tiny, lora, tmp_path):
         {"unet.use_rslora": True},
         {"unet.lora_alpha": 3, "unet.use_rslora": True},
         {"unet.lora_alpha": 3, "unet.alpha_pattern": {"to_k": 5}},
+        {"unet.lora_alpha": 3, "unet.alpha_pattern": {r".*\.attn2\.to_k": 5}},
+        {"unet.lora_alpha": 3, "unet.alpha_pattern": {r"^down_blocks\.0.*to_k": 5}},
     ],
 )
 def test_pefts_settings_scale_as_in_diffusers(tiny, lora, tmp_path, noted):
@@ -206,6 +208,14 @@ def test_notes_that_say_nothing_are_passed_over(tiny, lora, tmp_path, noted):
     save_file(load_file(lora / FILE), path, {"lora_adapter_metadata": noted})
     want, found = (weights_of(load(tiny, loras=[str(p)])) for p in (lora, path))
     assert all(torch.equal(found[k], want[k]) for k in want)
+
+
+def test_an_alpha_pattern_that_could_take_forever_is_refused(lora, tmp_path):
+    noted = {"unet.lora_alpha": 3, "unet.alpha_pattern": {"(.*)*(.*)*x": 5}}
+    path = tmp_path / "noted.safetensors"
+    save_file(load_file(lora / FILE), path, {"lora_adapter_metadata": json.dumps(noted)})
+    with pytest.raises(ModelError, match="alpha_pattern"):
+        read_lora(path)
 
 
 def test_hostile_files_are_told(tiny, lora, tmp_path):

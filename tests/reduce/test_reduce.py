@@ -510,8 +510,10 @@ def test_a_measured_number_is_no_label(run, tmp_path):
     rows = "".join(f"{k},{k * k % 7},{k % 3},{k / 7}\n" for k in range(30))
     (tmp_path / "t.csv").write_text(f"a,b,c,target\n{rows}")
     code, _, err = run("reduce", "t.csv", "--codes", 2, "--epochs", 1, "--output", "r")
-    assert code == 0 and "more than half of the labels occur once" in err
+    assert code == 0 and "the labels are measured numbers" in err
     told = json.loads((tmp_path / "r" / "report.json").read_text())
+    words = ("--codes", 2, "--epochs", 1, "--output", "s", "--label", "target")
+    assert "measured" not in run("reduce", "t.csv", *words)[2], "asked for"
     assert not any("knn_accuracy" in trial for trial in told["trials"])
 
 
@@ -534,6 +536,9 @@ def test_one_column_and_texts_with_numbers_are_told(run, tmp_path):
     lines = "".join(f"{words[k % 3]} {k},{k}\n" for k in range(12))
     (tmp_path / "text.csv").write_text(f"text,n\n{lines}")
     assert "n: not used, because the column text" in "\n".join(read(tmp_path / "text.csv").notes)
+    lines = "".join(f"{k},{words[k % 3]} {k}\n" for k in range(12))
+    (tmp_path / "both.csv").write_text(f"content,text\n{lines}")
+    assert read(tmp_path / "both.csv").kind == "documents", "the column of texts, not of numbers"
 
 
 def test_arrays_are_treated_as_files_are():
@@ -545,3 +550,7 @@ def test_arrays_are_treated_as_files_are():
     assert pictures.table.shape == (1, 8, 8)
     with pytest.raises(DataError, match="an array of shape"):
         sfumato.reduce(np.zeros(5))
+    how = {"codes": (2,), "epochs": 1, "outliers": 0}
+    assert len(sfumato.reduce(rows.astype(object), how).table) == 29
+    with pytest.raises(DataError, match="cannot be converted to numbers"):
+        sfumato.reduce(np.array([["a", "b"]] * 5), how)

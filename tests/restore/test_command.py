@@ -12,8 +12,9 @@ from tests.restore.common import PHOTO, mask, run
 from sfumato.cli import main
 from sfumato.data.photo import Photo, read
 from sfumato.errors import OptionError
+from sfumato.hub.catalog import restorers
 from sfumato.tasks.restore.engines import restore
-from sfumato.tasks.restore.networks import RestorationNetworks
+from sfumato.tasks.restore.networks import UNDOES, RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import PATCHES, stream
 
@@ -436,3 +437,7 @@ def test_options_may_be_a_mapping():
     assert made.report["sigma"] == 5
     with pytest.raises(OptionError, match="must be a RestoreOptions"):
         restore(PHOTO, 5)
+
+
+def test_every_bundled_restorer_has_its_kinds_of_damage():
+    assert UNDOES.keys() == set(restorers())

@@ -79,6 +79,13 @@ def test_a_loaded_model_gets_no_lora_or_student_by_options(tiny):
             create("a", CreateOptions(model=str(tiny), **asked), model)
 
 
+def test_a_lora_of_a_loaded_model_may_be_written_in_another_way(own, tiny, tmp_path):
+    trained(own, tmp_path / "mine", tiny)
+    model = load(tiny, loras=[tmp_path / "mine"])
+    options = {"model": str(tiny), "steps": 1, "loras": (f"{tmp_path}/mine/:1",)}
+    assert create("a", options, model)
+
+
 def test_without_its_changes_it_is_the_model_itself(own, tiny, tmp_path):
     model = load(tiny)
     found = Latents(pack(own, 16, tmp_path / "c", captions=True), model.space, model.text, tmp_path)

@@ -65,7 +65,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -79,6 +78,7 @@ def root(
     """
 
 
+app.callback(help=help_of(root))(root)
 app.command(help=help_of(create.create))(create.create)
 app.command(cls=restore.RestoreCommand, help=help_of(restore.restore))(restore.restore)
 for command in (

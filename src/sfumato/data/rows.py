@@ -304,6 +304,11 @@ def table_of(values: NDArray[Any]) -> Table:
         If the array has another shape, holds no numbers, or has fewer than 3 usable rows.
     """
     given = Path("the array")  # its name in messages
+    if values.dtype.kind in "OUS":
+        try:
+            values = values.astype(np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"the array cannot be converted to numbers: {error}") from None
     if not 2 <= values.ndim <= 4:
         raise DataError(
             f"an array of shape (N, d), (N, H, W) or (N, H, W, C) is needed, not {values.shape}"

@@ -77,8 +77,13 @@ def number_columns(table: Any) -> list[str]:
 
 
 def text_column(table: Any) -> str | None:
-    """Return the first column of a table with a usual name of texts, such as ``text``."""
-    return next((name for name in table.column_names if name.lower() in TEXTS), None)
+    """Return the first column of a table with a usual name of texts, such as ``text``.
+
+    A column of numbers is returned only if there is no other.
+    """
+    found = [name for name in table.column_names if name.lower() in TEXTS]
+    numbers = number_columns(table)
+    return next((name for name in found if name not in numbers), found[0] if found else None)
 
 
 def _read_csv(path: Path) -> tuple[Any, list[str]]:

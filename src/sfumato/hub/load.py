@@ -208,7 +208,7 @@ def load(
     name: str | Path = "icons",
     device: str = "auto",
     dtype: str = "auto",
-    loras: Sequence[str] = (),
+    loras: Sequence[str | Path] = (),
     *,
     fast: bool = False,
 ) -> Model:
@@ -290,13 +290,13 @@ def with_student(model: Model) -> Model:
     )
 
 
-def with_loras(model: Model, loras: Sequence[str]) -> Model:
+def with_loras(model: Model, loras: Sequence[str | Path]) -> Model:
     """Merge LoRAs into a model's weights, in place.
 
     The returned model also records the digests of the LoRA files.
     """
     digests = dict(model.loras)
-    for asked in loras:
+    for asked in map(str, loras):
         name, scale = lora_scale(asked)
         merge(model.network, transformers(model.text), lora_file(name), scale)
         digests[asked] = digest(lora_file(name))

@@ -30,6 +30,8 @@ from sfumato.hub.names import unet_name
 from sfumato.runtime import atomic
 
 BASE = "base_model"  # first part of the names in PEFT's own folders
+# regular expressions of a stranger's file: without groups and with few repetitions they are quick
+SIMPLE = re.compile(r"(?:[\w.^$|*]|\\\.)+")
 FILE = "pytorch_lora_weights.safetensors"  # the file that diffusers looks for in a folder
 FORMAT = re.compile(
     r"(?P<layer>.+?)(?:\.lora_(?P<peft>A|B)|\.lora(?:_linear_layer)?[._](?P<old>down|up))\.weight|"
@@ -173,8 +175,11 @@ def _alpha(layer: str, rank: int, settings: Mapping[str, Any]) -> float:
     """
     alpha = settings.get("lora_alpha")
     patterns = settings.get("alpha_pattern")
+    name = layer.removeprefix(f"{BASE}.model.") if BASE in layer else layer.partition(".")[2]
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        if re.fullmatch(rf"(?:.*\.)?{re.escape(pattern)}", layer):
+        if not SIMPLE.fullmatch(pattern) or pattern.count("*") > 3:
+            raise ModelError(f"the alpha_pattern {pattern!r:.60} of the LoRA is not supported")
+        if re.match(rf"(?:.*\.)?(?:{pattern})$", name):
             alpha = value
             break
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):

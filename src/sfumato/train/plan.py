@@ -74,7 +74,7 @@ USED: dict[str, set[str]] = {
     "autoencoder": {"size"},
     "diffusion": DIFFUSION,
     "diffusion from a model": DIFFUSION,
-    "lora": DIFFUSION | {"rank"},
+    "lora": (DIFFUSION - {"defaults"}) | {"rank"},
     "matcher": {"size"},
     "student": {"rank", "student_steps", "trajectories", "previews"},
     "upscaler": set(),

@@ -220,6 +220,7 @@ def _created(body: CreateBody, request: dict[str, Any], offered: Offered) -> dic
 def _lora(asked: str, loras: Mapping[str, str]) -> str:
     """The path and scale of a LoRA that the server offers, as ``PATH:SCALE``."""
     name, scale = lora_scale(asked)
+    name = offered_name(name)  # older settings have the suffix
     if name not in loras:
         raise unknown("LoRA", name, loras)
     return f"{loras[name]}:{scale:g}"
@@ -296,6 +297,11 @@ def _model(name: str, models: Mapping[str, str]) -> str:
     return models[name]
 
 
+def offered_name(path: str) -> str:
+    """The name of a folder or file that the server offers."""
+    return Path(path).name.removesuffix(".safetensors")
+
+
 def named(paths: list[str]) -> dict[str, str]:
     """Map the name of each folder or file (without ``.safetensors``) to its path.
 
@@ -306,7 +312,7 @@ def named(paths: list[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for path in paths:
-        name = Path(path).name.removesuffix(".safetensors")
+        name = offered_name(path)
         if found.setdefault(name, path) != path:
             raise OptionError(
                 f"{found[name]} and {path} have the same name; rename one, or leave one out"

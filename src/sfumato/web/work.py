@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from PIL import Image
 from sfumato import image
 from sfumato.data import photo as photos
 from sfumato.hub.load import Model
+from sfumato.hub.lora import lora_scale
 from sfumato.tasks import lessons, points
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, load_model, make_plan
@@ -37,6 +37,7 @@ from sfumato.tasks.restore.engines import engine
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search import query
 from sfumato.types import Progress
+from sfumato.web.bodies import offered_name
 
 PRIVATE = ("source", "mask", "fill", "like", "image")  # settings that contain paths of the server
 POINTS = 8  # largest number of point sets whose networks are cached
@@ -86,7 +87,8 @@ def public(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without the server's paths; a LoRA is named by the last part of its path."""
     shown = {name: value for name, value in settings.items() if name not in PRIVATE}
     for asked in settings.get("loras", ()):
-        name = re.sub(r"^.*/(?=[^/])", "", asked)
+        path, scale = lora_scale(asked)
+        name = f"{offered_name(path)}:{scale:g}"
         shown["loras"] = [name if one == asked else one for one in shown["loras"]]
         parts = shown.get("parts", {})
         shown["parts"] = {k.replace(f"lora {asked}", f"lora {name}"): v for k, v in parts.items()}

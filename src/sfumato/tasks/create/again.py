@@ -51,8 +51,11 @@ def settings_of(
             settings[kind] = known[kind] = str(path.parent / file)
     _same_files(path, settings, {"source", "mask"} - chosen.keys())
     known = {k: v for k, v in known.items() if k not in _overridden(chosen, given, wanted)}
-    if not {**known, **chosen}.get("source"):
+    both = {**known, **chosen}
+    if not both.get("source"):
         known.pop("strength", None)
+    if both.get("then") is None and both.get("then_guidance_scale") is None:
+        known.pop("then_step", None)  # of older pictures; it changes nothing alone
     values = {**given, **known, **chosen}
     model = load_model(CreateOptions.build(values))
     if "model" not in chosen:

@@ -25,6 +25,7 @@ from sfumato.condition.words import with_names
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.files import digest
 from sfumato.hub.load import Model, load
+from sfumato.hub.lora import lora_scale
 from sfumato.sampler.registry import WITH_ETA
 from sfumato.sampler.schedule import SCHEDULES
 from sfumato.space.detail import Detail
@@ -276,13 +277,20 @@ def check(prompts: Sequence[str], plan: Plan) -> None:
 def _check_loaded(plan: Plan) -> None:
     """Refuse LoRAs and `fast` for a model that was loaded without them."""
     options, model = plan.options, plan.model
-    if missing := set(options.loras) - model.loras.keys():
-        raise OptionError(
-            f"the given model was loaded without the LoRA {min(missing)}; give the LoRA to "
-            "sfumato.load"
-        )
+    loaded = {_lora_key(name) for name in model.loras}
+    for name in options.loras:
+        if _lora_key(name) not in loaded:
+            raise OptionError(
+                f"the given model was loaded without the LoRA {name}; give the LoRA to sfumato.load"
+            )
     if options.fast and not model.student:
         raise OptionError("the given model was loaded without fast; give fast=True to sfumato.load")
+
+
+def _lora_key(asked: str) -> tuple[Path, float]:
+    """The file or folder of a LoRA and its scale, in whatever way they are written."""
+    name, scale = lora_scale(asked)
+    return Path(name).absolute(), scale
 
 
 def _check_texts(texts: Sequence[str], model: Model) -> None:
@@ -311,8 +319,9 @@ def _check_size(plan: Plan) -> None:
 
 def _check_options(plan: Plan) -> None:
     options, model = plan.options, plan.model
-    if options.source is None and "strength" in options.model_fields_set:
-        raise OptionError("--strength sets how much a picture changes, so it needs --from PICTURE")
+    usual = CreateOptions.model_fields["strength"].default
+    if options.source is None and options.strength != usual:
+        raise OptionError("--strength needs --from: it sets how much of the start picture changes")
     if options.style and options.style not in model.defaults.styles:
         raise unknown("style", options.style, model.defaults.styles)
     seen, made = model.network.config.in_channels, model.space.config.latent_channels

@@ -244,7 +244,7 @@ def steps(
 ) -> Iterator[SamplerProgress | Progress | Explained]:
     """As :func:`explain`, but also yield every step; to cancel, stop iterating."""
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    options = options or CreateOptions()
+    options = CreateOptions.of(options)
     if not 0 < len(texts) + len(changes) <= MOST:
         raise OptionError(
             f"{len(texts) + len(changes)} pictures were requested, but a page shows 1 to {MOST}"

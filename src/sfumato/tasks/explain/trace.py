@@ -233,7 +233,7 @@ def record(
     prompt: str, options: CreateOptions | None = None, model: Model | None = None
 ) -> Iterator[SamplerProgress | Trace]:
     """As :func:`trace`, but also yield every sampler step; to cancel, stop iterating."""
-    options = options or CreateOptions()
+    options = CreateOptions.of(options)
     if options.count != 1:
         raise OptionError(f"only one picture can be explained at a time, not {options.count}")
     model = model or load_model(options)

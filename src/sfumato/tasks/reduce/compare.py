@@ -105,7 +105,8 @@ def gather(source: Path, options: ReduceOptions) -> Table:
     DataError
         If the source has no usable rows; the message gives the reason.
     """
-    table = _without_single_labels(read(source, size=options.size, label=options.label))
+    table = read(source, size=options.size, label=options.label)
+    table = table if options.label else _without_measured_labels(table)
     options.check_kind(table.kind)
     if options.limit is None or options.limit >= len(table):
         return table
@@ -113,11 +114,16 @@ def gather(source: Path, options: ReduceOptions) -> Table:
     return table.take(np.sort(chosen))
 
 
-def _without_single_labels(table: Table) -> Table:
-    """Drop labels that name single rows rather than groups, such as measured numbers."""
-    if table.labels is None or 2 * len(set(table.labels.tolist())) <= len(table):
+def _without_measured_labels(table: Table) -> Table:
+    """Drop labels that are measured numbers: most of them differ, so they name no groups."""
+    labels = [] if table.labels is None else table.labels.tolist()
+    if table.kind != "numbers" or 2 * len(set(labels)) <= len(table):
         return table
-    note = "more than half of the labels occur once: they are not used"
+    try:
+        [float(label) for label in labels if label]
+    except ValueError:
+        return table  # names
+    note = "the labels are measured numbers, not groups: they are not used (--label uses them)"
     return replace(table, labels=None, notes=[*table.notes, note])
 
 
