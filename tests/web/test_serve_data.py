@@ -234,3 +234,14 @@ def test_what_no_client_may_ask_for(served, path, body, said):
     status, answer = ask(served[0], f"/v1/{path}?wait=true", {"prompt": "a red apple", **body})
     assert status in (400, 422), answer
     assert said in answer["error"]["message"]
+
+
+def test_a_lora_given_as_a_file_keeps_one_name(tiny, tmp_path):
+    save_lora(changes(load(tiny)), tmp_path / "mine.safetensors")
+    words = ("--model", str(tiny), "--lora", str(tmp_path / "mine.safetensors"))
+    with serving(tmp_path / "queue", *words) as (_, address):
+        assert ask(address, "/v1/loras")[1]["data"] == [{"id": "mine"}]
+        for asked in ("mine:0.5", "mine.safetensors:0.5"):
+            body = {"prompt": "a", "model": tiny.name, "steps": 1, "loras": [asked]}
+            job = ask(address, "/v1/create?wait=true", body)[1]
+            assert job["result"]["pictures"][0]["settings"]["loras"] == ["mine:0.5"], job

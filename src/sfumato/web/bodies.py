@@ -33,6 +33,7 @@ from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search.options import SearchOptions
 from sfumato.web.unpacked import check_unpacked
 
+SUFFIX = ".safetensors"  # left out of the names of models and LoRAs
 PICTURES = ("source", "mask", "image", "fill", "like")
 MOST = 64  # pictures of one request
 LARGEST = 1024  # pixels of a side of a created picture
@@ -220,7 +221,7 @@ def _created(body: CreateBody, request: dict[str, Any], offered: Offered) -> dic
 def _lora(asked: str, loras: Mapping[str, str]) -> str:
     """The path and scale of a LoRA that the server offers, as ``PATH:SCALE``."""
     name, scale = lora_scale(asked)
-    name = offered_name(name)  # older settings have the suffix
+    name = name.removesuffix(SUFFIX)  # older settings have it
     if name not in loras:
         raise unknown("LoRA", name, loras)
     return f"{loras[name]}:{scale:g}"
@@ -299,7 +300,7 @@ def _model(name: str, models: Mapping[str, str]) -> str:
 
 def offered_name(path: str) -> str:
     """The name of a folder or file that the server offers."""
-    return Path(path).name.removesuffix(".safetensors")
+    return Path(path).name.removesuffix(SUFFIX)
 
 
 def named(paths: list[str]) -> dict[str, str]:
