@@ -185,12 +185,16 @@ def _without_paths(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def field_flags(name: str, field: FieldInfo) -> list[str]:
+    """Return the flags of a field: those that :func:`option` stored, or else its own name."""
+    return note_of(field, "flags").split() or [f"--{name.replace('_', '-')}"]
+
+
 def flags_of(record: type[Config]) -> dict[str, str]:
     """Return the flags of a record's fields: flag -> name of the field."""
     found: dict[str, str] = {}
     for name, field in record.model_fields.items():
-        flags = note_of(field, "flags").split() or [f"--{name.replace('_', '-')}"]
-        found |= dict.fromkeys(flags, name)
+        found |= dict.fromkeys(field_flags(name, field), name)
     return found
 
 

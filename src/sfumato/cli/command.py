@@ -13,7 +13,7 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
-from sfumato.config import Config, note_of
+from sfumato.config import Config, field_flags, note_of
 
 
 def data_path(text: str) -> Path:
@@ -76,7 +76,7 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def flags(name: str, field: FieldInfo) -> list[str]:
     """The names of a field on the command line."""
-    named = note_of(field, "flags").split() or [f"--{name.replace('_', '-')}"]
+    named = field_flags(name, field)
     return [f"{named[0]}/--no-{named[0][2:]}"] if field.default is True else named
 
 

@@ -75,9 +75,7 @@ def search(
         raise OptionError(f"{output}: pictures are written as {', '.join(FORMATS)}")
     if output is not None:
         check_file(output, overwrite=overwrite)
-    hits = query.search(folder, words, options.k, options.where, like=like)
-    if words is not None and query.knows_none_of(folder, words):
-        note(f'the model seems to know no word of "{words}"; the items found are arbitrary')
+    hits = query.search(folder, words, options.k, options.where, like=like, note=note)
     if output is not None:  # before the lines: the program that reads them may close the pipe
         with atomic(output) as scratch:
             query.pictures(folder, hits).save(scratch)

@@ -30,10 +30,10 @@ from sfumato.data.samples import Sample, find, picture_column
 from sfumato.data.tables import (
     LABELS,
     TEXTS,
+    held_out_rows,
     label_column,
     number_columns,
     read_table,
-    test_rows,
     text_column,
     used_rows,
 )
@@ -366,7 +366,7 @@ def _columns(path: Path, size: int | None, label: str | None) -> Table:
     kept = used_rows(table)
     table = table.filter(kept.tolist())
     given = table[known].to_pylist() if known else [""] * table.num_rows
-    test = test_rows(table)
+    test = held_out_rows(table)
     if picture_column(table):
         samples = [sample for sample, keep in zip(find(path), kept, strict=True) if keep]
         return replace(_pictures(samples, [word(v) for v in given], size, test), notes=notes)

@@ -194,7 +194,7 @@ def used_rows(table: Any) -> NDArray[np.bool_]:
     return named if named.any() else ~named
 
 
-def test_rows(table: Any) -> NDArray[np.bool_] | None:
+def held_out_rows(table: Any) -> NDArray[np.bool_] | None:
     """Return a mask of the rows whose "split" is test or val; None if these are 0, 1 or all
     rows.
     """

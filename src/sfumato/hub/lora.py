@@ -177,9 +177,13 @@ def _alpha(layer: str, rank: int, settings: Mapping[str, Any]) -> float:
     patterns = settings.get("alpha_pattern")
     name = layer.removeprefix(f"{BASE}.model.") if BASE in layer else layer.partition(".")[2]
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        if not SIMPLE.fullmatch(pattern) or pattern.count("*") > 3:
-            raise ModelError(f"the alpha_pattern {pattern!r:.60} of the LoRA is not supported")
-        if re.match(rf"(?:.*\.)?(?:{pattern})$", name):
+        try:
+            if not SIMPLE.fullmatch(pattern) or pattern.count("*") > 3:
+                raise re.error("not supported")
+            fits = re.match(rf"(?:.*\.)?(?:{pattern})$", name)
+        except re.error as error:
+            raise ModelError(f"the LoRA's alpha_pattern {pattern!r:.60}: {error}") from None
+        if fits:
             alpha = value
             break
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):

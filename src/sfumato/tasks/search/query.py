@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def search(
     where: str | None = None,
     *,
     like: Path | str | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> list[Hit]:
     """Find the `k` items nearest to words, or to an example: a picture file or a text file.
 
@@ -72,6 +74,8 @@ def search(
         SQL condition on the columns name, label and text: ``label = 'cat'``.
     like : Path, optional
         Example file, in place of `words`.
+    note : callable, optional
+        Called with a sentence if the text encoder of the index seems to know no word of the query.
 
     Raises
     ------
@@ -91,7 +95,11 @@ def search(
         raise OptionError(f'the filter "{where}" is no single condition; remove ; and --')
     folder = Path(folder)
     settings = settings_of(folder)
-    code = _code(settings, load_space(folder / "space"), words, like)
+    space = load_space(folder / "space")
+    code = _code(settings, space, words, like)
+    encoder = space.model.text if isinstance(space, ImageTextSpace) else None
+    if note and words and encoder and knows_no_word(encoder, words):
+        note(f'the model seems to know no word of "{words}"; the items found are arbitrary')
     table = open_table(folder)
     exact = settings.recall is None
     try:
@@ -111,12 +119,6 @@ def search(
             "such as label = 'cat'"
         ) from None
     return [Hit(r["name"], round(1 - r["_distance"], 6), r["label"], r["text"]) for r in rows]
-
-
-def knows_none_of(folder: Path | str, words: str) -> bool:
-    """Whether the text encoder of an index seems to know no word of a query."""
-    space = load_space(Path(folder) / "space")
-    return isinstance(space, ImageTextSpace) and knows_no_word(space.model.text, words)
 
 
 def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Image:
