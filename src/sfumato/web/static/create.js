@@ -44,6 +44,7 @@ const FEW = 3, PAUSE = 250; // names; milliseconds without typing
 let asked = 0;
 async function suggest() {
   const prompt = field("prompt"), place = prompt.selectionStart, ticket = (asked += 1);
+  for (const each of page.querySelectorAll(".names")) each.replaceChildren(); // they are for the text of before
   const said = prompt.value.slice(0, place).match(ENDING)?.[1] ?? "";
   // the longest ending that begins a name: "a fire e" is of "fire engine", then "e" alone
   const endings = said.split(" ").map((_, k, all) => all.slice(k).join(" ")).filter((part) => part.length > 1);
