@@ -431,8 +431,10 @@ def test_metrics_and_health(server):
     assert 'sfumato_jobs{status="completed"}' in text
     assert ask(server, "/healthz")[1]["status"] == "ok"
     with urllib.request.urlopen(server + "/openapi.json") as answer:
-        paths = json.load(answer)["paths"]
-    assert {"/v1/create", "/v1/restore", "/v1/images/generations"} <= paths.keys()
+        described = json.load(answer)
+    assert {"/v1/create", "/v1/restore", "/v1/images/generations"} <= described["paths"].keys()
+    steps = described["components"]["schemas"]["CreateBody"]["properties"]["steps"]
+    assert {"type": "integer", "minimum": 1, "maximum": 200} in steps["anyOf"]
 
 
 @pytest.mark.parametrize("built", [True, False])

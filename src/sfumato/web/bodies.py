@@ -11,15 +11,18 @@ import binascii
 import math
 import re
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from annotated_types import Le
 from pydantic import Field
 from sklearn.datasets import load_digits
 
 from sfumato import image
+from sfumato.config import Options
 from sfumato.errors import OptionError, unknown
 from sfumato.hub.catalog import bundled, restorers
 from sfumato.hub.lora import lora_scale
@@ -47,6 +50,13 @@ TABLES = (".csv", ".zip", ".npz", ".npy", ".parquet", ".gz")
 RESULT = 100_000_000  # pixels of a restored photo
 
 
+def at_most(options: type[Options], name: str, most: int) -> Any:
+    """Return a copy of an option's field whose largest value is `most`, the server's limit."""
+    field = copy(options.model_fields[name])
+    field.metadata = [limit for limit in field.metadata if not isinstance(limit, Le)] + [Le(most)]
+    return field
+
+
 class CreateBody(CreateOptions):
     """A request for pictures from texts: the options of create, and the texts.
 
@@ -58,6 +68,7 @@ class CreateBody(CreateOptions):
     prompt: str | list[str] = Field(
         description="What the picture shows; a list of prompts generates several pictures."
     )
+    steps: int | None = at_most(CreateOptions, "steps", STEPS)
     previews: int = Field(
         0, ge=0, le=1, description="1 also sends previews of unfinished pictures."
     )
@@ -87,6 +98,8 @@ class RestoreBody(RestoreOptions):
     kind: ClassVar[str] = "restore"
 
     image: str = Field(description="The photo, in base64.")
+    steps: int | None = at_most(RestoreOptions, "steps", STEPS)
+    samples: int = at_most(RestoreOptions, "samples", SAMPLES)
     previews: int = Field(0, ge=0, le=0)
 
 
@@ -103,8 +116,8 @@ class ReduceBody(ReduceOptions):
         None, description="A file in base64; by default scikit-learn's digits."
     )
     name: str = Field("digits.npz", description="The file's name.", max_length=200)
-    limit: int | None = Field(ROWS, ge=1, le=ROWS, description="Use only this many rows.")
-    epochs: int | None = Field(None, ge=1, le=EPOCHS)
+    limit: int | None = at_most(ReduceOptions, "limit", ROWS)
+    epochs: int | None = at_most(ReduceOptions, "epochs", EPOCHS)
 
 
 class ProbeBody(ProbeOptions):
@@ -148,7 +161,7 @@ class LessonBody(LessonOptions):
 
     kind: ClassVar[str] = "lesson"
 
-    steps: int = Field(1000, ge=1, le=TRAINED, description="Training steps.")
+    steps: int = at_most(LessonOptions, "steps", TRAINED)
 
 
 Body = (
@@ -228,8 +241,6 @@ def _lora(asked: str, loras: Mapping[str, str]) -> str:
 
 
 def _restored(body: RestoreBody, models: Mapping[str, str]) -> dict[str, Any]:
-    if (body.steps or 0) > STEPS or body.samples > SAMPLES:
-        raise OptionError(f"the server takes up to {STEPS} steps and {SAMPLES} samples")
     if body.engine == "diffusion" or (body.engine == "auto" and body.model in models):
         return {"model": _model(body.model or "icons", models)}
     if body.model is not None and body.model not in restorers():
@@ -287,8 +298,6 @@ def _check_amount(body: CreateBody, texts: list[str]) -> None:
         raise OptionError(f"a prompt may have up to {LONGEST} letters")
     if body.size and max(body.size) > LARGEST:
         raise OptionError(f"the server generates pictures of up to {LARGEST}x{LARGEST} pixels")
-    if body.steps and body.steps > STEPS:
-        raise OptionError(f"the server takes up to {STEPS} steps")
 
 
 def _model(name: str, models: Mapping[str, str]) -> str:
