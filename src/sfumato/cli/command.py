@@ -13,7 +13,7 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
-from sfumato.config import Config, field_flags, note_of
+from sfumato.config import Config, field_flags, note_of, range_of
 
 
 def data_path(text: str) -> Path:
@@ -86,7 +86,10 @@ def command_class(record: type[Config]) -> type[TyperCommand]:
     ``--denoise`` then means ``--denoise=auto``.
     """
     bare = {
-        flags(n, f)[0]: word for n, f in record.model_fields.items() if (word := note_of(f, "bare"))
+        flag: word
+        for name, field in record.model_fields.items()
+        if (word := note_of(field, "bare"))
+        for flag in flags(name, field)
     }
 
     class Command(TyperCommand):
@@ -127,15 +130,7 @@ def _parameter(name: str, field: FieldInfo, *, defaults: bool) -> inspect.Parame
 
 def _help(field: FieldInfo, *, defaults: bool) -> str:
     """The description of a field, with its range and its default."""
-    limits = {
-        key: value
-        for part in field.metadata
-        for key in ("ge", "gt", "le")
-        if (value := getattr(part, key, None)) is not None
-    }
-    notes, low, high = [], limits.get("ge", limits.get("gt")), limits.get("le")
-    if low is not None and high is not None:
-        notes.append(f"{'above ' if 'gt' in limits else ''}{low:g} to {high:,}")
+    notes = [allowed] if (allowed := range_of(field)) else []
     if defaults and field.default not in (None, "", (), False, True):
         notes.append(f"default {_spelled(field.default)}")
     return f"{field.description} ({'; '.join(notes)})" if notes else str(field.description)
@@ -146,7 +141,11 @@ def _spelled(value: Any) -> str:
 
 
 def _kind(annotation: Any) -> tuple[Any, list[str]]:
-    """Return typer's type and choices; for types that typer lacks, str, which the record parses."""
+    """Return typer's type and choices; for types that typer lacks, str, which the record parses.
+
+    A flag can be repeated if its field holds any number of texts or tuples; numbers are separated
+    by commas.
+    """
     parts = (
         [p for p in get_args(annotation) if p is not type(None)]
         if get_origin(annotation) in (Union, UnionType)
@@ -158,6 +157,7 @@ def _kind(annotation: Any) -> tuple[Any, list[str]]:
     if get_origin(part) is Literal:
         return str, [str(choice) for choice in get_args(part)]
     if get_origin(part) is tuple:
-        several = get_origin(get_args(part)[0]) is tuple
-        return (list[str] if several else str), []
+        first, *_ = items = get_args(part)
+        repeated = items[-1] is Ellipsis and (first is str or get_origin(first) is tuple)
+        return (list[str] if repeated else str), []
     return part, []
