@@ -299,11 +299,7 @@ def test_a_walk_that_ends_at_the_first_level(name, flag, steps):
         frame = want * (1 + sigma**2).sqrt()
         want = theirs.step((frame - toy(frame, sigma.expand(2))) / sigma, time, want).prev_sample
     config = SchedulerConfig.from_file({**theirs.config, "_class_name": name}, "x")
-    sampler = build(
-        config.sampler,
-        torch.randn_like,
-        first_order_end=config.first_order_end(config.sampler, steps),
-    )
+    sampler = config.bound_sampler(None, torch.randn_like, steps)
     sigmas = theirs.sigmas.double()
     torch.testing.assert_close(
         config.default_sigmas(TABLE, steps, config.sampler).float(),

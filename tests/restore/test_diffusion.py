@@ -113,6 +113,24 @@ def test_restore_in_python_takes_the_engine_of_the_options(tiny):
     assert not np.array_equal(made[0].photo.values, made[1].photo.values)
 
 
+def test_the_upscaler_only_enlarges():
+    """Other repairs are done by the diffusion engine, and options of the networks are refused."""
+    picture = Photo(PHOTO[:16, :24])
+    both = RestoreOptions(enlarge=2, colorize=True, model="icons", steps=2, seed=0)
+    made = restore(picture, both)
+    assert made.report["engine"] == "diffusion" and made.photo.size == (48, 32)
+    with pytest.raises(OptionError, match="--ensemble need the restoration networks"):
+        restore(picture, RestoreOptions(enlarge=2, ensemble=True, model="icons"))
+
+
+def test_an_undamaged_photo_is_still_enlarged(tiny):
+    flat = Photo(np.full((16, 16, 3), 90, np.uint8))
+    scratches = {"fill_scratches": True, "steps": 2, "model": str(tiny), "engine": "diffusion"}
+    assert restore(flat, RestoreOptions(**scratches, enlarge=2)).photo.size == (32, 32)
+    with pytest.raises(OptionError, match="no scratches were found"):
+        restore(flat, RestoreOptions(**scratches))
+
+
 def test_clear_pixels_have_no_color_of_their_own_for_diffusion(tiny):
     model = load(tiny)
     values = np.full((16, 16, 3), 90, np.uint8)

@@ -15,8 +15,9 @@ from sfumato.denoiser.denoiser import prediction
 from sfumato.denoiser.precondition import Times
 from sfumato.errors import ConfigError
 from sfumato.hub.files import read_json
-from sfumato.sampler.registry import sampler_name
+from sfumato.sampler.registry import NoiseSource, build, sampler_name
 from sfumato.sampler.schedule import Rule, shaped, spaced
+from sfumato.types import Sampler
 
 # Ignored keys: they tune samplers, whose details are fixed here, or they clip pixels, which latent
 # models do not need.
@@ -121,11 +122,18 @@ class SchedulerConfig(Config):
         """
         return RULES.get(self.sampler, "all")
 
-    def first_order_end(self, sampler: str, steps: int) -> bool:
-        """Return whether the last of `steps` steps is of first order, as in diffusers."""
-        return (self.lower_order_final and (sampler == "unipc" or steps < 15)) or (
-            self.euler_at_final and sampler != "unipc"
-        )
+    def bound_sampler(
+        self, name: str | None, noise: NoiseSource, steps: int, eta: float | None = None
+    ) -> Sampler:
+        """Return a sampler for the checkpoint's own noise levels; by default its own sampler.
+
+        The last of `steps` steps is of first order where the config asks for it, as in diffusers.
+        """
+        name = name or self.sampler
+        is_unipc = name == "unipc"
+        lowered = self.lower_order_final and (is_unipc or steps < 15)
+        first_order = lowered or (self.euler_at_final and not is_unipc)
+        return build(name, noise, eta, first_order_end=first_order)
 
     def default_sigmas(self, table: Tensor, steps: int, sampler: str) -> Tensor:
         """Return noise levels (steps + 1,), spaced as the checkpoint's config asks.

@@ -15,6 +15,9 @@ from sfumato.sampler import ode, sde
 from sfumato.sampler.schedule import SCHEDULES
 from sfumato.types import Sampler, Step
 
+NoiseSource = Callable[[Tensor], Tensor]
+"""Returns standard normal noise of the shape of a tensor."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -141,7 +144,7 @@ def _lookup(what: str, name: str, known: object, aliases: dict[str, str]) -> str
 
 def build(
     name: str,
-    noise: Callable[[Tensor], Tensor],
+    noise: NoiseSource,
     eta: float | None = None,
     *,
     first_order_end: bool = False,

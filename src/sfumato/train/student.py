@@ -31,7 +31,6 @@ from sfumato.hub.lora import FILE, save_lora
 from sfumato.hub.save import write_json
 from sfumato.runtime import Streams, derive_seed, generator, seeded
 from sfumato.sampler.ode import euler
-from sfumato.sampler.registry import build
 from sfumato.sampler.schedule import initial
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import make_plan
@@ -112,11 +111,8 @@ class StudentJob:
         condition = self._condition(slice(start, end))
         empty = Condition(self._read([""] * (end - start)).to(self.model.device))
         plan, steps = self.teacher, len(self.teacher_sigmas) - 1
-        sampler = build(
-            plan.sampler,
-            Streams(range(start, end)).like,
-            first_order_end=self.model.scheduler.first_order_end(plan.sampler, steps),
-        )
+        noise = Streams(range(start, end)).like
+        sampler = self.model.scheduler.bound_sampler(plan.sampler, noise, steps)
         x = self._noise(range(start, end))
         seen = [x]
         denoise = self.model.guided(condition, empty, plan.guidance_scale)

@@ -299,10 +299,10 @@ def _sample(
     denoise = _guided_denoiser(plan, texts, condition, negative, planes, lambda: taken)
     denoise = denoise if known is None else consistent(denoise, *known)
     steps = len(sigmas) - 1
-    first_order = options.schedule == "auto" and model.scheduler.first_order_end(
-        plan.sampler, steps
-    )
-    sampler = build(plan.sampler, streams.like, options.eta, first_order_end=first_order)
+    if options.schedule == "auto":
+        sampler = model.scheduler.bound_sampler(plan.sampler, streams.like, steps, options.eta)
+    else:
+        sampler = build(plan.sampler, streams.like, options.eta)
     for step in sampler(denoise, x, sigmas):
         x, taken = step.x, step.index + 1
         yield SamplerProgress(step, steps, done, total)

@@ -29,7 +29,6 @@ from sfumato.denoiser.consistency import consistent
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model
 from sfumato.runtime import Streams, random_seed
-from sfumato.sampler.registry import build
 from sfumato.sampler.schedule import initial
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.measure import measured_noise
@@ -65,12 +64,7 @@ def diffuse(
         restoration networks have (`hints`, `like`, `saturation`, `ensemble`), a model that does not
         fit, and a result that is too large.
     """
-    of_networks = (options.clean, options.hints, options.ensemble, options.like)
-    if options.dejpeg is not None or any(of_networks) or options.saturation != 1:
-        raise OptionError(
-            "--engine diffusion undoes only linear damage; --dejpeg, --clean, --hint, --like, "
-            "--saturation and --ensemble need --engine auto"
-        )
+    refuse_network_options(options)
     check_prompt(options, model)
     if model.network.config.in_channels != model.network.config.out_channels:
         raise OptionError(
@@ -82,9 +76,20 @@ def diffuse(
             f"{pixels / 1e6:.1f} megapixels are too many at once: the diffusion engine takes up to "
             f"{LARGEST / 1e6:g}; --engine auto takes any size"
         )
-    gaps = yield from masks.find(photo, options, networks.damage)
+    gaps = yield from masks.find(photo, options, networks.damage, alone=options.only_fills)
     noise = measured_noise(photo, options, noise_network(networks))
     yield from _Job(photo, options, model, gaps, noise.level).run()
+
+
+def refuse_network_options(options: RestoreOptions) -> None:
+    """Refuse options that only the restoration networks have."""
+    of_networks = (options.clean, options.hints, options.ensemble, options.like)
+    if options.dejpeg is not None or any(of_networks) or options.saturation != 1:
+        raise OptionError(
+            "a text-to-image model undoes only linear damage; --dejpeg, --clean, --hint, --like, "
+            "--saturation and --ensemble need the restoration networks: leave --model and --engine "
+            "out"
+        )
 
 
 def check_prompt(options: RestoreOptions, model: Model) -> None:
@@ -141,7 +146,8 @@ class _Job:
         sigmas = self.sigmas()
         denoise = self.agreeing()
         x = self.start(streams, float(sigmas[0]))
-        for step in build(model.scheduler.sampler, streams.like, None)(denoise, x, sigmas):
+        sampler = model.scheduler.bound_sampler(None, streams.like, len(sigmas) - 1)
+        for step in sampler(denoise, x, sigmas):
             x = step.x
             yield Progress("steps", step.index + 1, len(sigmas) - 1)
         made = self.decode(x)

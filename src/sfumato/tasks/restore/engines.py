@@ -76,7 +76,7 @@ def engine(options: RestoreOptions) -> Restore:
     named = options.engine == "auto" and options.model is not None and is_model(options.model)
     if options.engine == "diffusion" or named:
         model = load(options.model or "icons", options.device, options.dtype)
-        if options.enlarge and options.only == "size" and model.upscaler is not None:
+        if options.damage == {"enlarge"} and model.upscaler is not None:
             upscaler = model.upscaler
             return lambda photo: enlarge(photo, options, model, upscaler)
         networks = RestorationNetworks(None, options.device, options.dtype)

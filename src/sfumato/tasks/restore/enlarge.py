@@ -23,7 +23,7 @@ from sfumato.errors import OptionError
 from sfumato.hub.load import Model
 from sfumato.runtime import Streams, random_seed
 from sfumato.space.detail import Detail
-from sfumato.tasks.restore.diffusion import check_prompt
+from sfumato.tasks.restore.diffusion import check_prompt, refuse_network_options
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.report import generated_head, shrunk_difference
 from sfumato.tasks.restore.run import Restored
@@ -44,8 +44,8 @@ def enlarge(
     Raises
     ------
     OptionError
-        If the result would be too large, if guidance is requested, or if a prompt is given and the
-        model takes no text.
+        If the result would be too large, if guidance or `ensemble` is requested, or if a prompt is
+        given and the model takes no text.
     """
     factor = options.enlarge or 1.0
     pixels = math.prod(photo.size) * factor**2
@@ -56,6 +56,7 @@ def enlarge(
         )
     if options.guidance_scale is not None:
         raise OptionError(f"{model.name} enlarges without guidance; leave --guidance-scale out")
+    refuse_network_options(options)
     check_prompt(options, model)
     seed = random_seed() if options.seed is None else options.seed
     steps = options.steps or STEPS

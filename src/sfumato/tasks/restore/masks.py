@@ -30,7 +30,7 @@ Damage = Callable[[Tensor], Tensor]
 
 
 def find(
-    photo: Photo, options: RestoreOptions, damage: Damage, *, alone: bool = True
+    photo: Photo, options: RestoreOptions, damage: Damage, *, alone: bool
 ) -> Generator[Progress, None, NDArray[np.bool_] | None]:
     """Find the pixels (H, W) to inpaint; None if the options request no inpainting.
 
