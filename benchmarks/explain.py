@@ -90,18 +90,18 @@ def large():
         eos_token_id=tokenizer.end,
         pad_token_id=tokenizer.pad,
     )
-    # the page prints the digest of the weights; any file will do
-    network, weights = UNet(unet).eval(), Path(torch.__file__)
+    network = UNet(unet).eval()
     text = TextEncoder(CLIPText(clip).eval(), tokenizer)
     return Model(
         "random",
-        weights,
+        "0" * 64,
+        {},
         Denoiser(network, "eps"),
         AutoencoderKL(vae).eval(),
         text,
         SchedulerConfig(),
         Defaults(),
-        weights,
+        Path(),
     )
 
 

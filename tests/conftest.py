@@ -64,7 +64,8 @@ def make_tiny(folder, defaults=None, *, pixels=False, **unet):
         folder / "matcher",
         torch.float32,
     )
-    save_index(folder, defaults or Defaults(steps=4, guidance_scale=3.0), pixels=pixels)
+    own = defaults or Defaults(steps=4, guidance_scale=3.0)
+    save_index(folder, own, schedule, pixels=pixels)
     return folder
 
 

@@ -302,7 +302,9 @@ def test_a_model_of_pixels_without_text(flat, tmp_path):
     want = image.to_bytes(torch.from_numpy(theirs).permute(0, 3, 1, 2) * 2 - 1).int()
     assert (image.to_bytes(image.to_tensor(made)).int() - want).abs().max() <= 1
     assert want.float().std() > 1
-    assert describe(str(tmp_path))["size"] == [16, 16]
+    described, loaded = describe(str(tmp_path)), load(str(tmp_path)).defaults
+    assert described["size"] == [16, 16]
+    assert described["guidance_scale"] == loaded.guidance_scale == 1
     shown = explain("", CreateOptions(model=str(tmp_path), seed=5, steps=5))
     assert np.array_equal(np.asarray(shown.runs[0].trace.made.picture), np.asarray(made))
     assert (shown.runs[0].trace.words, shown.runs[0].trace.layers) == ((), ())

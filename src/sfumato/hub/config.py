@@ -23,9 +23,8 @@ from sfumato.types import Sampler
 # models do not need.
 IGNORED = frozenset(
     "clip_sample clip_sample_range dynamic_thresholding_ratio sample_max_value skip_prk_steps "
-    "solver_type use_lu_lambdas flow_shift lambda_min_clipped variance_type use_dynamic_shifting "
-    "time_shift_type interpolation_type timestep_type"
-    " sigma_min sigma_max disable_corrector solver_p predict_x0 timestep_scaling rho".split()
+    "solver_type flow_shift lambda_min_clipped variance_type use_dynamic_shifting "
+    "time_shift_type sigma_min sigma_max timestep_scaling rho".split()
 )
 # Keys with one supported value; with other values, the trajectories would be different.
 ONLY: dict[str, Any] = {
@@ -34,7 +33,18 @@ ONLY: dict[str, Any] = {
     "solver_order": 2,
     "algorithm_type": "dpmsolver++",
     "shift_terminal": None,
+    "use_lu_lambdas": False,
+    "timestep_type": "discrete",
+    "interpolation_type": "linear",
+    "predict_x0": True,
+    "disable_corrector": [],
+    "solver_p": None,
 }
+# values of solver_type that are not supported; diffusers replaces all others by its default
+OTHER_SOLVERS = {"DPMSolverMultistepScheduler": "heun", "UniPCMultistepScheduler": "bh1"}
+XL_GUIDANCE = 5.0  # usual guidance scale of SD XL
+# pipelines with a U-Net on pixels, without text
+PLAIN = frozenset({"DDPMPipeline", "DDIMPipeline", "PNDMPipeline"})
 # scheduler classes whose default spacing is "leading"; all others default to "linspace"
 LEADING = frozenset(
     {"DDIMScheduler", "DDPMScheduler", "LCMScheduler", "PNDMScheduler", "TCDScheduler"}
@@ -91,6 +101,9 @@ class SchedulerConfig(Config):
             raise ConfigError(
                 f"{source}: {wrong[0]} is {data[wrong[0]]!r}; only {ONLY[wrong[0]]!r} is supported"
             )
+        solver = data.get("solver_type")
+        if solver is not None and solver == OTHER_SOLVERS.get(kind):
+            raise ConfigError(f"{source}: solver_type {solver!r} is not supported")
         known = {k: v for k, v in data.items() if k not in IGNORED and k not in ONLY}
         known.setdefault("timestep_spacing", "leading" if kind in LEADING else "linspace")
         try:
@@ -176,9 +189,23 @@ class Defaults(Config):
     license: str = Field("", validation_alias=AliasChoices("license", "licence"))
 
 
-def defaults_of(folder: Path, *, xl: bool = False) -> Defaults:
-    """Read ``sfumato.json`` of a model's folder; without it, return the defaults of SD or SD XL."""
+def defaults_of(folder: Path, index: Mapping[str, Any]) -> Defaults:
+    """Read ``sfumato.json`` of a model's folder.
+
+    Without this file, return the defaults of the kind of model that `index`, the content of
+    ``model_index.json``, describes: without text, SD XL, or SD.
+    """
     own = folder / "sfumato.json"
     if own.exists():
         return Defaults.read(read_json(own), str(own))
-    return Defaults(guidance_scale=5.0) if xl else Defaults()
+    if index.get("_class_name") in PLAIN:
+        return Defaults(guidance_scale=1.0)
+    return Defaults(guidance_scale=XL_GUIDANCE) if "text_encoder_2" in index else Defaults()
+
+
+def default_side(sample_size: int | None, factor: int) -> int:
+    """Default width and height in pixels of a U-Net's pictures.
+
+    `factor` is the downsampling factor of the autoencoder; 64 is diffusers' default sample size.
+    """
+    return (sample_size or 64) * factor

@@ -7,7 +7,7 @@ from typing import Any
 
 from sfumato.hub import single
 from sfumato.hub.catalog import model_path, restorer_folder, restorers
-from sfumato.hub.config import Defaults, defaults_of
+from sfumato.hub.config import Defaults, default_side, defaults_of
 from sfumato.hub.files import digest, in_pixels, part, read_json, weight_file
 from sfumato.hub.load import STUDENT
 from sfumato.hub.lora import FILE, is_lora, lora_file, read_lora
@@ -36,7 +36,7 @@ def describe(name: str) -> dict[str, Any]:
 
 def _file(name: str, path: Path) -> dict[str, Any]:
     family, notes = single.identify(path)
-    side = (family.unet.sample_size or 64) * family.vae.factor
+    side = default_side(family.unet.sample_size, family.vae.factor)
     defaults = Defaults(
         guidance_scale=family.guidance,
         description=notes.get("modelspec.title", family.name),
@@ -54,12 +54,11 @@ def _file(name: str, path: Path) -> dict[str, Any]:
 
 def _folder(name: str, folder: Path) -> dict[str, Any]:
     index = read_json(folder / "model_index.json")
-    defaults = defaults_of(folder, xl="text_encoder_2" in index)
+    defaults = defaults_of(folder, index)
     unet = read_json(part(folder, "unet") / "config.json")
     vae = folder / "vae" / "config.json"
-    side = (unet.get("sample_size") or 64) * (
-        1 if in_pixels(index) else AutoencoderConfig.read(read_json(vae), str(vae)).factor
-    )
+    factor = 1 if in_pixels(index) else AutoencoderConfig.read(read_json(vae), str(vae)).factor
+    side = default_side(unet.get("sample_size"), factor)
     parts = {
         part(folder, name)
         for name in index
@@ -74,7 +73,7 @@ def _folder(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _restorer(name: str, folder: Path) -> dict[str, Any]:
-    defaults, weights = defaults_of(folder), weight_file(folder)
+    defaults, weights = defaults_of(folder, {}), weight_file(folder)
     return {
         "name": name,
         "description": defaults.description,

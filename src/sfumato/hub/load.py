@@ -23,7 +23,7 @@ from sfumato.denoiser.unet import PlainUNetConfig, UNet, UNetConfig
 from sfumato.errors import ModelError
 from sfumato.hub import single
 from sfumato.hub.catalog import model_path
-from sfumato.hub.config import Defaults, SchedulerConfig, defaults_of
+from sfumato.hub.config import PLAIN, Defaults, SchedulerConfig, default_side, defaults_of
 from sfumato.hub.files import (
     decoded_in,
     digest,
@@ -44,12 +44,14 @@ from sfumato.space.pixels import Pixels
 from sfumato.types import Condition, Denoise
 
 STUDENT = "fast"  # folder of a model's student
+# folders of a model whose weights, or whose .json and .txt files, are part of its digests
+NETWORKS = "vae", "text_encoder", "text_encoder_2", "upscaler"
+TEXTS = "scheduler", "tokenizer", "tokenizer_2"
+DIGITS = 16  # digits of these digests that are kept
 PIPELINES = frozenset(
     f"StableDiffusion{kind}Pipeline"
     for kind in ("", "Img2Img", "Inpaint", "XL", "XLImg2Img", "XLInpaint")
 )
-# pipelines with a U-Net on pixels, without text
-PLAIN = frozenset({"DDPMPipeline", "DDIMPipeline", "PNDMPipeline"})
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,11 @@ class Model:
     ----------
     name : str
         Name as the user gave it.
-    weights : Path
-        The file that holds the U-Net.
+    sha256 : str
+        SHA-256 digest of the file that holds the U-Net.
+    parts : dict of str to str
+        First 16 digits of the SHA-256 of each other component but the matcher, of the student and
+        of LoRAs. Digests are read when the model is loaded, so they belong to its weights.
     denoiser : Denoiser
     space : AutoencoderKL or Pixels
     text : Encoder
@@ -69,24 +74,25 @@ class Model:
     defaults : Defaults
     path : Path
         The model's folder or file.
-    loras : dict of str to str
-        LoRAs that are merged into the weights: name as the user gave it -> digest of the file.
-    student : str
-        Digest of the student, the LoRA for sampling in a few steps; empty if no student is merged.
+    loras : tuple of str
+        LoRAs that are merged into the weights, by the names that the user gave.
+    fast : bool
+        Whether the student, the LoRA for sampling in a few steps, is merged into the weights.
     loaded : dict
         Matcher and upscaler, once they are loaded; copies of the model share them.
     """
 
     name: str
-    weights: Path
+    sha256: str
+    parts: Mapping[str, str]
     denoiser: Denoiser
     space: AutoencoderKL | Pixels
     text: Encoder
     scheduler: SchedulerConfig
     defaults: Defaults
     path: Path
-    loras: Mapping[str, str] = field(default_factory=dict)
-    student: str = ""
+    loras: tuple[str, ...] = ()
+    fast: bool = False
     loaded: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -167,7 +173,7 @@ class Model:
     @property
     def size(self) -> tuple[int, int]:
         """Default width and height of a picture."""
-        side = (self.network.config.sample_size or 64) * self.space.config.factor
+        side = default_side(self.network.config.sample_size, self.space.config.factor)
         return self.defaults.size or (side, side)
 
     @property
@@ -177,31 +183,6 @@ class Model:
         It is the autoencoder's downsampling factor (1 in pixel space) times the U-Net's.
         """
         return self.space.config.factor * self.network.config.unit
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 digest of the file that holds the U-Net."""
-        return digest(self.weights)
-
-    @property
-    def parts(self) -> dict[str, str]:
-        """First 16 digits of the SHA-256 of each component but U-Net and matcher, and of LoRAs."""
-        added = {f"lora {name}": sha256[:16] for name, sha256 in self.loras.items()}
-        added |= {"student": self.student[:16]} if self.student else {}
-        if not self.path.is_dir():
-            return added
-        networks = ("vae", "text_encoder", "text_encoder_2", "upscaler")
-        texts = ("scheduler", "tokenizer", "tokenizer_2")
-        there = {
-            name: self.path / name for name in (*networks, *texts) if (self.path / name).is_dir()
-        }
-        found = {
-            name: (digest(weight_file(folder)) if name in networks else digest_of_texts(folder))[
-                :16
-            ]
-            for name, folder in there.items()
-        }
-        return found | added
 
 
 def load(
@@ -264,7 +245,15 @@ def load(
         case [one, two]:
             text = PairEncoder(one, two, zero_empty=parts.zero_empty).to(where)
     model = Model(
-        name, parts.weights, denoiser, space.eval(), text, scheduler, parts.defaults, path
+        name,
+        digest(parts.weights),
+        _digests(path),
+        denoiser,
+        space.eval(),
+        text,
+        scheduler,
+        parts.defaults,
+        path,
     )
     return with_loras(with_student(model) if fast else model, loras)
 
@@ -286,28 +275,42 @@ def with_student(model: Model) -> Model:
         model,
         defaults=model.defaults.model_copy(update=sampling),
         scheduler=model.scheduler.model_copy(update={"sampler": "euler"}),
-        student=digest(folder / FILE),
+        fast=True,
+        parts={**model.parts, "student": digest(folder / FILE)[:DIGITS]},
     )
 
 
 def with_loras(model: Model, loras: Sequence[str | Path]) -> Model:
     """Merge LoRAs into a model's weights, in place.
 
-    The returned model also records the digests of the LoRA files.
+    The returned model also records the names and the digests of the LoRA files.
     """
-    digests = dict(model.loras)
+    merged, parts = model.loras, dict(model.parts)
     for asked in map(str, loras):
         name, scale = lora_scale(asked)
-        merge(model.network, transformers(model.text), lora_file(name), scale)
-        digests[asked] = digest(lora_file(name))
-    return replace(model, loras=digests)
+        file = lora_file(name)
+        merge(model.network, transformers(model.text), file, scale)
+        merged = (*merged, asked)
+        parts[f"lora {asked}"] = digest(file)[:DIGITS]
+    return replace(model, loras=merged, parts=parts)
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """Digests of a model's components but U-Net and matcher; empty for a single file."""
+    found = {}
+    for name in (*NETWORKS, *TEXTS):
+        folder = path / name
+        if folder.is_dir():
+            sha256 = digest(weight_file(folder)) if name in NETWORKS else digest_of_texts(folder)
+            found[name] = sha256[:DIGITS]
+    return found
 
 
 def _folder(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
     """Read the parts of a model in diffusers' layout."""
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") in PLAIN:
-        return _plain(folder, name, dtype)
+        return _plain(folder, index, name, dtype)
     if index.get("_class_name") not in PIPELINES:
         raise ModelError(
             f"{name} is a {index.get('_class_name')}; supported are "
@@ -324,14 +327,14 @@ def _folder(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
     )
     xl = "text_encoder_2" in index
     texts = [_text(folder, suffix, dtype, xl=xl) for suffix in (("", "_2") if xl else ("",))]
-    defaults = defaults_of(folder, xl=xl)
+    defaults = defaults_of(folder, index)
     zero_empty = bool(index.get("force_zeros_for_empty_prompt", False))
     return single.Parts(
         weight_file(folder / "unet"), unet, space, texts, scheduler, defaults, zero_empty
     )
 
 
-def _plain(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
+def _plain(folder: Path, index: Mapping[str, Any], name: str, dtype: torch.dtype) -> single.Parts:
     """Read the parts of an unconditional model in pixel space."""
     unet, scheduler = part(folder, "unet"), part(folder, "scheduler")
     config = PlainUNetConfig.read(
@@ -341,14 +344,8 @@ def _plain(folder: Path, name: str, dtype: torch.dtype) -> single.Parts:
     schedule = SchedulerConfig.from_file(
         read_json(scheduler / "scheduler_config.json"), f"{name}/scheduler"
     )
-    return single.Parts(
-        weight_file(unet),
-        network,
-        _pixels(network, name),
-        [],
-        schedule,
-        Defaults(guidance_scale=1.0),
-    )
+    space = _pixels(network, name)
+    return single.Parts(weight_file(unet), network, space, [], schedule, defaults_of(folder, index))
 
 
 def _pixels(network: UNet, name: str) -> Pixels:

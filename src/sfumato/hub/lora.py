@@ -88,14 +88,15 @@ def lora_file(path: Path | str) -> Path:
 
 def is_lora(path: Path) -> bool:
     """Whether a path is the file of a LoRA, or a folder with one; the weights are not read."""
-    file = path / FILE if path.is_dir() else path
-    if file.suffix != ".safetensors" or not file.is_file():
-        return False
     try:
+        file = lora_file(path)
+        if file.suffix != ".safetensors":
+            return False
         with safe_open(file, "pt") as opened:
-            return all(FORMAT.fullmatch(name) for name in opened.keys())  # noqa: SIM118
-    except (SafetensorError, OSError):
+            names = list(opened.keys())
+    except (ModelError, SafetensorError, OSError):
         return False
+    return bool(names) and all(FORMAT.fullmatch(name) for name in names)
 
 
 def lora_scale(asked: str) -> tuple[str, float]:

@@ -76,6 +76,7 @@ def save_text(
     tokenizer.save(folder / "tokenizer")
 
 
+SOLVER = "DPMSolverMultistepScheduler"
 CLASSES = {
     "ddpm": "DDPMScheduler",
     "ddim": "DDIMScheduler",
@@ -89,11 +90,13 @@ CLASSES = {
 }
 
 
-def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
-    """Write the scheduler's config with diffusers' class for its sampler.
+def scheduler_class(config: SchedulerConfig) -> str:
+    """Return diffusers' scheduler class for a config's sampler, or else DPM-Solver++'s class."""
+    return CLASSES.get(config.sampler, SOLVER)
 
-    The class of a sampler that is not in `CLASSES` is DPM-Solver++.
-    """
+
+def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
+    """Write the scheduler's config with diffusers' class for its sampler."""
     always = {
         "num_train_timesteps",
         "beta_start",
@@ -106,21 +109,19 @@ def save_scheduler(config: SchedulerConfig, folder: Path) -> None:
     settings = config.model_dump(include=always) | config.model_dump(
         exclude={*always, "sampler", "trained_betas"}, exclude_defaults=True
     )
-    head: dict[str, Any]
-    if config.sampler in CLASSES:
-        head = {"_class_name": CLASSES[config.sampler], "_diffusers_version": DIFFUSERS}
-    else:
+    head: dict[str, Any] = {
+        "_class_name": scheduler_class(config),
+        "_diffusers_version": DIFFUSERS,
+    }
+    if head["_class_name"] == SOLVER:
         kind = "sde-dpmsolver++" if config.sampler == "dpmpp_2m_sde" else "dpmsolver++"
-        head = {
-            "_class_name": "DPMSolverMultistepScheduler",
-            "_diffusers_version": DIFFUSERS,
-            "algorithm_type": kind,
-            "solver_order": 2,
-        }
+        head |= {"algorithm_type": kind, "solver_order": 2}
     write_json(folder / "scheduler_config.json", {**head, **settings})
 
 
-def save_index(folder: Path, defaults: Defaults, *, pixels: bool = False) -> None:
+def save_index(
+    folder: Path, defaults: Defaults, scheduler: SchedulerConfig, *, pixels: bool = False
+) -> None:
     """Write ``model_index.json`` and ``sfumato.json``.
 
     Call this function last: the index marks the folder as complete. With `pixels`, the model has no
@@ -132,7 +133,7 @@ def save_index(folder: Path, defaults: Defaults, *, pixels: bool = False) -> Non
         "vae": [None, None] if pixels else ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
-        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        "scheduler": ["diffusers", scheduler_class(scheduler)],
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
         "image_encoder": [None, None],

@@ -26,7 +26,7 @@ from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.errors import ModelError
-from sfumato.hub.config import Defaults, SchedulerConfig
+from sfumato.hub.config import XL_GUIDANCE, Defaults, SchedulerConfig
 from sfumato.hub.files import decoded_in, filled, read_weights
 from sfumato.hub.names import Text, clip_weights, names_of, unet_name, vae_name, weight_of
 from sfumato.space.kl import AutoencoderConfig, AutoencoderKL
@@ -125,7 +125,7 @@ FAMILIES = {
             Text("conditioner.embedders.0.transformer.", CLIP_L, False),
             Text("conditioner.embedders.1.model.", CLIP_G, True),
         ),
-        guidance=5.0,
+        guidance=XL_GUIDANCE,
         vae=AutoencoderConfig(scaling_factor=0.13025),
     ),
 }

@@ -202,7 +202,7 @@ def train_diffusion(
     yield from train(job, settings, output, known)
     _save(job.module, space, encoder, base, output)
     save_scheduler(scheduler, output / "scheduler")
-    save_index(output, defaults, pixels=isinstance(space, Pixels))
+    save_index(output, defaults, scheduler, pixels=isinstance(space, Pixels))
 
 
 def _save(

@@ -283,7 +283,7 @@ def _check_loaded(plan: Plan) -> None:
             raise OptionError(
                 f"the given model was loaded without the LoRA {name}; give the LoRA to sfumato.load"
             )
-    if options.fast and not model.student:
+    if options.fast and not model.fast:
         raise OptionError("the given model was loaded without fast; give fast=True to sfumato.load")
 
 
