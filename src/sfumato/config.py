@@ -249,5 +249,6 @@ def explain(error: ValidationError) -> str:
         elif item["type"] == "missing":
             parts.append(f"{key} is missing")
         else:
-            parts.append(f"{key}={_short(item['input'])} is not supported ({item['msg'].lower()})")
+            reason = item["msg"][:1].lower() + item["msg"][1:]
+            parts.append(f"{key}={_short(item['input'])} is not supported ({reason})")
     return "; ".join(parts)

@@ -24,24 +24,20 @@ from sfumato.runtime import atomic, replace_surrogates
 SCHEMA = 1
 CHARACTER_CODES = (b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0", bytes(8))  # EXIF 2.32, table 9
 DESCRIPTION, EXIF_POINTER, USER_COMMENT = 0x010E, 0x8769, 0x9286  # EXIF 2.32, tables 4 and 7
-# A1111's names of schedules that differ from our capitalized names
-SCHEDULE_TYPES = {
-    "auto": "Automatic",
-    "sgm_uniform": "SGM Uniform",
-    "leading": "DDIM",
-    "uniform": "Normal",
-}
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-def parameters(settings: Mapping[str, Any], label: str) -> str:
-    """Format the settings of `create` as A1111's text; `label` is A1111's name of the sampler.
+def parameters(settings: Mapping[str, Any], sampler: str, schedule: str) -> str:
+    """Format the settings of `create` as A1111's text.
+
+    `sampler` and `schedule` are A1111's names
+    (:func:`sfumato.sampler.registry.labels_of`).
 
     Examples
     --------
     >>> settings = {"prompt": "a cat", "steps": 5, "guidance_scale": 4.0, "seed": 1}
-    >>> settings |= {"size": [64, 64], "schedule": "karras", "model": "icons", "version": "0.1"}
-    >>> text = parameters({**settings, "model_sha256": "ab" * 32}, "Euler")
+    >>> settings |= {"size": [64, 64], "model": "icons", "version": "0.1"}
+    >>> text = parameters({**settings, "model_sha256": "ab" * 32}, "Euler", "Karras")
     >>> print(text.replace(", Model hash", "\\nModel hash"))
     a cat
     Steps: 5, Sampler: Euler, Schedule type: Karras, CFG scale: 4, Seed: 1, Size: 64x64
@@ -54,10 +50,8 @@ def parameters(settings: Mapping[str, Any], label: str) -> str:
     width, height = settings["size"]
     pairs = {
         "Steps": settings["steps"],
-        "Sampler": label,
-        "Schedule type": SCHEDULE_TYPES.get(
-            settings["schedule"], str(settings["schedule"]).capitalize()
-        ),
+        "Sampler": sampler,
+        "Schedule type": schedule,
         "CFG scale": f"{settings['guidance_scale']:g}",
         "Seed": settings["seed"],
         "Size": f"{width}x{height}",

@@ -154,6 +154,13 @@ def test_long_work_prints_a_line_now_and_then(monkeypatch, capsys):
             clock[0] += 50
             progress.update("slow", 1, 1000)
     assert len(capsys.readouterr().err.splitlines()) == 2, "at least every minute or two"
+    with bars.bar() as progress:
+        clock[0] += 300
+        progress.update("steps", 100, 100)
+        progress.update("enlarging", 0, 8)
+        clock[0] += 10
+        progress.update("enlarging", 1, 8)
+    assert capsys.readouterr().err.splitlines()[-1] == "enlarging: 12%, about 70 s left"
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):

@@ -9,6 +9,7 @@ from sfumato.denoiser.consistency import consistent
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.precondition import PRECONDITIONS, Times
+from sfumato.errors import OptionError
 from sfumato.sampler.schedule import at_times
 from sfumato.types import Condition
 
@@ -78,6 +79,29 @@ def test_guidance():
     yes, no = Condition(torch.full((1, 7, 4), 2.0)), Condition(torch.full((1, 14, 4), 0.5))
     assert float(guided(denoiser, yes, no, 3.0)(x, sigma).mean()) == 0.5 + 3 * 1.5
     assert float(guided(denoiser, yes, no, 1.0)(x, sigma).mean()) == 2.0
+    with pytest.raises(OptionError, match="needs tokens in both"):
+        guided(denoiser, yes, Condition(), 3.0)
+    with pytest.raises(OptionError, match="needs planes in both"):
+        guided(denoiser, yes, Condition(no.tokens, planes=x), 3.0)
+
+
+def test_guidance_keeps_the_watch_of_its_condition():
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x, c_noise, condition):
+            condition.watch(condition.tokens, condition.tokens)
+            return x
+
+    yes = Condition(torch.zeros(1, 2, 4), watch=lambda queries, _: seen.append(len(queries)))
+    guided(Denoiser(Watched(), "direct"), yes, Condition(torch.zeros(1, 2, 4)), 3.0)(
+        torch.zeros(1, 2, 3, 3), torch.ones(1)
+    )
+    assert seen == [2]
 
 
 def test_rescale_keeps_the_deviation():

@@ -10,7 +10,13 @@ import torch
 
 from sfumato.denoiser.precondition import Times
 from sfumato.errors import OptionError
-from sfumato.sampler.registry import SAMPLERS, build, sampler_name, schedule_name
+from sfumato.sampler.registry import (
+    SAMPLERS,
+    SCHEDULE_LABELS,
+    build,
+    sampler_name,
+    schedule_name,
+)
 from sfumato.sampler.schedule import SCHEDULES
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +120,11 @@ def test_more_steps_than_levels(name, steps):
 )
 def test_spellings(spelling, ours):
     assert sampler_name(spelling) == ours
+
+
+@pytest.mark.parametrize(("name", "label"), SCHEDULE_LABELS.items())
+def test_labels_of_schedules_are_read_again(name, label):
+    assert schedule_name(label) == name and SCHEDULE_LABELS.keys() == {"auto", *SCHEDULES}
 
 
 def test_schedule_spellings():

@@ -77,9 +77,9 @@ class _Lines:
     def __init__(self) -> None:
         self.last = time.monotonic()
         self.share = 0.0
-        self.started: tuple[float, float] | None = (
-            None  # start time and the share done by then: a run may be resumed
-        )
+        self.description = ""
+        # start time of the current work, and the share done by then: a run may be resumed
+        self.started = self.last, 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +89,9 @@ class _Lines:
 
     def update(self, description: str, done: float, total: float | None, note: str = "") -> None:
         now, share = time.monotonic(), done / total if total else 0.0
-        since, first = self.started = self.started or (now, share)
+        if description != self.description:
+            self.description, self.share, self.started = description, 0.0, (now, share)
+        since, first = self.started
         waited = now - self.last
         if waited < SECONDS or (waited < LONGEST and abs(share - self.share) < SHARE):
             return

@@ -1,4 +1,4 @@
-"""Classifier-free guidance, and a switch from one denoiser to another at a noise level."""
+"""Classifier-free guidance, and a switch from one denoiser to another during sampling."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato.denoiser.denoiser import Denoiser
+from sfumato.errors import OptionError
 from sfumato.types import Condition, Denoise
 
 
@@ -27,8 +28,8 @@ def guided(
     denoiser : Denoiser
     condition : Condition
     negative : Condition or None
-        Conditions to follow and to move away from. With a scale of 1, or without a negative
-        condition, there is no guidance, and the batch is not doubled.
+        Conditions to follow and to move away from, with the same parts. With a scale of 1, or
+        without a negative condition, there is no guidance, and the batch is not doubled.
     scale : float
         1 turns guidance off; 7.5 is common for Stable Diffusion.
     rescale : float, 0 to 1
@@ -40,6 +41,11 @@ def guided(
     Returns
     -------
     Denoise
+
+    Raises
+    ------
+    OptionError
+        If only one of the two conditions has tokens, a vector or planes.
     """
     if negative is None or scale == 1.0:
         return lambda x, sigma: denoiser(x, sigma, condition)
@@ -78,13 +84,22 @@ def _join(a: Condition, b: Condition) -> Condition:
 
     The tokens of the shorter text are repeated up to the length of the longer text.
     """
-    tokens = None
-    if a.tokens is not None and b.tokens is not None:
-        length = max(a.tokens.shape[1], b.tokens.shape[1])
-        tokens = torch.cat([_fill(a.tokens, length), _fill(b.tokens, length)])
-    vector = None if a.vector is None or b.vector is None else torch.cat([a.vector, b.vector])
-    planes = None if a.planes is None or b.planes is None else torch.cat([a.planes, b.planes])
-    return Condition(tokens, vector, planes)
+    vector = _cat("a vector", a.vector, b.vector)
+    planes = _cat("planes", a.planes, b.planes)
+    if a.tokens is None or b.tokens is None:
+        return Condition(_cat("tokens", a.tokens, b.tokens), vector, planes, a.watch)
+    length = max(a.tokens.shape[1], b.tokens.shape[1])
+    tokens = torch.cat([_fill(a.tokens, length), _fill(b.tokens, length)])
+    return Condition(tokens, vector, planes, a.watch)
+
+
+def _cat(what: str, a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Join a part of both conditions; None if neither has it."""
+    if a is None and b is None:
+        return None
+    if a is None or b is None:
+        raise OptionError(f"guidance needs {what} in both conditions, or in neither")
+    return torch.cat([a, b])
 
 
 def _fill(tokens: Tensor, length: int) -> Tensor:

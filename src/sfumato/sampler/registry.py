@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,29 +71,36 @@ ALIASES: dict[str, str] = {
     "eulerancestraldiscrete": "euler_ancestral",
     "heundiscrete": "heun",
     "kdpm2discrete": "dpm2",
-    "dpm_2": "dpm2",
     "lmsdiscrete": "lms",
     "plms": "lms",
     "pndm": "lms",
     "dpmsolvermultistep": "dpmpp_2m",
-    "dpmpp2m": "dpmpp_2m",
-    "dpmpp2msde": "dpmpp_2m_sde",
     "dpmsolversde": "dpmpp_sde",
-    "dpmppsde": "dpmpp_sde",
     "dpmpp2sa": "dpmpp_2s_ancestral",
     # not implemented; dpmpp_2m is nearest: deterministic, second order, one evaluation per step
     "dpmsolversinglestep": "dpmpp_2m",
     "deismultistep": "dpmpp_2m",
     "tcd": "lcm",  # not implemented; like LCM, for networks distilled to a few steps
     "unipcmultistep": "unipc",
-    "uni_pc": "unipc",
 }
 SCHEDULE_ALIASES: dict[str, str] = {
     "automatic": "auto",
     "normal": "uniform",
-    "linspace": "uniform",
     "ddimuniform": "leading",
     "ddim": "leading",
+}
+# A1111's names of the schedules; names of our own for those that it lacks
+SCHEDULE_LABELS: dict[str, str] = {
+    "auto": "Automatic",
+    "uniform": "Normal",
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "beta": "Beta",
+    "sgm_uniform": "SGM Uniform",
+    "simple": "Simple",
+    "linspace": "Linspace",
+    "trailing": "Trailing",
+    "leading": "DDIM",
 }
 
 
@@ -130,6 +137,17 @@ def schedule_name(name: str) -> str:
     'sgm_uniform'
     """
     return _lookup("schedule", name, ["auto", *SCHEDULES], SCHEDULE_ALIASES)
+
+
+def labels_of(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Return A1111's names of the sampler and the schedule in the settings of a picture.
+
+    Examples
+    --------
+    >>> labels_of({"sampler": "euler", "schedule": "auto"})
+    ('Euler', 'Automatic')
+    """
+    return SAMPLERS[settings["sampler"]].label, SCHEDULE_LABELS[settings["schedule"]]
 
 
 def _lookup(what: str, name: str, known: object, aliases: dict[str, str]) -> str:

@@ -29,14 +29,13 @@ def at_times(table: Tensor, times: Tensor) -> Tensor:
     return _end((logs[low] + (times - low) * (logs[low + 1] - logs[low])).exp())
 
 
-def _end(sigmas: Tensor, last: float = 0.0) -> Tensor:
-    """Remove repeated levels and append the final level `last`.
+def _end(sigmas: Tensor) -> Tensor:
+    """Remove repeated levels and append 0.
 
     A short table gives fewer levels than requested.
     """
-    return torch.cat(
-        [sigmas.double().unique_consecutive(), sigmas.new_full((1,), last, dtype=torch.float64)]
-    )
+    zero = sigmas.new_zeros(1, dtype=torch.float64)
+    return torch.cat([sigmas.double().unique_consecutive(), zero])
 
 
 def initial(noise: Tensor, sigma: float) -> Tensor:
@@ -135,6 +134,7 @@ SCHEDULES: dict[str, Schedule] = {
     "beta": beta,
     "sgm_uniform": sgm_uniform,
     "simple": simple,
+    "linspace": linspace,
     "trailing": trailing,
     "leading": leading,
 }

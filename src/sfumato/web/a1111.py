@@ -19,8 +19,7 @@ from sfumato import image, metadata
 from sfumato.data.foreign import options_of
 from sfumato.errors import OptionError
 from sfumato.hub.catalog import bundled
-from sfumato.sampler.registry import SAMPLERS
-from sfumato.sampler.schedule import SCHEDULES
+from sfumato.sampler.registry import SAMPLERS, SCHEDULE_LABELS, labels_of
 from sfumato.web.bodies import CreateBody, RestoreBody, decoded
 from sfumato.web.jobs import finished, queue_of, submit
 from sfumato.web.queue import Queue
@@ -118,7 +117,7 @@ def _body(request: Request, asked: TextToImage, **extra: Any) -> CreateBody:
         "negative_prompt": asked.negative_prompt,
         "seed": None if asked.seed < 0 else asked.seed,
         "sampler": None if sampler in (None, "", SAME) else sampler,
-        "schedule": None if asked.scheduler in (None, "", SAME) else asked.scheduler,
+        "schedule": asked.scheduler or None,
         "steps": asked.steps,
         "guidance_scale": asked.cfg_scale,
         "eta": asked.eta or None,
@@ -148,7 +147,7 @@ async def _made(request: Request, asked: TextToImage, body: CreateBody) -> dict[
         data = await asyncio.to_thread((folder / picture["file"]).read_bytes)
         pictures.append(base64.b64encode(data).decode())
         seeds.append(picture["seed"])
-        texts.append(metadata.parameters(picture["settings"], label_of(picture["settings"])))
+        texts.append(metadata.parameters(picture["settings"], *labels_of(picture["settings"])))
     first = result["pictures"][0]["settings"]
     info = {
         "prompt": first["prompt"],
@@ -158,7 +157,7 @@ async def _made(request: Request, asked: TextToImage, body: CreateBody) -> dict[
         "all_seeds": seeds,
         "width": first["size"][0],
         "height": first["size"][1],
-        "sampler_name": label_of(first),
+        "sampler_name": labels_of(first)[0],
         "cfg_scale": first["guidance_scale"],
         "steps": first["steps"],
         "sd_model_name": first["model"],
@@ -180,11 +179,6 @@ async def extra_single_image(request: Request, asked: Single) -> dict[str, Any]:
         "html_info": "",
         "image": base64.b64encode(await asyncio.to_thread(path.read_bytes)).decode(),
     }
-
-
-def label_of(settings: dict[str, Any]) -> str:
-    """A1111's name for the sampler that `settings` names."""
-    return SAMPLERS[settings["sampler"]].label
 
 
 def _current(queue: Queue) -> Job | None:
@@ -259,16 +253,15 @@ async def samplers() -> list[dict[str, Any]]:
 @router.get("/schedulers")
 async def schedulers() -> list[dict[str, Any]]:
     """The schedules."""
-    names = {"automatic": SAME, **{name: name.replace("_", " ").title() for name in SCHEDULES}}
     return [
         {
-            "name": name,
+            "name": "automatic" if name == "auto" else name,
             "label": label,
             "aliases": None,
             "default_rho": -1,
             "need_inner_model": False,
         }
-        for name, label in names.items()
+        for name, label in SCHEDULE_LABELS.items()
     ]
 
 

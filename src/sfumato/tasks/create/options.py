@@ -84,7 +84,7 @@ class CreateOptions(Options):
     schedule: str = option(
         "auto",
         "Schedule of noise levels: auto (the model's own), uniform, karras, exponential, beta, "
-        "sgm_uniform, simple, trailing, leading.",
+        "sgm_uniform, simple, linspace, trailing, leading.",
         group=SAMPLING,
     )
     eta: float | None = option(
@@ -158,12 +158,19 @@ class CreateOptions(Options):
     @classmethod
     def _spelled_together(cls, data: Any) -> Any:
         """Split a name of both sampler and schedule, such as "DPM++ 2M Karras"."""
-        if not isinstance(data, dict) or data.get("schedule", "auto") != "auto":
+        if not isinstance(data, dict):
             return data
         named = re.fullmatch(
             r"(.+?)[ _](karras|exponential)", str(data.get("sampler")).strip(), re.IGNORECASE
         )
-        return {**data, "sampler": named[1], "schedule": named[2]} if named else data
+        if named is None:
+            return data
+        from sfumato.sampler.registry import schedule_name
+
+        # a schedule beside such a name must agree with it
+        if schedule_name(str(data.get("schedule", "auto"))) not in ("auto", named[2].lower()):
+            return data
+        return {**data, "sampler": named[1], "schedule": named[2]}
 
     @field_validator("loras", mode="before")
     @classmethod

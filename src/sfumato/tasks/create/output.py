@@ -38,18 +38,18 @@ class Saver:
     ) -> None:
         """Check before any work that all pictures can be written."""
         check_folder(self.folder)
-        if values.get("transparent") and metadata.FORMATS.get(self.output.suffix.lower()) == "JPEG":
-            raise OptionError(f"{self.output}: a JPEG has no transparency; give .png or .webp")
-        seed, count = values.get("seed"), int(values.get("count") or 1)
-        planned: set[Path] = {self._sheet} if grid else set()
-        for path in planned:
-            self._free(path)
+        is_jpeg = metadata.FORMATS.get(self.output.suffix.lower()) == "JPEG"
+        count = int(values.get("count") or 1)
+        planned = set[Path]()
+        if grid:
+            planned.add(self._sheet)
+            self._free(self._sheet)
         for item in wanted:
-            first: Any = dict(item.own).get("seed", seed)
-            # a name without the seed is known before the seed is chosen
-            unnamed = self.path(item, 0, count) == self.path(item, 1, count)
-            for one in range(unnamed) if first is None else range(int(first), int(first) + count):
-                path = self.path(item, one, count)
+            options = {**values, **dict(item.own)}
+            if is_jpeg and options.get("transparent"):
+                raise OptionError(f"{self.output}: a JPEG has no transparency; give .png or .webp")
+            for seed in self._seeds(item, options.get("seed"), count):
+                path = self.path(item, seed, count)
                 if path in planned:
                     raise OptionError(
                         f"two pictures would be written to {path}; give the prompts ids, or "
@@ -57,6 +57,15 @@ class Saver:
                     )
                 planned.add(path)
                 self._free(path)
+
+    def _seeds(self, item: Prompt, first: Any, count: int) -> Sequence[int]:
+        """The seeds of a prompt's pictures; if they are not chosen yet, any seed if it is not part
+        of the file's name, else none.
+        """
+        if first is not None:
+            return range(int(first), int(first) + count)
+        named_by_seed = self.path(item, 0, count) != self.path(item, 1, count)
+        return [] if named_by_seed else [0]
 
     @property
     def _sheet(self) -> Path:

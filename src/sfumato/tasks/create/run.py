@@ -24,7 +24,7 @@ from sfumato.denoiser.guidance import switched
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model
 from sfumato.runtime import MAX_SEED, Streams, derive_seed, random_seed, replace_surrogates
-from sfumato.sampler.registry import SAMPLERS, build
+from sfumato.sampler.registry import build, labels_of
 from sfumato.tasks.create.cutout import transparent
 from sfumato.tasks.create.inpaint import initial_latents, paste_known
 from sfumato.tasks.create.options import CreateOptions
@@ -76,7 +76,7 @@ class Made:
             self.picture,
             Path(path),
             self.settings,
-            metadata.parameters(self.settings, SAMPLERS[self.settings["sampler"]].label),
+            metadata.parameters(self.settings, *labels_of(self.settings)),
         )
 
 
