@@ -277,7 +277,7 @@ def test_tables_in_other_encodings_and_with_gaps(tmp_path):
     write(tmp_path / "t.csv", "p,species\n1,sé\n2,b\n?,b\n4,sé\n".encode("cp1252"))
     table = rows.read(tmp_path / "t.csv")
     assert table.labels.tolist() == ["sé", "b", "sé"]
-    assert table.skipped == ["row 2: it holds NaN or infinity"]
+    assert table.skipped == ["row 2: p holds NaN or infinity"]
     assert "Windows-1252" in table.notes[0]
     write(tmp_path / "u.csv", b",p\nx,1\ny,2\n")
     assert "" in read_table(tmp_path / "u.csv")[0].column_names, "it does not count rows"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.cli.command import data_path, given, takes
-from sfumato.cli.say import PARTLY, note, say
+from sfumato.cli.say import PARTLY, note, note_all, say
 from sfumato.tasks.evaluate.options import EvaluateOptions
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def restore(
     ):
         scores.append(score)
         say(_record(score) if as_json else _line(score.psnr, score.ssim, score.lpips, score.name))
-    for sentence in skipped:
-        note(f"left out: {sentence}")
+    note_all(skipped, "left out: ")
     if not scores:
         raise OptionError(f"none of the pictures in {data} could be measured")
     decibels = [s.psnr for s in scores if math.isfinite(s.psnr)]

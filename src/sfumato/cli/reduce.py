@@ -10,7 +10,7 @@ import typer
 
 from sfumato.cli.bar import bar
 from sfumato.cli.command import data_path, given, takes
-from sfumato.cli.say import PARTLY, note, say
+from sfumato.cli.say import PARTLY, note_all, say
 from sfumato.tasks.reduce.options import ReduceOptions
 
 Argument, Option = typer.Argument, typer.Option
@@ -53,8 +53,8 @@ def reduce(
         )
     ready()
     table = gather(data, options)
-    for line in [f"left out: {skipped}" for skipped in table.skipped[:10]] + table.notes[:10]:
-        note(line)
+    note_all(table.skipped, "left out: ")
+    note_all(table.notes)
     _compare(table, options, output, data, as_json=as_json)
     if table.skipped:
         raise typer.Exit(PARTLY)

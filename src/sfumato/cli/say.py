@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 
 FAILED, PARTLY = 2, 3  # exit codes: the command failed; some of many files could not be used
 LONGEST = 600  # maximum number of characters of a note or an error
+LISTED = 10  # maximum number of notes of one kind
 
 # C0 and C1 control characters, line and paragraph separators, and directional formatting characters
 # (Unicode 16, UAX 9)
@@ -37,6 +39,14 @@ def say(text: str, *, err: bool = False, keep: str = "") -> None:
 def note(text: str) -> None:
     """Print a line about the run to stderr."""
     say("sfumato: " + shortened(text), err=True)
+
+
+def note_all(lines: Sequence[str], title: str = "") -> None:
+    """Print a note for each of the first 10 lines, and one that counts the others."""
+    for line in lines[:LISTED]:
+        note(f"{title}{line}")
+    if len(lines) > LISTED:
+        note(f"{title}{len(lines) - LISTED} more")
 
 
 def shortened(text: str) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from sfumato.cli.bar import bar
 from sfumato.cli.command import data_path, given, takes
-from sfumato.cli.say import PARTLY, note, say
+from sfumato.cli.say import PARTLY, note, note_all, say
 from sfumato.tasks.search.options import IndexOptions, SearchOptions
 
 Argument, Option = typer.Argument, typer.Option
@@ -33,8 +33,7 @@ def index(
     with bar() as progress:
         for last in indexing(data, output, options.space, side=options.side):
             progress.update("indexing", last.done, last.total)
-    for line in last.skipped[:10]:
-        note(f"left out: {line}")
+    note_all(last.skipped, "left out: ")
     say(
         f"{last.total - len(last.skipped)} items encoded, {last.removed} removed, "
         f"{len(last.skipped)} left out: {output}"

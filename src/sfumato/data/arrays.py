@@ -37,11 +37,11 @@ def to_unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float3
     return out
 
 
-def to_float(values: NDArray[Any], path: Path) -> NDArray[np.float32]:
-    """Convert numbers to float32; raise DataError for other types."""
+def to_float(values: NDArray[Any], path: Path, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+    """Convert numbers to a floating-point dtype; raise DataError for other types."""
     if values.dtype.kind not in "fiub":
         raise DataError(f"{path} holds values of type {values.dtype}, not numbers")
-    return values.astype(np.float32)
+    return values.astype(dtype)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,72 +26,16 @@ from sfumato.data.arrays import (
     to_float,
     to_unit,
 )
+from sfumato.data.columns import arrow_table, columns_of, label_name
+from sfumato.data.dataset import Table, labels_of, usable, word
 from sfumato.data.samples import Sample, find, picture_column
-from sfumato.data.tables import (
-    LABELS,
-    TEXTS,
-    held_out_rows,
-    label_column,
-    number_columns,
-    read_table,
-    text_column,
-    used_rows,
-)
+from sfumato.data.tables import LABELS, held_out_rows, read_table, used_rows
 from sfumato.data.text import document, document_files
 from sfumato.data.walk import hidden
 from sfumato.errors import DataError, OptionError, PictureError, unknown
 
-Kind = Literal["pictures", "numbers", "documents"]
 ARRAYS = ("images", "pictures", "x", "data", "x_train", "arr_0")
 SIDE = 32  # side in pixels for large pictures and pictures of different sizes, if no size is given
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """A data set.
-
-    Attributes
-    ----------
-    kind : {"pictures", "numbers", "documents"}
-    rows : array, (N, d), float32
-        Values of pictures (0 to 1) or numbers; empty for documents.
-    texts : list of str
-        Documents.
-    labels : array of str, (N,), or None
-        Label of each row, "" for a row without one; None if there are fewer than two labels.
-    shape : (C, H, W), optional
-        Shape of a picture.
-    test : array of bool, (N,), or None
-        Whether a row belongs to the test or validation split of the data set.
-    skipped : list of str
-        One sentence for each item that was left out.
-    notes : list of str
-        One sentence for each guessed encoding; one if an unnamed column that counts the rows was
-        left out; one if the array of labels does not fit the rows.
-    """
-
-    kind: Kind
-    rows: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    texts: list[str] = field(default_factory=list)
-    labels: NDArray[np.str_] | None = None
-    shape: tuple[int, int, int] | None = None
-    test: NDArray[np.bool_] | None = None
-    skipped: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.texts) if self.kind == "documents" else len(self.rows)
-
-    def take(self, chosen: NDArray[Any]) -> Table:
-        """Select rows by index or by a boolean mask."""
-        places = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-        return replace(
-            self,
-            rows=self.rows[places] if len(self.rows) else self.rows,
-            texts=[self.texts[k] for k in places] if self.texts else [],
-            labels=None if self.labels is None else self.labels[places],
-            test=None if self.test is None else self.test[places],
-        )
 
 
 def read(source: Path, *, size: int | None = None, label: str | None = None) -> Table:
@@ -128,7 +72,7 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
     elif name.endswith((".npz", ".npy")):
         table = _numpy(source, label)
     elif name.endswith((".csv", ".tsv", ".parquet")):
-        table = _columns(source, size, label)
+        table = _table_file(source, size, label)
     elif name.endswith(".zip"):
         table = _zip(source, size)
     elif "idx" in name:
@@ -138,24 +82,7 @@ def read(source: Path, *, size: int | None = None, label: str | None = None) -> 
             f"{source} is not a known kind of file; give a folder, .zip, .npz, .npy, idx.gz, .csv "
             "or .parquet"
         )
-    return _usable(table, source)
-
-
-def _usable(table: Table, source: Path) -> Table:
-    """Drop rows with NaN, infinity or empty text, and list them as skipped."""
-    documents = table.kind == "documents"
-    good = np.array(
-        [bool(t.strip()) for t in table.texts]
-        if documents
-        else np.isfinite(table.rows).all(axis=1),
-        dtype=np.bool_,
-    )
-    reason = "it is empty" if documents else "it holds NaN or infinity"
-    skipped = table.skipped + [f"row {k}: {reason}" for k in np.flatnonzero(~good)]
-    if good.sum() < 3:
-        first = f"; the first problem is {skipped[0]}" if skipped else ""
-        raise DataError(f"{source} has {int(good.sum())} usable rows; at least 3 are needed{first}")
-    return replace(table if good.all() else table.take(good), skipped=skipped)
+    return usable(table, str(source))
 
 
 def _folder(folder: Path, size: int | None) -> Table:
@@ -205,7 +132,7 @@ def _documents(files: dict[str, Callable[[], bytes]]) -> Table:
         held.append(text)
         labels.append(PurePosixPath(name).parent.name)
         notes += [f"{name}: {note}"] if note else []
-    return Table("documents", texts=held, labels=_labels(labels), skipped=skipped, notes=notes)
+    return Table("documents", texts=held, labels=labels_of(labels), skipped=skipped, notes=notes)
 
 
 def _pictures(
@@ -240,7 +167,7 @@ def _pictures(
         pixels[..., 0], pixels[..., 2]
     ):
         pixels = pixels[..., :1]
-    table = _stack(pixels, _labels([labels[k] for k in places]), skipped)
+    table = _stack(pixels, labels_of([labels[k] for k in places]), skipped)
     return table if test is None else replace(table, test=test[places])
 
 
@@ -253,19 +180,6 @@ def _stack(
     return Table(
         "pictures", rows, labels=labels, shape=(channels, tall, wide), skipped=skipped or []
     )
-
-
-def _labels(values: Iterable[Any]) -> NDArray[np.str_] | None:
-    """Return labels as text, or None if fewer than two labels differ."""
-    found = np.array([word(v) for v in values], dtype=np.str_)
-    return found if len(set(found.tolist()) - {""}) > 1 else None
-
-
-def word(value: Any) -> str:
-    """Return a label as text; "" if the value is missing."""
-    if isinstance(value, list | tuple | np.ndarray):
-        value = value[0] if len(value) else ""
-    return "" if value is None or value != value else str(value)
 
 
 def _numpy(path: Path, label: str | None) -> Table:
@@ -290,37 +204,59 @@ def _numpy(path: Path, label: str | None) -> Table:
         )
     known = label or next((lower[n] for n in LABELS if n in lower), None)
     fits = known is not None and arrays[known].shape[:1] == values.shape[:1]
-    labels = _labels(classes(arrays[known])) if known and fits else None
+    labels = labels_of(classes(arrays[known])) if known and fits else None
     notes = [] if fits or known is None else [f"{known} does not fit {main}: it is left out"]
     return replace(_of_array(values, path), labels=labels, notes=notes)
 
 
-def table_of(values: NDArray[Any]) -> Table:
-    """Build a table of an array: rows (N, d), or pictures (N, H, W[, C]).
+def table_of(data: Any, label: str | None = None) -> Table:
+    """Build a data set from data in memory.
+
+    Parameters
+    ----------
+    data : array, DataFrame or list
+        Rows of numbers (N, d); pictures (N, H, W) or (N, H, W, C), or a list of Pillow pictures of
+        one size; a list of texts; a list of ``Path`` objects, the files of pictures; or a DataFrame
+        of pandas or polars, which is read like a table in a file.
+    label : str, optional
+        Column of a DataFrame that holds the labels; by default one with a usual name.
 
     Raises
     ------
     DataError
-        If the array has another shape, holds no numbers, or has fewer than 3 usable rows.
+        If the data have another shape, hold no numbers, or have fewer than 3 usable rows.
+    OptionError
+        If `label` names no column.
     """
-    given = Path("the array")  # its name in messages
+    if hasattr(data, "columns"):
+        return usable(columns_of(arrow_table(data), label, "the DataFrame", []), "the DataFrame")
+    if isinstance(data, list | tuple) and data and all(isinstance(one, Path) for one in data):
+        samples = [Sample(str(path), (), path.read_bytes, path=path) for path in data]
+        return usable(_pictures(samples, [""] * len(samples), None), "the list")
+    try:
+        values = np.asarray(data)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the data cannot be converted to an array: {error}") from None
+    if values.ndim == 1 and values.dtype.kind == "U":
+        return usable(Table("documents", texts=[str(text) for text in values]), "the list")
     if values.dtype.kind in "OUS":
         try:
-            values = values.astype(np.float32)
+            values = values.astype(np.float64)
         except (TypeError, ValueError) as error:
             raise DataError(f"the array cannot be converted to numbers: {error}") from None
     if not 2 <= values.ndim <= 4:
         raise DataError(
             f"an array of shape (N, d), (N, H, W) or (N, H, W, C) is needed, not {values.shape}"
         )
-    return _usable(_of_array(values, given), given)
+    given = Path("the array")  # its name in messages
+    return usable(_of_array(values, given), str(given))
 
 
 def _of_array(values: NDArray[Any], path: Path) -> Table:
     if values.ndim == 2:
-        return Table("numbers", to_float(values, path))
+        return Table("numbers", to_float(values, path, np.float64))
     top = 255.0 if values.dtype == np.uint8 else None
-    return _stack(to_unit(to_float(channels_last(values, path), path), top), None)
+    return _stack(to_unit(to_float(channels_last(values, path), path, np.float32), top), None)
 
 
 def _idx(path: Path) -> Table:
@@ -343,7 +279,7 @@ def _idx(path: Path) -> Table:
         for p in parts
     ]
     labels = (
-        _labels(np.concatenate([read_idx(p) for p in beside]))
+        labels_of(np.concatenate([read_idx(p) for p in beside]))
         if all(b.exists() and b not in parts for b in beside)
         else None
     )
@@ -356,41 +292,13 @@ def _idx(path: Path) -> Table:
     return replace(_stack(np.concatenate(pixels)[..., None] / np.float32(255), labels), test=test)
 
 
-def _columns(path: Path, size: int | None, label: str | None) -> Table:
+def _table_file(path: Path, size: int | None, label: str | None) -> Table:
     """Read a parquet file of pictures, texts or numbers, or a CSV file of texts or numbers."""
     table, notes = read_table(path)
-    names = table.column_names
-    if label and label not in names:
-        raise unknown("column", label, names)
-    known = label or label_column(table)
-    kept = used_rows(table)
+    if not picture_column(table):
+        return columns_of(table, label, str(path), notes)
+    known, kept = label_name(table, label), used_rows(table)
+    samples = [sample for sample, keep in zip(find(path), kept, strict=True) if keep]
     table = table.filter(kept.tolist())
-    given = table[known].to_pylist() if known else [""] * table.num_rows
-    test = held_out_rows(table)
-    if picture_column(table):
-        samples = [sample for sample, keep in zip(find(path), kept, strict=True) if keep]
-        return replace(_pictures(samples, [word(v) for v in given], size, test), notes=notes)
-    numeric = [name for name in number_columns(table) if name != known]
-    text = text_column(table)
-    if text is not None and text not in numeric:
-        if numeric:
-            notes.append(
-                f"{', '.join(numeric)}: not used, because the column {text} makes this a table of "
-                "documents"
-            )
-        return Table(
-            "documents",
-            texts=["" if t is None else str(t) for t in table[text].to_pylist()],
-            labels=_labels(given),
-            test=test,
-            notes=notes,
-        )
-    if not numeric:
-        raise DataError(
-            f"{path} has no column of numbers, text ({', '.join(TEXTS)}) or pictures; found "
-            f"{', '.join(names)}"
-        )
-    rows = np.stack([table[n].cast("float32", safe=False).to_numpy() for n in numeric], axis=1)
-    used = {*numeric, known, "split"}
-    left_out = [f"column {n}: no numbers" for n in names if n not in used]
-    return Table("numbers", rows, labels=_labels(given), test=test, skipped=left_out, notes=notes)
+    given = [word(v) for v in table[known].to_pylist()] if known else [""] * table.num_rows
+    return replace(_pictures(samples, given, size, held_out_rows(table)), notes=notes)

@@ -63,8 +63,13 @@ def read_table(path: Path) -> tuple[Any, list[str]]:
 
 
 def label_column(table: Any) -> str | None:
-    """Return the first column of a table with a usual name of labels, such as ``label``."""
-    return next((name for name in table.column_names if name.lower() in LABELS), None)
+    """Return the first column of a table with a usual name of labels, such as ``label``.
+
+    A column ``y`` beside a column ``x`` is a coordinate.
+    """
+    lower = [name.lower() for name in table.column_names]
+    usual = [name for name in LABELS if name != "y" or "x" not in lower]
+    return next((name for name in table.column_names if name.lower() in usual), None)
 
 
 def number_columns(table: Any) -> list[str]:

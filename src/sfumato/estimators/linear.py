@@ -13,6 +13,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sfumato.estimators.base import Reducer, Rows
 from sfumato.space.pca import SPARE, WIDE, LinearSpace, Moments, Sketch, randomized
 
+FEW = 2  # with at least this many times as many columns as rows, an exact fit uses an SVD
+
 
 class _Linear(Reducer):
     """Base of PCA and LSA, which differ only in whether rows are centered."""
@@ -46,7 +48,9 @@ class _Linear(Reducer):
             self._space = randomized(rows, self._enough(rows), seed, center=self.centered)
             return self
         self._enough(rows)
-        if rows.shape[1] > WIDE and rows.shape[0] < rows.shape[1]:
+        # an SVD of few rows is faster than their moments; of many columns, only it fits in memory
+        few = FEW * rows.shape[0] <= rows.shape[1]
+        if few or (rows.shape[1] > WIDE and rows.shape[0] < rows.shape[1]):
             self._sums = Sketch(rows.shape[1], center=self.centered)
         else:
             self._sums = Moments(rows.shape[1], center=self.centered)
@@ -70,6 +74,8 @@ class _Linear(Reducer):
             self._sums = Sketch(rows.shape[1], rank, center=self.centered)
         elif first:
             self._sums = Moments(rows.shape[1], center=self.centered)
+        elif isinstance(self._sums, Sketch) and self._sums.exact and rows.shape[1] <= WIDE:
+            self._sums = Moments.of_sketch(self._sums)
         return self._add(rows)
 
     def _add(self, rows: Rows) -> Self:

@@ -99,6 +99,14 @@ class Moments:
         out.add(rows)
         return out
 
+    @classmethod
+    def of_sketch(cls, sketch: Sketch) -> Moments:
+        """Compute the moments of the rows of a sketch that has kept all directions."""
+        out = cls(len(sketch.mean), center=sketch.center)
+        out.count, out.pilot = sketch.count, sketch.mean
+        out.gram = sketch.scaled.T @ sketch.scaled
+        return out
+
     def add(self, rows: Rows) -> None:
         """Add rows (N, d), in one pass, chunk by chunk."""
         self._solved = None
@@ -197,6 +205,7 @@ class Sketch:
 
     def __init__(self, columns: int, rank: int | None = None, *, center: bool = True) -> None:
         self.count, self.total, self.rank, self.center = 0, 0.0, rank, center
+        self.exact = rank is None  # whether all directions are kept
         self.mean, self.scaled = np.zeros(columns), np.zeros((0, columns))
 
     @classmethod

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.corruption.base import check_for_rows
-from sfumato.data.rows import Table, read, table_of
+from sfumato.data.dataset import Table
+from sfumato.data.rows import read, table_of
 from sfumato.data.terms import Terms
 from sfumato.errors import DataError, OptionError
 from sfumato.estimators import LSA, PCA, Autoencoder
@@ -53,18 +55,18 @@ class Comparison:
         return verdict(self.trials, self.outliers, _methods(self)[0], self.options, self.table.kind)
 
 
-def reduce(
-    data: str | Path | NDArray[Any] | Table, options: ReduceOptions | None = None
-) -> Comparison:
+def reduce(data: Any, options: ReduceOptions | None = None) -> Comparison:
     """Compare PCA (LSA for documents) with autoencoders at equal code lengths.
 
     Parameters
     ----------
-    data : path, array or Table
-        Input of :func:`sfumato.data.rows.read`; rows of numbers (N, d); or pictures (N, H, W) or
-        (N, H, W, C).
+    data : path, array, DataFrame, list or Table
+        A path for :func:`sfumato.data.rows.read`, or data for
+        :func:`sfumato.data.rows.table_of`: rows of numbers (N, d), pictures (N, H, W) or
+        (N, H, W, C), a DataFrame, a list of texts, or a list of ``Path`` objects of pictures. A
+        warning counts rows that are left out.
     options : ReduceOptions, optional
-        `limit`, `size` and `label` apply only to a path.
+        `size` applies only to a path; `label` to a path or a DataFrame.
 
     Returns
     -------
@@ -87,27 +89,28 @@ def reduce(
     'With codes of length 1 PCA wins, '
     """
     options = ReduceOptions.of(options)
-    if isinstance(data, str | Path):
-        data = gather(Path(data), options)
-    elif not isinstance(data, Table):
-        data = table_of(np.asarray(data))
-    found = start(data, options)
+    table = data if isinstance(data, Table) else gather(data, options)
+    for line in table.notes:
+        warnings.warn(line, stacklevel=2)
+    found = start(table, options)
     for _ in compare(found):
         pass
     return found
 
 
-def gather(source: Path, options: ReduceOptions) -> Table:
-    """Read the rows of a file or folder; with ``limit``, a random sample of them.
+def gather(data: Any, options: ReduceOptions) -> Table:
+    """Read the rows of a file, a folder or data in memory; with ``limit``, a random sample of them.
 
     Raises
     ------
     DataError
-        If the source has no usable rows; the message gives the reason.
+        If the data have no usable rows; the message gives the reason.
     """
-    table = read(source, size=options.size, label=options.label)
+    if isinstance(data, str | Path):
+        table = read(Path(data), size=options.size, label=options.label)
+    else:
+        table = table_of(data, options.label)
     table = table if options.label else _without_measured_labels(table)
-    options.check_kind(table.kind)
     if options.limit is None or options.limit >= len(table):
         return table
     chosen = np.random.default_rng(options.seed).permutation(len(table))[: options.limit]
@@ -137,6 +140,7 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
         both the number of training rows and the number of values per row; or if the corruption
         needs pictures and the rows are not pictures.
     """
+    options.check_kind(table.kind)
     if table.shape is None and options.corruption is not None:
         check_for_rows(options.corruption)
     test = table.test if table.test is not None else _held_out(len(table), options)
@@ -149,8 +153,8 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
         if table.kind == "documents"
         else (table.rows[~test], table.rows[test])
     )
-    if table.kind == "numbers" and options.standardize:
-        train, held = _standardized(train, held)
+    if table.kind == "numbers":
+        train, held = _scaled(train, held, standardize=options.standardize)
     most = min(train.shape)
     if train.shape[1] < 2:
         raise DataError("there is one column of numbers: at least two are needed")
@@ -159,7 +163,7 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
             f"{max(options.codes)} codes are too many: {train.shape[0]} rows of {train.shape[1]} "
             f"values allow at most {most - 1}"
         )
-    if train.shape[1] == 0 or float(train.max()) == float(train.min()):
+    if float(train.max()) == float(train.min()):
         raise DataError("all values are the same: there is nothing to reduce")
     labels = table.labels
     labeled = labels is not None and (labels[~test] != "").any() and (labels[test] != "").sum() > 1
@@ -167,11 +171,27 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     return Comparison(table, options, train, held, known, asked, np.flatnonzero(test))
 
 
-def _standardized(train: NDArray[Any], held: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Standardize both parts by the training rows; columns constant there are only centered."""
-    mean, spread = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
-    spread[spread <= 1e-9 * np.maximum(1.0, np.abs(mean))] = 1.0
-    return ((train - mean) / spread).astype(np.float32), ((held - mean) / spread).astype(np.float32)
+def _scaled(
+    train: NDArray[np.float64], held: NDArray[np.float64], *, standardize: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Convert both parts to float32; with `standardize`, standardize them by the training rows.
+
+    Columns that are constant in the training rows are only centered.
+    """
+    if standardize:
+        size = np.abs(train).max(axis=0)
+        size[size == 0] = 1.0  # squares of large values would overflow
+        mean, spread = size * (train / size).mean(axis=0), size * (train / size).std(axis=0)
+        spread[spread <= 1e-14 * size] = 1.0
+        train, held = (train - mean) / spread, (held - mean) / spread
+    with np.errstate(over="ignore"):
+        parts = train.astype(np.float32), held.astype(np.float32)
+    if not all(np.isfinite(part).all() for part in parts):
+        raise DataError(
+            "some values are too large for float32; scale them"
+            + ("" if standardize else ", or leave out --no-standardize")
+        )
+    return parts
 
 
 def _held_out(count: int, options: ReduceOptions) -> NDArray[np.bool_]:

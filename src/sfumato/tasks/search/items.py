@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sfumato import image
-from sfumato.data.rows import word
+from sfumato.data.dataset import word
 from sfumato.data.samples import Sample, find, picture_column
 from sfumato.data.tables import TEXTS, label_column, read_table, text_column
 from sfumato.data.text import document_files
