@@ -72,6 +72,7 @@ def option(
     group: str = "",
     bare: str = "",
     metavar: str = "",
+    is_picture: bool = False,
     **limits: Any,
 ) -> Any:
     """Define a field of an options record; command line, HTTP body and docs are generated from it.
@@ -91,16 +92,20 @@ def option(
         Value that the command line uses if the flag is given without a value.
     metavar : str
         Form of a value in the help text, such as ``WxH``.
+    is_picture : bool
+        Whether the value is a picture: the path of its file; or in Python, the file's bytes, a
+        Pillow picture or an array.
     limits
         Limits for :func:`pydantic.Field`: ``ge``, ``lt``, ``min_length``, ...
     """
     notes = {"x-flags": flags, "x-group": group, "x-bare": bare, "x-metavar": metavar}
+    notes["x-picture"] = "yes" if is_picture else ""
     extra: dict[str, Any] = {name: value for name, value in notes.items() if value}
     return Field(default, description=description, json_schema_extra=extra, **limits)
 
 
 def note_of(field: FieldInfo, name: str) -> str:
-    """Return a setting that :func:`option` stored: "flags", "group", "bare" or "metavar"."""
+    """Return a setting of :func:`option`: "flags", "group", "bare", "metavar" or "picture"."""
     extra = field.json_schema_extra
     return str(extra.get(f"x-{name}", "")) if isinstance(extra, dict) else ""
 
@@ -198,6 +203,11 @@ def flags_of(record: type[Config]) -> dict[str, str]:
     return found
 
 
+def picture_fields(record: type[Config]) -> set[str]:
+    """Return the names of the fields that hold pictures."""
+    return {name for name, field in record.model_fields.items() if note_of(field, "picture")}
+
+
 def range_of(field: FieldInfo) -> str:
     """Return the range of a number in words, such as "1 to 64"; empty if there are no limits."""
     limits = {
@@ -248,6 +258,8 @@ def explain(error: ValidationError) -> str:
             parts.append(f"{key}={_short(item['input'])} is not a known key")
         elif item["type"] == "missing":
             parts.append(f"{key} is missing")
+        elif isinstance(cause := (item.get("ctx") or {}).get("error"), OptionError):
+            parts.append(str(cause))
         else:
             reason = item["msg"][:1].lower() + item["msg"][1:]
             parts.append(f"{key}={_short(item['input'])} is not supported ({reason})")

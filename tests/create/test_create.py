@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tests.conftest import make_tiny
 
 from sfumato import image, metadata
@@ -19,7 +18,6 @@ from sfumato.cli.command import help_of
 from sfumato.cli.create import inspect as inspect_command
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.errors import OptionError
-from sfumato.hub.catalog import BUNDLED
 from sfumato.hub.config import Defaults
 from sfumato.hub.load import load
 from sfumato.hub.save import save_network
@@ -145,31 +143,6 @@ def test_more_steps_than_there_are_levels(options, tiny):
     assert np.isfinite(np.asarray(made.picture)).all()
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
-def test_settings_survive_every_format_and_make_the_same_bytes(run, tiny, tmp_path, suffix):
-    first, second = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
-    words = (
-        "--model",
-        tiny,
-        "--seed",
-        9,
-        "--sampler",
-        "euler a",
-        "--schedule",
-        "karras",
-        "--steps",
-        3,
-        "--negative",
-        "blur, fog",
-    )
-    assert run("create", "ein (röter:1.3) Apfel 🍎", *words, "--output", first)[0] == 0
-    assert run("create", "--again", first, "--output", second)[0] == 0
-    assert first.read_bytes() == second.read_bytes()
-    _, out, _ = run("inspect", first)
-    assert "Negative prompt: blur, fog" in out
-    assert "Sampler: Euler a, Schedule type: Karras" in out
-
-
 def test_best_of_keeps_the_try_that_matches_best_and_names_it(run, tiny, tmp_path):
     words = ("create", "a red apple", "--model", tiny, "--seed", 9, "--steps", 3)
     assert run(*words, "--best-of", 4, "--output", "best.png")[0] == 0
@@ -240,50 +213,6 @@ def test_strength_says_where_a_walk_begins(tiny, tmp_path, schedule):
     assert len(made.settings["sigmas"]) > 60
 
 
-def test_again_with_something_new(run, tiny, tmp_path):
-    words = ("--model", tiny, "--seed", 9, "--steps", 2)
-    assert run("create", "a red apple", *words, "--output", "one.png")[0] == 0
-    assert run("create", "a blue house", *words, "--output", "house.png")[0] == 0
-    assert run("create", "a blue house", "--again", "one.png", "--output", "again.png")[0] == 0
-    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "house.png").read_bytes()
-    assert (
-        run("create", "--again", "one.png", "--from", "house.png", "--output", "from.png")[0] == 0
-    )
-    assert run("create", "--again", "one.png", "--best-of", 3, "--output", "best.png")[0] == 0
-    fresh = run("create", "a red apple", *words, "--best-of", 3, "--output", "fresh.png", "--json")[
-        1
-    ]
-    assert (
-        metadata.read(tmp_path / "best.png")[0]["candidate"]
-        == json.loads(fresh)["settings"]["candidate"]
-    )
-
-
-def test_again_with_another_model_or_source(run, tiny, tmp_path):
-    words = ("--seed", 9, "--steps", 2)
-    assert run("create", "a red apple", *words, "--style", "noto", "--output", "icon.png")[0] == 0
-    assert run("create", "--again", "icon.png", "--model", tiny, "--output", "tiny.png")[0] == 0, (
-        "that model has no such style"
-    )
-    assert (
-        run("create", "a red apple", "--model", tiny, "--seed", 9, "--output", "fresh.png")[0] == 0
-    )
-    assert np.array_equal(pixels("tiny.png"), pixels("fresh.png"))
-    Image.new("RGB", (16, 16), "red").save("one.png")
-    Image.new("RGB", (16, 16), "blue").save("two.png")
-    assert (
-        run("create", "x", "--model", tiny, *words, "--from", "one.png", "--output", "from.png")[0]
-        == 0
-    )
-    (tmp_path / "one.png").unlink()
-    assert (
-        run("create", "--again", "from.png", "--from", "two.png", "--output", "other.png")[0] == 0
-    )
-    code, _, err = run("create", "--again", "from.png", "--output", "no.png")
-    assert code == 2
-    assert "which does not exist any more" in err
-
-
 def test_options_take_paths(tmp_path):
     assert CreateOptions(source=tmp_path / "a.png").source == str(tmp_path / "a.png")
 
@@ -291,147 +220,6 @@ def test_options_take_paths(tmp_path):
 def test_settings_name_the_model_that_was_used(tiny):
     model = load(str(tiny))
     assert create("x", CreateOptions(seed=1, steps=1), model)[0].settings["model"] == str(tiny)
-
-
-def test_again_of_a_picture_that_began_with_a_prior(run, tiny, tmp_path):
-    made = create("x", CreateOptions(model=str(tiny), seed=1, steps=1))[0]
-    metadata.save(made.picture, tmp_path / "old.png", {**made.settings, "prior": 0.65}, "")
-    code, _, err = run("create", "--again", "old.png", "--output", "no.png")
-    assert code == 2
-    assert err.count("\n") == 1
-    assert "generated from a prior's estimate" in err
-    assert run("create", "--again", "old.png", "--model", tiny, "--output", "new.png")[0] == 0, (
-        "another model makes another picture anyway"
-    )
-    metadata.save(made.picture, tmp_path / "noise.png", {**made.settings, "prior": 1.0}, "")
-    assert run("create", "--again", "noise.png", "--output", "same.png")[0] == 0
-    assert np.array_equal(pixels("same.png"), np.asarray(made.picture)), (
-        "it began with noise alone, and so it does again"
-    )
-
-
-@pytest.mark.parametrize("part", ["vae", "source"])
-def test_again_needs_all_that_the_picture_was_made_from(part, run, tiny, tmp_path):
-    shutil.copytree(tiny, tmp_path / "m")
-    Image.fromarray(np.full((16, 16, 3), 99, np.uint8)).save(tmp_path / "s.png")
-    given = ("--from", "s.png") if part == "source" else ()
-    assert (
-        run(
-            "create",
-            "a red apple",
-            "--model",
-            "m",
-            "--seed",
-            9,
-            "--steps",
-            2,
-            *given,
-            "--output",
-            "one.png",
-        )[0]
-        == 0
-    )
-    assert run("create", "--again", "one.png", "--output", "two.png")[0] == 0
-    if part == "source":
-        Image.fromarray(np.full((16, 16, 3), 100, np.uint8)).save(tmp_path / "s.png")
-    else:
-        path = tmp_path / "m" / part / "diffusion_pytorch_model.safetensors"
-        save_file({k: 1.3 * v for k, v in load_file(path).items()}, path)
-    code, _, err = run("create", "--again", "one.png", "--output", "three.png")
-    assert code == 2
-    assert "the picture cannot be reproduced" in err
-
-
-def test_again_needs_the_scheduler_and_the_words_of_the_style_of_then(run, tmp_path):
-    shutil.copytree(BUNDLED / "icons", tmp_path / "m")
-    words = (
-        "create",
-        "a red apple",
-        "--model",
-        "m",
-        "--seed",
-        9,
-        "--steps",
-        2,
-        "--best-of",
-        1,
-        "--output",
-        "one.png",
-    )
-    assert run(*words)[0] == 0
-    settings, parameters = metadata.read(tmp_path / "one.png")
-    assert settings["styled"] == parameters.splitlines()[0] == "a red apple, Fluent flat emoji", (
-        "what other viewers can repeat"
-    )
-    own, scheduler = tmp_path / "m/sfumato.json", tmp_path / "m/scheduler/scheduler_config.json"
-    kept = own.read_text(), scheduler.read_text()
-    own.write_text(kept[0].replace("Fluent flat emoji", "oil painting"))
-    code, _, err = run("create", "--again", "one.png", "--output", "two.png")
-    assert code == 2
-    assert 'the style is "oil painting" now' in err
-    own.write_text(kept[0])
-    scheduler.write_text(kept[1].replace("trailing", "leading"))
-    assert (
-        "the picture cannot be reproduced"
-        in run("create", "--again", "one.png", "--output", "two.png")[2]
-    )
-
-
-def test_again_from_another_folder_and_with_a_sampler_without_eta(run, tiny, tmp_path, monkeypatch):
-    Image.new("RGB", (16, 16), "red").save("s.png")
-    words = ("--model", tiny, "--steps", 2, "--seed", 1)
-    assert run("create", "x", *words, "--from", "s.png", "--output", "one.png")[0] == 0
-    assert (
-        run("create", "x", *words, "--sampler", "ddim", "--eta", 0.5, "--output", "eta.png")[0] == 0
-    )
-    assert (
-        run("create", "--again", "eta.png", "--sampler", "euler", "--output", "euler.png")[0] == 0
-    )
-    (tmp_path / "sub").mkdir()
-    monkeypatch.chdir(tmp_path / "sub")
-    assert run("create", "--again", "../one.png", "--output", "two.png")[0] == 0
-    assert (tmp_path / "sub/two.png").exists()
-
-
-def test_deep_json_and_prompts_that_begin_with_a_bracket(run, tiny, tmp_path):
-    deep = "[" * 100_000
-    (tmp_path / "deep.jsonl").write_text(deep)
-    code, _, err = run("create", "--prompts", "deep.jsonl", "--model", tiny, "--output", "c")
-    assert (code, len(err.splitlines())) == (2, 1)
-    info = PngInfo()
-    info.add_text("sfumato", deep)
-    Image.new("RGB", (8, 8)).save(tmp_path / "deep.png", pnginfo=info)
-    assert metadata.read(tmp_path / "deep.png")[0] is None
-    (tmp_path / "p.txt").write_text("{{masterpiece}}, a red apple\n")
-    assert (
-        run("create", "--prompts", "p.txt", "--model", tiny, "--steps", 1, "--output", "c")[0] == 0
-    )
-
-
-def test_options_of_rows_that_would_be_ignored(run, tiny, tmp_path):
-    (tmp_path / "p.jsonl").write_text('{"prompt": "x", "strength": 0.3}')
-    code, _, err = run("create", "--prompts", "p.jsonl", "--model", tiny, "--output", "c")
-    assert code == 2
-    assert "--strength needs --from" in err
-    (tmp_path / "p.jsonl").write_text('{"prompt": "x", "negative_prompt": ""}')
-    assert (
-        run(
-            "create",
-            "--prompts",
-            "p.jsonl",
-            "--model",
-            tiny,
-            "--steps",
-            1,
-            "--negative",
-            "y",
-            "--output",
-            "d",
-        )[0]
-        == 0
-    )
-    (made,) = (tmp_path / "d").iterdir()
-    assert metadata.read(made)[0]["negative_prompt"] == "", "a row undoes what is said for all"
 
 
 def test_the_least_share_of_a_walk(run, tiny, tmp_path):
@@ -455,43 +243,9 @@ def test_the_least_share_of_a_walk(run, tiny, tmp_path):
     )
 
 
-def test_rows_have_options_of_their_own(run, tiny, tmp_path):
-    (tmp_path / "P.CSV").write_text("prompt,steps,seed\none,2,4\ntwo,,5\n")
-    lines = run(
-        "create", "--prompts", "P.CSV", "--model", tiny, "--steps", 3, "--output", "c", "--json"
-    )[1].splitlines()
-    assert [(r["settings"]["steps"], r["seed"]) for r in map(json.loads, lines)] == [(2, 4), (3, 5)]
-    Image.new("RGB", (16, 16), "red").save("s.png")
-    rows = [{"prompt": "a\u2028b", "size": "32x24"}, {"prompt": "c", "source": "s.png"}]
-    (tmp_path / "p.jsonl").write_text(
-        "\n".join(json.dumps(r, ensure_ascii=False) for r in rows), "utf-8"
-    )
-    words = ("--model", tiny, "--steps", 2, "--strength", 0.4, "--output", "d", "--json", "--grid")
-    lines = run("create", "--prompts", "p.jsonl", *words)[1].splitlines()
-    assert [r["settings"]["size"] for r in map(json.loads, lines)] == [[32, 24], [16, 16]]
-    assert pixels("d/sheet.png").shape == (2 + 24 + 2, 2 * (2 + 32) + 2, 3), "cells of the largest"
-
-
-@pytest.mark.parametrize(("name", "value"), [("loras", "mine/"), ("fast", True)])
-def test_a_row_cannot_change_the_model(run, tiny, tmp_path, name, value):
-    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "one", name: value}))
-    code, _, err = run("create", "--prompts", "p.jsonl", "--model", tiny)
-    assert code == 2 and f"{name} is not an option of a row" in err
-
-
 def test_a_strength_needs_a_picture_in_python_too(tiny):
     with pytest.raises(OptionError, match="--strength needs --from"):
         create("a", CreateOptions(model=str(tiny), strength=0.2))
-
-
-def test_what_a_row_cannot_have_is_said_before_any_work(run, tiny, tmp_path):
-    (tmp_path / "p.jsonl").write_text(
-        '{"prompt": "one", "id": "one"}\n{"prompt": "two", "style": "bauhaus"}\n'
-    )
-    code, _, err = run("create", "--prompts", "p.jsonl", "--model", tiny, "--output", "c")
-    assert code == 2
-    assert "unknown style" in err
-    assert not (tmp_path / "c").exists()
 
 
 def test_a_file_that_is_there_is_refused_before_any_work(tmp_path):
@@ -503,166 +257,6 @@ def test_a_file_that_is_there_is_refused_before_any_work(tmp_path):
         Saver(tmp_path / "sheet.png", overwrite=True, single=True).check(
             [Prompt("x")], {"count": 1}, grid=True
         )
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "sentence"),
-    [
-        ("p.jsonl", '{"prompt": "a", "seed": "abc"}', "seed='abc'"),
-        ("p.jsonl", '{"prompt": 5}', "needs a prompt"),
-        ("p.jsonl", '{"prompt": "a", "seed": [1]}', "seed="),
-        ("p.jsonl", '{"prompt": "a", "stepz": 3}', "stepz is not an option of a row"),
-        ("p.csv", "prompt,seed\na,abc", "row 1: seed"),
-        ("p.csv", "id,prompt\nx", "row 1: each row needs a prompt"),
-        ("p.jsonl", "[1]", "needs a prompt"),
-        ("p.csv", "prompt,seed\na cat, a dog,3", "quotation marks"),
-    ],
-)
-def test_wrong_rows(name, text, sentence, run, tiny, tmp_path):
-    (tmp_path / name).write_text(text)
-    code, _, err = run("create", "--prompts", name, "--model", tiny, "--output", "c")
-    assert code == 2
-    assert sentence in err
-    assert len(err.splitlines()) == 1
-
-
-def test_prompt_files(run, tiny, tmp_path):
-    (tmp_path / "p.txt").write_text("one\n\ntwo\n")
-    (tmp_path / "p.jsonl").write_text(
-        '{"id": "x", "prompt": "one"}\n{"id": "../../y", "prompt": "two", "seed": 5}\n'
-    )
-    (tmp_path / "p.csv").write_text("prompt,id\none,first\n")
-    assert (
-        len(run("create", "--prompts", "p.txt", "--model", tiny, "--output", "t")[1].split()) == 2
-    )
-    assert run("create", "--prompts", "p.jsonl", "--model", tiny, "--seed", 1, "--output", "j")[
-        1
-    ].split() == ["j/x.png", "j/y.png"]
-    assert metadata.read(tmp_path / "j" / "y.png")[0]["seed"] == 5
-    (tmp_path / "p.tsv").write_text("prompt\tid\na, b\ttabs\n")
-    assert run("create", "--prompts", "p.tsv", "--model", tiny, "--output", "c")[1].split() == [
-        "c/tabs.png"
-    ]
-    (tmp_path / "s.csv").write_text("prompt;id\nc, d;semicolons\n")
-    assert run("create", "--prompts", "s.csv", "--model", tiny, "--output", "c")[1].split() == [
-        "c/semicolons.png"
-    ]
-    assert run("create", "--prompts", "p.csv", "--model", tiny, "--output", "c")[1].split() == [
-        "c/first.png"
-    ]
-
-
-def test_from_and_mask_keep_the_rest(run, tiny, tmp_path):
-    source = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8))
-    source.save(tmp_path / "s.png")
-    mask = np.zeros((16, 16), np.uint8)
-    mask[4:10, 2:12] = 255
-    Image.fromarray(mask).save(tmp_path / "m.png")
-    assert (
-        run(
-            "create",
-            "x",
-            "--model",
-            tiny,
-            "--from",
-            "s.png",
-            "--mask",
-            "m.png",
-            "--seed",
-            1,
-            "--output",
-            "o.png",
-        )[0]
-        == 0
-    )
-    made, before, hidden = pixels("o.png"), np.asarray(source).astype(int), mask > 0
-    assert np.array_equal(made[~hidden], before[~hidden]), (
-        "pixels outside the mask are bitwise the input's"
-    )
-    assert not np.array_equal(made[hidden], before[hidden])
-    assert (
-        "JPEG also changes"
-        in run(
-            "create",
-            "x",
-            "--model",
-            tiny,
-            "--from",
-            "s.png",
-            "--mask",
-            "m.png",
-            "--output",
-            "o.jpg",
-        )[2]
-    )
-    near = run(
-        "create",
-        "x",
-        "--model",
-        tiny,
-        "--from",
-        "s.png",
-        "--strength",
-        0.1,
-        "--seed",
-        1,
-        "--output",
-        "n.png",
-        "--json",
-    )[1]
-    assert len(json.loads(near)["settings"]["sigmas"]) == 5
-
-
-def test_a_mask_on_a_picture_of_any_size_keeps_the_rest(run, tiny, tmp_path):
-    before = np.random.default_rng(0).integers(0, 255, (13, 18, 3), dtype=np.uint8)
-    hidden = np.zeros((13, 18), bool)
-    hidden[9:, 14:] = True
-    Image.fromarray(before).save("s.png")
-    Image.fromarray(hidden.astype(np.uint8) * 255).save("m.png")
-    assert (
-        run(
-            "create",
-            "x",
-            "--model",
-            tiny,
-            "--from",
-            "s.png",
-            "--mask",
-            "m.png",
-            "--seed",
-            1,
-            "--output",
-            "o.png",
-        )[0]
-        == 0
-    )
-    made = pixels("o.png")
-    assert np.array_equal(made[~hidden], before[~hidden].astype(int))
-    assert not np.array_equal(made[hidden], before[hidden].astype(int))
-    assert run("create", "--again", "o.png", "--output", "p.png")[0] == 0
-    assert (tmp_path / "o.png").read_bytes() == (tmp_path / "p.png").read_bytes()
-
-
-def test_inpainting_network(run, tmp_path):
-    folder = make_tiny(tmp_path / "fill", in_channels=9)
-    Image.new("RGB", (16, 16), "red").save(tmp_path / "s.png")
-    Image.new("L", (16, 16), 255).save(tmp_path / "m.png")
-    assert (
-        run(
-            "create",
-            "x",
-            "--model",
-            folder,
-            "--from",
-            "s.png",
-            "--mask",
-            "m.png",
-            "--output",
-            "o.png",
-        )[0]
-        == 0
-    )
-    assert run("create", "x", "--model", folder, "--output", "p.png")[0] == 0
 
 
 def test_long_prompt_says_what_was_cut(run, tiny):
@@ -831,45 +425,6 @@ def test_options_are_checked_where_they_are_made():
         CreateOptions(steps=0)
 
 
-def test_no_two_prompts_share_a_file(run, tiny, tmp_path):
-    assert (
-        run(
-            "create",
-            "a cat",
-            "a cat",
-            "a cat 2",
-            "--model",
-            tiny,
-            "--steps",
-            1,
-            "--seed",
-            1,
-            "--output",
-            "cats",
-        )[0]
-        == 0
-    )
-    assert len(list((tmp_path / "cats").glob("*.png"))) == 3
-    (tmp_path / "p.json").write_text('["one", {"prompt": "two", "id": "second"}]')
-    assert (
-        run(
-            "create",
-            "--prompts",
-            "p.json",
-            "--model",
-            tiny,
-            "--steps",
-            1,
-            "--seed",
-            1,
-            "--output",
-            "listed",
-        )[0]
-        == 0
-    )
-    assert sorted(p.name for p in (tmp_path / "listed").iterdir()) == ["one-1.png", "second.png"]
-
-
 def test_out_of_memory_is_one_sentence(run, tiny, monkeypatch):
     def greedy(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
@@ -961,35 +516,6 @@ def test_models_and_inspect(run, tiny):
     record = json.loads(run("inspect", tiny)[1])
     assert record["size"] == [16, 16]
     assert len(record["sha256"]) == 64
-
-
-def test_what_a_mask_keeps_stays_transparent(run, tiny, tmp_path):
-    values = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
-    Image.fromarray(values).save("clear.png")
-    hidden = np.zeros((64, 64), np.uint8)
-    hidden[8:24, 8:24] = 255
-    Image.fromarray(hidden).save("mask.png")
-    words = (
-        "create",
-        "x",
-        "--model",
-        tiny,
-        "--steps",
-        2,
-        "--from",
-        "clear.png",
-        "--mask",
-        "mask.png",
-    )
-    assert run(*words, "--output", "a.png")[0] == 0
-    with Image.open("a.png") as picture:
-        made = np.asarray(picture)
-    assert made.shape == values.shape
-    assert (made == values)[hidden == 0].all(), "colors and transparency, bit for bit"
-    assert (made[hidden > 0][:, 3] == 255).all(), "what is made anew is opaque"
-    assert run(*words, "--output", "b.jpg")[0] == 0
-    with Image.open("b.jpg") as flat:
-        assert flat.mode == "RGB"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import base64
 import io
 import sys
+import time
 
 import anyio
 import numpy as np
@@ -70,3 +71,50 @@ def test_create_restore_search_and_inspect(tmp_path):
     )
     for answer, message in zip(wrong, said, strict=True):
         assert answer.is_error and message in str(answer.content)
+
+
+def client_of(folder):
+    """A client of a server of its own."""
+    command = ["-m", "sfumato", "serve", "--mcp", "--folder", str(folder)]
+    return Client(stdio_client(StdioServerParameters(command=sys.executable, args=command)))
+
+
+def test_calls_at_once_write_files_of_their_own(tmp_path):
+    answers = []
+
+    async def one(client, scale):
+        options = {"seed": 1, "steps": 1, "guidance_scale": scale}
+        answers.append(await client.call_tool("create", {"prompt": "pear", "options": options}))
+
+    async def run():
+        async with client_of(tmp_path) as client, anyio.create_task_group() as group:
+            for scale in (2, 3, 4, 5):
+                group.start_soon(one, client, scale)
+
+    anyio.run(run)
+    told = {part.text.split(":")[0] for answer in answers for part in answer.content[1:]}
+    files = {str(path) for path in tmp_path.glob("*.png")}
+    assert len(files) == 4 and told == files
+    assert len({path.read_bytes() for path in tmp_path.glob("*.png")}) == 4
+
+
+def test_a_cancelled_call_stops_after_its_step(tmp_path):
+    async def run():
+        async with client_of(tmp_path) as client:
+            many = {"prompt": "pear", "options": {"seed": 1, "steps": 900, "count": 60}}
+            with anyio.move_on_after(15):
+                await client.call_tool("create", many)
+            with anyio.fail_after(60):
+                quick = {"prompt": "fig", "options": {"seed": 1, "steps": 1}}
+                assert not (await client.call_tool("create", quick)).is_error
+
+    began = time.monotonic()
+    anyio.run(run)
+    assert time.monotonic() - began < 60
+    assert (tmp_path / "fig-1.png").exists() and len(list(tmp_path.iterdir())) < 60
+
+
+def test_a_wrong_option_is_told_once(tmp_path):
+    _, answers = talk(tmp_path, ("restore", {"picture": "a.png", "options": {}}))
+    message = str(answers[0].content)
+    assert "nothing to undo; give denoise" in message and "value error" not in message

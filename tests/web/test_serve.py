@@ -126,7 +126,7 @@ def test_names_close_in_meaning(server):
 
 def test_a_body_in_parts_may_not_be_too_large_either(tmp_path):
     app = build(Settings(tmp_path, largest=1000))
-    client = TestClient(app)
+    client = TestClient(app, base_url="http://127.0.0.1")
     parts = (b"x" * 400 for _ in range(5))  # without a length
     answer = client.post("/v1/create", content=parts, headers={"content-type": "application/json"})
     assert answer.status_code == 413 and "1000 bytes" in answer.text
@@ -252,11 +252,11 @@ def test_the_webuiapi_client(server):
 
 def test_progress_and_interrupt_of_the_web_ui(server):
     api = webuiapi.WebUIApi(baseurl=f"{server}/sdapi/v1")
-    seen, failed = [], []
+    seen, statuses = [], []
 
     def work():
         body = {"prompt": "a car", "steps": 200, "batch_size": 8, "force_task_id": "mine"}
-        failed.append(ask(server, "/sdapi/v1/txt2img", body)[0])
+        statuses.append(ask(server, "/sdapi/v1/txt2img", body)[0])
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -269,7 +269,7 @@ def test_progress_and_interrupt_of_the_web_ui(server):
     api.interrupt()
     thread.join(30)
     assert not thread.is_alive() and time.monotonic() - started < 10
-    assert failed == [409], "it was cancelled: no fault of the server"
+    assert statuses == [200], "an interrupted request has the pictures made so far"
     assert ask(server, "/v1/create?wait=true", {"prompt": "a", "steps": 1})[0] == 200
 
 
@@ -320,7 +320,7 @@ BOMB = (
             400,
             "does not fetch URLs",
         ),
-        ("/v1/create", {"prompt": "x", "count": 65}, 400, "1 to 64"),
+        ("/v1/create", {"prompt": "x", "count": 65}, 422, "less than or equal to 64"),
         ("/v1/create", {"prompt": "x", "count": 8, "best_of": 9}, 400, "including all candidates"),
         ("/v1/create", {"prompt": "x", "size": [4096, 4096]}, 400, "1024x1024"),
         ("/v1/create", {"prompt": "x" * 5000}, 400, "letters"),
@@ -330,7 +330,7 @@ BOMB = (
         ("/v1/restore", {"image": PIXEL, "colorize": True, "like": "/etc/passwd"}, 400, "base64"),
         ("/v1/restore", {"image": base64.b64encode(BOMB).decode(), "denoise": 9}, 400, ""),
         ("/v1/images/generations", {"n": 3}, 422, "prompt"),
-        ("/v1/images/generations", {"prompt": "x", "output_format": "bmp"}, 400, "output_format"),
+        ("/v1/images/generations", {"prompt": "x", "output_format": "bmp"}, 422, "output_format"),
         ("/sdapi/v1/img2img", {"prompt": "x"}, 400, "init_images"),
         ("/sdapi/v1/txt2img", {"prompt": "x", "enable_hr": True}, 400, "enable_hr"),
         ("/v1/jobs/../../etc/passwd", None, 404, ""),

@@ -96,7 +96,10 @@ def serve(
     app = build(settings)
     config = uvicorn.Config(app, host, port, timeout_graceful_shutdown=5, **how)
     server = uvicorn.Server(config)
-    _run(server, app)
+    try:
+        _run(server, app)
+    except SystemExit:  # uvicorn cannot bind the port
+        server.started = False
     if not server.started:
         raise OptionError(f"cannot listen on port {port} of {host}: give another --port")
     note("stopped; unfinished jobs continue at the next start")
@@ -124,7 +127,12 @@ def _run(server: Any, app: Any) -> None:
 
 async def _startup(server: Any, startup: Callable[..., Any], sockets: Any = None) -> None:
     """Start the server and print its address."""
-    await startup(sockets)
+    log = logging.getLogger("uvicorn.error")
+    log.disabled = True  # a port that cannot be opened is reported by the command
+    try:
+        await startup(sockets)
+    finally:
+        log.disabled = False
     for listening in server.servers if server.started else ():
         host, port = listening.sockets[0].getsockname()[:2]
         say(f"http://{host}:{port}/")

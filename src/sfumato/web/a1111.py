@@ -1,7 +1,7 @@
 """The API of AUTOMATIC1111's web UI, as far as its clients use it.
 
-Fields without a counterpart here are ignored, except ``enable_hr`` and ``alwayson_scripts``, which
-are refused unless they are false or empty.
+Fields without a counterpart here are ignored, except ``enable_hr``, ``alwayson_scripts`` and
+``script_name``, which are refused unless they are false or empty.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import re
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sfumato import image, metadata
 from sfumato.data.foreign import options_of
-from sfumato.errors import OptionError
-from sfumato.hub.catalog import bundled
+from sfumato.errors import OptionError, unknown
 from sfumato.sampler.registry import SAMPLERS, SCHEDULE_LABELS, labels_of
-from sfumato.web.bodies import CreateBody, RestoreBody, decoded
+from sfumato.web.bodies import CreateBody, Foreign, RestoreBody
 from sfumato.web.jobs import finished, queue_of, submit
 from sfumato.web.queue import Queue
+from sfumato.web.requests import decoded
 from sfumato.web.store import Job
 from sfumato.web.work import encoded
 
@@ -30,16 +30,26 @@ router = APIRouter()
 TASKS = 1000  # largest number of clients' task ids that are remembered
 HASH = re.compile(r" \[[0-9a-f]+\]$")  # the digest that A1111's clients add to a model's name
 SAME = "Automatic"  # A1111's word for the model's own schedule
+LORA = re.compile(r"<lora:([^:<>]+)(?::(-?[\d.]+))?(?::[^<>]*)?>")
+UPSCALERS = ("size", "None")  # "None" is A1111's default; both use the network
+SMALLEST, MOST = 1.5, 8  # factors of enlarging
+# our names of fields -> A1111's names, for error messages
+THEIRS = {
+    "guidance_scale": "cfg_scale",
+    "sampler": "sampler_name",
+    "schedule": "scheduler",
+    "strength": "denoising_strength",
+    "source": "init_images",
+}
+OURS = re.compile(rf"^({'|'.join(THEIRS)})\b")
 
 
-class TextToImage(BaseModel):
+class TextToImage(Foreign):
     """The supported fields of txt2img."""
-
-    model_config = ConfigDict(extra="ignore")
 
     prompt: str = ""
     negative_prompt: str = ""
-    styles: list[str] | None = None
+    styles: list[str] = []
     seed: int = -1
     sampler_name: str | None = None
     sampler_index: str | None = None
@@ -55,6 +65,7 @@ class TextToImage(BaseModel):
     force_task_id: str | None = None
     override_settings: dict[str, Any] = {}
     alwayson_scripts: dict[str, Any] = {}
+    script_name: str = ""
 
 
 class ImageToImage(TextToImage):
@@ -64,20 +75,23 @@ class ImageToImage(TextToImage):
     denoising_strength: float = Field(0.75, ge=0, le=1)
     mask: str | None = None
     inpainting_mask_invert: int | bool = False
+    include_init_images: bool = False
 
 
-class Single(BaseModel):
+class Single(Foreign):
     """The supported fields of extra-single-image."""
 
-    model_config = ConfigDict(extra="ignore")
-
     image: str
+    resize_mode: int = Field(0, ge=0, le=1)
     upscaling_resize: float = 2.0
+    upscaling_resize_w: int = Field(512, ge=1)
+    upscaling_resize_h: int = Field(512, ge=1)
+    upscaling_crop: bool = True
     upscaler_1: str = "None"
 
 
-class Info(BaseModel):
-    """The fields of png-info."""
+class Info(Foreign):
+    """The fields of a request for png-info: the settings in a picture."""
 
     image: str
 
@@ -108,8 +122,11 @@ def _inverted(mask: str) -> str:
 
 def _body(request: Request, asked: TextToImage, **extra: Any) -> CreateBody:
     """Convert a request to ours; numbers that are meant for larger models stay unchanged."""
-    if asked.enable_hr or asked.alwayson_scripts:
-        raise OptionError("enable_hr and alwayson_scripts are not supported")
+    if asked.enable_hr or asked.alwayson_scripts or asked.script_name:
+        raise OptionError("enable_hr, alwayson_scripts and script_name are not supported")
+    if len(asked.styles) > 1:
+        raise OptionError("styles: one style is supported")
+    prompt, loras = _without_loras(asked.prompt)
     sampler = asked.sampler_name or asked.sampler_index
     checkpoint = asked.override_settings.get("sd_model_checkpoint")
     given: dict[str, Any] = {
@@ -121,26 +138,52 @@ def _body(request: Request, asked: TextToImage, **extra: Any) -> CreateBody:
         "steps": asked.steps,
         "guidance_scale": asked.cfg_scale,
         "eta": asked.eta or None,
-        "style": asked.styles[0] if asked.styles else None,
+        "style": next(iter(asked.styles), None),
         "model": HASH.sub("", str(checkpoint or chosen(request))),
+        "loras": loras,
         "previews": 1,
     }
-    if asked.width and asked.height:
-        given["size"] = (asked.width, asked.height)
+    if asked.width or asked.height:  # a missing side equals the other
+        given["size"] = (asked.width or asked.height, asked.height or asked.width)
     known = {name: value for name, value in {**given, **extra}.items() if value is not None}
     if known.get("guidance_scale") == 1:
         known.pop("negative_prompt")
-    return CreateBody(prompt=asked.prompt, **known)
+    try:
+        return CreateBody(prompt=prompt, **known)
+    except OptionError as error:
+        raise OptionError(in_their_words(str(error))) from None
+
+
+def _without_loras(prompt: str) -> tuple[str, list[str]]:
+    """The prompt without its ``<lora:NAME:SCALE>``, and the LoRAs as ``NAME:SCALE``."""
+    loras = [f"{name}:{scale or 1}" for name, scale in LORA.findall(prompt)]
+    return (" ".join(LORA.sub(" ", prompt).split()) if loras else prompt), loras
+
+
+def in_their_words(message: str) -> str:
+    """Replace our field at the beginning of an error message by A1111's field.
+
+    Examples
+    --------
+    >>> in_their_words("guidance_scale=nan is not supported")
+    'cfg_scale=nan is not supported'
+    """
+    return OURS.sub(lambda match: THEIRS[match[0]], message, count=1)
 
 
 async def _made(request: Request, asked: TextToImage, body: CreateBody) -> dict[str, Any]:
     job = await submit(request, body)
-    tasks = request.app.state.__dict__.setdefault("tasks", {})
+    tasks = request.app.state.tasks
     if asked.force_task_id:
         tasks[asked.force_task_id] = job.id
         if len(tasks) > TASKS:
             tasks.pop(next(iter(tasks)))
-    result = await finished(request, job)
+    result = await finished(request, job, part=True)
+    echoed = asked.model_dump()
+    if isinstance(asked, ImageToImage) and not asked.include_init_images:
+        echoed |= {"init_images": None, "mask": None}
+    if not result["pictures"]:  # interrupted before the first one
+        return {"images": [], "parameters": echoed, "info": json.dumps({"prompt": asked.prompt})}
     folder = queue_of(request).store.files(job.id)
     pictures, seeds, texts = [], [], []
     for picture in result["pictures"]:
@@ -165,20 +208,33 @@ async def _made(request: Request, asked: TextToImage, body: CreateBody) -> dict[
         "infotexts": texts,
         "job_timestamp": str(int(job.created)),
     }
-    return {"images": pictures, "parameters": asked.model_dump(), "info": json.dumps(info)}
+    return {"images": pictures, "parameters": echoed, "info": json.dumps(info)}
 
 
 @router.post("/extra-single-image")
 async def extra_single_image(request: Request, asked: Single) -> dict[str, Any]:
-    """Enlarge a picture."""
-    body = RestoreBody(image=asked.image, enlarge=asked.upscaling_resize)
-    job = await submit(request, body)
-    result = await finished(request, job)
-    path = queue_of(request).store.files(job.id) / result["pictures"][0]["file"]
-    return {
-        "html_info": "",
-        "image": base64.b64encode(await asyncio.to_thread(path.read_bytes)).decode(),
-    }
+    """Enlarge a picture with the network that enlarges photos."""
+    if asked.upscaler_1 not in UPSCALERS:
+        raise unknown("upscaler_1", asked.upscaler_1, UPSCALERS)
+    factor = asked.upscaling_resize
+    given = await asyncio.to_thread(image.read, decoded(asked.image, "image"))
+    size = asked.upscaling_resize_w, asked.upscaling_resize_h
+    if asked.resize_mode == 1:
+        factor = max(wanted / side for wanted, side in zip(size, given.size, strict=True))
+    if factor == 1:
+        data = base64.b64decode(encoded(given))
+    elif SMALLEST <= factor <= MOST:
+        job = await submit(request, RestoreBody(image=asked.image, enlarge=factor))
+        result = await finished(request, job)
+        path = queue_of(request).store.files(job.id) / result["pictures"][0]["file"]
+        data = await asyncio.to_thread(path.read_bytes)
+    else:
+        what = "upscaling_resize" if asked.resize_mode == 0 else "the factor to this size"
+        raise OptionError(f"{what} is {factor:g}; supported are 1, and {SMALLEST} to {MOST}")
+    if asked.resize_mode == 1 and asked.upscaling_crop:
+        large = await asyncio.to_thread(image.read, data)
+        data = base64.b64decode(encoded(image.crop_to(large, size)))
+    return {"html_info": "", "image": base64.b64encode(data).decode()}
 
 
 def _current(queue: Queue) -> Job | None:
@@ -195,7 +251,7 @@ async def progress(
 ) -> dict[str, Any]:
     """Progress of the running job, or of the job with a client's task id."""
     queue = queue_of(request)
-    known = request.app.state.__dict__.get("tasks", {}).get(id_task)
+    known = request.app.state.tasks.get(id_task)
     job = queue.store.get(known) if known else _current(queue)
     idle: dict[str, Any] = {"done": 0, "total": 1, "eta": None}
     progress = queue.progress(job) if job else idle
@@ -283,15 +339,16 @@ async def sd_models(request: Request) -> list[dict[str, Any]]:
 
 @router.get("/upscalers")
 async def upscalers() -> list[dict[str, Any]]:
-    """The network that enlarges pictures."""
+    """The network that enlarges pictures, by both of its names."""
     return [
-        {"name": "size", "model_name": "size", "model_path": None, "model_url": None, "scale": 4}
+        {"name": name, "model_name": name, "model_path": None, "model_url": None, "scale": 4}
+        for name in UPSCALERS
     ]
 
 
 def chosen(request: Request) -> str:
     """The model last set through ``/options``; by default the first bundled one."""
-    return str(request.app.state.__dict__.get("chosen", bundled()[0]))
+    return str(request.app.state.chosen)
 
 
 @router.get("/options")

@@ -23,11 +23,12 @@ from starlette.staticfiles import StaticFiles
 
 from sfumato import __version__
 from sfumato.errors import SfumatoError
+from sfumato.hub.catalog import bundled
 from sfumato.web import a1111, jobs, openai
-from sfumato.web.bodies import Offered, named, offered_models
 from sfumato.web.guard import Guard
 from sfumato.web.messages import for_clients
 from sfumato.web.queue import Full, Queue
+from sfumato.web.requests import Offered, named, offered_models
 from sfumato.web.schema import FAILURES
 from sfumato.web.store import Store
 
@@ -38,6 +39,9 @@ WEB = Path(str(resources.files("sfumato.web")))
 DOCS = WEB / "docs" if (WEB / "docs").is_dir() else WEB.parents[2] / "build" / "docs"
 # the wrong field at the beginning of a message, such as "steps=0 is not supported"
 FIELD = re.compile(r"([a-z_]+)[\w.]*(?==|: | is )")
+VALUE = re.compile(r"([a-z_0-9]+)[\w.]*=")  # the same, for messages that begin with other words
+# pydantic's types of errors for a body that is no JSON object
+NO_OBJECT = ("missing", "model_type", "model_attributes_type", "dict_type")
 DOCS_LINK = '<a href="/docs/">Documentation</a>'
 
 
@@ -101,7 +105,9 @@ def build(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.queue, app.state.settings = queue, settings
+    app.state.queue = queue
+    app.state.chosen = bundled()[0]  # model of requests to A1111's API that name none
+    app.state.tasks = {}  # ids that A1111's clients give to their requests -> ids of the jobs
     app.state.offered = Offered(
         offered_models(settings.models), named(settings.indexes), named(settings.loras)
     )
@@ -154,7 +160,8 @@ def failure(status: int, message: str, *, param: str | None = None, **headers: s
 
 
 async def _asked_wrong(_: Request, error: Exception) -> Response:
-    return failure(400, str(error))
+    named = VALUE.match(str(error))
+    return failure(400, str(error), param=named[1] if named else None)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
@@ -163,7 +170,12 @@ async def _invalid(_: Request, error: Exception) -> Response:
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"][1:])
         said = item["msg"].removeprefix("Value error, ")
-        parts.append(f"{key}: {said}" if key else said)
+        if item["type"] == "json_invalid":
+            parts.append(f"the body is not valid JSON: {item['ctx']['error']} at letter {key}")
+        elif item["loc"] == ("body",) and item["type"] in NO_OBJECT:
+            parts.append("send a JSON object, with the header Content-Type: application/json")
+        else:
+            parts.append(f"{key}: {said}" if key else said)
     message = "; ".join(parts)
     named = FIELD.match(message)
     return failure(422, message, param=named[1] if named else None)

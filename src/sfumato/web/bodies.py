@@ -1,32 +1,17 @@
-"""Requests of clients: the options of each command, with pictures as base64 in place of paths.
-
-A path would let a stranger read the server's files, so a picture is sent as bytes and stored in the
-job's own folder. Models are given by name, and the server must offer them.
-"""
+"""Requests of clients: the options of each command, with pictures as base64 in place of paths."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import math
-import re
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from annotated_types import Le
-from pydantic import Field
-from sklearn.datasets import load_digits
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sfumato import image
-from sfumato.config import Options
-from sfumato.errors import OptionError, unknown
-from sfumato.hub.catalog import bundled, restorers
-from sfumato.hub.lora import lora_scale
-from sfumato.runtime import random_seed, replace_surrogates
+from sfumato.config import Options, picture_fields
+from sfumato.errors import OptionError
+from sfumato.runtime import replace_surrogates
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.explain.probe import ProbeOptions
 from sfumato.tasks.lessons import LessonOptions
@@ -34,10 +19,8 @@ from sfumato.tasks.points import PointsOptions
 from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search.options import SearchOptions
-from sfumato.web.unpacked import check_unpacked
 
-SUFFIX = ".safetensors"  # left out of the names of models and LoRAs
-PICTURES = ("source", "mask", "image", "fill", "like")
+PICTURES = {"image"} | picture_fields(CreateOptions) | picture_fields(RestoreOptions)
 MOST = 64  # pictures of one request
 LARGEST = 1024  # pixels of a side of a created picture
 LONGEST = 4000  # letters of a prompt
@@ -48,16 +31,64 @@ WIDEST, WIDE = 4096, 8192  # units of a hidden layer, and of all hidden layers
 TRAINED = 2000  # training steps of a lesson
 TABLES = (".csv", ".zip", ".npz", ".npy", ".parquet", ".gz")
 RESULT = 100_000_000  # pixels of a restored photo
+# descriptions of options that have another meaning here than on the command line
+OFFERED = "The name of a model that the server offers."
+CHOSEN = "No effect: the server chooses it."
 
 
-def at_most(options: type[Options], name: str, most: int) -> Any:
-    """Return a copy of an option's field whose largest value is `most`, the server's limit."""
+def of_server(
+    options: type[Options], name: str, *, most: int | None = None, description: str = ""
+) -> Any:
+    """Return a copy of an option's field with the server's limit `most` and another description."""
     field = copy(options.model_fields[name])
-    field.metadata = [limit for limit in field.metadata if not isinstance(limit, Le)] + [Le(most)]
+    if most is not None:
+        others = [limit for limit in field.metadata if not isinstance(limit, Le)]
+        field.metadata = [*others, Le(most)]
+    field.description = description or field.description
     return field
 
 
-class CreateBody(CreateOptions):
+def check_text(value: Any, name: str = "") -> None:
+    """Refuse lone surrogates: JSON accepts them, but no file, database or tokenizer does."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            check_text(part, name or str(key))
+    elif isinstance(value, list):
+        for part in value:
+            check_text(part, name)
+    elif isinstance(value, str) and not value.isascii() and replace_surrogates(value) != value:
+        raise OptionError(
+            f"{replace_surrogates(name)} is not valid Unicode: it has half of a surrogate pair"
+        )
+
+
+class Legible(BaseModel):
+    """A request without lone surrogates: JSON accepts them, but no file or tokenizer does."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_text(cls, data: Any) -> Any:
+        check_text(data)
+        return data
+
+
+class Foreign(Legible):
+    """A request in the format of another program: null means the default.
+
+    Unknown fields are ignored, because clients send fields that have no counterpart here.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {name: value for name, value in data.items() if value is not None}
+
+
+class CreateBody(Legible, CreateOptions):
     """A request for pictures from texts: the options of create, and the texts.
 
     ``source`` and ``mask`` are pictures in base64, with or without ``data:image/png;base64,``.
@@ -66,9 +97,35 @@ class CreateBody(CreateOptions):
     kind: ClassVar[str] = "create"
 
     prompt: str | list[str] = Field(
-        description="What the picture shows; a list of prompts generates several pictures."
+        description="What the picture shows; a list of prompts generates several pictures. "
+        f"A prompt may have up to {LONGEST} letters, a request up to {MOST} pictures, including "
+        "all candidates."
     )
-    steps: int | None = at_most(CreateOptions, "steps", STEPS)
+    count: int = of_server(CreateOptions, "count", most=MOST)
+    steps: int | None = of_server(CreateOptions, "steps", most=STEPS)
+    size: tuple[int, int] | None = of_server(
+        CreateOptions,
+        "size",
+        description=f'Width and height in pixels, up to {LARGEST}; also "64x64", or one number for '
+        "both.",
+    )
+    model: str = of_server(CreateOptions, "model", description=OFFERED)
+    source: str | None = of_server(
+        CreateOptions, "source", description="The picture to start from, in base64."
+    )
+    mask: str | None = of_server(
+        CreateOptions,
+        "mask",
+        description="A mask picture in base64: white pixels are inpainted, the others stay.",
+    )
+    loras: tuple[str, ...] = of_server(
+        CreateOptions,
+        "loras",
+        description="Names of LoRAs that the server offers; NAME:0.8 applies a scale of 0.8.",
+    )
+    device: str = of_server(CreateOptions, "device", description=CHOSEN)
+    dtype: str = of_server(CreateOptions, "dtype", description=CHOSEN)
+    batch: int = of_server(CreateOptions, "batch", description=CHOSEN)
     previews: int = Field(
         0, ge=0, le=1, description="1 also sends previews of unfinished pictures."
     )
@@ -82,6 +139,7 @@ class TraceBody(CreateBody):
 
     kind: ClassVar[str] = "trace"
 
+    count: int = of_server(CreateOptions, "count", most=1)
     changes: list[dict[str, str | int | float | None]] = Field(
         default_factory=list,
         max_length=5,
@@ -89,7 +147,7 @@ class TraceBody(CreateBody):
     )
 
 
-class RestoreBody(RestoreOptions):
+class RestoreBody(Legible, RestoreOptions):
     """A request to repair a photo: the options of restore, and the photo.
 
     ``image``, ``fill`` and ``like`` are pictures in base64.
@@ -98,12 +156,25 @@ class RestoreBody(RestoreOptions):
     kind: ClassVar[str] = "restore"
 
     image: str = Field(description="The photo, in base64.")
-    steps: int | None = at_most(RestoreOptions, "steps", STEPS)
-    samples: int = at_most(RestoreOptions, "samples", SAMPLES)
+    steps: int | None = of_server(RestoreOptions, "steps", most=STEPS)
+    samples: int = of_server(RestoreOptions, "samples", most=SAMPLES)
+    fill: str | None = of_server(
+        RestoreOptions,
+        "fill",
+        description="A mask picture in base64; white pixels are replaced.",
+    )
+    like: str | None = of_server(
+        RestoreOptions,
+        "like",
+        description="A picture in base64, from whose palette the colors are taken.",
+    )
+    model: str | None = of_server(RestoreOptions, "model", description=OFFERED)
+    device: str = of_server(RestoreOptions, "device", description=CHOSEN)
+    dtype: str = of_server(RestoreOptions, "dtype", description=CHOSEN)
     previews: int = Field(0, ge=0, le=0)
 
 
-class ReduceBody(ReduceOptions):
+class ReduceBody(Legible, ReduceOptions):
     """A request to compare PCA with autoencoders: the options of reduce, and the data.
 
     ``data`` is a file in base64; the suffix of ``name`` gives the format: .csv, .zip of pictures,
@@ -116,11 +187,13 @@ class ReduceBody(ReduceOptions):
         None, description="A file in base64; by default scikit-learn's digits."
     )
     name: str = Field("digits.npz", description="The file's name.", max_length=200)
-    limit: int | None = at_most(ReduceOptions, "limit", ROWS)
-    epochs: int | None = at_most(ReduceOptions, "epochs", EPOCHS)
+    limit: int | None = of_server(ReduceOptions, "limit", most=ROWS)
+    epochs: int | None = of_server(ReduceOptions, "epochs", most=EPOCHS)
+    device: str = of_server(ReduceOptions, "device", description=CHOSEN)
+    dtype: str = of_server(ReduceOptions, "dtype", description=CHOSEN)
 
 
-class ProbeBody(ProbeOptions):
+class ProbeBody(Legible, ProbeOptions):
     """A request for experiments with a custom picture.
 
     The experiments encode and decode the picture, add noise and denoise it, or damage and restore
@@ -136,7 +209,7 @@ class ProbeBody(ProbeOptions):
     prompt: str = Field("", max_length=LONGEST, description="What the picture shows.")
 
 
-class SearchBody(SearchOptions):
+class SearchBody(Legible, SearchOptions):
     """A request to search an index: the options of search, and words or a picture.
 
     ``image`` is a picture in base64.
@@ -150,18 +223,18 @@ class SearchBody(SearchOptions):
     k: int = Field(12, ge=1, le=MOST)
 
 
-class PointsBody(PointsOptions):
+class PointsBody(Legible, PointsOptions):
     """A request to learn a distribution of points on a plane, and to sample new points."""
 
     kind: ClassVar[str] = "points"
 
 
-class LessonBody(LessonOptions):
+class LessonBody(Legible, LessonOptions):
     """A request for one of the experiments on the studio's page *Learn*."""
 
     kind: ClassVar[str] = "lesson"
 
-    steps: int = at_most(LessonOptions, "steps", TRAINED)
+    steps: int = of_server(LessonOptions, "steps", most=TRAINED)
 
 
 Body = (
@@ -174,199 +247,3 @@ Body = (
     | PointsBody
     | LessonBody
 )
-
-
-@dataclass(frozen=True)
-class Offered:
-    """The models, indexes and LoRAs that a server offers: names and paths."""
-
-    models: Mapping[str, str]
-    indexes: Mapping[str, str]
-    loras: Mapping[str, str]
-
-
-def checked(body: Body, folder: Path, offered: Offered) -> dict[str, Any]:
-    """Check a request and convert it for a job.
-
-    Pictures become files in `folder`, names of models become paths, and a missing seed is chosen.
-
-    Raises
-    ------
-    OptionError
-        If the request exceeds the server's limits or names a model that it does not offer.
-    PictureError
-        If a picture cannot be read.
-    """
-    request = body.model_dump(mode="json", exclude_unset=True)
-    _check_text(request)
-    match body:
-        case CreateBody():
-            request |= _created(body, request, offered)
-        case RestoreBody():
-            request |= _restored(body, offered.models)
-        case ProbeBody():
-            request["model"] = _model(body.model, offered.models)
-        case ReduceBody():
-            request |= _reduced(body, folder)
-        case SearchBody():
-            request |= _searched(body, offered.indexes)
-    for name in ("device", "dtype", "batch"):
-        request.pop(name, None)  # the server chooses these itself
-    for name in PICTURES:
-        if request.get(name) is not None:
-            request[name] = str(kept(request[name], folder, name))
-    if isinstance(body, RestoreBody):
-        _check_result(Path(request["image"]), body.enlarge or 1)
-    return request
-
-
-def _created(body: CreateBody, request: dict[str, Any], offered: Offered) -> dict[str, Any]:
-    texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    _check_amount(body, texts)
-    for change in body.changes if isinstance(body, TraceBody) else ():
-        same = {name: value for name, value in request.items() if name != "changes"}
-        _check_amount(CreateBody.build({**same, **change}), texts)
-    seed = random_seed() if body.seed is None else body.seed
-    found = {"prompt": texts, "model": _model(body.model, offered.models), "seed": seed}
-    return found | {"loras": [_lora(asked, offered.loras) for asked in body.loras]}
-
-
-def _lora(asked: str, loras: Mapping[str, str]) -> str:
-    """The path and scale of a LoRA that the server offers, as ``PATH:SCALE``."""
-    name, scale = lora_scale(asked)
-    name = name.removesuffix(SUFFIX)  # older settings have it
-    if name not in loras:
-        raise unknown("LoRA", name, loras)
-    return f"{loras[name]}:{scale:g}"
-
-
-def _restored(body: RestoreBody, models: Mapping[str, str]) -> dict[str, Any]:
-    if body.engine == "diffusion" or (body.engine == "auto" and body.model in models):
-        return {"model": _model(body.model or "icons", models)}
-    if body.model is not None and body.model not in restorers():
-        raise unknown("model", body.model, restorers())
-    return {}
-
-
-def _reduced(body: ReduceBody, folder: Path) -> dict[str, Any]:
-    if len(body.codes) > CODES or max(body.codes) > LARGEST_CODE:
-        raise OptionError(
-            f"the server compares at most {CODES} code lengths of at most {LARGEST_CODE} numbers"
-        )
-    layers = body.layers or (1,)
-    if max(layers) > WIDEST or sum(layers) > WIDE:
-        raise OptionError(
-            f"the server trains hidden layers of at most {WIDEST} units, {WIDE} in total"
-        )
-    if "file:" in (body.corruption or ""):
-        raise OptionError("the server does not accept a corruption that reads files")
-    kind = Path(body.name).suffix.lower()
-    if kind not in TABLES:
-        raise OptionError(
-            f"{body.name}: the name of the file must end in one of {', '.join(TABLES)}"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"data{kind}"
-    if body.data is None:
-        digits, path = load_digits(), folder / "data.npz"
-        np.savez(path, images=digits.images.astype(np.uint8) * 15, labels=digits.target)
-    else:
-        path.write_bytes(decoded(body.data, "data"))
-        check_unpacked(path)
-    return {"data": str(path), "limit": body.limit or ROWS, "name": body.name}
-
-
-def _searched(body: SearchBody, indexes: Mapping[str, str]) -> dict[str, Any]:
-    if body.index not in indexes:
-        raise unknown("index", body.index, indexes)
-    if bool(body.query.strip()) == (body.image is not None):
-        raise OptionError("give either words or a picture to search for")
-    return {"index": indexes[body.index], "query": body.query, "k": body.k}
-
-
-def _check_result(path: Path, factor: float) -> None:
-    pixels = math.prod(image.read(path).size) * factor**2
-    if pixels > RESULT:
-        raise OptionError(f"the result would have more than {RESULT // 10**6} megapixels")
-
-
-def _check_amount(body: CreateBody, texts: list[str]) -> None:
-    if not texts or len(texts) * body.count * (body.best_of or 1) > MOST:
-        raise OptionError(f"a request may generate 1 to {MOST} pictures, including all candidates")
-    own = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if any(len(text) > LONGEST for text in [*texts, *own, body.negative_prompt, body.then or ""]):
-        raise OptionError(f"a prompt may have up to {LONGEST} letters")
-    if body.size and max(body.size) > LARGEST:
-        raise OptionError(f"the server generates pictures of up to {LARGEST}x{LARGEST} pixels")
-
-
-def _model(name: str, models: Mapping[str, str]) -> str:
-    """The path, or the bundled name, of a model that the server offers."""
-    if name not in models:
-        raise unknown("model", name, models)
-    return models[name]
-
-
-def offered_name(path: str) -> str:
-    """The name of a folder or file that the server offers."""
-    return Path(path).name.removesuffix(SUFFIX)
-
-
-def named(paths: list[str]) -> dict[str, str]:
-    """Map the name of each folder or file (without ``.safetensors``) to its path.
-
-    Raises
-    ------
-    OptionError
-        If two paths have the same name.
-    """
-    found: dict[str, str] = {}
-    for path in paths:
-        name = offered_name(path)
-        if found.setdefault(name, path) != path:
-            raise OptionError(
-                f"{found[name]} and {path} have the same name; rename one, or leave one out"
-            )
-    return found
-
-
-def offered_models(paths: list[str]) -> dict[str, str]:
-    """The models of a server by name: the bundled models, and the models at `paths`."""
-    return {name: name for name in bundled()} | named(paths)
-
-
-def _check_text(value: Any, name: str = "") -> None:
-    """Refuse lone surrogates: JSON accepts them, but no file, database or tokenizer does."""
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            _check_text(part, name or key)
-    elif isinstance(value, list):
-        for part in value:
-            _check_text(part, name)
-    elif isinstance(value, str) and not value.isascii() and replace_surrogates(value) != value:
-        raise OptionError(f"{name} is not valid Unicode: it has half of a surrogate pair")
-
-
-def decoded(text: str, name: str) -> bytes:
-    """The bytes of a file in base64, with or without ``data:...;base64,``.
-
-    Raises
-    ------
-    OptionError
-    """
-    if re.match(r"\w+://", text):
-        raise OptionError(f"{name}: send files as base64; the server does not fetch URLs")
-    try:
-        return base64.b64decode(re.sub(r"^data:[\w/+.;=-]*,", "", text), validate=True)
-    except (binascii.Error, ValueError):
-        raise OptionError(f"{name} is not valid base64") from None
-
-
-def kept(given: str | bytes, folder: Path, name: str) -> Path:
-    """Check a picture of a request, and store it as a file."""
-    data = decoded(given, name) if isinstance(given, str) else given
-    image.read(data)  # refuses data that are no picture, or too large a picture
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.picture"
-    path.write_bytes(data)
-    return path

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]", "testserver"})
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 SLOW = 30.0  # seconds that a client may take between two parts of its request
 # paths without a token: the studio's files, the documentation, and results under a job's id, which
 # cannot be guessed

@@ -32,10 +32,10 @@ from sfumato.web.bodies import (
     RestoreBody,
     SearchBody,
     TraceBody,
-    checked,
 )
 from sfumato.web.queue import Queue, Update
-from sfumato.web.schema import EVENTS, NOT_FOUND, PAGE, PICTURE, STARTED, JobRecord
+from sfumato.web.requests import checked
+from sfumato.web.schema import EVENTS, NO_MODEL, NOT_FOUND, PAGE, PICTURE, STARTED, JobRecord
 from sfumato.web.store import ENDED, Job, new_id
 
 LEFT = 1.0  # seconds between checks whether a waiting client has left
@@ -89,8 +89,10 @@ async def submit(request: Request, body: Body) -> Job:
         raise
 
 
-async def finished(request: Request, job: Job) -> dict[str, Any]:
+async def finished(request: Request, job: Job, *, part: bool = False) -> dict[str, Any]:
     """Wait for a job's end and return its result.
+
+    With `part`, the result of a job that is cancelled meanwhile has its finished pictures.
 
     Raises
     ------
@@ -105,6 +107,8 @@ async def finished(request: Request, job: Job) -> dict[str, Any]:
     ended = await _result(request, job)
     if ended.status == "completed" and ended.result is not None:
         return ended.result
+    if ended.status == "cancelled" and part:
+        return ended.result or {"pictures": []}
     if ended.status == "cancelled":
         raise HTTPException(409, "the job was cancelled")
     if ended.status not in ENDED:
@@ -266,6 +270,8 @@ async def events(request: Request, identity: str) -> StreamingResponse:
 
     async def lines() -> AsyncIterator[str]:
         async for update in queue.watch(identity):
+            if update.kind == "stopping":  # the stream just ends: the client can follow it again
+                return
             data = update.data
             if update.kind == "completed":
                 data = with_addresses(identity, data)
@@ -306,6 +312,15 @@ async def models(request: Request) -> dict[str, Any]:
     """The models that the server offers, with their sizes and styles, and the restorers."""
     found = [described(name, path) for name, path in request.app.state.offered.models.items()]
     return {"object": "list", "data": [*found, *(described(name, name) for name in restorers())]}
+
+
+@router.get("/models/{name}", responses=NO_MODEL)
+async def model(request: Request, name: str) -> dict[str, Any]:
+    """One of these models."""
+    offered = {**{one: one for one in restorers()}, **request.app.state.offered.models}
+    if name not in offered:
+        raise HTTPException(404, "the server has no such model")
+    return described(name, offered[name])
 
 
 @router.get("/names")

@@ -6,22 +6,24 @@ server's folder and also sent to the client.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import io
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from anyio import to_thread
 from mcp.server.mcpserver import Image as Shown
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from PIL import Image
 from pydantic import ValidationError
 
-from sfumato import __version__, image
-from sfumato import metadata as settings_of
+from sfumato import __version__, image, metadata
 from sfumato.config import explain
 from sfumato.data import photo as photos
 from sfumato.data.foreign import read_options
@@ -29,7 +31,7 @@ from sfumato.errors import SfumatoError
 from sfumato.hub.catalog import bundled, restorers
 from sfumato.hub.describe import describe
 from sfumato.tasks.create.options import CreateOptions
-from sfumato.tasks.create.run import create as make
+from sfumato.tasks.create.run import Made, stream
 from sfumato.tasks.restore.engines import engine
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import Restored
@@ -58,7 +60,7 @@ class _Server(MCPServer[Any]):
             return await super().call_tool(name, arguments, context)
         except ToolError as error:
             if isinstance(error.__cause__, ValidationError):
-                raise ToolError(explain(error.__cause__)) from None
+                raise ToolError(for_clients(explain(error.__cause__))) from None
             raise
 
 
@@ -81,27 +83,28 @@ class _Tools:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def create(self, prompt: str, options: CreateOptions | None = None) -> list[Any]:
+    async def create(self, prompt: str, options: CreateOptions | None = None) -> list[Any]:
         """Generate pictures from a text; returns the pictures and their paths."""
         out: list[Any] = []
-        for made in make(prompt, options):
-            path = _free(self.folder, f"{prompt}-{made.seed}")
-            made.save(path)
-            unknown = "; the model seems to know no word of this text" if made.unknown else ""
-            out += [_shown(made.picture), f"{path}: seed {made.seed}{unknown}"]
+        async for event in _in_thread(stream(prompt, options)):
+            if isinstance(event, Made):
+                with _new_file(self.folder, f"{prompt}-{event.seed}") as path:
+                    event.save(path)
+                unknown = "; the model seems to know no word of this text" if event.unknown else ""
+                out += [_shown(event.picture), f"{path}: seed {event.seed}{unknown}"]
         return out
 
-    def restore(self, picture: str, options: RestoreOptions) -> list[Any]:
+    async def restore(self, picture: str, options: RestoreOptions) -> list[Any]:
         """Repair a photograph: noise, JPEG, holes, scratches, color, size.
 
         Returns the picture, its path, and a report.
         """
         before = photos.read(Path(picture))
         out: list[Any] = []
-        for event in engine(options)(before):
+        async for event in _in_thread(engine(options)(before)):
             if isinstance(event, Restored):
-                path = _free(self.folder, f"{Path(picture).stem}-restored")
-                notes = [*before.notes, *photos.write(event.photo, path)]
+                with _new_file(self.folder, f"{Path(picture).stem}-restored") as path:
+                    notes = [*before.notes, *photos.write(event.photo, path)]
                 out += [_shown(image.read(path)), f"{path}: {event.report}", *notes]
         return out
 
@@ -122,7 +125,7 @@ class _Tools:
 
     def inspect(self, picture: str) -> dict[str, Any]:
         """Return the settings with which a picture was generated, if the picture contains them."""
-        _, text = settings_of.read(Path(picture))
+        _, text = metadata.read(Path(picture))
         return {"settings": read_options(Path(picture)) or None, "parameters": text}
 
     def models(self) -> list[dict[str, Any]]:
@@ -130,27 +133,48 @@ class _Tools:
         return [describe(name) for name in (*bundled(), *restorers())]
 
 
-def _told(tool: Callable[..., T]) -> Callable[..., T]:
+def _told(tool: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a tool so that the messages of known errors reach the client."""
 
     @functools.wraps(tool)
-    def run(*args: Any, **given: Any) -> T:
+    async def run(*args: Any, **given: Any) -> Any:
         try:
-            return tool(*args, **given)
+            if inspect.iscoroutinefunction(tool):
+                return await tool(*args, **given)
+            return await to_thread.run_sync(functools.partial(tool, *args, **given))
         except SfumatoError as error:
             raise ToolError(for_clients(str(error))) from None
 
     return run
 
 
-def _free(folder: Path, name: str) -> Path:
-    """The path of a file in `folder` that does not exist yet."""
+async def _in_thread(work: Iterator[T]) -> AsyncIterator[T]:
+    """Yield the events of a generator that computes in a thread.
+
+    If the request is cancelled, the work stops after its current step.
+    """
+    end = object()
+    while (event := await to_thread.run_sync(next, work, end)) is not end:
+        yield cast("T", event)
+
+
+@contextlib.contextmanager
+def _new_file(folder: Path, name: str) -> Iterator[Path]:
+    """Create an empty file in `folder` under a free name; if writing it fails, remove it."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^\w-]+", "-", name).strip("-")[:60] or "picture"
     path = folder / f"{stem}.png"
-    while path.exists():
-        path = folder / f"{stem}-{time.time_ns() % 10**9}.png"
-    return path
+    while True:
+        try:
+            path.touch(exist_ok=False)
+            break
+        except FileExistsError:
+            path = folder / f"{stem}-{time.time_ns() % 10**9}.png"
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _shown(picture: Image.Image) -> Shown:

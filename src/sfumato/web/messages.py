@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 from sfumato.config import FLAG, Options, flags_of
 from sfumato.runtime import replace_surrogates
@@ -21,16 +22,25 @@ RECORDS: tuple[type[Options], ...] = (
 )
 
 
+# file of a picture of a request, in its job's folder
+KEPT = re.compile(r"(?:\S*/)?([a-z_]+)\.picture\b")
+
+
 def for_clients(message: str) -> str:
-    """Replace flags of the command line by names of fields, and characters that JSON cannot hold.
+    """Replace flags of the command line and files of the server by names of fields.
+
+    Characters that JSON cannot hold are replaced, too.
 
     Examples
     --------
     >>> for_clients("--mask needs --from, the picture to inpaint")
     'mask needs source, the picture to inpaint'
+    >>> for_clients("/tmp/jobs/1/mask.picture has no white pixels")
+    'mask has no white pixels'
     """
     fields = _fields()
     named = FLAG.sub(lambda flag: fields.get(flag[0], flag[0]), message)
+    named = KEPT.sub(r"\1", named)
     return replace_surrogates(named)
 
 

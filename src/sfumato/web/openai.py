@@ -12,20 +12,21 @@ import io
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from starlette.datastructures import UploadFile
 
 from sfumato import image
 from sfumato.config import explain
 from sfumato.errors import OptionError
 from sfumato.hub.catalog import bundled
-from sfumato.web.bodies import CreateBody
+from sfumato.web.bodies import CreateBody, Foreign
 from sfumato.web.jobs import finished, queue_of, submit
+from sfumato.web.messages import for_clients
 from sfumato.web.schema import EITHER, form_with
 from sfumato.web.store import Job
 from sfumato.web.work import encoded
@@ -36,24 +37,24 @@ OURS = (
     *("seed", "steps", "guidance_scale", "sampler", "schedule", "eta"),
     *("negative_prompt", "style", "fast"),
 )
-FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+# events that end a stream without a picture, and their messages if they have none
+ENDINGS = {
+    "failed": "the job failed",
+    "cancelled": "the job was cancelled",
+    "stopping": "the server stops; the job continues when it starts again",
+}
 VARIED = 0.6  # strength of variations: how much noise is added to the picture
 
 
-class Generation(BaseModel):
-    """The fields of OpenAI's request, and our own.
+class Variation(Foreign):
+    """The fields of OpenAI's request for variations, and our own."""
 
-    Other fields are ignored, because OpenAI adds new fields.
-    """
-
-    model_config = ConfigDict(extra="ignore")
-
-    prompt: str
     model: str | None = None
     n: int = Field(1, ge=1, le=10)
     size: str | None = None
     response_format: str | None = None
-    output_format: str = "png"
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    output_compression: int = Field(95, ge=0, le=100)
     background: str = "auto"
     partial_images: int = Field(0, ge=0, le=3)
     stream: bool = False
@@ -68,31 +69,41 @@ class Generation(BaseModel):
     fast: bool | None = None
 
 
+class Generation(Variation):
+    """The fields of OpenAI's other requests, and our own."""
+
+    prompt: str
+
+
 @router.post("/generations", responses=EITHER)
 async def generations(request: Request, asked: Generation) -> Response:
     """Generate pictures from a text."""
     return await _respond(request, asked, _body(asked, request), "image_generation")
 
 
-@router.post("/edits", responses=EITHER, openapi_extra=form_with("image", "mask"))
+@router.post("/edits", responses=EITHER, openapi_extra=form_with(Generation, "image", "mask"))
 async def edits(request: Request) -> Response:
     """Inpaint the transparent part of a mask; without a mask, change the whole picture."""
     form = await request.form()
-    asked = _asked({"prompt": "", **{k: v for k, v in form.items() if isinstance(v, str)}})
-    extra: dict[str, Any] = {"source": await _upload(form.get("image") or form.get("image[]"))}
+    asked = _asked({k: v for k, v in form.items() if isinstance(v, str)})
+    pictures = [*form.getlist("image"), *form.getlist("image[]")]
+    if len(pictures) > 1:
+        raise OptionError("image: one picture can be edited, not several")
+    source = await _upload("image", next(iter(pictures), None))
+    extra: dict[str, Any] = {"source": source}
     mask = form.get("mask")
     if mask is not None:
-        white = await asyncio.to_thread(_white, base64.b64decode(await _upload(mask)))
+        white = await asyncio.to_thread(_white, base64.b64decode(await _upload("mask", mask)))
         extra |= {"mask": white, "strength": 1.0}
     return await _respond(request, asked, _body(asked, request, **extra), "image_edit")
 
 
-@router.post("/variations", responses=EITHER, openapi_extra=form_with("image"))
+@router.post("/variations", responses=EITHER, openapi_extra=form_with(Variation, "image"))
 async def variations(request: Request) -> Response:
     """Generate a variation of a picture, without a text."""
     form = await request.form()
     asked = _asked({"prompt": "a picture", **{k: v for k, v in form.items() if isinstance(v, str)}})
-    source = await _upload(form.get("image"))
+    source = await _upload("image", form.get("image"))
     body = _body(asked, request, source=source, strength=VARIED, guidance_scale=1.0)
     return await _respond(request, asked, body, "image_generation")
 
@@ -120,10 +131,10 @@ def _body(asked: Generation, request: Request, **extra: Any) -> CreateBody:
     return CreateBody(prompt=asked.prompt, count=asked.n, previews=partial, **{**given, **extra})
 
 
-async def _upload(part: Any) -> str:
+async def _upload(name: str, part: Any) -> str:
     """An uploaded file as base64."""
     if not isinstance(part, UploadFile):
-        raise OptionError("the request has no picture; send it as the file image")
+        raise OptionError(f"{name}: the request has no such file; send the picture as a file")
     return base64.b64encode(await part.read()).decode()
 
 
@@ -131,18 +142,21 @@ def _white(mask: bytes) -> str:
     """Convert OpenAI's mask (transparent pixels are edited) to ours (white pixels are edited)."""
 
     def turned(picture: Image.Image) -> Image.Image:
-        if not picture.has_transparency_data:
-            raise OptionError("a mask is a PNG that is transparent where the picture is inpainted")
         return picture.convert("RGBA").getchannel("A").point(lambda a: 255 * (a < 128))
 
-    return encoded(image.opened(mask, turned))
+    white = image.opened(mask, turned)
+    if not white.getbbox():
+        raise OptionError(
+            "mask: it has no transparent pixels; make the parts transparent that should be edited"
+        )
+    return encoded(white)
 
 
 async def _respond(request: Request, asked: Generation, body: CreateBody, kind: str) -> Response:
     if asked.response_format not in (None, "b64_json", "url"):
         raise OptionError('response_format is "b64_json" or "url"')
-    if asked.output_format not in FORMATS:
-        raise OptionError(f"output_format is one of {', '.join(FORMATS)}")
+    if asked.response_format == "url" and asked.output_format != "png":
+        raise OptionError("response_format: a URL gives a PNG; leave output_format out")
     if asked.background not in ("auto", "opaque", "transparent"):
         raise OptionError('background is "auto", "opaque" or "transparent"')
     if body.transparent and asked.output_format == "jpeg":
@@ -165,7 +179,8 @@ def _response(
             address = f"{request.base_url}v1/jobs/{job.id}/pictures/{number}"
             data.append({"url": address, **about})
         else:
-            data.append({"b64_json": _b64(request, job, picture["file"], asked), **about})
+            path = queue_of(request).store.files(job.id) / picture["file"]
+            data.append({"b64_json": _converted(path.read_bytes(), asked), **about})
     size = "x".join(map(str, result["pictures"][0]["settings"]["size"]))
     return {
         "created": int(time.time()),
@@ -187,16 +202,15 @@ def _usage() -> dict[str, Any]:
     }
 
 
-def _b64(request: Request, job: Job, file: str, asked: Generation) -> str:
-    """A picture of a job in the requested format, in base64."""
-    data = (queue_of(request).store.files(job.id) / file).read_bytes()
-    if asked.output_format != "png":
-        stream = io.BytesIO()
-        with Image.open(io.BytesIO(data)) as picture:
-            kept = picture if asked.background == "transparent" else image.flattened(picture)
-            kept.save(stream, FORMATS[asked.output_format], quality=95)
-        data = stream.getvalue()
-    return base64.b64encode(data).decode()
+def _converted(png: bytes, asked: Generation) -> str:
+    """A picture in the requested format, in base64."""
+    if asked.output_format == "png":
+        return base64.b64encode(png).decode()
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        kept = picture if asked.background == "transparent" else image.flattened(picture)
+        kept.save(stream, asked.output_format.upper(), quality=asked.output_compression)
+    return base64.b64encode(stream.getvalue()).decode()
 
 
 async def _stream(request: Request, job: Job, asked: Generation, kind: str) -> AsyncIterator[str]:
@@ -208,7 +222,8 @@ async def _stream(request: Request, job: Job, asked: Generation, kind: str) -> A
     try:
         async for update in queue.watch(job.id):
             if update.kind == "preview" and sent < asked.partial_images:
-                part = {"b64_json": update.data["b64_json"], "partial_image_index": sent}
+                png = base64.b64decode(update.data["b64_json"])
+                part = {"b64_json": _converted(png, asked), "partial_image_index": sent}
                 yield _event(
                     f"{kind}.partial_image", {**common, **part, "size": asked.size or "auto"}
                 )
@@ -218,9 +233,12 @@ async def _stream(request: Request, job: Job, asked: Generation, kind: str) -> A
                 for picture in response["data"]:
                     whole = {**common, **picture, "size": response["size"], "usage": _usage()}
                     yield _event(f"{kind}.completed", whole)
-            elif update.kind in ("failed", "cancelled"):
-                message = update.data.get("error") or f"the job was {update.kind}"
-                yield _event("error", {"error": {"message": message, "type": "server_error"}})
+            elif update.kind in ENDINGS:
+                message = update.data.get("error") or ENDINGS[update.kind]
+                is_request = job.id in queue.wrong
+                fault = "invalid_request_error" if is_request else "server_error"
+                error = {"message": for_clients(message), "type": fault, "param": None}
+                yield _event("error", {"error": error})
     finally:
         if not queue.closing:
             queue.cancel(job.id)  # the client has left; no effect on a job that has ended

@@ -42,7 +42,7 @@ class Update:
     Attributes
     ----------
     kind : {"progress", "preview", "picture", "completed", "failed", "cancelled", "stopping"}
-        "stopping" only ends the watching: the server stops, and the job continues later.
+        After "stopping", the server stops; the job continues later.
     data : dict
     """
 
@@ -57,7 +57,7 @@ class Running:
     started: float = field(default_factory=time.monotonic)
     progress: Progress | None = None
     preview: str | None = None
-    pictures: int = 0
+    made: list[dict[str, Any]] = field(default_factory=list)  # the finished pictures
 
     def as_json(self) -> dict[str, Any]:
         """Progress of the job: what, done, total, and eta in seconds."""
@@ -150,8 +150,10 @@ class Queue:
         return max(1, round(self.average * 2))
 
     def cancel(self, identity: str) -> bool:
-        """Cancel a job; False if it had ended already."""
-        if not self.store.cancel(identity):
+        """Cancel a job; False if it had ended already. Its finished pictures are its result."""
+        running = self.running.get(identity)
+        result = {"pictures": running.made} if running and running.made else None
+        if not self.store.cancel(identity, result):
             return False
         if identity in self.running and self.pipe is not None:
             with contextlib.suppress(OSError):
@@ -186,15 +188,14 @@ class Queue:
                 yield _last(job)
                 return
             if self.closing:  # too late to be told
+                yield Update("stopping", {})
                 return
             position = self.store.position(job) if job.status == "queued" else None
             yield Update("progress", {**self.progress(job), "queue_position": position})
             while True:
                 update = await inbox.get()
-                if update.kind == "stopping":
-                    return
                 yield update
-                if update.kind in ENDED:
+                if update.kind in LAST:
                     return
         finally:
             self.watchers[identity].discard(inbox)
@@ -259,9 +260,9 @@ class Queue:
         elif isinstance(event, Finished):
             # files of pictures are numbered; a batch that failed begins again with the first
             stem = event.file.removesuffix(".png")
-            number = int(stem) if stem.isdecimal() else running.pictures
+            number = int(stem) if stem.isdecimal() else len(running.made)
+            running.made = [*running.made[:number], {"file": event.file, **event.about}]
             about = {"file": event.file, "number": number, **event.about}
-            running.pictures += 1
             self._send(message.id, Update("picture", about))
 
     def _ended(self, message: Ended) -> None:

@@ -60,12 +60,16 @@ def file_response(kind: str, description: str) -> Responses:
     return {200: {"description": description, "content": {kind: {}}}}
 
 
-def form_with(*files: str) -> dict[str, Any]:
-    """Describe a form with files, the first of them required, for a route that reads the form."""
-    fields: dict[str, Any] = {"n": {"type": "integer", "minimum": 1, "maximum": 10}}
-    fields |= {name: {"type": "string"} for name in ("prompt", "model", "size", "background")}
-    fields |= {name: {"type": "string", "format": "binary"} for name in files}
-    described = {"type": "object", "properties": fields, "required": [files[0]]}
+def form_with(record: type[BaseModel], *files: str) -> dict[str, Any]:
+    """Describe a form, for a route that reads it: the fields of a record, and files.
+
+    The first file is required.
+    """
+    described = record.model_json_schema()
+    fields = described["properties"] | {
+        name: {"type": "string", "format": "binary"} for name in files
+    }
+    described |= {"properties": fields, "required": [files[0], *described.get("required", [])]}
     content = {"multipart/form-data": {"schema": described}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -83,6 +87,7 @@ FAILURES: Responses = {
     500: response("A job failed."),
 }
 NOT_FOUND: Responses = {404: response("The job does not exist, or has no such file.")}
+NO_MODEL: Responses = {404: response("The server does not offer the model.")}
 STARTED: Responses = {
     200: response("With ?wait=true: the finished job.", JobRecord),
     202: response("The queued job.", JobRecord),

@@ -162,15 +162,22 @@ class Store:
         """Mark a job as failed, with the reason."""
         return self._end(identity, "failed", error)
 
-    def cancel(self, identity: str) -> bool:
-        """Mark a job as cancelled if it has not ended."""
-        return self._end(identity, "cancelled", None)
+    def cancel(self, identity: str, result: Mapping[str, Any] | None = None) -> bool:
+        """Mark a job as cancelled if it has not ended; `result` is what it has finished."""
+        return self._end(identity, "cancelled", None, result)
 
-    def _end(self, identity: str, status: Status, error: str | None) -> bool:
+    def _end(
+        self,
+        identity: str,
+        status: Status,
+        error: str | None,
+        result: Mapping[str, Any] | None = None,
+    ) -> bool:
+        stored = None if result is None else json.dumps(finite(result))
         return self._change(
-            "UPDATE jobs SET status = ?, completed = ?, error = ? WHERE id = ? AND status IN "
-            "('queued', 'generating')",
-            (status, time.time(), error, identity),
+            "UPDATE jobs SET status = ?, completed = ?, error = ?, result = ? WHERE id = ? AND "
+            "status IN ('queued', 'generating')",
+            (status, time.time(), error, stored, identity),
         )
 
     def recover(self, reason: str) -> list[Job]:

@@ -10,15 +10,16 @@ import base64
 import io
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 
 from sfumato import image
+from sfumato.config import Options
 from sfumato.data import photo as photos
 from sfumato.hub.load import Model
 from sfumato.hub.lora import lora_scale
@@ -37,9 +38,9 @@ from sfumato.tasks.restore.engines import engine
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search import query
 from sfumato.types import Progress
-from sfumato.web.bodies import offered_name
+from sfumato.web.bodies import PICTURES
+from sfumato.web.requests import offered_name
 
-PRIVATE = ("source", "mask", "fill", "like", "image")  # settings that contain paths of the server
 POINTS = 8  # largest number of point sets whose networks are cached
 EVERY = 0.1  # smallest number of seconds between previews
 APART = frozenset({"seed", "count", "prompt", "previews"})  # options that may differ within a batch
@@ -71,6 +72,7 @@ class JobProgress:
 
 
 Event = JobProgress | Preview | Finished
+Record = TypeVar("Record", bound=Options)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Work:
 
 def public(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without the server's paths; a LoRA is named by the last part of its path."""
-    shown = {name: value for name, value in settings.items() if name not in PRIVATE}
+    shown = {name: value for name, value in settings.items() if name not in PICTURES}
     for asked in settings.get("loras", ()):
         path, scale = lora_scale(asked)
         name = f"{offered_name(path)}:{scale:g}"
@@ -110,6 +112,11 @@ class Models:
         while len(self.held) > self.most:
             self.held.pop(next(iter(self.held)))
         return model
+
+
+def options_of(record: type[Record], request: Mapping[str, Any]) -> Record:
+    """The options of a command in a request, which has other fields, too."""
+    return record.build({k: v for k, v in request.items() if k in record.model_fields})
 
 
 def compatible(a: Work, b: Work) -> bool:
@@ -156,8 +163,7 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
         wanted = seeded_rows(request["prompt"], request["seed"], request.get("count", 1))
         rows += wanted
         owner += [number] * len(wanted)
-    first = {k: v for k, v in works[0].request.items() if k not in ("prompt", "previews")}
-    options = CreateOptions.build(first)
+    options = options_of(CreateOptions, works[0].request)
     plan = make_plan(options, models.get(options))
     check([text for text, _ in rows], plan)
     for work in works:
@@ -207,9 +213,7 @@ def encoded(picture: Image.Image) -> str:
 
 
 def _trace(work: Work, models: Models) -> Iterator[Event]:
-    apart = ("prompt", "previews", "count", "changes")
-    request = {k: v for k, v in work.request.items() if k not in apart}
-    options, changes = CreateOptions.build(request), work.request.get("changes", ())
+    options, changes = options_of(CreateOptions, work.request), work.request.get("changes", ())
     work.folder.mkdir(parents=True, exist_ok=True)
     for event in steps(work.request["prompt"], options, models.get(options), changes=changes):
         if isinstance(event, Explained):
@@ -226,8 +230,7 @@ def _trace(work: Work, models: Models) -> Iterator[Event]:
 
 
 def _restore(work: Work) -> Iterator[Event]:
-    request = {k: v for k, v in work.request.items() if k not in ("image", "previews")}
-    options = RestoreOptions.build(request)
+    options = options_of(RestoreOptions, work.request)
     before = photos.read(Path(work.request["image"]))
     work.folder.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -243,9 +246,8 @@ def _restore(work: Work) -> Iterator[Event]:
 
 def _probe(work: Work, models: Models) -> Iterator[Event]:
     """Try a model on a picture; the result holds each picture of the probe."""
-    request = {k: v for k, v in work.request.items() if k not in ("image", "model")}
     picture = image.read(Path(work.request["image"]))
-    options = ProbeOptions.build(request)
+    options = options_of(ProbeOptions, work.request)
     model = None if options.damage else models.get(CreateOptions(model=work.request["model"]))
     work.folder.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -262,8 +264,7 @@ def _probe(work: Work, models: Models) -> Iterator[Event]:
 def _reduce(work: Work) -> Iterator[Event]:
     """Compare PCA with autoencoders; the report is the job's page, its figures are the result."""
     report.ready()
-    request = {k: v for k, v in work.request.items() if k not in ("data", "name")}
-    options = ReduceOptions.build(request)
+    options = options_of(ReduceOptions, work.request)
     found = reducing.start(reducing.gather(Path(work.request["data"]), options), options)
     for event in reducing.compare(found):
         if isinstance(event, Progress):

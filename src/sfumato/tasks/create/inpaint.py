@@ -65,12 +65,12 @@ def _latent_known(hidden: NDArray[np.bool_], factor: int) -> Tensor:
 def paste_known(plan: Plan, made: Image.Image) -> Image.Image:
     """Put the source's own pixels back where the mask is black, and crop the padding."""
     start = plan.start
-    if start is None or start.hidden is None:
+    if start is None or start.replaced is None:
         return made
     if start.profile is not None:
         made = image.from_srgb(made, start.profile)
     made = made.convert(start.stored.mode)  # inpainted pixels are opaque
-    values = np.where(start.hidden[..., None], np.asarray(made), np.asarray(start.stored))
+    values = np.where(start.replaced[..., None], np.asarray(made), np.asarray(start.stored))
     kept = Image.fromarray(values).crop((0, 0, *plan.shown))
     if start.profile is not None:
         kept.info["icc_profile"] = start.profile

@@ -120,7 +120,11 @@ class CreateOptions(Options):
         False, "Make the white background transparent, without a white fringe around the subject."
     )
     source: str | None = option(
-        None, "File of the picture to start from.", flags="--from", group=START
+        None,
+        "File of the picture to start from.",
+        flags="--from",
+        group=START,
+        is_picture=True,
     )
     strength: float = option(
         0.6,
@@ -134,6 +138,7 @@ class CreateOptions(Options):
         "File of a mask picture: white pixels are inpainted; the other pixels stay, bit for bit "
         "unless the output is a JPEG.",
         group=START,
+        is_picture=True,
     )
     loras: tuple[str, ...] = option(
         (),

@@ -49,13 +49,17 @@ class Start:
     profile : bytes, optional
         The color profile of `stored`.
     hidden : array, (H, W), bool, optional
-        Pixels to inpaint; None for all.
+        Pixels of `picture` to inpaint; None for all.
+    replaced : array, (H, W), bool, optional
+        Pixels of `stored` that inpainted pixels replace. They differ from `hidden` if the model
+        works at a smaller size.
     """
 
     picture: Image.Image
     stored: Image.Image
     profile: bytes | None
-    hidden: NDArray[np.bool_] | None
+    hidden: NDArray[np.bool_] | None = None
+    replaced: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -224,23 +228,39 @@ def _start(
         size, enlarged = _working_size(shown, model)
         return None, size, shown, enlarged
     source, (stored, profile) = image.read(options.source), image.read_stored(options.source)
-    mask = image.read_mask(options.mask, source.size) if options.mask else None
-    size = shown = options.size or _nearest(source.size, model.unit)
-    if mask is not None and options.size in (None, source.size):
-        shown = source.size  # pixels that are kept must not be scaled
-        source, stored, mask = (
-            _pad_to_multiple(part, model.unit) for part in (source, stored, mask)
-        )
-        size = source.size
-    if mask is None:
+    shown = options.size or _nearest(source.size, model.unit)
+    if not options.mask:
         size, enlarged = _working_size(shown, model)
-        stored = image.crop_to(stored, size)
-        return Start(image.crop_to(source, size), stored, profile, None), size, shown, enlarged
-    hidden = image.white(image.crop_to(mask, size))
-    if not hidden.any():
+        start = Start(image.crop_to(source, size), image.crop_to(stored, size), profile)
+        return start, size, shown, enlarged
+    mask = image.read_mask(options.mask, source.size)
+    shown = options.size or source.size  # without a size, kept pixels are not scaled
+    source, stored, mask = (image.crop_to(part, shown) for part in (source, stored, mask))
+    replaced = image.white(mask)
+    if not replaced.any():
         raise OptionError(image.nothing_white(str(options.mask)))
-    start = Start(image.crop_to(source, size), image.crop_to(stored, size), profile, hidden)
-    return start, size, shown, 0
+    size, enlarged = _working_size(shown, model)
+    if enlarged:
+        small = source.resize(size, Image.Resampling.LANCZOS)
+        # a pixel of the small picture is hidden if a part of it is
+        binary = Image.fromarray(replaced.astype(np.uint8) * 255)
+        hidden = np.asarray(binary.resize(size, Image.Resampling.BOX)) > 0
+        start = Start(small, stored, profile, hidden, replaced)
+        return start, size, shown, _times_enlarged(size, shown)
+    source, stored, mask = (_pad_to_multiple(part, model.unit) for part in (source, stored, mask))
+    hidden = image.white(mask)
+    return Start(source, stored, profile, hidden, hidden), source.size, shown, 0
+
+
+def _times_enlarged(size: tuple[int, int], shown: tuple[int, int]) -> int:
+    """How often an inpainted picture is enlarged before it is resized to the source's size.
+
+    The upscaler makes sides of at most `ENLARGED` pixels; a small rest is left to the resizing.
+    """
+    factor = Detail().config.factor
+    most = int(math.log(ENLARGED / max(size), factor) + 1e-9)
+    wanted = math.ceil(math.log(max(shown) / max(size), factor) - 0.1)
+    return min(most, max(1, wanted))
 
 
 def _working_size(size: tuple[int, int], model: Model) -> tuple[tuple[int, int], int]:
@@ -303,7 +323,8 @@ def _check_texts(texts: Sequence[str], model: Model) -> None:
 
 def _check_size(plan: Plan) -> None:
     unit, (wide, tall) = plan.model.unit, plan.size
-    if plan.enlarged and max(plan.shown) > ENLARGED:
+    inpaints = plan.start is not None and plan.start.replaced is not None
+    if plan.enlarged and max(plan.shown) > ENLARGED and not inpaints:
         wide, tall = plan.shown
         raise OptionError(
             f"size {wide}x{tall}: {plan.model.name} generates sides of up to {ENLARGED} pixels; "

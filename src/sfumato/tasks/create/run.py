@@ -276,7 +276,10 @@ def _to_pictures(
         noise, made = Streams([derive_seed(seed, ENLARGING)]).like, pixels[[k]].float()
         for _ in range(plan.enlarged):
             made = upscale(upscaler, made, tokens, noise)
-        pictures.append(image.crop_to(image.to_pictures(made)[0], plan.shown))
+        picture = image.to_pictures(made)[0]
+        if plan.start is not None and plan.start.replaced is not None:  # must fit the known pixels
+            picture = picture.resize(plan.shown, Image.Resampling.LANCZOS)
+        pictures.append(image.crop_to(picture, plan.shown))
         yield Progress("enlarging", k + 1, len(wanted))
     return pictures
 

@@ -73,6 +73,7 @@ class RestoreOptions(Options):
         None,
         "File of a mask picture: white pixels are inpainted. All other pixels stay, bit for bit "
         "unless the output is a JPEG.",
+        is_picture=True,
     )
     fill_box: tuple[int, int, int, int] | None = option(
         None, "Box to inpaint, in pixels: left, top, width, height.", metavar="X,Y,W,H"
@@ -102,7 +103,10 @@ class RestoreOptions(Options):
         le=4,
     )
     like: str | None = option(
-        None, "File of a color photo whose palette --colorize uses.", metavar="PHOTO"
+        None,
+        "File of a color photo whose palette --colorize uses.",
+        metavar="PHOTO",
+        is_picture=True,
     )
     hints: tuple[tuple[int, int, str], ...] = option(
         (),
