@@ -137,3 +137,14 @@ def test_the_command_trains_a_lora_unless_all_weights_are_asked_for(own, tiny, t
     (tmp_path / "l" / FILE).write_bytes((tmp_path / "l" / FILE).read_bytes()[:-8])
     code, _, err = run("create", "--again", made["path"], "--output", "no.png")
     assert code == 2 and "may be truncated" in err
+
+
+def test_muon_is_refused_for_a_lora(tmp_path):
+    """The updates of a LoRA have few rows, so Muon would have no matrix to work on."""
+    from sfumato.errors import ConfigError
+    from sfumato.train.plan import read_plan
+
+    (tmp_path / "data").mkdir()
+    for task in ("lora", "student"):
+        with pytest.raises(ConfigError, match="Muon is for whole matrices"):
+            read_plan(task, tmp_path / "data", tmp_path / "o", None, {"optimizer": "muon"})

@@ -25,7 +25,7 @@ from sfumato.denoiser.restorer import (
     restorer_planes,
     self_ensemble,
 )
-from sfumato.errors import DataError, OptionError
+from sfumato.errors import DataError, OptionError, TrainingError
 from sfumato.hub.catalog import restorer_folder
 from sfumato.hub.files import network_from
 from sfumato.tasks.restore.networks import RestorationNetworks
@@ -419,10 +419,43 @@ def test_a_finder_is_trained_to_see_the_damage(tmp_path):
     share = RestorationNetworks(tmp_path / "m").damage(torch.zeros(1, 3, 17, 30))
     assert share.shape == (1, 1, 17, 30)
     assert 0 <= float(share.min()) <= float(share.max()) <= 1
-    wrong = CliRunner().invoke(
-        app, [*words, "--output", str(tmp_path / "n"), "--corruption", "gray"]
-    )
-    assert 'must begin with scratches; "gray" does not' in str(wrong.exception)
+    for other in ("gray", "scratches:0.1 | noise:25"):
+        wrong = CliRunner().invoke(
+            app, [*words, "--output", str(tmp_path / "n"), "--corruption", other]
+        )
+        said = f'must begin with scratches; "{other.split(" | ")[-1]}" does not'
+        assert said in str(wrong.exception) and not (tmp_path / "n").exists()
+    for key, value in (("vivid", True), ("teacher", "noise")):
+        (tmp_path / "plan.json").write_text(json.dumps({**plan, key: value}))
+        wrong = CliRunner().invoke(app, [*words, *out, "scratches:0.1"])
+        assert f"{key} has no effect on the training of a finder" in str(wrong.exception)
+
+
+def test_a_run_with_a_teacher_is_not_continued_without_it(tmp_path):
+    (tmp_path / "in").mkdir()
+    for k, photo in enumerate(PHOTOS):
+        Image.fromarray(photo.transpose(1, 2, 0)).save(tmp_path / "in" / f"{k}.png")
+    plan = {"network": {"widths": [8, 12], "blocks": 1}, "size": 24}
+    (tmp_path / "a.json").write_text(json.dumps(plan))
+    (tmp_path / "b.json").write_text(json.dumps({**plan, "teacher": "noise"}))
+    settings = {"steps": 4, "batch": 2, "checkpoint_every": 1}
+    for first, then in (("a", "b"), ("b", "a")):
+        run = train_restorer(
+            tmp_path / "in", tmp_path / first, "noise:25", tmp_path / f"{first}.json", settings
+        )
+        while not (tmp_path / first / "checkpoint.safetensors").exists():
+            next(run)
+        run.close()
+        with pytest.raises(TrainingError, match="its teacher was"):
+            list(
+                train_restorer(
+                    tmp_path / "in",
+                    tmp_path / first,
+                    "noise:25",
+                    tmp_path / f"{then}.json",
+                    settings,
+                )
+            )
 
 
 def test_the_damage_is_where_it_is_seen():

@@ -256,10 +256,13 @@ def test_other_settings_are_refused(tmp_path):
 
 
 def test_another_run_is_refused(tmp_path):
-    list(train(Line(), SETTINGS, tmp_path, {"corruption": "noise:25", "data": "abc"}))
+    own = {"corruption": "noise:25", "data": "abc"}
+    list(train(Line(), SETTINGS, tmp_path, own))
     for about, sentence in (
         ({"corruption": "gray", "data": "abc"}, "its corruption was noise:25, now it is gray"),
         ({"data": "x"}, "its data were other files"),
+        ({"data": "abc"}, "its corruption was noise:25, now it is None"),
+        ({**own, "teacher": "x"}, "its teacher was None, now it is x"),
     ):
         with pytest.raises(TrainingError, match=sentence):
             list(train(Line(), SETTINGS, tmp_path, about))
@@ -268,7 +271,7 @@ def test_another_run_is_refused(tmp_path):
         nn.Linear(4, 33), nn.Tanh(), nn.Linear(33, 32), nn.Tanh(), nn.Linear(32, 1)
     )
     with pytest.raises(TrainingError, match="of shape"):
-        list(train(wider, SETTINGS, tmp_path))
+        list(train(wider, SETTINGS, tmp_path, own))
 
 
 def test_an_interrupt_within_a_step_leaves_no_half_step_behind(tmp_path, monkeypatch):
@@ -935,3 +938,32 @@ def test_a_key_without_effect_is_refused(tmp_path):
     (tmp_path / "c.json").write_text('{"rank": 8}')
     with pytest.raises(ConfigError, match="rank has no effect"):
         read_plan("autoencoder", tmp_path, tmp_path.parent / "out", tmp_path / "c.json", {})
+
+
+def test_a_tokenizer_of_a_stopped_run_is_not_taken_over(tmp_path):
+    """Without a checkpoint, other phrases get tokens of their own."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def phrases(word, name):
+        texts = [f"{word}{k}" for k in range(8)]
+        column = pa.FixedSizeListArray.from_arrays(
+            pa.array(np.random.default_rng(0).normal(size=32).astype(np.float16)), 4
+        )
+        pq.write_table(
+            pa.table({"text": texts, "weight": [1.0] * 8, "embedding": column}), tmp_path / name
+        )
+        return tmp_path / name
+
+    write_plans(tmp_path)
+    how = (tmp_path / "t", tmp_path / "text.json", {"steps": 1})
+    stopped = train_text(phrases("apple", "a.parquet"), *how)
+    while not (tmp_path / "t/tokenizer/vocab.json").exists():
+        next(stopped)
+    stopped.close()
+    (tmp_path / "t/checkpoint.safetensors").unlink(missing_ok=True)  # killed before the first
+    first = (tmp_path / "t/tokenizer/vocab.json").read_text("utf-8")
+    list(train_text(phrases("zebra", "z.parquet"), *how))
+    assert (
+        "zebra" in (tmp_path / "t/tokenizer/vocab.json").read_text("utf-8") and "zebra" not in first
+    )

@@ -191,14 +191,13 @@ def _laid_out(kept: Tensor, parameter: Tensor) -> Tensor:
 
 def _other(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Describe the difference between two runs; empty if there is none."""
-    wrong = [k for k in then if k in now and then[k] != now[k]]
-    if wrong[:1] == ["data"]:
+    wrong = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    if not wrong:
+        return ""
+    if "data" in wrong:
         return "its data were other files"
-    return (
-        f"its {wrong[0]} was {str(then[wrong[0]])[:80]}, now it is {str(now[wrong[0]])[:80]}"
-        if wrong
-        else ""
-    )
+    before, after = (str(about.get(wrong[0]))[:80] for about in (then, now))
+    return f"its {wrong[0]} was {before}, now it is {after}"
 
 
 def _text(about: Mapping[str, Any]) -> str:

@@ -23,7 +23,6 @@ from sfumato.corruption.blur import Blur
 from sfumato.corruption.noise import FilmGrain
 from sfumato.corruption.scratch import Scratches
 from sfumato.denoiser.restorer import restorer_planes
-from sfumato.errors import OptionError
 from sfumato.train.loss import cross_entropy, denoising_loss
 from sfumato.train.pairs import PairedCorruption
 from sfumato.train.restorer import RestorerJob
@@ -57,10 +56,7 @@ class FinderJob(RestorerJob):
         x = torch.stack([_printed(picture, self.gray, rng) for picture in x])
         chosen = self.corruptions[int(torch.randint(len(self.corruptions), (), generator=random))]
         first, *others = parts_of(chosen)
-        if not isinstance(first, Scratches):
-            raise OptionError(
-                f'a corruption for a finder must begin with scratches; "{chosen}" does not'
-            )
+        assert isinstance(first, Scratches)
         damaged, cover = first.marked(x, random)
         seen = Compose(tuple(others))(damaged.y.clamp(-1, 1), generator=random).y
         known = torch.ones_like(cover)

@@ -89,6 +89,7 @@ USED: dict[str, set[str]] = {
     },
 }
 
+LOW_RANK = ("lora", "student")  # tasks that train a LoRA
 # Default steps, batch size and, for some tasks, learning rate. A run takes minutes on two CPU
 # cores, but hours for a U-Net from scratch.
 USUAL: dict[str, tuple[float, ...]] = {
@@ -114,7 +115,8 @@ def read_plan(
     OptionError
         If the output folder lies within the data folder.
     ConfigError
-        If a key of the config file is unknown or has no effect on this task.
+        If a key of the config file is unknown or has no effect on this task, or the optimizer does
+        not fit it.
     """
     if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
         raise OptionError(
@@ -126,6 +128,8 @@ def read_plan(
         raise ConfigError(f"{path}: {min(unused)} has no effect on the training of this model")
     usual = dict(zip(("steps", "batch", "learning_rate"), USUAL[task], strict=False))
     settings = TrainSettings.read({**usual, **plan.settings, **given}, "training settings")
+    if settings.optimizer == "muon" and task in LOW_RANK:
+        raise ConfigError("Muon is for whole matrices, not for a LoRA: leave out the optimizer")
     choose_device(settings.device)  # an unknown device is an error before any data are read
     return plan, settings
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sfumato.corruption.base import parse
+from sfumato.corruption.base import parse, parts_of
+from sfumato.corruption.scratch import Scratches
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
-from sfumato.errors import OptionError
+from sfumato.errors import ConfigError, OptionError
 from sfumato.hub.catalog import restorer_folder
 from sfumato.hub.files import fingerprint, network_from
 from sfumato.hub.save import save_network
@@ -54,6 +55,7 @@ def train_restorer(
         network = pretrained.config
     teacher = Denoiser(_restorer(plan.teacher).eval(), "direct") if plan.teacher else None
     asked = _asked(data, corruption or plan.corruption, finds=network.finds)
+    _check_keys(plan, finds=network.finds, pairs=asked == PAIRS)
     yield f"reading {data}"
     with seeded(settings.seed):
         job, skipped = _job(data, network, plan, asked, teacher)
@@ -65,8 +67,7 @@ def train_restorer(
         "start": start,
         **plan.model_dump(include={"longest", "gray", "turned", "vivid"}),
     }
-    if teacher is not None:
-        about["teacher"] = fingerprint(teacher)
+    about["teacher"] = None if teacher is None else fingerprint(teacher)
     known = identity(plan, data, network, task="restorer", **about)
     yield from train(job, settings, output, known)
     save_network(job.module, output)
@@ -90,8 +91,21 @@ def _asked(data: Path, corruption: str, *, finds: bool) -> str:
             "--corruption scratches:0.05 instead of pairs"
         )
     for alternative in corruption.split("|") if corruption else ():
-        parse(alternative)  # a wrong corruption is an error before any photo is read
+        chosen = parse(alternative)  # a wrong corruption is an error before any photo is read
+        if finds and not isinstance(parts_of(chosen)[0], Scratches):
+            raise OptionError(
+                f'a corruption for a finder must begin with scratches; "{chosen}" does not'
+            )
     return corruption or PAIRS
+
+
+def _check_keys(plan: Plan, *, finds: bool, pairs: bool) -> None:
+    """Refuse keys of the config file that have no effect on this kind of restorer."""
+    unused = {"vivid", "teacher"} if finds else set()
+    unused |= {"gray", "longest"} if pairs else set()
+    if found := plan.model_fields_set & unused:
+        kind = "a finder" if finds else "pairs"
+        raise ConfigError(f"{min(found)} has no effect on the training of {kind}; leave it out")
 
 
 def _job(

@@ -31,6 +31,7 @@ from sfumato.errors import DataError, OptionError
 from sfumato.hub.files import fingerprint
 from sfumato.hub.save import save_text
 from sfumato.runtime import seeded
+from sfumato.train.checkpoint import NAME as CHECKPOINT
 from sfumato.train.loop import train
 from sfumato.train.plan import (
     Event,
@@ -265,7 +266,9 @@ def train_text(
             "the key network"
         )
     length = int(plan.network.get("max_position_embeddings", 32))
-    if pretrained is None and not (output / "tokenizer" / "vocab.json").exists():
+    # a tokenizer without a checkpoint may come from a stopped run with other data
+    resumes = (output / CHECKPOINT).exists() and (output / "tokenizer" / "vocab.json").exists()
+    if pretrained is None and not resumes:
         yield f"learning {plan.vocabulary} tokens from {len(phrases.texts)} phrases"
         CLIPTokenizer.train(phrases.texts, plan.vocabulary, length).save(output / "tokenizer")
     tokenizer = pretrained.tokenizer if pretrained else CLIPTokenizer.load(output / "tokenizer")
