@@ -43,8 +43,12 @@ SUFFIXES = frozenset(
         ".tga",
     }
 )
+# camera raw files: many have a small preview, which must not be taken for the photo
+RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"})
+# photos and documents that cannot be read; in a folder of pictures, they are listed as left out
+UNSUPPORTED = RAW | {".heic", ".heif", ".pdf", ".psd"}
 # an output path with one of these suffixes is a file, not a folder
-ENDINGS = SUFFIXES | {".heic", ".pdf", ".psd", ".svg"}
+ENDINGS = SUFFIXES | UNSUPPORTED | {".svg"}
 # width and height of a letter in a caption, in pixels; maximum number of lines
 LETTER, CAPTION_LINES = (5, 12), 3
 WHITE = 128  # smallest mask value (0 to 255) that counts as white
@@ -164,7 +168,13 @@ def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
     ------
     PictureError
     """
-    name = "picture" if isinstance(source, bytes) else str(source)
+    if isinstance(source, bytes):
+        name, wrong, suffix = "the picture", "the picture cannot be read", ""
+    else:
+        name, suffix = str(source), Path(source).suffix.lower()
+        wrong = f"{name} cannot be read as a picture"
+        if suffix in RAW and Path(source).is_file():
+            raise PictureError(f"{wrong}: {unsupported(suffix)}")
     try:
         with warnings.catch_warnings():
             # Pillow warns about large pictures and odd tags: the size is checked below
@@ -181,8 +191,15 @@ def opened(source: Path | str | bytes, use: Callable[[Image.Image], T]) -> T:
     except FileNotFoundError:
         raise PictureError(f"{name} does not exist") from None
     except (OSError, EOFError, Image.DecompressionBombError, *DAMAGED) as error:
-        why = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise PictureError(f"{name} cannot be read as a picture: {why}") from None
+        why = str(error)
+        if isinstance(error, UnidentifiedImageError):
+            why = unsupported(suffix) if suffix in UNSUPPORTED else "its format is not known"
+        raise PictureError(f"{wrong}: {why}") from None
+
+
+def unsupported(suffix: str) -> str:
+    """Return the error message for a kind of picture that is known, but cannot be read."""
+    return f"{suffix} files are not supported; convert them to TIFF, PNG or JPEG"
 
 
 @contextlib.contextmanager

@@ -275,3 +275,19 @@ def test_an_error_of_the_disk_names_the_file(tmp_path):
         full(tmp_path / "page.html")
     assert raised.value.filename == str(tmp_path / "page.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_that_cannot_be_read_are_listed(run, tmp_path):
+    """A folder from a phone or a camera is not restored in part without a word."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.new("RGB", (12, 12), "red").save(folder / "a.tif")
+    Image.new("RGB", (12, 12), "red").save(folder / "d.nef", "TIFF")  # a small preview inside
+    (folder / "b.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "c.pdf").write_bytes(b"%PDF-1.7")
+    code, _, err = run("restore", folder, "--denoise", 5, "--output", "out")
+    assert code == 3 and (tmp_path / "out/a.tif").exists()
+    for name, suffix in (("b.HEIC", ".heic"), ("c.pdf", ".pdf"), ("d.nef", ".nef")):
+        assert f"{name} cannot be read as a picture: {suffix} files are not supported" in err
+    code, _, err = run("index", folder, "--space", "icons", "--output", "ix")
+    assert code == 3 and "left out: d.nef: .nef files are not supported; convert them" in err

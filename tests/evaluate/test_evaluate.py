@@ -15,7 +15,20 @@ from typer.testing import CliRunner
 from sfumato.cli import app
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.errors import OptionError, PictureError
-from sfumato.tasks.evaluate.restoration import SHAPES, damage, lpips, restore, score, trained
+from sfumato.tasks.evaluate.restoration import (
+    SHAPES,
+    Score,
+    damage,
+    lpips,
+    restore,
+    score,
+    trained,
+)
+
+
+def scores(*asked, **options):
+    """The scores of an evaluation, without its progress."""
+    return (event for event in restore(*asked, **options) if isinstance(event, Score))
 
 
 @pytest.fixture
@@ -28,19 +41,19 @@ def photos(tmp_path):
 @pytest.mark.parametrize("gray", [False, True])
 def test_noise_that_stays_has_its_analytic_figure(photos, gray):
     for sigma, want in ((15, 24.61), (25, 20.17), (50, 14.15)):
-        scores = list(restore(photos, "denoise", sigma, gray=gray, method="input"))
-        assert np.mean([s.psnr for s in scores]) == pytest.approx(want, abs=0.03)
-    assert [s.psnr for s in scores] == [
-        s.psnr for s in restore(photos, "denoise", 50, gray=gray, method="input")
+        found = list(scores(photos, "denoise", sigma, gray=gray, method="input"))
+        assert np.mean([s.psnr for s in found]) == pytest.approx(want, abs=0.03)
+    assert [s.psnr for s in found] == [
+        s.psnr for s in scores(photos, "denoise", 50, gray=gray, method="input")
     ], "the noise has a fixed seed"
 
 
 def test_bicubic_is_between_nothing_and_all(photos):
-    scores = {
-        factor: np.mean([s.psnr for s in restore(photos, "enlarge", factor, method="bicubic")])
+    means = {
+        factor: np.mean([s.psnr for s in scores(photos, "enlarge", factor, method="bicubic")])
         for factor in (2, 3, 4)
     }
-    assert 45 > scores[2] > scores[3] > scores[4] > 20
+    assert 45 > means[2] > means[3] > means[4] > 20
 
 
 def test_interpolation_keeps_straight_lines():
@@ -96,7 +109,7 @@ def test_gray_has_the_colors_error(photos):
 
 def test_a_picture_that_cannot_be_measured_is_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(PictureError, match=r"^broken.png cannot be read"):
+    with pytest.raises(PictureError, match=r"^broken.png: the picture cannot be read"):
         list(restore(tmp_path, "denoise", 25, method="input"))
     Image.new("RGB", (5, 5)).save(tmp_path / "broken.png")
     with pytest.raises(PictureError, match="too few to measure"):
@@ -111,7 +124,7 @@ def test_a_picture_is_measured_after_it_is_cropped_for_enlarging(tmp_path):
     with pytest.raises(PictureError, match="too few to measure"):
         list(restore(tmp_path, "enlarge", 4, method="bicubic"))
     Image.new("RGB", (20, 20), "red").save(tmp_path / "p.png")
-    (score,) = restore(tmp_path, "enlarge", 4, method="bicubic")
+    (score,) = scores(tmp_path, "enlarge", 4, method="bicubic")
     assert score.ssim == pytest.approx(1)
 
 
@@ -149,7 +162,7 @@ def test_lpips_where_it_can_be_had(photos, tmp_path, monkeypatch):
     (tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth").touch()
     lpips.cache_clear()
     for gray in (False, True):
-        found = next(restore(photos, "denoise", 25, method="input", gray=gray))
+        found = next(scores(photos, "denoise", 25, method="input", gray=gray))
         assert 0 < found.lpips < (2 * 25 / 255) ** 2, "values beyond the frame are clipped"
     assert seen == ["alex"]
     result = CliRunner().invoke(
@@ -197,7 +210,7 @@ def test_what_cannot_be_measured_is_left_out_and_listed(photos):
     assert "mean of 2" in result.stdout
     assert (
         result.stderr.count("left out") == 2
-        and "broken.png cannot be read" in result.stderr
+        and "broken.png: the picture cannot be read" in result.stderr
         and "small.png has 8x8 pixels" in result.stderr
     )
     for name in ("0.png", "1.png"):

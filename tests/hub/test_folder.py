@@ -3,15 +3,18 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from tests.conftest import make_tiny
 
-from sfumato.errors import ConfigError
+import sfumato
+from sfumato.errors import ConfigError, ModelError
+from sfumato.hub.catalog import restorer_folder
 from sfumato.hub.config import SchedulerConfig
 from sfumato.hub.describe import describe
 from sfumato.hub.load import load
-from sfumato.hub.lora import Change, is_lora, save_lora
+from sfumato.hub.lora import Change, is_lora, lora_file, save_lora
 from sfumato.hub.save import CLASSES, SOLVER, save_scheduler, scheduler_class
 
 
@@ -64,6 +67,21 @@ def test_the_index_names_the_class_of_the_scheduler(tiny):
 def test_a_key_that_changes_the_trajectory_is_refused(kind, key, value):
     with pytest.raises(ConfigError, match=f"theirs: {key}.* supported"):
         SchedulerConfig.from_file({"_class_name": kind, key: value}, "theirs")
+
+
+def test_an_unfinished_training_is_told(tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"")
+    for open_ in (load, restorer_folder, lora_file, lambda path: describe(str(path))):
+        with pytest.raises(ModelError, match="a training that is not finished: run the same"):
+            open_(tmp_path)
+
+
+def test_what_is_no_model_is_named(tmp_path):
+    sfumato.PCA(2).fit(np.eye(5)).save(tmp_path / "pca")
+    with pytest.raises(ModelError, match=r"pca is an estimator: .* sfumato.PCA.load"):
+        load(tmp_path / "pca")
+    with pytest.raises(ModelError, match="noise is a network of sfumato restore"):
+        load("noise")
 
 
 def test_a_folder_with_one_file_is_a_lora_under_any_name(tmp_path):

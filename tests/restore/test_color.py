@@ -70,6 +70,13 @@ def test_colorizing_keeps_luminance(kind, repairer):
     assert np.ptp(made.photo.values.astype(int), axis=2).mean() > 1, "there is color"
 
 
+@pytest.mark.parametrize(("channels", "told"), [(1, False), (3, True)])
+def test_colors_are_not_replaced_without_a_word(channels, told, repairer):
+    photo = Photo(PHOTO[..., :channels])
+    made = restore(photo, RestoreOptions(colorize=True), repairer)
+    assert any("the photo has colors" in note for note in made.notes) == told
+
+
 def test_hints_are_met(repairer):
     """To a CIE76 difference of 5."""
     places = [(20, 10), (90, 30), (50, 70)]

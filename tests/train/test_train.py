@@ -33,14 +33,14 @@ from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.errors import ConfigError, DataError, OptionError, SfumatoError, TrainingError
 from sfumato.hub.config import SchedulerConfig
 from sfumato.hub.describe import describe
-from sfumato.hub.files import network_from
+from sfumato.hub.files import CHECKPOINT, network_from
 from sfumato.hub.load import load
 from sfumato.hub.save import save_scheduler
 from sfumato.space.kl import AutoencoderConfig
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create
 from sfumato.train.autoencoder import AutoencoderJob, train_autoencoder
-from sfumato.train.checkpoint import NAME, State
+from sfumato.train.checkpoint import State
 from sfumato.train.diffusion import DiffusionJob, train_diffusion
 from sfumato.train.latents import Latents, cached
 from sfumato.train.loop import train
@@ -304,7 +304,7 @@ def test_an_interrupt_while_a_step_is_computed_loses_none_before_it(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         list(train(Stopped(), SETTINGS, tmp_path))
-    with safe_open(tmp_path / NAME, "pt") as kept:
+    with safe_open(tmp_path / CHECKPOINT, "pt") as kept:
         assert kept.metadata()["step"] == "12"
 
 
@@ -381,7 +381,7 @@ def test_nan_names_step_and_layer(tmp_path):
     job.spoil_at = 9
     with pytest.raises(TrainingError, match=r"step 10: the output of layer 0 is not finite"):
         list(train(job, SETTINGS, tmp_path))
-    with safe_open(tmp_path / NAME, "pt") as kept:
+    with safe_open(tmp_path / CHECKPOINT, "pt") as kept:
         assert kept.metadata()["step"] == "7", "what failed is not written over what was whole"
 
 
@@ -895,7 +895,7 @@ def test_a_slow_run_saves_by_the_clock_and_says_where_it_goes_on(
     events = train_autoencoder(folder, tmp_path / "o", tmp_path / "vae.json", {"steps": 5})
     steps = [event.step for event in (next(e for e in events if not isinstance(e, str)),)]
     assert steps == [1]
-    with safe_open(tmp_path / "o" / NAME, "pt") as f:
+    with safe_open(tmp_path / "o" / CHECKPOINT, "pt") as f:
         assert f.metadata()["step"] == "1"
     events.close()
     _train(

@@ -85,11 +85,8 @@ def command_class(record: type[Config]) -> type[TyperCommand]:
 
     ``--denoise`` then means ``--denoise=auto``.
     """
-    bare = {
-        flag: word
-        for name, field in record.model_fields.items()
-        if (word := note_of(field, "bare"))
-        for flag in flags(name, field)
+    bare = {  # other names of such an option, such as --noise-level, need a value
+        flags(n, f)[0]: word for n, f in record.model_fields.items() if (word := note_of(f, "bare"))
     }
 
     class Command(TyperCommand):

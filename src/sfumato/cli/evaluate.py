@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfumato.cli.bar import bar
 from sfumato.cli.command import data_path, given, takes
 from sfumato.cli.say import PARTLY, note, note_all, say
 from sfumato.tasks.evaluate.options import EvaluateOptions
@@ -50,16 +51,20 @@ def restore(
     check_undoes(options.model, {options.damage[0]})
     engine = RestorationNetworks(options.model, options.device, options.dtype)
     scores, skipped = [], list[str]()
-    for score in restoration.restore(
-        data,
-        *options.damage,
-        gray=options.gray,
-        method=options.method,
-        engine=engine,
-        left_out=skipped.append,
-    ):
-        scores.append(score)
-        say(_record(score) if as_json else _line(score.psnr, score.ssim, score.lpips, score.name))
+    with bar() as progress:
+        for event in restoration.restore(
+            data,
+            *options.damage,
+            gray=options.gray,
+            method=options.method,
+            engine=engine,
+            left_out=skipped.append,
+        ):
+            if isinstance(event, restoration.Score):
+                scores.append(event)
+                say(_record(event) if as_json else _of_score(event))
+            else:
+                progress.update(event.what, event.done, event.total)
     note_all(skipped, "left out: ")
     if not scores:
         raise OptionError(f"none of the pictures in {data} could be measured")
@@ -81,6 +86,10 @@ def _record(score: Score) -> str:
 
     values = {name: value for name, value in score.__dict__.items() if value is not None}
     return json.dumps(finite(values))
+
+
+def _of_score(score: Score) -> str:
+    return _line(score.psnr, score.ssim, score.lpips, score.name)
 
 
 def _line(psnr: float, ssim: float, lpips: float | None, name: str) -> str:

@@ -12,7 +12,7 @@ import posixpath
 import tarfile
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,8 @@ def _scan_folder(folder: Path) -> Scan:
     described = {path.parent for path in there if path.name.lower() in METADATA}
     captions = _Captions(folder, [path for path in there if path.name.lower() in METADATA])
     samples = []
-    for path in (p for p in there if p.suffix.lower() in image.SUFFIXES):
+    listed = image.SUFFIXES | image.UNSUPPORTED
+    for path in (p for p in there if p.suffix.lower() in listed):
         side = path.with_suffix(".txt")
         if described & set(path.parents):
             found = captions.take(path)
@@ -142,8 +143,16 @@ def _scan_folder(folder: Path) -> Scan:
         else:
             classes = path.parent != folder and path.parent.name.lower() not in SPLITS
             found = _captions(path.parent.name.replace("_", " ")) if classes else ()
-        samples.append(Sample.of(path, folder, found))
+        sample = Sample.of(path, folder, found)
+        if path.suffix.lower() in image.UNSUPPORTED:
+            sample = replace(sample, read=functools.partial(_refuse, path.suffix.lower()))
+        samples.append(sample)
     return Scan(samples, notes + captions.left())
+
+
+def _refuse(suffix: str) -> bytes:
+    """Raise the error for a picture file that cannot be read."""
+    raise PictureError(image.unsupported(suffix))
 
 
 class _Captions:

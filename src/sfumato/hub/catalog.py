@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sfumato.errors import ModelError, unknown
-from sfumato.hub.files import PICKLES
+from sfumato.hub.files import PICKLES, unfinished
 
 BUNDLED = Path(__file__).parents[1] / "pretrained"
 
@@ -32,7 +32,8 @@ def restorer_folder(name: str | Path) -> Path:
     folder = BUNDLED / name if str(name) in restorers() else Path(name)
     if not (folder / "config.json").exists():
         raise ModelError(
-            f"{name} is no restorer (sfumato train restorer trains one; bundled restorers: "
+            unfinished(folder)
+            or f"{name} is no restorer (sfumato train restorer trains one; bundled restorers: "
             f"{', '.join(restorers())})"
         )
     return folder
@@ -50,13 +51,23 @@ def model_path(name: str) -> Path:
         )
     if path.is_dir():
         if not (path / "model_index.json").exists():
-            raise ModelError(
-                f"{name} is no model folder: it has no model_index.json (diffusers' layout is "
-                "expected)"
-            )
+            raise ModelError(unfinished(path) or _what_it_is(path))
         return path
     if path.is_file():
         if path.suffix != ".safetensors":
             raise ModelError(f"{name} is no checkpoint: a single file must be .safetensors")
         return path
+    if name in restorers():
+        raise ModelError(f"{name} is a network of sfumato restore, not a text-to-image model")
     raise unknown("model", name, bundled())
+
+
+def _what_it_is(folder: Path) -> str:
+    """Say that a folder is no model, and what it is."""
+    if (folder / "estimator.json").exists():
+        return f"{folder} is an estimator: load it in Python with its class, as sfumato.PCA.load"
+    if (folder / "index.json").exists():
+        return f"{folder} is an index: sfumato search uses it"
+    return (
+        f"{folder} is no model folder: it has no model_index.json (diffusers' layout is expected)"
+    )

@@ -23,6 +23,7 @@ WEIGHTS = tuple(
     for variant in VARIANTS
 )
 INDEX = ".index.json"  # suffix of an index file, for weights that are split into several files
+CHECKPOINT = "checkpoint.safetensors"  # of a training
 PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 M = TypeVar("M", bound=nn.Module)
 C = TypeVar("C")
@@ -185,6 +186,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path} cannot be read as safetensors ({error}); the file may be truncated"
         ) from None
+
+
+def unfinished(folder: Path) -> str:
+    """Say that a folder holds a training that was not finished; "" if it holds none."""
+    if not (folder / CHECKPOINT).exists():
+        return ""
+    return (
+        f"{folder} holds a training that is not finished: run the same sfumato train command again "
+        "to continue it"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from sfumato.condition.text import TextEncoder
 from sfumato.denoiser.unet import UNet
 from sfumato.errors import ModelError
-from sfumato.hub.files import PICKLES, read_weights
+from sfumato.hub.files import CHECKPOINT, PICKLES, read_weights, unfinished
 from sfumato.hub.names import unet_name
 from sfumato.runtime import atomic
 
@@ -75,7 +75,10 @@ def lora_file(path: Path | str) -> Path:
     if path.suffix in PICKLES:
         raise ModelError(f"{path} is a pickle, which can run code when opened; it is not read")
     if path.is_dir():
-        found = [path / FILE] if (path / FILE).exists() else sorted(path.glob("*.safetensors"))
+        others = sorted(p for p in path.glob("*.safetensors") if p.name != CHECKPOINT)
+        found = [path / FILE] if (path / FILE).exists() else others
+        if not found and (why := unfinished(path)):
+            raise ModelError(why)
         if len(found) != 1:
             raise ModelError(
                 f"{path} holds {len(found) or 'no'} .safetensors files; give the file of the LoRA"

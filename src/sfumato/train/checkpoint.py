@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sfumato.errors import TrainingError
+from sfumato.hub.files import CHECKPOINT
 from sfumato.runtime import atomic, choose_dtype
 from sfumato.train.muon import Muon, matrix_weights
 from sfumato.train.settings import TrainSettings
 
-NAME = "checkpoint.safetensors"
 # Settings that may change when a run is resumed; another device rounds differently.
 FREE = frozenset({"device", "dtype", "compile", "checkpoint_every", "preview_every"})
 REMEMBERED: dict[type, tuple[str, ...]] = {
@@ -121,7 +121,7 @@ def save(
     state: State, folder: Path, settings: TrainSettings, step: int, about: Mapping[str, Any]
 ) -> None:
     """Write the checkpoint atomically: the previous one stays until this one is complete."""
-    with atomic(folder / NAME) as scratch:
+    with atomic(folder / CHECKPOINT) as scratch:
         tensors = {k: t.contiguous() for k, t in state.tensors().items()}
         save_file(
             tensors, scratch, {"step": str(step), "settings": _key(settings), "about": _text(about)}
@@ -137,7 +137,7 @@ def resume(state: State, folder: Path, settings: TrainSettings, about: Mapping[s
         If the checkpoint belongs to other settings, other data or another network, or cannot be
         read.
     """
-    path = folder / NAME
+    path = folder / CHECKPOINT
     if not path.exists():
         return 0
     try:

@@ -28,10 +28,9 @@ from torch import Generator, Tensor
 from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.tokenizer import SUFFIX, CLIPTokenizer
 from sfumato.errors import DataError, OptionError
-from sfumato.hub.files import fingerprint
+from sfumato.hub.files import CHECKPOINT, fingerprint
 from sfumato.hub.save import save_text
 from sfumato.runtime import seeded
-from sfumato.train.checkpoint import NAME as CHECKPOINT
 from sfumato.train.loop import train
 from sfumato.train.plan import (
     Event,

@@ -104,7 +104,7 @@ class _Tools:
         async for event in _in_thread(engine(options)(before)):
             if isinstance(event, Restored):
                 with _new_file(self.folder, f"{Path(picture).stem}-restored") as path:
-                    notes = [*before.notes, *photos.write(event.photo, path)]
+                    notes = [*before.notes, *event.notes, *photos.write(event.photo, path)]
                 out += [_shown(image.read(path)), f"{path}: {event.report}", *notes]
         return out
 

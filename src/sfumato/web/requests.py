@@ -230,7 +230,7 @@ def kept(given: str | bytes, folder: Path, name: str) -> Path:
     try:
         image.read(data)  # refuses data that are no picture, or too large a picture
     except PictureError as error:
-        raise PictureError(f"{name} is no picture in base64: {error}") from None
+        raise PictureError(f"{name}: {error}; send a picture in base64") from None
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.picture"
     path.write_bytes(data)

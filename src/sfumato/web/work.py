@@ -239,7 +239,7 @@ def _restore(work: Work) -> Iterator[Event]:
             yield JobProgress(0, event)
             continue
         file = f"{count}.png"
-        notes = [*before.notes, *photos.write(event.photo, work.folder / file)]
+        notes = [*before.notes, *event.notes, *photos.write(event.photo, work.folder / file)]
         count += 1
         yield Finished(0, file, {"report": public(event.report), "notes": notes})
 

@@ -38,6 +38,7 @@ from sfumato.tasks.evaluate.options import Task
 from sfumato.tasks.restore.color import colorize
 from sfumato.tasks.restore.options import Only
 from sfumato.tasks.restore.stage import Engine, apply_network
+from sfumato.types import Progress
 
 ONLY: dict[Task, Only] = {"denoise": "noise", "fill": "gaps", "enlarge": "size"}
 WINDOW = 11  # side of the window of SSIM
@@ -98,8 +99,10 @@ def restore(
     method: str = "trained",
     engine: Engine | None = None,
     left_out: Callable[[str], None] | None = None,
-) -> Iterator[Score]:
+) -> Iterator[Progress | Score]:
     """Damage each picture of a folder, restore it, and measure the result.
+
+    Yield the progress before each picture, and then its score.
 
     Parameters
     ----------
@@ -142,19 +145,40 @@ def restore(
         }
     if method not in methods:
         raise unknown(f"method to {task}", method, methods)
-    for damaged in damage(source, task, amount, gray=gray, left_out=left_out):
+    samples = find(source)
+    damage = damager(task, amount, gray=gray)
+    for done, sample in enumerate(samples):
+        yield Progress("evaluating", done, len(samples))
+        try:
+            damaged = damage(sample)
+        except PictureError as error:
+            if left_out is None:
+                raise
+            left_out(str(error))
+            continue
         yield score(damaged, methods[method](damaged))
 
 
 def damage(
-    source: Path,
-    task: Task,
-    amount: float | str | None = None,
-    *,
-    gray: bool = False,
-    left_out: Callable[[str], None] | None = None,
+    source: Path, task: Task, amount: float | str | None = None, *, gray: bool = False
 ) -> Iterator[Damaged]:
-    """Yield the clean and the damaged version of each picture; every call gives the same damage."""
+    """Yield the clean and the damaged version of each picture of a folder."""
+    return map(damager(task, amount, gray=gray), find(source))
+
+
+def damager(
+    task: Task, amount: float | str | None = None, *, gray: bool = False
+) -> Callable[[Sample], Damaged]:
+    """Return a function that reads and damages a sample; every call gives the same damage.
+
+    It raises PictureError for a picture that cannot be read, is too small, or has no color to
+    restore.
+
+    Raises
+    ------
+    OptionError
+        For an amount out of range.
+    """
     if task == "fill" and amount not in SHAPES:
         raise unknown("shape to fill", str(amount), SHAPES)
     number = _number(task, amount)
@@ -166,25 +190,18 @@ def damage(
         Downscale(number)  # refuses an invalid factor
     if task == "dejpeg":
         JPEG(int(number), int(number))
-    for sample in find(source):
-        try:
-            picture = _read(sample, number if task == "enlarge" else 1.0)
-        except PictureError as error:
-            if left_out is None:
-                raise
-            left_out(str(error))
-            continue
+
+    def damaged(sample: Sample) -> Damaged:
+        picture = _read(sample, number if task == "enlarge" else 1.0)
         values = np.asarray(picture.convert("L") if gray else picture, np.float64)
+        if task == "colorize" and (values == values[..., :1]).all():
+            raise PictureError(f"{sample.name}: it has no color to restore")
         try:
-            if task == "colorize" and (values == values[..., :1]).all():
-                raise PictureError("it has no color to restore")
-            damaged = spoil(sample.name, values, task, amount)
-        except (OptionError, PictureError) as error:  # too small for the damage, or gray
-            if left_out is None:
-                raise
-            left_out(f"{sample.name}: {error}")
-            continue
-        yield damaged
+            return spoil(sample.name, values, task, amount)
+        except OptionError as error:  # too small for the damage
+            raise PictureError(f"{sample.name}: {error}") from None
+
+    return damaged
 
 
 def _read(sample: Sample, factor: float) -> Image.Image:
@@ -192,7 +209,7 @@ def _read(sample: Sample, factor: float) -> Image.Image:
     try:
         picture = image.read(sample.read())
     except PictureError as error:
-        raise PictureError(f"{sample.name} {str(error).removeprefix('picture ')}") from None
+        raise PictureError(f"{sample.name}: {error}") from None
     border = round(factor) if factor > 1 else 0
     if _multiple(min(picture.size), factor) - 2 * border < WINDOW:
         raise PictureError(

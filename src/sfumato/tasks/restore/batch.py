@@ -176,7 +176,7 @@ def run(batch: Batch, options: RestoreOptions) -> Iterator[Progress | Written | 
 def _write(job: Job, before: Photo, results: list[Restored]) -> Iterator[Written]:
     """Write the results of a picture."""
     for k, (made, path) in enumerate(zip(results, job.targets, strict=True)):
-        report, notes = dict(made.report), [*before.notes]
+        report, notes = dict(made.report), [*before.notes, *made.notes]
         if (
             photos.SUFFIXES[path.suffix.lower()] == "JPEG"
             and report.pop("largest_change_elsewhere", None) is not None
@@ -298,7 +298,8 @@ def _inside(folder: Path, output: Path) -> dict[Path, Path]:
     These results lie in an output folder inside the folder.
     """
     made, here = Path(os.path.realpath(output)), Path(os.path.realpath(folder))
-    found = [path for path in files(folder) if path.suffix.lower() in image.SUFFIXES]
+    listed = image.SUFFIXES | image.UNSUPPORTED
+    found = [path for path in files(folder) if path.suffix.lower() in listed]
     if made != here:
         found = [path for path in found if not Path(os.path.realpath(path)).is_relative_to(made)]
     return {path: path.relative_to(folder) for path in found}

@@ -248,6 +248,11 @@ def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None
     ).float()
 
 
+def has_colors(photo: Photo) -> bool:
+    """Whether a photo is neither gray nor a toned print."""
+    return not photo.gray and tone(photo) is None
+
+
 def toned(gray: Tensor, chroma: Tensor) -> Tensor:
     """Apply a tone (256, 3) to luminance (1, 1, h, w) in [-1, 1]; returns (1, 3, h, w)."""
     place = ((gray[:, 0] + 1) * 127.5).clamp(0, 255)

@@ -21,13 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.data.photo import Photo, read, write
-from sfumato.denoiser.restorer import (
-    TILE,
-)
+from sfumato.denoiser.restorer import TILE
 from sfumato.errors import OptionError
 from sfumato.space.tile import windows
 from sfumato.tasks.restore import masks
-from sfumato.tasks.restore.color import colorize
+from sfumato.tasks.restore.color import colorize, has_colors
 from sfumato.tasks.restore.measure import measured_noise, quality
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.patches import Filled, complete
@@ -36,6 +34,7 @@ from sfumato.tasks.restore.stage import Engine, Stage, noise_network, size_of
 from sfumato.types import Progress
 
 T = TypeVar("T")
+MUCH = 0.003  # share of inpainted pixels above which the user should look at the result
 LOOKS, PATCHES = 5, 10  # cost of finding scratches (per window) and of patches, in network windows
 
 
@@ -52,11 +51,14 @@ class Restored:
         shrunk result and the input.
     hidden : array, (H, W), bool, optional
         The pixels of the given photo that were inpainted.
+    notes : tuple of str
+        One sentence for each effect that the user may not expect.
     """
 
     photo: Photo
     report: dict[str, Any]
     hidden: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
 
     def save(self, path: Path | str) -> list[str]:
         """Write the photo with its metadata; the suffix of the path selects the format.
@@ -138,7 +140,20 @@ def _restored(
         )
     made = _with_clear(made, photo)
     record = report(photo, made, options, stages, engine.sha256, said, hidden)
-    yield Restored(made, record, filled)
+    yield Restored(made, record, filled, tuple(_surprises(photo, options, filled)))
+
+
+def _surprises(
+    photo: Photo, options: RestoreOptions, filled: NDArray[np.bool_] | None
+) -> Iterator[str]:
+    """Sentences on effects that the user may not expect."""
+    if options.colorize and has_colors(photo):
+        yield "the photo has colors; they were replaced by estimated colors"
+    if options.fill_scratches and filled is not None and filled.mean() > MUCH:
+        yield (
+            f"{filled.mean():.1%} of the photo was inpainted, perhaps also parts without damage: "
+            "--compare shows the result, --save-mask the pixels"
+        )
 
 
 def _stages(options: RestoreOptions, engine: Engine) -> list[RestoreOptions]:
