@@ -27,22 +27,7 @@ from sfumato.errors import ModelError, OptionError, PictureError
 
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue: ITU-R BT.601, section 2.5.1
 MAX_PIXELS = 178_000_000  # slightly below Pillow's own limit
-SUFFIXES = frozenset(
-    {
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".jp2",
-        ".ppm",
-        ".tga",
-    }
-)
+SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .tga".split())
 # camera raw files: many have a small preview, which must not be taken for the photo
 RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"})
 # photos and documents that cannot be read; in a folder of pictures, they are listed as left out
@@ -135,8 +120,9 @@ def white(mask: Image.Image) -> NDArray[np.bool_]:
     return np.asarray(mask) >= WHITE
 
 
-def nothing_white(name: str) -> str:
-    """Return the error message for a mask without white pixels."""
+def nothing_white(mask: str | bytes) -> str:
+    """Return the error message for a mask, a path or the bytes of a file, without white pixels."""
+    name = mask if isinstance(mask, str) else "the mask"
     return f"{name} has no white pixels: paint the parts to be inpainted white"
 
 

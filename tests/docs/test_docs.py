@@ -46,7 +46,7 @@ def layer(name):
         return 1
     if name in AXES:
         return 2
-    return 4 if name in ("cli", "__main__", "web", "scale") else 3
+    return 4 if name in ("cli", "__main__", "web") else 3
 
 
 def imports(path):

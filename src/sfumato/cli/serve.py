@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -96,11 +95,7 @@ def serve(
     app = build(settings)
     config = uvicorn.Config(app, host, port, timeout_graceful_shutdown=5, **how)
     server = uvicorn.Server(config)
-    try:
-        _run(server, app)
-    except SystemExit:  # uvicorn cannot bind the port
-        server.started = False
-    if not server.started:
+    if not _run(server, app):
         raise OptionError(f"cannot listen on port {port} of {host}: give another --port")
     note("stopped; unfinished jobs continue at the next start")
 
@@ -117,12 +112,17 @@ def _check_offered(indexes: list[str], loras: list[str]) -> None:
         lora_file(path)
 
 
-def _run(server: Any, app: Any) -> None:
-    """Run the server until it is interrupted."""
+def _run(server: Any, app: Any) -> bool:
+    """Run the server until it is interrupted; return whether it could start."""
     server.startup = functools.partial(_startup, server, server.startup)
     server.shutdown = functools.partial(_shutdown, app, server.shutdown)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after its shutdown
+    try:
         server.run()
+    except SystemExit:  # the port is in use
+        return False
+    except KeyboardInterrupt:  # uvicorn raises it again after its shutdown
+        pass
+    return bool(server.started)
 
 
 async def _startup(server: Any, startup: Callable[..., Any], sockets: Any = None) -> None:

@@ -32,6 +32,7 @@ from sfumato.data.exif import (
     with_size,
     xmp_of,
 )
+from sfumato.data.memory import integers
 from sfumato.errors import PictureError
 from sfumato.runtime import atomic
 
@@ -170,8 +171,9 @@ def photo_of(given: Photo | Image.Image | NDArray[Any] | Path | str | bytes) -> 
     Parameters
     ----------
     given : Photo, Image, array, path or bytes
-        An array holds uint8 or uint16 values, (H, W) or (H, W, C) with 1, 3 or 4 channels; the
-        fourth is the opacity. Bytes are the content of a file.
+        An array holds uint8 or uint16 values, truth values, or floats of 0 to 1, which are rounded
+        to uint8. Its shape is (H, W) or (H, W, C) with 1, 3 or 4 channels; the fourth is the
+        opacity. Bytes are the content of a file.
 
     Raises
     ------
@@ -191,6 +193,7 @@ def photo_of(given: Photo | Image.Image | NDArray[Any] | Path | str | bytes) -> 
         except (OSError, EOFError, *image.DAMAGED) as error:  # its file may be read only now
             raise PictureError(f"the picture cannot be read: {error}") from None
     if isinstance(given, np.ndarray):
+        given = integers(given)
         values = given[..., None] if given.ndim == 2 else given
         if values.ndim == 3 and values.shape[2] == 4 and values.dtype in (np.uint8, np.uint16):
             opacity = values[..., 3] if values.dtype == np.uint8 else values[..., 3] // 257

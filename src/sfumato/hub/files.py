@@ -245,6 +245,11 @@ def digest(path: Path) -> str:
     return _digest(path, state.st_mtime_ns, state.st_size)
 
 
+def digest_of(file: str | bytes) -> str:
+    """Return the SHA-256 of a file, given by its path or its content."""
+    return hashlib.sha256(file).hexdigest() if isinstance(file, bytes) else digest(Path(file))
+
+
 def digest_of_texts(folder: Path) -> str:
     """Return the SHA-256 of the .json and .txt files of a folder."""
     sum_ = hashlib.sha256()

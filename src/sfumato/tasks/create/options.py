@@ -11,14 +11,15 @@ from typing import Any
 
 from pydantic import field_validator, model_validator
 
-from sfumato.config import DEVICES, Options, option
+from sfumato.config import DEVICES, option
 from sfumato.errors import OptionError
+from sfumato.tasks.options import PictureOptions
 
 SAMPLING, START, COMPUTING = "Sampling", "Start from a picture", "Model and computing"
 BRANCH = "Changes from a step on"
 
 
-class CreateOptions(Options):
+class CreateOptions(PictureOptions):
     """How to generate pictures.
 
     An option that is None takes the model's default, if the model has one.
@@ -119,7 +120,7 @@ class CreateOptions(Options):
     transparent: bool = option(
         False, "Make the white background transparent, without a white fringe around the subject."
     )
-    source: str | None = option(
+    source: str | bytes | None = option(
         None,
         "File of the picture to start from.",
         flags="--from",
@@ -133,7 +134,7 @@ class CreateOptions(Options):
         gt=0,
         le=1,
     )
-    mask: str | None = option(
+    mask: str | bytes | None = option(
         None,
         "File of a mask picture: white pixels are inpainted; the other pixels stay, bit for bit "
         "unless the output is a JPEG.",

@@ -23,7 +23,7 @@ from sfumato import __version__, image
 from sfumato.condition.text import NoText
 from sfumato.condition.words import with_names
 from sfumato.errors import OptionError, unknown
-from sfumato.hub.files import digest
+from sfumato.hub.files import digest_of
 from sfumato.hub.load import Model, load
 from sfumato.hub.lora import lora_scale
 from sfumato.sampler.registry import WITH_ETA
@@ -176,7 +176,7 @@ class Plan:
             "sigmas": [round(float(s), 6) for s in sigmas],
             "model_sha256": model.sha256,
             "parts": model.parts,
-            **{f"{kind}_sha256": digest(Path(path)) for kind, path in files.items() if path},
+            **{f"{kind}_sha256": digest_of(file) for kind, file in files.items() if file},
         }
         return {**given, **found}
 
@@ -238,7 +238,7 @@ def _start(
     source, stored, mask = (image.crop_to(part, shown) for part in (source, stored, mask))
     replaced = image.white(mask)
     if not replaced.any():
-        raise OptionError(image.nothing_white(str(options.mask)))
+        raise OptionError(image.nothing_white(options.mask))
     size, enlarged = _working_size(shown, model)
     if enlarged:
         small = source.resize(size, Image.Resampling.LANCZOS)

@@ -7,7 +7,7 @@ the pictures.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -173,6 +173,8 @@ def plan_pictures(
     OptionError
         For options that the model cannot meet.
     """
+    if not isinstance(prompts, str | Iterable | None):
+        raise OptionError(f"a prompt must be a string, not {prompts!r:.60}")
     given = [prompts] if isinstance(prompts, str) else list(prompts or ())
     if wrong := [text for text in given if not isinstance(text, str)]:
         raise OptionError(f"a prompt must be a string, not {wrong[0]!r:.60}")

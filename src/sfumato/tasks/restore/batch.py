@@ -143,7 +143,7 @@ def plan(
         check_file(path, overwrite=overwrite or many)
     for given in (options.fill, options.like):
         if given is not None:
-            image.read(Path(given))  # refuse an unreadable file now: all pictures need it
+            image.read(given)  # refuse an unreadable file now: all pictures need it
     return Batch(jobs, waiting, many, overwrite)
 
 

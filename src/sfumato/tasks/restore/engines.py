@@ -34,7 +34,8 @@ def restore(
     Parameters
     ----------
     photo : path, Pillow picture, array or Photo
-        An array holds uint8 or uint16 values, (H, W) or (H, W, C) with 1, 3 or 4 channels.
+        An array holds uint8 or uint16 values, truth values, or floats of 0 to 1; its shape is
+        (H, W) or (H, W, C) with 1, 3 or 4 channels.
     options : RestoreOptions
     networks : Engine, optional
         Restoration networks, to use them for more than one photo; by default, the networks or the

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
-from sfumato.config import DEVICES, Options, option
+from sfumato.config import DEVICES, option
 from sfumato.errors import OptionError
+from sfumato.tasks.options import PictureOptions
 
 Only = Literal["noise", "gaps", "size"] | None
 COMPUTING, SEVERAL = "Model and computing", "Several results"
@@ -44,7 +45,7 @@ def _hint(text: str) -> tuple[int, int, str]:
     return int(match[1]), int(match[2]), match[3]
 
 
-class RestoreOptions(Options):
+class RestoreOptions(PictureOptions):
     """The damage to undo (at least one kind), and the method.
 
     Examples
@@ -69,7 +70,7 @@ class RestoreOptions(Options):
         bare="auto",
         metavar="auto|QUALITY",
     )
-    fill: str | None = option(
+    fill: str | bytes | None = option(
         None,
         "File of a mask picture: white pixels are inpainted. All other pixels stay, bit for bit "
         "unless the output is a JPEG.",
@@ -102,7 +103,7 @@ class RestoreOptions(Options):
         ge=0,
         le=4,
     )
-    like: str | None = option(
+    like: str | bytes | None = option(
         None,
         "File of a color photo whose palette --colorize uses.",
         metavar="PHOTO",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from PIL import Image
 
 from sfumato import image
 from sfumato.condition.words import knows_no_word
+from sfumato.data.memory import png_of
 from sfumato.data.samples import Sample, find
 from sfumato.errors import DataError, ModelError, OptionError, PictureError
 from sfumato.tasks.search.database import named, nearest, open_table
@@ -55,7 +57,7 @@ def search(
     k: int = 12,
     where: str | None = None,
     *,
-    like: Path | str | None = None,
+    like: Any = None,
     note: Callable[[str], None] | None = None,
 ) -> list[Hit]:
     """Find the `k` items nearest to words, or to an example: a picture file or a text file.
@@ -72,8 +74,8 @@ def search(
         Number of results.
     where : str, optional
         SQL condition on the columns name, label and text: ``label = 'cat'``.
-    like : Path, optional
-        Example file, in place of `words`.
+    like : path, Pillow picture or array, optional
+        Example, in place of `words`: a picture or the file of a text.
     note : callable, optional
         Called with a sentence if the text encoder of the index seems to know no word of the query.
 
@@ -150,9 +152,18 @@ def found_pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> dict
     return found
 
 
-def _code(
-    settings: Index, model: Any, words: str | None, like: Path | str | None
-) -> NDArray[np.float32]:
+def _reader(words: str | None, like: Any) -> Callable[[], bytes]:
+    """A function that returns the content of a query as if it were a file."""
+    if words is not None:
+        return words.encode
+    if not isinstance(like, str | Path):
+        return functools.partial(png_of, like)
+    if not Path(like).is_file():
+        raise OptionError(f"{like} does not exist or is not a file")
+    return Path(like).read_bytes
+
+
+def _code(settings: Index, model: Any, words: str | None, like: Any) -> NDArray[np.float32]:
     """The code of the query in the space of an index."""
     if words is not None and Path(words).suffix.lower() in image.SUFFIXES | {".txt"}:
         raise OptionError(f'"{words}" looks like a file name; give an example file with --like')
@@ -165,11 +176,9 @@ def _code(
             "an index of pictures can be searched only by an example picture (--like), unless it "
             "is created with --space icons"
         )
-    if like is not None and not Path(like).is_file():
-        raise OptionError(f"{like} does not exist or is not a file")
-    name = str(like) if words is None else words
+    name = words if words is not None else str(like) if isinstance(like, str | Path) else "example"
     short = Path(name).name  # the server's paths are not shown
-    sample = Sample(name, (), Path(name).read_bytes if words is None else name.encode)
+    sample = Sample(name, (), _reader(words, like))
     rows, good, skipped = rows_of([Item(name, "", "", sample)], settings)
     if not good:
         raise DataError(f"{short}: {skipped[name]}")
