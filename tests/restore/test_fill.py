@@ -1,5 +1,7 @@
 """Holes, painted colors and scratches: what is not hidden stays as it is."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -131,3 +133,16 @@ def test_without_scratches_the_other_repairs_are_done(tmp_path, run):
     code, out, _ = run("restore", tmp_path / "a.png", "--fill-scratches", "--denoise=15",
                        "--sensitivity", 0.1, "--output", tmp_path / "b.png")  # fmt: skip
     assert code == 0 and "inpainted 0.0%" in out
+
+
+@pytest.mark.parametrize(("height", "patches"), [(12, False), (70, True)])
+def test_the_margin_around_a_stroke_does_not_make_it_wide(height, patches):
+    """A JPEG spreads the color of thin strokes; the network fills them, as it does in a PNG."""
+    values = np.tile(PHOTO, (2, 2, 1))[:160, :160].copy()
+    values[40 : 40 + height, 20:140] = (255, 0, 0)
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "JPEG", quality=90)
+    options = RestoreOptions(fill_color="#ff0000")
+    made = restore(read(stream.getvalue()), options)
+    assert (made.report.get("engine") == "patches") == patches
+    assert made.report["made_anew"] > height * 120 / 160**2

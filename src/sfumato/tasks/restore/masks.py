@@ -125,6 +125,11 @@ def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray
     return grown | ghost
 
 
+def added_width(photo: Photo) -> int:
+    """How much wider :func:`painted` makes a stroke of the color, in pixels."""
+    return 2 * (RIM if photo.quality is None else BLOCK)
+
+
 def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray[np.bool_]:
     """Find scratches, folds, specks and stains with a network.
 
