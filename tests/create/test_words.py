@@ -57,6 +57,24 @@ def test_names_of_training_pictures_are_known(icons):
     assert len(names) > 5000 and len(unknown) < 0.01 * len(names), unknown
 
 
+@pytest.mark.parametrize(
+    ("prompt", "near"),
+    [("serpent", "snake"), ("a snake", None), ("kittens", None)],
+)
+def test_the_nearest_names_are_told_if_no_picture_has_the_name(icons, prompt, near):
+    made = create(prompt, CreateOptions(seed=3, steps=1), icons)[0]
+    assert made.near[:1] == (() if near is None else (near,)) and not made.unknown
+
+
+def test_the_note_names_them(run):
+    words = ["create", "serpent", "--steps", 1, "--seed", 1, "--output", "s.png"]
+    assert 'no training picture is named "serpent"; the nearest names are snake' in run(*words)[2]
+
+
+def test_a_model_without_names_tells_none(tiny):
+    assert create("serpent", CreateOptions(model=str(tiny), steps=1))[0].near == ()
+
+
 def test_without_a_text_encoder_nothing_is_unknown():
     from sfumato.condition.text import NoText
 

@@ -79,7 +79,8 @@ class Model:
     fast : bool
         Whether the student, the LoRA for sampling in a few steps, is merged into the weights.
     loaded : dict
-        Matcher and upscaler, once they are loaded; copies of the model share them.
+        Matcher, upscaler and names of training pictures, once they are loaded; copies of the model
+        share them.
     """
 
     name: str

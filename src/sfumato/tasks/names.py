@@ -6,6 +6,7 @@ its training pictures. Names with close states mean similar things to the model.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sfumato.condition.text import TextEncoder
+from sfumato.condition.text import TextEncoder, transformers
+from sfumato.condition.words import LITTLE, WORD
 from sfumato.errors import ModelError
 from sfumato.hub.files import read_weights
+from sfumato.hub.load import Model
 from sfumato.runtime import atomic
 from sfumato.tasks.nearest import training_names
 from sfumato.train.plan import text_encoder
@@ -42,8 +45,8 @@ class Names:
     encoder: TextEncoder
 
     @classmethod
-    def load(cls, folder: Path) -> Names:
-        """Load the names and states of a model's folder.
+    def load(cls, folder: Path, encoder: TextEncoder | None = None) -> Names:
+        """Load the names and states of a model's folder, and by default its text encoder.
 
         Raises
         ------
@@ -56,7 +59,8 @@ class Names:
         states = read_weights(path)["states"].float()
         if len(states) != len(names):
             raise ModelError(f"{path} has {len(states)} states for {len(names)} names")
-        return cls(names, torch.nn.functional.normalize(states, dim=1), text_encoder(folder))
+        unit = torch.nn.functional.normalize(states, dim=1)
+        return cls(names, unit, encoder or text_encoder(folder))
 
     @torch.inference_mode()
     def near(self, text: str, count: int = 6) -> list[tuple[str, float]]:
@@ -74,6 +78,41 @@ class Names:
         best = (self.states @ state[0]).topk(min(count, len(self.names)))
         found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [(self.names[k], round(similarity, 3)) for k, similarity in found]
+
+    @functools.cached_property
+    def words(self) -> frozenset[str]:
+        """All words of the names, in lower case."""
+        return frozenset(word.lower() for name in self.names for word in WORD.findall(name))
+
+    def in_place_of(self, text: str, count: int = 3) -> list[str]:
+        """Return the nearest names if no word of a text is part of a name; else an empty list.
+
+        A plural counts as its singular, and the other way round.
+
+        Examples
+        --------
+        >>> from sfumato.hub.catalog import BUNDLED
+        >>> names = Names.load(BUNDLED / "icons")
+        >>> names.in_place_of("serpent", 1), names.in_place_of("a snake on ice")
+        (['snake'], [])
+        """
+        words = [w.lower() for w in WORD.findall(text) if w.lower() not in LITTLE]
+        forms = {form for w in words for form in (w, w.removesuffix("s"), f"{w}s")}
+        return [] if not words or forms & self.words else [n for n, _ in self.near(text, count)]
+
+
+def names_in_place_of(model: Model, text: str) -> list[str]:
+    """Return names of training pictures nearest to a text, if it has no word of any such name.
+
+    The list is empty for a model without names of training pictures.
+    """
+    encoders = transformers(model.text)
+    if not encoders or not (model.path / STATES).exists():
+        return []
+    if "names" not in model.loaded:
+        model.loaded["names"] = Names.load(model.path, encoders[0])
+    names: Names = model.loaded["names"]
+    return names.in_place_of(text)
 
 
 @torch.inference_mode()

@@ -181,7 +181,8 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
             made += 1
             counts[number] += 1
             about = {"seed": event.seed, "prompt": event.prompt, "settings": settings}
-            yield Finished(number, file, {**about, "cut": event.cut, "unknown": event.unknown})
+            about |= {"cut": event.cut, "unknown": event.unknown, "near": event.near}
+            yield Finished(number, file, about)
             continue
         now = event if isinstance(event, Progress) else event.progress
         for number in range(len(works)):

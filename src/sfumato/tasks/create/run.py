@@ -29,6 +29,7 @@ from sfumato.tasks.create.cutout import transparent
 from sfumato.tasks.create.inpaint import initial_latents, paste_known
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, load_model, make_plan
+from sfumato.tasks.names import names_in_place_of
 from sfumato.tasks.upscale import upscale
 from sfumato.types import Condition, Denoise, Progress, Step
 
@@ -56,6 +57,9 @@ class Made:
         End of the negative prompt that was cut off.
     unknown : bool
         True if the model seems to know none of the words of the prompt.
+    near : tuple of str
+        Names of training pictures nearest in meaning to the prompt, if no training picture has a
+        word of the prompt in its name.
     count : int
         Requested number of pictures per prompt.
     """
@@ -68,6 +72,7 @@ class Made:
     cut: str = ""
     negative_cut: str = ""
     unknown: bool = False
+    near: tuple[str, ...] = ()
     count: int = 1  # requested pictures per prompt
 
     def save(self, path: Path | str) -> None:
@@ -256,9 +261,10 @@ def _made(
 ) -> Made:
     """Combine a picture with its settings and notes."""
     unknown = knows_no_word(plan.model.text, plan.named(text))
+    near = () if unknown else tuple(names_in_place_of(plan.model, plan.named(text)))
     whole = paste_known(plan, picture)
     shown = transparent(whole) if plan.options.transparent else whole
-    return Made(shown, text, seed, seconds, settings, *cut, unknown, plan.options.count)
+    return Made(shown, text, seed, seconds, settings, *cut, unknown, near, plan.options.count)
 
 
 def _to_pictures(

@@ -126,9 +126,10 @@ form.addEventListener("submit", async (event) => {
     return;
   }
   shown.finish(done.pictures);
-  const { cut, unknown } = done.pictures[0];
+  const { cut, unknown, near } = done.pictures[0];
   tell(`${done.seconds.toFixed(1)} s${cut ? `; not seen by the model: ${cut}` : ""}`
-    + (unknown ? "; the model seems to know no word of this" : ""));
+    + (unknown ? "; the model seems to know no word of this" : "")
+    + (near?.length ? `; no training picture has this name, the nearest: ${near.join(", ")}` : ""));
 });
 
 // Start from a picture.
