@@ -142,9 +142,10 @@ def generator(*keys: int | str) -> Generator:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within the block, seed torch's global generator, from which layers sample their weights.
+    """Seed torch's global generator inside a ``with`` block.
 
-    Its state is restored afterwards. The generator is global, so one thread at a time can use it.
+    Layers use this generator for their initial weights. Its state is restored afterwards. The
+    generator is global, so one thread at a time can use it.
 
     Examples
     --------

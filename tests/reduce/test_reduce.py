@@ -18,6 +18,7 @@ from sfumato import image
 from sfumato.cli import app, main
 from sfumato.data.rows import read
 from sfumato.errors import DataError, OptionError
+from sfumato.tasks.reduce import report
 from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.search.items import items_of
 
@@ -554,3 +555,15 @@ def test_arrays_are_treated_as_files_are():
     assert len(sfumato.reduce(rows.astype(object), how).table) == 29
     with pytest.raises(DataError, match="cannot be converted to numbers"):
         sfumato.reduce(np.array([["a", "b"]] * 5), how)
+
+
+def test_a_report_leaves_matplotlib_as_it_was(tmp_path):
+    """In a notebook, other figures keep their backend and their settings."""
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    found = sfumato.reduce(
+        np.random.default_rng(0).normal(size=(40, 3)), ReduceOptions(codes=(2,), epochs=1)
+    )
+    report.write(found, tmp_path, "noise")
+    assert dict(matplotlib.rcParams) == before

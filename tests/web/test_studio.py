@@ -14,7 +14,7 @@ from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.explain.experiments import explain
 from sfumato.tasks.reduce.compare import reduce
 from sfumato.tasks.reduce.options import ReduceOptions
-from sfumato.tasks.reduce.report import ready, write
+from sfumato.tasks.reduce.report import write
 from sfumato.tasks.search.index import indexing
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -541,7 +541,6 @@ def test_a_wrong_token_is_told(studio, tmp_path):
 
 
 def test_a_map_lists_what_is_inside_a_lasso_and_decodes_what_is_between(studio, tmp_path):
-    ready()
     digits = load_digits()
     np.savez(tmp_path / "digits.npz", images=digits.images[:300].astype(np.uint8) * 15)
     report = reduce(tmp_path / "digits.npz", ReduceOptions(codes=(2,), epochs=2, outliers=0))

@@ -40,7 +40,7 @@ def reduce(
     from sfumato.errors import OptionError
     from sfumato.runtime import check_file, check_folder
     from sfumato.tasks.reduce.compare import gather
-    from sfumato.tasks.reduce.report import FILES, ready
+    from sfumato.tasks.reduce.report import FILES, check_plotting
 
     options = ReduceOptions.build(given(values))
     check_folder(output)
@@ -51,7 +51,7 @@ def reduce(
             f"{output} lies in {data}: the report's pictures would be read as data; give another "
             "--output"
         )
-    ready()
+    check_plotting()
     table = gather(data, options)
     note_all(table.skipped, "left out: ")
     note_all(table.notes)

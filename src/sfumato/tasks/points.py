@@ -40,7 +40,7 @@ Point = tuple[float, float, int]
 
 
 def sensible(points: Sequence[Point]) -> None:
-    """Refuse coordinates that are not finite or too large, and classes other than 1 and 2."""
+    """Refuse coordinates that are NaN, infinite or too large, and classes other than 1 and 2."""
     for x, y, kind in points:
         if not (math.isfinite(x) and math.isfinite(y) and abs(x) < 1e6 and abs(y) < 1e6):
             raise OptionError(f"the point {x:g}, {y:g} is not on the plane")

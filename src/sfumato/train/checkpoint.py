@@ -84,7 +84,7 @@ class State:
             get_ema_multi_avg_fn(decay)(self.average, self.trained, None)
 
     def use_average(self) -> None:
-        """Replace the module's weights by their average."""
+        """Replace each weight of the module by its moving average over the training steps."""
         if self.average:
             torch._foreach_copy_(self.trained, self.average)
 

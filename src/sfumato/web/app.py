@@ -153,7 +153,7 @@ async def metrics(request: Request) -> Response:
 
 
 def failure(status: int, message: str, *, param: str | None = None, **headers: str) -> JSONResponse:
-    """An error, in the format that OpenAI's clients read; `param` is the wrong field."""
+    """Return an error response in OpenAI's format; `param` is the name of the wrong field."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     error = {"message": for_clients(message), "type": kind, "param": param, "code": None}
     return JSONResponse({"error": error}, status, headers=dict(headers))

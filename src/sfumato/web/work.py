@@ -264,7 +264,7 @@ def _probe(work: Work, models: Models) -> Iterator[Event]:
 
 def _reduce(work: Work) -> Iterator[Event]:
     """Compare PCA with autoencoders; the report is the job's page, its figures are the result."""
-    report.ready()
+    report.check_plotting()
     options = options_of(ReduceOptions, work.request)
     found = reducing.start(reducing.gather(Path(work.request["data"]), options), options)
     for event in reducing.compare(found):

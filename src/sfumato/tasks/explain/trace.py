@@ -178,7 +178,7 @@ class Trace:
         return {"schema": SCHEMA, "settings": self.made.settings, **said, "steps": steps}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of all steps, each stacked to (S, ...)."""
+        """The tensors of a step by name, each stacked over all S steps: (S, ...)."""
         names = (
             "x",
             "after",

@@ -39,21 +39,18 @@ def curves(found: Comparison, what: str, title: str) -> Any:
 
     figure = Figure(figsize=(6.2, 4))
     axes = figure.add_subplot()
+    highest = 0.0
     for color, method in zip(COLORS, methods_of(found), strict=False):
         mine = [t for t in found.trials if t.method == method]
-        axes.plot(
-            [t.codes for t in mine],
-            [t.error if what == "error" else t.accuracy[1] for t in mine],
-            "o-",
-            color=color,
-            label=method,
-        )
+        values = [t.error if what == "error" else t.accuracy[1] for t in mine]
+        highest = max(highest, *values)
+        axes.plot([t.codes for t in mine], values, "o-", color=color, label=method)
     axes.set_xscale("log")
     lengths = sorted({t.codes for t in found.trials})
     axes.set_xticks(lengths, [str(k) for k in lengths])
     axes.minorticks_off()
     axes.set(xlabel="code length", ylabel=title)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * highest or 1)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

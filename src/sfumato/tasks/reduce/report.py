@@ -28,20 +28,16 @@ from sfumato.tasks.reduce.livemap import live_map
 STATIC = Path(__file__).parent / "static"
 
 
-def ready() -> None:
-    """Import the plotting libraries and configure matplotlib.
+def check_plotting() -> None:
+    """Raise an error if the plotting libraries are not installed.
 
     Raises
     ------
     OptionError
-        If the plotting libraries are not installed.
     """
     try:
         import bokeh  # noqa: F401
-        import matplotlib as mpl
-
-        mpl.use("Agg")
-        mpl.rcParams["text.parse_math"] = False  # a label may contain dollar signs
+        import matplotlib  # noqa: F401, ICN001
     except ImportError:
         raise OptionError(
             'a report needs matplotlib and bokeh: pip install "sfumato[reduce]"'
@@ -65,26 +61,35 @@ def write(found: Comparison, folder: Path, source: str) -> Path:
     OptionError
         If the plotting libraries are not installed.
     """
-    ready()
+    check_plotting()
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / "report.json") as scratch:
         scratch.write_text(json.dumps(record(found, source), indent=2), "utf-8")
+    figures = _write_figures(found, folder)
+    if found.table.shape is not None:
+        with atomic(folder / "reconstructions.png") as scratch:
+            reconstructions(found).save(scratch, format="PNG")
+    with atomic(folder / "report.html") as scratch:
+        scratch.write_text(_page(found, folder, source, figures), "utf-8")
+    return folder / "report.html"
+
+
+def _write_figures(found: Comparison, folder: Path) -> list[str]:
+    """Write the figures as PNG and SVG, and return their names."""
+    from matplotlib import rc_context
+
     figures = {"error": curves(found, "error", "squared error of a test row")}
     if any(t.accuracy for t in found.trials):
         figures["accuracy"] = curves(found, "accuracy", "accuracy of the nearest neighbor")
     if any(t.precision for t in found.trials):
         figures["precision"] = precision_curves(found)
     figures["map"] = static_maps(found)
-    for name, figure in figures.items():
-        for suffix in ("png", "svg"):
-            with atomic(folder / f"{name}.{suffix}") as scratch:
-                figure.savefig(scratch, dpi=140, bbox_inches="tight")
-    if found.table.shape is not None:
-        with atomic(folder / "reconstructions.png") as scratch:
-            reconstructions(found).save(scratch, format="PNG")
-    with atomic(folder / "report.html") as scratch:
-        scratch.write_text(_page(found, folder, source, list(figures)), "utf-8")
-    return folder / "report.html"
+    with rc_context({"text.parse_math": False}):  # a label may contain dollar signs
+        for name, figure in figures.items():
+            for suffix in ("png", "svg"):
+                with atomic(folder / f"{name}.{suffix}") as scratch:
+                    figure.savefig(scratch, dpi=140, bbox_inches="tight")
+    return list(figures)
 
 
 def record(found: Comparison, source: str) -> dict[str, Any]:

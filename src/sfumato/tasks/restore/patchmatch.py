@@ -158,14 +158,18 @@ def votes(
     *,
     sharp: bool = False,
 ) -> Tensor:
-    """Weighted mean (P, K) of what the windows over each place propose for it.
+    """For each of P places, the weighted mean (P, K) of the K values that windows propose for it.
+
+    Each window that contains the place proposes a value.
 
     Parameters
     ----------
     level : Level
     places : Tensor, (P,)
-    matches, errors : Tensor, (N,)
-        Match and error of each window; if given, errors lower the weight.
+    matches : Tensor, (N,)
+        Match of each window.
+    errors : Tensor, (N,), optional
+        Error of each match. A window with a larger error has less weight.
     sharp : bool
         Give nearly all weight to the best windows, which keeps the grain.
     """

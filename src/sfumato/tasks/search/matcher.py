@@ -87,6 +87,6 @@ class ImageTextSpace:
 
     @torch.inference_mode()
     def words(self, text: str) -> NDArray[np.float32]:
-        """The code (width,) of a text."""
+        """Return the code of a text, a vector of shape (width,)."""
         code: NDArray[np.float32] = self.matcher.texts(self.model.text.pooled([text]))[0].numpy()
         return code
