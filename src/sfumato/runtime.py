@@ -200,7 +200,7 @@ def derive_seed(seed: int, k: int) -> int:
     return seed if k == 0 else generator(seed, "try", k).initial_seed()
 
 
-def stream(seed: int) -> Generator:
+def seed_generator(seed: int) -> Generator:
     """Return a CPU generator that uses all 64 bits of a seed; torch's own uses only the lower 32.
 
     Seeds below 2^32 give the same numbers as torch's own generator. For larger seeds, NumPy's
@@ -209,7 +209,7 @@ def stream(seed: int) -> Generator:
 
     Examples
     --------
-    >>> low, high = (torch.randn(3, generator=stream(seed)) for seed in (7, 7 + 2**32))
+    >>> low, high = (torch.randn(3, generator=seed_generator(seed)) for seed in (7, 7 + 2**32))
     >>> alone = torch.randn(3, generator=torch.Generator().manual_seed(7))
     >>> bool((low == alone).all()), bool((low == high).any())
     (True, False)
@@ -240,7 +240,7 @@ class Streams:
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        self.generators = [stream(seed) for seed in seeds]
+        self.generators = [seed_generator(seed) for seed in seeds]
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Sample standard normal noise (B, ...), where B is the number of streams."""

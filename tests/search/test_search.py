@@ -29,7 +29,7 @@ from sfumato.tasks.search import index as work
 from sfumato.tasks.search.index import index
 from sfumato.tasks.search.items import items_of
 from sfumato.tasks.search.query import search
-from sfumato.tasks.search.space import settings_of
+from sfumato.tasks.search.space import index_settings
 
 pytest.importorskip("lancedb")
 DIGITS = load_digits()
@@ -324,8 +324,8 @@ def test_a_large_index_is_approximate_and_says_how_well(tmp_path, monkeypatch):
     index(source, tmp_path / "exact", "lsa:3")
     monkeypatch.setattr(work, "APPROXIMATE", 1000)
     index(source, tmp_path / "ix", "lsa:3")
-    assert settings_of(tmp_path / "exact").recall is None
-    recall = settings_of(tmp_path / "ix").recall
+    assert index_settings(tmp_path / "exact").recall is None
+    recall = index_settings(tmp_path / "ix").recall
     assert 0.2 < recall <= 1
     near, true = (
         search(folder, "sweet cherry pear", 12) for folder in (tmp_path / "ix", tmp_path / "exact")

@@ -26,7 +26,7 @@ from sfumato.config import Options, option
 from sfumato.errors import OptionError
 from sfumato.estimators import PCA
 from sfumato.metrics import knn_accuracy, psnr
-from sfumato.runtime import seeded, stream
+from sfumato.runtime import seed_generator, seeded
 from sfumato.space.autoencoder import Autoencoder, DeepAutoencoder, DeepConfig
 from sfumato.tasks.points import REACH, Point, sensible
 from sfumato.train.codes import AutoencoderFit
@@ -299,7 +299,7 @@ def _denoising(options: LessonOptions) -> Iterator[Progress | Learned]:
     rows, _ = _digits()
     job = _autoencoder(rows[:-ASIDE], (1, 8, 8), (256,), 64, options, options.corruption)
     clean = torch.from_numpy(rows[-ASIDE:]).reshape(-1, 1, 8, 8)
-    damaged = job.damage(clean, generator=stream(options.seed)).y
+    damaged = job.damage(clean, generator=seed_generator(options.seed)).y
     moments = {1, *np.geomspace(10, options.steps, WATCHED).round().astype(int).tolist()}
     for event in train(job, _settings(options)):
         if event.step not in moments:

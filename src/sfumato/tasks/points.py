@@ -21,7 +21,7 @@ from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.precondition import Times
 from sfumato.errors import OptionError
-from sfumato.runtime import seeded, stream
+from sfumato.runtime import seed_generator, seeded
 from sfumato.sampler.registry import build, sampler_name
 from sfumato.sampler.schedule import initial, karras
 from sfumato.train.loop import train
@@ -207,7 +207,7 @@ def sample(
 @torch.inference_mode()
 def _walked(job: PointsJob, options: PointsOptions) -> tuple[Tensor, list[float], Tensor, Tensor]:
     """Sample points; return paths, noise levels, positions of the arrows, and their targets."""
-    count, random = options.count, stream(options.seed)
+    count, random = options.count, seed_generator(options.seed)
     sigmas = karras(job.denoiser.times.sigmas, options.steps)
     axis = torch.linspace(-REACH, REACH, GRID)
     grid = torch.cartesian_prod(axis, axis)

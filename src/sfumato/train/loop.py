@@ -27,7 +27,9 @@ SAVE_SECONDS = 300.0  # longest time between two checkpoints, whatever the numbe
 # loss scale: without it, gradients of activations would underflow in float16 (Micikevicius et al.
 # 2018, section 3.2)
 FLOAT16_SCALE = 1024.0
-LOOKS = 50  # steps between two reads of the loss on a GPU, as the GPU has to wait for each read
+READ_EVERY = (
+    50  # steps between two reads of the loss on a GPU, as the GPU has to wait for each read
+)
 
 
 class Job(Protocol):
@@ -112,7 +114,7 @@ def train(
     meter, places = _Meter(settings, step), job.weights.double().cumsum(0)
     if not len(places) or not places[-1] > 0:
         raise TrainingError("all sampling weights are 0, so no sample can be drawn")
-    watch = _Watch(settings, 1 if device.type == "cpu" else LOOKS)
+    watch = _Watch(settings, 1 if device.type == "cpu" else READ_EVERY)
     try:
         while step < settings.steps:
             watch.see(*_gradient(job, settings, step, device, places))

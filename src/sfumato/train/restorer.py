@@ -38,7 +38,7 @@ from sfumato.types import Condition, Corrupted, Corruption
 SCALES = (1.0, 0.67, 0.45)
 # weight of a teacher's output in the target (the clean picture has the rest), and number of views
 # (of eight) that the output is averaged over
-TAUGHT, LOOKS = 0.7, 2
+TAUGHT, VIEWED = 0.7, 2
 LONGEST = 1500  # longest side of a photo in pixels: all photos are held in memory
 
 
@@ -240,7 +240,7 @@ class RestorerJob:
             if condition.planes is None
             else condition.planes
         )
-        views = [VIEWS[k] for k in torch.randperm(len(VIEWS), generator=random)[:LOOKS].tolist()]
+        views = [VIEWS[k] for k in torch.randperm(len(VIEWS), generator=random)[:VIEWED].tolist()]
         target = self_ensemble(
             lambda y, told_of: teacher(y, seen.sigma, Condition(planes=told_of)),
             views,

@@ -21,7 +21,7 @@ from sfumato.hub.catalog import bundled, model_path, restorers
 from sfumato.hub.describe import describe
 from sfumato.tasks.names import STATES, Names
 from sfumato.tasks.nearest import training_names
-from sfumato.tasks.search.space import settings_of
+from sfumato.tasks.search.space import index_settings
 from sfumato.web.bodies import (
     Body,
     CreateBody,
@@ -215,7 +215,7 @@ async def indexes(request: Request) -> dict[str, Any]:
     """The indexes that the server offers, with the kind and the space of each."""
     found = []
     for name, path in request.app.state.offered.indexes.items():
-        settings = settings_of(Path(path))
+        settings = index_settings(Path(path))
         found.append({"id": name, "kind": settings.kind, "space": settings.space})
     return {"object": "list", "data": found}
 

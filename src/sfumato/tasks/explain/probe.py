@@ -28,7 +28,7 @@ from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model
 from sfumato.metrics import psnr
-from sfumato.runtime import stream
+from sfumato.runtime import seed_generator
 from sfumato.space.kl import AutoencoderKL
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import make_plan
@@ -178,7 +178,7 @@ def _noised(z: Tensor, options: ProbeOptions, model: Model) -> Iterator[Progress
     """Yield the picture with noise at several levels, and the denoised estimates."""
     plan = make_plan(CreateOptions(steps=options.levels), model)
     condition, _ = model.text([plan.styled(options.prompt)], model.size)
-    noise = torch.randn(z.shape, generator=stream(options.seed)).to(z)
+    noise = torch.randn(z.shape, generator=seed_generator(options.seed)).to(z)
     sigmas = [float(sigma) for sigma in plan.sigmas()[:-1]]
     for k, sigma in enumerate(sigmas):
         noisy, guess, error = guess_under_noise(z, sigma, noise, condition, model)

@@ -124,10 +124,14 @@ def static_maps(found: Comparison) -> Any:
     for k, trial in enumerate(trials):
         axes = figure.add_subplot(1, len(trials), k + 1)
         if found.test_labels is None:
-            axes.scatter(trial.test[chosen, 0], trial.test[chosen, 1], s=4, color=COLORS[0])
+            axes.scatter(
+                trial.test_codes[chosen, 0], trial.test_codes[chosen, 1], s=4, color=COLORS[0]
+            )
         for name, color in palette.items():
             mine = chosen[found.test_labels[chosen] == name]  # type: ignore[index]
-            axes.scatter(trial.test[mine, 0], trial.test[mine, 1], s=4, color=color, label=name)
+            axes.scatter(
+                trial.test_codes[mine, 0], trial.test_codes[mine, 1], s=4, color=color, label=name
+            )
         axes.set(title=f"{trial.method}, codes of length 2", xticks=[], yticks=[])
     if 0 < len(palette) <= NAMED:
         figure.axes[-1].legend(
@@ -140,8 +144,8 @@ def reconstructions(found: Comparison) -> Image.Image:
     """Originals in the first row, then each method at each code length, shortest codes first."""
     assert found.table.shape is not None
     rows = [
-        found.test[: len(found.trials[0].again)],
-        *(t.again for t in sorted(found.trials, key=lambda t: t.codes)),
+        found.test[: len(found.trials[0].reconstructed)],
+        *(t.reconstructed for t in sorted(found.trials, key=lambda t: t.codes)),
     ]
     x = (
         torch.from_numpy(np.concatenate(rows).astype(np.float32)).unflatten(1, found.table.shape)

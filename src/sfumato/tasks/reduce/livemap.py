@@ -45,7 +45,7 @@ def live_map(found: Comparison, trial: Trial) -> Any:
     for source in sources:
         source.selected.js_on_change("indices", listing)
     if trial.decoded_map is not None and found.table.shape is not None:
-        low, high = (f(trial.test, axis=0).tolist() for f in (np.min, np.max))
+        low, high = (f(trial.test_codes, axis=0).tolist() for f in (np.min, np.max))
         _, height, width = found.table.shape
         tall = round(SIDE * height / width)
         address = _sheet(trial.decoded_map, found.table.shape)
@@ -72,7 +72,7 @@ def _plot(found: Comparison, trial: Trial) -> tuple[Any, list[Any]]:
     )
     for name in palette or {"": COLORS[0]}:
         mine = np.flatnonzero(labels[chosen] == name)
-        x, y = trial.test[chosen[mine]].T
+        x, y = trial.test_codes[chosen[mine]].T
         said = [html.escape(str(name))] * len(mine)
         shown = [items[k] for k in mine]
         source = ColumnDataSource({"x": x, "y": y, "item": shown, "label": said})

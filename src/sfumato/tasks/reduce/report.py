@@ -78,18 +78,23 @@ def _write_figures(found: Comparison, folder: Path) -> list[str]:
     """Write the figures as PNG and SVG, and return their names."""
     from matplotlib import rc_context
 
-    figures = {"error": curves(found, "error", "squared error of a test row")}
-    if any(t.accuracy for t in found.trials):
-        figures["accuracy"] = curves(found, "accuracy", "accuracy of the nearest neighbor")
-    if any(t.precision for t in found.trials):
-        figures["precision"] = precision_curves(found)
-    figures["map"] = static_maps(found)
     with rc_context({"text.parse_math": False}):  # a label may contain dollar signs
+        figures = _figures(found)
         for name, figure in figures.items():
             for suffix in ("png", "svg"):
                 with atomic(folder / f"{name}.{suffix}") as scratch:
                     figure.savefig(scratch, dpi=140, bbox_inches="tight")
     return list(figures)
+
+
+def _figures(found: Comparison) -> dict[str, Any]:
+    """The figures by name, without those for which the comparison has no numbers."""
+    figures = {"error": curves(found, "error", "squared error of a test row")}
+    if any(t.accuracy for t in found.trials):
+        figures["accuracy"] = curves(found, "accuracy", "accuracy of the nearest neighbor")
+    if any(t.precision for t in found.trials):
+        figures["precision"] = precision_curves(found)
+    return figures | {"map": static_maps(found)}
 
 
 def record(found: Comparison, source: str) -> dict[str, Any]:

@@ -33,9 +33,9 @@ class Trial:
         with labels.
     average_precision : float, optional
         Mean average precision of retrieval; None if the rows are not documents with labels.
-    test : array
+    test_codes : array
         Codes of the test rows.
-    again : array
+    reconstructed : array
         The first test rows, reconstructed.
     decoded_map : array, optional
         For pictures and codes of length 2: rows decoded from a square grid of codes over the range
@@ -50,8 +50,8 @@ class Trial:
     accuracy: dict[int, float]
     precision: dict[int, float]
     average_precision: float | None
-    test: NDArray[Any] = field(repr=False)
-    again: NDArray[Any] = field(repr=False)
+    test_codes: NDArray[Any] = field(repr=False)
+    reconstructed: NDArray[Any] = field(repr=False)
     decoded_map: NDArray[Any] | None = field(default=None, repr=False)
 
 

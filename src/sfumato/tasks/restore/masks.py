@@ -45,7 +45,7 @@ def find(
     """
     parts = list(_parts(photo, options))
     if options.fill_scratches:
-        found = yield from finding(photo, damage, options.sensitivity)
+        found = yield from search_scratches(photo, damage, options.sensitivity)
         parts.append((found, NO_SCRATCHES))
     if not parts:
         return None
@@ -144,7 +144,7 @@ def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray
     sensitivity : float, in (0, 1)
         Higher values find more damage, but also mark more undamaged pixels.
     """
-    work = finding(photo, damage, sensitivity)
+    work = search_scratches(photo, damage, sensitivity)
     while True:
         try:
             next(work)
@@ -153,7 +153,7 @@ def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray
             return found
 
 
-def finding(
+def search_scratches(
     photo: Photo, damage: Damage, sensitivity: float
 ) -> Generator[Progress, None, NDArray[np.bool_]]:
     """As :func:`scratches`, but a generator: it yields progress and returns the mask."""

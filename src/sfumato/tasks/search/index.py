@@ -26,10 +26,10 @@ from sfumato.tasks.search.space import (
     Index,
     encode,
     fit_space,
+    index_settings,
     keep,
     load_space,
     parse_space,
-    settings_of,
     text_of,
 )
 
@@ -111,7 +111,7 @@ def indexing(
     new = not folder.exists()
     kind, items = items_of(source)
     if (folder / "index.json").exists():
-        settings = settings_of(folder)
+        settings = index_settings(folder)
         _check_same(settings, folder, source, kind, space, side)
     else:
         with writing(folder, new=new):

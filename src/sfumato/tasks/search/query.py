@@ -25,9 +25,9 @@ from sfumato.tasks.search.matcher import ImageTextSpace
 from sfumato.tasks.search.space import (
     NO_CODE,
     Index,
+    index_settings,
     load_space,
     rows_of,
-    settings_of,
 )
 
 
@@ -96,7 +96,7 @@ def search(
     if where is not None and re.search(r";|--", re.sub(r"'[^']*'", "", where)):
         raise OptionError(f'the filter "{where}" is no single condition; remove ; and --')
     folder = Path(folder)
-    settings = settings_of(folder)
+    settings = index_settings(folder)
     space = load_space(folder / "space")
     code = _code(settings, space, words, like)
     encoder = space.model.text if isinstance(space, ImageTextSpace) else None
@@ -125,7 +125,7 @@ def search(
 
 def pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> Image.Image:
     """One sheet with the pictures of search results, nearest first."""
-    settings = settings_of(Path(folder))
+    settings = index_settings(Path(folder))
     if settings.kind != "pictures":
         raise OptionError("this index holds documents: there are no pictures to show")
     if not hits:
@@ -141,7 +141,7 @@ def found_pictures(folder: Path | str, hits: list[Hit], side: int = 128) -> dict
 
     Pictures that no longer exist are left out; for documents, the result is empty.
     """
-    settings = settings_of(Path(folder))
+    settings = index_settings(Path(folder))
     if settings.kind != "pictures":
         return {}
     held = {s.name: s for s in find(Path(settings.source))}

@@ -150,7 +150,7 @@ def keep(settings: Index, folder: Path) -> None:
         scratch.write_text(settings.model_dump_json(indent=2), "utf-8")
 
 
-def settings_of(folder: Path) -> Index:
+def index_settings(folder: Path) -> Index:
     """Read ``index.json``."""
     try:
         return Index.read(
