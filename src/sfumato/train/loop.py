@@ -27,9 +27,7 @@ SAVE_SECONDS = 300.0  # longest time between two checkpoints, whatever the numbe
 # loss scale: without it, gradients of activations would underflow in float16 (Micikevicius et al.
 # 2018, section 3.2)
 FLOAT16_SCALE = 1024.0
-READ_EVERY = (
-    50  # steps between two reads of the loss on a GPU, as the GPU has to wait for each read
-)
+READ_EVERY = 50  # steps between two reads of the loss on a GPU, which waits for each read
 
 
 class Job(Protocol):

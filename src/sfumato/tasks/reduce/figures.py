@@ -123,15 +123,12 @@ def static_maps(found: Comparison) -> Any:
     figure = Figure(figsize=(5 * len(trials), 4.6))
     for k, trial in enumerate(trials):
         axes = figure.add_subplot(1, len(trials), k + 1)
+        x, y = trial.test_codes.T
         if found.test_labels is None:
-            axes.scatter(
-                trial.test_codes[chosen, 0], trial.test_codes[chosen, 1], s=4, color=COLORS[0]
-            )
+            axes.scatter(x[chosen], y[chosen], s=4, color=COLORS[0])
         for name, color in palette.items():
             mine = chosen[found.test_labels[chosen] == name]  # type: ignore[index]
-            axes.scatter(
-                trial.test_codes[mine, 0], trial.test_codes[mine, 1], s=4, color=color, label=name
-            )
+            axes.scatter(x[mine], y[mine], s=4, color=color, label=name)
         axes.set(title=f"{trial.method}, codes of length 2", xticks=[], yticks=[])
     if 0 < len(palette) <= NAMED:
         figure.axes[-1].legend(
