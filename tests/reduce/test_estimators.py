@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from sklearn import decomposition
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -345,3 +346,22 @@ def test_a_warm_start_of_another_network_is_refused(changed):
 def test_layers_are_whole_numbers(layers):
     with pytest.raises(ValueError, match="whole numbers of at least 1"):
         Autoencoder(2, layers=layers).fit(np.random.default_rng(0).random((40, 6)))
+
+
+@pytest.mark.parametrize("rows", [20, 1797], ids=["few", "all"])
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.999])
+def test_a_share_of_the_variance_as_in_scikit_learn(rows, share, tmp_path):
+    data = load_digits().data[:rows]
+    ours, theirs = PCA(share).fit(data), decomposition.PCA(share, svd_solver="full").fit(data)
+    assert ours.n_components_ == theirs.n_components_
+    assert ours.explained_variance_ratio_.sum() > share
+    np.testing.assert_allclose(ours.singular_values_, theirs.singular_values_, rtol=1e-9)
+    ours.save(tmp_path / "pca")
+    assert PCA.load(tmp_path / "pca").transform(data[:3]).shape == (3, ours.n_components_)
+    parts = PCA(share).partial_fit(data[: rows // 2]).partial_fit(data[rows // 2 :])
+    assert parts.n_components_ == ours.n_components_
+
+
+def test_a_share_needs_all_directions():
+    with pytest.raises(ValueError, match="share of the variance, which the randomized solver"):
+        PCA(0.5, solver="randomized").fit(np.eye(5))

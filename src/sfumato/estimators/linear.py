@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 
 from sfumato.estimators.base import Reducer, Rows
 from sfumato.space.pca import SPARE, WIDE, LinearSpace, Moments, Sketch, randomized
@@ -22,13 +22,17 @@ class _Linear(Reducer):
     centered: ClassVar[bool]
     _sums: Moments | Sketch
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "n_components": [
+            Interval(Integral, 1, None, closed="left"),
+            Interval(RealNotInt, 0, 1, closed="neither"),
+            None,
+        ],
         "solver": [StrOptions({"auto", "exact", "randomized"})],
         "random_state": ["random_state"],
     }
 
     def __init__(
-        self, n_components: int | None = None, *, solver: str = "auto", random_state: Any = None
+        self, n_components: float | None = None, *, solver: str = "auto", random_state: Any = None
     ) -> None:
         self.n_components, self.solver, self.random_state = n_components, solver, random_state
 
@@ -39,9 +43,13 @@ class _Linear(Reducer):
         """
         self._validate_params()
         rows = self._check(X, reset=True)
-        if self.solver == "randomized" or (
-            self.solver == "auto" and rows.shape[1] > WIDE and min(rows.shape) > 1
-        ):
+        if self._share is not None and self.solver == "randomized":
+            raise ValueError(
+                f"n_components={self._share} is a share of the variance, which the randomized "
+                "solver cannot take; use an integer, or solver='exact'"
+            )
+        wide = self.solver == "auto" and rows.shape[1] > WIDE and min(rows.shape) > 1
+        if self.solver == "randomized" or (wide and self._share is None):
             self.n_samples_seen_ = int(rows.shape[0])
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             self.__dict__.pop("_sums", None)
@@ -70,7 +78,8 @@ class _Linear(Reducer):
         if first and hasattr(self, "_space"):
             self._sums = Sketch.of(self._space, self.n_samples_seen_, center=self.centered)
         elif first and rows.shape[1] > WIDE:
-            rank = None if self.n_components is None else int(self.n_components) + SPARE
+            wanted = self._number
+            rank = None if wanted is None else wanted + SPARE
             self._sums = Sketch(rows.shape[1], rank, center=self.centered)
         elif first:
             self._sums = Moments(rows.shape[1], center=self.centered)
@@ -84,19 +93,32 @@ class _Linear(Reducer):
         self._count()
         return self
 
+    @property
+    def _share(self) -> float | None:
+        """The share of the variance to explain, if `n_components` is one."""
+        return self.n_components if isinstance(self.n_components, float) else None
+
+    @property
+    def _number(self) -> int | None:
+        """The number of components, if `n_components` is one."""
+        return (
+            None
+            if self._share is not None or self.n_components is None
+            else (int(self.n_components))
+        )
+
     def _enough(self, rows: Rows) -> int:
-        """Return the number of components of a fit on these rows alone."""
-        most = min(rows.shape)
-        if self.n_components is not None and self.n_components > most:
+        """Return the largest number of components of a fit on these rows alone."""
+        most, wanted = min(rows.shape), self._number
+        if wanted is not None and wanted > most:
             raise ValueError(
-                f"n_components={self.n_components} must be between 1 and min(n_samples, "
-                f"n_features)={most}"
+                f"n_components={wanted} must be between 1 and min(n_samples, n_features)={most}"
             )
-        return most if self.n_components is None else int(self.n_components)
+        return most if wanted is None else wanted
 
     def _count(self) -> int:
-        most = min(self.n_features_in_, self.n_samples_seen_)
-        wanted = self.n_components
+        """Return the largest number of components of the fit."""
+        most, wanted = min(self.n_features_in_, self.n_samples_seen_), self._number
         if wanted is not None and wanted > self.n_features_in_:
             raise ValueError(
                 f"n_components={wanted} must be between 1 and n_features={self.n_features_in_}"
@@ -106,7 +128,10 @@ class _Linear(Reducer):
     @property
     def space_(self) -> LinearSpace:
         """The fitted space. It is computed on first access, so partial fits only update sums."""
-        return self._sums.solve(self._count()) if hasattr(self, "_sums") else self._space
+        if not hasattr(self, "_sums"):
+            return self._space
+        space = self._sums.solve(self._count())
+        return space if self._share is None else space.explaining(self._share)
 
     @property
     def n_components_(self) -> int:
@@ -132,6 +157,13 @@ class _Linear(Reducer):
     def explained_variance_ratio_(self) -> NDArray[np.float64]:
         """Share of the total variance along each direction (k,), 0 to 1."""
         return self.space_.variances / max(self.space_.total, np.finfo(float).tiny)
+
+    @property
+    def singular_values_(self) -> NDArray[np.float64]:
+        """Singular values (k,) of the (for PCA, centered) rows."""
+        free = max(1, self.n_samples_seen_ - 1) if self.centered else self.n_samples_seen_
+        values: NDArray[np.float64] = np.sqrt(self.space_.variances * free)
+        return values
 
     def _encode(self, rows: Rows) -> NDArray[Any]:
         # center before the product: a difference of large codes would lose digits
@@ -169,8 +201,9 @@ class PCA(_Linear):
 
     Parameters
     ----------
-    n_components : int, optional
-        Code length; by default the number of rows or of columns, whichever is smaller.
+    n_components : int or float, optional
+        Code length; by default the number of rows or of columns, whichever is smaller. A float
+        above 0 and below 1 is a share of the variance: the fewest directions that explain more.
     solver : {"auto", "exact", "randomized"}
         "exact" needs memory for columns x columns numbers. With more than 5,000 columns and fewer
         rows than columns, it needs only rows x columns. "auto" means "randomized" for more than

@@ -71,6 +71,13 @@ class LinearSpace:
         mean, components = self._like(z)
         return z @ components + mean
 
+    def explaining(self, share: float) -> LinearSpace:
+        """Return the fewest leading directions that explain more than a share of the variance."""
+        explained = np.cumsum(self.variances) / max(self.total, np.finfo(float).tiny)
+        # as in scikit-learn, a sum that equals the share is not enough
+        k = min(len(explained), int(np.searchsorted(explained, share, side="right")) + 1)
+        return LinearSpace(self.mean, self.components[:k], self.variances[:k], self.total)
+
     def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(self.mean).to(x), torch.from_numpy(self.components).to(x)
 

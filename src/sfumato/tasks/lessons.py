@@ -238,7 +238,8 @@ class _HeightJob:
     def outputs(self, x: Tensor) -> Tensor:
         """The predicted heights.
 
-        For the ``classes`` loss, each is the middle of the likeliest class of heights.
+        With the ``classes`` loss, the network chooses among intervals of height, and each predicted
+        height is the middle of the likeliest interval.
         """
         out: Tensor = self.module(x[:, None])
         if out.shape[1] == 1:

@@ -136,10 +136,9 @@ class Plan:
         """Noise levels of the run.
 
         With a start picture, only the lowest noise levels are used: the share `strength` of all
-        levels. They are spaced so that there are still `steps` steps.
-
-        The full schedule is not extended beyond the model's number of noise levels, so fewer than
-        `steps` steps may remain.
+        levels. To keep `steps` steps, a schedule of about ``steps / strength`` steps is made, and
+        its last part is used. It has at most as many steps as the model has noise levels, so with a
+        very low strength fewer than `steps` steps remain.
         """
         table, config = self.model.denoiser.times.sigmas, self.model.scheduler
         steps = max(self.steps, math.ceil(min(len(table), self.steps / self.strength)))

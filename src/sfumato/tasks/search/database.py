@@ -23,7 +23,7 @@ MANY = 1000  # items, at most, whose names are checked for the words of a query
 def writing(folder: Path, *, new: bool) -> Iterator[None]:
     """Turn errors of the database into a :class:`DataError` of one sentence.
 
-    After an error, a `new` folder without items is removed; an older folder stays.
+    After an error, the folder is removed if `new` is true and it holds no items.
     """
     try:
         yield
