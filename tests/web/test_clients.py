@@ -15,6 +15,7 @@ from tests.web.test_serve import serving
 
 from sfumato.errors import OptionError
 from sfumato.web.a1111 import ImageToImage, TextToImage, _body, _without_loras
+from sfumato.web.app import Settings, build
 from sfumato.web.bodies import CreateBody, TraceBody
 from sfumato.web.openai import Generation
 from sfumato.web.requests import decoded
@@ -202,6 +203,16 @@ def test_partial_pictures_have_the_requested_format(server):
     with pytest.raises(openai.APIError, match="--fast|fast works without") as raised:
         list(wrong)
     assert raised.value.body["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("token", [None, "secret"])
+def test_the_description_says_how_to_log_in(token, tmp_path):
+    app = build(Settings(folder=tmp_path, token=token))
+    described = app.openapi()
+    app.state.queue.store.close()
+    schemes = described["components"].get("securitySchemes", {})
+    assert [scheme["scheme"] for scheme in schemes.values()] == (["bearer"] if token else [])
+    assert ("security" in described["paths"]["/v1/create"]["post"]) == bool(token)
 
 
 def test_models_by_name(server):

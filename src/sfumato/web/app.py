@@ -14,9 +14,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
@@ -96,12 +97,15 @@ def build(settings: Settings) -> FastAPI:
         await queue.stop()
         store.close()
 
+    # the guard checks the token; this only describes it for generated clients
+    secured = [Depends(HTTPBearer(auto_error=False))] if settings.token else []
     app = FastAPI(
         title="sfumato",
         version=__version__,
         description="Generate, restore and explain pictures.",
         lifespan=lifespan,
         responses=FAILURES,
+        dependencies=secured,
         docs_url=None,
         redoc_url=None,
     )
