@@ -30,10 +30,10 @@ MAX_PIXELS = 178_000_000  # slightly below Pillow's own limit
 SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .tga".split())
 # camera raw files: many have a small preview, which must not be taken for the photo
 RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"})
-# photos and documents that cannot be read; in a folder of pictures, they are listed as left out
-UNSUPPORTED = RAW | {".heic", ".heif", ".pdf", ".psd"}
+# photos that cannot be read; in a folder of pictures, they are listed as left out
+UNSUPPORTED = RAW | {".heic", ".heif", ".psd"}
 # an output path with one of these suffixes is a file, not a folder
-ENDINGS = SUFFIXES | UNSUPPORTED | {".svg"}
+ENDINGS = SUFFIXES | UNSUPPORTED | {".pdf", ".svg"}
 # width and height of a letter in a caption, in pixels; maximum number of lines
 LETTER, CAPTION_LINES = (5, 12), 3
 WHITE = 128  # smallest mask value (0 to 255) that counts as white
@@ -197,6 +197,20 @@ def unbounded() -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def as_uint8(values: NDArray[Any]) -> NDArray[Any]:
+    """Convert truth values, and floats of 0 to 1, to uint8; leave other values as they are.
+
+    Examples
+    --------
+    >>> as_uint8(np.array([[True, False]])), as_uint8(np.array([[0.5, 1.0]]))
+    (array([[255,   0]], dtype=uint8), array([[128, 255]], dtype=uint8))
+    """
+    if values.dtype == bool:
+        return values.astype(np.uint8) * np.uint8(255)
+    in_unit = values.dtype.kind == "f" and values.size and 0 <= values.min() <= values.max() <= 1
+    return (values * 255).round().astype(np.uint8) if in_unit else values
 
 
 def eight_bits(mode: str, values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -59,20 +59,28 @@ def test_names_of_training_pictures_are_known(icons):
 
 @pytest.mark.parametrize(
     ("prompt", "near"),
-    [("serpent", "snake"), ("a snake", None), ("kittens", None)],
+    [("serpent", "snake"), ("mice", "mouse"), ("a snake", None), ("kittens", None)],
 )
 def test_the_nearest_names_are_told_if_no_picture_has_the_name(icons, prompt, near):
     made = create(prompt, CreateOptions(seed=3, steps=1), icons)[0]
-    assert made.near[:1] == (() if near is None else (near,)) and not made.unknown
+    assert (made.near and made.near[0]) == near and not made.unknown
 
 
 def test_the_note_names_them(run):
     words = ["create", "serpent", "--steps", 1, "--seed", 1, "--output", "s.png"]
-    assert 'no training picture is named "serpent"; the nearest names are snake' in run(*words)[2]
+    assert 'no training picture is named "serpent"; similar names are snake' in run(*words)[2]
+    words[1] = "Hund"
+    said = 'no training picture is named "Hund"; none has a similar name'
+    assert said in run(*words, "--overwrite")[2]
+
+
+def test_the_word_of_a_lora_is_not_corrected():
+    made = create("fizz", CreateOptions(seed=3, steps=1, loras=(str(BUNDLED / "icons/fast"),)))[0]
+    assert made.near is None
 
 
 def test_a_model_without_names_tells_none(tiny):
-    assert create("serpent", CreateOptions(model=str(tiny), steps=1))[0].near == ()
+    assert create("serpent", CreateOptions(model=str(tiny), steps=1))[0].near is None
 
 
 def test_without_a_text_encoder_nothing_is_unknown():

@@ -76,6 +76,8 @@ def test_a_data_frame_is_read_like_a_file(tmp_path):
     assert ours.skipped == theirs.skipped == ["column when: no numbers"]
     numbers = frame.assign(group=[1, 2, 3] * 10)
     assert set(table_of(numbers, "group").labels) == {"1", "2", "3"}
+    classes = frame.drop(columns="target").assign(y=["a", "b"] * 15)
+    assert set(table_of(classes).labels) == {"a", "b"} and table_of(classes).columns == ["x", "z"]
     with pytest.raises(OptionError, match="unknown column"):
         table_of(frame, "grup")
 
@@ -92,7 +94,7 @@ def test_texts_and_files_in_memory(tmp_path):
 
 
 def test_a_fit_on_few_rows_goes_on_exactly():
-    rows = np.random.default_rng(0).normal(size=(90, 40))
+    rows = np.random.default_rng(0).normal(size=(90, 80))
     few = sfumato.PCA(3).fit(rows[:10])
     for start_ in (10, 50):
         few.partial_fit(rows[start_ : start_ + 40])

@@ -284,10 +284,13 @@ def test_pictures_that_cannot_be_read_are_listed(run, tmp_path):
     Image.new("RGB", (12, 12), "red").save(folder / "a.tif")
     Image.new("RGB", (12, 12), "red").save(folder / "d.nef", "TIFF")  # a small preview inside
     (folder / "b.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    (folder / "c.pdf").write_bytes(b"%PDF-1.7")
+    (folder / "c.psd").write_bytes(b"8BPS")
+    (folder / "a.psd").write_bytes(b"8BPS")  # the source of a.tif
+    (folder / "license.pdf").write_bytes(b"%PDF-1.7")
     code, _, err = run("restore", folder, "--denoise", 5, "--output", "out")
     assert code == 3 and (tmp_path / "out/a.tif").exists()
-    for name, suffix in (("b.HEIC", ".heic"), ("c.pdf", ".pdf"), ("d.nef", ".nef")):
+    for name, suffix in (("b.HEIC", ".heic"), ("c.psd", ".psd"), ("d.nef", ".nef")):
         assert f"{name} cannot be read as a picture: {suffix} files are not supported" in err
+    assert "a.psd" not in err and "pdf" not in err
     code, _, err = run("index", folder, "--space", "icons", "--output", "ix")
     assert code == 3 and "left out: d.nef: .nef files are not supported; convert them" in err

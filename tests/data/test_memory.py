@@ -8,8 +8,10 @@ from PIL import Image
 from tests.restore.common import PHOTO
 
 import sfumato
+from sfumato import image
 from sfumato.data.memory import png_of
 from sfumato.data.photo import photo_of
+from sfumato.data.rows import table_of
 from sfumato.errors import OptionError, PictureError
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.restore.options import RestoreOptions
@@ -67,8 +69,8 @@ def test_a_start_picture_and_a_mask_in_memory(tiny, tmp_path, run):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (np.zeros((4, 5, 2), np.uint8), r"ndarray \(4, 5, 2\) of uint8"),
-        (np.full((4, 5), 7.0), "ndarray"),
+        (np.zeros((4, 5, 2), np.uint8), r"\(4, 5, 2\) of uint8"),
+        (np.full((4, 5), 7.0), "float64"),
         (np.zeros((4, 5), np.int64), "int64"),
         (7, "int was given"),
     ],
@@ -113,3 +115,42 @@ def test_a_picture_with_a_profile_keeps_it():
     picture.info["icc_profile"] = profile
     with Image.open(io.BytesIO(png_of(picture))) as again:
         assert again.info["icc_profile"] == profile
+
+
+def oriented():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    stream = io.BytesIO()
+    Image.fromarray(PHOTO[:16, :24]).save(stream, "JPEG", exif=exif)
+    return stream.getvalue()
+
+
+KINDS = {
+    "16 bits": lambda: Image.fromarray(PHOTO[:16, :24, 0].astype(np.uint16) * 257),
+    "floats": lambda: Image.fromarray(PHOTO[:16, :24, 0].astype(np.float32) / 255),
+    "palette": lambda: Image.fromarray(PHOTO[:16, :24]).quantize(16),
+    "cmyk": lambda: Image.fromarray(PHOTO[:16, :24]).convert("CMYK"),
+    "gray and alpha": lambda: Image.fromarray(PHOTO[:16, :24]).convert("LA"),
+    "one bit": lambda: Image.fromarray(PHOTO[:16, :24]).convert("1"),
+    "turned": lambda: Image.open(io.BytesIO(oriented())),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_mode_is_read_as_from_its_file(kind, tmp_path):
+    picture = KINDS[kind]()
+    path = tmp_path / ("p.jpg" if kind == "turned" else "p.tif")
+    picture.save(path, **({"exif": picture.getexif()} if kind == "turned" else {}))
+    if kind == "turned":
+        path.write_bytes(oriented())
+    with Image.open(io.BytesIO(png_of(picture))) as ours:
+        made = image.read(png_of(picture))
+        assert ours.size == (16, 24) if kind == "turned" else (24, 16)
+    want = image.read(path)
+    assert made.size == want.size
+    assert np.abs(np.asarray(made).astype(int) - np.asarray(want)).max() <= 1
+
+
+def test_a_list_of_pillow_pictures_of_any_size_and_mode():
+    table = table_of([kind() for kind in KINDS.values()])
+    assert table.kind == "pictures" and len(table) == len(KINDS) and table.shape == (3, 32, 32)

@@ -135,7 +135,7 @@ def test_without_scratches_the_other_repairs_are_done(tmp_path, run):
     assert code == 0 and "inpainted 0.0%" in out
 
 
-@pytest.mark.parametrize(("height", "patches"), [(12, False), (70, True)])
+@pytest.mark.parametrize(("height", "patches"), [(12, False), (20, False), (32, True), (70, True)])
 def test_the_margin_around_a_stroke_does_not_make_it_wide(height, patches):
     """A JPEG spreads the color of thin strokes; the network fills them, as it does in a PNG."""
     values = np.tile(PHOTO, (2, 2, 1))[:160, :160].copy()

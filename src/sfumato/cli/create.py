@@ -101,11 +101,11 @@ def _tell(made: Made, path: Path, *, as_json: bool) -> None:
     say(json.dumps(line) if as_json else str(path))
     if made.unknown:
         note(f'the model seems to know no word of "{shortened(made.prompt)}"')
-    if made.near:
-        note(
-            f'no training picture is named "{shortened(made.prompt)}"; the nearest names are '
-            f"{', '.join(made.near)}"
+    if made.near is not None:
+        found = (
+            f"similar names are {', '.join(made.near)}" if made.near else "none has a similar name"
         )
+        note(f'no training picture is named "{shortened(made.prompt)}"; {found}')
     for what, cut in (("prompt", made.cut), ("negative prompt", made.negative_cut)):
         if cut:
             note(f'the end of the {what} was not seen by the model: "{cut}"')

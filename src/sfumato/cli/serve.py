@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,7 +97,9 @@ def serve(
     app = build(settings)
     config = uvicorn.Config(app, host, port, timeout_graceful_shutdown=5, **how)
     server = uvicorn.Server(config)
-    if not _run(server, app):
+    _check_address(host, port)
+    _run(server, app)
+    if not server.started:
         raise OptionError(f"cannot listen on port {port} of {host}: give another --port")
     note("stopped; unfinished jobs continue at the next start")
 
@@ -112,27 +116,38 @@ def _check_offered(indexes: list[str], loras: list[str]) -> None:
         lora_file(path)
 
 
-def _run(server: Any, app: Any) -> bool:
-    """Run the server until it is interrupted; return whether it could start."""
+def _check_address(host: str, port: int) -> None:
+    """Check that the server can listen on an address.
+
+    Raises
+    ------
+    OptionError
+    """
+    from sfumato.errors import OptionError
+
+    try:
+        *_, (family, kind, _, _, address) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OptionError(
+            f"cannot listen on port {port} of {host} ({why}); give another --port or --host"
+        ) from None
+
+
+def _run(server: Any, app: Any) -> None:
+    """Run the server until it is interrupted."""
     server.startup = functools.partial(_startup, server, server.startup)
     server.shutdown = functools.partial(_shutdown, app, server.shutdown)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after its shutdown
         server.run()
-    except SystemExit:  # the port is in use
-        return False
-    except KeyboardInterrupt:  # uvicorn raises it again after its shutdown
-        pass
-    return bool(server.started)
 
 
 async def _startup(server: Any, startup: Callable[..., Any], sockets: Any = None) -> None:
     """Start the server and print its address."""
-    log = logging.getLogger("uvicorn.error")
-    log.disabled = True  # a port that cannot be opened is reported by the command
-    try:
-        await startup(sockets)
-    finally:
-        log.disabled = False
+    await startup(sockets)
     for listening in server.servers if server.started else ():
         host, port = listening.sockets[0].getsockname()[:2]
         say(f"http://{host}:{port}/")

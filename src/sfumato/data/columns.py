@@ -19,7 +19,7 @@ from sfumato.errors import DataError, unknown
 
 
 def arrow_table(frame: Any) -> Any:
-    """Convert a DataFrame of pandas or polars to a pyarrow table.
+    """Convert a DataFrame of pandas or polars to a pyarrow table, unless it is one.
 
     Raises
     ------
@@ -29,6 +29,8 @@ def arrow_table(frame: Any) -> Any:
     try:
         import pyarrow
 
+        if isinstance(frame, pyarrow.Table):
+            return frame
         if hasattr(frame, "to_arrow"):
             return frame.to_arrow()
         return pyarrow.Table.from_pandas(frame, preserve_index=False)
@@ -62,6 +64,8 @@ def columns_of(table: Any, label: str | None, source: str, notes: list[str]) -> 
         If `label` names no column.
     """
     known = label_name(table, label)
+    if not table.num_rows:
+        raise DataError(f"{source} has no rows")
     table = table.filter(used_rows(table).tolist())
     labels = labels_of(table[known].to_pylist()) if known else None
     test = held_out_rows(table)

@@ -121,6 +121,8 @@ def _without_empty_columns(table: Table) -> Table:
         if not keep
     ]
     columns = [name for name, keep in zip(table.columns, kept, strict=True) if keep]
+    if not columns:
+        raise DataError(f"no column has enough values: {'; '.join(left_out[:5])}")
     rows = table.rows[:, kept]
     return replace(table, rows=rows, columns=columns, skipped=table.skipped + left_out)
 

@@ -32,7 +32,6 @@ from sfumato.data.exif import (
     with_size,
     xmp_of,
 )
-from sfumato.data.memory import integers
 from sfumato.errors import PictureError
 from sfumato.runtime import atomic
 
@@ -193,7 +192,7 @@ def photo_of(given: Photo | Image.Image | NDArray[Any] | Path | str | bytes) -> 
         except (OSError, EOFError, *image.DAMAGED) as error:  # its file may be read only now
             raise PictureError(f"the picture cannot be read: {error}") from None
     if isinstance(given, np.ndarray):
-        given = integers(given)
+        given = image.as_uint8(given)
         values = given[..., None] if given.ndim == 2 else given
         if values.ndim == 3 and values.shape[2] == 4 and values.dtype in (np.uint8, np.uint16):
             opacity = values[..., 3] if values.dtype == np.uint8 else values[..., 3] // 257
@@ -202,7 +201,8 @@ def photo_of(given: Photo | Image.Image | NDArray[Any] | Path | str | bytes) -> 
     if isinstance(given, str | Path | bytes):
         return read(given)
     raise PictureError(
-        f"a photo is a path, a Pillow picture or an array; {type(given).__name__} was given"
+        f"a photo is a path, the bytes of a file, a Pillow picture or an array; "
+        f"{type(given).__name__} was given"
     )
 
 

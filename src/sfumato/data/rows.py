@@ -6,6 +6,7 @@ raised.
 
 from __future__ import annotations
 
+import functools
 import math
 import zipfile
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from sfumato.data.arrays import (
 )
 from sfumato.data.columns import arrow_table, columns_of, label_name
 from sfumato.data.dataset import Table, labels_of, usable, word
+from sfumato.data.memory import png_of
 from sfumato.data.samples import Sample, find, picture_column
 from sfumato.data.tables import LABELS, held_out_rows, read_table, used_rows
 from sfumato.data.text import document, document_files
@@ -35,6 +37,7 @@ from sfumato.data.walk import hidden
 from sfumato.errors import DataError, OptionError, PictureError, unknown
 
 ARRAYS = ("images", "pictures", "x", "data", "x_train", "arr_0")
+PICTURE = Path | Image.Image  # a picture in a list
 SIDE = 32  # side in pixels for large pictures and pictures of different sizes, if no size is given
 
 
@@ -215,9 +218,9 @@ def table_of(data: Any, label: str | None = None) -> Table:
     Parameters
     ----------
     data : array, DataFrame or list
-        Rows of numbers (N, d); pictures (N, H, W) or (N, H, W, C), or a list of Pillow pictures of
-        one size; a list of texts; a list of ``Path`` objects, the files of pictures; or a DataFrame
-        of pandas or polars, which is read like a table in a file.
+        Rows of numbers (N, d); pictures (N, H, W) or (N, H, W, C); a list of texts; a list of
+        Pillow pictures, or of ``Path`` objects, the files of pictures; or a DataFrame of pandas or
+        polars, which is read like a table in a file.
     label : str, optional
         Column of a DataFrame that holds the labels; by default one with a usual name.
 
@@ -230,14 +233,14 @@ def table_of(data: Any, label: str | None = None) -> Table:
     """
     if hasattr(data, "columns"):
         return usable(columns_of(arrow_table(data), label, "the DataFrame", []), "the DataFrame")
-    if isinstance(data, list | tuple) and data and all(isinstance(one, Path) for one in data):
-        samples = [Sample(str(path), (), path.read_bytes, path=path) for path in data]
+    if isinstance(data, list | tuple) and data and all(isinstance(p, PICTURE) for p in data):
+        samples = [_sample(k, picture) for k, picture in enumerate(data)]
         return usable(_pictures(samples, [""] * len(samples), None), "the list")
     try:
         values = np.asarray(data)
     except (TypeError, ValueError) as error:
         raise DataError(f"the data cannot be converted to an array: {error}") from None
-    if values.ndim == 1 and values.dtype.kind == "U":
+    if values.ndim == 1 and values.size and all(isinstance(text, str) for text in values):
         return usable(Table("documents", texts=[str(text) for text in values]), "the list")
     if values.dtype.kind in "OUS":
         try:
@@ -250,6 +253,13 @@ def table_of(data: Any, label: str | None = None) -> Table:
         )
     given = Path("the array")  # its name in messages
     return usable(_of_array(values, given), str(given))
+
+
+def _sample(number: int, picture: Path | Image.Image) -> Sample:
+    """A picture of a list as a sample."""
+    if isinstance(picture, Path):
+        return Sample(str(picture), (), picture.read_bytes, path=picture)
+    return Sample(f"picture {number}", (), functools.partial(png_of, picture))
 
 
 def _of_array(values: NDArray[Any], path: Path) -> Table:

@@ -19,7 +19,7 @@ from typing import Any
 from sfumato import image
 from sfumato.data.tables import read_table
 from sfumato.data.text import decode
-from sfumato.data.walk import files, hidden
+from sfumato.data.walk import files, hidden, pictures
 from sfumato.errors import DataError, PictureError
 from sfumato.runtime import replace_surrogates
 
@@ -131,8 +131,7 @@ def _scan_folder(folder: Path) -> Scan:
     described = {path.parent for path in there if path.name.lower() in METADATA}
     captions = _Captions(folder, [path for path in there if path.name.lower() in METADATA])
     samples = []
-    listed = image.SUFFIXES | image.UNSUPPORTED
-    for path in (p for p in there if p.suffix.lower() in listed):
+    for path in pictures(there):
         side = path.with_suffix(".txt")
         if described & set(path.parents):
             found = captions.take(path)

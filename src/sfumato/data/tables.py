@@ -65,11 +65,15 @@ def read_table(path: Path) -> tuple[Any, list[str]]:
 def label_column(table: Any) -> str | None:
     """Return the first column of a table with a usual name of labels, such as ``label``.
 
-    A column ``y`` beside a column ``x`` is a coordinate.
+    A column ``y`` of fractions beside a column ``x`` is a coordinate.
     """
-    lower = [name.lower() for name in table.column_names]
-    usual = [name for name in LABELS if name != "y" or "x" not in lower]
-    return next((name for name in table.column_names if name.lower() in usual), None)
+    names = {name.lower(): name for name in reversed(table.column_names)}
+    fractions = ("halffloat", "float", "double", "decimal")
+    found = [names[usual] for usual in names if usual in LABELS]
+    if "x" in names and "y" in names:
+        kind = str(table.schema.field(names["y"]).type)
+        found = [name for name in found if name != names["y"] or not kind.startswith(fractions)]
+    return next((name for name in table.column_names if name in found), None)
 
 
 def number_columns(table: Any) -> list[str]:

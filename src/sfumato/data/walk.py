@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+
+from sfumato import image
 
 
 def files(folder: Path) -> list[Path]:
@@ -25,6 +28,21 @@ def files(folder: Path) -> list[Path]:
         found += [Path(place) / name for name in names if not name.startswith(".")]
     # no pipes: reading from a pipe would block
     return sorted(path for path in found if path.is_file() or not path.exists())
+
+
+def pictures(paths: Sequence[Path]) -> list[Path]:
+    """Return the pictures among files.
+
+    A photo that cannot be read (HEIC, PSD, camera raw) is one of them, so that it is reported,
+    unless a picture of the same name is beside it.
+    """
+    readable = {path.with_suffix("") for path in paths if path.suffix.lower() in image.SUFFIXES}
+    return [
+        path
+        for path in paths
+        if path.suffix.lower() in image.SUFFIXES
+        or (path.suffix.lower() in image.UNSUPPORTED and path.with_suffix("") not in readable)
+    ]
 
 
 def hidden(name: str) -> bool:

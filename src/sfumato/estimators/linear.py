@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sfumato.estimators.base import Reducer, Rows
 from sfumato.space.pca import SPARE, WIDE, LinearSpace, Moments, Sketch, randomized
 
-FEW = 2  # with at least this many times as many columns as rows, an exact fit uses an SVD
+FEW = 8  # with at least this many times as many columns as rows, an exact fit uses an SVD
 
 
 class _Linear(Reducer):
@@ -57,7 +57,7 @@ class _Linear(Reducer):
             return self
         self._enough(rows)
         # an SVD of few rows is faster than their moments; of many columns, only it fits in memory
-        few = FEW * rows.shape[0] <= rows.shape[1]
+        few = FEW * rows.shape[0] <= rows.shape[1] and isinstance(rows, np.ndarray)
         if few or (rows.shape[1] > WIDE and rows.shape[0] < rows.shape[1]):
             self._sums = Sketch(rows.shape[1], center=self.centered)
         else:

@@ -89,7 +89,7 @@ SCHEDULE_ALIASES: dict[str, str] = {
     "ddimuniform": "leading",
     "ddim": "leading",
 }
-# A1111's names of the schedules; names of our own for those that it lacks
+# A1111's names of the schedules; for those that it lacks, our names with capitals
 SCHEDULE_LABELS: dict[str, str] = {
     "auto": "Automatic",
     "uniform": "Normal",
@@ -147,7 +147,9 @@ def labels_of(settings: Mapping[str, Any]) -> tuple[str, str]:
     >>> labels_of({"sampler": "euler", "schedule": "auto"})
     ('Euler', 'Automatic')
     """
-    return SAMPLERS[settings["sampler"]].label, SCHEDULE_LABELS[settings["schedule"]]
+    schedule = settings["schedule"]
+    own = schedule.replace("_", " ").title()
+    return SAMPLERS[settings["sampler"]].label, SCHEDULE_LABELS.get(schedule, own)
 
 
 def _lookup(what: str, name: str, known: object, aliases: dict[str, str]) -> str:

@@ -25,6 +25,7 @@ from sfumato.train.plan import text_encoder
 
 STATES = Path("names") / "states.safetensors"  # in a model's folder
 AT_ONCE = 256  # names encoded at a time
+NEAR = 0.6  # smallest similarity of a name that is told in place of a text
 
 
 @dataclass(frozen=True)
@@ -84,31 +85,35 @@ class Names:
         """All words of the names, in lower case."""
         return frozenset(word.lower() for name in self.names for word in WORD.findall(name))
 
-    def in_place_of(self, text: str, count: int = 3) -> list[str]:
-        """Return the nearest names if no word of a text is part of a name; else an empty list.
+    def in_place_of(self, text: str, count: int = 3) -> list[str] | None:
+        """Return names of similar meaning for a text without a word of any name.
 
-        A plural counts as its singular, and the other way round.
+        None if a word of the text is part of a name, also without its final s or with one more. The
+        list is empty if no name is similar enough (`NEAR`).
 
         Examples
         --------
         >>> from sfumato.hub.catalog import BUNDLED
         >>> names = Names.load(BUNDLED / "icons")
         >>> names.in_place_of("serpent", 1), names.in_place_of("a snake on ice")
-        (['snake'], [])
+        (['snake'], None)
         """
         words = [w.lower() for w in WORD.findall(text) if w.lower() not in LITTLE]
         forms = {form for w in words for form in (w, w.removesuffix("s"), f"{w}s")}
-        return [] if not words or forms & self.words else [n for n, _ in self.near(text, count)]
+        if not words or forms & self.words:
+            return None
+        return [name for name, similarity in self.near(text, count) if similarity >= NEAR]
 
 
-def names_in_place_of(model: Model, text: str) -> list[str]:
-    """Return names of training pictures nearest to a text, if it has no word of any such name.
+def names_in_place_of(model: Model, text: str) -> list[str] | None:
+    """Return :meth:`Names.in_place_of` of a model's training pictures.
 
-    The list is empty for a model without names of training pictures.
+    None for a model without names of training pictures, and with LoRAs, whose pictures have other
+    names.
     """
     encoders = transformers(model.text)
-    if not encoders or not (model.path / STATES).exists():
-        return []
+    if model.loras or not encoders or not (model.path / STATES).exists():
+        return None
     if "names" not in model.loaded:
         model.loaded["names"] = Names.load(model.path, encoders[0])
     names: Names = model.loaded["names"]

@@ -17,7 +17,8 @@ from pydantic import Field
 
 from sfumato import image, metadata
 from sfumato.data.foreign import options_of
-from sfumato.errors import OptionError, unknown
+from sfumato.data.memory import png_of
+from sfumato.errors import OptionError, PictureError
 from sfumato.sampler.registry import SAMPLERS, SCHEDULE_LABELS, labels_of
 from sfumato.web.bodies import CreateBody, Foreign, RestoreBody
 from sfumato.web.jobs import finished, queue_of, submit
@@ -30,8 +31,7 @@ router = APIRouter()
 TASKS = 1000  # largest number of clients' task ids that are remembered
 HASH = re.compile(r" \[[0-9a-f]+\]$")  # the digest that A1111's clients add to a model's name
 SAME = "Automatic"  # A1111's word for the model's own schedule
-LORA = re.compile(r"<lora:([^:<>]+)(?::(-?[\d.]+))?(?::[^<>]*)?>")
-UPSCALERS = ("size", "None")  # "None" is A1111's default; both use the network
+LORA = re.compile(r"<lora:([^:<>]+)(?::([^:<>]*))?(?::[^<>]*)?>")
 SMALLEST, MOST = 1.5, 8  # factors of enlarging
 # our names of fields -> A1111's names, for error messages
 THEIRS = {
@@ -87,7 +87,6 @@ class Single(Foreign):
     upscaling_resize_w: int = Field(512, ge=1)
     upscaling_resize_h: int = Field(512, ge=1)
     upscaling_crop: bool = True
-    upscaler_1: str = "None"
 
 
 class Info(Foreign):
@@ -99,7 +98,7 @@ class Info(Foreign):
 @router.post("/txt2img")
 async def txt2img(request: Request, asked: TextToImage) -> dict[str, Any]:
     """Generate pictures from a text."""
-    return await _made(request, asked, _body(request, asked))
+    return await _made(request, asked, {})
 
 
 @router.post("/img2img")
@@ -113,7 +112,7 @@ async def img2img(request: Request, asked: ImageToImage) -> dict[str, Any]:
         extra["mask"] = asked.mask
         if asked.inpainting_mask_invert:
             extra["mask"] = await asyncio.to_thread(_inverted, asked.mask)
-    return await _made(request, asked, _body(request, asked, **extra))
+    return await _made(request, asked, extra)
 
 
 def _inverted(mask: str) -> str:
@@ -148,15 +147,17 @@ def _body(request: Request, asked: TextToImage, **extra: Any) -> CreateBody:
     known = {name: value for name, value in {**given, **extra}.items() if value is not None}
     if known.get("guidance_scale") == 1:
         known.pop("negative_prompt")
-    try:
-        return CreateBody(prompt=prompt, **known)
-    except OptionError as error:
-        raise OptionError(in_their_words(str(error))) from None
+    return CreateBody(prompt=prompt, **known)
 
 
 def _without_loras(prompt: str) -> tuple[str, list[str]]:
     """The prompt without its ``<lora:NAME:SCALE>``, and the LoRAs as ``NAME:SCALE``."""
-    loras = [f"{name}:{scale or 1}" for name, scale in LORA.findall(prompt)]
+    loras = []
+    for name, scale in LORA.findall(prompt):
+        try:
+            loras.append(f"{name.strip()}:{float(scale or 1):.6f}")
+        except ValueError:
+            raise OptionError(f"<lora:{name}:{scale}>: the scale is no number") from None
     return (" ".join(LORA.sub(" ", prompt).split()) if loras else prompt), loras
 
 
@@ -171,8 +172,11 @@ def in_their_words(message: str) -> str:
     return OURS.sub(lambda match: THEIRS[match[0]], message, count=1)
 
 
-async def _made(request: Request, asked: TextToImage, body: CreateBody) -> dict[str, Any]:
-    job = await submit(request, body)
+async def _made(request: Request, asked: TextToImage, extra: dict[str, Any]) -> dict[str, Any]:
+    try:
+        job = await submit(request, _body(request, asked, **extra))
+    except (OptionError, PictureError) as error:
+        raise OptionError(in_their_words(str(error))) from None
     tasks = request.app.state.tasks
     if asked.force_task_id:
         tasks[asked.force_task_id] = job.id
@@ -213,16 +217,14 @@ async def _made(request: Request, asked: TextToImage, body: CreateBody) -> dict[
 
 @router.post("/extra-single-image")
 async def extra_single_image(request: Request, asked: Single) -> dict[str, Any]:
-    """Enlarge a picture with the network that enlarges photos."""
-    if asked.upscaler_1 not in UPSCALERS:
-        raise unknown("upscaler_1", asked.upscaler_1, UPSCALERS)
-    factor = asked.upscaling_resize
-    given = await asyncio.to_thread(image.read, decoded(asked.image, "image"))
+    """Enlarge a picture with the network that enlarges photos, whatever upscaler is named."""
+    factor, data = asked.upscaling_resize, decoded(asked.image, "image")
+    given = await asyncio.to_thread(image.read, data)
     size = asked.upscaling_resize_w, asked.upscaling_resize_h
     if asked.resize_mode == 1:
         factor = max(wanted / side for wanted, side in zip(size, given.size, strict=True))
     if factor == 1:
-        data = base64.b64decode(encoded(given))
+        data = await asyncio.to_thread(png_of, data)
     elif SMALLEST <= factor <= MOST:
         job = await submit(request, RestoreBody(image=asked.image, enlarge=factor))
         result = await finished(request, job)
@@ -232,8 +234,7 @@ async def extra_single_image(request: Request, asked: Single) -> dict[str, Any]:
         what = "upscaling_resize" if asked.resize_mode == 0 else "the factor to this size"
         raise OptionError(f"{what} is {factor:g}; supported are 1, and {SMALLEST} to {MOST}")
     if asked.resize_mode == 1 and asked.upscaling_crop:
-        large = await asyncio.to_thread(image.read, data)
-        data = base64.b64decode(encoded(image.crop_to(large, size)))
+        data = await asyncio.to_thread(_cropped, data, size)
     return {"html_info": "", "image": base64.b64encode(data).decode()}
 
 
@@ -337,12 +338,16 @@ async def sd_models(request: Request) -> list[dict[str, Any]]:
     ]
 
 
+def _cropped(data: bytes, size: tuple[int, int]) -> bytes:
+    """Crop a picture file to a size; transparency stays."""
+    return png_of(image.crop_to(image.read_stored(data)[0], size))
+
+
 @router.get("/upscalers")
 async def upscalers() -> list[dict[str, Any]]:
-    """The network that enlarges pictures, by both of its names."""
+    """The network that enlarges pictures."""
     return [
-        {"name": name, "model_name": name, "model_path": None, "model_url": None, "scale": 4}
-        for name in UPSCALERS
+        {"name": "size", "model_name": "size", "model_path": None, "model_url": None, "scale": 4}
     ]
 
 

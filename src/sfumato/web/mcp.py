@@ -99,9 +99,10 @@ class _Tools:
 
         Returns the picture, its path, and a report.
         """
-        before = photos.read(Path(picture))
+        before = await to_thread.run_sync(photos.read, Path(picture))
+        restore = await to_thread.run_sync(engine, options)
         out: list[Any] = []
-        async for event in _in_thread(engine(options)(before)):
+        async for event in _in_thread(restore(before)):
             if isinstance(event, Restored):
                 with _new_file(self.folder, f"{Path(picture).stem}-restored") as path:
                     notes = [*before.notes, *event.notes, *photos.write(event.photo, path)]

@@ -23,7 +23,7 @@ RECORDS: tuple[type[Options], ...] = (
 
 
 # file of a picture of a request, in its job's folder
-KEPT = re.compile(r"(?:\S*/)?([a-z_]+)\.picture\b")
+KEPT = re.compile(r"(?:/|[A-Z]:\\).*[/\\]([a-z_]+)\.picture\b|\b([a-z_]+)\.picture\b")
 
 
 def for_clients(message: str) -> str:
@@ -40,7 +40,7 @@ def for_clients(message: str) -> str:
     """
     fields = _fields()
     named = FLAG.sub(lambda flag: fields.get(flag[0], flag[0]), message)
-    named = KEPT.sub(r"\1", named)
+    named = KEPT.sub(lambda file: file[1] or file[2], named)
     return replace_surrogates(named)
 
 

@@ -173,9 +173,9 @@ class CreateOptions(PictureOptions):
             return data
         from sfumato.sampler.registry import schedule_name
 
-        # a schedule beside such a name must agree with it
-        if schedule_name(str(data.get("schedule", "auto"))) not in ("auto", named[2].lower()):
-            return data
+        schedule = schedule_name(str(data.get("schedule", "auto")))
+        if schedule not in ("auto", named[2].lower()):
+            raise OptionError(f"the sampler {named[0]} has another schedule than {schedule}")
         return {**data, "sampler": named[1], "schedule": named[2]}
 
     @field_validator("loras", mode="before")

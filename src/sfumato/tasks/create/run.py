@@ -57,9 +57,9 @@ class Made:
         End of the negative prompt that was cut off.
     unknown : bool
         True if the model seems to know none of the words of the prompt.
-    near : tuple of str
-        Names of training pictures nearest in meaning to the prompt, if no training picture has a
-        word of the prompt in its name.
+    near : list of str, optional
+        If no training picture has a word of the prompt in its name, the names of similar meaning;
+        else None.
     count : int
         Requested number of pictures per prompt.
     """
@@ -72,7 +72,7 @@ class Made:
     cut: str = ""
     negative_cut: str = ""
     unknown: bool = False
-    near: tuple[str, ...] = ()
+    near: list[str] | None = None
     count: int = 1  # requested pictures per prompt
 
     def save(self, path: Path | str) -> None:
@@ -261,7 +261,7 @@ def _made(
 ) -> Made:
     """Combine a picture with its settings and notes."""
     unknown = knows_no_word(plan.model.text, plan.named(text))
-    near = () if unknown else tuple(names_in_place_of(plan.model, plan.named(text)))
+    near = None if unknown else names_in_place_of(plan.model, plan.named(text))
     whole = paste_known(plan, picture)
     shown = transparent(whole) if plan.options.transparent else whole
     return Made(shown, text, seed, seconds, settings, *cut, unknown, near, plan.options.count)

@@ -181,7 +181,9 @@ def _scaled(
     if standardize:
         size = np.abs(train).max(axis=0)
         size[size == 0] = 1.0  # squares of large values would overflow
-        mean, spread = size * (train / size).mean(axis=0), size * (train / size).std(axis=0)
+        scaled = train / size
+        mean, spread = size * scaled.mean(axis=0), size * scaled.std(axis=0)
+        del scaled
         spread[spread <= 1e-14 * size] = 1.0
         train, held = (train - mean) / spread, (held - mean) / spread
     with np.errstate(over="ignore"):

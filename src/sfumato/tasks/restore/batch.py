@@ -16,7 +16,7 @@ import numpy as np
 from sfumato import image
 from sfumato.data import photo as photos
 from sfumato.data.photo import Photo
-from sfumato.data.walk import files
+from sfumato.data.walk import files, pictures
 from sfumato.errors import OptionError, PictureError, SfumatoError
 from sfumato.metadata import SCHEMA
 from sfumato.runtime import check_file, check_folder
@@ -298,8 +298,7 @@ def _inside(folder: Path, output: Path) -> dict[Path, Path]:
     These results lie in an output folder inside the folder.
     """
     made, here = Path(os.path.realpath(output)), Path(os.path.realpath(folder))
-    listed = image.SUFFIXES | image.UNSUPPORTED
-    found = [path for path in files(folder) if path.suffix.lower() in listed]
+    found = pictures(files(folder))
     if made != here:
         found = [path for path in found if not Path(os.path.realpath(path)).is_relative_to(made)]
     return {path: path.relative_to(folder) for path in found}

@@ -87,6 +87,23 @@ def _box(photo: Photo, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
     return hidden
 
 
+def of_color(photo: Photo, color: str, tolerance: float | None = None) -> NDArray[np.bool_]:
+    """Pixels of nearly the given color; parameters as in :func:`painted`."""
+    usual = NEAR if photo.quality is None else NEAR_JPEG
+    near = usual if tolerance is None else tolerance
+    found = np.ones(photo.values.shape[:2], bool)
+    for channel, value in zip(_channels(photo), rgb(color), strict=True):
+        found &= np.abs(channel - value) <= near
+    return found
+
+
+def _channels(photo: Photo) -> Iterator[NDArray[np.float32]]:
+    """Red, green and blue (H, W) on the scale of 0 to 255."""
+    scale = np.float32(255 / photo.top)
+    for k in range(3):
+        yield photo.values[..., min(k, photo.values.shape[2] - 1)] * scale
+
+
 def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray[np.bool_]:
     """Pixels of nearly the given color, dilated a little, since a brush leaves a soft rim.
 
@@ -100,21 +117,18 @@ def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray
         a JPEG.
     """
     jpeg = photo.quality is not None
-    usual, rim = (NEAR_JPEG, RIM_JPEG) if jpeg else (NEAR, RIM)
-    near = usual if tolerance is None else tolerance
-    wanted, scale = np.array(rgb(color), np.float32), 255 / photo.top
+    rim = RIM_JPEG if jpeg else RIM
+    wanted = np.array(rgb(color), np.float32)
     hue = wanted - wanted.mean()
     hue /= np.linalg.norm(hue) or 1
-    found = np.ones(photo.values.shape[:2], bool)
-    share = np.zeros(found.shape, np.float32)  # amount of that hue in each pixel
-    for k in range(3):
-        channel = photo.values[..., min(k, photo.values.shape[2] - 1)] * np.float32(scale)
-        found &= np.abs(channel - wanted[k]) <= near
-        share += hue[k] * channel
+    found = of_color(photo, color, tolerance)
     grown: NDArray[np.bool_] = ndimage.binary_dilation(found, iterations=rim)
     if not jpeg or not hue.any() or not found.any():
         return grown
     # pixels near the color that differ from the surroundings in their amount of its hue
+    share = np.zeros(found.shape, np.float32)
+    for channel, part in zip(_channels(photo), hue, strict=True):
+        share += part * channel
     block: NDArray[np.bool_] = ndimage.binary_dilation(found, iterations=BLOCK)
     outside = (~block).astype(np.float32)
     size = 4 * BLOCK + 1
@@ -123,11 +137,6 @@ def painted(photo: Photo, color: str, tolerance: float | None = None) -> NDArray
     )
     ghost: NDArray[np.bool_] = block & (np.abs(share - mean) > LEAN)
     return grown | ghost
-
-
-def added_width(photo: Photo) -> int:
-    """How much wider :func:`painted` makes a stroke of the color, in pixels."""
-    return 2 * (RIM if photo.quality is None else BLOCK)
 
 
 def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray[np.bool_]:

@@ -34,10 +34,13 @@ Box = tuple[int, int, int, int]
 Read = Callable[[slice, slice], Tensor]
 
 
-def wide_holes(hidden: NDArray[np.bool_], width: float = WIDE) -> NDArray[np.bool_]:
+def wide_holes(
+    hidden: NDArray[np.bool_], width: float = WIDE, margin: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
     """Return the holes of a mask (H, W) that are wider than `width` pixels somewhere.
 
-    A hole is left out if no window near it is completely known: there is no texture to copy.
+    The pixels of a `margin` (H, W) do not add to the width. A hole is left out if no window near it
+    is completely known: there is no texture to copy.
 
     Examples
     --------
@@ -49,7 +52,7 @@ def wide_holes(hidden: NDArray[np.bool_], width: float = WIDE) -> NDArray[np.boo
     labels, count = ndimage.label(hidden, np.ones((3, 3)))
     if count == 0:
         return hidden
-    depth = ndimage.distance_transform_edt(hidden)
+    depth = ndimage.distance_transform_edt(hidden if margin is None else hidden & ~margin)
     deepest = ndimage.maximum(depth, labels, np.arange(1, count + 1))
     chosen = np.concatenate([[False], 2 * np.atleast_1d(deepest) > width])
     out: NDArray[np.bool_] = chosen[labels]

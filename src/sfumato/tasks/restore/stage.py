@@ -22,7 +22,7 @@ from sfumato.denoiser.restorer import (
 )
 from sfumato.tasks.restore.color import deblock_chroma, luminance, tone, toned
 from sfumato.tasks.restore.grain import Denoise, remove_grain
-from sfumato.tasks.restore.masks import added_width
+from sfumato.tasks.restore.masks import of_color, painted
 from sfumato.tasks.restore.noise import Noise
 from sfumato.tasks.restore.options import Only, RestoreOptions
 from sfumato.tasks.restore.patches import WIDE, wide_holes
@@ -170,11 +170,15 @@ class Stage:
             return None
         if not self.engine.has_specialists and chosen == "auto":
             return None  # a custom network also fills wide holes
-        width = 0.0 if chosen == "patches" else WIDE
-        if width and self.options.fill_color is not None:
-            width += added_width(self.photo)  # the strokes count, not the margin around them
-        holes = wide_holes(self.hidden, width)
+        holes = wide_holes(self.hidden, 0 if chosen == "patches" else WIDE, self._margin())
         return holes if holes.any() else None
+
+    def _margin(self) -> NDArray[np.bool_] | None:
+        """The pixels around a painted color that are hidden, too, but do not make it wider."""
+        color, tolerance = self.options.fill_color, self.options.fill_tolerance
+        if color is None:
+            return None
+        return painted(self.photo, color, tolerance) & ~of_color(self.photo, color, tolerance)
 
     def _gaps(self) -> NDArray[np.bool_]:
         if self.hidden is None:

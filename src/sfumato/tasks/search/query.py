@@ -156,6 +156,8 @@ def _reader(words: str | None, like: Any) -> Callable[[], bytes]:
     """A function that returns the content of a query as if it were a file."""
     if words is not None:
         return words.encode
+    if isinstance(like, bytes):
+        return lambda: like
     if not isinstance(like, str | Path):
         return functools.partial(png_of, like)
     if not Path(like).is_file():

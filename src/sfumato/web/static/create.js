@@ -129,7 +129,7 @@ form.addEventListener("submit", async (event) => {
   const { cut, unknown, near } = done.pictures[0];
   tell(`${done.seconds.toFixed(1)} s${cut ? `; not seen by the model: ${cut}` : ""}`
     + (unknown ? "; the model seems to know no word of this" : "")
-    + (near?.length ? `; no training picture has this name, the nearest: ${near.join(", ")}` : ""));
+    + (near ? `; no training picture has this name${near.length ? `, but ${near.join(", ")}` : ""}` : ""));
 });
 
 // Start from a picture.
