@@ -32,8 +32,7 @@ SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .avif .jp2 .ppm
 RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"})
 # photos that cannot be read; in a folder of pictures, they are listed as left out
 UNSUPPORTED = RAW | {".heic", ".heif", ".psd"}
-# an output path with one of these suffixes is a file, not a folder
-ENDINGS = SUFFIXES | UNSUPPORTED | {".pdf", ".svg"}
+ENDINGS = SUFFIXES | UNSUPPORTED | {".pdf", ".svg"}  # of files; other output paths are folders
 # width and height of a letter in a caption, in pixels; maximum number of lines
 LETTER, CAPTION_LINES = (5, 12), 3
 WHITE = 128  # smallest mask value (0 to 255) that counts as white

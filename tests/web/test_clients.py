@@ -243,3 +243,13 @@ def test_the_description_has_the_fields_that_are_read(server):
     assert CreateBody(prompt="x", count=2).count == 2
     with pytest.raises(OptionError, match="count=2"):
         TraceBody(prompt="x", count=2)
+
+
+def test_jobs_are_selected_by_kind_and_status(server):
+    ask(server, "/v1/create?wait=true", {"prompt": "a", "steps": 1, "size": 128})
+    points = [[0, 0, 1], [1, 1, 2]]
+    ask(server, "/v1/points?wait=true", {"points": points, "steps": 1})
+    jobs = ask(server, "/v1/jobs?kind=create&status=completed&status=cancelled&count=3")[1]["jobs"]
+    assert jobs and {job["kind"] for job in jobs} == {"create"}
+    assert {job["status"] for job in jobs} <= {"completed", "cancelled"}
+    assert ask(server, "/v1/jobs?kind=none")[1]["jobs"] == []

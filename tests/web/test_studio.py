@@ -1,5 +1,7 @@
 """The studio in a real browser."""
 
+import base64
+import io
 import json
 import shutil
 
@@ -566,3 +568,63 @@ def test_a_map_lists_what_is_inside_a_lasso_and_decodes_what_is_between(studio, 
     assert int(chosen.inner_text().split()[0]) > 20
     assert said == []
     page.close()
+
+
+def test_a_click_paints_a_dot_and_the_right_button_nothing(page, tmp_path):
+    Image.new("RGB", (64, 48), "teal").save(tmp_path / "teal.png")
+    page.goto(page.url.split("#")[0] + "#restore")
+    page.wait_for_selector("body[data-ready=restore]")
+    page.set_input_files("#restore [name=file]", tmp_path / "teal.png")
+    canvas = page.locator("#restore .brush canvas")
+    canvas.click(button="right")
+    page.click("#restore [type=submit]")
+    playwright.expect(page.locator("#restore .status")).to_contain_text("paint over what to remove")
+    box = canvas.bounding_box()
+    assert box["width"] > 300, "a small picture is enlarged to paint on it"
+    page.mouse.move(box["x"] - 9, box["y"] + 9)  # a stroke that begins outside paints nothing
+    page.mouse.down()
+    page.mouse.move(box["x"] + 30, box["y"] + 30)
+    page.mouse.up()
+    canvas.click(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    with page.expect_request("**/v1/restore") as request:
+        page.click("#restore [type=submit]")
+    fill = request.value.post_data_json["fill"].partition(",")[2]
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(fill))).convert("L")) > 127
+    rows, columns = np.nonzero(mask)
+    assert 3 < mask.sum() < 64 and abs(rows.mean() - 24) < 2 and abs(columns.mean() - 32) < 2
+
+
+def test_a_first_explanation_that_failed_is_forgotten(page):
+    page.goto(page.url.split("#")[0] + "#explain")
+    page.wait_for_selector("body[data-ready=explain]")
+    page.fill("#explain [name=prompt]", "   ")
+    page.click("#explain [type=submit]")
+    said = page.locator("#explain .status >> nth=0")
+    playwright.expect(said).to_contain_text("prompt is empty")
+    page.fill("#explain [name=prompt]", "a star")
+    page.fill("#explain [name=steps]", "1")
+    with page.expect_request("**/v1/traces") as request:
+        page.click("#explain [type=submit]")
+    assert request.value.post_data_json["prompt"] == "a star"
+
+
+def test_a_wrong_value_in_a_closed_part_is_shown(page):
+    steps = page.locator("#create [name=steps]")
+    part = steps.locator("xpath=ancestor::details[1]")
+    part.evaluate("(one) => { one.open = true; }")
+    steps.fill("5000")
+    part.evaluate("(one) => { one.open = false; }")
+    page.fill("#create [name=prompt]", "a star")
+    page.click("#create > form [type=submit]")
+    playwright.expect(steps).to_be_visible()
+
+
+def test_other_settings_replace_the_start_picture(page, tmp_path):
+    made(page)
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "teal.png")
+    page.set_input_files("#create [name=file]", tmp_path / "teal.png")
+    page.wait_for_selector("#create .brush canvas")
+    page.click("#create button.tile")
+    page.click("#viewer .again")
+    playwright.expect(page.locator("#create .brush")).to_be_hidden()
+    assert page.locator("#from summary").inner_text() == "Start from a picture"

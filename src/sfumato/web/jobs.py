@@ -238,10 +238,15 @@ def _job(request: Request, identity: str) -> Job:
 
 
 @router.get("/jobs")
-async def listed(request: Request, count: int = 50) -> dict[str, Any]:
-    """The last jobs, newest first."""
+async def listed(
+    request: Request,
+    count: int = 50,
+    kind: Annotated[list[str], Query()] = [],  # noqa: B006 (FastAPI copies it)
+    status: Annotated[list[str], Query()] = [],  # noqa: B006
+) -> dict[str, Any]:
+    """The last jobs, newest first; `kind` and `status`, which may be repeated, select some."""
     queue = queue_of(request)
-    newest = queue.store.newest(max(1, min(count, 500)))
+    newest = queue.store.newest(max(1, min(count, 500)), kind, status)
     return {"jobs": [record(queue, job) for job in newest]}
 
 

@@ -55,16 +55,19 @@ class Running:
     """State of a running job."""
 
     started: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic)  # of the current part of the work
     progress: Progress | None = None
     preview: str | None = None
     made: list[dict[str, Any]] = field(default_factory=list)  # the finished pictures
 
     def as_json(self) -> dict[str, Any]:
         """Progress of the job: what, done, total, and eta in seconds."""
-        if self.progress is None or not self.progress.done:
+        now = self.progress
+        if now is None:
             return {"what": "waiting for the model", "done": 0, "total": 1, "eta": None}
-        now, share = self.progress, self.progress.done / self.progress.total
-        left = (time.monotonic() - self.started) * (1 / share - 1)
+        if not now.done:
+            return {"what": now.what, "done": 0, "total": now.total, "eta": None}
+        left = (time.monotonic() - self.began) * (now.total / now.done - 1)
         return {"what": now.what, "done": now.done, "total": now.total, "eta": round(left, 2)}
 
 
@@ -252,6 +255,8 @@ class Queue:
             return
         event, running = message.event, self.running[message.id]
         if isinstance(event, JobProgress):
+            if running.progress is not None and running.progress.what != event.progress.what:
+                running.began = time.monotonic()
             running.progress = event.progress
             self._send(message.id, Update("progress", running.as_json()))
         elif isinstance(event, Preview):

@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -122,9 +122,15 @@ class Store:
         found = self._rows("SELECT * FROM jobs WHERE id = ?", (identity,))
         return found[0] if found else None
 
-    def newest(self, count: int) -> list[Job]:
-        """The last jobs, newest first."""
-        return self._rows("SELECT * FROM jobs ORDER BY number DESC LIMIT ?", (count,))
+    def newest(
+        self, count: int, kinds: Sequence[str] = (), statuses: Sequence[str] = ()
+    ) -> list[Job]:
+        """The last jobs, newest first; only those of some kinds or statuses, if given."""
+        wanted = {"kind": kinds, "status": statuses}
+        parts = [f"{name} IN ({', '.join('?' * len(of))})" for name, of in wanted.items() if of]
+        where = f"WHERE {' AND '.join(parts)} " if parts else ""
+        question = f"SELECT * FROM jobs {where}ORDER BY number DESC LIMIT ?"
+        return self._rows(question, (*kinds, *statuses, count))
 
     def waiting(self) -> list[Job]:
         """Queued jobs in order."""

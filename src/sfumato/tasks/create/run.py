@@ -277,6 +277,7 @@ def _to_pictures(
             return as_made
         return [image.crop_to(picture, plan.shown) for picture in as_made]
     # loaded only now, because loading takes longer than a step
+    yield Progress("enlarging", 0, len(wanted))
     upscaler, pictures = plan.model.upscaler, []
     assert upscaler is not None
     for k, (text, seed) in enumerate(wanted):

@@ -38,11 +38,16 @@ export class Brush {
     tools.innerHTML = '<label>Brush <input type="range" min="2" max="120" value="24"></label>'
       + '<button type="button" class="clear">Clear the paint</button><button type="button" class="remove">Remove the picture</button>';
     this.width = tools.querySelector("input");
+    const longest = Math.max(this.canvas.width, this.canvas.height);
+    this.width.value = Math.max(2, Math.min(24, Math.round(longest / 10)));
+    this.canvas.classList.toggle("small", longest < 300);
+    this.last = null; // the last point of a stroke
     tools.querySelector(".clear").addEventListener("click", () => this.clear());
     tools.querySelector(".remove").addEventListener("click", () => this.close());
     this.element.append(this.canvas, tools);
-    this.canvas.addEventListener("pointerdown", (event) => this.stroke(event, true));
-    this.canvas.addEventListener("pointermove", (event) => event.buttons && this.stroke(event, false));
+    this.canvas.addEventListener("pointerdown", (event) => event.button === 0 && this.stroke(event, true));
+    this.canvas.addEventListener("pointermove", (event) => this.last && this.stroke(event, false));
+    for (const kind of ["pointerup", "pointercancel"]) this.canvas.addEventListener(kind, () => { this.last = null; });
     this.draw();
     this.changed();
   }
@@ -62,7 +67,8 @@ export class Brush {
     pen.lineCap = "round";
     pen.strokeStyle = "#fff";
     pen.beginPath();
-    pen.moveTo(...(begins ? [x, y] : this.last));
+    const [fromX, fromY] = begins ? [x - 0.01, y] : this.last; // a click alone paints a dot
+    pen.moveTo(fromX, fromY);
     pen.lineTo(x, y);
     pen.stroke();
     this.last = [x, y];

@@ -14,6 +14,7 @@ const brush = new Brush(page.querySelector(".brush"), () => {
   if (!brush.file) field("file").value = "";
   form.querySelector("#from .anyway").hidden = true;
 });
+const LONGEST = 120; // letters of a prompt's end that is told
 let models = [];
 let again = {}; // seed and number of candidates of the picture whose settings are used
 
@@ -127,7 +128,8 @@ form.addEventListener("submit", async (event) => {
   }
   shown.finish(done.pictures);
   const { cut, unknown, near } = done.pictures[0];
-  tell(`${done.seconds.toFixed(1)} s${cut ? `; not seen by the model: ${cut}` : ""}`
+  const unseen = cut?.length > LONGEST ? `${cut.slice(0, LONGEST)}…` : cut;
+  tell(`${done.seconds.toFixed(1)} s${unseen ? `; not seen by the model: ${unseen}` : ""}`
     + (unknown ? "; the model seems to know no word of this" : "")
     + (near ? `; no training picture has this name${near.length ? `, but ${near.join(", ")}` : ""}` : ""));
 });
@@ -140,6 +142,7 @@ export async function start(file) {
     tell("the browser cannot show this file", true);
     return;
   }
+  tell("");
   document.getElementById("from").open = true;
 }
 
@@ -187,6 +190,7 @@ function useLora([lora = "", ...more]) {
 // Fill the form with the settings of a picture, and tell what is missing to make it again.
 export function use(settings) {
   const other = [];
+  if (brush.file && !settings.source_sha256) brush.close();
   if (settings.source_sha256) other.push("the picture it started from");
   if (models.some((model) => model.id === settings.model)) {
     field("model").value = settings.model;
@@ -206,5 +210,5 @@ export function use(settings) {
 }
 
 field("file").addEventListener("change", () => field("file").files[0] && take(field("file").files[0]));
-dropped(form, take);
+dropped(page, take);
 export { tile };

@@ -29,9 +29,10 @@ export async function start(prompt, settings) {
     if (settings[key] !== undefined && settings[key] !== null && settings[key] !== "") base[key] = settings[key];
   }
   changes = [];
+  const first = base;
   await open();
   fill();
-  await run();
+  if (!(await run()) && base === first) base = null; // a run that failed or was stopped is no first run
 }
 
 function fill() {
@@ -152,12 +153,14 @@ form.querySelector(".restart").addEventListener("click", () => {
   leave(form);
   base = null;
   changes = [];
-  frame.removeAttribute("src");
+  frame.contentWindow.location.replace("about:blank");
+  form.querySelector(".shown").hidden = true;
+  field("seed").value = "";
   form.querySelector(".alone").hidden = true;
   page.classList.add("empty");
   listed();
 });
-field("prompt").addEventListener("change", words);
+field("prompt").addEventListener("input", words); // not on change: a button may be pressed meanwhile
 
 // The page in the frame says which step is looked at.
 addEventListener("message", (event) => {

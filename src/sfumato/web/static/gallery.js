@@ -87,6 +87,7 @@ export function view(picture, source) {
 
 const on = (name, act) => viewer.querySelector(name).addEventListener("click", act);
 on(".close", () => viewer.close());
+viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
 on(".again", async () => {
   const { open, use } = await import("./create.js");
   await open();

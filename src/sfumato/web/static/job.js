@@ -33,6 +33,7 @@ export async function perform(form, path, body, heard = () => {}) {
   latest.set(form, run);
   button.disabled = true;
   say(form, "waiting");
+  bar.scrollIntoView({ block: "nearest" });
   try {
     const asked = await body();
     const job = current() ? await json(path, asked) : null;
@@ -75,8 +76,9 @@ export async function perform(form, path, body, heard = () => {}) {
 
 // The page that came of a job, in a frame that may not speak to the server, and by itself.
 export function show(frame, form, job) {
-  frame.src = `/v1/jobs/${job.id}/page`;
+  const address = `/v1/jobs/${job.id}/page`;
+  frame.contentWindow.location.replace(address); // no entry in the browser's history
   const alone = form.querySelector(".alone");
-  alone.href = frame.src;
+  alone.href = address;
   alone.hidden = false;
 }

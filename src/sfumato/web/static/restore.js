@@ -17,6 +17,7 @@ const brush = new Brush(page.querySelector(".brush"), () => {
 function quality() {
   const box = form.elements.quality;
   box.closest("label").hidden = !form.elements.dejpeg.checked;
+  box.disabled = !form.elements.dejpeg.checked; // a hidden wrong value would stop the form
   const told = !brush.file || brush.file.type === "image/jpeg";
   box.placeholder = told ? "as in the file" : "50";
 }
@@ -78,8 +79,8 @@ async function show(picture, source, name) {
   slider.type = "range";
   slider.max = 100;
   slider.value = 50;
-  slider.setAttribute("aria-label", "Before and after: how much of the result is shown");
-  const cut = () => { after.style.clipPath = `inset(0 0 0 ${100 - slider.value}%)`; };
+  slider.setAttribute("aria-label", "Before and after: where the result begins");
+  const cut = () => { after.style.clipPath = `inset(0 0 0 ${slider.value}%)`; };
   slider.addEventListener("input", cut);
   cut();
   const notes = document.createElement("p");

@@ -42,10 +42,13 @@ function shown(hit) {
   return figure;
 }
 
+// Words or a picture: the one that is given last counts.
+field("file").addEventListener("change", () => { field("query").value = ""; });
+field("query").addEventListener("input", () => { field("file").value = ""; });
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const done = await perform(form, "/v1/search", body);
-  field("file").value = "";
   if (!done) return;
   const box = document.createElement("div");
   box.className = done.pictures.some((hit) => hit.url) ? "tiles" : "texts";

@@ -34,13 +34,34 @@ function unfinished(job) {
   return item;
 }
 
+const SHOWN = 40, AGAIN = 2000; // jobs with pictures; milliseconds until the list of unfinished jobs is read again
+let timer = null;
+let known = ""; // ids of the unfinished jobs
+
+// The unfinished jobs, which are read again while there are some; true if some have ended since.
+async function unfinishedJobs() {
+  const { jobs } = await json("/v1/jobs?status=queued&status=generating");
+  document.querySelector("#history .changes").replaceChildren(...jobs.map(unfinished));
+  const before = known;
+  known = jobs.map((job) => job.id).join(" ");
+  clearTimeout(timer);
+  if (jobs.length) timer = setTimeout(again, AGAIN);
+  return before !== known;
+}
+
+async function again() {
+  if (location.hash !== "#history") return;
+  const ended = await unfinishedJobs().catch(() => false);
+  if (ended) await history().catch(() => null);
+}
+
 async function history() {
   say(document.getElementById("history"), "");
   const element = document.querySelector("#history .results");
-  const { jobs } = await json("/v1/jobs?count=40");
-  const now = jobs.filter((job) => ["queued", "generating"].includes(job.status));
-  document.querySelector("#history .changes").replaceChildren(...now.map(unfinished));
-  const done = jobs.filter((job) => job.status === "completed" && ["create", "trace", "restore"].includes(job.kind));
+  await unfinishedJobs();
+  const kinds = "kind=create&kind=trace&kind=restore&status=completed&status=cancelled";
+  const { jobs } = await json(`/v1/jobs?count=${SHOWN}&${kinds}`);
+  const done = jobs.filter((job) => job.result?.pictures.length);
   element.replaceChildren();
   if (!done.length) element.textContent = "No pictures yet.";
   for (const job of done.reverse()) {
@@ -71,5 +92,15 @@ async function open() {
   document.body.dataset.ready = page;
 }
 
-addEventListener("hashchange", open);
+addEventListener("hashchange", () => {
+  document.getElementById("viewer").close();
+  open();
+});
+// A wrong value in a closed part of a form is shown, so that the browser can say what is wrong.
+addEventListener("invalid", (event) => {
+  const part = event.target.closest("details");
+  if (part) part.open = true;
+}, true);
+// A file that is dropped beside a form does not replace the studio.
+for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault());
 open();
