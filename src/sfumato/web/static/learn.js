@@ -164,6 +164,10 @@ form.addEventListener("submit", async (event) => {
   asked.sampler = field("sampler").value;
   const done = await perform(form, "/v1/points", async () => asked);
   if (!done) return;
+  if (JSON.stringify(drawn()) !== JSON.stringify(asked.points)) {
+    say(form, "The points have changed since: train again.");
+    return;
+  }
   sampled = done.pictures[0];
   slider.max = sampled.guesses.length;
   slider.disabled = player.disabled = false;

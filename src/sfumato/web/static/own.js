@@ -125,11 +125,15 @@ form.addEventListener("submit", async (event) => {
     return;
   }
   const asked = { image: await base64(file), prompt: field("prompt").value };
-  sent = asked.image;
   const damage = field("damage").value;
   if (damage) asked.damage = damage;
+  for (const slider of results.querySelectorAll("input")) slider.disabled = true; // of the picture before
   const done = await perform(form, "/v1/probes", async () => asked);
-  if (!done) return;
+  if (!done) {
+    for (const slider of results.querySelectorAll("input")) slider.disabled = false;
+    return;
+  }
+  sent = asked.image;
   results.replaceChildren(...(damage ? spoiled(done.pictures, damage) : [...coded(done.pictures), ...noised(done.pictures)]));
 });
 field("file").addEventListener("change", () => { file = field("file").files[0] ?? null; });
