@@ -28,7 +28,9 @@ def cached(
     rows: Callable[[int, int], Tensor],
     batch: int = 256,
 ) -> Iterator[int]:
-    """Fill `path` (.npy, float16) with ``rows(start, end)`` batch by batch; yield the rows done.
+    """Fill `path` (.npy, float16) with ``rows(start, end)`` batch by batch.
+
+    After each batch, yield how many rows are done.
 
     Rows that were computed with the same `key` before are kept, also after an interrupted run. A
     damaged file is computed again.

@@ -179,7 +179,8 @@ def noise_under_jpeg(x: NDArray[Any]) -> float:
     JPEG keeps less of the noise in color.
 
     Strong noise stays nearly white. JPEG removes the finest part of weak noise from flat regions.
-    So weak noise is measured in the picture at half the size, where it remains, half as strong.
+    So weak noise is measured in the picture at half the size: JPEG leaves the noise there, but the
+    averaging halves its standard deviation.
     """
     gray = luma(x)
     level = estimate_noise(gray)
