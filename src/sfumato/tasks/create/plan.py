@@ -33,6 +33,7 @@ from sfumato.tasks.create.options import CreateOptions
 
 LARGEST = 4096  # largest side in pixels
 ENLARGED = 1024  # largest side in pixels of a picture from the upscaler
+Size = tuple[int, int]  # width and height
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class Plan:
     sampler: str
     best_of: int
     tries: Sequence[int]
-    size: tuple[int, int]
-    shown: tuple[int, int]
+    size: Size
+    shown: Size
     enlarged: int
     start: Start | None
     strength: float
@@ -214,9 +215,7 @@ def make_plan(options: CreateOptions, model: Model) -> Plan:
     )
 
 
-def _start(
-    options: CreateOptions, model: Model
-) -> tuple[Start | None, tuple[int, int], tuple[int, int], int]:
+def _start(options: CreateOptions, model: Model) -> tuple[Start | None, Size, Size, int]:
     """The picture to start from, the size to work at, the size of the result, and how often the
     picture is enlarged.
     """
@@ -226,18 +225,26 @@ def _start(
         shown = options.size or model.size
         size, enlarged = _working_size(shown, model)
         return None, size, shown, enlarged
+    if options.mask:
+        return _start_inpainting(options.source, options.mask, options.size, model)
     source, (stored, profile) = image.read(options.source), image.read_stored(options.source)
     shown = options.size or _nearest(source.size, model.unit)
-    if not options.mask:
-        size, enlarged = _working_size(shown, model)
-        start = Start(image.crop_to(source, size), image.crop_to(stored, size), profile)
-        return start, size, shown, enlarged
-    mask = image.read_mask(options.mask, source.size)
-    shown = options.size or source.size  # without a size, kept pixels are not scaled
+    size, enlarged = _working_size(shown, model)
+    start = Start(image.crop_to(source, size), image.crop_to(stored, size), profile)
+    return start, size, shown, enlarged
+
+
+def _start_inpainting(
+    picture: str | bytes, white: str | bytes, wanted: Size | None, model: Model
+) -> tuple[Start, Size, Size, int]:
+    """The picture and the mask of inpainting, and the sizes as in :func:`_start`."""
+    source, (stored, profile) = image.read(picture), image.read_stored(picture)
+    mask = image.read_mask(white, source.size)
+    shown = wanted or source.size  # without a size, kept pixels are not scaled
     source, stored, mask = (image.crop_to(part, shown) for part in (source, stored, mask))
     replaced = image.white(mask)
     if not replaced.any():
-        raise OptionError(image.nothing_white(options.mask))
+        raise OptionError(image.nothing_white(white))
     size, enlarged = _working_size(shown, model)
     if enlarged:
         small = source.resize(size, Image.Resampling.LANCZOS)
@@ -251,7 +258,7 @@ def _start(
     return Start(source, stored, profile, hidden, hidden), source.size, shown, 0
 
 
-def _times_enlarged(size: tuple[int, int], shown: tuple[int, int]) -> int:
+def _times_enlarged(size: Size, shown: Size) -> int:
     """How often an inpainted picture is enlarged before it is resized to the source's size.
 
     The upscaler makes sides of at most `ENLARGED` pixels; a small rest is left to the resizing.
@@ -262,7 +269,7 @@ def _times_enlarged(size: tuple[int, int], shown: tuple[int, int]) -> int:
     return min(most, max(1, wanted))
 
 
-def _working_size(size: tuple[int, int], model: Model) -> tuple[tuple[int, int], int]:
+def _working_size(size: Size, model: Model) -> tuple[Size, int]:
     """The size at which the model works for a picture of `size`, and how often it is enlarged.
 
     A model with an upscaler works at about its own size, also for smaller pictures.
@@ -373,7 +380,7 @@ def _check_options(plan: Plan) -> None:
         )
 
 
-def _nearest(size: tuple[int, int], unit: int) -> tuple[int, int]:
+def _nearest(size: Size, unit: int) -> Size:
     most = LARGEST // unit * unit
     wide, tall = (min(most, max(unit, round(n / unit) * unit)) for n in size)
     return wide, tall
