@@ -100,7 +100,7 @@ def serve(
     _check_address(host, port)
     _run(server, app)
     if not server.started:
-        raise OptionError(f"cannot listen on port {port} of {host}: give another --port")
+        raise OptionError(f"the server could not start; its queue is in {folder}")
     note("stopped; unfinished jobs continue at the next start")
 
 

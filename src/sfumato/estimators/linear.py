@@ -101,11 +101,9 @@ class _Linear(Reducer):
     @property
     def _number(self) -> int | None:
         """The number of components, if `n_components` is one."""
-        return (
-            None
-            if self._share is not None or self.n_components is None
-            else (int(self.n_components))
-        )
+        if self._share is not None or self.n_components is None:
+            return None
+        return int(self.n_components)
 
     def _enough(self, rows: Rows) -> int:
         """Return the largest number of components of a fit on these rows alone."""

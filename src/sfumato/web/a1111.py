@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -32,7 +34,6 @@ TASKS = 1000  # largest number of clients' task ids that are remembered
 HASH = re.compile(r" \[[0-9a-f]+\]$")  # the digest that A1111's clients add to a model's name
 SAME = "Automatic"  # A1111's word for the model's own schedule
 LORA = re.compile(r"<lora:([^:<>]+)(?::([^:<>]*))?(?::[^<>]*)?>")
-SMALLEST, MOST = 1.5, 8  # factors of enlarging
 # our names of fields -> A1111's names, for error messages
 THEIRS = {
     "guidance_scale": "cfg_scale",
@@ -40,6 +41,7 @@ THEIRS = {
     "schedule": "scheduler",
     "strength": "denoising_strength",
     "source": "init_images",
+    "enlarge": "upscaling_resize",
 }
 OURS = re.compile(rf"^({'|'.join(THEIRS)})\b")
 
@@ -161,22 +163,27 @@ def _without_loras(prompt: str) -> tuple[str, list[str]]:
     return (" ".join(LORA.sub(" ", prompt).split()) if loras else prompt), loras
 
 
-def in_their_words(message: str) -> str:
+@contextlib.contextmanager
+def in_their_words() -> Iterator[None]:
     """Replace our field at the beginning of an error message by A1111's field.
 
     Examples
     --------
-    >>> in_their_words("guidance_scale=nan is not supported")
-    'cfg_scale=nan is not supported'
+    >>> with in_their_words():
+    ...     raise OptionError("guidance_scale=nan is not supported")
+    Traceback (most recent call last):
+    sfumato.errors.OptionError: cfg_scale=nan is not supported
     """
-    return OURS.sub(lambda match: THEIRS[match[0]], message, count=1)
+    try:
+        yield
+    except (OptionError, PictureError) as error:
+        said = OURS.sub(lambda match: THEIRS[match[0]], str(error), count=1)
+        raise OptionError(said) from None
 
 
 async def _made(request: Request, asked: TextToImage, extra: dict[str, Any]) -> dict[str, Any]:
-    try:
+    with in_their_words():
         job = await submit(request, _body(request, asked, **extra))
-    except (OptionError, PictureError) as error:
-        raise OptionError(in_their_words(str(error))) from None
     tasks = request.app.state.tasks
     if asked.force_task_id:
         tasks[asked.force_task_id] = job.id
@@ -225,14 +232,12 @@ async def extra_single_image(request: Request, asked: Single) -> dict[str, Any]:
         factor = max(wanted / side for wanted, side in zip(size, given.size, strict=True))
     if factor == 1:
         data = await asyncio.to_thread(png_of, data)
-    elif SMALLEST <= factor <= MOST:
-        job = await submit(request, RestoreBody(image=asked.image, enlarge=factor))
+    else:
+        with in_their_words():
+            job = await submit(request, RestoreBody(image=asked.image, enlarge=factor))
         result = await finished(request, job)
         path = queue_of(request).store.files(job.id) / result["pictures"][0]["file"]
         data = await asyncio.to_thread(path.read_bytes)
-    else:
-        what = "upscaling_resize" if asked.resize_mode == 0 else "the factor to this size"
-        raise OptionError(f"{what} is {factor:g}; supported are 1, and {SMALLEST} to {MOST}")
     if asked.resize_mode == 1 and asked.upscaling_crop:
         data = await asyncio.to_thread(_cropped, data, size)
     return {"html_info": "", "image": base64.b64encode(data).decode()}

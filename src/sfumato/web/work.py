@@ -114,7 +114,7 @@ class Models:
         return model
 
 
-def options_of(record: type[Record], request: Mapping[str, Any]) -> Record:
+def command_options(record: type[Record], request: Mapping[str, Any]) -> Record:
     """The options of a command in a request, which has other fields, too."""
     return record.build({k: v for k, v in request.items() if k in record.model_fields})
 
@@ -163,7 +163,7 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
         wanted = seeded_rows(request["prompt"], request["seed"], request.get("count", 1))
         rows += wanted
         owner += [number] * len(wanted)
-    options = options_of(CreateOptions, works[0].request)
+    options = command_options(CreateOptions, works[0].request)
     plan = make_plan(options, models.get(options))
     check([text for text, _ in rows], plan)
     for work in works:
@@ -214,7 +214,7 @@ def encoded(picture: Image.Image) -> str:
 
 
 def _trace(work: Work, models: Models) -> Iterator[Event]:
-    options, changes = options_of(CreateOptions, work.request), work.request.get("changes", ())
+    options, changes = command_options(CreateOptions, work.request), work.request.get("changes", ())
     work.folder.mkdir(parents=True, exist_ok=True)
     for event in steps(work.request["prompt"], options, models.get(options), changes=changes):
         if isinstance(event, Explained):
@@ -231,7 +231,7 @@ def _trace(work: Work, models: Models) -> Iterator[Event]:
 
 
 def _restore(work: Work) -> Iterator[Event]:
-    options = options_of(RestoreOptions, work.request)
+    options = command_options(RestoreOptions, work.request)
     before = photos.read(Path(work.request["image"]))
     work.folder.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -248,7 +248,7 @@ def _restore(work: Work) -> Iterator[Event]:
 def _probe(work: Work, models: Models) -> Iterator[Event]:
     """Try a model on a picture; the result holds each picture of the probe."""
     picture = image.read(Path(work.request["image"]))
-    options = options_of(ProbeOptions, work.request)
+    options = command_options(ProbeOptions, work.request)
     model = None if options.damage else models.get(CreateOptions(model=work.request["model"]))
     work.folder.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -265,7 +265,7 @@ def _probe(work: Work, models: Models) -> Iterator[Event]:
 def _reduce(work: Work) -> Iterator[Event]:
     """Compare PCA with autoencoders; the report is the job's page, its figures are the result."""
     report.check_plotting()
-    options = options_of(ReduceOptions, work.request)
+    options = command_options(ReduceOptions, work.request)
     found = reducing.start(reducing.gather(Path(work.request["data"]), options), options)
     for event in reducing.compare(found):
         if isinstance(event, Progress):
