@@ -1,10 +1,12 @@
 """Compare PCA with scikit-learn, in memory and from a file that is larger than the memory.
 
-    python benchmarks/pca.py # 60,000 x 784 in memory, 2,000,000 x 784 from disk python
-    benchmarks/pca.py --rows 200000 # a smaller file than the default of 6.3 GB python
-    benchmarks/pca.py --mnist DIR # also the error on MNIST; DIR holds its four idx files
+    python benchmarks/pca.py                # 60,000 x 784 in memory, 2,000,000 x 784 from disk
+    python benchmarks/pca.py --rows 200000  # a smaller file than the default of 6.3 GB
+    python benchmarks/pca.py --mnist DIR    # also the error on MNIST; DIR holds its four idx files
+    python benchmarks/pca.py --few          # only few rows of many columns: an SVD, or moments
 
-In memory, the fits alternate, and the benchmark prints median times. From disk, sfumato's
+In memory, the fits alternate, and the benchmark prints median times. Few rows are also fitted by
+their moments, to show from which number of columns an SVD is faster. From disk, sfumato's
 `partial_fit` reads the whole file. scikit-learn's IncrementalPCA reads only the first tenth,
 because it is slower by an order of magnitude. Each of the two runs in its own process, whose peak
 memory is measured.
@@ -23,6 +25,7 @@ import numpy as np
 import sklearn.decomposition
 
 from sfumato import PCA
+from sfumato.space.pca import Moments, Sketch
 
 COLUMNS, CHUNK, CODES, ROUNDS = 784, 8192, 30, 5
 STREAM = """
@@ -87,6 +90,34 @@ def in_memory():
     for name, found in seconds.items():
         middle = statistics.median(found)
         print(f"  {name:24s} {middle:6.2f} s sfumato is {middle / mine:.2f}x as fast")
+
+
+def few_rows():
+    """Compare an SVD of few rows with their moments, and with scikit-learn's full SVD."""
+    for count, columns in ((20, 3072), (300, 3072), (500, 4096), (1000, 4096), (1500, 3072)):
+        data = np.random.default_rng(0).normal(size=(count, columns)).astype(np.float32)
+        fits = {
+            "SVD": lambda data=data: svd(data),
+            "moments": lambda data=data: Moments.of(data).solve(2),
+            "scikit-learn": lambda data=data: sklearn.decomposition.PCA(2, svd_solver="full").fit(
+                data
+            ),
+        }
+        seconds = {name: [] for name in fits}
+        for _ in range(ROUNDS):
+            for name, fit in fits.items():
+                begun = time.perf_counter()
+                fit()
+                seconds[name].append(time.perf_counter() - begun)
+        told = ", ".join(f"{name} {statistics.median(s):.3f} s" for name, s in seconds.items())
+        print(f"{count} x {columns}: {told}")
+
+
+def svd(data):
+    """Fit a sketch that keeps all directions: one SVD of the rows."""
+    sketch = Sketch(data.shape[1])
+    sketch.add(data)
+    return sketch.solve(2)
 
 
 def from_disk(count):
@@ -160,7 +191,11 @@ def main():
     )
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--mnist", type=Path)
+    parser.add_argument("--few", action="store_true")
     arguments = parser.parse_args()
+    if arguments.few:
+        few_rows()
+        return
     if arguments.mnist:
         mnist(arguments.mnist)
     in_memory()
