@@ -59,11 +59,12 @@ Which sampler is the best? Here the data follow a Gaussian, for which the perfec
 known, so only the sampler makes an error. Each sampler goes from noise level (sigma) 14.6 to 0.03,
 in equal steps of log sigma. The table gives the relative error of the standard deviation of the
 samples, for several numbers of steps. For samplers that add random noise, the error is computed
-exactly, too, not estimated from samples. At an equal number of network evaluations, a smaller
-error is better: `unipc` and `dpmpp_2m` are the most exact here. Order 2 means that doubling the
-number of steps reduces the error to a quarter. The order is measured between 200 and 400 steps,
-for LMS between 1,000 and 2,000 steps, because its first steps are of lower order. `lcm` needs a
-network that was distilled for it. `python benchmarks/sampler_order.py` prints this page.
+exactly, too, not estimated from samples. Compare samplers at an equal number of network
+evaluations. Here `unipc` is the most exact. The second is `dpmpp_2m` at 10 and 20 steps, and `lms`
+at 50 and 100 steps. Order 2 means that doubling the number of steps reduces the error to a quarter.
+The order is measured between 200 and 400 steps. For `lms`, it is measured between 1,000 and 2,000
+steps: its first steps are of lower order, and their error hides the order of shorter runs. `lcm`
+needs a network that was distilled for it. `python benchmarks/sampler_order.py` prints this page.
 """
 
 

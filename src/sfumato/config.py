@@ -113,8 +113,8 @@ def note_of(field: FieldInfo, name: str) -> str:
 class Options(Config):
     """Base of the options of a command; library, command line and server all validate with it.
 
-    Values may be ``Path`` objects. The parameters in the docstring of a subclass are generated from
-    its fields.
+    An option that takes a path as text also takes a ``Path``. The parameters in the docstring of a
+    subclass are generated from its fields.
     """
 
     @classmethod

@@ -27,11 +27,11 @@ from sfumato.errors import ModelError, OptionError, PictureError
 
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue: ITU-R BT.601, section 2.5.1
 MAX_PIXELS = 178_000_000  # slightly below Pillow's own limit
-SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .tga".split())
+SUFFIXES = {*".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .tga".split()}
 # camera raw files: many have a small preview, which must not be taken for the photo
 RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"})
 # photos that cannot be read; in a folder of pictures, they are listed as left out
-UNSUPPORTED = RAW | {".heic", ".heif", ".psd"}
+UNSUPPORTED = RAW | {".heic", ".heif", ".jxl", ".psd"}
 ENDINGS = SUFFIXES | UNSUPPORTED | {".pdf", ".svg"}  # of files; other output paths are folders
 # width and height of a letter in a caption, in pixels; maximum number of lines
 LETTER, CAPTION_LINES = (5, 12), 3

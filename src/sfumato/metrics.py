@@ -51,10 +51,11 @@ def knn_accuracy(
 
 
 def precision_at(codes: NDArray[Any], labels: NDArray[Any], counts: list[int]) -> dict[int, float]:
-    """Precision at each k of `counts` below the number of codes, averaged over all queries.
+    """Precision at k, for each k in `counts` that is smaller than the number of codes.
 
-    Each code is the query once. Precision at k is the share of codes with the query's label among
-    the k other codes that are nearest to the query by cosine.
+    Each code is the query once, and the result is the mean over the queries. Precision at k is the
+    share of codes with the query's label among the k other codes that are nearest to the query by
+    cosine.
 
     This is the protocol of Hinton & Salakhutdinov 2006, figure 4A.
     """

@@ -26,7 +26,7 @@ class Corrupted:
     Attributes
     ----------
     y : Tensor, (B, C', H', W')
-        The measurement.
+        The corrupted pictures, also called the measurement.
     sigma : Tensor, (B,)
         Standard deviation of the Gaussian noise that was added, sampled per picture; 0 without
         noise. If downsampling or blur follows, the noise in `y` may be weaker.

@@ -222,7 +222,8 @@ class DiffusionNoise:
 class SaltAndPepper:
     """Salt-and-pepper noise.
 
-    The corruption is not linear, as the positions are unknown.
+    It is not a known linear operator (:class:`sfumato.types.Linear`): which pixels change is random
+    and is not returned.
 
     Parameters
     ----------

@@ -174,8 +174,8 @@ def _counts_rows(column: Any) -> bool:
 def is_headless(text: str, delimiter: str) -> bool:
     """Whether the first line of a table is a row rather than the column names.
 
-    Numbers count as names only if they are rising integers that are equally spaced (0, 1, 2, ...)
-    or stand beside words (region, 2010, 2015, 2019).
+    Numbers count as names only if they are rising integers. These must also be equally spaced
+    (0, 1, 2, ...) or have words beside them (region, 2010, 2015, 2019).
 
     Examples
     --------

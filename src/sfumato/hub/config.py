@@ -138,9 +138,10 @@ class SchedulerConfig(Config):
     def bound_sampler(
         self, name: str | None, noise: NoiseSource, steps: int, eta: float | None = None
     ) -> Sampler:
-        """Return a sampler for the checkpoint's own noise levels; by default its own sampler.
+        """Return the sampler `name`, set up for the checkpoint's noise levels.
 
-        The last of `steps` steps is of first order where the config asks for it, as in diffusers.
+        Without `name`, it is the sampler of the checkpoint's config. The last of `steps` steps is
+        of first order where the config asks for it, as in diffusers.
         """
         name = name or self.sampler
         is_unipc = name == "unipc"

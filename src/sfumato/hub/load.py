@@ -206,13 +206,13 @@ def load(
     dtype : str
         ``auto``, ``float32``, ``bfloat16`` or ``float16``, for the networks' weights and
         activations. ``auto`` is float32 on a CPU, as bfloat16 changes pictures visibly; on a GPU it
-        is bfloat16 if the GPU supports it.
-    loras : sequence of str
+        is bfloat16 if the GPU has native bfloat16, else float32.
+    loras : sequence of str or Path
         Files or folders of LoRAs, each with an optional scale after a colon, such as ``mine/:0.8``;
         the default scale is 1.
     fast : bool
-        Merge the LoRA from ``fast/`` in the model's folder. The model then samples in a few steps
-        without guidance.
+        Add the LoRA of the model's student (its folder ``fast/``) to the weights in memory. The
+        model then samples in a few steps without guidance.
 
     Raises
     ------

@@ -52,9 +52,10 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def matrix_weights(module: nn.Module) -> list[Tensor]:
-    """The weights to optimize by Muon: matrices and kernels with at least 32 rows and 32 columns.
+    """The weights to optimize by Muon: matrices with at least 32 rows and 32 columns.
 
-    Embeddings, layers of a few channels, norms and biases are left out.
+    Convolution kernels are taken as matrices, as in :class:`Muon`. Embeddings, layers of a few
+    channels, norms and biases are left out.
     """
     layers = (
         m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)

@@ -48,7 +48,7 @@ def read_photos(
     """Read photographs (3, H, W) whose sides are at least `smallest` pixels.
 
     A photo is first shrunk so that no side is longer than `longest`. Smaller copies are then added:
-    they have finer detail, without the photo's own noise and compression artifacts.
+    per pixel, they show more detail, and less of the photo's noise and compression artifacts.
 
     Returns
     -------

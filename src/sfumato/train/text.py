@@ -214,8 +214,8 @@ class TextJob:
     def distances(self, rows: Tensor) -> Tensor:
         """Distance of each text to its target, (B,).
 
-        The texts whose states should stay as they were (`kept`) come last; their target is the
-        output of the encoder that training started from.
+        In the result, the texts whose states should stay as they were (`kept`) come last. Their
+        target is the output of the encoder that training started from.
         """
         device = self.module.text_model.final_layer_norm.weight.device
         ids, kept = self.ids[rows], self.kept[rows].to(device)

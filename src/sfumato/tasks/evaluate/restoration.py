@@ -169,10 +169,10 @@ def damage(
 def damager(
     task: Task, amount: float | str | None = None, *, gray: bool = False
 ) -> Callable[[Sample], Damaged]:
-    """Return a function that reads and damages a sample; every call gives the same damage.
+    """Return a function that reads and damages a sample.
 
-    It raises PictureError for a picture that cannot be read, is too small, or has no color to
-    restore.
+    The damage of a sample is the same at every call. The returned function raises PictureError for
+    a picture that cannot be read, is too small, or has no color to restore.
 
     Raises
     ------

@@ -102,7 +102,7 @@ class StepTrace:
     def noise(self, estimate: Tensor) -> Tensor:
         """Noise that an estimate of the clean latents implies in `x`: ``(x - estimate) / sigma``.
 
-        The noise is scaled to standard deviation 1.
+        The division by sigma makes its standard deviation about 1.
         """
         return (self.x - estimate) / self.sigma
 

@@ -38,8 +38,9 @@ class Trial:
     reconstructed : array
         The first test rows, reconstructed.
     decoded_map : array, optional
-        For pictures and codes of length 2: rows decoded from a square grid of codes over the range
-        of the test codes; the second code value varies slowest, and both values ascend.
+        Only for pictures and codes of length 2: pictures decoded from a square grid of codes, which
+        covers the range of the test codes. Both values are in ascending order; the first value
+        varies fastest.
     """
 
     method: str
@@ -120,6 +121,6 @@ def _robustness(found: Outliers, share: float) -> str:
         else f"rises from 0 to {found.contaminated:.4g}"
     )
     return (
-        f"With {share:.0%} of the training rows replaced by noise, the error of {name} on clean "
-        f"rows {change}."
+        f"With codes of length {found.codes} and {100 * share:g} % of the training rows replaced "
+        f"by noise, the error of {name} on clean rows {change}."
     )

@@ -343,8 +343,8 @@ def guided_filter(
 
     This is the guided filter (He et al. 2013, equations 5, 6 and 8).
 
-    Slope and offset can be upsampled and applied to a larger copy of the luminance; colors then
-    stop at its edges.
+    Slope and offset can be upsampled and applied to a larger copy of the luminance. The colors then
+    stop where the luminance has an edge.
 
     Returns
     -------

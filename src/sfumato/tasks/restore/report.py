@@ -41,9 +41,9 @@ def report(
 ) -> dict[str, Any]:
     """The report of a restoration.
 
-    The largest change of known pixels is reported only if filling holes is the only task. The
-    difference between the input and the shrunk result of an enlargement is reported only if no
-    noise is removed.
+    The largest change of known pixels is reported only if filling holes is the only task. If the
+    photo is enlarged and no noise is removed, the result is shrunk to the size of the photo, and
+    its difference from the photo is reported.
     """
     parts = [
         *(stage.only or "photos" for stage in stages),

@@ -79,7 +79,8 @@ def stream(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Pr
     Raises
     ------
     OptionError
-        As in :func:`sfumato.restore`; and for more than one sample, if patches fill no hole.
+        In the same cases as :func:`sfumato.restore`. Also if more than one sample is requested, but
+        patches fill no hole: only fillings with patches differ.
     """
     _check_hints(photo, options)
     first = options.seed or 0

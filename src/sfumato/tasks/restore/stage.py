@@ -51,8 +51,8 @@ class Engine(Protocol):
         """Restore a damaged picture (1, 3, h, w) in [-1, 1]; returns (1, 3, h, w).
 
         Takes the planes (1, 4, h, w) of :func:`restorer_planes` and the noise level for values in
-        [-1, 1]: one number, or one per pixel (1, 1, h, w). `only` names the only kind of damage in
-        the whole picture, for which there may be a better network.
+        [-1, 1]: one number, or one per pixel (1, 1, h, w). If the whole picture has a single kind
+        of damage, `only` names it, since there may be a better network for this kind.
         """
         ...
 

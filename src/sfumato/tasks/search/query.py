@@ -38,7 +38,7 @@ class Hit:
     Attributes
     ----------
     name : str
-        Name of the file, or row of the table.
+        Name of the file, or number of the row in the table.
     similarity : float
         Cosine of the angle between the codes, -1 to 1.
     label, text : str
