@@ -133,6 +133,22 @@ def test_mask_share():
     assert abs(float((known == 0).float().mean()) - 0.7) < 0.02
 
 
+@pytest.mark.parametrize("side", [64, 512, 1024])
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_letters_cover_their_share_of_pictures_of_any_size(side, share):
+    ones = torch.ones(1, 1, side, side)
+    known = bound(f"mask:text:{share}", ones).apply(ones)
+    assert share <= float((known == 0).float().mean()) < share + 0.25
+
+
+@pytest.mark.parametrize(
+    "text", ["mask:0.5:0.25", "gray:file:x:y", "jpeg:30.9", "mask:file", "mask:file:"]
+)
+def test_words_without_effect_are_refused(text):
+    with pytest.raises(OptionError, match="cannot be read; write"):
+        parse(text)
+
+
 def test_mask_from_a_picture(tmp_path):
     from PIL import Image
 

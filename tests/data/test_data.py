@@ -1,5 +1,6 @@
 """What people have: hidden files, encodings, delimiters, and captions in every layout."""
 
+import gzip
 import io
 import json
 import os
@@ -220,6 +221,90 @@ def test_splits_are_no_classes(tmp_path):
     write(tmp_path / "train" / "0.png", png())
     write(tmp_path / "train" / "cat" / "0.png", png())
     assert captions(tmp_path) == {"train/0.png": (), "train/cat/0.png": ("cat",)}
+
+
+def test_other_names_of_splits(tmp_path):
+    lines = [f"{k},{k % 3},{'Train' if k < 6 else 'validation'}\n" for k in range(10)]
+    write(tmp_path / "t.csv", ("a,b,split\n" + "".join(lines)).encode())
+    table = rows.read(tmp_path / "t.csv")
+    assert len(table) == 10 and table.test.tolist() == [False] * 6 + [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("cat,3\ndog,4\ncat,5\ndog,6\n", 1),
+        ("1,2,setosa\n3,5,setosa\n2,4,rose\n9,1,rose\n", 2),
+        ("\ncity;2020\nparis;5\nrome;6\noslo;1\n", 1),
+    ],
+)
+def test_a_first_line_of_data_is_kept(text, columns, tmp_path):
+    """A year beside a word is the name of a column."""
+    write(tmp_path / "t.csv", text.encode())
+    table = rows.read(tmp_path / "t.csv")
+    assert table.rows.shape == (3 if "2020" in text else 4, columns)
+
+
+def test_a_long_label_takes_little_memory(tmp_path):
+    lines = "".join(f"{k},{'x' * 100_000 if k == 3 else k % 2}\n" for k in range(500))
+    write(tmp_path / "t.csv", f"a,label\n{lines}".encode())
+    labels = rows.read(tmp_path / "t.csv").labels
+    assert labels.nbytes < 1e6 and len(set(labels.tolist())) == 3
+
+
+def test_a_picture_that_cannot_be_read_moves_no_caption(tmp_path):
+    """It may come into the folder, also as a broken link, after the others were decoded."""
+    source, cache = tmp_path / "own", tmp_path / "cache"
+    for name in "bcd":
+        write(source / f"{name}.png", png())
+        write(source / f"{name}.txt", f"caption {name}".encode())
+    before = pack(source, 8, cache, captions=True).captions
+    for name in ("a.heic", "a0.png"):
+        if name == "a.heic":
+            write(source / name, b"no picture")
+        else:
+            (source / name).symlink_to(tmp_path / "gone.png")
+        assert pack(source, 8, cache, captions=True).captions == before
+
+
+def test_the_first_caption_that_is_not_empty(tmp_path):
+    write(tmp_path / "0.png", png())
+    record = {"file_name": "0.png", "text": None, "caption": "a cat"}
+    write(tmp_path / "metadata.jsonl", json.dumps(record).encode())
+    assert captions(tmp_path) == {"0.png": ("a cat",)}
+
+
+def test_damaged_metadata_is_one_error(tmp_path):
+    deep = b"[" * 200_000
+    write(tmp_path / "own" / "0.png", png())
+    write(tmp_path / "own" / "metadata.jsonl", deep)
+    with pytest.raises(DataError, match="metadata"):
+        find(tmp_path / "own")
+    with tarfile.open(tmp_path / "deep.tar", "w") as tar:
+        for name, content in (("0.png", png()), ("0.json", deep)):
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+    assert find(tmp_path / "deep.tar")[0].captions == ()
+    packed = bytearray(gzip.compress((tmp_path / "deep.tar").read_bytes()))
+    packed[30:60] = b"\xff" * 30
+    write(tmp_path / "damaged.tar.gz", bytes(packed))
+    with pytest.raises(DataError, match="cannot be read as a tar file"):
+        find(tmp_path / "damaged.tar.gz")
+
+
+def test_a_folder_or_binary_data_is_no_caption(tmp_path):
+    for name in "ab":
+        write(tmp_path / f"{name}.png", png())
+    (tmp_path / "a.txt").mkdir()
+    write(tmp_path / "b.txt", bytes(range(256)))
+    assert captions(tmp_path) == {"a.png": (), "b.png": ()}
+
+
+def test_a_link_beside_its_folder_gives_no_class(tmp_path):
+    write(tmp_path / "cats" / "0.png", png())
+    (tmp_path / "animals").symlink_to(tmp_path / "cats")
+    assert captions(tmp_path) == {"cats/0.png": ("cats",)}
 
 
 def test_metadata_that_names_no_file(tmp_path):

@@ -2,11 +2,12 @@
 
 import io
 import json
+import time
 
 import pytest
 from PIL import Image, PngImagePlugin
 
-from sfumato.data.foreign import options_of, read_options
+from sfumato.data.foreign import from_a1111, options_of, read_options
 
 A1111 = """a watercolor fox, (autumn:1.2)
 in the woods
@@ -72,6 +73,26 @@ def test_a1111():
         "schedule": "karras",
         "size": [512, 768],
     }
+
+
+def test_a1111_without_a_positive_prompt():
+    said = "Negative prompt: blurry, ugly\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 3"
+    assert not options_of({"parameters": said})  # no prompt: no settings of a picture
+    found = from_a1111(said)
+    assert (found["prompt"], found["negative_prompt"]) == ("", "blurry, ugly")
+
+
+def test_a_long_line_is_read_in_time():
+    """In a server, one picture must not stop all requests."""
+    begin = time.perf_counter()
+    for filling in (" ", "x", "x:", ': "'):
+        options_of({"parameters": "a cat\nx" + filling * 20_000 + "!"})
+    assert time.perf_counter() - begin < 2
+
+
+def test_a_number_of_400_digits_is_left_out():
+    said = f"a cat\nSteps: 20, Sampler: Euler, Seed: 1{'0' * 400}"
+    assert "seed" not in options_of({"parameters": said})
 
 
 def test_comfyui():

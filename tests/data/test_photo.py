@@ -5,6 +5,7 @@ sentence.
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -429,3 +430,47 @@ def test_a_given_picture_is_not_changed_and_may_be_damaged(tmp_path):
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:300])
     with Image.open(tmp_path / "b.png") as cut, pytest.raises(PictureError, match="cannot be read"):
         restore(cut, options)
+
+
+def test_metadata_too_long_for_a_jpeg_are_left_out_with_a_note(tmp_path):
+    """A finished restoration is written, whatever was stored in the photo."""
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 70_000
+    held = Photo(
+        np.zeros((4, 6, 3), np.uint8),
+        exif=exif.tobytes(),
+        texts={"Comment": "c" * 80_000},
+        xmp=b"<x>" + b" " * 80_000 + b"</x>",
+    )
+    notes = write(held, tmp_path / "a.jpg")
+    assert len(notes) == 3 and {"EXIF", "comment", "XMP"} <= set(" ".join(notes).split())
+    assert read(tmp_path / "a.jpg").exif is None
+    assert not write(replace(held, exif=None), tmp_path / "a.png")
+    with pytest.raises(PictureError, match="cannot be written"):
+        write(replace(held, texts={"ключ": "x"}), tmp_path / "b.png")
+
+
+def test_values_beyond_16_bits_and_a_transparent_gray(tmp_path):
+    deep = np.array([[100_000, 70_000], [-5, 65_535]], np.int32)
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    assert read(tmp_path / "deep.tif").notes == (
+        "values below 0 or above 65535 were clipped",
+    )
+    values = np.array([[0, 500], [500, 65_535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "clear.png", transparency=500)
+    made = read(tmp_path / "clear.png")
+    assert made.alpha.tolist() == [[255, 0], [0, 255]] and not made.notes
+
+
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_does_not_exist_is_none(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
+    made = read(tmp_path / "a.jpg")
+    assert made.size == (6, 4) and not made.notes
+
+
+def test_the_orientation_in_xmp_may_have_single_quotes(tmp_path):
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", xmp=b"<x tiff:Orientation='6'/>")
+    assert read(tmp_path / "a.jpg").xmp == b"<x tiff:Orientation='1'/>"

@@ -29,6 +29,11 @@ FAMILIES = {
         "transformer_layers_per_block": (2, 1),
         "use_linear_projection": True,
     },
+    "attention without text": {
+        "down_block_types": ("CrossAttnDownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "attention_head_dim": 4,
+    },
 }
 
 

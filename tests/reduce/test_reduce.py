@@ -50,6 +50,12 @@ def documents():
     ]
 
 
+def test_idx_files_with_a_dot_in_their_names(tmp_path):
+    idx(tmp_path / "train-images.idx3-ubyte.gz", PIXELS[:10])
+    idx(tmp_path / "train-labels.idx1-ubyte.gz", LABELS[:10])
+    assert read(tmp_path / "train-images.idx3-ubyte.gz").labels is not None
+
+
 def test_idx_files_that_do_not_go_together(tmp_path):
     idx(tmp_path / "train-images-idx3-ubyte.gz", PIXELS[:10])
     idx(tmp_path / "train-labels-idx1-ubyte.gz", LABELS[:9])

@@ -43,6 +43,14 @@ def test_eta_holds_in_every_spelling():
     assert not torch.equal(outputs[0], outputs[2])
 
 
+@pytest.mark.parametrize("levels", [[2, 2, 1, 0], [1, 2, 0], [2, 1, -1], [2, float("nan"), 0]])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_levels_that_do_not_decrease_are_refused(name, levels):
+    sampler = build(name, torch.randn_like, None)
+    with pytest.raises(OptionError, match="must decrease"):
+        list(sampler(bench.denoise, torch.ones(1, 1, 2, 2), torch.tensor(levels)))
+
+
 def test_a_broken_sampler_loses_its_order(monkeypatch):
     """The check can fail: Heun without its correction is Euler."""
     from sfumato.sampler import ode

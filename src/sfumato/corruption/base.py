@@ -139,9 +139,12 @@ def _grain(words: Sequence[str]) -> Corruption:
 
 def _mask(words: Sequence[str]) -> Corruption:
     if words[0] == "file":
+        if not any(words[1:]):
+            raise ValueError
         return PictureMask(":".join(words[1:]))
     if words[0][:1].isdigit() or words[0][:1] == ".":
-        return RandomMask("pixels", float(words[0]))
+        (share,) = words
+        return RandomMask("pixels", float(share))
     return RandomMask(
         words[0], float(words[1]) if len(words) > 1 else RandomMask.shares.get(words[0], 0.5)
     )
@@ -149,6 +152,8 @@ def _mask(words: Sequence[str]) -> Corruption:
 
 def _jpeg(words: Sequence[str]) -> Corruption:
     low, high = _range(words)
+    if not low.is_integer() or not high.is_integer():
+        raise ValueError
     return JPEG(int(low), int(high))
 
 
@@ -234,7 +239,7 @@ def parse(text: str) -> Corruption:
             raise unknown("corruption", name, CORRUPTIONS)
         build, usage = CORRUPTIONS[name]
         try:
-            if len(words) > MOST.get(name, 1) and words[:1] != ["file"]:
+            if len(words) > MOST.get(name, 1) and [name, *words[:1]] != ["mask", "file"]:
                 raise ValueError
             parts.append(build(words))
         except OptionError:

@@ -65,7 +65,7 @@ class Blur:
         return (rows.T @ spectrum @ columns).to(x.dtype)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def _waves(size: int, sigma: float) -> tuple[Tensor, Tensor]:
     """Return the orthonormal DCT-II matrix (size, size), and the gain of each frequency (size,)."""
     k, n = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)

@@ -136,12 +136,12 @@ class RandomMask:
     def _text(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         canvas = Image.new("1", (size[1], size[0]), 1)
         pen = ImageDraw.Draw(canvas)
-        for _ in range(100):
+        scale = max(1.0, min(size) / 512)  # a large picture has large letters
+        for _ in range(1000):
             letters = "".join(rng.choice(list(ascii_letters + digits + " "), rng.integers(3, 20)))
             place = float(rng.uniform(-0.3, 0.8) * size[1]), float(rng.uniform(-0.1, 1) * size[0])
-            pen.text(
-                place, letters, fill=0, font=ImageFont.load_default(float(rng.integers(8, 40)))
-            )
+            font = ImageFont.load_default(scale * float(rng.integers(8, 40)))
+            pen.text(place, letters, fill=0, font=font)
             if 1 - np.asarray(canvas).mean() >= self.share:
                 break
         return np.asarray(canvas).astype(np.float32)

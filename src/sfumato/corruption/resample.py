@@ -125,12 +125,12 @@ class RandomDownscale:
         return Downscale(wide / small if least <= most else factor).draw(x)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _forward(factor: float, kernel: str, size: int) -> Tensor:
     return torch.from_numpy(KERNELS[kernel](size, factor))
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def _inverse(factor: float, kernel: str, size: int) -> Tensor:
     out: Tensor = torch.linalg.pinv(_forward(factor, kernel, size))
     return out

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sfumato.errors import DataError
 
 Kind = Literal["pictures", "numbers", "documents"]
+LONGEST = 200  # letters of a label: all labels take as much memory as the longest
 MISSING_SHARE = 0.5  # a column in which a larger share of the values is missing is left out
 
 
@@ -74,10 +75,10 @@ def labels_of(values: Iterable[Any]) -> NDArray[np.str_] | None:
 
 
 def word(value: Any) -> str:
-    """Return a label as text; "" if the value is missing."""
+    """Return a label as text of at most `LONGEST` letters; "" if the value is missing."""
     if isinstance(value, list | tuple | np.ndarray):
         value = value[0] if len(value) else ""
-    return "" if value is None or value != value else str(value)
+    return "" if value is None or value != value else str(value)[:LONGEST]
 
 
 def usable(table: Table, source: str) -> Table:

@@ -1,20 +1,22 @@
-"""Read the metadata of a photo's file: EXIF, XMP, texts, resolution, JPEG quality."""
+"""Read and write the metadata of a photo's file: EXIF, XMP, texts, resolution, JPEG quality."""
 
 from __future__ import annotations
 
 import functools
 import io
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
 
 from sfumato.data.text import decode
 from sfumato.metadata import DESCRIPTION, EXIF_POINTER
 
+SEGMENT = 65_000  # bytes of EXIF data, XMP or comment that certainly fit into a JPEG
 GPS_POINTER = 0x8825  # tag of the place where a photo was taken
 ORIENTATION, PIXEL_WIDTH, PIXEL_HEIGHT = 0x0112, 0xA002, 0xA003  # EXIF 2.32, tables 4 and 7
 XMP_KEYWORD, SETTINGS = "XML:com.adobe.xmp", "sfumato"  # keywords of PNG text chunks
@@ -95,7 +97,7 @@ def xmp_of(opened: Image.Image) -> bytes | None:
     if not isinstance(found, bytes | str):
         return None
     packet = found.encode() if isinstance(found, str) else found
-    return re.sub(rb'(tiff:Orientation(?:="|>))[2-8]', rb"\g<1>1", packet)
+    return re.sub(rb"(tiff:Orientation(?:=[\"']|>))[2-8]", rb"\g<1>1", packet)
 
 
 def with_size(exif: bytes, size: tuple[int, int]) -> bytes:
@@ -136,3 +138,32 @@ def _tables() -> NDArray[Any]:
             assert isinstance(written, JpegImageFile)
             out.append(written.quantization[0])
     return np.array(out)
+
+
+def text_arguments(
+    given: Mapping[str, str], xmp: bytes | None, kind: str, settings: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Pillow's arguments for texts, XMP and settings; and notes on what the format cannot hold.
+
+    `kind` is Pillow's name of the format.
+    """
+    extra: dict[str, Any] = {}
+    texts = dict(given)
+    if kind == "PNG":
+        info = extra["pnginfo"] = PngImagePlugin.PngInfo()
+        for keyword, text in texts.items():
+            info.add_itxt(keyword, text)
+        if xmp:
+            info.add_itxt(XMP_KEYWORD, xmp.decode("utf-8", "replace"))
+        if settings is not None:
+            info.add_itxt(SETTINGS, settings)
+        return extra, []
+    notes = []
+    if kind == "JPEG" and "Comment" in texts:
+        comment = texts.pop("Comment").encode()
+        extra["comment"] = comment[:SEGMENT]
+        notes += [f"the comment was cut to {SEGMENT:,} bytes"] if len(comment) > SEGMENT else []
+    if xmp and (kind == "WEBP" or (kind == "JPEG" and len(xmp) <= SEGMENT)):
+        extra["xmp"] = xmp
+    lost = [*texts, *(["XMP"] if xmp and "xmp" not in extra else [])]
+    return extra, notes + ([f"{kind} cannot store the texts {', '.join(lost)}"] if lost else [])

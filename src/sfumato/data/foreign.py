@@ -18,8 +18,8 @@ from sfumato.errors import OptionError
 from sfumato.metadata import read_all
 from sfumato.sampler.registry import sampler_name, schedule_name
 
-# a setting in the last line of A1111's text
-PAIR = re.compile(r'\s*([\w ]+):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+# a setting in the last line of A1111's text; a key is short, so a long line is read in linear time
+PAIR = re.compile(r'(\w[\w ]{0,60}):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
 
 
 def read_options(path: Path | bytes) -> dict[str, Any]:
@@ -72,7 +72,8 @@ def from_a1111(text: str) -> dict[str, Any]:
     pairs = {key.strip(): _unquoted(value) for key, value in PAIR.findall(last)}
     if len(pairs) < 3:
         lines, pairs = [*lines, last], {}
-    said, _, negative = "\n".join(lines).partition("\nNegative prompt: ")
+    # the line break in front is there even without a positive prompt
+    said, _, negative = "\n".join(["", *lines]).partition("\nNegative prompt: ")
     wide, _, tall = pairs.get("Size", "").partition("x")
     return _options(
         said,
@@ -183,9 +184,9 @@ def _options(
 def _number(value: object, kind: type[int] | type[float]) -> int | float | None:
     try:
         number = kind(str(value)) if isinstance(value, str | int | float) else None
-    except ValueError:
+        return number if number is not None and math.isfinite(number) else None
+    except (ValueError, OverflowError):
         return None
-    return number if number is not None and math.isfinite(number) else None
 
 
 def _sampler(sampler: str, schedule: str) -> dict[str, Any]:

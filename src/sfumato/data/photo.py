@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from scipy.ndimage import distance_transform_edt
 
 from sfumato import image
 from sfumato.data.exif import (
     ORIENTATION,
-    SETTINGS,
-    XMP_KEYWORD,
+    SEGMENT,
     descriptions,
     for_tiff,
     jpeg_quality,
     resolution,
+    text_arguments,
     texts_of,
     with_size,
     xmp_of,
@@ -240,12 +240,17 @@ def _converted(opened: Image.Image) -> Photo:
     if frames > 1:
         notes.append(f"only the first of {frames} frames was read")
     profile = opened.info.get("icc_profile")
-    turned = opened.getexif().get(ORIENTATION, 1) != 1
+    turned = opened.getexif().get(ORIENTATION, 1) in range(2, 9)
     picture = image.upright(opened) if turned else opened
     if turned:
         notes.append("rotated upright according to the EXIF orientation")
     if picture.mode in SIXTEEN:
-        return Photo(_sixteen(np.asarray(picture)), profile=profile, notes=tuple(notes))
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            notes.append("values below 0 or above 65535 were clipped")
+        clear = picture.info.get("transparency")  # one value, for a gray PNG
+        alpha = np.uint8(255) * (values != clear) if isinstance(clear, int) else None
+        return Photo(_sixteen(values), alpha, profile, notes=tuple(notes))
     if picture.mode == "F":
         values = np.asarray(picture, np.float64)
         top = image.brightest("F", np.where(np.isfinite(values), values, 0))
@@ -322,17 +327,18 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     if photo.exif and kind != "BMP":
         exif = with_size(photo.exif, photo.size)
         extra["exif"] = for_tiff(exif) if kind == "TIFF" else exif
-    if photo.exif and not extra.get("exif"):
+    too_long = kind == "JPEG" and len(extra.get("exif", b"")) > SEGMENT
+    if photo.exif and (too_long or not extra.get("exif")):
         extra.pop("exif", None)
         notes.append(f"{kind} cannot store the EXIF data")
     if kind == "JPEG":
         extra |= {"quality": 95, "subsampling": 0}
     if kind == "WEBP":
         extra |= {"lossless": True, "exact": True}
-    more, lost = _text_arguments(photo, kind, settings)
-    extra |= more
-    notes += lost
     try:
+        more, lost = text_arguments(photo.texts, photo.xmp, kind, settings)
+        extra |= more
+        notes += lost
         with atomic(path) as scratch:
             picture = Image.fromarray(planes.squeeze(2) if planes.shape[2] == 1 else planes)
             picture.save(scratch, format=kind, **extra)
@@ -341,29 +347,6 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     except (OSError, ValueError) as error:
         raise PictureError(f"{path} cannot be written: {error}") from None
     return notes
-
-
-def _text_arguments(
-    photo: Photo, kind: str, settings: str | None
-) -> tuple[dict[str, Any], list[str]]:
-    """Pillow's arguments for texts, XMP and settings; and notes on what the format cannot hold."""
-    extra: dict[str, Any] = {}
-    texts = dict(photo.texts)
-    if kind == "PNG":
-        info = extra["pnginfo"] = PngImagePlugin.PngInfo()
-        for keyword, text in texts.items():
-            info.add_itxt(keyword, text)
-        if photo.xmp:
-            info.add_itxt(XMP_KEYWORD, photo.xmp.decode("utf-8", "replace"))
-        if settings is not None:
-            info.add_itxt(SETTINGS, settings)
-        return extra, []
-    if kind == "JPEG" and "Comment" in texts:
-        extra["comment"] = texts.pop("Comment").encode()[:65_000]
-    if photo.xmp and kind in ("JPEG", "WEBP"):
-        extra["xmp"] = photo.xmp
-    lost = [*texts, *(["XMP"] if photo.xmp and "xmp" not in extra else [])]
-    return extra, [f"{kind} cannot store the texts {', '.join(lost)}"] if lost else []
 
 
 def _verify(picture: Image.Image, path: Path) -> None:

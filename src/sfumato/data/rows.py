@@ -285,8 +285,7 @@ def _idx(path: Path) -> Table:
             f"{wrong[0]} holds no pictures, but perhaps labels; give the file of images"
         )
     beside = [
-        p.with_name(p.name.replace("images-idx3", "labels-idx1").replace("images", "labels"))
-        for p in parts
+        p.with_name(p.name.replace("images", "labels").replace("idx3", "idx1")) for p in parts
     ]
     labels = (
         labels_of(np.concatenate([read_idx(p) for p in beside]))

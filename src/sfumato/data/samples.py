@@ -11,14 +11,15 @@ import os
 import posixpath
 import tarfile
 import unicodedata
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sfumato import image
-from sfumato.data.tables import read_table
-from sfumato.data.text import decode
+from sfumato.data.tables import HELD_OUT, TRAINING, read_table
+from sfumato.data.text import BINARY, decode
 from sfumato.data.walk import files, hidden, pictures
 from sfumato.errors import DataError, PictureError
 from sfumato.runtime import replace_surrogates
@@ -27,10 +28,6 @@ PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "webp", "bytes")
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "label")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TARS = (".tar", ".tar.gz", ".tgz")
-# folder names that are not class names
-SPLITS = frozenset(
-    {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
-)
 
 
 @dataclass(frozen=True)
@@ -122,8 +119,9 @@ def _captions(value: Any) -> tuple[str, ...]:
 
 
 def _caption_of(record: dict[str, Any]) -> tuple[str, ...]:
-    """The captions of a record, from the first of `CAPTION_COLUMNS` that it has."""
-    return _captions(next((record[c] for c in CAPTION_COLUMNS if c in record), None))
+    """The captions of a record, from the first of `CAPTION_COLUMNS` that is not empty."""
+    found = (_captions(record.get(column)) for column in CAPTION_COLUMNS)
+    return next(filter(None, found), ())
 
 
 def _scan_folder(folder: Path) -> Scan:
@@ -135,12 +133,12 @@ def _scan_folder(folder: Path) -> Scan:
         side = path.with_suffix(".txt")
         if described & set(path.parents):
             found = captions.take(path)
-        elif side.exists():
+        elif side.is_file():
             text, note = decode(side.read_bytes())
-            found = _captions(text)
+            found = () if note == BINARY else _captions(text)
             notes += [f"{side.relative_to(folder)}: {note}"] if note else []
         else:
-            classes = path.parent != folder and path.parent.name.lower() not in SPLITS
+            classes = path.parent != folder and path.parent.name.lower() not in HELD_OUT | TRAINING
             found = _captions(path.parent.name.replace("_", " ")) if classes else ()
         sample = Sample.of(path, folder, found)
         if path.suffix.lower() in image.UNSUPPORTED:
@@ -200,7 +198,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
                 records = [json.loads(line) for line in text.split("\n") if line.strip()]
         if not all(isinstance(record, dict) for record in records):
             raise ValueError("a row is not a record")
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as metadata: {error}") from None
     return records
 
@@ -292,7 +290,7 @@ def _scan_tar(path: Path) -> Scan:
                     place, slash, name = member.name.rpartition("/")
                     key, _, ending = name.partition(".")
                     groups.setdefault(place + slash + key, {})[ending] = handle.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read as a tar file: {error}") from None
     samples, notes = [], []
     for key, parts in groups.items():
@@ -324,6 +322,6 @@ def _tar_captions(parts: dict[str, bytes], inner: str) -> tuple[tuple[str, ...],
         try:
             record = json.loads(text)
             return (_caption_of(record) if isinstance(record, dict) else ()), note
-        except ValueError:
+        except (ValueError, RecursionError):
             return (), None
     return (), None

@@ -21,6 +21,10 @@ DELIMITERS = ",;\t|"
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "#N/A", "?")
 DECIMAL_COMMA = re.compile(r"\s*-?\d+(,\d+)?\s*")
 # usual names of the columns of labels and of texts, in lower case
+# names in a column "split", in lower case
+TRAINING = frozenset({"train", "training"})
+HELD_OUT = frozenset({"test", "testing", "val", "valid", "validation", "dev", "eval"})
+YEARS = range(1800, 2101)  # numbers that may be the names of columns
 LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person", "y_train")
 TEXTS = ("text", "body", "document", "content")
 # prefixes of pyarrow's names of numeric types
@@ -145,7 +149,7 @@ def find_delimiter(text: str, usual: str) -> str:
             }
         return {1}
 
-    header = text.split("\n", 1)[0]
+    header = text.lstrip("\r\n").split("\n", 1)[0]
     if usual in header:
         return usual
     return next(
@@ -175,40 +179,58 @@ def is_headless(text: str, delimiter: str) -> bool:
     """Whether the first line of a table is a row rather than the column names.
 
     Numbers count as names only if they are rising integers. These must also be equally spaced
-    (0, 1, 2, ...) or have words beside them (region, 2010, 2015, 2019).
+    (0, 1, 2, ...) or have words beside them (region, 2010, 2015, 2019). One or two numbers beside
+    words count as names only if they are years, or if the second line has numbers elsewhere.
 
     Examples
     --------
-    >>> lines = "a,inf,label", "region,2010,2015,2019", "0,1,2", "5.1,3.5,1.4,setosa", "0.5,0.7"
-    >>> [is_headless(line, ",") for line in lines]
-    [False, False, False, True, True]
+    >>> [is_headless(line, ",") for line in ("a,inf,label", "region,2010,2015,2019", "0,1,2")]
+    [False, False, False]
+    >>> is_headless("5.1,3.5,setosa", ","), is_headless("cat,3\\ndog,4", ",")
+    (True, True)
     """
-    words = [w.strip().strip('"') for w in text.split("\n", 1)[0].split(delimiter)]
-    numbers = []
-    for word in words:
-        with contextlib.suppress(ValueError):
-            numbers.append(float(word.replace(",", ".")) if delimiter != "," else float(word))
-    numbers = [n for n in numbers if math.isfinite(n)]  # "inf" and "nan" are words
+    first, second, *_ = (_cells(line, delimiter) for line in [*text.split("\n", 2), ""][:2])
+    numbers = [n for n in first if n is not None]
     steps = {b - a for a, b in pairwise(numbers)}
-    rising = all(n.is_integer() for n in numbers) and min(steps, default=1) > 0
-    named = rising and (len(numbers) < len(words) or (len(numbers) > 2 and len(steps) == 1))
-    return bool(numbers) and not named
+    if not numbers or not all(n.is_integer() for n in numbers) or min(steps, default=1) <= 0:
+        return bool(numbers)
+    if len(numbers) == len(first):
+        return len(numbers) < 3 or len(steps) > 1
+    alike = [n is None for n in first] == [n is None for n in second]
+    return alike and len(numbers) < 3 and not all(n in YEARS for n in numbers)
+
+
+def _cells(line: str, delimiter: str) -> list[float | None]:
+    """The numbers in the cells of a line, and None for each word."""
+    cells: list[float | None] = []
+    for word in (w.strip().strip('"') for w in line.split(delimiter)):
+        try:
+            number = float(word.replace(",", ".")) if delimiter != "," else float(word)
+        except ValueError:
+            number = math.nan
+        cells.append(number if math.isfinite(number) else None)  # "inf" and "nan" are words
+    return cells
 
 
 def used_rows(table: Any) -> NDArray[np.bool_]:
-    """Return a mask of the rows whose "split" is train, test or val; if none is, of all rows."""
-    if "split" not in table.column_names:
-        return np.ones(table.num_rows, np.bool_)
-    named = np.isin([str(s) for s in table["split"].to_pylist()], ["train", "test", "val"])
-    return named if named.any() else ~named
+    """Return a mask of the rows with a usual name in the column "split"; if there is none, of all
+    rows.
+    """
+    named = _rows_of(table, HELD_OUT | TRAINING)
+    return named if named.any() else np.ones(table.num_rows, np.bool_)
 
 
 def held_out_rows(table: Any) -> NDArray[np.bool_] | None:
-    """Return a mask of the rows whose "split" is test or val; None if these are 0, 1 or all
-    rows.
+    """Return a mask of the rows whose "split" is a usual name of test or validation data.
+
+    The result is None if these are 0, 1 or all rows.
     """
-    if "split" not in table.column_names:
-        return None
-    split = np.array([str(s) for s in table["split"].to_pylist()])
-    marked = np.isin(split, ["test", "val"])
+    marked = _rows_of(table, HELD_OUT)
     return marked if 1 < marked.sum() < len(marked) else None
+
+
+def _rows_of(table: Any, splits: frozenset[str]) -> NDArray[np.bool_]:
+    """Return a mask of the rows whose "split" is one of `splits`, in any case."""
+    if "split" not in table.column_names:
+        return np.zeros(table.num_rows, np.bool_)
+    return np.array([str(s).strip().lower() in splits for s in table["split"].to_pylist()])

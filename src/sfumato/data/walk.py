@@ -24,7 +24,10 @@ def files(folder: Path) -> list[Path]:
             inner.clear()
             continue
         seen.add(here)
-        inner[:] = [name for name in inner if not name.startswith(".")]
+        # a folder is listed under its own name rather than under a link beside it
+        visible = (name for name in inner if not name.startswith("."))
+        ordered = sorted((Path(place, name).is_symlink(), name) for name in visible)
+        inner[:] = [name for _, name in ordered]
         found += [Path(place) / name for name in names if not name.startswith(".")]
     # no pipes: reading from a pipe would block
     return sorted(path for path in found if path.is_file() or not path.exists())

@@ -50,7 +50,8 @@ class UNetConfig(Config):
     layers_per_block: int = 2
     cross_attention_dim: int = 1280
     transformer_layers_per_block: int | tuple[int, ...] = 1
-    # the number of heads: a misnomer kept for old checkpoints
+    # the number of heads: a misnomer kept for old checkpoints; in attention without a text
+    # (AttnDownBlock2D, AttnUpBlock2D), the channels per head
     attention_head_dim: int | tuple[int, ...] = 8
     only_cross_attention: bool | tuple[bool, ...] = False
     use_linear_projection: bool = False
@@ -180,11 +181,8 @@ class PlainUNetConfig(Config):
             include=UNetConfig.model_fields.keys() & type(self).model_fields.keys(),
             exclude={"dropout"},
         )
-        heads = tuple(
-            1 if self.attention_head_dim is None else width // self.attention_head_dim
-            for width in self.block_out_channels
-        )
-        return UNetConfig.model_validate({**shared, "attention_head_dim": heads})
+        per_head = self.attention_head_dim or self.block_out_channels
+        return UNetConfig.model_validate({**shared, "attention_head_dim": per_head})
 
 
 class _Block(nn.Module):
@@ -210,7 +208,8 @@ class _Block(nn.Module):
             for w in widths_in
         )
         if attention and not text:
-            heads, groups = config.heads(level), config.norm_num_groups
+            # here diffusers takes the number of heads for the channels per head
+            heads, groups = max(1, width // config.heads(level)), config.norm_num_groups
             self.attentions = nn.ModuleList(
                 PictureAttention(width, heads, groups, config.norm_eps) for _ in range(attention)
             )

@@ -110,7 +110,7 @@ class Moments:
     def of_sketch(cls, sketch: Sketch) -> Moments:
         """Compute the moments of the rows of a sketch that has kept all directions."""
         out = cls(len(sketch.mean), center=sketch.center)
-        out.count, out.pilot = sketch.count, sketch.mean
+        out.count, out.pilot = sketch.count, sketch.mean.copy()
         out.gram = sketch.scaled.T @ sketch.scaled
         return out
 

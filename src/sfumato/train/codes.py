@@ -63,7 +63,7 @@ class AutoencoderFit:
         self.module.recenter(self._sample(RECENTER))
 
     def _sample(self, most: int) -> Tensor:
-        return self.batch(torch.arange(0, self.count, max(1, self.count // most)))
+        return self.batch(torch.arange(0, self.count, -(-self.count // most)))
 
     def batch(self, rows: Tensor) -> Tensor:
         """Rows as pictures (B, C, H, W) on the module's device."""

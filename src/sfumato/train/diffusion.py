@@ -83,7 +83,10 @@ class DiffusionJob:
         self.corruption = DiffusionNoise(self.denoiser.times.sigmas, shift)
         self.data, self.prompts, self.weights = data, prompts, data.weights
         self.empty = self._tokens([data.texts.index("")])
-        self.text_noise = text_noise * float(data.states(range(min(STATES, len(data.texts)))).std())
+        self.text_noise = 0.0
+        if text_noise:
+            states = data.states(range(min(STATES, len(data.texts))))
+            self.text_noise = text_noise * float(states.std())
 
     def _tokens(self, places: Sequence[int]) -> Condition:
         return Condition(tokens=self.data.states(places).to(self.module.conv_in.weight.device))
@@ -219,6 +222,10 @@ def _save(
     save_text(encoder.clip, encoder.tokenizer, output)
     if base is not None and base.matcher is not None:
         save_network(base.matcher, output / "matcher")
+    if base is not None and base.upscaler is not None:  # its inputs, pictures and texts, stay
+        upscaler = base.upscaler.network
+        assert isinstance(upscaler, UNet)
+        save_network(upscaler, output / "upscaler")
 
 
 def _described(plan: Plan, base: Model | None, size: int) -> tuple[SchedulerConfig, Defaults]:

@@ -130,14 +130,16 @@ def state(source: Path, *, times: bool = False) -> str:
 
     If `times` is set, their modification times are included.
     """
-    kinds = image.SUFFIXES | {".txt", ".csv", ".jsonl", ".parquet"}
-    there = (
-        [p for p in files(source) if p.suffix.lower() in kinds and p.exists()]
-        if source.is_dir()
-        else [source]
-    )
-    found = [(p.relative_to(source).as_posix(), p.stat()) for p in there]
-    lines = [[name, about.st_size, about.st_mtime_ns if times else 0] for name, about in found]
+    kinds = image.SUFFIXES | image.UNSUPPORTED | {".txt", ".csv", ".jsonl", ".parquet"}
+    there = [p for p in files(source) if p.suffix.lower() in kinds] if source.is_dir() else [source]
+    lines = []
+    for path in there:
+        name = path.relative_to(source).as_posix()
+        if path.exists():
+            about = path.stat()
+            lines.append([name, about.st_size, about.st_mtime_ns if times else 0])
+        else:  # a broken link, which is listed as an unreadable picture
+            lines.append([name, -1, 0])
     return hashlib.blake2b(json.dumps(lines).encode(), digest_size=12).hexdigest()
 
 

@@ -295,13 +295,17 @@ async def interrupt(request: Request) -> dict[str, Any]:
 @router.post("/png-info")
 async def png_info(asked: Info) -> dict[str, Any]:
     """Read the generation settings that a picture contains."""
-    settings, texts = await asyncio.to_thread(metadata.read_all, decoded(asked.image, "image"))
-    text = texts.get("parameters", "")
-    return {
-        "info": text,
-        "items": {"parameters": text},
-        "parameters": settings or options_of(texts),
-    }
+
+    def read() -> dict[str, Any]:
+        settings, texts = metadata.read_all(decoded(asked.image, "image"))
+        text = texts.get("parameters", "")
+        return {
+            "info": text,
+            "items": {"parameters": text},
+            "parameters": settings or options_of(texts),
+        }
+
+    return await asyncio.to_thread(read)
 
 
 @router.get("/samplers")
