@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -17,43 +16,8 @@ from sfumato.tasks.explain.experiments import explain
 from sfumato.tasks.reduce.compare import reduce
 from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.reduce.report import write
-from sfumato.tasks.search.index import indexing
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory):
-    """The address of a server, and a browser."""
-    folder = tmp_path_factory.mktemp("served")
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for name in ("red", "green", "blue", "gold"):
-        Image.new("RGB", (40, 40), name).save(pictures / f"{name}.png")
-    for _ in indexing(pictures, folder / "found", "pca:2"):
-        pass
-    words = ("--index", str(folder / "found"))
-    with serving(folder / "queue", *words) as (_, address), playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield address, browser
-        browser.close()
-
-
-@pytest.fixture
-def page(studio):
-    """A page that must not say an error."""
-    address, browser = studio
-    page, said = browser.new_page(viewport={"width": 1280, "height": 800}), []
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
-    page.goto(address)
-    page.wait_for_selector("body[data-ready=create]")
-    yield page
-    page.close()
-    assert said == []
 
 
 def test_create_view_and_explain(page):

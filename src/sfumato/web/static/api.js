@@ -14,10 +14,10 @@ async function askForToken() {
   sessionStorage.setItem("token", token);
 }
 
-export async function request(path, body, signal) {
+export async function request(path, body) {
   for (;;) {
     const headers = token ? { Authorization: `Bearer ${token}` } : {};
-    const options = { headers, signal };
+    const options = { headers };
     if (body !== undefined) {
       options.method = "POST";
       options.body = JSON.stringify(body);
@@ -38,8 +38,46 @@ export async function request(path, body, signal) {
 
 export const json = async (path, body) => (await request(path, body)).json();
 
-// Follow a job: calls heard(kind, data) for each event, and returns the last one.
+// Something that is loaded once: calls meanwhile wait for the same attempt, and after a failure the
+// next call tries again.
+export function once(load) {
+  let attempt = null;
+  return () => {
+    attempt ??= load().catch((error) => {
+      attempt = null;
+      throw error;
+    });
+    return attempt;
+  };
+}
+
+const ENDS = ["completed", "failed", "cancelled"];
+const TRIES = 5, PAUSE = 1000; // to follow a job whose stream broke off; milliseconds between them
+
+// Follow a job: calls heard(kind, data) for each event, and returns the last one. A stream that
+// breaks off is opened again, because the job goes on.
 export async function follow(job, heard) {
+  const seen = new Set(); // the pictures of the job so far, which a new stream may tell again
+  const hear = (kind, data) => {
+    if (kind === "picture" && data.url && seen.has(data.url)) return;
+    if (kind === "picture") seen.add(data.url);
+    heard(kind, data);
+  };
+  let last = null;
+  for (let tried = 1; tried <= TRIES; tried += 1) {
+    try {
+      last = await listen(job, hear) ?? last;
+      if (ENDS.includes(last?.kind)) return last;
+    } catch (error) {
+      if (tried === TRIES) throw error;
+    }
+    await new Promise((later) => setTimeout(later, PAUSE));
+  }
+  return last;
+}
+
+// Read one stream of a job's events; returns the last event.
+async function listen(job, hear) {
   const answer = await request(job.events_url);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
@@ -53,7 +91,7 @@ export async function follow(job, heard) {
     for (const part of parts) {
       const [first, second] = part.split("\n");
       last = { kind: first.slice(7), data: JSON.parse(second.slice(6)) };
-      heard(last.kind, last.data);
+      hear(last.kind, last.data);
     }
   }
 }

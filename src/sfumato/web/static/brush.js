@@ -6,28 +6,32 @@ export class Brush {
   constructor(element, changed = () => {}) {
     this.element = element;
     this.file = null;
+    this.opened = 0; // pictures so far: the one that was chosen last is shown
     this.changed = changed; // called when a picture is opened or removed
   }
 
   close() {
+    this.opened += 1;
     this.file = null;
     this.element.hidden = true;
     this.changed();
   }
 
   async open(file) {
+    const ticket = (this.opened += 1);
     const picture = await createImageBitmap(file).catch((error) => {
-      this.close(); // a file that cannot be shown leaves no other picture behind
+      if (ticket === this.opened) this.close(); // a file that cannot be shown leaves no other picture behind
       throw error;
     });
+    if (ticket !== this.opened) return;
     this.file = file;
     this.size = [picture.width, picture.height];
     this.scale = Math.min(1, SHOWN / Math.max(...this.size));
     this.element.hidden = false;
     this.element.replaceChildren();
     this.canvas = document.createElement("canvas");
-    this.canvas.width = Math.round(picture.width * this.scale);
-    this.canvas.height = Math.round(picture.height * this.scale);
+    this.canvas.width = Math.max(1, Math.round(picture.width * this.scale));
+    this.canvas.height = Math.max(1, Math.round(picture.height * this.scale));
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", "The picture; paint over the parts to inpaint");
     this.mask = new OffscreenCanvas(this.canvas.width, this.canvas.height);
@@ -36,7 +40,8 @@ export class Brush {
     const tools = document.createElement("div");
     tools.className = "tools";
     tools.innerHTML = '<label>Brush <input type="range" min="2" max="120" value="24"></label>'
-      + '<button type="button" class="clear">Clear the paint</button><button type="button" class="remove">Remove the picture</button>';
+      + '<button type="button" class="clear">Clear the paint</button><button type="button" class="remove">Remove the picture</button>'
+      + '<label>Mask from a file, white on black <input type="file" class="mask" accept="image/*"></label>';
     this.width = tools.querySelector("input");
     const longest = Math.max(this.canvas.width, this.canvas.height);
     this.width.value = Math.max(2, Math.min(24, Math.round(longest / 10)));
@@ -44,6 +49,7 @@ export class Brush {
     this.last = null; // the last point of a stroke
     tools.querySelector(".clear").addEventListener("click", () => this.clear());
     tools.querySelector(".remove").addEventListener("click", () => this.close());
+    tools.querySelector(".mask").addEventListener("change", (event) => this.load(event.target));
     this.element.append(this.canvas, tools);
     this.canvas.addEventListener("pointerdown", (event) => event.button === 0 && this.stroke(event, true));
     this.canvas.addEventListener("pointermove", (event) => this.last && this.stroke(event, false));
@@ -55,6 +61,28 @@ export class Brush {
   clear() {
     this.mask.getContext("2d").clearRect(0, 0, this.mask.width, this.mask.height);
     this.painted = false;
+    this.draw();
+  }
+
+  // Paint what is white in a file.
+  async load(input) {
+    const ticket = this.opened;
+    const file = await createImageBitmap(input.files[0]).catch(() => null);
+    input.setCustomValidity(file ? "" : "the browser cannot show this file");
+    input.reportValidity();
+    if (!file || ticket !== this.opened) return;
+    const pen = this.mask.getContext("2d");
+    const { width, height } = this.mask;
+    pen.clearRect(0, 0, width, height);
+    pen.drawImage(file, 0, 0, width, height);
+    const pixels = pen.getImageData(0, 0, width, height);
+    for (let k = 0; k < pixels.data.length; k += 4) {
+      const [red, green, blue, alpha] = pixels.data.subarray(k, k + 4);
+      const white = alpha * (0.299 * red + 0.587 * green + 0.114 * blue) >= 255 * 128;
+      pixels.data.set(white ? [255, 255, 255, 255] : [0, 0, 0, 0], k);
+    }
+    pen.putImageData(pixels, 0, 0);
+    this.painted = pixels.data.some((value) => value > 0);
     this.draw();
   }
 
@@ -103,15 +131,20 @@ export class Brush {
   }
 }
 
+// Whether files are dragged to another place than a file input, which takes them by itself.
+export const holdsFiles = (event) => event.dataTransfer?.types.includes("Files") && !event.target.closest?.("input[type=file]");
+
 export function dropped(element, take) {
   element.addEventListener("dragover", (event) => {
+    if (!holdsFiles(event)) return;
     event.preventDefault();
     element.classList.add("over");
   });
   element.addEventListener("dragleave", () => element.classList.remove("over"));
   element.addEventListener("drop", (event) => {
-    event.preventDefault();
     element.classList.remove("over");
+    if (!holdsFiles(event)) return;
+    event.preventDefault();
     const file = event.dataTransfer.files[0];
     if (file) take(file);
   });

@@ -1,6 +1,6 @@
 // The page that makes pictures.
 
-import { base64, json } from "./api.js";
+import { base64, json, once } from "./api.js";
 import { Brush, dropped } from "./brush.js";
 import { run, tile } from "./gallery.js";
 import { perform, say } from "./job.js";
@@ -18,18 +18,17 @@ const LONGEST = 120; // letters of a prompt's end that is told
 let models = [];
 let again = {}; // seed and number of candidates of the picture whose settings are used
 
-export async function open() {
-  if (models.length) return;
-  models = (await json("/v1/models")).data.filter((model) => model.styles);
+export const open = once(async () => {
+  const addresses = ["/v1/models", "/v1/loras", "/sdapi/v1/samplers"];
+  const [offered, loras, samplers] = await Promise.all(addresses.map((address) => json(address)));
+  models = offered.data.filter((model) => model.styles);
   field("model").replaceChildren(...models.map((model) => new Option(model.id, model.id)));
-  field("model").addEventListener("change", styles);
   styles();
-  const loras = (await json("/v1/loras")).data;
-  field("lora").append(...loras.map((one) => new Option(one.id, one.id)));
-  form.querySelector(".lora").hidden = loras.length === 0;
-  const samplers = await json("/sdapi/v1/samplers");
+  field("lora").append(...loras.data.map((one) => new Option(one.id, one.id)));
+  form.querySelector(".lora").hidden = loras.data.length === 0;
   field("sampler").append(...samplers.map((s) => new Option(s.name, s.aliases[0])));
-}
+});
+field("model").addEventListener("change", () => styles());
 
 function styles() {
   const model = models.find((one) => one.id === field("model").value);
@@ -43,9 +42,15 @@ function styles() {
 const ENDING = /(?:^|[\s,(])(?:an? |the )?([\p{L}][\p{L} -]*)$/u;
 const FEW = 3, PAUSE = 250; // names; milliseconds without typing
 let asked = 0;
+// No names are offered, and names that are on their way are dropped: they are for another text.
+function forgetNames() {
+  asked += 1;
+  for (const each of page.querySelectorAll(".names")) each.replaceChildren();
+}
+
 async function suggest() {
-  const prompt = field("prompt"), place = prompt.selectionStart, ticket = (asked += 1);
-  for (const each of page.querySelectorAll(".names")) each.replaceChildren(); // they are for the text of before
+  forgetNames();
+  const prompt = field("prompt"), place = prompt.selectionStart, ticket = asked;
   const said = prompt.value.slice(0, place).match(ENDING)?.[1] ?? "";
   // the longest ending that begins a name: "a fire e" is of "fire engine", then "e" alone
   const endings = said.split(" ").map((_, k, all) => all.slice(k).join(" ")).filter((part) => part.length > 1);
@@ -78,7 +83,7 @@ function offer(where, names, place, word) {
     button.addEventListener("click", () => {
       const start = place - word.length;
       prompt.setRangeText(name, start, place, "end");
-      for (const each of page.querySelectorAll(".names")) each.replaceChildren();
+      forgetNames();
       prompt.focus();
     });
     return button;
@@ -190,6 +195,7 @@ function useLora([lora = "", ...more]) {
 // Fill the form with the settings of a picture, and tell what is missing to make it again.
 export function use(settings) {
   const other = [];
+  forgetNames();
   if (brush.file && !settings.source_sha256) brush.close();
   if (settings.source_sha256) other.push("the picture it started from");
   if (models.some((model) => model.id === settings.model)) {

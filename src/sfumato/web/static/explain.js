@@ -1,7 +1,7 @@
 // The page that shows how a picture came about, and sets other runs beside it: other words, other
 // guidance, or another way from a step on. Each run is made by the model that is loaded.
 
-import { json } from "./api.js";
+import { json, once } from "./api.js";
 import { leave, perform, say, show } from "./job.js";
 
 const page = document.getElementById("explain");
@@ -14,25 +14,33 @@ const KEPT = ["model", "seed", "steps", "guidance_scale", "guidance_rescale", "n
 let base = null; // the first run: what was asked for
 let changes = [];
 
-export async function open() {
-  if (field("sampler").length === 1) {
-    const samplers = await json("/sdapi/v1/samplers");
-    field("sampler").append(...samplers.map((s) => new Option(s.name, s.aliases[0])));
-  }
-  page.classList.toggle("empty", base === null);
+let runs = 0; // requests so far: a later one replaces an earlier one
+
+export const open = once(async () => {
+  const samplers = await json("/sdapi/v1/samplers");
+  field("sampler").append(...samplers.map((s) => new Option(s.name, s.aliases[0])));
+});
+
+// Set the first run, or none; without one, the page shows neither a frame nor the fields for others.
+function begin(first) {
+  base = first;
+  changes = [];
+  page.classList.toggle("empty", first === null);
 }
 
 // Explain a picture: its prompt and settings.
 export async function start(prompt, settings) {
-  base = { prompt };
-  for (const key of KEPT) {
-    if (settings[key] !== undefined && settings[key] !== null && settings[key] !== "") base[key] = settings[key];
+  const kept = KEPT.filter((key) => (settings[key] ?? "") !== "");
+  const first = { prompt, ...Object.fromEntries(kept.map((key) => [key, settings[key]])) };
+  begin(first);
+  try {
+    await open();
+  } catch (error) {
+    begin(null);
+    throw error;
   }
-  changes = [];
-  const first = base;
-  await open();
   fill();
-  if (!(await run()) && base === first) base = null; // a run that failed or was stopped is no first run
+  if (!(await run()) && base === first) begin(null); // a run that failed or was stopped is no first run
 }
 
 function fill() {
@@ -106,11 +114,13 @@ function listed() {
   }));
 }
 
+// Make all runs; false if this failed or was stopped. True if a later request replaced it, which
+// has its changes, too.
 async function run() {
   listed();
+  const ticket = (runs += 1);
   const done = await perform(form, "/v1/traces", async () => ({ ...base, changes }));
-  if (!done) return false;
-  page.classList.remove("empty");
+  if (!done) return ticket !== runs;
   show(frame, form, done.job);
   return true;
 }
@@ -151,13 +161,11 @@ form.addEventListener("submit", async (event) => {
 
 form.querySelector(".restart").addEventListener("click", () => {
   leave(form);
-  base = null;
-  changes = [];
+  begin(null);
   frame.contentWindow.location.replace("about:blank");
   form.querySelector(".shown").hidden = true;
   field("seed").value = "";
   form.querySelector(".alone").hidden = true;
-  page.classList.add("empty");
   listed();
 });
 field("prompt").addEventListener("input", words); // not on change: a button may be pressed meanwhile

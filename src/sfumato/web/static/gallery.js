@@ -1,5 +1,7 @@
 // Pictures in a grid, and the viewer that shows one with its settings.
 
+import { say } from "./job.js";
+
 const viewer = document.getElementById("viewer");
 const TOLD = {
   seed: "Seed", style: "Style", steps: "Steps", guidance_scale: "Guidance", sampler: "Sampler",
@@ -50,7 +52,10 @@ export function run(element, title, count) {
       tiles.querySelector("div.tile")?.replaceWith(tile(picture));
     },
     finish(pictures) {
-      tiles.replaceChildren(...pictures.map(tile));
+      const shown = [...tiles.querySelectorAll("button.tile img")].map((img) => img.getAttribute("src"));
+      // tiles that are there keep the keyboard's focus
+      if (shown.join() !== pictures.map((one) => one.url).join()) tiles.replaceChildren(...pictures.map(tile));
+      this.stop();
     },
     // No more pictures come: the empty places go.
     stop() {
@@ -85,7 +90,14 @@ export function view(picture, source) {
   viewer.showModal();
 }
 
-const on = (name, act) => viewer.querySelector(name).addEventListener("click", act);
+const on = (name, act) => viewer.querySelector(name).addEventListener("click", async () => {
+  try {
+    await act();
+  } catch (error) {
+    say(viewer, error.message, true);
+    if (!viewer.open) viewer.showModal();
+  }
+});
 on(".close", () => viewer.close());
 viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
 on(".again", async () => {

@@ -1,6 +1,6 @@
 // Diffusion of points on a plane: draw them, let the server learn them, watch new ones come about.
 
-import { json } from "./api.js";
+import { json, once } from "./api.js";
 import { perform, say } from "./job.js";
 
 const page = document.getElementById("learn");
@@ -20,13 +20,12 @@ let sampled = null;
 export const drawn = () => points.map(([x, y, kind]) => [Number(x.toFixed(3)), Number(y.toFixed(3)), kind]);
 let timer = null;
 
-export async function open() {
-  if (field("sampler").length) return;
+export const open = once(async () => {
   const samplers = await json("/sdapi/v1/samplers");
   field("sampler").append(...samplers.map((s) => new Option(s.name, s.aliases[0])));
   field("sampler").value = "dpmpp_2m";
   preset("moons");
-}
+});
 
 // ---- points
 function normal() {
@@ -69,6 +68,7 @@ function place(event) {
   }
 }
 canvas.addEventListener("pointerdown", (event) => {
+  if (event.button !== 0) return;
   canvas.setPointerCapture(event.pointerId);
   place(event);
   forget();

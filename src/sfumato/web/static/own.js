@@ -124,11 +124,13 @@ form.addEventListener("submit", async (event) => {
     say(form, "Choose a picture first.", true);
     return;
   }
-  const asked = { image: await base64(file), prompt: field("prompt").value };
   const damage = field("damage").value;
-  if (damage) asked.damage = damage;
+  let asked = null;
   for (const slider of results.querySelectorAll("input")) slider.disabled = true; // of the picture before
-  const done = await perform(form, "/v1/probes", async () => asked);
+  const done = await perform(form, "/v1/probes", async () => {
+    asked = { image: await base64(file), prompt: field("prompt").value, ...(damage && { damage }) };
+    return asked;
+  });
   if (!done) {
     for (const slider of results.querySelectorAll("input")) slider.disabled = false;
     return;
@@ -138,6 +140,9 @@ form.addEventListener("submit", async (event) => {
 });
 field("file").addEventListener("change", () => { file = field("file").files[0] ?? null; });
 dropped(form, (given) => {
+  const held = new DataTransfer();
+  held.items.add(given);
+  field("file").files = held.files; // the form shows the name
   file = given;
   say(form, given.name);
 });

@@ -1,6 +1,7 @@
 // The studio: all pages in one, chosen by the address's hash.
 
 import { json } from "./api.js";
+import { holdsFiles } from "./brush.js";
 import { say } from "./job.js";
 import * as create from "./create.js";
 import * as explain from "./explain.js";
@@ -18,20 +19,34 @@ const SAYS = { create: "pictures", trace: "an explanation", restore: "a photo", 
   points: "points", lesson: "an experiment", probe: "your own picture" };
 
 // A job that waits or runs, with a button that stops it.
-function unfinished(job) {
+function unfinished(id) {
   const item = document.createElement("li");
   const stop = document.createElement("button");
+  item.dataset.job = id;
   stop.type = "button";
   stop.textContent = "Stop";
-  const where = job.status === "queued" ? "waits" : `${Math.round((100 * job.progress.done) / job.progress.total)} %`;
-  const said = `${SAYS[job.kind]}, since ${new Date(job.created * 1000).toLocaleTimeString()}: ${where}`;
-  stop.setAttribute("aria-label", `Stop: ${said}`);
   stop.addEventListener("click", async () => {
-    await json(`/v1/jobs/${job.id}/cancel`, {}).catch(() => null); // it may have ended meanwhile
-    await history();
+    await json(`/v1/jobs/${id}/cancel`, {}).catch(() => null); // it may have ended meanwhile
+    await history().catch(() => null);
   });
-  item.append(said, stop);
+  item.append(document.createElement("span"), stop);
   return item;
+}
+
+// Show the unfinished jobs. A job keeps its line, so that its button keeps the keyboard's focus.
+function list(jobs) {
+  const box = document.querySelector("#history .changes");
+  const lines = new Map([...box.children].map((item) => [item.dataset.job, item]));
+  for (const job of jobs) {
+    const item = lines.get(job.id) ?? unfinished(job.id);
+    lines.delete(job.id);
+    const where = job.status === "queued" ? "waits" : `${Math.round((100 * job.progress.done) / job.progress.total)} %`;
+    const said = `${SAYS[job.kind]}, since ${new Date(job.created * 1000).toLocaleTimeString()}: ${where}`;
+    item.querySelector("span").textContent = said;
+    item.querySelector("button").setAttribute("aria-label", `Stop: ${said}`);
+    if (!item.isConnected) box.append(item);
+  }
+  for (const ended of lines.values()) ended.remove();
 }
 
 const SHOWN = 40, AGAIN = 2000; // jobs with pictures; milliseconds until the list of unfinished jobs is read again
@@ -40,12 +55,15 @@ let known = ""; // ids of the unfinished jobs
 
 // The unfinished jobs, which are read again while there are some; true if some have ended since.
 async function unfinishedJobs() {
-  const { jobs } = await json("/v1/jobs?status=queued&status=generating");
-  document.querySelector("#history .changes").replaceChildren(...jobs.map(unfinished));
   const before = known;
-  known = jobs.map((job) => job.id).join(" ");
-  clearTimeout(timer);
-  if (jobs.length) timer = setTimeout(again, AGAIN);
+  try {
+    const { jobs } = await json("/v1/jobs?status=queued&status=generating");
+    list(jobs);
+    known = jobs.map((job) => job.id).join(" ");
+  } finally {
+    clearTimeout(timer);
+    if (known) timer = setTimeout(again, AGAIN); // also after a failure
+  }
   return before !== known;
 }
 
@@ -102,5 +120,5 @@ addEventListener("invalid", (event) => {
   if (part) part.open = true;
 }, true);
 // A file that is dropped beside a form does not replace the studio.
-for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault());
+for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => holdsFiles(event) && event.preventDefault());
 open();
