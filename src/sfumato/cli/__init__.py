@@ -73,8 +73,7 @@ def root(
     """Create, restore and explain pictures, compare PCA with autoencoders, search pictures and
     documents, and train models.
 
-    All methods are treated as denoising autoencoders: a network learns to undo a corruption of its
-    input.
+    Most models are denoising autoencoders: they learn to undo a corruption of their input.
     """
 
 

@@ -223,7 +223,7 @@ def used_rows(table: Any) -> NDArray[np.bool_]:
 def held_out_rows(table: Any) -> NDArray[np.bool_] | None:
     """Return a mask of the rows whose "split" is a usual name of test or validation data.
 
-    The result is None if these are 0, 1 or all rows.
+    The result is None if no row, only one row, or every row has such a name.
     """
     marked = _rows_of(table, HELD_OUT)
     return marked if 1 < marked.sum() < len(marked) else None

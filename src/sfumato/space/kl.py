@@ -157,8 +157,8 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor, tile: int | None = None) -> Tensor:
         """Run the decoder.
 
-        Large feature maps are computed in windows with sides of `tile` positions, except in its
-        first layer and in the middle block.
+        Large feature maps are computed in windows with sides of `tile` positions, except in the
+        first layer and in the middle block of the decoder.
         """
         x = self.mid_block(self.conv_in(z))
         for level in self.up_blocks:

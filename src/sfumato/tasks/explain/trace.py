@@ -144,7 +144,8 @@ class Trace:
     words : tuple of Word
         Tokens of the prompt and its style; ``made.cut`` is the rest of a prompt that is too long.
     layers : tuple of str
-        Names of the layers that attend to the text, with width and height of their features.
+        Names of the layers that attend to the text; a name includes the width and height of the
+        layer's features.
     steps : tuple of StepTrace
         One per step.
     """

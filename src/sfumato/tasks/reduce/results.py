@@ -39,8 +39,8 @@ class Trial:
         The first test rows, reconstructed.
     decoded_map : array, optional
         Only for pictures and codes of length 2: pictures decoded from a square grid of codes, which
-        covers the range of the test codes. Both values are in ascending order; the first value
-        varies fastest.
+        covers the range of the test codes. Along the grid, both numbers of the code ascend; the
+        first number varies fastest.
     """
 
     method: str
