@@ -627,3 +627,21 @@ def test_what_is_known_is_held_to_at_every_step(model, tmp_path):
     assert there["shape"] == [4, 8, 9] and len(archive(there["z"], "<f2")) == 4 * 8 * 9, (
         "of the picture as it is shown"
     )
+
+
+def test_explain_says_what_create_says(run, tiny, tmp_path):
+    """Notes about the words; and the name of a picture is no text."""
+    words = ("explain", "qwzx", "--model", str(tiny), "--steps", "1", "--light", "--overwrite")
+    code, _, said = run(*words, "--output", str(tmp_path / "page.html"))
+    assert code == 0
+    code, _, plain = run(
+        "create", "qwzx", "--model", str(tiny), "--steps", "1", "--output", "a.png"
+    )
+    assert code == 0 and [line for line in plain.split("\n") if "qwzx" in line] == [
+        line for line in said.split("\n") if "qwzx" in line
+    ]
+    Image.new("RGB", (8, 8)).save(tmp_path / "apple.png")
+    code, _, said = run("explain", str(tmp_path / "apple.png"), "--model", str(tiny))
+    assert code == 2 and "to explain it, give --again" in said
+    code, _, said = run("explain", "x", "--change", "seed=1,seed=2", "--model", str(tiny))
+    assert code == 2 and "gives seed twice" in said

@@ -90,3 +90,26 @@ def test_a_folder_with_one_file_is_a_lora_under_any_name(tmp_path):
     assert is_lora(tmp_path / "mine") and describe(str(tmp_path / "mine"))["kind"] == "LoRA"
     shutil.copy(tmp_path / "mine" / "any.safetensors", tmp_path / "mine" / "other.safetensors")
     assert not is_lora(tmp_path / "mine") and not is_lora(tmp_path / "none")
+
+
+def test_a_finished_part_in_the_wrong_place_is_named(tmp_path):
+    """A finished training still holds its last checkpoint."""
+    folders = {}
+    for name, kind in (("ae", "AutoencoderKL"), ("rs", "Restorer"), ("lora", None)):
+        folder = folders[name] = tmp_path / name
+        folder.mkdir()
+        (folder / "checkpoint.safetensors").write_bytes(b"x")
+        if kind is None:
+            (folder / "pytorch_lora_weights.safetensors").write_bytes(b"x")
+        else:
+            (folder / "config.json").write_text(json.dumps({"_class_name": kind}))
+    for name, what in (("ae", "an autoencoder"), ("rs", "a restorer"), ("lora", "a LoRA")):
+        with pytest.raises(ModelError, match=f"is {what}: sfumato"):
+            load(folders[name])
+    for name in ("ae", "lora"):
+        with pytest.raises(ModelError, match="an autoencoder|a LoRA"):
+            restorer_folder(folders[name])
+    (tmp_path / "mm" / "matcher").mkdir(parents=True)
+    (tmp_path / "mm" / "matcher" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="only the matcher of a model"):
+        load(tmp_path / "mm")

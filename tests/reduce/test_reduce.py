@@ -50,6 +50,31 @@ def documents():
     ]
 
 
+def test_default_code_lengths_fit_a_small_table():
+    """Only lengths that were asked for are an error."""
+    rows = np.random.default_rng(0).normal(size=(60, 4))
+    found = sfumato.reduce(rows, ReduceOptions(epochs=1, outliers=0))
+    assert found.options.codes == (2,) and "at most 3" in " ".join(found.table.notes)
+    with pytest.raises(OptionError, match="--codes: 10 is too large: 48 training rows of 4 values"):
+        sfumato.reduce(rows, ReduceOptions(codes=(2, 10)))
+
+
+def test_other_marks_of_missing_values(tmp_path):
+    marks = ["-", ".", "missing", " "]
+    lines = [f"{k},{marks[k] if k < 4 else k % 7}\n" for k in range(40)]
+    (tmp_path / "t.csv").write_text("a,d\n" + "".join(lines))
+    table = read(tmp_path / "t.csv")
+    assert table.columns == ["a", "d"] and len(table) == 36
+
+
+def test_letters_that_the_font_lacks_are_no_warning(tmp_path, recwarn):
+    lines = [f"{k % 7},{k % 5},{k % 3},{'猫' if k % 2 else '犬'}\n" for k in range(40)]
+    (tmp_path / "t.csv").write_text("a,b,c,label\n" + "".join(lines), "utf-8")
+    found = sfumato.reduce(tmp_path / "t.csv", ReduceOptions(epochs=1, codes=(2,), outliers=0))
+    report.write(found, tmp_path / "report", "t.csv")
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
 def test_idx_files_with_a_dot_in_their_names(tmp_path):
     idx(tmp_path / "train-images.idx3-ubyte.gz", PIXELS[:10])
     idx(tmp_path / "train-labels.idx1-ubyte.gz", LABELS[:10])
@@ -275,7 +300,7 @@ def test_bad_data_gets_one_sentence(kind, message, tmp_path, capsys, monkeypatch
     ("words", "message"),
     [
         (["--codes", "2,x"], "cannot be read"),
-        (["--codes", "64"], "too many"),
+        (["--codes", "64"], "64 is too large"),
         (["--corruption", "nosie:2"], 'did you mean "noise"'),
         (["--size", "-3"], "greater than or equal to 4"),
         (["--outliers", "2"], "outliers"),

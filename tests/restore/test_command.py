@@ -11,8 +11,10 @@ from tests.restore.common import PHOTO, mask, run
 
 from sfumato.cli import main
 from sfumato.data.photo import Photo, read
+from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.errors import OptionError
 from sfumato.hub.catalog import restorers
+from sfumato.hub.save import save_network
 from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.networks import UNDOES, RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
@@ -83,7 +85,7 @@ def test_wrong_input(repairer, tmp_path):
         ({"fill": mask(tmp_path / "b.png")}, "no white pixels"),
         ({"fill": mask(tmp_path / "c.png", white=(0, 0, 110, 80))}, "no known pixels are left"),
         ({"fill_box": (100, 0, 20, 20)}, "within the picture"),
-        ({"fill_box": (0, 0, 0, 4)}, "within the picture"),
+        ({"fill_box": (0, 0, 0, 4)}, "is empty; give a width and height"),
     ]
     for options, message in cases:
         with pytest.raises(OptionError, match=message):
@@ -441,3 +443,24 @@ def test_options_may_be_a_mapping():
 
 def test_every_bundled_restorer_has_its_kinds_of_damage():
     assert UNDOES.keys() == set(restorers())
+
+
+@pytest.mark.parametrize(
+    ("corruption", "able"),
+    [("noise:0-50", "--denoise"), ("jpeg:30+down:2 | mask:text", "--dejpeg, --enlarge, --fill")],
+)
+def test_a_restorer_of_ones_own_says_what_it_learned(corruption, able, tmp_path):
+    network = Restorer(RestorerConfig(widths=(8,), blocks=1, corruption=corruption))
+    save_network(network, tmp_path / "own")
+    own = str(tmp_path / "own")
+    wrong = {"colorize": True} if "mask" in corruption else {"fill_box": (0, 0, 2, 2)}
+    with pytest.raises(OptionError, match=f"is for {able}, not for"):
+        restore(Photo(PHOTO), RestoreOptions(model=own, **wrong))
+    right = {"dejpeg": 30} if "jpeg" in corruption else {"denoise": 10.0}
+    restore(Photo(PHOTO), RestoreOptions(model=own, **right))
+
+
+def test_a_mask_that_may_be_inverted_is_told(repairer, tmp_path):
+    given = mask(tmp_path / "most.png", white=(0, 0, 110, 75))
+    made = restore(Photo(PHOTO), RestoreOptions(fill=given), repairer)
+    assert "white in the mask is what is replaced" in made.notes[0]

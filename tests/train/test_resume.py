@@ -19,6 +19,7 @@ from sfumato.cli.train import _train
 from sfumato.errors import TrainingError
 from sfumato.hub.files import CHECKPOINT
 from sfumato.hub.load import load
+from sfumato.train import loop
 from sfumato.train.autoencoder import train_autoencoder
 from sfumato.train.checkpoint import State
 from sfumato.train.latents import Latents, cached
@@ -43,6 +44,33 @@ def test_training_learns_and_stopping_resumes_bitwise(tmp_path, optimizer, ema_d
     assert resumed[0] == 24
     for a, b in zip(whole.module.parameters(), again.module.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_ctrl_c_waits_for_the_end_of_a_step(tmp_path, capsys, monkeypatch):
+    """Also in the middle of an optimizer step, after which the weights would be of two steps."""
+    steps = []
+
+    def interrupted(state, settings, step):
+        applied(state, settings, step)
+        steps.append(step)
+        if len(steps) == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+
+    applied = loop._apply
+    monkeypatch.setattr(loop, "_apply", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _train(train(Line(), SETTINGS, tmp_path), tmp_path)
+    assert "stopped after step 7; the same command continues" in capsys.readouterr().err
+    monkeypatch.setattr(loop, "_apply", applied)
+    assert next(iter(train(Line(), SETTINGS, tmp_path))).step == 8
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_finished_training_says_so(tmp_path, capsys):
+    for said in (False, True):
+        _train(train(Line(), SETTINGS, tmp_path), tmp_path)
+        assert ("there is nothing left to do" in capsys.readouterr().err) == said
 
 
 def test_nothing_to_draw_is_one_sentence():

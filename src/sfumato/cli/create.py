@@ -99,6 +99,15 @@ def _tell(made: Made, path: Path, *, as_json: bool) -> None:
         "settings": made.settings,
     }
     say(json.dumps(line) if as_json else str(path))
+    tell_of_prompt(made)
+    if made.settings.get("transparent") and made.picture.getchannel("A").getextrema()[0] == 255:
+        note(f"{path}: no white background was found, so no part of the picture is transparent")
+    if made.settings.get("mask") and FORMATS[path.suffix.lower()] == "JPEG":
+        note(f"{path}: {JPEG_TOUCHES}")
+
+
+def tell_of_prompt(made: Made) -> None:
+    """Print notes to stderr if the model does not know the words, or did not see all of them."""
     if made.unknown:
         note(f'the model seems to know no word of "{shortened(made.prompt)}"')
     if made.near is not None:
@@ -109,10 +118,6 @@ def _tell(made: Made, path: Path, *, as_json: bool) -> None:
     for what, cut in (("prompt", made.cut), ("negative prompt", made.negative_cut)):
         if cut:
             note(f'the end of the {what} was not seen by the model: "{cut}"')
-    if made.settings.get("transparent") and made.picture.getchannel("A").getextrema()[0] == 255:
-        note(f"{path}: no white background was found, so no part of the picture is transparent")
-    if made.settings.get("mask") and FORMATS[path.suffix.lower()] == "JPEG":
-        note(f"{path}: {JPEG_TOUCHES}")
 
 
 def models(
@@ -167,6 +172,7 @@ def inspect(
     """
     from sfumato import metadata
     from sfumato.data.foreign import read_options
+    from sfumato.errors import OptionError
     from sfumato.hub.catalog import bundled, restorers
     from sfumato.hub.describe import describe
 
@@ -175,8 +181,12 @@ def inspect(
         or Path(path).is_dir()
         or Path(path).suffix == ".safetensors"
     ):
+        if nearest or model:
+            raise OptionError(f"{path} is no picture: leave out --nearest and --model")
         say(json.dumps(describe(path), indent=2), keep="\n")
         return
+    if model and not nearest:
+        raise OptionError("--model is for --nearest")
     settings, text = metadata.read(Path(path))
     if nearest:
         _tell_nearest(Path(path), model or str((settings or {}).get("model") or "icons"))

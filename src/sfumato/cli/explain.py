@@ -11,7 +11,8 @@ import typer
 
 from sfumato.cli.bar import bar
 from sfumato.cli.command import given, takes
-from sfumato.cli.say import note, say
+from sfumato.cli.create import tell_of_prompt
+from sfumato.cli.say import say
 from sfumato.tasks.create.options import CreateOptions
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def explain(
         wanted = [first[0].text, *wanted]
     elif not wanted:
         raise OptionError("no prompt given; say what the picture shows, or give --again PICTURE")
+    elif files := [text for text in wanted if _is_picture(text)]:
+        raise OptionError(f"{files[0]} is a picture; to explain it, give --again {files[0]}")
     _check_places(output, trace, overwrite=overwrite)
     changes = [_change(text) for text in change or ()]
     found = _with_progress(wanted, CreateOptions.build(values), opened, changes, light=light)
@@ -88,10 +91,17 @@ def explain(
     if trace is not None:
         _save_traces(found, trace)
     for run in found.runs:
-        if run.trace.made.cut:
-            note(f'the end of the prompt was not seen by the model: "{run.trace.made.cut}"')
+        tell_of_prompt(run.trace.made)
     record = {"path": str(output), "runs": [run.trace.record() for run in found.runs]}
     say(json.dumps(record) if as_json else str(output))
+
+
+def _is_picture(text: str) -> bool:
+    """Whether a prompt is the name of a picture file."""
+    from sfumato.image import SUFFIXES
+
+    path = Path(text)
+    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def _change(text: str) -> dict[str, str]:
@@ -104,7 +114,12 @@ def _change(text: str) -> dict[str, str]:
         raise OptionError(
             f'--change "{text}" cannot be read; write NAME=VALUE, such as guidance_scale=1'
         )
-    return {name.strip().replace("-", "_"): value.strip() for name, _, value in parts}
+    names = [name.strip().replace("-", "_") for name, _, _ in parts]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise OptionError(
+            f'--change "{text}" gives {twice[0]} twice; for two runs, give two --change'
+        )
+    return {name: value.strip() for name, (_, _, value) in zip(names, parts, strict=True)}
 
 
 def _save_traces(found: Explained, folder: Path) -> None:

@@ -26,7 +26,8 @@ def reduce(
         ),
     ],
     output: Annotated[
-        Path, Option(help="Folder for report.html, report.json and the figures.")
+        Path,
+        Option(parser=data_path, help="Folder for report.html, report.json and the figures."),
     ] = Path("report"),
     overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing report.")] = False,
     as_json: Annotated[

@@ -4,6 +4,8 @@ and ``restorer``.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +25,9 @@ Argument, Option = typer.Argument, typer.Option
 Data = Annotated[
     Path, Argument(parser=data_path, help="Folder of pictures, .parquet or WebDataset .tar.")
 ]
-Output = Annotated[Path, Option(help="Folder of the model, with its checkpoints and previews.")]
+Output = Annotated[
+    Path, Option(parser=data_path, help="Folder of the model, with its checkpoints and previews.")
+]
 ConfigFile = Annotated[
     Path | None, Option(help="JSON file with the network's config and training settings.")
 ]
@@ -223,15 +227,17 @@ def _train(events: Iterator[Any], output: Path) -> None:
     from sfumato.train.board import Board
 
     check_folder(output)
-    started = False
-    with bar() as progress, Board(output / "tensorboard") as board:
+    started, stop = False, _Stop()
+    with stop, bar() as progress, Board(output / "tensorboard") as board:
         for event in events:
+            if stop.asked:
+                break
             if isinstance(event, str):
                 say(event, err=True, keep="\n")
                 continue
             if not started and event.step > 1:
                 note(f"the run resumes after step {event.step - 1} of {event.steps}")
-            started = True
+            started = stop.waits = True
             board.write(event)
             progress.update(
                 "training",
@@ -239,4 +245,35 @@ def _train(events: Iterator[Any], output: Path) -> None:
                 event.steps,
                 f"loss {event.loss:.4f}  {event.samples_per_second:.3g} samples/s",
             )
+    if stop.asked:
+        events.close()  # type: ignore[attr-defined]  # writes a checkpoint
+        note(f"stopped after step {event.step}; the same command continues")
+        raise KeyboardInterrupt
+    if not started:
+        note("the training was finished before; there is nothing left to do")
     say(str(output))
+
+
+class _Stop:
+    """Waits for the end of a training step if the user presses Ctrl-C, so that no step is lost.
+
+    A second Ctrl-C stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.waits = self.asked = False
+        self.before: Any = None
+
+    def __enter__(self) -> _Stop:
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _stop(self, *_: object) -> None:
+        if not self.waits or self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

@@ -35,6 +35,8 @@ from sfumato.data.exif import (
 from sfumato.errors import PictureError
 from sfumato.runtime import atomic
 
+# formats that hold 16 bits only for opaque gray pictures, with the others named
+DEEP = {"PNG": "PNG in color or with transparency", "TIFF": "TIFF in color or with transparency"}
 SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 SUFFIXES = {
     ".png": "PNG",
@@ -311,7 +313,7 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     if values.dtype == np.uint16 and (
         kind not in ("PNG", "TIFF") or values.shape[2] == 3 or alpha is not None
     ):
-        notes.append(f"16 bits per channel were converted to 8 for {kind}")
+        notes.append(f"16 bits per channel were converted to 8 for {DEEP.get(kind, kind)}")
         values = (values.astype(np.float64) / 257).round().astype(np.uint8)
     if alpha is not None and kind in ("JPEG", "BMP"):
         notes.append(f"{kind} has no transparency: transparent parts are white")

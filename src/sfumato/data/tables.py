@@ -18,13 +18,13 @@ from sfumato.data.text import decode
 from sfumato.errors import DataError
 
 DELIMITERS = ",;\t|"
-MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "#N/A", "?")
+MISSING = tuple("NA N/A n/a NaN nan null NULL None #N/A ? - . missing".split()) + ("", " ")
 DECIMAL_COMMA = re.compile(r"\s*-?\d+(,\d+)?\s*")
-# usual names of the columns of labels and of texts, in lower case
 # names in a column "split", in lower case
 TRAINING = frozenset({"train", "training"})
 HELD_OUT = frozenset({"test", "testing", "val", "valid", "validation", "dev", "eval"})
 YEARS = range(1800, 2101)  # numbers that may be the names of columns
+# usual names of the columns of labels and of texts, in lower case
 LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person", "y_train")
 TEXTS = ("text", "body", "document", "content")
 # prefixes of pyarrow's names of numeric types

@@ -109,6 +109,7 @@ class RestorerConfig(Config):
     fills: bool = False
     # predicts a map of the damage, one channel in [-1, 1], instead of the restored picture
     finds: bool = False
+    corruption: str = ""  # that it was trained to undo; "pairs" if it was trained on pairs
 
 
 def interpolated(x: Tensor, known: Tensor, levels: int = REACH) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sfumato.errors import ModelError, unknown
-from sfumato.hub.files import PICKLES, unfinished
+from sfumato.hub.files import PICKLES, read_json, unfinished
 
 BUNDLED = Path(__file__).parents[1] / "pretrained"
 
@@ -33,9 +33,12 @@ def restorer_folder(name: str | Path) -> Path:
     if not (folder / "config.json").exists():
         raise ModelError(
             unfinished(folder)
+            or described_part(folder)
             or f"{name} is no restorer (sfumato train restorer trains one; bundled restorers: "
             f"{', '.join(restorers())})"
         )
+    if (kind := read_json(folder / "config.json").get("_class_name", RESTORER)) != RESTORER:
+        raise ModelError(described_part(folder) or f"{folder} holds a {kind}, not a restorer")
     return folder
 
 
@@ -51,7 +54,7 @@ def model_path(name: str) -> Path:
         )
     if path.is_dir():
         if not (path / "model_index.json").exists():
-            raise ModelError(unfinished(path) or _what_it_is(path))
+            raise ModelError(unfinished(path) or described_part(path) or _what_it_is(path))
         return path
     if path.is_file():
         if path.suffix != ".safetensors":
@@ -60,6 +63,33 @@ def model_path(name: str) -> Path:
     if name in restorers():
         raise ModelError(f"{name} is a network of sfumato restore, not a text-to-image model")
     raise unknown("model", name, bundled())
+
+
+RESTORER = "Restorer"
+# networks that are no models by themselves, by the class in their config, and their use
+PARTS = {
+    RESTORER: "a restorer: sfumato restore --model uses it",
+    "AutoencoderKL": "an autoencoder: sfumato train diffusion --autoencoder uses it",
+    "Matcher": "a matcher, which is a part of a model",
+    "UNet2DConditionModel": "a U-Net, which is a part of a model",
+}
+
+
+def described_part(folder: Path) -> str:
+    """Say which part of a model a folder holds, and what uses it; "" if it holds none."""
+    if (folder / "pytorch_lora_weights.safetensors").exists():
+        return f"{folder} is a LoRA: sfumato create --lora uses it"
+    if (folder / "config.json").exists():
+        kind = str(read_json(folder / "config.json").get("_class_name"))
+        return f"{folder} is {PARTS[kind]}" if kind in PARTS else ""
+    if (folder / "model_index.json").exists():
+        return f"{folder} is a text-to-image model: --model of sfumato create uses it"
+    if (folder / "text_encoder").exists():
+        return f"{folder} is a text encoder: sfumato train diffusion --text uses it"
+    for part in ("matcher", "upscaler"):
+        if (folder / part / "config.json").exists():
+            return f"{folder} holds only the {part} of a model; train it into the model's folder"
+    return ""
 
 
 def _what_it_is(folder: Path) -> str:

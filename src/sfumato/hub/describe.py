@@ -23,7 +23,7 @@ def describe(name: str) -> dict[str, Any]:
     if name in restorers() or (
         (Path(name) / "config.json").exists() and not (Path(name) / "model_index.json").exists()
     ):
-        return _restorer(name, restorer_folder(name))
+        return _network(name, restorer_folder(name) if name in restorers() else Path(name))
     if is_lora(Path(name)):
         return _lora(name, lora_file(name))
     if (Path(name) / "estimator.json").exists():
@@ -72,7 +72,7 @@ def _folder(name: str, folder: Path) -> dict[str, Any]:
     return found | {"fast": (folder / STUDENT / FILE).exists()}
 
 
-def _restorer(name: str, folder: Path) -> dict[str, Any]:
+def _network(name: str, folder: Path) -> dict[str, Any]:
     defaults, weights = defaults_of(folder, {}), weight_file(folder)
     return {
         "name": name,

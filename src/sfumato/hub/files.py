@@ -24,6 +24,8 @@ WEIGHTS = tuple(
 )
 INDEX = ".index.json"  # suffix of an index file, for weights that are split into several files
 CHECKPOINT = "checkpoint.safetensors"  # of a training
+# what a finished training has written beside its checkpoint
+FINISHED = ("config.json", "model_index.json", "pytorch_lora_weights.safetensors", "text_encoder")
 PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl"})
 M = TypeVar("M", bound=nn.Module)
 C = TypeVar("C")
@@ -190,7 +192,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def unfinished(folder: Path) -> str:
     """Say that a folder holds a training that was not finished; "" if it holds none."""
-    if not (folder / CHECKPOINT).exists():
+    if not (folder / CHECKPOINT).exists() or any((folder / name).exists() for name in FINISHED):
         return ""
     return (
         f"{folder} holds a training that is not finished: run the same sfumato train command again "

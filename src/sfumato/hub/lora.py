@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from sfumato.condition.text import TextEncoder
 from sfumato.denoiser.unet import UNet
 from sfumato.errors import ModelError
+from sfumato.hub.catalog import described_part
 from sfumato.hub.files import CHECKPOINT, PICKLES, read_weights, unfinished
 from sfumato.hub.names import unet_name
 from sfumato.runtime import atomic
@@ -77,7 +78,7 @@ def lora_file(path: Path | str) -> Path:
     if path.is_dir():
         others = sorted(p for p in path.glob("*.safetensors") if p.name != CHECKPOINT)
         found = [path / FILE] if (path / FILE).exists() else others
-        if not found and (why := unfinished(path)):
+        if not found and (why := unfinished(path) or described_part(path)):
             raise ModelError(why)
         if len(found) != 1:
             raise ModelError(

@@ -52,7 +52,7 @@ def train_restorer(
     if pretrained is None or plan.network:
         network = checked(Restorer, RestorerConfig, plan.network)
     else:
-        network = pretrained.config
+        network = pretrained.config.model_copy(update={"corruption": ""})
     teacher = Denoiser(_restorer(plan.teacher).eval(), "direct") if plan.teacher else None
     asked = _asked(data, corruption or plan.corruption, finds=network.finds)
     _check_keys(plan, finds=network.finds, pairs=asked == PAIRS)
@@ -70,6 +70,7 @@ def train_restorer(
     about["teacher"] = None if teacher is None else fingerprint(teacher)
     known = identity(plan, data, network, task="restorer", **about)
     yield from train(job, settings, output, known)
+    job.module.config = network.model_copy(update={"corruption": asked})
     save_network(job.module, output)
 
 

@@ -155,20 +155,37 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     )
     if table.kind == "numbers":
         train, held = _scaled(train, held, standardize=options.standardize)
-    most = min(train.shape)
     if train.shape[1] < 2:
         raise DataError("there is one column of numbers: at least two are needed")
-    if max(options.codes) >= most:
-        raise OptionError(
-            f"{max(options.codes)} codes are too many: {train.shape[0]} rows of {train.shape[1]} "
-            f"values allow at most {most - 1}"
-        )
+    table, options = _with_possible_codes(table, options, *train.shape)
     if float(train.max()) == float(train.min()):
         raise DataError("all values are the same: there is nothing to reduce")
     labels = table.labels
     labeled = labels is not None and (labels[~test] != "").any() and (labels[test] != "").sum() > 1
     known, asked = (labels[~test], labels[test]) if labeled and labels is not None else (None, None)
     return Comparison(table, options, train, held, known, asked, np.flatnonzero(test))
+
+
+def _with_possible_codes(
+    table: Table, options: ReduceOptions, rows: int, values: int
+) -> tuple[Table, ReduceOptions]:
+    """Leave out default code lengths that are too large, with a note.
+
+    Raises
+    ------
+    OptionError
+        If a given length is too large.
+    """
+    most = min(rows, values) - 1
+    if max(options.codes) <= most:
+        return table, options
+    allowed = f"{rows} training rows of {values} values allow codes of at most {most}"
+    if "codes" in options.model_fields_set:
+        raise OptionError(f"--codes: {max(options.codes)} is too large: {allowed}")
+    kept = tuple(k for k in options.codes if k <= most) or (most,)
+    note = f"{allowed}: the lengths compared are {', '.join(map(str, kept))}"
+    options = options.model_copy(update={"codes": kept})
+    return replace(table, notes=[*table.notes, note]), options
 
 
 def _scaled(

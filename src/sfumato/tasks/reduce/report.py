@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ def _write_figures(found: Comparison, folder: Path) -> list[str]:
     """Write the figures as PNG and SVG, and return their names."""
     from matplotlib import rc_context
 
-    with rc_context({"text.parse_math": False}):  # a label may contain dollar signs
+    # a label may contain dollar signs, or letters that the font lacks
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figures = _figures(found)
         for name, figure in figures.items():
             for suffix in ("png", "svg"):

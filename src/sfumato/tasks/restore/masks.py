@@ -77,7 +77,11 @@ def _parts(photo: Photo, options: RestoreOptions) -> Iterator[tuple[NDArray[np.b
 
 def _box(photo: Photo, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
     (left, top, width, height), (wide, tall) = box, photo.size
-    if width < 1 or height < 1 or left < 0 or top < 0 or left + width > wide or top + height > tall:
+    if width < 1 or height < 1:
+        raise OptionError(
+            f"the box {left},{top},{width},{height} is empty; give a width and height"
+        )
+    if left < 0 or top < 0 or left + width > wide or top + height > tall:
         raise OptionError(
             f"the box {left},{top},{width},{height} does not lie within the picture of "
             f"{wide}x{tall} pixels"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from sfumato.denoiser.restorer import (
 )
 from sfumato.errors import OptionError
 from sfumato.hub.catalog import restorer_folder
-from sfumato.hub.files import digest, network_from, weight_file
+from sfumato.hub.files import digest, network_from, read_json, weight_file
 from sfumato.runtime import autocast, choose_device, choose_dtype
 from sfumato.types import Condition
 
@@ -36,19 +37,37 @@ UNDOES: dict[str, set[str]] = {
 }
 
 
+# the kind of damage that each corruption does
+DAMAGE = {
+    **dict.fromkeys(("noise", "grain", "shot", "salt"), "denoise"),
+    **dict.fromkeys(("mask", "scratches"), "fill"),
+    "jpeg": "dejpeg",
+    "down": "enlarge",
+    "gray": "colorize",
+}
+
+
 def check_undoes(model: str | None, damage: set[str]) -> None:
-    """Refuse a bundled network for damage that it was not trained to undo.
+    """Refuse a network for damage that it was not trained to undo.
 
     Raises
     ------
     OptionError
     """
-    if model not in UNDOES or not (wrong := damage - UNDOES[model]):
+    if model is None:
         return
-    able = ", ".join(f"--{kind}" for kind in sorted(UNDOES[model])) or "finding scratches"
-    raise OptionError(
-        f"the bundled network {model} is for {able}, not for --{min(wrong)}; leave --model out"
-    )
+    if model in UNDOES:
+        known, name, able = UNDOES[model], f"the bundled network {model}", UNDOES[model]
+    else:
+        corruption = str(read_json(restorer_folder(model) / "config.json").get("corruption", ""))
+        if corruption in ("", "pairs"):
+            return
+        parts = [part.partition(":")[0] for part in re.split(r"[|+\s]+", corruption) if part]
+        able = {DAMAGE[part] for part in parts if part in DAMAGE}
+        known, name = able | {"clean"}, f"{model} was trained to undo {corruption}; it"
+    if wrong := damage - known:
+        kinds = ", ".join(f"--{kind}" for kind in sorted(able)) or "finding scratches"
+        raise OptionError(f"{name} is for {kinds}, not for --{min(wrong)}; leave --model out")
 
 
 class RestorationNetworks:

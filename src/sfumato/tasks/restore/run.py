@@ -34,6 +34,7 @@ from sfumato.tasks.restore.stage import Engine, Stage, noise_network, size_of
 from sfumato.types import Progress
 
 T = TypeVar("T")
+MOST_OF_IT = 0.8  # share of inpainted pixels from which the mask may be inverted
 MUCH = 0.003  # share of inpainted pixels above which the user should look at the result
 LOOKS, PATCHES = 5, 10  # cost of finding scratches (per window) and of patches, in network windows
 
@@ -155,6 +156,9 @@ def _surprises(
             f"{filled.mean():.1%} of the photo was inpainted, perhaps also parts without damage: "
             "--compare shows the result, --save-mask the pixels"
         )
+    elif options.fill is not None and filled is not None and filled.mean() > MOST_OF_IT:
+        share = f"{filled.mean():.0%} of the photo was inpainted"
+        yield f"{share}: white in the mask is what is replaced"
 
 
 def _stages(options: RestoreOptions, engine: Engine) -> list[RestoreOptions]:

@@ -125,7 +125,7 @@ function road() {
   const stops = [
     p.text ? ["The text", `${r.words.length} of at most ${model.length} tokens per chunk, each a vector of ${model.width} numbers; text encoder with ${many(p.text)} parameters`] : null,
     ["The start", `${start}: ${size} numbers, standard deviation ${r.steps[0].sigma.toPrecision(3)}`],
-    [`The denoiser, ${r.steps.length} times`, `U-Net with ${many(p.network)} parameters; predicts ${{ eps: "the noise", v: "the velocity v", x0: "the clean picture" }[model.predicts] || model.predicts}; ${ms < 1000 ? `${ms.toPrecision(3)} ms` : `${(ms / 1000).toPrecision(3)} s`} per step` + (r.steps[0].guided ? ", with and without the text" : "")],
+    [`The denoiser, ${r.steps.length === 1 ? "once" : `${r.steps.length} times`}`, `U-Net with ${many(p.network)} parameters; predicts ${{ eps: "the noise", v: "the velocity v", x0: "the clean picture" }[model.predicts] || model.predicts}; ${ms < 1000 ? `${ms.toPrecision(3)} ms` : `${(ms / 1000).toPrecision(3)} s`} per step` + (r.steps[0].guided ? ", with and without the text" : "")],
     [factor > 1 ? "The decoder" : "The picture", factor > 1 ? `${many(p.space)} parameters; ${size} numbers become ${worked.join(" x ")} pixels` : `${worked.join(" x ")} pixels, as they are`],
     r.size[0] > worked[0] && r.size[1] > worked[1] ? ["The upscaler", `a second diffusion model enlarges the picture to ${shown} pixels`] : null,
   ].filter(Boolean);
@@ -253,20 +253,21 @@ function labels(svg, ends, left, lowest) {
 function chart(curves, title, cursor, { log = false, names = true, floor = 0, first = "step 1" } = {}) {
   const wide = 320, tall = 170, left = 44, bottom = 26, values = curves.flatMap((c) => c.values).filter((v) => !log || v > 0);
   const f = log ? Math.log : (v) => v, low = log ? f(Math.min(...values)) : Math.min(floor, ...values), high = Math.max(f(Math.max(...values)), low + 1e-6);
-  const count = Math.max(1, curves[0].values.length - 1), px = (k) => left + (k / count) * (wide - left), py = (v) => tall - bottom - ((f(v) - low) / (high - low)) * (tall - bottom - 8);
+  const last = curves[0].values.length - 1, count = Math.max(1, last), px = (k) => left + (k / count) * (wide - left), py = (v) => tall - bottom - ((f(v) - low) / (high - low)) * (tall - bottom - 8);
   const side = names && curves.some((c) => c.name) ? 90 : 4, svg = make("svg", { width: wide + side, height: tall, viewBox: `0 0 ${wide + side} ${tall}`, role: "img", "aria-label": title });
   svg.append(make("line", { class: "axis", x1: left, x2: wide, y1: tall - bottom, y2: tall - bottom }), make("line", { class: "axis", x1: px(cursor), x2: px(cursor), y1: 8, y2: tall - bottom }));
   const ends = [];
   for (const c of curves) {
     const points = c.values.map((v, k) => (log && v <= 0 ? null : `${px(k).toFixed(1)},${py(v).toFixed(1)}`)).filter(Boolean);
     svg.append(make("path", { class: `curve${c.chosen ? " chosen" : ""}`, d: `M${points.join("L")}` }));
+    if (points.length === 1) svg.append(make("circle", { class: "dot", r: 3, cx: px(0), cy: py(c.values[0]) })); // one step is no line
     if (c.chosen && cursor < c.values.length) svg.append(make("circle", { class: "dot", r: 4, cx: px(cursor), cy: py(c.values[cursor]) }));
     if (names && c.name) ends.push({ from: py(c.values[c.values.length - 1]), name: c.name, chosen: c.chosen });
   }
   labels(svg, ends, wide, tall - bottom);
   const said = (v) => (Math.abs(v) >= 1000 ? Math.round(v).toLocaleString("en") : v.toPrecision(3)), back = (v) => (log ? Math.exp(v) : v);
   svg.append(make("text", { x: left - 4, y: tall - bottom + 3, "text-anchor": "end" }, said(back(low))), make("text", { x: left - 4, y: 14, "text-anchor": "end" }, said(back(high))),
-    make("text", { x: left, y: tall - 8 }, first), make("text", { x: wide, y: tall - 8, "text-anchor": "end" }, String(count + (first === "step 1"))));
+    make("text", { x: left, y: tall - 8 }, first), make("text", { x: wide, y: tall - 8, "text-anchor": "end" }, last ? String(last + (first === "step 1")) : ""));
   return make("figure", { style: "max-width: 27rem" }, svg, make("figcaption", {}, title));
 }
 function schedule() {
@@ -368,7 +369,8 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "ArrowRight") set({ step: state.step + 1 });
   else if (event.key === " " && event.target === document.body) { event.preventDefault(); play(!timer); }
 });
-if (!model.parameters.text) $("about").lastElementChild.textContent = "The input is noise. At each step, the network estimates the clean picture, and the sampler goes a part of the way there.";
+const input = run().source ? "an encoded picture with noise" : "noise";
+$("about").lastElementChild.textContent = `The input is ${input}${model.parameters.text ? " and a text" : ""}. At each step, the network estimates the clean picture, and the sampler goes a part of the way there.`;
 $("foot").textContent = `sfumato ${data.version}; ${model.name}, sha256 ${model.sha256.slice(0, 16)}. Left and right arrow: one step; space: play. The page contains all its data and needs no network.`;
 const changes = run().steps.map((s) => s.change);
 const most = Math.max(...changes);
