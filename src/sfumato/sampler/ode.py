@@ -33,14 +33,14 @@ def pairs(sigmas: Tensor) -> list[tuple[int, float, float]]:
     Raises
     ------
     OptionError
-        If the levels do not decrease from each step to the next.
+        If a level is higher than the level before, or below 0.
     """
     values = [float(s) for s in sigmas]
     steps = [(i, values[i], values[i + 1]) for i in range(len(values) - 1)]
     for _, s, t in steps:
-        if not s > t >= 0:
+        if not s >= t >= 0:
             raise OptionError(
-                f"noise levels must decrease and end at 0 or above; {t:g} follows {s:g}"
+                f"noise levels must not rise, and must be at least 0; {t:g} follows {s:g}"
             )
     return steps
 
@@ -127,7 +127,8 @@ def dpmpp_2m(
     It extrapolates from the last two estimates (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
 
     A step to sigma = 0 returns the denoised estimate. With `first_order_end`, the last step is of
-    first order, even if it ends above 0 (diffusers' ``lower_order_final``).
+    first order, even if it ends above 0 (diffusers' ``lower_order_final``). A step between equal
+    levels changes nothing.
     """
     before: Tensor | None = None
     h_before = 0.0
@@ -135,11 +136,12 @@ def dpmpp_2m(
         denoised = denoise(x, level(s, x))
         h = math.log(s / t) if t > 0 else math.inf
         best = denoised
-        if before is not None and t > 0 and not (first_order_end and i == len(sigmas) - 2):
+        if before is not None and 0 < t < s and not (first_order_end and i == len(sigmas) - 2):
             ratio = h_before / h
             best = (1 + 1 / (2 * ratio)) * denoised - 1 / (2 * ratio) * before
         x = (t / s) * x + (1 - t / s) * best
-        before, h_before = denoised, h
+        if t < s:
+            before, h_before = denoised, h
         yield Step(i, s, x, denoised)
 
 
