@@ -35,7 +35,7 @@ from sfumato.data.exif import (
 from sfumato.errors import PictureError
 from sfumato.runtime import atomic
 
-# formats that hold 16 bits only for opaque gray pictures, with the others named
+# pictures for which these formats have only 8 bits per channel
 DEEP = {"PNG": "PNG in color or with transparency", "TIFF": "TIFF in color or with transparency"}
 SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 SUFFIXES = {

@@ -8,6 +8,14 @@ from sfumato.errors import ModelError, unknown
 from sfumato.hub.files import PICKLES, read_json, unfinished
 
 BUNDLED = Path(__file__).parents[1] / "pretrained"
+RESTORER = "Restorer"
+# networks that are no models by themselves, by the class in their config, and their use
+PARTS = {
+    RESTORER: "a restorer: sfumato restore --model uses it",
+    "AutoencoderKL": "an autoencoder: sfumato train diffusion --autoencoder uses it",
+    "Matcher": "a matcher, which is a part of a model",
+    "UNet2DConditionModel": "a U-Net, which is a part of a model",
+}
 
 
 def bundled() -> list[str]:
@@ -63,16 +71,6 @@ def model_path(name: str) -> Path:
     if name in restorers():
         raise ModelError(f"{name} is a network of sfumato restore, not a text-to-image model")
     raise unknown("model", name, bundled())
-
-
-RESTORER = "Restorer"
-# networks that are no models by themselves, by the class in their config, and their use
-PARTS = {
-    RESTORER: "a restorer: sfumato restore --model uses it",
-    "AutoencoderKL": "an autoencoder: sfumato train diffusion --autoencoder uses it",
-    "Matcher": "a matcher, which is a part of a model",
-    "UNet2DConditionModel": "a U-Net, which is a part of a model",
-}
 
 
 def described_part(folder: Path) -> str:
