@@ -67,6 +67,22 @@ def test_ctrl_c_waits_for_the_end_of_a_step(tmp_path, capsys, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ctrl_c_in_the_last_step_stops_nothing(tmp_path, capsys):
+    """The model is still written after it."""
+
+    def events():
+        for progress in train(Line(), SETTINGS, tmp_path):
+            if progress.step == progress.steps:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
+            yield progress
+        yield "written"
+
+    _train(events(), tmp_path)
+    told = capsys.readouterr()
+    assert "written" in told.err and "stopped" not in told.err and str(tmp_path) in told.out
+
+
 def test_a_finished_training_says_so(tmp_path, capsys):
     for said in (False, True):
         _train(train(Line(), SETTINGS, tmp_path), tmp_path)

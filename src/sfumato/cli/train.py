@@ -230,11 +230,13 @@ def _train(events: Iterator[Any], output: Path) -> None:
     started, stop = False, _Stop()
     with stop, bar() as progress, Board(output / "tensorboard") as board:
         for event in events:
-            if stop.asked:
-                break
             if isinstance(event, str):
                 say(event, err=True, keep="\n")
                 continue
+            if stop.asked and event.step < event.steps:
+                events.close()  # type: ignore[attr-defined]  # writes a checkpoint
+                note(f"stopped after step {event.step}; the same command continues")
+                raise KeyboardInterrupt
             if not started and event.step > 1:
                 note(f"the run resumes after step {event.step - 1} of {event.steps}")
             started = stop.waits = True
@@ -245,10 +247,6 @@ def _train(events: Iterator[Any], output: Path) -> None:
                 event.steps,
                 f"loss {event.loss:.4f}  {event.samples_per_second:.3g} samples/s",
             )
-    if stop.asked:
-        events.close()  # type: ignore[attr-defined]  # writes a checkpoint
-        note(f"stopped after step {event.step}; the same command continues")
-        raise KeyboardInterrupt
     if not started:
         note("the training was finished before; there is nothing left to do")
     say(str(output))
@@ -257,7 +255,7 @@ def _train(events: Iterator[Any], output: Path) -> None:
 class _Stop:
     """Waits for the end of a training step if the user presses Ctrl-C, so that no step is lost.
 
-    A second Ctrl-C stops at once.
+    After the last step, the model is still written. A second Ctrl-C stops at once.
     """
 
     def __init__(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sfumato.corruption.base import parse, parts_of
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import (
     Restorer,
@@ -62,8 +62,9 @@ def check_undoes(model: str | None, damage: set[str]) -> None:
         corruption = str(read_json(restorer_folder(model) / "config.json").get("corruption", ""))
         if corruption in ("", "pairs"):
             return
-        parts = [part.partition(":")[0] for part in re.split(r"[|+\s]+", corruption) if part]
-        able = {DAMAGE[part] for part in parts if part in DAMAGE}
+        parts = [part for one in corruption.split("|") for part in parts_of(parse(one.strip()))]
+        names = {str(part).partition(":")[0] for part in parts}
+        able = {DAMAGE[name] for name in names if name in DAMAGE}
         known, name = able | {"clean"}, f"{model} was trained to undo {corruption}; it"
     if wrong := damage - known:
         kinds = ", ".join(f"--{kind}" for kind in sorted(able)) or "finding scratches"

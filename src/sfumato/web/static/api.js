@@ -52,7 +52,7 @@ export function once(load) {
 }
 
 const ENDS = ["completed", "failed", "cancelled"];
-const TRIES = 5, PAUSE = 1000; // to follow a job whose stream broke off; milliseconds between them
+const TRIES = 5, PAUSE = 1000; // tries in a row to follow a job whose stream broke off; milliseconds between them
 
 // Follow a job: calls heard(kind, data) for each event, and returns the last one. A stream that
 // breaks off is opened again, because the job goes on.
@@ -66,8 +66,9 @@ export async function follow(job, heard) {
   let last = null;
   for (let tried = 1; tried <= TRIES; tried += 1) {
     try {
-      last = await listen(job, hear) ?? last;
-      if (ENDS.includes(last?.kind)) return last;
+      const end = await listen(job, hear);
+      if (ENDS.includes(end?.kind)) return end;
+      if (end) [last, tried] = [end, 1]; // it was there again
     } catch (error) {
       if (tried === TRIES) throw error;
     }
