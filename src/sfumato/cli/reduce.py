@@ -69,6 +69,7 @@ def _compare(
     from sfumato.types import Progress
 
     found = start(table, options)
+    note_all(found.table.notes[len(table.notes) :])  # on the code lengths
     with bar() as progress:
         for event in compare(found):
             if isinstance(event, Progress):

@@ -90,9 +90,9 @@ def reduce(data: Any, options: ReduceOptions | None = None) -> Comparison:
     """
     options = ReduceOptions.of(options)
     table = data if isinstance(data, Table) else gather(data, options)
-    for line in table.notes:
-        warnings.warn(line, stacklevel=2)
     found = start(table, options)
+    for line in found.table.notes:
+        warnings.warn(line, stacklevel=2)
     for _ in compare(found):
         pass
     return found
