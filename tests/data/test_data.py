@@ -358,6 +358,25 @@ def test_empty_documents_and_labels_that_do_not_fit_are_named(tmp_path):
     assert rows.read(tmp_path / "d.npz").notes == ["labels does not fit images: it is left out"]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x_train", "y_train", "x_test", "y_test"),
+        ("train_images", "train_labels", "test_images", "test_labels"),
+    ],
+)
+def test_training_and_test_arrays_of_one_file(tmp_path, names):
+    pixels = np.arange(5 * 16, dtype=np.uint8).reshape(5, 4, 4)
+    labels = np.array([[0], [1], [0], [1], [2]])
+    parts = dict(zip(names, (pixels[:3], labels[:3], pixels[3:], labels[3:]), strict=True))
+    np.savez(tmp_path / "d.npz", **parts, val_images=pixels[:1])
+    table = rows.read(tmp_path / "d.npz")
+    assert table.test.tolist() == [False] * 3 + [True] * 2
+    assert table.labels.tolist() == ["0", "1", "0", "1", "2"]
+    assert np.allclose(table.rows * 255, pixels.reshape(5, 16))
+    assert table.notes == [f"the rows are in {names[0]}; not used: val_images"]
+
+
 def test_tables_in_other_encodings_and_with_gaps(tmp_path):
     write(tmp_path / "t.csv", "p,species\n1,sé\n2,b\n?,b\n4,sé\n".encode("cp1252"))
     table = rows.read(tmp_path / "t.csv")

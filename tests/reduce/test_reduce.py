@@ -18,9 +18,10 @@ from sfumato import image
 from sfumato.cli import app, main
 from sfumato.data.rows import read
 from sfumato.errors import DataError, OptionError
-from sfumato.tasks.reduce import report
+from sfumato.tasks.reduce import compare, report
 from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.search.items import items_of
+from sfumato.types import Progress
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
@@ -432,6 +433,17 @@ def test_labels_of_zero_and_texts_of_numbers(tmp_path):
     (tmp_path / "e.csv").write_text("text,label\n")
     with pytest.raises(DataError, match="has no rows"):
         read(tmp_path / "e.csv")
+
+
+def test_progress_moves_within_a_fit():
+    rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+    options = ReduceOptions(codes=(2,), epochs=10, outliers=0.1)
+    found = compare.start(compare.gather(rows, options), options)
+    done = [e.done for e in compare.compare(found) if isinstance(e, Progress)]
+    assert done == sorted(done)
+    assert done[-1] == 4  # PCA, autoencoder, and both with outliers
+    assert any(1 < share < 2 for share in done)
+    assert any(3 < share < 4 for share in done)
 
 
 def test_no_code_length_is_no_comparison():

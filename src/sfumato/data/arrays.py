@@ -12,6 +12,14 @@ from numpy.typing import NDArray
 
 from sfumato.errors import DataError
 
+# training arrays and their test arrays in the .npz files of Keras and of MedMNIST
+TEST_ARRAYS = {
+    "x_train": "x_test",
+    "y_train": "y_test",
+    "train_images": "test_images",
+    "train_labels": "test_labels",
+}
+
 
 def classes(labels: NDArray[Any]) -> NDArray[Any]:
     """Return one label per row; a one-hot row becomes the index of its nonzero entry."""
@@ -70,6 +78,32 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             return {"data": loaded}
     except Exception as error:  # numpy passes on the errors of its parser, zip and zlib
         raise DataError(f"{path} cannot be read: {error}") from None
+
+
+def join_test_arrays(
+    arrays: dict[str, NDArray[Any]],
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_] | None]:
+    """Append test arrays with a usual name to their training arrays.
+
+    Returns
+    -------
+    arrays : dict
+    test : array of bool, (N,), optional
+        Which rows of the joined arrays are test rows; None if no arrays are joined.
+
+    Examples
+    --------
+    >>> join_test_arrays({"x_train": np.zeros((2, 3)), "x_test": np.ones((1, 3))})[1]
+    array([False, False,  True])
+    """
+    joined, test = dict(arrays), None
+    for train_name, test_name in TEST_ARRAYS.items():
+        parts = [joined[name] for name in (train_name, test_name) if name in joined]
+        if len(parts) == 2 and parts[0].shape[1:] == parts[1].shape[1:]:
+            joined[train_name] = np.concatenate(parts)
+            del joined[test_name]
+            test = np.repeat([False, True], [len(part) for part in parts])
+    return joined, test
 
 
 def channels_last(values: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from sfumato import image
 from sfumato.data.arrays import (
     channels_last,
     classes,
+    join_test_arrays,
     read_arrays,
     read_idx,
     to_float,
@@ -36,7 +37,8 @@ from sfumato.data.text import document, document_files
 from sfumato.data.walk import hidden
 from sfumato.errors import DataError, OptionError, PictureError, unknown
 
-ARRAYS = ("images", "pictures", "x", "data", "x_train", "arr_0")
+ARRAYS = ("images", "pictures", "x", "data", "x_train", "train_images", "arr_0")
+LISTED = 5  # unused arrays that a note names
 PICTURE = Path | Image.Image  # a picture in a list
 SIDE = 32  # side in pixels for large pictures and pictures of different sizes, if no size is given
 
@@ -189,7 +191,7 @@ def _numpy(path: Path, label: str | None) -> Table:
     """Read the array with a usual name (else the largest) and labels from a ``.npy`` or
     ``.npz``.
     """
-    arrays = read_arrays(path)
+    arrays, test = join_test_arrays(read_arrays(path))
     lower = {name.lower(): name for name in arrays}
     largest = max(arrays, key=lambda name: arrays[name].size, default=None)
     main = next((lower[n] for n in ARRAYS if n in lower), largest)
@@ -209,7 +211,11 @@ def _numpy(path: Path, label: str | None) -> Table:
     fits = known is not None and arrays[known].shape[:1] == values.shape[:1]
     labels = labels_of(classes(arrays[known])) if known and fits else None
     notes = [] if fits or known is None else [f"{known} does not fit {main}: it is left out"]
-    return replace(_of_array(values, path), labels=labels, notes=notes)
+    if unused := [name for name in arrays if name not in (main, known)]:
+        more = f" and {len(unused) - LISTED} more" if len(unused) > LISTED else ""
+        notes.append(f"the rows are in {main}; not used: {', '.join(unused[:LISTED])}{more}")
+    held_out = test if test is not None and len(test) == len(values) else None
+    return replace(_of_array(values, path), labels=labels, notes=notes, test=held_out)
 
 
 def table_of(data: Any, label: str | None = None) -> Table:

@@ -25,7 +25,10 @@ TRAINING = frozenset({"train", "training"})
 HELD_OUT = frozenset({"test", "testing", "val", "valid", "validation", "dev", "eval"})
 YEARS = range(1800, 2101)  # numbers that may be the names of columns
 # usual names of the columns of labels and of texts, in lower case
-LABELS = ("label", "labels", "y", "target", "class", "species", "category", "person", "y_train")
+LABELS = (
+    *("label", "labels", "y", "target", "class", "species", "category", "person"),
+    *("y_train", "train_labels"),
+)
 TEXTS = ("text", "body", "document", "content")
 # prefixes of pyarrow's names of numeric types
 NUMBERS = ("int", "uint", "halffloat", "float", "double", "decimal", "bool")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
 
@@ -133,6 +134,12 @@ class Autoencoder(Reducer):
             If ``warm_start`` would continue a network of another code length, kind, layers, shape
             or loss.
         """
+        for _ in self.fit_steps(X):
+            pass
+        return self
+
+    def fit_steps(self, X: Rows) -> Iterator[TrainProgress]:  # noqa: N803
+        """Train like :meth:`fit`, and yield the progress after each training step."""
         self._validate_params()
         fresh = not (self.warm_start and hasattr(self, "space_"))
         if not fresh and self.space_.config != self._config(self.n_features_in_):
@@ -140,7 +147,7 @@ class Autoencoder(Reducer):
                 "warm_start continues the trained network, but n_components, kind, layers, shape "
                 "or loss has changed since; set warm_start=False"
             )
-        return self._train(self._check(X, reset=fresh), self.epochs, fresh=fresh)
+        yield from self._train(self._check(X, reset=fresh), self.epochs, fresh=fresh)
 
     def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
         """Train on these rows for one more epoch.
@@ -149,9 +156,11 @@ class Autoencoder(Reducer):
         """
         self._validate_params()
         fresh = not hasattr(self, "space_")
-        return self._train(self._check(X, reset=fresh), 1, fresh=fresh)
+        for _ in self._train(self._check(X, reset=fresh), 1, fresh=fresh):
+            pass
+        return self
 
-    def _train(self, rows: Rows, epochs: int, *, fresh: bool) -> Self:
+    def _train(self, rows: Rows, epochs: int, *, fresh: bool) -> Iterator[TrainProgress]:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if fresh:
             self.range_ = self._range(rows)
@@ -171,10 +180,10 @@ class Autoencoder(Reducer):
         for progress in train(job, settings):
             if self.verbose:
                 self._tell(progress, max(1, settings.steps // epochs))
+            yield progress
         self.n_steps_ += settings.steps
         self.space_.eval()
         job.recenter()
-        return self
 
     def _range(self, rows: Rows) -> tuple[float, float]:
         """Return the values that are scaled to -1 and 1."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -230,20 +230,22 @@ def _terms(table: Table, test: NDArray[np.bool_], options: ReduceOptions) -> tup
 
 
 def compare(found: Comparison) -> Iterator[Progress | Trial]:
-    """Fit every method at every code length (and 2, for the maps); add the results to `found`."""
+    """Fit every method at every code length (and 2, for the maps); add the results to `found`.
+
+    The progress counts fits; the share of the current fit that is done counts, too.
+    """
     options = found.options
     lengths = sorted({2, *options.codes})  # a map needs codes of length 2
     jobs = [(name, k) for k in lengths for name in _methods(found)]
     contaminated = _methods(found)[:2] if options.outliers else []
     total = len(jobs) + len(contaminated)
     for done, (name, k) in enumerate(jobs):
-        yield Progress(f"{name}, {k} codes", done, total)
-        trial = _trial(found, name, k)
+        trial = yield from _trial(found, name, k, Progress(f"{name}, {k} codes", done, total))
         found.trials.append(trial)
         yield trial
     for done, name in enumerate(contaminated, len(jobs)):
-        yield Progress(f"{name}, {max(lengths)} codes, with outliers", done, total)
-        found.outliers.append(_with_outliers(found, name, max(lengths)))
+        begun = Progress(f"{name}, {max(lengths)} codes, with outliers", done, total)
+        found.outliers.append((yield from _with_outliers(found, name, max(lengths), begun)))
     yield Progress("done", total, total)
 
 
@@ -293,12 +295,23 @@ def default_layers(width: int) -> tuple[int, ...]:
     return (1000, 500, 250) if width >= 300 else (max(16, 2 * width), max(8, width))
 
 
-def _trial(found: Comparison, method: str, k: int) -> Trial:
+def _fit(model: Any, rows: Any, begun: Progress) -> Iterator[Progress]:
+    """Fit a model; yield `begun`, then the progress after each hundredth of the training steps."""
+    yield begun
+    if not isinstance(model, Autoencoder):
+        model.fit(rows).components_  # noqa: B018 (computed at the first access)
+        return
+    for step in model.fit_steps(rows):
+        if step.step % max(1, step.steps // 100) == 0:
+            yield replace(begun, done=begun.done + step.step / step.steps)
+
+
+def _trial(
+    found: Comparison, method: str, k: int, begun: Progress
+) -> Generator[Progress, None, Trial]:
     model = _build(found, method, k)
     began = time.perf_counter()
-    model.fit(found.train)
-    if not isinstance(model, Autoencoder):
-        model.components_  # noqa: B018 (computed at the first access)
+    yield from _fit(model, found.train, begun)
     seconds = time.perf_counter() - began
     train, test = model.transform(found.train), model.transform(found.test)
     again = model.inverse_transform(test[:PICTURES_PER_ROW])
@@ -345,7 +358,9 @@ def _walk(model: Any, codes: NDArray[Any]) -> NDArray[Any]:
     return rows
 
 
-def _with_outliers(found: Comparison, method: str, k: int) -> Outliers:
+def _with_outliers(
+    found: Comparison, method: str, k: int, begun: Progress
+) -> Generator[Progress, None, Outliers]:
     """Fit to training rows with outliers, and measure the error on clean test rows.
 
     A share of the training rows is replaced by uniform noise over three times the range of the
@@ -360,7 +375,8 @@ def _with_outliers(found: Comparison, method: str, k: int) -> Outliers:
     ).astype(dense.dtype)
     test = found.test.toarray() if hasattr(found.test, "toarray") else found.test
     clean = next(t.error for t in found.trials if (t.method, t.codes) == (method, k))
-    model = _build(found, method, k).fit(dense)
+    model = _build(found, method, k)
+    yield from _fit(model, dense, begun)
     return Outliers(
         method, k, clean, squared_error(test, model.inverse_transform(model.transform(test)))
     )
