@@ -16,7 +16,7 @@ import torch
 
 from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.metrics import psnr
-from sfumato.runtime import autocast, choose_dtype
+from sfumato.runtime import autocast, choose_dtype, result_of
 from sfumato.train.loop import train
 from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.train.settings import TrainSettings
@@ -62,7 +62,8 @@ def main():
     parser.add_argument("--steps", type=int, default=500)
     given = parser.parse_args()
     photos, aside = (
-        read_photos(given.folder / f"{name}.parquet", CROP)[0] for name in ("train", "val")
+        result_of(read_photos(given.folder / f"{name}.parquet", CROP))[0]
+        for name in ("train", "val")
     )
     print(
         f"{given.steps} steps of 14 crops of {CROP}x{CROP}; PSNR in dB for noise with sigma "

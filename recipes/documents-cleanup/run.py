@@ -27,6 +27,7 @@ from sfumato.data.photo import Photo
 from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.options import RestoreOptions
+from sfumato.train.loop import TrainProgress
 from sfumato.train.restoration import train_restorer
 
 Method = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -74,13 +75,10 @@ def main(source: Path, folder: Path, steps: int | None) -> None:
         HERE / "cleaner.json",
         {"steps": steps} if steps else {},
     ):
-        if isinstance(event, str) or event.step % 100 == 0:
-            print(
-                event
-                if isinstance(event, str)
-                else f"{event.step} of {event.steps}, {event.seconds_left:.0f} s left",
-                flush=True,
-            )
+        if isinstance(event, str):
+            print(event, flush=True)
+        elif isinstance(event, TrainProgress) and event.step % 100 == 0:
+            print(f"{event.step} of {event.steps}, {event.seconds_left:.0f} s left", flush=True)
     rows = [r for r in table.to_pylist() if r["split"] == "val"]
     pages = [(_page(r["clean"]), _page(noisy)) for r in rows for noisy in r["noisy"]]
     figures, shown = {}, []

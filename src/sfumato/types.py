@@ -11,12 +11,15 @@ noise in ``x = x0 + sigma n``.
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +172,9 @@ class Progress:
     done: float
     total: float
 
+
+Reporting = abc.Generator[Progress, None, T]
+"""A generator that yields its progress and returns its result."""
 
 Sampler = Callable[[Denoise, Tensor, Tensor], Iterator[Step]]
 """``(denoise, x, sigmas) -> steps``; ``sigmas`` (N + 1,) decreases, and its last entry is the level

@@ -18,6 +18,7 @@ from sfumato.data.tables import read_table
 from sfumato.data.text import decode
 from sfumato.data.walk import files
 from sfumato.errors import DataError, OptionError
+from sfumato.runtime import result_of
 from sfumato.tasks.create.prompts import gather
 from sfumato.tasks.search.index import index
 from sfumato.tasks.search.items import items_of
@@ -185,7 +186,7 @@ def test_metadata_finds_its_pictures(tmp_path):
     lines = [json.dumps({"file_name": name, "text": key}) for key, name in given.items()]
     write(tmp_path / "d" / "metadata.jsonl", "\r\n".join(lines).encode())
     assert {c for (c,) in captions(tmp_path / "d").values()} == set(names)
-    packed = pack(tmp_path / "d", 8, tmp_path / "cache", captions=True)
+    packed = result_of(pack(tmp_path / "d", 8, tmp_path / "cache", captions=True))
     assert len(packed.captions) == 4
     assert packed.notes == ["gone.png is listed in the metadata, but does not exist"]
 
@@ -258,13 +259,13 @@ def test_a_picture_that_cannot_be_read_moves_no_caption(tmp_path):
     for name in "bcd":
         write(source / f"{name}.png", png())
         write(source / f"{name}.txt", f"caption {name}".encode())
-    before = pack(source, 8, cache, captions=True).captions
+    before = result_of(pack(source, 8, cache, captions=True)).captions
     for name in ("a.heic", "a0.png"):
         if name == "a.heic":
             write(source / name, b"no picture")
         else:
             (source / name).symlink_to(tmp_path / "gone.png")
-        assert pack(source, 8, cache, captions=True).captions == before
+        assert result_of(pack(source, 8, cache, captions=True)).captions == before
 
 
 def test_the_first_caption_that_is_not_empty(tmp_path):

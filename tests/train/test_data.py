@@ -13,6 +13,7 @@ from sfumato import image
 from sfumato.data import samples as data
 from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.errors import ConfigError, DataError, SfumatoError
+from sfumato.runtime import result_of
 from sfumato.space.kl import AutoencoderConfig
 from sfumato.train.autoencoder import AutoencoderJob, train_autoencoder
 from sfumato.train.diffusion import train_diffusion
@@ -28,7 +29,10 @@ def captions(found):
 
 
 def test_metadata_and_broken_pictures(folder, tmp_path):
-    packed = pack(folder, 16, tmp_path / "cache", captions=True)
+    work = pack(folder, 16, tmp_path / "cache", captions=True)
+    first = next(work)
+    assert (first.what, first.done) == ("reading pictures", 0)
+    packed = result_of(work)
     assert packed.pixels.shape == (6, 3, 16, 16), (
         "no black pictures in place of those that were skipped"
     )
@@ -37,7 +41,7 @@ def test_metadata_and_broken_pictures(folder, tmp_path):
     assert len(packed.skipped) == 1
     assert packed.skipped[0].startswith("broken.png: ")
     before = (tmp_path / "cache" / "pictures.npy").stat().st_mtime_ns
-    pack(folder, 16, tmp_path / "cache", captions=True)
+    result_of(pack(folder, 16, tmp_path / "cache", captions=True))
     assert (tmp_path / "cache" / "pictures.npy").stat().st_mtime_ns == before, "packed once"
 
 
@@ -112,7 +116,7 @@ def test_what_cannot_be_used(tmp_path):
     with pytest.raises(DataError, match="holds no pictures"):
         data.find(empty)
     with pytest.raises(DataError, match="has no captions; add metadata"):
-        pack(bare, 16, tmp_path / "c", captions=True)
+        result_of(pack(bare, 16, tmp_path / "c", captions=True))
     for name in ("x.parquet", "x.tar", "none", "x.zip"):
         with pytest.raises(DataError):
             data.find(tmp_path / name)
@@ -126,10 +130,10 @@ def test_what_weighs_nothing_is_never_drawn(tmp_path):
     pq.write_table(pa.table({"image": pictures, "weight": [0.0, 2.0]}), tmp_path / "w.parquet")
     job = AutoencoderJob(
         AutoencoderConfig(**VAE),
-        pack(tmp_path / "w.parquet", 16, tmp_path / "cache", captions=False),
+        result_of(pack(tmp_path / "w.parquet", 16, tmp_path / "cache", captions=False)),
     )
     assert job.weights.tolist() == [0.0, 2.0]
-    photos, _, often = read_photos(tmp_path / "w.parquet", 8)
+    photos, _, often = result_of(read_photos(tmp_path / "w.parquet", 8))
     weights = RestorerJob(
         RestorerConfig(widths=(8, 8)), photos, ["noise:25"], 8, often=often
     ).weights

@@ -22,6 +22,7 @@ from sfumato.hub.describe import describe
 from sfumato.hub.files import network_from
 from sfumato.hub.load import load
 from sfumato.hub.save import save_scheduler
+from sfumato.runtime import result_of
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create
 from sfumato.train.autoencoder import train_autoencoder
@@ -162,7 +163,10 @@ def test_noise_on_the_states_of_texts(folder, tiny, tmp_path, monkeypatch):
     """A share of their deviation, on captions and not on the empty text; without it the states are
     the text's own.
     """
-    model, pictures = load(str(tiny)), pack(folder, 16, tmp_path / "cache", captions=True)
+    model, pictures = (
+        load(str(tiny)),
+        result_of(pack(folder, 16, tmp_path / "cache", captions=True)),
+    )
     latents, seen = Latents(pictures, model.space, model.text, tmp_path / "cache"), []
     list(latents.prepare("key", states=True))
     monkeypatch.setattr(

@@ -8,6 +8,7 @@ from tests.conftest import make_tiny
 
 from sfumato.errors import TrainingError
 from sfumato.hub.load import load
+from sfumato.runtime import result_of
 from sfumato.train import loop
 from sfumato.train.latents import Latents
 from sfumato.train.pack import pack
@@ -92,7 +93,7 @@ def test_tables_on_a_device_hold_the_same(tmp_path):
     for k in range(3):
         Image.new("RGB", (16, 16), (80 * k, 10, 200)).save(tmp_path / "in" / "dog" / f"{k}.png")
     model = load(str(make_tiny(tmp_path / "m")))
-    pictures = pack(tmp_path / "in", 16, tmp_path / "c", captions=True)
+    pictures = result_of(pack(tmp_path / "in", 16, tmp_path / "c", captions=True))
     data = Latents(pictures, model.space, model.text, tmp_path / "c")
     list(data.prepare("key", states=True))
     rows = torch.tensor([2, 0, 2])

@@ -11,10 +11,12 @@ from sfumato.errors import OptionError
 from sfumato.hub.describe import describe
 from sfumato.hub.load import load
 from sfumato.hub.lora import FILE, read_lora
+from sfumato.runtime import result_of
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create
 from sfumato.train import lora as lora_module
 from sfumato.train.latents import Latents
+from sfumato.train.loop import TrainProgress
 from sfumato.train.lora import LoraJob, changes_of, other_prompts, train_lora
 from sfumato.train.pack import pack
 from sfumato.train.plan import Plan
@@ -60,7 +62,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(own, tiny, tmp_path):
     trained(own, tmp_path / "whole", tiny)
     events = train_lora(own, tmp_path / "cut", None, None, None, GIVEN, str(tiny))
     for event in events:
-        if not isinstance(event, str) and event.step == 3:
+        if isinstance(event, TrainProgress) and event.step == 3:
             events.close()
             break
     trained(own, tmp_path / "cut", tiny)
@@ -88,7 +90,9 @@ def test_a_lora_of_a_loaded_model_may_be_written_in_another_way(own, tiny, tmp_p
 
 def test_without_its_changes_it_is_the_model_itself(own, tiny, tmp_path):
     model = load(tiny)
-    found = Latents(pack(own, 16, tmp_path / "c", captions=True), model.space, model.text, tmp_path)
+    found = Latents(
+        result_of(pack(own, 16, tmp_path / "c", captions=True)), model.space, model.text, tmp_path
+    )
     list(found.prepare("k", states=True))
     job = LoraJob(model, found, Plan(previews=[]))
     x, sigma = torch.randn(1, 4, 8, 8), torch.ones(1)

@@ -28,6 +28,7 @@ from sfumato.denoiser.restorer import (
 from sfumato.errors import DataError, OptionError, TrainingError
 from sfumato.hub.catalog import restorer_folder
 from sfumato.hub.files import network_from
+from sfumato.runtime import result_of
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.train.loop import train
 from sfumato.train.loss import squared, vivid
@@ -280,7 +281,7 @@ def test_command(tmp_path):
 def test_wrong_data(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "tiny.png")
     with pytest.raises(DataError, match="smaller than the crops"):
-        read_photos(tmp_path, 24)
+        result_of(read_photos(tmp_path, 24))
     with pytest.raises(OptionError, match="unknown corruption"):
         RestorerJob(SMALL, PHOTOS, ["nosie:3"], 24)
 
@@ -322,7 +323,7 @@ def test_pairs(kind, tmp_path):
             source,
         )
     assert paired(source)
-    pairs, skipped = read_pairs(source, 24)
+    pairs, skipped = result_of(read_pairs(source, 24))
     assert len(pairs) == (2 if kind == "folder" else 4)
     assert [s.split(":")[0] for s in skipped] == (["odd.png"] if kind == "folder" else [])
     torch.manual_seed(0)
@@ -346,13 +347,13 @@ def test_wrong_pairs(tmp_path):
     assert not paired(tmp_path)
     (tmp_path / "dirty").mkdir()
     with pytest.raises(DataError, match="no pair"):
-        read_pairs(tmp_path, 24)
+        result_of(read_pairs(tmp_path, 24))
     pq.write_table(pa.table({"clean": [b""]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match='no column "dirty"'):
-        read_pairs(tmp_path / "a.parquet", 24)
+        result_of(read_pairs(tmp_path / "a.parquet", 24))
     with pytest.raises(DataError, match="the picture cannot be read"):
         pq.write_table(pa.table({"clean": [b""], "dirty": [b"x"]}), tmp_path / "b.parquet")
-        read_pairs(tmp_path / "b.parquet", 24)
+        result_of(read_pairs(tmp_path / "b.parquet", 24))
 
 
 @pytest.mark.slow
@@ -496,6 +497,6 @@ def test_pictures_without_a_partner_are_listed(tmp_path):
         (tmp_path / kind).mkdir()
         for name in names:
             Image.new("RGB", (40, 40)).save(tmp_path / kind / f"{name}.png")
-    pairs, skipped = read_pairs(tmp_path, 24)
+    pairs, skipped = result_of(read_pairs(tmp_path, 24))
     assert len(pairs) == 1
     assert [line.split(":")[0] for line in skipped] == ["clean/b.png", "dirty/c.png"]

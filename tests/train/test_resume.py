@@ -1,5 +1,6 @@
 """Runs are resumed bit for bit, also after kill -9; a NaN is named by step and layer."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,12 +20,34 @@ from sfumato.cli.train import _train
 from sfumato.errors import TrainingError
 from sfumato.hub.files import CHECKPOINT
 from sfumato.hub.load import load
+from sfumato.runtime import result_of
 from sfumato.train import loop
 from sfumato.train.autoencoder import train_autoencoder
 from sfumato.train.checkpoint import State
 from sfumato.train.latents import Latents, cached
-from sfumato.train.loop import train
+from sfumato.train.loop import TrainProgress, train
 from sfumato.train.pack import pack
+from sfumato.types import Progress
+
+
+def test_work_before_the_training_moves_the_bar(monkeypatch, tmp_path):
+    shown = []
+
+    class Bar(contextlib.nullcontext):
+        def __enter__(self):
+            return self
+
+        def update(self, what, done, total, note=""):
+            shown.append((what, done, total))
+
+    def events():
+        yield Progress("reading pictures", 1, 2)
+        yield from train(Line(), SETTINGS, tmp_path)
+
+    monkeypatch.setattr("sfumato.cli.train.bar", Bar)
+    _train(events(), tmp_path)
+    assert shown[0] == ("reading pictures", 1, 2)
+    assert shown[-1] == ("training", SETTINGS.steps, SETTINGS.steps)
 
 
 @pytest.mark.parametrize("kind", [Line, Kernels])
@@ -197,7 +220,7 @@ def test_caches_are_not_taken_for_other_data(tmp_path, tiny):
             )
 
     def found():
-        pictures = pack(tmp_path / "in", 16, tmp_path / "cache", captions=True)
+        pictures = result_of(pack(tmp_path / "in", 16, tmp_path / "cache", captions=True))
         model = load(str(tiny))
         latents = Latents(pictures, model.space, model.text, tmp_path / "cache")
         list(latents.prepare("key", states=True, ends=True))
@@ -300,7 +323,7 @@ def test_a_slow_run_saves_by_the_clock_and_says_where_it_goes_on(
     monkeypatch.setattr("sfumato.train.loop.SAVE_SECONDS", 0.0)
     write_plans(tmp_path)
     events = train_autoencoder(folder, tmp_path / "o", tmp_path / "vae.json", {"steps": 5})
-    steps = [event.step for event in (next(e for e in events if not isinstance(e, str)),)]
+    steps = [event.step for event in (next(e for e in events if isinstance(e, TrainProgress)),)]
     assert steps == [1]
     with safe_open(tmp_path / "o" / CHECKPOINT, "pt") as f:
         assert f.metadata()["step"] == "1"

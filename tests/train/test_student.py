@@ -11,9 +11,10 @@ from tests.conftest import make_tiny
 from sfumato.errors import ModelError, OptionError
 from sfumato.hub.load import load
 from sfumato.hub.lora import FILE, read_lora
-from sfumato.runtime import derive_seed
+from sfumato.runtime import derive_seed, result_of
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import SamplerProgress, create, stream
+from sfumato.train.loop import TrainProgress
 from sfumato.train.pack import pack
 from sfumato.train.plan import Plan
 from sfumato.train.student import StudentJob, train_student
@@ -42,7 +43,7 @@ def config(tmp_path):
 
 
 def job_of(model, own, folder, **plan):
-    pictures = pack(own, 16, folder, captions=True)
+    pictures = result_of(pack(own, 16, folder, captions=True))
     job = StudentJob(model, pictures, Plan(trajectories=6, previews=[], **plan), folder, 0)
     list(job.prepare("k"))
     return job
@@ -95,7 +96,7 @@ def test_it_is_written_resumed_and_used(own, config, tmp_path):
     assert all(change.down.shape[0] == 2 for change in read_lora(folder / "fast" / FILE).values())
     cut = train_student(own, tmp_path / "cut", str(folder), config, GIVEN)
     for event in cut:
-        if not isinstance(event, str) and event.step == 3:
+        if isinstance(event, TrainProgress) and event.step == 3:
             cut.close()
             break
     list(train_student(own, tmp_path / "cut", str(folder), config, GIVEN))

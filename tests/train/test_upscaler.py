@@ -11,6 +11,7 @@ from PIL import Image
 from sfumato.errors import DataError, ModelError, OptionError
 from sfumato.hub.describe import describe
 from sfumato.hub.load import load
+from sfumato.runtime import result_of
 from sfumato.space.detail import Detail
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import check, make_plan
@@ -219,6 +220,6 @@ def test_pictures_below_the_size_are_left_out_for_training(folder, tiny, tmp_pat
         Image.new("RGB", (side, side), "red").save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text("a box")
     with pytest.raises(DataError, match="none of 2 pictures"):
-        pack(tmp_path, 128, tmp_path / "c", captions=True, enlarge=False)
-    found = pack(tmp_path, 64, tmp_path / "c", captions=True, enlarge=False)
+        result_of(pack(tmp_path, 128, tmp_path / "c", captions=True, enlarge=False))
+    found = result_of(pack(tmp_path, 64, tmp_path / "c", captions=True, enlarge=False))
     assert found.skipped == ["small.png: 32x32 pixels; 64x64 are needed"]

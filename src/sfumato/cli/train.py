@@ -225,6 +225,7 @@ def _train(events: Iterator[Any], output: Path) -> None:
     """Run a training command: show its progress, write TensorBoard files, and print notes."""
     from sfumato.runtime import check_folder
     from sfumato.train.board import Board
+    from sfumato.types import Progress
 
     check_folder(output)
     started, stop = False, _Stop()
@@ -232,6 +233,9 @@ def _train(events: Iterator[Any], output: Path) -> None:
         for event in events:
             if isinstance(event, str):
                 say(event, err=True, keep="\n")
+                continue
+            if isinstance(event, Progress):
+                progress.update(event.what, event.done, event.total)
                 continue
             if stop.asked and event.step < event.steps:
                 events.close()  # type: ignore[attr-defined]  # writes a checkpoint

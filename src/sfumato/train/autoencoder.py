@@ -82,7 +82,7 @@ def train_autoencoder(
     )
     check_size(plan.size, network.factor, "the autoencoder's factor")
     yield f"reading {data}"
-    pictures = pack(data, plan.size, output / "cache", captions=False)
+    pictures = yield from pack(data, plan.size, output / "cache", captions=False)
     yield from skipped_lines(pictures.skipped, pictures.notes)
     with seeded(settings.seed):
         job = AutoencoderJob(network, pictures)

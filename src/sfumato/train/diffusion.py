@@ -39,7 +39,6 @@ from sfumato.train.plan import (
     check_size,
     checked,
     identity,
-    in_tenths,
     read_plan,
     skipped_lines,
     text_encoder,
@@ -185,12 +184,12 @@ def train_diffusion(
     unit = space.config.factor * network.unit
     check_size(size, unit, "the space's factor times the U-Net's downsampling factor")
     yield f"reading {data}"
-    pictures = pack(data, size, output / "cache", captions=True)
+    pictures = yield from pack(data, size, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
     scheduler, defaults = _described(plan, base, size)
     found = Latents(pictures, space, encoder, output / "cache")
     encoders = fingerprint(space, encoder.clip)
-    yield from in_tenths(found.prepare(encoders, states=True, own_scale=base is None))
+    yield from found.prepare(encoders, states=True, own_scale=base is None)
     with seeded(settings.seed):
         job = DiffusionJob(network, found, scheduler, plan.previews, plan.shift, plan.text_noise)
     if base is not None:

@@ -19,6 +19,9 @@ from sfumato.runtime import array_file, atomic
 from sfumato.space.kl import AutoencoderKL
 from sfumato.space.pixels import Pixels
 from sfumato.train.pack import Pictures, is_array, note_of
+from sfumato.types import Progress
+
+TITLES = {"latents": "latents", "states": "text states", "ends": "pooled text states"}
 
 
 def cached(
@@ -86,10 +89,8 @@ class Captions:
         self.tables: dict[str, NDArray[Any] | Tensor] = {"pixels": pictures.pixels}
         self.kept_on: torch.device | None = None
 
-    def prepare(
-        self, key: str, *, states: bool = False, ends: bool = False
-    ) -> Iterator[tuple[str, int, int]]:
-        """Fill the cache; yield (name, done, total).
+    def prepare(self, key: str, *, states: bool = False, ends: bool = False) -> Iterator[Progress]:
+        """Fill the cache.
 
         The cache then holds the `states` of all texts, their pooled states (`ends`), or both. `key`
         identifies the encoders.
@@ -104,9 +105,9 @@ class Captions:
 
     def _filled(
         self, name: str, key: str, count: int, make: Callable[[int, int], Tensor]
-    ) -> Iterator[tuple[str, int, int]]:
+    ) -> Iterator[Progress]:
         for done in cached(self.cache / f"{name}.npy", key, (count, *make(0, 1).shape[1:]), make):
-            yield name, done, count
+            yield Progress(TITLES[name], done, count)
 
     def _kept(self, name: str) -> NDArray[np.float16]:
         kept: NDArray[np.float16] = np.load(self.cache / f"{name}.npy", mmap_mode="r")
@@ -191,7 +192,7 @@ class Latents(Captions):
 
     def prepare(
         self, key: str, *, states: bool = False, ends: bool = False, own_scale: bool = False
-    ) -> Iterator[tuple[str, int, int]]:
+    ) -> Iterator[Progress]:
         """Fill the cache; with `own_scale`, also set the autoencoder's scaling factor.
 
         With this factor, the latents of the training set have unit variance.

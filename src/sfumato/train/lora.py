@@ -44,11 +44,10 @@ from sfumato.train.plan import (
     Plan,
     check_size,
     identity,
-    in_tenths,
     read_plan,
     skipped_lines,
 )
-from sfumato.types import Condition
+from sfumato.types import Condition, Progress
 
 KEPT = 384  # generated pictures of other prompts
 AT_ONCE = 16  # number of pictures that are generated at once
@@ -149,7 +148,7 @@ class LoraJob(DiffusionJob):
         self.kept: Tensor | None = None
         self.kept_tokens: Tensor | None = None
 
-    def prepare(self, model: Model, key: str, seed: int) -> Iterator[tuple[str, int, int]]:
+    def prepare(self, model: Model, key: str, seed: int) -> Iterator[Progress]:
         """Generate pictures of other prompts for prior preservation; `key` identifies the model."""
         texts = other_prompts(model, KEPT, seed)
         options = CreateOptions(seed=seed, best_of=1, batch=AT_ONCE)
@@ -164,7 +163,7 @@ class LoraJob(DiffusionJob):
         shape = len(texts), space.latent_channels, tall // space.factor, wide // space.factor
         path = self.data.cache / "kept.npy"
         for done in cached(path, f"{key} {seed}", shape, latents, AT_ONCE):
-            yield "pictures of other prompts", done, len(texts)
+            yield Progress("pictures of other prompts", done, len(texts))
         self.kept = torch.from_numpy(np.load(path)).float().to(model.device)
         self.kept_tokens = model.text(texts, model.size)[0].tokens
 
@@ -252,16 +251,16 @@ def train_lora(
     unit = base.space.config.factor * base.network.config.unit
     check_size(size, unit, "the space's factor times the U-Net's downsampling factor")
     yield f"reading {data}"
-    pictures = pack(data, size, output / "cache", captions=True)
+    pictures = yield from pack(data, size, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
     found = Latents(pictures, base.space, encoder, output / "cache")
     encoders = fingerprint(base.space, encoder.clip)
-    yield from in_tenths(found.prepare(encoders, states=True))
+    yield from found.prepare(encoders, states=True)
     plan = plan.model_copy(update={"previews": _previews(plan, pictures.captions)})
     with seeded(settings.seed):
         job = LoraJob(base, found, plan)
     about = {"start": fingerprint(base.network), "encoders": encoders}
-    yield from in_tenths(job.prepare(base, f"{about['start']} {encoders}", settings.seed))
+    yield from job.prepare(base, f"{about['start']} {encoders}", settings.seed)
     about |= plan.model_dump(include={"shift", "text_noise", "rank"})
     known = identity(plan, data, base.network.config, task="lora", **about)
     yield from train(job, settings, output, known)

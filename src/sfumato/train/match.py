@@ -24,7 +24,6 @@ from sfumato.train.plan import (
     Event,
     checked,
     identity,
-    in_tenths,
     read_plan,
     skipped_lines,
     text_encoder,
@@ -134,7 +133,7 @@ def train_matcher(
     plan, settings = read_plan("matcher", data, output, config, given)
     encoder = text_encoder(text)
     yield f"reading {data}"
-    pictures = pack(data, plan.size, output / "cache", captions=True)
+    pictures = yield from pack(data, plan.size, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
     network = checked(
         Matcher,
@@ -142,7 +141,7 @@ def train_matcher(
         {"size": plan.size, "text_width": encoder.pooled([""]).shape[1], **plan.network},
     )
     found = Captions(pictures, encoder, output / "cache")
-    yield from in_tenths(found.prepare(fingerprint(encoder.clip), ends=True))
+    yield from found.prepare(fingerprint(encoder.clip), ends=True)
     with seeded(settings.seed):
         job = MatchJob(network, found)
     about = identity(

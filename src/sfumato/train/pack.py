@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sfumato.data.samples import Sample, scan
 from sfumato.data.walk import files
 from sfumato.errors import DataError, PictureError
 from sfumato.runtime import array_file, atomic
+from sfumato.types import Progress, Reporting
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,13 @@ class Pictures:
     key: str = ""
 
 
-def pack(source: Path, size: int, cache: Path, *, captions: bool, enlarge: bool = True) -> Pictures:
+def pack(
+    source: Path, size: int, cache: Path, *, captions: bool, enlarge: bool = True
+) -> Reporting[Pictures]:
     """Decode every picture once to `size` x `size` pixels.
 
-    ``cache/pictures.npy`` keeps the pixels for later calls.
+    This is a generator: it yields progress and returns the pictures. ``cache/pictures.npy`` keeps
+    the pixels for later calls.
 
     Parameters
     ----------
@@ -87,7 +92,7 @@ def pack(source: Path, size: int, cache: Path, *, captions: bool, enlarge: bool 
     }
     known = note_of(cache / "pictures.npy")
     if known.get("key") != key or not is_array(cache / "pictures.npy"):
-        _decode(samples, size, cache, key, captions=captions, enlarge=enlarge)
+        yield from _decode(samples, size, cache, key, captions=captions, enlarge=enlarge)
     record = json.loads(index.read_text("utf-8"))
     kept = [samples[k] for k in record["kept"]]
     if not kept:
@@ -151,7 +156,7 @@ def _decode(
     *,
     captions: bool,
     enlarge: bool,
-) -> None:
+) -> Iterator[Progress]:
     kept: list[int] = []
     skipped: list[str] = []
     # removed first: an interrupted run leaves no index of other pictures
@@ -159,6 +164,7 @@ def _decode(
     with atomic(cache / "pictures.npy") as scratch:
         out = array_file(scratch, np.uint8, (len(samples), 3, size, size))
         for k, sample in enumerate(samples):
+            yield Progress("reading pictures", k, len(samples))
             if captions and not sample.captions:
                 skipped.append(f"{sample.name}: no caption")
                 continue

@@ -17,7 +17,7 @@ from sfumato.data.samples import cell
 from sfumato.data.tables import read_table
 from sfumato.errors import DataError, PictureError
 from sfumato.train.restorer import RestorerJob
-from sfumato.types import Condition, Corrupted, Corruption
+from sfumato.types import Condition, Corrupted, Corruption, Progress, Reporting
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,10 @@ class PairJob(RestorerJob):
         return clean, PairedCorruption(dirty), Condition()
 
 
-def read_pairs(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
+def read_pairs(source: Path, smallest: int) -> Reporting[tuple[list[NDArray[np.uint8]], list[str]]]:
     """Return the pairs of a clean and a dirty picture, (6, H, W) each.
+
+    This is a generator: it yields progress and returns the result.
 
     The second result has a sentence for each pair that was left out: it cannot be read, its
     pictures differ in size, or a side is below `smallest` pixels.
@@ -67,7 +69,9 @@ def read_pairs(source: Path, smallest: int) -> tuple[list[NDArray[np.uint8]], li
         cell holds the bytes of a picture file; a dirty cell may hold a list of picture files.
     """
     pairs, skipped = [], _single(source) if source.is_dir() else []
-    for name, clean, dirty in _pair_files(source):
+    files = list(_pair_files(source))
+    for done, (name, clean, dirty) in enumerate(files):
+        yield Progress("reading pairs", done, len(files))
         try:
             both = [
                 image.read(part if isinstance(part, Path) else cell(part))

@@ -25,8 +25,9 @@ from sfumato.runtime import choose_device
 from sfumato.train.loop import TrainProgress
 from sfumato.train.pack import state
 from sfumato.train.settings import TrainSettings
+from sfumato.types import Progress
 
-Event = TrainProgress | str
+Event = TrainProgress | Progress | str
 C = TypeVar("C", bound=Config)
 
 
@@ -161,14 +162,6 @@ def skipped_lines(skipped: list[str], notes: list[str] | None = None) -> Iterato
             shown = "\n  ".join(lines[:10])
             more = f"\n  ... and {len(lines) - 10} more" if len(lines) > 10 else ""
             yield f"{title}:\n  {shown}{more}"
-
-
-def in_tenths(steps: Iterator[tuple[str, int, int]]) -> Iterator[Event]:
-    """Convert events (what, done, total) to progress messages, one for every 10 %."""
-    last = ""
-    for what, done, total in steps:
-        if (note := f"{what}: {10 * done // total * 10} %") != last:
-            yield (last := note)
 
 
 def check_size(size: int, unit: int, what: str) -> None:

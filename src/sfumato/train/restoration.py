@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sfumato.corruption.base import parse, parts_of
 from sfumato.corruption.scratch import Scratches
 from sfumato.denoiser.denoiser import Denoiser
@@ -28,8 +31,11 @@ from sfumato.train.plan import (
     skipped_lines,
 )
 from sfumato.train.restorer import RestorerJob, read_photos
+from sfumato.types import Reporting
 
 PAIRS = "pairs"
+# photos, a sentence for each one that was left out, and sampling weights (None: all are equal)
+_Photos = tuple[list[NDArray[np.uint8]], list[str], list[float] | None]
 
 
 def train_restorer(
@@ -57,8 +63,9 @@ def train_restorer(
     asked = _asked(data, corruption or plan.corruption, finds=network.finds)
     _check_keys(plan, finds=network.finds, pairs=asked == PAIRS)
     yield f"reading {data}"
+    photos, skipped, often = yield from _read(data, plan, asked)
     with seeded(settings.seed):
-        job, skipped = _job(data, network, plan, asked, teacher)
+        job = _job(network, plan, asked, teacher, photos, often)
     yield from skipped_lines(skipped)
     if pretrained is not None:
         yield _start_from(job.module, pretrained, str(start))
@@ -109,19 +116,28 @@ def _check_keys(plan: Plan, *, finds: bool, pairs: bool) -> None:
         raise ConfigError(f"{min(found)} has no effect on the training of {kind}; leave it out")
 
 
+def _read(data: Path, plan: Plan, asked: str) -> Reporting[_Photos]:
+    """Read the photos or pairs."""
+    if asked == PAIRS:
+        pairs, skipped = yield from read_pairs(data, plan.size)
+        return pairs, skipped, None
+    return (yield from read_photos(data, plan.size, plan.longest))
+
+
 def _job(
-    data: Path, network: RestorerConfig, plan: Plan, asked: str, teacher: Denoiser | None
-) -> tuple[RestorerJob, list[str]]:
-    """The training job, and a sentence for each picture that was left out."""
+    network: RestorerConfig,
+    plan: Plan,
+    asked: str,
+    teacher: Denoiser | None,
+    photos: list[NDArray[np.uint8]],
+    often: list[float] | None,
+) -> RestorerJob:
     how: dict[str, Any] = {"turned": plan.turned, "teacher": teacher}
     how["measure"] = vivid if plan.vivid else None
     if asked == PAIRS:
-        photos, skipped = read_pairs(data, plan.size)
-        return PairJob(network, photos, (), plan.size, **how), skipped
-    photos, skipped, often = read_photos(data, plan.size, plan.longest)
+        return PairJob(network, photos, (), plan.size, **how)
     kind = FinderJob if network.finds else RestorerJob
-    job = kind(network, photos, asked.split("|"), plan.size, plan.gray, often=often, **how)
-    return job, skipped
+    return kind(network, photos, asked.split("|"), plan.size, plan.gray, often=often, **how)
 
 
 def _start_from(network: Restorer, pretrained: Restorer, name: str) -> str:

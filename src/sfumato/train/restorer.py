@@ -33,7 +33,7 @@ from sfumato.denoiser.restorer import (
 )
 from sfumato.errors import DataError, PictureError
 from sfumato.train.loss import Measure, denoising_loss, squared
-from sfumato.types import Condition, Corrupted, Corruption
+from sfumato.types import Condition, Corrupted, Corruption, Progress, Reporting
 
 SCALES = (1.0, 0.67, 0.45)
 # weight of a teacher's output in the target (the clean picture has the rest), and number of views
@@ -44,8 +44,10 @@ LONGEST = 1500  # longest side of a photo in pixels: all photos are held in memo
 
 def read_photos(
     source: Path, smallest: int, longest: int = LONGEST
-) -> tuple[list[NDArray[np.uint8]], list[str], list[float]]:
+) -> Reporting[tuple[list[NDArray[np.uint8]], list[str], list[float]]]:
     """Read photographs (3, H, W) whose sides are at least `smallest` pixels.
+
+    This is a generator: it yields progress and returns the result.
 
     A photo is first shrunk so that no side is longer than `longest`. Smaller copies are then added:
     per pixel, they show more detail, and less of the photo's noise and compression artifacts.
@@ -62,7 +64,9 @@ def read_photos(
         If no photo is left.
     """
     photos, skipped, often = [], [], []
-    for sample in find(source):
+    samples = list(find(source))
+    for done, sample in enumerate(samples):
+        yield Progress("reading photos", done, len(samples))
         try:
             picture = image.read(sample.read())
             picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)

@@ -39,8 +39,8 @@ from sfumato.train.latents import cached
 from sfumato.train.loop import train
 from sfumato.train.lora import add_low_rank, begin_at, changes_of
 from sfumato.train.pack import Pictures, pack
-from sfumato.train.plan import Event, Plan, identity, in_tenths, read_plan, skipped_lines
-from sfumato.types import Condition
+from sfumato.train.plan import Event, Plan, identity, read_plan, skipped_lines
+from sfumato.types import Condition, Progress
 
 AT_ONCE = 32  # trajectories of the teacher in a batch
 RANK = 32  # rank of the LoRA if the config gives none
@@ -93,7 +93,7 @@ class StudentJob:
         network: UNet = self.model.network
         return network
 
-    def prepare(self, key: str) -> Iterator[tuple[str, int, int]]:
+    def prepare(self, key: str) -> Iterator[Progress]:
         """Record the teacher's trajectories on disk; `key` identifies what they depend on."""
         (wide, tall), space = self.model.size, self.model.space.config
         self.shape = space.latent_channels, tall // space.factor, wide // space.factor
@@ -102,7 +102,7 @@ class StudentJob:
         shape = (len(self.texts), len(self.sigmas), *self.shape)
         path = self.folder / "trajectories.npy"
         for done in cached(path, key, shape, self._walks, AT_ONCE):
-            yield "trajectories of the teacher", done, len(self.texts)
+            yield Progress("trajectories of the teacher", done, len(self.texts))
         self.trajectories = np.load(path, mmap_mode="r")
 
     @torch.no_grad()
@@ -231,14 +231,14 @@ def train_student(
     rank = plan.rank if "rank" in plan.model_fields_set else RANK
     teacher, encoder = load_to_train(model, settings.device)
     yield f"reading {data}"
-    pictures = pack(data, teacher.size[0], output / "cache", captions=True)
+    pictures = yield from pack(data, teacher.size[0], output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
     job = StudentJob(teacher, pictures, plan, output / "cache", settings.seed)
     taught_by = fingerprint(teacher.network, encoder.clip)
     texts = hashlib.blake2b("\0".join(job.texts).encode(), digest_size=12).hexdigest()
     how = f"{job.teacher.sampler} {job.teacher.guidance_scale:g} {len(job.teacher_sigmas) - 1}"
     key = f"{taught_by} {texts} {how} {plan.student_steps} {settings.seed} derived seeds"
-    yield from in_tenths(job.prepare(key))
+    yield from job.prepare(key)
     with seeded(settings.seed):
         add_low_rank(teacher.network, rank)
     if start is not None:

@@ -32,8 +32,8 @@ from sfumato.train.latents import Captions, cached
 from sfumato.train.loop import train
 from sfumato.train.loss import denoising_loss
 from sfumato.train.pack import Pictures, pack
-from sfumato.train.plan import Event, checked, identity, in_tenths, read_plan, skipped_lines
-from sfumato.types import Condition
+from sfumato.train.plan import Event, checked, identity, read_plan, skipped_lines
+from sfumato.types import Condition, Progress
 
 CROP = 128  # side of the crops of a large picture
 MADE = 0.5  # share of small pictures that imitate generated pictures
@@ -66,12 +66,12 @@ class UpscalerJob:
         self.corruption = DiffusionNoise(self.denoiser.times.sigmas)
         self.space, self.data, self.model, self.weights = Detail(), data, model, data.weights
 
-    def prepare(self, key: str) -> Iterator[tuple[str, int, int]]:
+    def prepare(self, key: str) -> Iterator[Progress]:
         """Compute the small pictures that imitate generated pictures, and keep them on disk."""
         count, side = len(self.data.pictures.pixels), self.data.pictures.pixels.shape[-1]
         path, small = self.data.cache / "made.npy", side // self.space.config.factor
         for done in cached(path, key, (count, 3, small, small), self._made):
-            yield "small pictures", done, count
+            yield Progress("small pictures", done, count)
         self._kept = np.load(path, mmap_mode="r")
 
     @torch.no_grad()
@@ -153,16 +153,16 @@ def train_upscaler(
         )
     yield f"reading {data}"
     side = Detail().config.factor * base.size[0]
-    pictures: Pictures = pack(data, side, output / "cache", captions=True, enlarge=False)
+    pictures: Pictures = yield from pack(data, side, output / "cache", captions=True, enlarge=False)
     yield from skipped_lines(pictures.skipped, pictures.notes)
     usual = _small_unet(base.size[0], encoder.clip.config.hidden_size)
     network = checked(UNet, UNetConfig, {**usual, **plan.network})
     found = Captions(pictures, encoder, output / "cache")
     encoders = fingerprint(base.space, encoder.clip)
-    yield from in_tenths(found.prepare(encoders, states=True))
+    yield from found.prepare(encoders, states=True)
     with seeded(settings.seed):
         job = UpscalerJob(network, found, base)
-    yield from in_tenths(job.prepare(f"{encoders} {pictures.key}"))
+    yield from job.prepare(f"{encoders} {pictures.key}")
     about = identity(plan, data, network, task="upscaler", encoders=encoders)
     yield from train(job, settings, output / "upscaler", about)
     save_network(job.module, output / "upscaler")

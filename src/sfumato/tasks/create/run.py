@@ -31,7 +31,7 @@ from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, load_model, make_plan
 from sfumato.tasks.names import names_in_place_of
 from sfumato.tasks.upscale import upscale
-from sfumato.types import Condition, Denoise, Progress, Step
+from sfumato.types import Condition, Denoise, Progress, Reporting, Step
 
 ENLARGING = 64  # number of the upscaler's random stream; candidates have lower numbers
 
@@ -269,7 +269,7 @@ def _made(
 
 def _to_pictures(
     plan: Plan, pixels: Tensor, wanted: Sequence[tuple[str, int]]
-) -> Generator[Progress, None, list[Image.Image]]:
+) -> Reporting[list[Image.Image]]:
     """Convert pixels to pictures of the result's size; where that is larger, enlarge them."""
     if not plan.enlarged:
         as_made = image.to_pictures(pixels)

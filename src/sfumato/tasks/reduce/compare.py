@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from sfumato.estimators import LSA, PCA, Autoencoder
 from sfumato.metrics import knn_accuracy, mean_average_precision, precision_at, squared_error
 from sfumato.tasks.reduce.options import ReduceOptions
 from sfumato.tasks.reduce.results import Outliers, Trial, verdict
-from sfumato.types import Progress
+from sfumato.types import Progress, Reporting
 
 RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbors for retrieval precision
 PICTURES_PER_ROW = 12  # pictures in a row of reconstructions
@@ -306,9 +306,7 @@ def _fit(model: Any, rows: Any, begun: Progress) -> Iterator[Progress]:
             yield replace(begun, done=begun.done + step.step / step.steps)
 
 
-def _trial(
-    found: Comparison, method: str, k: int, begun: Progress
-) -> Generator[Progress, None, Trial]:
+def _trial(found: Comparison, method: str, k: int, begun: Progress) -> Reporting[Trial]:
     model = _build(found, method, k)
     began = time.perf_counter()
     yield from _fit(model, found.train, begun)
@@ -358,9 +356,7 @@ def _walk(model: Any, codes: NDArray[Any]) -> NDArray[Any]:
     return rows
 
 
-def _with_outliers(
-    found: Comparison, method: str, k: int, begun: Progress
-) -> Generator[Progress, None, Outliers]:
+def _with_outliers(found: Comparison, method: str, k: int, begun: Progress) -> Reporting[Outliers]:
     """Fit to training rows with outliers, and measure the error on clean test rows.
 
     A share of the training rows is replaced by uniform noise over three times the range of the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +28,7 @@ from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.report import generated_head, shrunk_difference
 from sfumato.tasks.restore.run import Restored
 from sfumato.tasks.upscale import STEPS, stream
-from sfumato.types import Progress
+from sfumato.types import Progress, Reporting
 
 LARGEST = 1024 * 1024  # largest result in pixels: it is generated as a whole
 
@@ -90,7 +90,7 @@ def _drawn(
     noise: Callable[[Tensor], Tensor],
     steps: int,
     progress: Iterator[Progress],
-) -> Generator[Progress, None, Tensor]:
+) -> Reporting[Tensor]:
     """Enlarge a picture (1, 3, h, w) by a factor of 4; yield the next progress after each step."""
     network, factor = upscaler.network, Detail().config.factor
     assert isinstance(network, UNet)

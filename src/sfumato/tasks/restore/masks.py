@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from sfumato import image
 from sfumato.data.photo import Photo
 from sfumato.denoiser.restorer import FILLS_MARGIN, TILE
 from sfumato.errors import OptionError
+from sfumato.runtime import result_of
 from sfumato.space.tile import windows
 from sfumato.tasks.restore.options import RestoreOptions, rgb
-from sfumato.types import Progress
+from sfumato.types import Progress, Reporting
 
 # largest difference from the color in a channel of 0 to 255, and by how many pixels the mask is
 # dilated
@@ -31,7 +32,7 @@ Damage = Callable[[Tensor], Tensor]
 
 def find(
     photo: Photo, options: RestoreOptions, damage: Damage, *, alone: bool
-) -> Generator[Progress, None, NDArray[np.bool_] | None]:
+) -> Reporting[NDArray[np.bool_] | None]:
     """Find the pixels (H, W) to inpaint; None if the options request no inpainting.
 
     This is a generator: it yields progress, since the search for scratches takes seconds, and
@@ -157,18 +158,12 @@ def scratches(photo: Photo, damage: Damage, sensitivity: float = 0.5) -> NDArray
     sensitivity : float, in (0, 1)
         Higher values find more damage, but also mark more undamaged pixels.
     """
-    work = search_scratches(photo, damage, sensitivity)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            found: NDArray[np.bool_] = end.value
-            return found
+    return result_of(search_scratches(photo, damage, sensitivity))
 
 
 def search_scratches(
     photo: Photo, damage: Damage, sensitivity: float
-) -> Generator[Progress, None, NDArray[np.bool_]]:
+) -> Reporting[NDArray[np.bool_]]:
     """As :func:`scratches`, but a generator: it yields progress and returns the mask."""
     enough, size = 1 - 0.8 * sensitivity**2, (photo.size[1], photo.size[0])
     found = np.zeros(size, np.float32)

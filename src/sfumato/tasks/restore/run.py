@@ -10,7 +10,7 @@ with the picture.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.patches import Filled, complete
 from sfumato.tasks.restore.report import report
 from sfumato.tasks.restore.stage import Engine, Stage, noise_network, size_of
-from sfumato.types import Progress
+from sfumato.types import Progress, Reporting
 
 T = TypeVar("T")
 MOST_OF_IT = 0.8  # share of inpainted pixels from which the mask may be inverted
@@ -168,9 +168,7 @@ def _stages(options: RestoreOptions, engine: Engine) -> list[RestoreOptions]:
     return [options] if options.structural else []
 
 
-def _fill_with_patches(
-    made: Photo, holes: NDArray[np.bool_], seed: int
-) -> Generator[Progress, None, Photo]:
+def _fill_with_patches(made: Photo, holes: NDArray[np.bool_], seed: int) -> Reporting[Photo]:
     """The photo with its wide holes filled by patches."""
     values = made.values.copy()
 
@@ -210,9 +208,7 @@ def _work(photo: Photo, options: RestoreOptions) -> tuple[int, int, int]:
     return looks, -(-rows // TILE) * -(-columns // TILE), PATCHES if options.fills else 0
 
 
-def _within(
-    total: int, done: int, work: int, part: Generator[Progress, None, T]
-) -> Generator[Progress, None, T]:
+def _within(total: int, done: int, work: int, part: Reporting[T]) -> Reporting[T]:
     """Run a part of the work; convert its progress to the progress of the whole work."""
     while True:
         try:
