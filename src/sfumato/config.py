@@ -105,7 +105,10 @@ def option(
 
 
 def note_of(field: FieldInfo, name: str) -> str:
-    """Return a setting of :func:`option`: "flags", "group", "bare", "metavar" or "picture"."""
+    """Return the setting `name` that :func:`option` stored in a field; empty if it is not set.
+
+    `name` is "flags", "group", "bare", "metavar" or "picture".
+    """
     extra = field.json_schema_extra
     return str(extra.get(f"x-{name}", "")) if isinstance(extra, dict) else ""
 
@@ -226,7 +229,8 @@ def range_of(field: FieldInfo) -> str:
 def _documented(name: str, field: FieldInfo, fields: Mapping[str, str]) -> list[str]:
     """Return the lines that describe a field in a numpy docstring.
 
-    Flags in the description become names of `fields`, the fields of the record.
+    Each flag in the description is replaced by the name of its field. `fields` maps the flags to
+    these names.
     """
     if not field.description:
         return []

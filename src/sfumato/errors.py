@@ -28,7 +28,7 @@ class OptionError(SfumatoError, ValueError):
 
 
 class ConfigError(SfumatoError, ValueError):
-    """A key or a value of a config, of a model or of a training, that is not supported."""
+    """A key or value that is not supported, in the config of a model or of a training run."""
 
 
 class ModelError(SfumatoError):

@@ -120,7 +120,7 @@ def white(mask: Image.Image) -> NDArray[np.bool_]:
 
 
 def nothing_white(mask: str | bytes) -> str:
-    """Return the error message for a mask, a path or the bytes of a file, without white pixels."""
+    """Return the error message for a mask (a path, or the bytes of a file) without white pixels."""
     name = mask if isinstance(mask, str) else "the mask"
     return f"{name} has no white pixels: paint the parts to be inpainted white"
 
@@ -199,7 +199,7 @@ def unbounded() -> Iterator[None]:
 
 
 def as_uint8(values: NDArray[Any]) -> NDArray[Any]:
-    """Convert truth values, and floats of 0 to 1, to uint8; leave other values as they are.
+    """Convert booleans, and floats in [0, 1], to uint8 (0 to 255); leave other values unchanged.
 
     Examples
     --------
@@ -227,9 +227,9 @@ def eight_bits(mode: str, values: NDArray[Any]) -> NDArray[np.uint8]:
 def brightest(mode: str, values: NDArray[np.float64]) -> float:
     """Return the value that counts as white.
 
-    For mode F it is 1 if no value is above 2 (sharpening may exceed 1 a little), or else 255 if no
-    value is larger, or else the maximum. For mode I it is 255 if no value is larger. In all other
-    cases it is 65535.
+    For mode F, it is 1 if all values are at most 2 (sharpening can produce values slightly above
+    1), 255 if all values are at most 255, and otherwise the maximum. For mode I, it is 255 if all
+    values are at most 255. In all other cases, it is 65535.
     """
     largest = float(values.max(initial=0))
     if mode == "F":

@@ -69,7 +69,9 @@ def parameters(settings: Mapping[str, Any], sampler: str, schedule: str) -> str:
 
 
 def save(picture: Image.Image, path: Path, settings: Mapping[str, Any], text: str) -> None:
-    """Write a picture atomically, with its settings, and with `text`, the same settings for A1111.
+    """Write a picture atomically, and store its settings in the file twice.
+
+    `settings` are stored as our JSON. `text` holds the same settings in A1111's form.
 
     Raises
     ------

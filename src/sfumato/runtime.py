@@ -190,9 +190,10 @@ def finite(value: Any) -> Any:
 
 
 def derive_seed(seed: int, k: int) -> int:
-    """Derive the seed of candidate `k` for a picture (see ``best_of``).
+    """Derive the seed of candidate `k` for a picture.
 
-    Candidate 0 has the picture's seed.
+    With the option ``best_of``, `create` generates several candidates of each picture. Candidate 0
+    has the picture's seed.
 
     Examples
     --------

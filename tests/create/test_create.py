@@ -368,7 +368,7 @@ WRONG = {
     ),
     "more channels": (
         ("create", "x", "--model", "PICTURES"),
-        "has 8 input channels, which do not fit 4 latent channels with or without a mask",
+        "has 8 input channels; only 4 (the latents) or 9 (latents, a mask",
     ),
     "no such groups": (
         ("create", "x", "--model", "GROUPS"),

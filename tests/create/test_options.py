@@ -17,7 +17,7 @@ def test_a_name_of_sampler_and_schedule_beside_a_schedule(schedule):
 
 
 def test_a_name_of_sampler_and_schedule_beside_another_schedule():
-    with pytest.raises(OptionError, match="Karras has another schedule than exponential"):
+    with pytest.raises(OptionError, match="contains a schedule, but --schedule is exponential"):
         CreateOptions(sampler="DPM++ 2M Karras", schedule="exponential")
     assert CreateOptions(schedule="linspace").schedule == "linspace"
 

@@ -54,12 +54,12 @@ def documents():
 def test_default_code_lengths_fit_a_small_table(run, tmp_path):
     """Only lengths that were asked for are an error; the others are told."""
     rows = np.random.default_rng(0).normal(size=(60, 4))
-    with pytest.warns(match="codes of at most 3: the lengths compared are 2"):
+    with pytest.warns(match="code lengths of at most 3: the lengths compared are 2"):
         found = sfumato.reduce(rows, ReduceOptions(epochs=1, outliers=0))
     assert found.options.codes == (2,)
     np.save(tmp_path / "rows.npy", rows)
     code, _, told = run("reduce", tmp_path / "rows.npy", "--epochs", "1", "--outliers", "0")
-    assert code == 0 and "codes of at most 3: the lengths compared are 2" in told
+    assert code == 0 and "code lengths of at most 3: the lengths compared are 2" in told
     with pytest.raises(OptionError, match="--codes: 10 is too large: 48 training rows of 4 values"):
         sfumato.reduce(rows, ReduceOptions(codes=(2, 10)))
 

@@ -463,4 +463,4 @@ def test_a_restorer_of_ones_own_says_what_it_learned(corruption, able, tmp_path)
 def test_a_mask_that_may_be_inverted_is_told(repairer, tmp_path):
     given = mask(tmp_path / "most.png", white=(0, 0, 110, 75))
     made = restore(Photo(PHOTO), RestoreOptions(fill=given), repairer)
-    assert "white in the mask is what is replaced" in made.notes[0]
+    assert "white pixels of the mask are replaced" in made.notes[0]

@@ -173,7 +173,7 @@ def test_restore_takes_it_by_the_models_name(folder, run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--enlarge", 4, "--model", "MODEL"), "too many"),
+        (("--enlarge", 4, "--model", "MODEL"), "enlarges to at most"),
         (("--denoise", "--prompt", "a dog"), "--prompt"),
         (("--denoise", "--prompt", "a dog", "--model", "noise"), "not a text-to-image model"),
     ],

@@ -91,8 +91,9 @@ def command_class(record: type[Config]) -> type[TyperCommand]:
 
     class Command(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            """Insert a bare option's value after the option, unless this value or a number
-            follows.
+            """Insert the missing value after an option of `bare`.
+
+            A value is missing if neither the word in `bare` nor a number follows the option.
             """
             out: list[str] = []
             for k, word in enumerate(args):
@@ -138,10 +139,11 @@ def _spelled(value: Any) -> str:
 
 
 def _kind(annotation: Any) -> tuple[Any, list[str]]:
-    """Return typer's type and choices; for types that typer lacks, str, which the record parses.
+    """Return the type that typer uses for a field, and the choices of a Literal.
 
-    A flag can be repeated if its field holds any number of texts or tuples; numbers are separated
-    by commas.
+    For a type that typer does not support, the type is str, and the options record parses the
+    string. A flag can be repeated if its field is a tuple of any number of strings or tuples. A
+    tuple of numbers is one string with commas.
     """
     parts = (
         [p for p in get_args(annotation) if p is not type(None)]

@@ -29,8 +29,8 @@ Prompts = Annotated[
 PromptFile = Annotated[
     Path | None,
     Option(
-        help="File: .txt (one prompt per line), .jsonl or .csv (prompt, id, and any option of a "
-        "picture)."
+        help="File of prompts: .txt with one prompt per line; or .jsonl or .csv whose rows have a "
+        "prompt and, if needed, an id and options such as seed."
     ),
 ]
 Output = Annotated[Path, Option(help="FILE.png (.jpg, .webp) or FOLDER/.")]
@@ -124,7 +124,8 @@ def models(
     near: Annotated[
         str | None,
         Option(
-            help="List the names that --model knows and that are closest in meaning to this text."
+            help="List names of training pictures of --model that are close in meaning to this "
+            "text."
         ),
     ] = None,
     model: Annotated[str, Option(help="Model for --near: a bundled name or a folder.")] = "icons",

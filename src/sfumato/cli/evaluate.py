@@ -70,7 +70,7 @@ def restore(
         raise OptionError(f"none of the pictures in {data} could be measured")
     decibels = [s.psnr for s in scores if math.isfinite(s.psnr)]
     if exact := len(scores) - len(decibels):
-        note(f"{exact} restored exactly: an infinite PSNR is not part of the mean")
+        note(f"{exact} pictures were restored exactly; their infinite PSNR is not in the mean")
     psnr = statistics.fmean(decibels) if decibels else math.inf
     ssim = statistics.fmean(s.ssim for s in scores)
     distances = [s.lpips for s in scores if s.lpips is not None]

@@ -47,8 +47,8 @@ Mcp = Annotated[
     bool,
     Option(
         "--mcp",
-        help="Instead, serve the Model Context Protocol over standard input and output to the "
-        "program that started this server.",
+        help="Serve the Model Context Protocol instead of HTTP: over standard input and output, to "
+        "the program that started this server.",
     ),
 ]
 

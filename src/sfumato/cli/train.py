@@ -48,15 +48,15 @@ def train_text(
     output: Output,
     start: Annotated[
         Path | None,
-        Option(
-            help="A text encoder that learns more words: a folder, or the name of a bundled model."
-        ),
+        Option(help="Text encoder to teach more words: a folder, or the name of a bundled model."),
     ] = None,
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Learn a tokenizer and distill a text encoder from phrases with teacher embeddings
-    (.parquet).
+    """Train a tokenizer and a text encoder on phrases.
+
+    The text encoder is distilled: it learns the embeddings that a larger encoder (the teacher) gave
+    for these phrases.
     """
     from sfumato.train.text import train_text
 
@@ -99,8 +99,8 @@ def train_diffusion(
     start: Annotated[
         str | None,
         Option(
-            help="Model to fine-tune, without --autoencoder and --text: a bundled name, folder or "
-            "checkpoint."
+            help="Model to fine-tune: a bundled name, a folder or a checkpoint. It brings its own "
+            "autoencoder and text encoder, so leave out --autoencoder and --text."
         ),
     ] = None,
     full: Annotated[
@@ -199,8 +199,8 @@ def train_restorer(
     corruption: Annotated[
         str | None,
         Option(
-            help="Corruption to undo, as 'noise:0-50 | mask:strokes'; not for pairs in clean/ and "
-            "dirty/."
+            help="Corruption to undo; | separates alternatives, as in 'noise:0-50 | mask:strokes'. "
+            "Leave it out if DATA has pairs of pictures in clean/ and dirty/."
         ),
     ] = None,
     start: Annotated[

@@ -54,8 +54,9 @@ def _set_up(model: models.BPE) -> Tokenizer:
 
 
 def _mark(token: str, *, normalized: bool = False) -> dict[str, Any]:
-    """Describe a special token in transformers' format; a normalized token also matches
-    capitals.
+    """Describe a special token in transformers' format.
+
+    If `normalized`, the token is also found in a text in capitals.
     """
     return {
         "content": token,

@@ -202,7 +202,10 @@ class DiffusionNoise:
         return f"diffusion:{len(self.sigmas)}" + (f":{self.shift:g}" if self.shift != 1 else "")
 
     def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Corrupted:
-        """Sample a timestep per picture, spread evenly over the batch; add noise of this level."""
+        """Sample a timestep per picture, and add noise of its level.
+
+        The timesteps of a batch are evenly spaced before the shift, with a random offset.
+        """
         count = len(x)
         # One random number and even spacing give less variance than independent timesteps (Kingma
         # et al. 2021, arXiv:2107.00630, appendix I.1).

@@ -94,9 +94,9 @@ class _Layer:
     Attributes
     ----------
     cover : array, (H, W), in [0, 1]
-        Where the marks are.
+        Share of each pixel that marks cover.
     opacity : array, (H, W), in [0, 1]
-        Opacity of the marks at each pixel.
+        Weight with which `shade` replaces each pixel; at most `cover`, as marks may be faint.
     shade : float, in [-1, 1]
     """
 

@@ -35,8 +35,8 @@ def classes(labels: NDArray[Any]) -> NDArray[Any]:
 def to_unit(values: NDArray[np.float32], top: float | None) -> NDArray[np.float32]:
     """Scale brightness to [0, 1].
 
-    The range that is scaled starts at 0, or at the minimum if there are negative values. It ends at
-    `top`; without `top`, at the maximum of the values, but at least at 1.
+    The range from `low` to `high` is scaled. `low` is 0, or the minimum if there are negative
+    values. `high` is `top`, or by default the maximum of the values, but at least 1.
     """
     finite = values[np.isfinite(values)]
     low = min(0.0, float(finite.min(initial=0)))

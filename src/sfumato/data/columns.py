@@ -41,7 +41,7 @@ def arrow_table(frame: Any) -> Any:
 
 
 def label_name(table: Any, label: str | None) -> str | None:
-    """Return the column of labels: the given one, or one with a usual name, or None.
+    """Return `label`, or else the first column with a usual name such as ``target``, or None.
 
     Raises
     ------

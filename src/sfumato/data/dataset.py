@@ -36,9 +36,9 @@ class Table:
     skipped : list of str
         One sentence for each item that was left out.
     notes : list of str
-        One sentence for each guessed encoding; one if an unnamed column that counts the rows was
-        left out; one if the array of labels does not fit the rows; one that counts rows with
-        missing values.
+        One sentence for each text file whose encoding was guessed, for an unnamed column of row
+        numbers that was left out, and for an array of labels that does not fit the rows; also one
+        with the number of rows that have missing values.
     columns : list of str
         Names of the columns of `rows`; empty if they have no names.
     """
@@ -69,7 +69,7 @@ class Table:
 
 
 def labels_of(values: Iterable[Any]) -> NDArray[np.str_] | None:
-    """Return labels as text, or None if fewer than two labels differ."""
+    """Return labels as text, or None if there are fewer than two different labels."""
     found = np.array([word(v) for v in values], dtype=np.str_)
     return found if len(set(found.tolist()) - {""}) > 1 else None
 
@@ -84,8 +84,8 @@ def word(value: Any) -> str:
 def usable(table: Table, source: str) -> Table:
     """Leave out rows with a missing value or an empty text, and columns of mostly missing values.
 
-    A missing value is NaN or infinite. What is left out is listed in ``skipped``, and a note counts
-    the rows.
+    A missing value is NaN or infinite. What is left out is listed in ``skipped``. If the columns
+    have names, a note gives the number of rows that are left out.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def _where(missing: NDArray[np.bool_], columns: list[str]) -> str:
 
 
 def _count_missing(missing: NDArray[np.bool_], columns: list[str]) -> list[str]:
-    """Count the rows that are left out, by column, as one note."""
+    """Return a note: the number of rows left out, and of missing values per column."""
     rows = int(missing.any(axis=1).sum())
     if rows < 2:
         return []

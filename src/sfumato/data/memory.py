@@ -15,8 +15,8 @@ from sfumato.errors import OptionError, PictureError
 def png_of(given: Any) -> bytes:
     """Encode a Pillow picture or an array as a PNG file of 8 bits.
 
-    Modes, orientation and color profiles are read as in :func:`sfumato.data.photo.photo_of`, and so
-    are paths and the bytes of other files.
+    The picture is read by :func:`sfumato.data.photo.photo_of`, so `given` can also be a path or the
+    bytes of a picture file.
 
     Raises
     ------

@@ -172,9 +172,9 @@ def photo_of(given: Photo | Image.Image | NDArray[Any] | Path | str | bytes) -> 
     Parameters
     ----------
     given : Photo, Image, array, path or bytes
-        An array holds uint8 or uint16 values, truth values, or floats of 0 to 1, which are rounded
-        to uint8. Its shape is (H, W) or (H, W, C) with 1, 3 or 4 channels; the fourth is the
-        opacity. Bytes are the content of a file.
+        An array holds uint8 or uint16 values, booleans, or floats in [0, 1]. Booleans and floats
+        are scaled to uint8 (0 to 255). Its shape is (H, W) or (H, W, C) with 1, 3 or 4 channels;
+        the fourth is the opacity. Bytes are the content of a file.
 
     Raises
     ------

@@ -188,8 +188,9 @@ def _stack(
 
 
 def _numpy(path: Path, label: str | None) -> Table:
-    """Read the array with a usual name (else the largest) and labels from a ``.npy`` or
-    ``.npz``.
+    """Read an array and its labels from a ``.npy`` or ``.npz``.
+
+    The array is the first with a name in `ARRAYS`, or else the largest array.
     """
     arrays, test = join_test_arrays(read_arrays(path))
     lower = {name.lower(): name for name in arrays}
@@ -225,7 +226,7 @@ def table_of(data: Any, label: str | None = None) -> Table:
     ----------
     data : array, DataFrame or list
         Rows of numbers (N, d); pictures (N, H, W) or (N, H, W, C); a list of texts; a list of
-        Pillow pictures, or of ``Path`` objects, the files of pictures; or a DataFrame of pandas or
+        Pillow pictures, or of the ``Path`` objects of picture files; or a DataFrame of pandas or
         polars, which is read like a table in a file.
     label : str, optional
         Column of a DataFrame that holds the labels; by default one with a usual name.
@@ -276,7 +277,10 @@ def _of_array(values: NDArray[Any], path: Path) -> Table:
 
 
 def _idx(path: Path) -> Table:
-    """Read idx files, such as MNIST's; mark the rows of a test set in the same folder."""
+    """Read an idx file of pictures, such as MNIST's, and the labels beside it.
+
+    If the folder also has a test set, its rows are appended and marked.
+    """
     parts = [
         path,
         *(

@@ -307,8 +307,9 @@ def _scan_tar(path: Path) -> Scan:
 def _tar_captions(parts: dict[str, bytes], inner: str) -> tuple[tuple[str, ...], str | None]:
     """Find the captions of a picture in its group, and a note if their encoding was guessed.
 
-    A file with the picture's own name comes first, then one with the group's key, then any other.
-    Every ``.txt`` comes before a ``.json``.
+    A group holds the files whose names agree up to the first dot. The captions of ``a.b.png`` are
+    in ``a.b.txt``, or else in ``a.txt``, or else in any other ``.txt`` of the group. Without a
+    ``.txt``, ``.json`` files are searched in the same order.
     """
     lower = {ending.lower(): content for ending, content in parts.items()}
     for kind in ("txt", "json"):

@@ -72,7 +72,7 @@ def read_table(path: Path) -> tuple[Any, list[str]]:
 def label_column(table: Any) -> str | None:
     """Return the first column of a table with a usual name of labels, such as ``label``.
 
-    A column ``y`` of fractions beside a column ``x`` is a coordinate.
+    A column ``y`` of floating-point numbers beside a column ``x`` is a coordinate, not a label.
     """
     names = {name.lower(): name for name in reversed(table.column_names)}
     fractions = ("halffloat", "float", "double", "decimal")
@@ -181,9 +181,13 @@ def _counts_rows(column: Any) -> bool:
 def is_headless(text: str, delimiter: str) -> bool:
     """Whether the first line of a table is a row rather than the column names.
 
-    Numbers count as names only if they are rising integers. These must also be equally spaced
-    (0, 1, 2, ...) or have words beside them (region, 2010, 2015, 2019). One or two numbers beside
-    words count as names only if they are years, or if the second line has numbers elsewhere.
+    A first line without numbers holds column names. A first line with numbers holds column names
+    only if the numbers are increasing integers, and one of these cases applies:
+
+    - all cells are numbers, at least three, and equally spaced (0, 1, 2, ...);
+    - three or more numbers have words beside them (region, 2010, 2015, 2019);
+    - one or two numbers have words beside them, and are years;
+    - words are beside the numbers, and the second line has its numbers in other columns.
 
     Examples
     --------
@@ -216,8 +220,9 @@ def _cells(line: str, delimiter: str) -> list[float | None]:
 
 
 def used_rows(table: Any) -> NDArray[np.bool_]:
-    """Return a mask of the rows with a usual name in the column "split"; if there is none, of all
-    rows.
+    """Return a mask of the rows whose "split" names training, validation or test data.
+
+    If no row has such a name, the mask selects all rows.
     """
     named = _rows_of(table, HELD_OUT | TRAINING)
     return named if named.any() else np.ones(table.num_rows, np.bool_)
@@ -233,7 +238,7 @@ def held_out_rows(table: Any) -> NDArray[np.bool_] | None:
 
 
 def _rows_of(table: Any, splits: frozenset[str]) -> NDArray[np.bool_]:
-    """Return a mask of the rows whose "split" is one of `splits`, in any case."""
+    """Return a mask of the rows whose "split" is one of `splits`, in upper or lower case."""
     if "split" not in table.column_names:
         return np.zeros(table.num_rows, np.bool_)
     return np.array([str(s).strip().lower() in splits for s in table["split"].to_pylist()])

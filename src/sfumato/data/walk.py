@@ -36,8 +36,8 @@ def files(folder: Path) -> list[Path]:
 def pictures(paths: Sequence[Path]) -> list[Path]:
     """Return the pictures among files.
 
-    A photo that cannot be read (HEIC, PSD, camera raw) is one of them, so that it is reported,
-    unless a picture of the same name is beside it.
+    Photos in formats that cannot be read (HEIC, PSD, camera raw) are included, so that they are
+    reported. Such a photo is left out if a readable picture of the same name is beside it.
     """
     readable = {path.with_suffix("") for path in paths if path.suffix.lower() in image.SUFFIXES}
     return [

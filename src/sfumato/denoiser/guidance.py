@@ -27,9 +27,11 @@ def guided(
     ----------
     denoiser : Denoiser
     condition : Condition
+        The condition to follow.
     negative : Condition or None
-        Conditions to follow and to move away from, with the same parts. With a scale of 1, or
-        without a negative condition, there is no guidance, and the batch is not doubled.
+        The condition to move away from. It must have the same parts as `condition`: tokens, vector
+        and planes. With a scale of 1, or if `negative` is None, there is no guidance, and the batch
+        is not doubled.
     scale : float
         1 turns guidance off; 7.5 is common for Stable Diffusion.
     rescale : float, 0 to 1

@@ -69,10 +69,14 @@ class _Linear(Reducer):
     def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
         """Update the fit with more rows.
 
-        The result equals one exact fit on all rows, except in three cases: more than 5,000 columns
-        with `n_components` set and no earlier :meth:`fit`, an earlier randomized fit, or an
-        estimator that was loaded from a file. In these cases, only the leading directions are kept
-        between calls.
+        The result equals one exact fit on all rows, except in three cases:
+
+        - the rows have more than 5,000 columns, `n_components` is an integer, and :meth:`fit` was
+          not called before;
+        - an earlier fit used the randomized solver;
+        - the estimator was loaded from a file.
+
+        In these cases, only the leading directions are kept between calls.
         """
         self._validate_params()
         first = not hasattr(self, "_sums")
@@ -97,18 +101,18 @@ class _Linear(Reducer):
 
     @property
     def _share(self) -> float | None:
-        """The share of the variance to explain, if `n_components` is one."""
+        """The share of the variance to explain if `n_components` is a float, else None."""
         return self.n_components if isinstance(self.n_components, float) else None
 
     @property
     def _number(self) -> int | None:
-        """The number of components, if `n_components` is one."""
+        """The number of components if `n_components` is an integer, else None."""
         if self._share is not None or self.n_components is None:
             return None
         return int(self.n_components)
 
     def _enough(self, rows: Rows) -> int:
-        """Return the largest number of components of a fit on these rows alone."""
+        """Return `n_components` if it is an integer, else the most that these rows allow."""
         most, wanted = min(rows.shape), self._number
         if wanted is not None and wanted > most:
             raise ValueError(
@@ -117,7 +121,7 @@ class _Linear(Reducer):
         return most if wanted is None else wanted
 
     def _count(self) -> int:
-        """Return the largest number of components of the fit."""
+        """Return `n_components` if it is an integer, else the most that all rows so far allow."""
         most, wanted = min(self.n_features_in_, self.n_samples_seen_), self._number
         if wanted is not None and wanted > self.n_features_in_:
             raise ValueError(
@@ -203,7 +207,8 @@ class PCA(_Linear):
     ----------
     n_components : int or float, optional
         Code length; by default the number of rows or of columns, whichever is smaller. A float
-        above 0 and below 1 is a share of the variance: the fewest directions that explain more.
+        above 0 and below 1 is a share of the variance: the code then has the fewest directions that
+        explain more than this share.
     solver : {"auto", "exact", "randomized"}
         "exact" needs memory for columns x columns numbers. With more than 5,000 columns and fewer
         rows than columns, it needs only rows x columns. "auto" means "randomized" for more than

@@ -31,7 +31,7 @@ def is_model(name: str | Path) -> bool:
 
 
 def restorers() -> list[str]:
-    """Return the names of the restorers that come with the package."""
+    """Return the names of the bundled restorers, the networks of ``sfumato restore``."""
     return sorted(p.parent.name for p in BUNDLED.glob("*/config.json"))
 
 

@@ -193,8 +193,8 @@ class Defaults(Config):
 def defaults_of(folder: Path, index: Mapping[str, Any]) -> Defaults:
     """Read ``sfumato.json`` of a model's folder.
 
-    Without this file, return the defaults of the kind of model that `index`, the content of
-    ``model_index.json``, describes: without text, SD XL, or SD.
+    Without this file, return the defaults for this kind of model: SD, SD XL, or a model without
+    text. `index` is the content of ``model_index.json``.
     """
     own = folder / "sfumato.json"
     if own.exists():

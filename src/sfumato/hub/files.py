@@ -191,7 +191,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def unfinished(folder: Path) -> str:
-    """Say that a folder holds a training that was not finished; "" if it holds none."""
+    """Return the message for a folder with an unfinished training run; "" for other folders."""
     if not (folder / CHECKPOINT).exists() or any((folder / name).exists() for name in FINISHED):
         return ""
     return (

@@ -65,8 +65,9 @@ class Model:
     sha256 : str
         SHA-256 digest of the file that holds the U-Net.
     parts : dict of str to str
-        First 16 digits of the SHA-256 of each other component but the matcher, of the student and
-        of LoRAs. Digests are read when the model is loaded, so they belong to its weights.
+        First 16 digits of the SHA-256 of each component except the U-Net and the matcher, of the
+        student (see `fast`) if it is merged, and of each merged LoRA. The digests are computed when
+        the model is loaded, so they belong to the loaded weights.
     denoiser : Denoiser
     space : AutoencoderKL or Pixels
     text : Encoder
@@ -297,7 +298,7 @@ def with_loras(model: Model, loras: Sequence[str | Path]) -> Model:
 
 
 def _digests(path: Path) -> dict[str, str]:
-    """Digests of a model's components but U-Net and matcher; empty for a single file."""
+    """Digests of all components except the U-Net and the matcher; empty for a single file."""
     found = {}
     for name in (*NETWORKS, *TEXTS):
         folder = path / name

@@ -174,9 +174,10 @@ def _settings(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _alpha(layer: str, rank: int, settings: Mapping[str, Any]) -> float:
-    """Return the alpha of a layer by PEFT's settings; the rank if they name none.
+    """Return the alpha of a layer from PEFT's settings, or the rank if the settings have no alpha.
 
-    With ``use_rslora``, PEFT divides by the square root of the rank.
+    With ``use_rslora``, PEFT divides by the square root of the rank, not by the rank. The result
+    is then multiplied by this root, because :meth:`Change.of` divides by the rank.
     """
     alpha = settings.get("lora_alpha")
     patterns = settings.get("alpha_pattern")

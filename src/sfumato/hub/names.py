@@ -20,7 +20,11 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Text:
-    """A text encoder in a checkpoint: prefix of its names, config, and whether it is OpenCLIP's."""
+    """A text encoder in a checkpoint.
+
+    The names of the encoder's weights begin with `prefix`. `open_clip` says whether they are
+    OpenCLIP's names.
+    """
 
     prefix: str
     config: CLIPTextConfig

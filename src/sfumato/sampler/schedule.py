@@ -39,7 +39,7 @@ def _end(sigmas: Tensor) -> Tensor:
 
 
 def initial(noise: Tensor, sigma: float) -> Tensor:
-    """Scale standard normal noise to the noisy data at the highest noise level `sigma`.
+    """Scale standard normal noise to the variance of noisy data at the highest level `sigma`.
 
     Clean data of variance 1 have the variance ``1 + sigma^2`` at this level. The highest level of a
     variance-preserving process is not very large (about 14.6), so the 1 matters.
@@ -156,11 +156,10 @@ def spaced(
         First timestep of "leading".
     rule : {"all", "solver", "lcm"}
         Multistep solvers ("solver") compute one more timestep and drop the smallest, except with
-        "trailing". Other schedulers ("all") use the spacing unchanged. LCM ("lcm") takes evenly
-        spaced timesteps among the `distilled` timesteps that its network was distilled with,
-        whatever the name.
+        "trailing". Other schedulers ("all") use the spacing unchanged. LCM ("lcm") ignores
+        `name`: it takes evenly spaced timesteps from those that its network was distilled on.
     distilled : int
-        For "lcm", the number of these timesteps.
+        For "lcm", the number of timesteps that the network was distilled on.
     """
     count = len(table)
     if rule == "lcm":

@@ -156,7 +156,7 @@ def _start(layers: nn.Sequential) -> None:
 class ConvAutoencoder(Autoencoder):
     """Autoencoder of strided convolutions and nearest-neighbor upsampling, with SiLU.
 
-    The config can set any height and width, also odd ones; they are then fixed.
+    The config sets the height and width, which may be odd. The network takes only this size.
 
     Examples
     --------

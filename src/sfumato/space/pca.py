@@ -108,7 +108,7 @@ class Moments:
 
     @classmethod
     def of_sketch(cls, sketch: Sketch) -> Moments:
-        """Compute the moments of the rows of a sketch that has kept all directions."""
+        """Compute the moments of the rows in `sketch`, which must have kept all directions."""
         out = cls(len(sketch.mean), center=sketch.center)
         out.count, out.pilot = sketch.count, sketch.mean.copy()
         out.gram = sketch.scaled.T @ sketch.scaled

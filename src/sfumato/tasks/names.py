@@ -86,10 +86,11 @@ class Names:
         return frozenset(word.lower() for name in self.names for word in WORD.findall(name))
 
     def in_place_of(self, text: str, count: int = 3) -> list[str] | None:
-        """Return names of similar meaning for a text without a word of any name.
+        """Return names of similar meaning if no name contains a word of the text.
 
-        None if a word of the text is part of a name, also without its final s or with one more. The
-        list is empty if no name is similar enough (`NEAR`).
+        Return None if a name contains a word of the text; a word also counts if it is in a name
+        with an s added or with its final s removed. The list is empty if no name is similar enough
+        (`NEAR`).
 
         Examples
         --------
@@ -108,8 +109,8 @@ class Names:
 def names_in_place_of(model: Model, text: str) -> list[str] | None:
     """Return :meth:`Names.in_place_of` of a model's training pictures.
 
-    None for a model without names of training pictures, and with LoRAs, whose pictures have other
-    names.
+    The result is None if the model has no names of training pictures. It is also None if LoRAs are
+    applied, because the names of their training pictures are not known.
     """
     encoders = transformers(model.text)
     if model.loras or not encoders or not (model.path / STATES).exists():

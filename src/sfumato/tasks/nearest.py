@@ -38,7 +38,7 @@ class Neighbor:
         Distance between the PCA codes of the two pictures. It is scaled so that it is a lower bound
         of the root mean square difference of their pixels, with values 0 to 255.
     mirrored : bool
-        Whether the distance is measured to the mirror image of the picture.
+        Whether the mirror image of the other picture is nearer; `distance` is then its distance.
     name, set, author, license : str
     """
 

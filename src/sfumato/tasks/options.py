@@ -17,9 +17,10 @@ IN_MEMORY = "(a picture in memory)"  # stands for a picture without a file in se
 
 
 class PictureOptions(Options):
-    """Base of options with pictures: paths, or in Python also pictures in memory.
+    """Base class of options that contain pictures.
 
-    A Pillow picture or an array becomes the bytes of a file.
+    A picture is given as a path. In Python, it can also be a Pillow image or an array, which is
+    converted to the bytes of a PNG file.
     """
 
     @field_validator("*", mode="before")
@@ -34,5 +35,5 @@ class PictureOptions(Options):
 
     @field_serializer("*", mode="wrap", when_used="json")
     def _without_bytes(self, value: Any, to_json: SerializerFunctionWrapHandler) -> Any:
-        """Name a picture in memory, which JSON cannot hold."""
+        """Replace the bytes of a picture by a placeholder, because JSON cannot hold bytes."""
         return IN_MEMORY if isinstance(value, bytes) else to_json(value)

@@ -3,9 +3,9 @@
 The mask takes the place of the clean picture in the objective. The prints also show things that
 look like damage but are not: letters, grids and rings.
 
-A finder runs twice. In the second pass, its plane of known pixels excludes the damage that the
-first pass found. The network can thus tell continued lines from isolated marks (Tu & Bai 2010,
-auto-context; Chen et al. 2022, arXiv:2208.04202, self-conditioning).
+A finder runs twice. In the second pass, the input channel of known pixels is low where the
+first pass found damage. The network can thus tell continued lines from isolated marks (Tu & Bai
+2010, auto-context; Chen et al. 2022, arXiv:2208.04202, self-conditioning).
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def pack(
 
 
 def note_of(path: Path) -> dict[str, Any]:
-    """What was noted beside a cached ``.npy`` file; empty if there is no note that can be read."""
+    """Read the JSON note beside a cached ``.npy`` file; empty if it is missing or unreadable."""
     try:
         found = json.loads(path.with_suffix(".json").read_text("utf-8"))
     except (OSError, ValueError):

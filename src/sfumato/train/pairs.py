@@ -22,7 +22,7 @@ from sfumato.types import Condition, Corrupted, Corruption, Progress, Reporting
 
 @dataclass(frozen=True)
 class PairedCorruption:
-    """A corruption whose result is given.
+    """A corruption that ignores its input and returns the given pictures.
 
     Attributes
     ----------

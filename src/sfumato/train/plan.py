@@ -1,4 +1,4 @@
-"""Shared by all training commands: config files, messages, and the identity of a run.
+"""Shared by all training commands: config files, messages, and checks of what a run depends on.
 
 A config file holds a network's config and training settings: ``{"network": {...}, "settings":
 {...}, ...}``. Values of the command line take precedence. To resume a run, give the same command
@@ -116,8 +116,8 @@ def read_plan(
     OptionError
         If the output folder lies within the data folder.
     ConfigError
-        If a key of the config file is unknown or has no effect on this task, or the optimizer does
-        not fit it.
+        If a key of the config file is unknown or has no effect on this task, or if the optimizer
+        cannot be used for this task.
     """
     if data.is_dir() and output.resolve().is_relative_to(data.resolve()):
         raise OptionError(

@@ -6,8 +6,8 @@ not change if more words follow. This state is therefore also trained towards th
 embedding. Words of similar meaning thus get similar states, so prompts can use words that no
 caption contains.
 
-After a U-Net was trained with a text encoder, the encoder can learn more words; this needs no
-U-Net. Training then starts from this encoder. Texts marked as kept (the captions) keep their
+A text encoder can learn more words after a U-Net was trained with it. The U-Net is not trained
+again. Training then starts from this encoder. Texts marked as kept (the captions) keep their
 states. Other texts are trained towards the teacher's embeddings, through a projection that is first
 fitted to the kept texts.
 """

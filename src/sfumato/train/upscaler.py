@@ -169,7 +169,10 @@ def train_upscaler(
 
 
 def _small_unet(size: int, text_width: int) -> dict[str, Any]:
-    """Config of a U-Net with 5.5 million weights, mostly at 16x16 pixels per position."""
+    """Config of a U-Net with 5.5 million weights.
+
+    Most of them are on the coarsest level, where a position covers 16x16 pixels.
+    """
     detail = Detail().config.latent_channels
     return {
         "sample_size": size,

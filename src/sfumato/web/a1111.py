@@ -122,7 +122,10 @@ def _inverted(mask: str) -> str:
 
 
 def _body(request: Request, asked: TextToImage, **extra: Any) -> CreateBody:
-    """Convert a request to ours; numbers that are meant for larger models stay unchanged."""
+    """Convert a request to a :class:`CreateBody`.
+
+    Values such as steps and size are not adapted, even if the client chose them for larger models.
+    """
     if asked.enable_hr or asked.alwayson_scripts or asked.script_name:
         raise OptionError("enable_hr, alwayson_scripts and script_name are not supported")
     if len(asked.styles) > 1:

@@ -92,7 +92,8 @@ async def submit(request: Request, body: Body) -> Job:
 async def finished(request: Request, job: Job, *, part: bool = False) -> dict[str, Any]:
     """Wait for a job's end and return its result.
 
-    With `part`, the result of a job that is cancelled meanwhile has its finished pictures.
+    If the job is cancelled during the wait, this raises an exception. With `part`, it returns the
+    pictures that were finished before.
 
     Raises
     ------
@@ -321,7 +322,7 @@ async def models(request: Request) -> dict[str, Any]:
 
 @router.get("/models/{name}", responses=NO_MODEL)
 async def model(request: Request, name: str) -> dict[str, Any]:
-    """One of these models."""
+    """A model or restorer of this server, by name."""
     offered = {**{one: one for one in restorers()}, **request.app.state.offered.models}
     if name not in offered:
         raise HTTPException(404, "the server has no such model")

@@ -95,7 +95,7 @@ class _Tools:
         return out
 
     async def restore(self, picture: str, options: RestoreOptions) -> list[Any]:
-        """Repair a photograph: noise, JPEG, holes, scratches, color, size.
+        """Repair a photograph: remove noise, JPEG artifacts and scratches, fill, color, enlarge.
 
         Returns the picture, its path, and a report.
         """

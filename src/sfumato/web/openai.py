@@ -70,7 +70,7 @@ class Variation(Foreign):
 
 
 class Generation(Variation):
-    """The fields of OpenAI's other requests, and our own."""
+    """The fields of OpenAI's requests for generations and edits, and our own."""
 
     prompt: str
 

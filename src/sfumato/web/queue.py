@@ -1,4 +1,9 @@
-"""The job queue: jobs go to the worker in order, compatible jobs together; watchers get events."""
+"""The job queue.
+
+The worker (a separate process) runs the jobs in order. Jobs of create that differ only in a few
+options, such as prompt and seed, run together in one batch. Clients that watch a job get its
+events.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +158,10 @@ class Queue:
         return max(1, round(self.average * 2))
 
     def cancel(self, identity: str) -> bool:
-        """Cancel a job; False if it had ended already. Its finished pictures are its result."""
+        """Cancel a job; return False if it has already ended.
+
+        The pictures that are finished become the result of the cancelled job.
+        """
         running = self.running.get(identity)
         result = {"pictures": running.made} if running and running.made else None
         if not self.store.cancel(identity, result):
@@ -293,7 +301,7 @@ class Queue:
         self.loop.create_task(self._again())
 
     async def _again(self) -> None:
-        """Start a new worker after a pause, which slows the loop if workers cannot start."""
+        """Start a new worker after a pause, so that failing workers do not restart all the time."""
         await asyncio.sleep(PAUSE)
         self._spawn()
         self._free()

@@ -61,9 +61,10 @@ def file_response(kind: str, description: str) -> Responses:
 
 
 def form_with(record: type[BaseModel], *files: str) -> dict[str, Any]:
-    """Describe a form, for a route that reads it: the fields of a record, and files.
+    """Describe a form with the fields of a record and with files.
 
-    The first file is required.
+    FastAPI cannot derive this description for a route that parses the form itself. The first file
+    is required.
     """
     described = record.model_json_schema()
     fields = described["properties"] | {

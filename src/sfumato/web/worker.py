@@ -1,5 +1,4 @@
-"""The worker: a separate process that holds the models, so that the server survives a crash of it.
-
+"""The worker: a separate process that holds the models. If it crashes, the server continues.
 It receives jobs through a pipe and sends back events. Between two events it checks for cancelled
 jobs; when all jobs of the batch are cancelled, it stops the batch. After each batch it tells the
 server that it is free.

@@ -64,8 +64,9 @@ def transparent(picture: Image.Image) -> Image.Image:
 def _ground(depth: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Nearly white pixels that are connected to the border.
 
-    An upscaler leaves a faint tint on white. So darker pixels count, too, unless the subject has
-    such light colors.
+    An upscaler leaves a faint tint on white, so slightly darker pixels also count as background.
+    They do not count if the picture has many pixels of such light colors, because these pixels may
+    belong to the subject.
     """
     between = ((depth > GROUND) & (depth <= UNEVEN)).sum()
     limit = UNEVEN if between <= BETWEEN * (depth > UNEVEN).sum() else GROUND
@@ -89,8 +90,8 @@ def _mixture(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Describe each pixel as a mixture of white and the darkest color nearby.
 
-    Return the pixel's share of this color, the color (as 255 - RGB), and whether the pixel is such
-    a mixture.
+    Return three arrays: the share of the darkest color in each pixel, this color (as 255 - RGB),
+    and whether the mixture is close to the pixel's own color.
     """
     rows, columns = np.indices(depth.shape)
     # ranks of depth are unique: the highest rank near a pixel gives the darkest pixel's position

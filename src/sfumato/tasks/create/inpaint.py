@@ -18,10 +18,10 @@ from sfumato.tasks.create.plan import Plan
 def initial_latents(
     plan: Plan, streams: Streams, top: float
 ) -> tuple[Tensor, Tensor | None, tuple[Mask, Tensor] | None]:
-    """Return the initial noisy latents, extra input planes, and the mask with the known latents.
+    """Return the initial noisy latents, extra input channels, and a pair (mask, known latents).
 
-    The planes are for an inpainting network; the mask with the known latents is for inpainting with
-    other networks.
+    The extra channels are for a network that was trained for inpainting; for other networks they
+    are None. The pair is for inpainting with other networks; in all other cases it is None.
     """
     model, (wide, tall) = plan.model, plan.size
     channels, factor = model.space.config.latent_channels, model.space.config.factor

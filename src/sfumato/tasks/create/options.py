@@ -44,7 +44,8 @@ class CreateOptions(PictureOptions):
     )
     best_of: int | None = option(
         None,
-        "Candidates per picture; the best match is kept. The default depends on the model.",
+        "Candidates per picture; the candidate that matches the prompt best is kept. The default "
+        "depends on the model.",
         ge=1,
         le=64,
     )
@@ -60,8 +61,8 @@ class CreateOptions(PictureOptions):
     )
     fast: bool = option(
         False,
-        "Use the model's student: a few steps without guidance (icons: four, in less than half "
-        "the time).",
+        "Use the model's student, which was distilled to take few steps without guidance. For "
+        "icons, it takes four steps and less than half the time.",
         group=SAMPLING,
     )
     guidance_scale: float | None = option(
@@ -136,15 +137,15 @@ class CreateOptions(PictureOptions):
     )
     mask: str | bytes | None = option(
         None,
-        "File of a mask picture: white pixels are inpainted; the other pixels stay, bit for bit "
-        "unless the output is a JPEG.",
+        "File of a mask picture. White pixels are inpainted. The other pixels are copied without "
+        "any change; only a JPEG output changes them slightly.",
         group=START,
         is_picture=True,
     )
     loras: tuple[str, ...] = option(
         (),
-        "LoRA file or folder, from train diffusion --start or for Stable "
-        "Diffusion; PATH:0.8 applies it at a scale of 0.8. Can be given several times.",
+        "File or folder of a LoRA, written by sfumato train diffusion --start or made for Stable "
+        "Diffusion. PATH:0.8 applies the LoRA at a scale of 0.8. Can be given several times.",
         flags="--lora",
         group=COMPUTING,
         metavar="PATH[:SCALE]",
@@ -175,7 +176,10 @@ class CreateOptions(PictureOptions):
 
         schedule = schedule_name(str(data.get("schedule", "auto")))
         if schedule not in ("auto", named[2].lower()):
-            raise OptionError(f"the sampler {named[0]} has another schedule than {schedule}")
+            raise OptionError(
+                f'the sampler name "{named[0]}" contains a schedule, but --schedule is {schedule}; '
+                "give only one of them"
+            )
         return {**data, "sampler": named[1], "schedule": named[2]}
 
     @field_validator("loras", mode="before")

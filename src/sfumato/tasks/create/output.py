@@ -59,8 +59,10 @@ class Saver:
                 self._free(path)
 
     def _seeds(self, item: Prompt, first: Any, count: int) -> Sequence[int]:
-        """The seeds of a prompt's pictures; if they are not chosen yet, any seed if it is not part
-        of the file's name, else none.
+        """Return the seeds for which :meth:`check` must check a file name.
+
+        These are the seeds of a prompt's pictures. Random seeds are not chosen yet: then return one
+        arbitrary seed if the file name does not contain the seed, and otherwise no seed.
         """
         if first is not None:
             return range(int(first), int(first) + count)

@@ -138,8 +138,8 @@ class Plan:
 
         With a start picture, only the lowest noise levels are used: the share `strength` of all
         levels. To keep `steps` steps, a schedule of about ``steps / strength`` steps is made, and
-        its last part is used. It has at most as many steps as the model has noise levels, so with a
-        very low strength fewer than `steps` steps remain.
+        only its last `steps` steps are used. The schedule cannot have more steps than the model has
+        noise levels, so with a very low strength fewer than `steps` steps remain.
         """
         table, config = self.model.denoiser.times.sigmas, self.model.scheduler
         steps = max(self.steps, math.ceil(min(len(table), self.steps / self.strength)))
@@ -261,7 +261,8 @@ def _start_inpainting(
 def _times_enlarged(size: Size, shown: Size) -> int:
     """How often an inpainted picture is enlarged before it is resized to the source's size.
 
-    The upscaler makes sides of at most `ENLARGED` pixels; a small rest is left to the resizing.
+    The upscaler's result has sides of at most `ENLARGED` pixels. If the source is only slightly
+    larger than this result, it is not enlarged once more: resizing makes up the difference.
     """
     factor = Detail().config.factor
     most = int(math.log(ENLARGED / max(size), factor) + 1e-9)
@@ -314,7 +315,7 @@ def _check_loaded(plan: Plan) -> None:
 
 
 def _lora_key(asked: str) -> tuple[Path, float]:
-    """The file or folder of a LoRA and its scale, in whatever way they are written."""
+    """Parse a LoRA option to an absolute path and a scale, so that equal options compare equal."""
     name, scale = lora_scale(asked)
     return Path(name).absolute(), scale
 
@@ -354,8 +355,8 @@ def _check_options(plan: Plan) -> None:
     seen, made = model.network.config.in_channels, model.space.config.latent_channels
     if seen not in (made, 2 * made + 1):
         raise OptionError(
-            f"{model.name} has {seen} input channels, which do not fit {made} latent channels "
-            "with or without a mask: the meaning of the other channels is not known"
+            f"{model.name} has {seen} input channels; only {made} (the latents) or {2 * made + 1} "
+            "(latents, a mask and the latents of the masked picture) are supported"
         )
     if options.eta is not None and plan.sampler not in WITH_ETA:
         takers = ", ".join(sorted(WITH_ETA))

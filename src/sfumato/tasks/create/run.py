@@ -58,8 +58,8 @@ class Made:
     unknown : bool
         True if the model seems to know none of the words of the prompt.
     near : list of str, optional
-        If no training picture has a word of the prompt in its name, the names of similar meaning;
-        else None.
+        Names of training pictures with a meaning similar to the prompt. None if the name of a
+        training picture contains a word of the prompt, or if the model has no list of names.
     count : int
         Requested number of pictures per prompt.
     """
@@ -270,7 +270,7 @@ def _made(
 def _to_pictures(
     plan: Plan, pixels: Tensor, wanted: Sequence[tuple[str, int]]
 ) -> Reporting[list[Image.Image]]:
-    """Convert pixels to pictures of the result's size; where that is larger, enlarge them."""
+    """Convert pixels to pictures, and enlarge them if the plan says so."""
     if not plan.enlarged:
         as_made = image.to_pictures(pixels)
         if plan.options.mask is not None:  # its padding is cropped later

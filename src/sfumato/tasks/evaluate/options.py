@@ -27,15 +27,17 @@ class EvaluateOptions(Options):
     )
     fill: str | None = option(
         None,
-        "Hide pixels: in the shape of text, scratches or boxes, or pixels (80 % at random).",
+        "Hide pixels. The shape of the hidden pixels is text, scratches, boxes or pixels (80 % of "
+        "all pixels, chosen at random).",
         group=DAMAGE,
     )
     colorize: bool = option(False, "Remove the color.", group=DAMAGE)
     gray: bool = option(False, "Convert the pictures to gray first.")
     method: str = option(
         "trained",
-        "trained; ensemble (mean of eight outputs); or a baseline: input (the damaged picture), "
-        "bicubic.",
+        "trained (the trained networks); ensemble (their mean output for the eight rotations and "
+        "flips of a picture); or a baseline: bicubic for --enlarge, input (the damaged picture) "
+        "for other damage.",
     )
     model: str | None = option(
         None,

@@ -1,13 +1,17 @@
 """Measure restoration with the field's standard metrics and conventions.
 
-Denoising: Gaussian noise, with a seed that depends on the file name, is added to values 0 to 255
-without clipping; PSNR over all channels. Enlarging: pictures are cropped to a multiple of the
-factor, downsampled with MATLAB's antialiased bicubic kernel and rounded to integers; PSNR and SSIM
-of the luminance Y (BT.601), after a border of (rounded) factor pixels is cropped. JPEG: pictures
-are compressed by Pillow; PSNR over all channels. Filling: the pixels under a random mask of a given
-kind, with a seed that depends on the file name, are hidden; PSNR over the whole picture. Coloring:
-PSNR against the original color picture. LPIPS (version 0.1, AlexNet), if available, is computed on
-whole pictures in color.
+* Denoising: Gaussian noise is added to values of 0 to 255, without clipping. PSNR is computed over
+  all channels.
+* Enlarging: pictures are cropped to a multiple of the factor, downsampled with MATLAB's antialiased
+  bicubic kernel and rounded to integers. PSNR and SSIM are computed from the luminance Y (BT.601).
+  Before that, a border is cropped; its width in pixels is the rounded factor.
+* JPEG: pictures are compressed by Pillow. PSNR is computed over all channels.
+* Filling: the pixels under a random mask of a given shape are hidden. PSNR is computed over the
+  whole picture.
+* Coloring: PSNR is computed against the original color picture.
+
+The seeds of the noise and of the masks depend only on the file name. LPIPS (version 0.1, AlexNet)
+is computed on whole pictures in color, if it is available.
 """
 
 from __future__ import annotations
@@ -185,7 +189,7 @@ def damager(
     if task == "colorize" and gray:
         raise OptionError("--colorize needs pictures in color: leave --gray out")
     if task == "denoise" and not 0 < number <= 255:
-        raise OptionError(f"sigma {number:g} is not above 0 and at most 255")
+        raise OptionError(f"sigma must be above 0 and at most 255, not {number:g}")
     if task == "enlarge":
         Downscale(number)  # refuses an invalid factor
     if task == "dejpeg":

@@ -1,8 +1,9 @@
 """Explain how a model generates pictures from prompts.
 
 :mod:`sfumato.tasks.create.run` does the sampling, and :mod:`sfumato.tasks.explain.trace` records
-it. This module adds experiments with the model: it decodes the estimates, adds noise to the
-finished picture and denoises it, and encodes and decodes the finished picture with the autoencoder.
+it. This module adds experiments with the model. It decodes the denoised estimate of each step. It
+adds noise to the finished picture and denoises it. It also encodes and decodes the finished picture
+with the autoencoder.
 """
 
 from __future__ import annotations
@@ -208,9 +209,9 @@ def explain(
     light : bool
         Record only the sampling runs, without decoded estimates and without experiments.
     changes : sequence of mapping
-        More runs. Each mapping holds the options in which its run differs from the run of the first
-        prompt; its key `prompt` changes the prompt: ``{"guidance_scale": 1}``, ``{"then_step": 4,
-        "then": "a cat"}``.
+        Additional runs, one per mapping. A mapping holds the options that differ from the run of
+        the first prompt, such as ``{"guidance_scale": 1}`` or ``{"then_step": 4, "then": "a
+        cat"}``. The key `prompt` changes the prompt.
 
     Returns
     -------
@@ -326,8 +327,8 @@ def guess_under_noise(
 ) -> tuple[Tensor, Tensor, float]:
     """Add `noise` (standard deviation 1) times `sigma` to clean latents (1, C, h, w), and denoise.
 
-    Returns the noisy latents, the denoised estimate, and the mean squared error of the noise that
-    the estimate implies. For comparison: an estimate that implies no noise at all has an error of
+    Returns the noisy latents, the denoised estimate, and the mean squared error of the estimated
+    noise ``(noisy - estimate) / sigma``. For comparison: an estimate of zero noise has an error of
     about 1, the variance of the noise.
     """
     noisy = z + sigma * noise

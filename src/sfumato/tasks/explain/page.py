@@ -181,7 +181,7 @@ class _Archive:
         return self.maps(whole) | {"heads": self.maps(heads) if heads.numel() else None}
 
     def maps(self, whole: Tensor) -> dict[str, Any]:
-        """Store maps (..., tokens + 1, a, b) as bytes; all after the first `KEPT` are added.
+        """Store maps (..., tokens + 1, a, b) as bytes; all but the first `KEPT` are summed to one.
 
         The bytes are the square roots of the weights, scaled so that the largest is 255.
         """

@@ -1,10 +1,12 @@
 """Experiments with the user's own picture.
 
-The picture is encoded and decoded, also with changed channels of its code. Noise of several levels
-is added to it, and the model denoises the result. Or it is damaged and restored.
+There are two kinds of experiments. Either the picture is encoded and decoded, with or without
+changes to the channels of its code; then noise of several levels is added to the code, and the
+model denoises it. Or the picture is damaged, and a restoration network restores it.
 
-Restoring generalizes denoising to other corruptions of a picture ``x``: the measurement is ``y = A
-x``. A restored picture ``D(y)`` agrees with the measurement if ``A D(y) = y``.
+Restoring generalizes denoising to other corruptions. The damaged picture is a measurement ``y = A
+x`` of the original picture ``x``, where the operator ``A`` is the corruption. A restored picture
+``D(y)`` agrees with the measurement if ``A D(y) = y``.
 """
 
 from __future__ import annotations
@@ -105,8 +107,8 @@ def probe(
     picture : PIL.Image.Image
     options : ProbeOptions
     model : Model, optional
-        A diffusion model; the picture is cropped to its size. Only ``options.damage`` needs no
-        model.
+        A diffusion model; the picture is cropped to its size. The model is required, unless
+        ``options.damage`` is given.
 
     Yields
     ------

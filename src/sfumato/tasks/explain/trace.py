@@ -271,8 +271,8 @@ def words(encoder: Encoder, prompt: str) -> list[Word]:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One evaluation of the denoiser for a batch; with guidance, the prompts come before the
-    negative prompts.
+    """One evaluation of the denoiser for a batch. With guidance, the rows of prompts come first,
+    and the rows of negative prompts follow.
     """
 
     x: Tensor
@@ -385,9 +385,10 @@ def _step(step: Step, seen: _Pass, seconds: float, row: int, places: list[int]) 
 
 
 def _label(name: str, model: Model, tall: int, wide: int) -> str:
-    """Readable name of a layer: direction, level, attention, block and size.
+    """Readable name of a layer, such as "down 2.1.1, 16x8".
 
-    The block is left out if the level has only one.
+    The numbers, from 1, are those of the down or up block, the attention module in it, and its
+    transformer block (left out if there is only one). The width and height of the features follow.
     """
     way = name.split("_")[0]
     levels = len(model.network.config.block_out_channels) - 1

@@ -77,8 +77,8 @@ def reduce(data: Any, options: ReduceOptions | None = None) -> Comparison:
     Raises
     ------
     DataError, OptionError
-        For data that cannot be used, and for a code length that is at least the number of training
-        rows or of values per row.
+        For data that cannot be used, and for a code length that is too large. A code length must be
+        smaller than the number of training rows and smaller than the number of values per row.
 
     Examples
     --------
@@ -136,9 +136,9 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     Raises
     ------
     DataError, OptionError
-        If there are too few rows; if all values are equal; if a code length is not smaller than
-        both the number of training rows and the number of values per row; or if the corruption
-        needs pictures and the rows are not pictures.
+        If there are too few rows; if all values are equal; if a code length is too large (it must
+        be smaller than the number of training rows and than the number of values per row); or if
+        the corruption needs pictures and the rows are not pictures.
     """
     options.check_kind(table.kind)
     if table.shape is None and options.corruption is not None:
@@ -179,7 +179,7 @@ def _with_possible_codes(
     most = min(rows, values) - 1
     if max(options.codes) <= most:
         return table, options
-    allowed = f"{rows} training rows of {values} values allow codes of at most {most}"
+    allowed = f"{rows} training rows of {values} values allow code lengths of at most {most}"
     if "codes" in options.model_fields_set:
         raise OptionError(f"--codes: {max(options.codes)} is too large: {allowed}")
     kept = tuple(k for k in options.codes if k <= most) or (most,)

@@ -69,8 +69,8 @@ class ReduceOptions(Options):
     )
     size: int | None = option(
         None,
-        "Side in pixels to which pictures are resized; 32 by default, unless all have one size "
-        "of at most 64.",
+        "Side in pixels to which pictures are resized. The default is 32; but pictures that all "
+        "have the same size, of at most 4,096 pixels (64x64), are not resized.",
         group=DATA,
         ge=4,
         le=512,

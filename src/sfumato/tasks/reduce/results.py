@@ -116,7 +116,7 @@ def _robustness(found: Outliers, share: float) -> str:
     """The effect of outliers on the error of a method."""
     name = found.method if found.method in ("PCA", "LSA") else f"the {found.method}"
     change = (
-        f"is {found.contaminated / found.clean:.2f} times as large"
+        f"is {found.contaminated / found.clean:.2f} times its error without outliers"
         if found.clean > ZERO
         else f"rises from 0 to {found.contaminated:.4g}"
     )

@@ -208,10 +208,9 @@ def _by_light(plane: NDArray[Any], light: NDArray[Any]) -> Callable[[NDArray[Any
 
 
 def tone(photo: Photo, hidden: NDArray[np.bool_] | None = None) -> Tensor | None:
-    """Chroma of a toned print at each of 256 luminance values: (256, 3), in [-1, 1].
+    """Chroma of a toned print (such as sepia) at each of 256 luminance values: (256, 3).
 
-    None for a color or gray picture.
-
+    The values are in [-1, 1]. None for a color or gray picture.
     A print is toned if its chroma, averaged over 5x5 pixels, differs nowhere by more than `TONED`
     (of 255) from the mean chroma at its luminance. Pixels that are `hidden` (H, W), such as a red
     line across the print, do not count.
@@ -264,8 +263,8 @@ def toned(gray: Tensor, chroma: Tensor) -> Tensor:
 class _Hints:
     """Corrects chroma so that it has exactly the hinted colors at their positions.
 
-    The remaining differences are interpolated by a Gaussian kernel over position and luminance,
-    which meets every hint.
+    After the hints were spread over their regions, small differences from the hinted colors remain.
+    They are interpolated by a Gaussian kernel over position and luminance, and added to the chroma.
     """
 
     def __init__(

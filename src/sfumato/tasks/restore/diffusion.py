@@ -1,9 +1,11 @@
 """Restore with a diffusion model.
 
-At every step above the noise level of the measurement, the denoised estimate of the model is made
-consistent with the measurement.
+The photo is treated as a measurement of the picture that is wanted: a linear operator (a mask,
+grayscale or downscaling) was applied to this picture, and noise may have been added. At every step
+above the noise level of the photo, the denoised estimate of the model is made consistent with the
+measurement.
 
-The model generates the parts that were not measured. A prompt guides it, and each seed gives
+The model generates the parts that were not measured. A prompt guides the model, and each seed gives
 another result. In pixel space, the estimate agrees exactly with the measurement at every step. The
 estimate of a latent model is decoded, made consistent and encoded again. Since encoding loses a
 little, exact agreement is reached only at the end, by a correction of the decoded picture.

@@ -51,8 +51,8 @@ def enlarge(
     pixels = math.prod(photo.size) * factor**2
     if pixels > LARGEST:
         raise OptionError(
-            f"{pixels / 1e6:.1f} megapixels are too many for {model.name}, which enlarges to "
-            f"{LARGEST / 1e6:.1f}; for photos, leave --model and --engine out"
+            f"the result would have {pixels / 1e6:.1f} megapixels, but {model.name} enlarges to at "
+            f"most {LARGEST / 1e6:.1f} megapixels; for photos, leave --model and --engine out"
         )
     if options.guidance_scale is not None:
         raise OptionError(f"{model.name} enlarges without guidance; leave --guidance-scale out")

@@ -208,7 +208,10 @@ def _unclipped(deviations: NDArray[Any], means: NDArray[Any]) -> NDArray[Any]:
 
 
 def _kurtosis(blocks: NDArray[Any]) -> float:
-    """Excess kurtosis of the values of blocks around their planes, each scaled to deviation 1."""
+    """Excess kurtosis of the differences between blocks and the planes fitted to them.
+
+    The differences of each block are scaled to standard deviation 1 first.
+    """
     apart = _around_plane(blocks)
     spread = apart.std(axis=(2, 3), keepdims=True).clip(1e-6)
     return float(np.square(np.square(apart / spread)).mean() - 3)

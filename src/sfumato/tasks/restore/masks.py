@@ -36,8 +36,8 @@ def find(
     """Find the pixels (H, W) to inpaint; None if the options request no inpainting.
 
     This is a generator: it yields progress, since the search for scratches takes seconds, and
-    returns the mask. If no scratches are found, the mask is empty; if nothing else is to be
-    repaired (`alone`), this is an error.
+    returns the mask. If only scratches are searched and none are found, the mask is empty. In this
+    case, an error is raised if there is nothing else to repair (`alone`).
 
     Raises
     ------

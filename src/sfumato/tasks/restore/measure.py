@@ -74,9 +74,10 @@ def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | Non
 def _unpainted(x: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Where a picture (C, H, W) may show noise: not on and around areas of a single color.
 
-    Noise leaves no such areas, so they were painted: paper under printed text, mats, screenshots
-    and filled boxes. A color counts if it fills a square of `SQUARE` pixels somewhere. All smaller
-    areas of this color then count, too, such as the paper between letters.
+    An area with noise does not have a single color, so such an area was painted: it is the paper of
+    printed text, a border, a screenshot or a filled box. A color counts as painted if it fills a
+    square with sides of `SQUARE` pixels somewhere. Then smaller areas of this color also count as
+    painted, such as the paper between letters.
     """
     codes = np.zeros(x.shape[1:], np.int64)
     for channel in x:
@@ -97,7 +98,7 @@ def _unpainted(x: NDArray[np.float32]) -> NDArray[np.bool_]:
 def _cropped(
     x: NDArray[np.float32], seen: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The smallest part of a picture (C, H, W) with all pixels of `seen`: without a mat."""
+    """Crop a picture (C, H, W) to the bounding box of `seen`, without a border of one color."""
     rows, columns = ndimage.find_objects(seen.astype(np.uint8))[0]
     return x[:, rows, columns], seen[rows, columns]
 

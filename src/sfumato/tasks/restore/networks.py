@@ -107,7 +107,7 @@ class RestorationNetworks:
 
     @property
     def has_specialists(self) -> bool:
-        """Whether the bundled networks are used, one for most kinds of damage."""
+        """Whether the bundled networks are used: most kinds of damage have their own network."""
         return self.own is None
 
     def sha256(self, part: str) -> str:
@@ -150,10 +150,10 @@ class RestorationNetworks:
     def damage(self, y: Tensor) -> Tensor:
         """Picture (1, 3, h, w) in [-1, 1] -> the share of each pixel that is damage, (1, 1, h, w).
 
-        A finder is applied twice. In the second pass, the damage that it found first is marked as
-        unknown in the planes, and its output is averaged over four rotated or mirrored views of the
-        picture. If the network repairs pictures instead, the pixels that it changes much count as
-        damage.
+        The network is usually a finder, which outputs a map of the damage. A finder is applied
+        twice. For the second pass, the damage found by the first pass is marked as unknown in the
+        planes, and the map is averaged over four rotated or mirrored views of the picture. If the
+        network outputs a repaired picture instead, the pixels that it changes much count as damage.
         """
 
         def look(y: Tensor, planes: Tensor) -> Tensor:

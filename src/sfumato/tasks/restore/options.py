@@ -56,24 +56,24 @@ class RestoreOptions(PictureOptions):
 
     denoise: Literal["auto"] | float | None = option(
         None,
-        "Remove noise: SIGMA is its standard deviation for values of 0 to 255; auto (the value if "
-        "none is given) measures it.",
+        "Remove noise. SIGMA is the standard deviation of the noise, for values of 0 to 255; auto "
+        "measures it. Without a value, the option means auto.",
         flags="--denoise --noise-level",
         bare="auto",
         metavar="auto|SIGMA",
     )
     dejpeg: Literal["auto"] | int | None = option(
         None,
-        "Remove JPEG artifacts: auto (the value if none is given) reads the quality, 1 to 100, "
-        "from the JPEG file.",
+        "Remove JPEG artifacts. QUALITY is the JPEG quality, 1 to 100; auto reads it from the JPEG "
+        "file. Without a value, the option means auto.",
         flags="--dejpeg --jpeg-quality",
         bare="auto",
         metavar="auto|QUALITY",
     )
     fill: str | bytes | None = option(
         None,
-        "File of a mask picture: white pixels are inpainted. All other pixels stay, bit for bit "
-        "unless the output is a JPEG.",
+        "File of a mask picture. White pixels are inpainted. All other pixels are copied without "
+        "any change; only a JPEG output changes them slightly.",
         is_picture=True,
     )
     fill_box: tuple[int, int, int, int] | None = option(
@@ -111,8 +111,8 @@ class RestoreOptions(PictureOptions):
     )
     hints: tuple[tuple[int, int, str], ...] = option(
         (),
-        "Color of the pixel at X, Y for --colorize, which keeps its luminance; can be given "
-        "several times.",
+        "A known color for --colorize: the pixel at X, Y gets this color, but keeps its own "
+        "luminance. Can be given several times.",
         flags="--hint",
         metavar="X,Y,#rrggbb",
     )
@@ -245,7 +245,7 @@ class RestoreOptions(PictureOptions):
         if self.ensemble and not self.structural:
             raise OptionError("--ensemble has no effect on --colorize alone")
         if isinstance(self.denoise, float) and not 0 < self.denoise <= 255:
-            raise OptionError(f"sigma {self.denoise:g} is not above 0 and at most 255")
+            raise OptionError(f"sigma must be above 0 and at most 255, not {self.denoise:g}")
         if isinstance(self.dejpeg, int) and not 1 <= self.dejpeg <= 100:
             raise OptionError(f"JPEG quality {self.dejpeg} is not within 1 to 100")
         for text in (self.fill_color, *(color for _, _, color in self.hints)):
@@ -255,7 +255,10 @@ class RestoreOptions(PictureOptions):
 
     @property
     def only(self) -> Only:
-        """The only part to restore besides color: "noise", "gaps" or "size"; else None."""
+        """The kind of damage, "noise", "gaps" or "size", if only one is to be undone.
+
+        Missing color does not count. None for several kinds, and for any other kind.
+        """
         asked: dict[Only, bool] = {
             "noise": self.denoise is not None,
             "gaps": self.fills,

@@ -148,8 +148,8 @@ def _patches(
 def _across(patches: NDArray[np.float32]) -> float:
     """Standard deviation in the directions in which patches (N, ...) vary least.
 
-    The number of directions is the largest for which the mean of their variances is not above their
-    median.
+    These directions belong to the smallest eigenvalues of the covariance. As many eigenvalues as
+    possible are used, as long as the mean of these eigenvalues is not above the median.
     """
     values = np.linalg.eigvalsh(np.cov(patches.reshape(len(patches), -1), rowvar=False))
     for count in range(len(values), 0, -1):

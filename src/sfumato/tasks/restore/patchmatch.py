@@ -1,5 +1,7 @@
-"""PatchMatch (Barnes et al. 2009) for the windows that overlap a hole, and votes for its values.
+"""Match windows by PatchMatch (Barnes et al. 2009), and compute hidden pixels from the matches.
 
+Every window that overlaps a hole gets a match: a similar window of the known part. A hidden pixel
+becomes the weighted mean of the values that the matches propose for it (:func:`votes`).
 All windows are processed at once. Each window tries the shifted matches of its neighbors, and
 random places around its current match. It replaces its match by a place that is more similar to the
 window.
@@ -135,8 +137,11 @@ def _better(
 
 
 def _errors(level: Level, numbers: Tensor, matches: Tensor, window: Tensor) -> Tensor:
-    """Weighted squared differences of target windows and their matches at some of their pixels,
-    relative to the weight of all compared pixels; pixels deep in the hole have less weight.
+    """Errors of matches: weighted squared differences between target windows and their matches.
+
+    The differences are summed over the pixels of `window`, which may be a part of the compared
+    pixels, and divided by the weight of all compared pixels. Pixels deep in the hole have less
+    weight.
     """
     out = torch.empty(len(numbers))
     for start in range(0, len(numbers), CHUNK):

@@ -1,7 +1,8 @@
 """Correct a measured noise level with the help of a denoising network.
 
-A statistic of patches mistakes fine texture for noise; a network separates them. So the noise level
-is corrected until the network removes as much as it should remove at this level.
+A noise level that was measured from patch statistics is too high if the picture has fine texture. A
+denoising network can tell texture from noise. The theory gives the amount that the best denoiser
+removes at a given noise level. So the level is corrected until the network removes this amount.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def corrected(
 def _removed(
     y: Tensor, visible: Tensor, noise: Noise, denoise: Denoise, random: Generator
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Brightness, squared change and derivative of the visible values.
+    """Denoise `y`; return brightness, squared change and derivative for each visible value.
 
+    The derivative is that of the denoised value with respect to the input at the same position.
     Values near black and white are left out, since their noise may be clipped.
     """
 
@@ -100,7 +102,10 @@ def _fitted(
     x: NDArray[np.float32],
     noise: Noise,
 ) -> Noise:
-    """The noise whose removal explains the changes; its level is the level over `x`."""
+    """Solve the equation of :func:`corrected` for the noise; `noise` is the last estimate.
+
+    The level of the result is the root mean square over the whole picture `x`.
+    """
 
     def level(chosen: NDArray[np.bool_]) -> float:
         share = max(1 - float(derivatives[chosen].mean()), LEAST)

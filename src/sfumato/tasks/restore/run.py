@@ -80,8 +80,8 @@ def stream(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Pr
     Raises
     ------
     OptionError
-        In the same cases as :func:`sfumato.restore`. Also if more than one sample is requested, but
-        patches fill no hole: only fillings with patches differ.
+        In the same cases as :func:`sfumato.restore`. Also if more than one sample is requested and
+        no hole is filled with patches, because then all seeds give the same result.
     """
     _check_hints(photo, options)
     first = options.seed or 0
@@ -158,7 +158,7 @@ def _surprises(
         )
     elif options.fill is not None and filled is not None and filled.mean() > MOST_OF_IT:
         share = f"{filled.mean():.0%} of the photo was inpainted"
-        yield f"{share}: white in the mask is what is replaced"
+        yield f"{share}: white pixels of the mask are replaced; perhaps the mask must be inverted"
 
 
 def _stages(options: RestoreOptions, engine: Engine) -> list[RestoreOptions]:

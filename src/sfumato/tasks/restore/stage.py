@@ -126,8 +126,7 @@ class Stage:
         )
 
     def _enlarged_input(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-        """The measurement in a window, at the size of the result.
-
+        """The damaged photo in a window, interpolated to the size of the result.
         Return the values (1, C, h, w) and the mask of known pixels (1, 1, h, w).
         """
         if self.options.enlarge is None:
@@ -174,7 +173,7 @@ class Stage:
         return holes if holes.any() else None
 
     def _margin(self) -> NDArray[np.bool_] | None:
-        """The pixels around a painted color that are hidden, too, but do not make it wider."""
+        """The rim of painted pixels: it is inpainted, too, but does not add to a hole's width."""
         color, tolerance = self.options.fill_color, self.options.fill_tolerance
         if color is None:
             return None

@@ -60,7 +60,7 @@ def items_of(source: Path) -> tuple[Literal["pictures", "documents"], list[Item]
 def ignored_texts(source: Path) -> int:
     """Return how many ``.txt`` files in a folder of pictures are not indexed.
 
-    A text beside the picture of the same name is its caption, and does not count.
+    A text file with the same name as a picture is the caption of that picture, and does not count.
     """
     there = files(source) if source.is_dir() else []
     pictures = {p.with_suffix("") for p in there if p.suffix.lower() in image.SUFFIXES}

@@ -10,9 +10,10 @@ class IndexOptions(Options):
 
     space: str | None = option(
         None,
-        "What counts as similar: pca:N, autoencoder:N or lsa:N, with codes of length N, fitted to "
-        "the data; the folder of a saved estimator; or a text-to-image model, such as icons, to "
-        "find pictures by words. By default pca:30 for pictures and lsa:128 for documents.",
+        "How items are encoded: by pca:N, autoencoder:N or lsa:N, which are fitted to the data and "
+        "give codes of length N; by a saved estimator, given by its folder; or by a text-to-image "
+        "model, such as icons, which lets you find pictures by words. By default pca:30 for "
+        "pictures and lsa:128 for documents.",
     )
     side: int | None = option(
         None, "Side in pixels to which pictures are resized; 32 by default.", ge=4, le=512
