@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from safetensors.numpy import load_file, save_file
 from sklearn import decomposition
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -336,7 +337,7 @@ def test_a_warm_start_of_another_network_is_refused(changed):
     model = Autoencoder(2, layers=(16,), epochs=1, warm_start=True, random_state=0).fit(rows)
     steps = model.n_steps_
     assert model.fit(rows).n_steps_ == 2 * steps
-    with pytest.raises(ValueError, match="set warm_start=False"):
+    with pytest.raises(ValueError, match="warm_start continues the trained network"):
         model.set_params(**changed).fit(rows)
     again = model.set_params(warm_start=False).fit(rows)
     assert again.transform(rows).shape == (40, changed.get("n_components", 2))
@@ -365,3 +366,32 @@ def test_a_share_of_the_variance_as_in_scikit_learn(rows, share, tmp_path):
 def test_a_share_needs_all_directions():
     with pytest.raises(ValueError, match="share of the variance, which the randomized solver"):
         PCA(0.5, solver="randomized").fit(np.eye(5))
+
+
+@pytest.mark.parametrize("start", [3, 0.5])
+def test_parameters_set_after_the_fit_do_not_change_it(start):
+    model = PCA(start).fit(DIGITS)
+    codes = model.transform(DIGITS)
+    for later in (2, 20, 0.9, None):
+        model.set_params(n_components=later)
+        assert np.array_equal(model.transform(DIGITS), codes)
+    assert PCA(3).fit(DIGITS).set_params(n_components=2).partial_fit(DIGITS).n_components_ == 2
+
+
+def test_partial_fit_does_not_continue_another_network():
+    model = Autoencoder(2, layers=(8,), epochs=1).fit(DIGITS)
+    with pytest.raises(ValueError, match="partial_fit continues the trained network"):
+        model.set_params(n_components=3).partial_fit(DIGITS)
+
+
+def test_a_convolutional_autoencoder_needs_layers():
+    with pytest.raises(ValueError, match="layers is empty"):
+        Autoencoder(2, kind="conv", layers=(), shape=(1, 8, 8)).fit(DIGITS)
+
+
+def test_arrays_of_another_width_are_refused(tmp_path):
+    PCA(2).fit(DIGITS).save(tmp_path)
+    arrays = load_file(tmp_path / "weights.safetensors")
+    save_file({**arrays, "mean": arrays["mean"][:5]}, tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError, match="do not fit 64 columns"):
+        PCA.load(tmp_path)

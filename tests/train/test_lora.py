@@ -58,6 +58,13 @@ def test_it_is_written_used_and_says_how(own, tiny, tmp_path):
     assert (tmp_path / "mine" / "previews" / "0000006.png").exists()
 
 
+def test_without_previews_it_says_how_with_a_caption(own, tiny, tmp_path):
+    (tmp_path / "plan.json").write_text('{"previews": []}')
+    given = {**GIVEN, "steps": 1}
+    *_, last = train_lora(own, tmp_path / "o", None, None, tmp_path / "plan.json", given, str(tiny))
+    assert last.startswith("use it: sfumato create ") and "--lora" in last
+
+
 def test_a_stopped_run_goes_on_bit_for_bit(own, tiny, tmp_path):
     trained(own, tmp_path / "whole", tiny)
     events = train_lora(own, tmp_path / "cut", None, None, None, GIVEN, str(tiny))

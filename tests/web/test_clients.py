@@ -163,6 +163,8 @@ def test_a_picture_is_enlarged_to_a_size(server):
         assert Image.open(io.BytesIO(base64.b64decode(answer["image"]))).size == size
     answer = ask(server, "/sdapi/v1/extra-single-image", {**body, "upscaling_resize_w": 1})
     assert answer[0] == 200
+    huge = {**body, "upscaling_resize_w": 10**400}
+    assert ask(server, "/sdapi/v1/extra-single-image", huge)[0] == 422
     plain = {"image": body["image"], "upscaling_resize": 1}
     same = ask(server, "/sdapi/v1/extra-single-image", plain)[1]["image"]
     assert np.array_equal(

@@ -14,6 +14,7 @@ import urllib.request
 import zipfile
 from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +22,7 @@ from starlette.testclient import TestClient
 from tests.web.test_serve import ask, ended, serving
 
 from sfumato.errors import OptionError
-from sfumato.web import queue
+from sfumato.web import queue, unpacked
 from sfumato.web.a1111 import HASH
 from sfumato.web.app import Settings, build
 from sfumato.web.bodies import ROWS, ReduceBody
@@ -77,11 +78,35 @@ def test_headers_that_cannot_be_read(server, header):
         assert answer.status == 400 and json.load(answer)["error"]["message"]
 
 
-def repeated():
+def repeated(*, nested=False, listed=False):
     """A parquet file with one long text, repeated, in base64."""
     stream = io.BytesIO()
-    pq.write_table(pa.table({"text": ["x" * 1_000_000] * 800}), stream)
+    if listed:
+        table = pa.table({"numbers": [np.zeros(80_000_000, np.int32)]})
+    elif nested:
+        table = pa.table({"image": [{"bytes": b"x" * 10_000_000}] * 64})
+    else:
+        table = pa.table({"text": ["x" * 1_000_000] * 800})
+    pq.write_table(table, stream)
     return base64.b64encode(stream.getvalue()).decode()
+
+
+@pytest.mark.parametrize("kinds", [{}, {"nested": True}, {"listed": True}])
+def test_a_repeated_value_is_measured_in_little_memory(tmp_path, kinds):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(base64.b64decode(repeated(**kinds)))
+    code = (
+        "import resource, sys, pathlib\n"
+        "from sfumato.web import unpacked\n"
+        "import pyarrow.parquet, pyarrow.compute\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "size = unpacked._unpacked(pathlib.Path(sys.argv[1]))\n"
+        "print(size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code, path], capture_output=True, check=True)
+    size, kilobytes = map(int, told.stdout.split())
+    assert size > unpacked.UNPACKED
+    assert kilobytes < 400_000
 
 
 def packed(values):
@@ -94,6 +119,13 @@ def packed(values):
     return base64.b64encode(stream.getvalue()).decode()
 
 
+def wide_rows():
+    """A .npz file of few rows with many values, in base64."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, np.arange(10, dtype=np.uint8)[:, None].repeat(60_000, axis=1))
+    return base64.b64encode(stream.getvalue()).decode()
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -103,13 +135,16 @@ def packed(values):
         ({"data": "H4sIAAAA", "name": "a.gz"}, "the data cannot be read"),
         ({"layers": [10_000_000]}, "at most 4096 units"),
         ({"layers": [4000, 4000, 4000]}, "8192 in total"),
+        ({"layers": [0]}, "layers: 0 is not at least 1"),
+        ({"codes": [-1, 2]}, "codes: -1 is not at least 1"),
+        ({"data": wide_rows(), "name": "a.npz", "codes": [1]}, "50 million weights"),
         ({"data": "no base64!", "name": "a.csv"}, "data is not valid base64"),
         ({"data": base64.b64encode(b"a,b\n1,2\n").decode(), "name": "my data.csv"}, "my data.csv"),
     ],
 )
 def test_data_that_would_take_too_much(server, body, said):
     status, answer = ask(server, "/v1/reduce?wait=true", body)
-    assert status == 400 and said in answer["error"]["message"]
+    assert status in (400, 422) and said in answer["error"]["message"]
 
 
 def test_errors_name_fields_not_flags(server):

@@ -142,20 +142,24 @@ class Autoencoder(Reducer):
         """Train like :meth:`fit`, and yield the progress after each training step."""
         self._validate_params()
         fresh = not (self.warm_start and hasattr(self, "space_"))
-        if not fresh and self.space_.config != self._config(self.n_features_in_):
-            raise ValueError(
-                "warm_start continues the trained network, but n_components, kind, layers, shape "
-                "or loss has changed since; set warm_start=False"
-            )
+        if not fresh:
+            self._check_unchanged("warm_start")
         yield from self._train(self._check(X, reset=fresh), self.epochs, fresh=fresh)
 
     def partial_fit(self, X: Rows, y: Any = None) -> Self:  # noqa: N803
         """Train on these rows for one more epoch.
 
         The first call also sets the range of values that is scaled to [-1, 1].
+
+        Raises
+        ------
+        ValueError
+            If the code length, kind, layers, shape or loss has changed since the first call.
         """
         self._validate_params()
         fresh = not hasattr(self, "space_")
+        if not fresh:
+            self._check_unchanged("partial_fit")
         for _ in self._train(self._check(X, reset=fresh), 1, fresh=fresh):
             pass
         return self
@@ -184,6 +188,13 @@ class Autoencoder(Reducer):
         self.n_steps_ += settings.steps
         self.space_.eval()
         job.recenter()
+
+    def _check_unchanged(self, cause: str) -> None:
+        if self.space_.config != self._config(self.n_features_in_):
+            raise ValueError(
+                f"{cause} continues the trained network, but n_components, kind, layers, shape or "
+                "loss has changed since; call fit with warm_start=False"
+            )
 
     def _range(self, rows: Rows) -> tuple[float, float]:
         """Return the values that are scaled to -1 and 1."""
@@ -237,6 +248,8 @@ class Autoencoder(Reducer):
         output: Literal["sigmoid", "linear"] = (
             "sigmoid" if self.loss == "cross_entropy" else "linear"
         )
+        if self.kind == "conv" and not self.layers:
+            raise ValueError("layers is empty; a convolutional autoencoder needs at least one")
         layers, codes = tuple(self.layers), self.n_components
         if self.kind == "conv":
             return ConvConfig(shape=shape, widths=layers, codes=codes, output=output)

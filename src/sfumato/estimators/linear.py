@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 
+from sfumato.errors import ModelError
 from sfumato.estimators.base import Reducer, Rows
 from sfumato.space.pca import SPARE, WIDE, LinearSpace, Moments, Sketch, randomized
 
@@ -96,7 +97,8 @@ class _Linear(Reducer):
     def _add(self, rows: Rows) -> Self:
         self._sums.add(rows)
         self.n_samples_seen_ = self._sums.count
-        self._count()
+        # parameters that are set later do not change the fit
+        self._fitted_count, self._fitted_share = self._count(), self._share
         return self
 
     @property
@@ -134,8 +136,8 @@ class _Linear(Reducer):
         """The fitted space. It is computed on first access, so partial fits only update sums."""
         if not hasattr(self, "_sums"):
             return self._space
-        space = self._sums.solve(self._count())
-        return space if self._share is None else space.explaining(self._share)
+        space = self._sums.solve(self._fitted_count)
+        return space if self._fitted_share is None else space.explaining(self._fitted_share)
 
     @property
     def n_components_(self) -> int:
@@ -193,9 +195,15 @@ class _Linear(Reducer):
 
     def _restore(self, state: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
         self.n_samples_seen_ = state["n_samples_seen"]
-        self._space = LinearSpace(
-            arrays["mean"], arrays["components"], arrays["variances"], state["total"]
-        )
+        mean, components, variances = (arrays[k] for k in ("mean", "components", "variances"))
+        columns, count = self.n_features_in_, len(components)
+        if (mean.shape, components.shape) != ((columns,), (count, columns)) or len(
+            variances
+        ) != count:
+            raise ModelError(
+                f"the arrays of the {type(self).__name__} do not fit {columns} columns"
+            )
+        self._space = LinearSpace(mean, components, variances, state["total"])
 
 
 class PCA(_Linear):

@@ -265,7 +265,8 @@ def train_lora(
     known = identity(plan, data, base.network.config, task="lora", **about)
     yield from train(job, settings, output, known)
     save_lora(changes_of(job.module), output / FILE)
-    command = ["sfumato", "create", job.prompts[0], "--model", start, "--lora", str(output)]
+    prompt = next(iter(job.prompts), pictures.captions[0][0])
+    command = ["sfumato", "create", prompt, "--model", start, "--lora", str(output)]
     yield f"use it: {shlex.join(command)}"
 
 

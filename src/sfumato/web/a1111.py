@@ -86,8 +86,8 @@ class Single(Foreign):
     image: str
     resize_mode: int = Field(0, ge=0, le=1)
     upscaling_resize: float = 2.0
-    upscaling_resize_w: int = Field(512, ge=1)
-    upscaling_resize_h: int = Field(512, ge=1)
+    upscaling_resize_w: int = Field(512, ge=1, le=100_000)
+    upscaling_resize_h: int = Field(512, ge=1, le=100_000)
     upscaling_crop: bool = True
 
 

@@ -28,6 +28,7 @@ STEPS, SAMPLES = 200, 8
 # limits of a comparison: rows, epochs, number of code lengths, and the largest code length
 ROWS, EPOCHS, CODES, LARGEST_CODE = 5000, 100, 6, 512
 WIDEST, WIDE = 4096, 8192  # units of a hidden layer, and of all hidden layers
+WEIGHTS = 50_000_000  # weights of an autoencoder's first and last layer
 TRAINED = 2000  # training steps of a lesson
 TABLES = (".csv", ".zip", ".npz", ".npy", ".parquet", ".gz")
 RESULT = 100_000_000  # pixels of a restored photo

@@ -21,6 +21,7 @@ from PIL import Image
 from sfumato import image
 from sfumato.config import Options
 from sfumato.data import photo as photos
+from sfumato.errors import OptionError
 from sfumato.hub.load import Model
 from sfumato.hub.lora import lora_scale
 from sfumato.tasks import lessons, points
@@ -38,7 +39,7 @@ from sfumato.tasks.restore.engines import engine
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search import query
 from sfumato.types import Progress
-from sfumato.web.bodies import PICTURES
+from sfumato.web.bodies import PICTURES, WEIGHTS
 from sfumato.web.requests import offered_name
 
 POINTS = 8  # largest number of point sets whose networks are cached
@@ -267,6 +268,13 @@ def _reduce(work: Work) -> Iterator[Event]:
     report.check_plotting()
     options = command_options(ReduceOptions, work.request)
     found = reducing.start(reducing.gather(Path(work.request["data"]), options), options)
+    columns = found.train.shape[1]
+    if 2 * columns * (options.layers or reducing.default_layers(columns))[0] > WEIGHTS:
+        raise OptionError(
+            f"with {columns:,} values in a row, the autoencoder would have more than the "
+            f"{WEIGHTS // 10**6} million weights that the server trains; use fewer values, or "
+            "smaller layers"
+        )
     for event in reducing.compare(found):
         if isinstance(event, Progress):
             yield JobProgress(0, event)

@@ -103,6 +103,13 @@ class ReduceOptions(Options):
             )
         return tuple(int(n) for n in given.split(","))
 
+    @field_validator("codes", "layers")
+    @classmethod
+    def _positive(cls, given: tuple[int, ...] | None, info: Any) -> tuple[int, ...] | None:
+        if given is not None and min(given, default=1) < 1:
+            raise OptionError(f"{info.field_name}: {min(given)} is not at least 1")
+        return given
+
     @field_validator("corruption")
     @classmethod
     def _known(cls, text: str | None) -> str | None:
