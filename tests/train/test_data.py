@@ -6,6 +6,7 @@ import os
 import tarfile
 
 import pytest
+from PIL import Image
 from tests.conftest import VAE
 from tests.train.common import encoded
 
@@ -180,3 +181,26 @@ def test_a_key_without_effect_is_refused(tmp_path):
     (tmp_path / "c.json").write_text('{"rank": 8}')
     with pytest.raises(ConfigError, match="rank has no effect"):
         read_plan("autoencoder", tmp_path, tmp_path.parent / "out", tmp_path / "c.json", {})
+
+
+def test_the_digest_is_of_what_is_trained_on(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for k in range(3):
+        Image.new("RGB", (16, 16), (60 * k, 0, 0)).save(source / f"{k}.bmp")
+        (source / f"{k}.txt").write_text("a cat")
+
+    def digest(*, captions=True):
+        return result_of(pack(source, 16, tmp_path / "cache", captions=captions)).digest
+
+    first, plain = digest(), digest(captions=False)
+    (source / "NOTES.md").write_text("nothing to train on")
+    os.utime(source / "1.bmp", (1, 1))
+    assert digest() == first
+    (source / "1.txt").write_text("a dog")
+    assert digest() != first, "a caption of the same length"
+    assert digest(captions=False) == plain
+    (source / "1.txt").write_text("a cat")
+    assert digest() == first
+    Image.new("RGB", (16, 16), (0, 90, 0)).save(source / "1.bmp")
+    assert digest() != first, "a picture of the same size"

@@ -30,7 +30,7 @@ from sfumato.hub.catalog import restorer_folder
 from sfumato.hub.files import network_from
 from sfumato.runtime import result_of
 from sfumato.tasks.restore.networks import RestorationNetworks
-from sfumato.train.loop import train
+from sfumato.train.loop import TrainProgress, train
 from sfumato.train.loss import squared, vivid
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.restoration import train_restorer
@@ -500,3 +500,22 @@ def test_pictures_without_a_partner_are_listed(tmp_path):
     pairs, skipped = result_of(read_pairs(tmp_path, 24))
     assert len(pairs) == 1
     assert [line.split(":")[0] for line in skipped] == ["clean/b.png", "dirty/c.png"]
+
+
+def test_a_run_does_not_continue_with_other_photos(tmp_path):
+    config = {"network": {"widths": [8], "blocks": [1]}, "size": 16}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    given = {"steps": 2, "batch": 2, "warmup": 0, "device": "cpu"}
+
+    def trained(**more):
+        steps = train_restorer(
+            tmp_path / "in", tmp_path / "o", "noise:25", tmp_path / "c.json", {**given, **more}
+        )
+        return [event for event in steps if isinstance(event, TrainProgress)]
+
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (24, 24), (200, 0, 0)).save(tmp_path / "in" / "a.bmp")
+    assert len(trained()) == 2
+    Image.new("RGB", (24, 24), (0, 200, 0)).save(tmp_path / "in" / "a.bmp")
+    with pytest.raises(TrainingError, match="its data were different"):
+        trained()

@@ -130,7 +130,7 @@ def test_another_run_is_refused(tmp_path):
     list(train(Line(), SETTINGS, tmp_path, own))
     for about, sentence in (
         ({"corruption": "gray", "data": "abc"}, "its corruption was noise:25, now it is gray"),
-        ({"data": "x"}, "its data were other files"),
+        ({"data": "x"}, "its data were different"),
         ({"data": "abc"}, "its corruption was noise:25, now it is None"),
         ({**own, "teacher": "x"}, "its teacher was None, now it is x"),
     ):

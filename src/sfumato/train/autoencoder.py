@@ -87,7 +87,10 @@ def train_autoencoder(
     with seeded(settings.seed):
         job = AutoencoderJob(network, pictures)
     yield from train(
-        job, settings, output, identity(plan, data, job.module.config, task="autoencoder")
+        job,
+        settings,
+        output,
+        identity(plan, pictures.digest, job.module.config, task="autoencoder"),
     )
     save_network(job.module, output)
 

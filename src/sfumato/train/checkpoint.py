@@ -195,7 +195,7 @@ def _other(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if not wrong:
         return ""
     if "data" in wrong:
-        return "its data were other files"
+        return "its data were different"
     before, after = (str(about.get(wrong[0]))[:80] for about in (then, now))
     return f"its {wrong[0]} was {before}, now it is {after}"
 

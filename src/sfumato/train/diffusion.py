@@ -200,7 +200,7 @@ def train_diffusion(
         "encoders": encoders,
         **plan.model_dump(include={"shift", "text_noise"}),
     }
-    known = identity(plan, data, network, task="diffusion", **about)
+    known = identity(plan, pictures.digest, network, task="diffusion", **about)
     yield from train(job, settings, output, known)
     _save(job.module, space, encoder, base, output)
     save_scheduler(scheduler, output / "scheduler")

@@ -199,7 +199,7 @@ class Latents(Captions):
         """
         if isinstance(self.space, AutoencoderKL):
             yield from self._filled(
-                "latents", f"{key} {self.pictures.key}", len(self.pictures.pixels), self._encode
+                "latents", f"{key} {self.pictures.digest}", len(self.pictures.pixels), self._encode
             )
             self.tables["latents"] = self._kept("latents")[: len(self.pictures.pixels)]
         yield from super().prepare(key, states=states, ends=ends)

@@ -262,7 +262,7 @@ def train_lora(
     about = {"start": fingerprint(base.network), "encoders": encoders}
     yield from job.prepare(base, f"{about['start']} {encoders}", settings.seed)
     about |= plan.model_dump(include={"shift", "text_noise", "rank"})
-    known = identity(plan, data, base.network.config, task="lora", **about)
+    known = identity(plan, pictures.digest, base.network.config, task="lora", **about)
     yield from train(job, settings, output, known)
     save_lora(changes_of(job.module), output / FILE)
     prompt = next(iter(job.prompts), pictures.captions[0][0])

@@ -145,7 +145,11 @@ def train_matcher(
     with seeded(settings.seed):
         job = MatchJob(network, found)
     about = identity(
-        plan, data, job.module.matcher.config, task="matcher", text=fingerprint(encoder.clip)
+        plan,
+        pictures.digest,
+        job.module.matcher.config,
+        task="matcher",
+        text=fingerprint(encoder.clip),
     )
     yield from train(job, settings, output / "matcher", about)
     save_network(job.module.matcher, output / "matcher")

@@ -37,8 +37,9 @@ class Pictures:
     notes : list of str
         One sentence for each caption whose encoding was guessed, and for each caption without a
         picture.
-    key : str
-        Identifies the pictures and captions, so that cached results of other data are not used.
+    digest : str
+        Digest of the pixels, sampling weights and (if they are used) captions. Cached results and
+        checkpoints of other data have another digest.
     """
 
     pixels: NDArray[np.uint8]
@@ -46,7 +47,7 @@ class Pictures:
     weights: NDArray[np.float64]
     skipped: list[str]
     notes: list[str]
-    key: str = ""
+    digest: str
 
 
 def pack(
@@ -85,13 +86,14 @@ def pack(
     index = cache / "pictures.json"
     key = {
         "source": str(source.resolve()),
-        "state": state(source, times=True),
+        "state": state(source),
         "size": size,
         "captions": captions,
         "enlarge": enlarge,
     }
     known = note_of(cache / "pictures.npy")
-    if known.get("key") != key or not is_array(cache / "pictures.npy"):
+    whole = "pixels" in known and is_array(cache / "pictures.npy")
+    if known.get("key") != key or not whole:
         yield from _decode(samples, size, cache, key, captions=captions, enlarge=enlarge)
     record = json.loads(index.read_text("utf-8"))
     kept = [samples[k] for k in record["kept"]]
@@ -101,15 +103,28 @@ def pack(
             f"{record['skipped'][0]}"
         )
     pixels = np.load(cache / "pictures.npy", mmap_mode="r")[: len(kept)]
-    named = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest()
-    return Pictures(
-        pixels,
-        [s.captions for s in kept],
-        np.array([s.weight for s in kept]),
-        record["skipped"],
-        found.notes,
-        named,
-    )
+    told = [s.captions for s in kept]
+    weights = np.array([s.weight for s in kept])
+    digest = digest_of(record["pixels"], weights, json.dumps(told if captions else []))
+    return Pictures(pixels, told, weights, record["skipped"], found.notes, digest)
+
+
+def digest_of(*parts: str | NDArray[Any]) -> str:
+    """Digest of texts and arrays.
+
+    Examples
+    --------
+    >>> digest_of("a", np.zeros(2)) == digest_of("a", np.ones(2))
+    False
+    """
+    digest = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+        else:
+            digest.update(f"{part.dtype.str} {part.shape}\0".encode())
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
 
 
 def note_of(path: Path) -> dict[str, Any]:
@@ -130,11 +145,8 @@ def is_array(path: Path, shape: tuple[int, ...] | None = None) -> bool:
     return shape is None or found.shape == shape
 
 
-def state(source: Path, *, times: bool = False) -> str:
-    """Digest of the names and sizes of a training set's files.
-
-    If `times` is set, their modification times are included.
-    """
+def state(source: Path) -> str:
+    """Digest of the names, sizes and modification times of a training set's files."""
     kinds = image.SUFFIXES | image.UNSUPPORTED | {".txt", ".csv", ".jsonl", ".parquet"}
     there = [p for p in files(source) if p.suffix.lower() in kinds] if source.is_dir() else [source]
     lines = []
@@ -142,7 +154,7 @@ def state(source: Path, *, times: bool = False) -> str:
         name = path.relative_to(source).as_posix()
         if path.exists():
             about = path.stat()
-            lines.append([name, about.st_size, about.st_mtime_ns if times else 0])
+            lines.append([name, about.st_size, about.st_mtime_ns])
         else:  # a broken link, which is listed as an unreadable picture
             lines.append([name, -1, 0])
     return hashlib.blake2b(json.dumps(lines).encode(), digest_size=12).hexdigest()
@@ -159,6 +171,7 @@ def _decode(
 ) -> Iterator[Progress]:
     kept: list[int] = []
     skipped: list[str] = []
+    digest = hashlib.blake2b(digest_size=12)
     # removed first: an interrupted run leaves no index of other pictures
     (cache / "pictures.json").unlink(missing_ok=True)
     with atomic(cache / "pictures.npy") as scratch:
@@ -179,8 +192,10 @@ def _decode(
                 skipped.append(f"{sample.name}: {error}")
                 continue
             out[len(kept)] = np.asarray(picture).transpose(2, 0, 1)
+            digest.update(np.ascontiguousarray(out[len(kept)]).data)
             kept.append(k)
         out.flush()
         del out
     with atomic(cache / "pictures.json") as scratch:
-        scratch.write_text(json.dumps({"key": key, "kept": kept, "skipped": skipped}), "utf-8")
+        record = {"key": key, "pixels": digest.hexdigest(), "kept": kept, "skipped": skipped}
+        scratch.write_text(json.dumps(record), "utf-8")

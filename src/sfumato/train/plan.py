@@ -23,7 +23,6 @@ from sfumato.hub.catalog import BUNDLED, bundled
 from sfumato.hub.files import network_from, outline, read_json
 from sfumato.runtime import choose_device
 from sfumato.train.loop import TrainProgress
-from sfumato.train.pack import state
 from sfumato.train.settings import TrainSettings
 from sfumato.types import Progress
 
@@ -135,10 +134,13 @@ def read_plan(
     return plan, settings
 
 
-def identity(plan: Plan, data: Path, network: Config, **more: Any) -> dict[str, Any]:
-    """Everything that a run depends on besides its settings; a checkpoint must match it."""
+def identity(plan: Plan, data: str, network: Config, **more: Any) -> dict[str, Any]:
+    """Everything that a run depends on besides its settings; a checkpoint must match it.
+
+    `data` is a digest of what was read from the data.
+    """
     return {
-        "data": state(data),
+        "data": data,
         "network": network.model_dump(mode="json"),
         "size": plan.size,
         **more,

@@ -21,6 +21,7 @@ from sfumato.runtime import seeded
 from sfumato.train.finder import FinderJob
 from sfumato.train.loop import train
 from sfumato.train.loss import vivid
+from sfumato.train.pack import digest_of
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.plan import (
     Event,
@@ -64,6 +65,7 @@ def train_restorer(
     _check_keys(plan, finds=network.finds, pairs=asked == PAIRS)
     yield f"reading {data}"
     photos, skipped, often = yield from _read(data, plan, asked)
+    digest = digest_of(*photos, np.asarray(often or [], np.float64))
     with seeded(settings.seed):
         job = _job(network, plan, asked, teacher, photos, often)
     yield from skipped_lines(skipped)
@@ -75,7 +77,7 @@ def train_restorer(
         **plan.model_dump(include={"longest", "gray", "turned", "vivid"}),
     }
     about["teacher"] = None if teacher is None else fingerprint(teacher)
-    known = identity(plan, data, network, task="restorer", **about)
+    known = identity(plan, digest, network, task="restorer", **about)
     yield from train(job, settings, output, known)
     job.module.config = network.model_copy(update={"corruption": asked})
     save_network(job.module, output)

@@ -246,7 +246,7 @@ def train_student(
     start_digest = fingerprint(teacher.network, encoder.clip) if start is not None else taught_by
     about = {"start": start_digest, "rank": rank, "teacher": how}
     about |= plan.model_dump(include={"student_steps", "trajectories"})
-    known = identity(plan, data, teacher.network.config, task="student", **about)
+    known = identity(plan, pictures.digest, teacher.network.config, task="student", **about)
     yield from train(job, settings, output, known)
     save_lora(changes_of(teacher.network), output / FILE)
     defaults = Defaults(steps=plan.student_steps, guidance_scale=1.0)

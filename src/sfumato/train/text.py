@@ -14,6 +14,7 @@ fitted to the kept texts.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from sfumato.hub.files import CHECKPOINT, fingerprint
 from sfumato.hub.save import save_text
 from sfumato.runtime import seeded
 from sfumato.train.loop import train
+from sfumato.train.pack import digest_of
 from sfumato.train.plan import (
     Event,
     Plan,
@@ -65,6 +67,11 @@ class Phrases:
     weights: NDArray[np.float64]
     embeddings: NDArray[np.float16]
     kept: NDArray[np.bool_]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the data, for the checkpoint of a run."""
+        return digest_of(json.dumps(self.texts), self.weights, self.embeddings, self.kept)
 
     @classmethod
     def read(cls, path: Path) -> Phrases:
@@ -281,7 +288,10 @@ def train_text(
         "start": fingerprint(pretrained.clip) if pretrained else None,
     }
     yield from train(
-        job, settings, output, identity(plan, data, job.module.config, task="text", **about)
+        job,
+        settings,
+        output,
+        identity(plan, phrases.digest, job.module.config, task="text", **about),
     )
     # the projection to the teacher's embeddings was needed in training only
     plain = CLIPText(job.module.config.model_copy(update={"with_projection": False}))

@@ -162,8 +162,8 @@ def train_upscaler(
     yield from found.prepare(encoders, states=True)
     with seeded(settings.seed):
         job = UpscalerJob(network, found, base)
-    yield from job.prepare(f"{encoders} {pictures.key}")
-    about = identity(plan, data, network, task="upscaler", encoders=encoders)
+    yield from job.prepare(f"{encoders} {pictures.digest}")
+    about = identity(plan, pictures.digest, network, task="upscaler", encoders=encoders)
     yield from train(job, settings, output / "upscaler", about)
     save_network(job.module, output / "upscaler")
 
