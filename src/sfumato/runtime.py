@@ -174,18 +174,22 @@ def on_device(random: Generator, device: torch.device) -> Generator:
     return torch.Generator(device).manual_seed(random.initial_seed())
 
 
-def finite(value: Any) -> Any:
-    """Replace the numbers that JSON lacks, infinity and NaN, by None in nested dicts and lists.
+def json_safe(value: Any) -> Any:
+    """Replace what JSON lacks in nested dicts and lists.
+
+    Infinity and NaN become None, and lone surrogates in texts become question marks.
 
     Examples
     --------
-    >>> finite({"psnr": math.inf, "levels": [1.0, math.nan], "name": "a"})
+    >>> json_safe({"psnr": math.inf, "levels": [1.0, math.nan], "name": "a"})
     {'psnr': None, 'levels': [1.0, None], 'name': 'a'}
     """
     if isinstance(value, Mapping):
-        return {name: finite(part) for name, part in value.items()}
+        return {replace_surrogates(str(name)): json_safe(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
+        return [json_safe(part) for part in value]
+    if isinstance(value, str):
+        return replace_surrogates(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

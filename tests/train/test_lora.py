@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from sfumato.errors import OptionError
+from sfumato.errors import ModelError, OptionError
 from sfumato.hub.describe import describe
 from sfumato.hub.load import load
-from sfumato.hub.lora import FILE, read_lora
+from sfumato.hub.lora import FILE, Change, merge, read_lora
 from sfumato.runtime import result_of
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create
@@ -159,3 +160,26 @@ def test_muon_is_refused_for_a_lora(tmp_path):
     for task in ("lora", "student"):
         with pytest.raises(ConfigError, match="Muon is for whole matrices"):
             read_plan(task, tmp_path / "data", tmp_path / "o", None, {"optimizer": "muon"})
+
+
+@pytest.mark.parametrize(("down", "up"), [((1, 25_000), (25_000, 1)), ((3, 8), (8, 4))])
+def test_a_lora_of_other_shapes_is_refused_before_it_is_multiplied(tiny, tmp_path, down, up):
+    model = load(tiny)
+    name, layer = next(
+        (n, m) for n, m in model.network.named_modules() if isinstance(m, torch.nn.Linear)
+    )
+    if down[1] == 8:  # as many values as the weight, in another shape, or two ranks
+        down, up = (3, layer.weight.shape[1]), (layer.weight.shape[0], 4)
+    weights = {
+        f"unet.{name}.lora_A.weight": torch.zeros(down),
+        f"unet.{name}.lora_B.weight": torch.zeros(up),
+    }
+    save_file(weights, tmp_path / FILE)
+    with pytest.raises(ModelError, match="is for another model"):
+        merge(model.network, [model.text], tmp_path / FILE)
+
+
+def test_a_lora_with_as_many_values_in_another_shape_is_refused():
+    weight = torch.zeros(6, 24)
+    assert Change(torch.zeros(2, 24), torch.zeros(6, 2), 2.0).fits(weight)
+    assert not Change(torch.zeros(2, 12), torch.zeros(12, 2), 2.0).fits(weight)

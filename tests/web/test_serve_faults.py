@@ -18,16 +18,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image, PngImagePlugin
 from starlette.testclient import TestClient
 from tests.web.test_serve import ask, ended, serving
 
-from sfumato.errors import OptionError
+from sfumato.cli import main
+from sfumato.errors import ModelError, OptionError
 from sfumato.web import queue, unpacked
 from sfumato.web.a1111 import HASH
 from sfumato.web.app import Settings, build
 from sfumato.web.bodies import ROWS, ReduceBody
 from sfumato.web.messages import for_clients
 from sfumato.web.requests import Offered, checked, offered_models
+from sfumato.web.work import Work
+from sfumato.web.worker import _said
 
 LONG = {"epochs": 100, "codes": [2]}  # a comparison whose events are many seconds apart
 
@@ -236,3 +240,33 @@ def test_a_job_that_comes_while_a_dead_worker_is_replaced_is_done(tmp_path):
         time.sleep(0.15)  # the death is noticed, and the next worker does not exist yet
         done = client.post("/v1/create?wait=true", json=ask)
         assert done.json()["status"] == "completed" and work.process.pid != first.pid
+
+
+@pytest.mark.parametrize(
+    ("chunk", "text"),
+    [
+        ("sfumato", '{"schema": 1, "prompt": "\\ud800", "scale": NaN}'),
+        ("sfumato", '{"schema": 1, "x": ' + "[" * 900 + "]" * 900 + "}"),
+        ("invokeai_metadata", '{"positive_prompt": "a \\ud800 cat", "seed": 1}'),
+    ],
+)
+def test_settings_that_json_cannot_hold(server, chunk, text):
+    info, stream = PngImagePlugin.PngInfo(), io.BytesIO()
+    info.add_itxt(chunk, text)
+    Image.new("RGB", (8, 8)).save(stream, "PNG", pnginfo=info)
+    asked = {"image": base64.b64encode(stream.getvalue()).decode()}
+    assert ask(server, "/sdapi/v1/png-info", asked)[0] == 200
+
+
+def test_a_model_that_does_not_exist_is_told_at_the_start(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["sfumato", "serve", "--model", str(tmp_path / "nothing")])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "unknown model" in capsys.readouterr().err
+
+
+def test_an_error_of_a_model_names_it_as_the_server_offers_it(tmp_path):
+    work = Work("1", "create", {"model": "/srv/models/sd", "loras": ["/srv/l/ink:0.5"]}, tmp_path)
+    error = ModelError("/srv/models/sd/unet/config.json lacks x, and /srv/l/ink is for another")
+    assert _said(error, work) == "sd/unet/config.json lacks x, and ink is for another"

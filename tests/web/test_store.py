@@ -1,9 +1,14 @@
 """The store of jobs: each ends once, whatever happens to the server."""
 
+import asyncio
+import sqlite3
+
 import pytest
 
 from sfumato.errors import OptionError
+from sfumato.web import queue
 from sfumato.web.store import Store
+from sfumato.web.worker import Ended
 
 
 @pytest.fixture
@@ -53,3 +58,76 @@ def test_a_result_without_an_end_is_stored_as_json_can_hold_it(store):
     assert store.begin(job.id)
     assert store.complete(job.id, {"error": float("inf"), "figures": [{"ratio": float("nan")}]})
     assert store.get(job.id).result == {"error": None, "figures": [{"ratio": None}]}
+
+
+class Pipe:
+    """The server's end of a pipe to a worker that does nothing."""
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, message):
+        self.sent.append(message)
+
+    def close(self):
+        pass
+
+
+def test_a_full_disk_delays_the_end_of_a_job(store, monkeypatch):
+    complete, calls = store.complete, []
+
+    def full_at_first(*given):
+        calls.append(given)
+        if len(calls) == 1:
+            raise sqlite3.OperationalError("database or disk is full")
+        return complete(*given)
+
+    async def main():
+        jobs = queue.Queue(store)
+        jobs.pipe, jobs._spawn = Pipe(), lambda: None
+        await jobs.start()
+        job = jobs.add("create", {"prompt": "x"})
+        while job.id not in jobs.running:
+            await asyncio.sleep(0.01)
+        jobs._heard(Ended(job.id, []))
+        assert store.get(job.id).status == "generating"
+        done = await asyncio.wait_for(jobs.result(job.id), 10)
+        await jobs.stop()
+        return done, jobs.running
+
+    monkeypatch.setattr(store, "complete", full_at_first)
+    monkeypatch.setattr(queue, "RETRY", 0.05)
+    done, running = asyncio.run(main())
+    assert (done.status, len(calls), running) == ("completed", 2, {})
+
+
+def test_a_worker_that_cannot_be_started_is_started_later(store, monkeypatch):
+    spawned = []
+
+    def spawn():
+        spawned.append(True)
+        if len(spawned) in (2, 3):
+            raise OSError(12, "Cannot allocate memory")
+
+    async def main():
+        jobs = queue.Queue(store)
+        jobs.pipe, jobs._spawn = Pipe(), spawn
+        await jobs.start()
+        await jobs.done.wait()
+        jobs._crashed()
+        job = jobs.add("create", {"prompt": "x"})
+        while not jobs.pipe.sent:
+            await asyncio.sleep(0.01)
+        assert jobs.pipe.sent[0][0].id == job.id
+        await jobs.stop()
+
+    monkeypatch.setattr(queue, "PAUSE", 0.01)
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert len(spawned) == 4
+
+
+def test_a_damaged_database_is_told(tmp_path):
+    (tmp_path / "jobs.sqlite").write_bytes(b"no database" * 100)
+    for _ in range(2):
+        with pytest.raises(OptionError, match="jobs.sqlite cannot be used: file is not a database"):
+            Store(tmp_path)

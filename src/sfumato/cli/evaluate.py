@@ -70,7 +70,7 @@ def restore(
         raise OptionError(f"none of the pictures in {data} could be measured")
     decibels = [s.psnr for s in scores if math.isfinite(s.psnr)]
     if exact := len(scores) - len(decibels):
-        note(f"{exact} pictures were restored exactly; their infinite PSNR is not in the mean")
+        note(f"{exact} of {len(scores)} pictures restored exactly; an infinite PSNR is left out")
     psnr = statistics.fmean(decibels) if decibels else math.inf
     ssim = statistics.fmean(s.ssim for s in scores)
     distances = [s.lpips for s in scores if s.lpips is not None]
@@ -82,10 +82,10 @@ def restore(
 
 def _record(score: Score) -> str:
     """A score as JSON; an infinite value becomes null."""
-    from sfumato.runtime import finite
+    from sfumato.runtime import json_safe
 
     values = {name: value for name, value in score.__dict__.items() if value is not None}
-    return json.dumps(finite(values))
+    return json.dumps(json_safe(values))
 
 
 def _of_score(score: Score) -> str:

@@ -87,8 +87,8 @@ def serve(
     if host not in LOOPBACK and not token:
         raise OptionError(f"{host} is not a loopback address: give --token, a secret")
     check_folder(folder)
-    _check_offered(index or [], lora or [])
     models, indexes, loras = model or [], index or [], lora or []
+    _check_offered(models, indexes, loras)
     settings = Settings(folder, host, token, models, indexes, loras, queue, 3600 * keep)
     if log:
         logger.addHandler(logging.StreamHandler())
@@ -104,11 +104,14 @@ def serve(
     note("stopped; unfinished jobs continue at the next start")
 
 
-def _check_offered(indexes: list[str], loras: list[str]) -> None:
-    """Check, before the server starts, that all indexes and LoRAs exist."""
+def _check_offered(models: list[str], indexes: list[str], loras: list[str]) -> None:
+    """Check, before the server starts, that all models, indexes and LoRAs exist."""
     from sfumato.errors import OptionError
+    from sfumato.hub.catalog import model_path
     from sfumato.hub.lora import lora_file
 
+    for path in models:
+        model_path(path)
     for path in indexes:
         if not Path(path).is_dir():
             raise OptionError(f"index {path} does not exist; sfumato index creates an index")

@@ -56,6 +56,11 @@ class Change:
     up: Tensor
     alpha: float
 
+    def fits(self, weight: Tensor) -> bool:
+        """Whether the matrices have the outputs and inputs of a weight, and one rank."""
+        down, up = self.down.flatten(1), self.up.flatten(1)
+        return up.shape == (len(weight), len(down)) and down.shape[1] == weight[0].numel()
+
     def of(self, weight: Tensor) -> Tensor:
         """Return the update of a weight, in the weight's shape and in float32."""
         rank = self.down.shape[0]
@@ -221,13 +226,12 @@ def merge(network: UNet, encoders: Sequence[TextEncoder], path: Path, scale: flo
             raise ModelError(f"{path} is for another model: this one has no layer {name}")
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        try:
-            added = change.of(weight)
-        except RuntimeError:
+        if not change.fits(weight):
             raise ModelError(
                 f"{path} is for another model: {name} has {change.up.shape[0]} outputs and "
                 f"{tuple(change.down.shape[1:])} inputs; the model's weight: {tuple(weight.shape)}"
-            ) from None
+            )
+        added = change.of(weight)
         if not added.isfinite().all():
             raise ModelError(f"{path}: the update of {name} is not finite")
         weight.data = (weight.float() + scale * added.to(weight.device)).to(weight.dtype)

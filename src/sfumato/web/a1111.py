@@ -21,6 +21,7 @@ from sfumato import image, metadata
 from sfumato.data.foreign import options_of
 from sfumato.data.memory import png_of
 from sfumato.errors import OptionError, PictureError
+from sfumato.runtime import json_safe, replace_surrogates
 from sfumato.sampler.registry import SAMPLERS, SCHEDULE_LABELS, labels_of
 from sfumato.web.bodies import CreateBody, Foreign, RestoreBody
 from sfumato.web.jobs import finished, queue_of, submit
@@ -301,12 +302,12 @@ async def png_info(asked: Info) -> dict[str, Any]:
 
     def read() -> dict[str, Any]:
         settings, texts = metadata.read_all(decoded(asked.image, "image"))
-        text = texts.get("parameters", "")
-        return {
-            "info": text,
-            "items": {"parameters": text},
-            "parameters": settings or options_of(texts),
-        }
+        text = replace_surrogates(texts.get("parameters", ""))
+        try:
+            found = json_safe(settings or options_of(texts))
+        except RecursionError:  # a stranger's lists in lists
+            found = {}
+        return {"info": text, "items": {"parameters": text}, "parameters": found}
 
     return await asyncio.to_thread(read)
 

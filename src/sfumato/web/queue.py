@@ -32,6 +32,8 @@ TOGETHER = 8  # largest number of jobs in a batch
 LAST = (*ENDED, "stopping")  # events after which no other event follows
 PATIENCE = 10.0  # seconds that a worker may take to stop a cancelled batch; then it is killed
 PAUSE = 0.5  # seconds between the end of a worker and the next one
+LONGEST_PAUSE = 30.0  # the pause doubles with each worker that cannot be started, up to this
+RETRY = 5.0  # seconds until the database is tried again
 FORGET = 60.0  # seconds between removals of old jobs
 logger = logging.getLogger("sfumato.web")
 
@@ -237,9 +239,9 @@ class Queue:
         """Start a worker, and a thread that listens to it."""
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()
+        with theirs:
+            self.process = context.Process(target=serve, args=(theirs,), daemon=True)
+            self.process.start()
         threading.Thread(target=self._listen, args=(self.pipe,), daemon=True).start()
 
     def _listen(self, pipe: Connection) -> None:
@@ -280,14 +282,19 @@ class Queue:
 
     def _ended(self, message: Ended) -> None:
         taken = time.monotonic() - self.running[message.id].started
+        try:
+            if message.error is None:
+                self.store.complete(message.id, {"pictures": message.pictures, "seconds": taken})
+            else:
+                self.store.fail(message.id, message.error)
+            job = self.store.get(message.id)
+        except sqlite3.Error:  # for example a full disk
+            logger.exception("the end of a job cannot be stored")
+            self.loop.call_later(RETRY, self._heard, message)
+            return
         self.average = 0.9 * self.average + 0.1 * taken
-        if message.error is None:
-            self.store.complete(message.id, {"pictures": message.pictures, "seconds": taken})
-        else:
-            if message.asked_wrong:
-                self.wrong.add(message.id)
-            self.store.fail(message.id, message.error)
-        job = self.store.get(message.id)
+        if message.asked_wrong:
+            self.wrong.add(message.id)
         del self.running[message.id]
         if job is not None:
             self._send(message.id, _last(job))
@@ -295,15 +302,29 @@ class Queue:
     def _crashed(self) -> None:
         """Recover the jobs of a worker that died, and start a new worker."""
         self.done.clear()
-        for job in self.store.recover(CRASHED):
+        try:
+            failed = self.store.recover(CRASHED)
+        except sqlite3.Error:  # for example a full disk
+            logger.exception("the jobs of a worker that died cannot be stored")
+            self.loop.call_later(RETRY, self._crashed)
+            return
+        for job in failed:
             self._send(job.id, _last(job))
         self.running.clear()
-        self.loop.create_task(self._again())
+        self.restart = self.loop.create_task(self._again())
 
     async def _again(self) -> None:
         """Start a new worker after a pause, so that failing workers do not restart all the time."""
-        await asyncio.sleep(PAUSE)
-        self._spawn()
+        pause = PAUSE
+        while not self.closing:
+            await asyncio.sleep(pause)
+            try:
+                self._spawn()
+            except OSError:  # for example too little memory
+                logger.exception("no worker can be started")
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            break
         self._free()
         self.woken.set()
 
@@ -312,15 +333,17 @@ class Queue:
         forgot = -FORGET
         self.done.set()
         while True:
-            await self.done.wait()
             try:
                 if time.monotonic() - forgot >= FORGET:
                     forgot = time.monotonic()
                     await asyncio.to_thread(self._forget)
+                await self.done.wait()
+                if not self.done.is_set():  # the worker has died since
+                    continue
                 batch = self._next()
             except (OSError, sqlite3.Error):  # for example a full disk: try again later
                 logger.exception("the queue cannot be read")
-                await asyncio.sleep(5)
+                await asyncio.sleep(RETRY)
                 continue
             if not batch:
                 self.woken.clear()

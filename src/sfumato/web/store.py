@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from sfumato.errors import OptionError
-from sfumato.runtime import finite
+from sfumato.runtime import json_safe
 
 try:
     import fcntl
@@ -89,13 +89,18 @@ class Store:
         self.folder = folder
         self.held = _hold(folder)
         self.lock = threading.Lock()
-        self.database = sqlite3.connect(
-            folder / "jobs.sqlite", check_same_thread=False, isolation_level=None
-        )
-        self.database.row_factory = sqlite3.Row
-        self.database.execute("PRAGMA journal_mode=WAL")
-        self.database.execute("PRAGMA synchronous=NORMAL")
-        self.database.executescript(SCHEMA)
+        path = folder / "jobs.sqlite"
+        try:
+            self.database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self.database.row_factory = sqlite3.Row
+            self.database.execute("PRAGMA journal_mode=WAL")
+            self.database.execute("PRAGMA synchronous=NORMAL")
+            self.database.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            self.held.close()
+            raise OptionError(
+                f"{path} cannot be used: {error}; move it away, or give another --folder"
+            ) from None
 
     def close(self) -> None:
         """Close the database."""
@@ -161,7 +166,7 @@ class Store:
         return self._change(
             "UPDATE jobs SET status = 'completed', completed = ?, result = ? "
             "WHERE id = ? AND status = 'generating'",
-            (time.time(), json.dumps(finite(result)), identity),
+            (time.time(), json.dumps(json_safe(result)), identity),
         )
 
     def fail(self, identity: str, error: str) -> bool:
@@ -179,7 +184,7 @@ class Store:
         error: str | None,
         result: Mapping[str, Any] | None = None,
     ) -> bool:
-        stored = None if result is None else json.dumps(finite(result))
+        stored = None if result is None else json.dumps(json_safe(result))
         return self._change(
             "UPDATE jobs SET status = ?, completed = ?, error = ?, result = ? WHERE id = ? AND "
             "status IN ('queued', 'generating')",

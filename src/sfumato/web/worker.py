@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.errors import SfumatoError
+from sfumato.hub.lora import lora_scale
 from sfumato.web.messages import for_clients
+from sfumato.web.requests import offered_name
 from sfumato.web.work import Event, Finished, JobProgress, Models, Preview, Work, perform
 
 
@@ -122,8 +124,13 @@ class _Worker:
 
 
 def _said(error: Exception, work: Work) -> str:
-    """The message of an error for a client, without the path of the job's folder."""
+    """The message of an error for a client, without paths of the server."""
+    request = work.request
     said = str(error).replace(f"{work.folder}/", "")
-    if "data" in work.request:  # a file of data is named as the client named it
-        said = said.replace(Path(work.request["data"]).name, work.request["name"])
+    if "data" in request:  # a file of data is named as the client named it
+        said = said.replace(Path(request["data"]).name, request["name"])
+    loras = (lora_scale(asked)[0] for asked in request.get("loras", ()))
+    for path in (request.get("model"), request.get("index"), *loras):
+        if path is not None:
+            said = said.replace(path, offered_name(path))
     return for_clients(said)
