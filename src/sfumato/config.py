@@ -36,7 +36,7 @@ class Config(BaseModel):
     are unknown keys whose value is null.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -119,6 +119,9 @@ class Options(Config):
     An option that takes a path as text also takes a ``Path``. The parameters in the docstring of a
     subclass are generated from its fields.
     """
+
+    # fields name their own limits, with messages of their own
+    model_config = ConfigDict(allow_inf_nan=True)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -62,6 +62,7 @@ class Attention(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
+        check_heads(width, heads)
         self.heads = heads
         self.to_q = nn.Linear(width, width, bias=bias)
         self.to_k = nn.Linear(context_width or width, width, bias=bias)
@@ -85,6 +86,12 @@ class Attention(nn.Module):
         )
         out: Tensor = self.to_out(attend(q, k, v).transpose(1, 2).flatten(2))
         return out
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raise ValueError if `width` channels cannot be divided among the heads of attention."""
+    if heads < 1 or width % heads:
+        raise ValueError(f"{width} channels cannot be divided among {heads} heads")
 
 
 class PictureAttention(Attention):

@@ -25,6 +25,7 @@ from sfumato.errors import OptionError, unknown
 T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPE_VARIABLE = "SFUMATO_DTYPE"
+SCRATCH = ".sfumato-"  # first letters of the name of a scratch file
 MAX_SEED = 2**63 - 1
 SEEDING = threading.Lock()  # torch's global generator is in use
 # position of the Mersenne Twister's words, in bytes, in a CPU generator's state: they follow the
@@ -316,7 +317,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))  # writes through a symbolic link
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".sfumato-{secrets.token_hex(8)}{path.suffix}")
+    scratch = path.with_name(f"{SCRATCH}{secrets.token_hex(8)}{path.suffix}")
     try:
         try:
             scratch.open("xb").close()
@@ -338,6 +339,12 @@ def atomic(path: Path) -> Iterator[Path]:
         raise type(error)(error.errno, error.strerror, str(path)) from None
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove the scratch files in a folder that :func:`atomic` left when its process was killed."""
+    for path in folder.glob(f"{SCRATCH}*"):
+        path.unlink(missing_ok=True)
 
 
 def array_file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:

@@ -395,3 +395,14 @@ def test_arrays_of_another_width_are_refused(tmp_path):
     save_file({**arrays, "mean": arrays["mean"][:5]}, tmp_path / "weights.safetensors")
     with pytest.raises(ModelError, match="do not fit 64 columns"):
         PCA.load(tmp_path)
+
+
+def test_a_first_batch_of_equal_rows_gives_no_range():
+    model = Autoencoder(2, layers=(8,), epochs=1, random_state=0)
+    model.partial_fit(np.zeros((16, 64), np.float32))
+    for _ in range(3):
+        model.partial_fit(DIGITS)
+    assert np.isfinite(model.transform(DIGITS)).all()
+    assert model.range_ == (0.0, 16.0)
+    with pytest.raises(ValueError, match="features"):
+        model.partial_fit(DIGITS[:, :9])

@@ -16,7 +16,7 @@ from sfumato.condition.clip import CLIPText, CLIPTextConfig
 from sfumato.condition.matcher import Matcher, MatcherConfig
 from sfumato.condition.text import TextEncoder
 from sfumato.condition.tokenizer import CLIPTokenizer
-from sfumato.errors import OptionError, TrainingError
+from sfumato.errors import ConfigError, ModelError, OptionError, TrainingError
 from sfumato.hub.config import SchedulerConfig
 from sfumato.hub.describe import describe
 from sfumato.hub.files import network_from
@@ -296,3 +296,42 @@ def test_previews_have_their_captions():
     below = np.asarray(told.convert("L"))[68:]
     assert (below[:, :66] < 128).sum() > 3 * (below[:, 66:130] < 128).sum() > 0
     assert (below[:, 134:] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({"network": {"in_channels": 1}}, "in_channels is 1 and out_channels is 3"),
+        ({"shift": float("inf")}, "shift"),
+        ({"defaults": {"size": [15, 16]}}, "size 15 is not a multiple"),
+        ({"defaults": {"guidance_scale": float("nan")}}, "guidance_scale"),
+        ({"defaults": {"style": "zz"}}, "unknown style"),
+        ({"scheduler": {"num_train_timesteps": 10**9}}, "num_train_timesteps"),
+        ({"settings": {"batch": 0}}, "batch"),
+    ],
+)
+def test_wrong_configs_are_refused_before_data_are_read(folder, tmp_path, plan, said):
+    (tmp_path / "c.json").write_text(json.dumps({"size": 16, **plan}))
+    work = train_diffusion(
+        folder, tmp_path / "m", None, None, tmp_path / "c.json", {"steps": 1}, pixels=True
+    )
+    with pytest.raises((ConfigError, OptionError, ModelError), match=said):
+        list(work)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_matcher_needs_several_pictures_and_a_size(folder, tmp_path):
+    for given, plan, said in (
+        ({"batch": 1}, {}, "--batch must be at least 2"),
+        ({}, {"size": 8}, "size 8 is too small; at least 16"),
+        ({}, {"settings": {"compile": True}}, "compile has no effect"),
+    ):
+        (tmp_path / "c.json").write_text(json.dumps(plan))
+        with pytest.raises((ConfigError, OptionError, ModelError), match=said):
+            list(train_matcher(folder, tmp_path / "m", Path("icons"), tmp_path / "c.json", given))
+    assert not (tmp_path / "m").exists()
+
+
+def test_full_needs_a_model(folder, tmp_path, run):
+    code, _, err = run("train", "diffusion", folder, "--pixels", "--full", "--output", tmp_path)
+    assert code == 2 and "--full needs --start" in err

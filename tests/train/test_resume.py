@@ -333,3 +333,26 @@ def test_a_slow_run_saves_by_the_clock_and_says_where_it_goes_on(
         tmp_path / "o",
     )
     assert "the run resumes after step 1 of 5" in capsys.readouterr().err
+
+
+def test_the_message_names_what_differs(tmp_path):
+    network = {"kind": "x" * 90, "widths": [32, 64]}
+    list(train(Line(), SETTINGS, tmp_path, {"network": network}))
+    with pytest.raises(TrainingError, match=r"its network.widths was \[32, 64\], now it is \[16\]"):
+        list(train(Line(), SETTINGS, tmp_path, {"network": {**network, "widths": [16]}}))
+    other = SETTINGS.model_copy(update={"seed": SETTINGS.seed + 5})
+    with pytest.raises(TrainingError, match="its seed was .*, now it is"):
+        list(train(Line(), other, tmp_path, {"network": network}))
+
+
+def test_scratch_files_of_a_killed_run_are_removed(tmp_path):
+    (tmp_path / ".sfumato-0123.safetensors").write_bytes(b"half of a checkpoint")
+    list(train(Line(), SETTINGS, tmp_path))
+    assert not list(tmp_path.glob(".sfumato-*"))
+
+
+def test_weights_whose_sum_overflows_are_refused(tmp_path):
+    job = Line()
+    job.weights = torch.full((4,), 1e308, dtype=torch.float64)
+    with pytest.raises(TrainingError, match="no sample can be drawn"):
+        list(train(job, SETTINGS))

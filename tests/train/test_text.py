@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tests.train.common import write_plans
@@ -11,7 +13,7 @@ from tests.train.common import write_plans
 from sfumato.errors import DataError, TrainingError
 from sfumato.hub.load import load
 from sfumato.train.plan import text_encoder
-from sfumato.train.text import train_text
+from sfumato.train.text import Phrases, train_text
 
 
 @pytest.mark.parametrize(
@@ -148,3 +150,34 @@ def test_a_tokenizer_of_a_stopped_run_is_not_taken_over(tmp_path):
     assert (
         "zebra" in (tmp_path / "t/tokenizer/vocab.json").read_text("utf-8") and "zebra" not in first
     )
+
+
+GOOD = {
+    "text": ["a", "b", "c"],
+    "weight": [1.0] * 3,
+    "embedding": [[1.0, 2.0], [0.5, 1.0], [2.0, 1.0]],
+    "kept": [True, False, False],
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"text": [1, 2, 3]}, "column text has the type int64"),
+        ({"kept": ["no", "no", "no"]}, "column kept has the type string"),
+        ({"embedding": [[1.0], [float("nan")], [2.0]]}, "embeddings must be finite"),
+        ({"embedding": [[1.0], [1e6], [2.0]]}, "embeddings must be finite"),
+        ({"embedding": [[1.0], [None], [2.0]]}, "embeddings must be finite"),
+        ({"embedding": [["x"], ["y"], ["z"]]}, "embeddings lists of numbers"),
+        ({"embedding": [1.0, 2.0, 3.0]}, "embeddings lists of numbers"),
+        ({"embedding": [[1.0], [1.0, 2.0], [2.0]]}, "the same length"),
+        ({"embedding": pa.array([[], [], []], pa.list_(pa.float32()))}, "at least 1"),
+        ({"weight": ["x", "y", "z"]}, "weights must be numbers"),
+    ],
+)
+def test_wrong_phrases_get_one_sentence(tmp_path, wrong, said):
+    pq.write_table(pa.table(GOOD), tmp_path / "a.parquet")
+    assert Phrases.read(tmp_path / "a.parquet").kept.tolist() == GOOD["kept"]
+    pq.write_table(pa.table({**GOOD, **wrong}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=said):
+        Phrases.read(tmp_path / "a.parquet")

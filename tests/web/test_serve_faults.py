@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 import zipfile
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -24,13 +25,16 @@ from tests.web.test_serve import ask, ended, serving
 
 from sfumato.cli import main
 from sfumato.errors import ModelError, OptionError
+from sfumato.hub.load import load
+from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.plan import make_plan
 from sfumato.web import queue, unpacked
 from sfumato.web.a1111 import HASH
 from sfumato.web.app import Settings, build
 from sfumato.web.bodies import ROWS, ReduceBody
 from sfumato.web.messages import for_clients
 from sfumato.web.requests import Offered, checked, offered_models
-from sfumato.web.work import Work
+from sfumato.web.work import Work, check_limits
 from sfumato.web.worker import _said
 
 LONG = {"epochs": 100, "codes": [2]}  # a comparison whose events are many seconds apart
@@ -270,3 +274,19 @@ def test_an_error_of_a_model_names_it_as_the_server_offers_it(tmp_path):
     work = Work("1", "create", {"model": "/srv/models/sd", "loras": ["/srv/l/ink:0.5"]}, tmp_path)
     error = ModelError("/srv/models/sd/unet/config.json lacks x, and /srv/l/ink is for another")
     assert _said(error, work) == "sd/unet/config.json lacks x, and ink is for another"
+
+
+def test_a_body_of_millions_of_values_is_refused_at_once(server):
+    started = time.monotonic()
+    status, answer = ask(server, "/v1/points", {"points": [[0.1, 0.2, 1]] * 200_000})
+    assert status == 413 and "200000 values" in answer["error"]["message"]
+    assert time.monotonic() - started < 5
+
+
+def test_the_defaults_of_a_model_do_not_pass_the_limits():
+    plan = make_plan(CreateOptions(model="icons"), load("icons"))
+    check_limits(plan, 16)
+    with pytest.raises(OptionError, match="up to 64 pictures, including all candidates"):
+        check_limits(replace(plan, tries=(1,) * 5), 16)
+    with pytest.raises(OptionError, match="up to 1024x1024"):
+        check_limits(replace(plan, size=(2048, 64)), 1)

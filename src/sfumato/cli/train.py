@@ -118,9 +118,12 @@ def train_diffusion(
 
     The result is a LoRA if --start is given without --full, otherwise a whole model folder.
     """
+    from sfumato.errors import OptionError
     from sfumato.train.diffusion import train_diffusion
     from sfumato.train.lora import train_lora
 
+    if full and start is None:
+        raise OptionError("--full needs --start, the model whose weights are all trained")
     train_model = train_lora if start is not None and not full else train_diffusion
     _train(
         train_model(data, output, autoencoder, text, config, given(values), start, pixels=pixels),

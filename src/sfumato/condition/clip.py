@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sfumato.config import Config
+from sfumato.layers import check_heads
 
 # Keys of transformers' generic base class. They concern training or the form of outputs, not the
 # computation.
@@ -41,7 +42,7 @@ class CLIPTextConfig(Config):
     hidden_size: int = 768
     intermediate_size: int = 3072
     projection_dim: int = 768
-    num_hidden_layers: int = 12
+    num_hidden_layers: int = Field(12, ge=1, le=200)
     num_attention_heads: int = 12
     max_position_embeddings: int = 77
     hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
@@ -107,6 +108,7 @@ class _Embeddings(nn.Module):
 class _SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
+        check_heads(width, heads)
         self.heads = heads
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)

@@ -45,6 +45,9 @@ class Matcher(nn.Module):
     def __init__(self, config: MatcherConfig) -> None:
         super().__init__()
         self.config = config
+        smallest = config.patch * 2 ** (len(config.widths) - 1)
+        if config.size < smallest:
+            raise ValueError(f"size {config.size} is too small; at least {smallest} is needed")
         layers: list[nn.Module] = [
             nn.Conv2d(3, config.widths[0], config.patch, stride=config.patch)
         ]

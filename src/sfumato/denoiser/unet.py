@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sfumato.config import Config
@@ -47,7 +47,7 @@ class UNetConfig(Config):
     down_block_types: tuple[DownType, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     up_block_types: tuple[UpType, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int = 2
+    layers_per_block: int = Field(2, ge=1, le=100)
     cross_attention_dim: int = 1280
     transformer_layers_per_block: int | tuple[int, ...] = 1
     # the number of heads: a misnomer kept for old checkpoints; in attention without a text

@@ -157,10 +157,13 @@ class Autoencoder(Reducer):
             If the code length, kind, layers, shape or loss has changed since the first call.
         """
         self._validate_params()
-        fresh = not hasattr(self, "space_")
+        first = not hasattr(self, "space_")
+        rows = self._check(X, reset=first)
+        # rows that are all equal give no range of values, and nothing to learn
+        fresh = first or self.range_[1] - self.range_[0] <= _narrowest(self.range_[0])
         if not fresh:
             self._check_unchanged("partial_fit")
-        for _ in self._train(self._check(X, reset=fresh), 1, fresh=fresh):
+        for _ in self._train(rows, 1, fresh=fresh):
             pass
         return self
 
@@ -206,7 +209,7 @@ class Autoencoder(Reducer):
             # map zero to the middle of [-1, 1], which is also the value of masked entries: a masked
             # word then looks like an absent word
             low = -high
-        return low, max(high, low + max(1e-12, 1e-6 * abs(low)))
+        return low, max(high, low + _narrowest(low))
 
     def _settings(self, count: int, epochs: int, seed: int) -> TrainSettings:
         usual = max(16, min(256, count // 50))
@@ -335,3 +338,8 @@ class Autoencoder(Reducer):
             device = choose_device("auto")
         self.space_, self.n_steps_ = space.eval().to(device), state["steps"]
         self.range_ = state["range"][0], state["range"][1]
+
+
+def _narrowest(low: float) -> float:
+    """Smallest width of a range of values that begins at `low`."""
+    return max(1e-12, 1e-6 * abs(low))

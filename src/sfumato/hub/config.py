@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor
 
 from sfumato.config import Config
 from sfumato.denoiser.denoiser import prediction
 from sfumato.denoiser.precondition import Times
-from sfumato.errors import ConfigError
+from sfumato.errors import ConfigError, unknown
 from sfumato.hub.files import read_json
 from sfumato.sampler.registry import NoiseSource, build, sampler_name
 from sfumato.sampler.schedule import Rule, shaped, spaced
@@ -64,7 +64,7 @@ class SchedulerConfig(Config):
     It defines the noise levels of training and the spacing of the sampler steps.
     """
 
-    num_train_timesteps: int = Field(1000, ge=2)
+    num_train_timesteps: int = Field(1000, ge=2, le=100_000)
     beta_start: float = Field(0.0001, gt=0, lt=1)
     beta_end: float = Field(0.02, gt=0, lt=1)
     beta_schedule: str = "linear"
@@ -184,10 +184,16 @@ class Defaults(Config):
     best_of: int = Field(1, ge=1, le=64)  # candidates per picture; more than one needs a matcher
     size: tuple[int, int] | None = None  # width, height in pixels; default: the U-Net's sample size
     needs_prompt: bool = False
-    style: str | None = None
+    style: str | None = None  # one of `styles`
     styles: dict[str, str] = {}  # name of a style -> its words in the prompt
     description: str = ""
     license: str = Field("", validation_alias=AliasChoices("license", "licence"))
+
+    @model_validator(mode="after")
+    def _known_style(self) -> Defaults:
+        if self.style is not None and self.style not in self.styles:
+            raise unknown("style", self.style, self.styles)
+        return self
 
 
 def defaults_of(folder: Path, index: Mapping[str, Any]) -> Defaults:

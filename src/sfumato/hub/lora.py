@@ -81,7 +81,9 @@ def lora_file(path: Path | str) -> Path:
     if path.suffix in PICKLES:
         raise ModelError(f"{path} is a pickle, which can run code when opened; it is not read")
     if path.is_dir():
-        others = sorted(p for p in path.glob("*.safetensors") if p.name != CHECKPOINT)
+        others = sorted(
+            p for p in path.glob("*.safetensors") if p.name != CHECKPOINT and p.name[0] != "."
+        )
         found = [path / FILE] if (path / FILE).exists() else others
         if not found and (why := unfinished(path) or described_part(path)):
             raise ModelError(why)

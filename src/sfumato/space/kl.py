@@ -33,7 +33,7 @@ class AutoencoderConfig(Config):
     down_block_types: tuple[Literal["DownEncoderBlock2D"], ...] = ("DownEncoderBlock2D",) * 4
     up_block_types: tuple[Literal["UpDecoderBlock2D"], ...] = ("UpDecoderBlock2D",) * 4
     block_out_channels: tuple[int, ...] = Field((128, 256, 512, 512), min_length=1)
-    layers_per_block: int = Field(2, ge=0)
+    layers_per_block: int = Field(2, ge=0, le=100)
     latent_channels: int = Field(4, ge=1)
     norm_num_groups: int = Field(32, ge=1)
     sample_size: int = 512

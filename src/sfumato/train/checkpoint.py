@@ -144,9 +144,10 @@ def resume(state: State, folder: Path, settings: TrainSettings, about: Mapping[s
         with safe_open(path, framework="pt") as f:
             notes = f.metadata() or {}
             if notes.get("settings") != _key(settings):
+                other = _other(json.loads(notes.get("settings", "{}")), json.loads(_key(settings)))
                 raise TrainingError(
-                    f"{path} was written with other settings; use these again or another --output: "
-                    f"{notes.get('settings')}"
+                    f"{path} was written with other settings: {other}; use the same settings again "
+                    "or give another --output"
                 )
             if other := _other(json.loads(notes.get("about", "{}")), json.loads(_text(about))):
                 raise TrainingError(
@@ -196,8 +197,11 @@ def _other(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         return ""
     if "data" in wrong:
         return "its data were different"
-    before, after = (str(about.get(wrong[0]))[:80] for about in (then, now))
-    return f"its {wrong[0]} was {before}, now it is {after}"
+    key = wrong[0]
+    old, new = then.get(key), now.get(key)
+    if isinstance(old, Mapping) and isinstance(new, Mapping):  # such as a network's config
+        return _other(old, new).replace("its ", f"its {key}.", 1)
+    return f"its {key} was {str(old)[:80]}, now it is {str(new)[:80]}"
 
 
 def _text(about: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from sfumato.corruption.noise import DiffusionNoise, normal
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.unet import UNet, UNetConfig
-from sfumato.errors import OptionError
+from sfumato.errors import ConfigError, OptionError
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import fingerprint, network_from
 from sfumato.hub.load import Model, load
@@ -183,10 +183,12 @@ def train_diffusion(
     network = base.network.config if base else checked(UNet, UNetConfig, {**small, **plan.network})
     unit = space.config.factor * network.unit
     check_size(size, unit, "the space's factor times the U-Net's downsampling factor")
+    _check_channels(network, space)
+    scheduler, defaults = _described(plan, base, size)
+    _check_defaults(defaults, unit)
     yield f"reading {data}"
     pictures = yield from pack(data, size, output / "cache", captions=True)
     yield from skipped_lines(pictures.skipped, pictures.notes)
-    scheduler, defaults = _described(plan, base, size)
     found = Latents(pictures, space, encoder, output / "cache")
     encoders = fingerprint(space, encoder.clip)
     yield from found.prepare(encoders, states=True, own_scale=base is None)
@@ -236,6 +238,23 @@ def _described(plan: Plan, base: Model | None, size: int) -> tuple[SchedulerConf
     if base.size != (size, size):
         known["size"] = [size, size]
     return base.scheduler, Defaults.read({**known, **plan.defaults}, "defaults")
+
+
+def _check_channels(network: UNetConfig, space: AutoencoderKL | Pixels) -> None:
+    channels = space.config.latent_channels
+    if (network.in_channels, network.out_channels) != (channels, channels):
+        what = "pixels" if isinstance(space, Pixels) else "latents of the autoencoder"
+        raise ConfigError(
+            f"network: in_channels is {network.in_channels} and out_channels is "
+            f"{network.out_channels}, but the {what} have {channels} channels"
+        )
+
+
+def _check_defaults(defaults: Defaults, unit: int) -> None:
+    """Refuse a default size that the model could not generate."""
+    for side in defaults.size or ():
+        if side < unit or side % unit:
+            raise ConfigError(f"defaults: size {side} is not a multiple of {unit}")
 
 
 def _base_model(

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from sfumato import image
 from sfumato.condition.matcher import Matcher, MatcherConfig
+from sfumato.errors import OptionError
 from sfumato.hub.files import fingerprint
 from sfumato.hub.save import save_network
 from sfumato.runtime import seeded
@@ -131,15 +132,17 @@ def train_matcher(
     If `output` is a model's folder, the matcher becomes part of the model.
     """
     plan, settings = read_plan("matcher", data, output, config, given)
+    if settings.batch < 2:
+        raise OptionError("--batch must be at least 2: a text is compared with several pictures")
     encoder = text_encoder(text)
-    yield f"reading {data}"
-    pictures = yield from pack(data, plan.size, output / "cache", captions=True)
-    yield from skipped_lines(pictures.skipped, pictures.notes)
     network = checked(
         Matcher,
         MatcherConfig,
         {"size": plan.size, "text_width": encoder.pooled([""]).shape[1], **plan.network},
     )
+    yield f"reading {data}"
+    pictures = yield from pack(data, plan.size, output / "cache", captions=True)
+    yield from skipped_lines(pictures.skipped, pictures.notes)
     found = Captions(pictures, encoder, output / "cache")
     yield from found.prepare(fingerprint(encoder.clip), ends=True)
     with seeded(settings.seed):

@@ -105,6 +105,8 @@ def pack(
     pixels = np.load(cache / "pictures.npy", mmap_mode="r")[: len(kept)]
     told = [s.captions for s in kept]
     weights = np.array([s.weight for s in kept])
+    if not 0 < weights.sum() < np.inf:
+        raise DataError(f"{source}: the sampling weights are all 0, or their sum is too large")
     digest = digest_of(record["pixels"], weights, json.dumps(told if captions else []))
     return Pictures(pixels, told, weights, record["skipped"], found.notes, digest)
 

@@ -89,6 +89,8 @@ USED: dict[str, set[str]] = {
     },
 }
 
+# tasks that call parts of the network that torch.compile does not wrap
+NOT_COMPILED = ("autoencoder", "matcher")
 LOW_RANK = ("lora", "student")  # tasks that train a LoRA
 # Default steps, batch size and, for some tasks, learning rate. A run takes minutes on two CPU
 # cores, but hours for a U-Net from scratch.
@@ -130,6 +132,8 @@ def read_plan(
     settings = TrainSettings.read({**usual, **plan.settings, **given}, "training settings")
     if settings.optimizer == "muon" and task in LOW_RANK:
         raise ConfigError("Muon is for whole matrices, not for a LoRA: leave out the optimizer")
+    if settings.compile and task in NOT_COMPILED:
+        raise ConfigError(f"compile has no effect on the training of this {task}; leave it out")
     choose_device(settings.device)  # an unknown device is an error before any data are read
     return plan, settings
 

@@ -34,7 +34,7 @@ from sfumato.sampler.ode import euler
 from sfumato.sampler.schedule import initial
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import make_plan
-from sfumato.train.diffusion import load_to_train
+from sfumato.train.diffusion import check_kept, load_to_train
 from sfumato.train.latents import cached
 from sfumato.train.loop import train
 from sfumato.train.lora import add_low_rank, begin_at, changes_of
@@ -228,6 +228,7 @@ def train_student(
         Folder or file of a student of the same teacher, from which training continues.
     """
     plan, settings = read_plan("student", data, output, config, given)
+    check_kept(plan.network)
     rank = plan.rank if "rank" in plan.model_fields_set else RANK
     teacher, encoder = load_to_train(model, settings.device)
     yield f"reading {data}"

@@ -96,27 +96,37 @@ class Phrases:
                 f"{path}: the table needs rows, each with a text, a weight and an embedding, none "
                 "of them empty"
             )
+        for name, kind in (("text", "string"), ("kept", "bool")):
+            if name in table.column_names and (given := str(table[name].type)) != kind:
+                raise DataError(f"{path}: the column {name} has the type {given}, not {kind}")
         try:
             weights = table["weight"].to_numpy().astype(np.float64)
-            lengths = {len(e) for e in table["embedding"]}
+            embeddings = _embeddings(table["embedding"])
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"{path}: weights must be numbers, and embeddings lists of numbers: {error}"
             ) from None
         if not (np.isfinite(weights).all() and weights.min() >= 0):
             raise DataError(f"{path}: weights must be finite and at least 0")
-        flat = np.concatenate(
-            [c.flatten().to_numpy(zero_copy_only=False) for c in table["embedding"].chunks]
-        )
-        if len(lengths) != 1:
-            raise DataError(f"{path}: all embeddings must have the same length")
-        embeddings = flat.reshape(table.num_rows, -1).astype(np.float16)
         kept = (
-            table["kept"].to_numpy().astype(bool)
+            table["kept"].to_numpy()
             if "kept" in table.column_names
             else np.zeros(table.num_rows, bool)
         )
         return cls(table["text"].to_pylist(), weights, embeddings, kept)
+
+
+def _embeddings(column: Any) -> NDArray[np.float16]:
+    """The rows of a column of lists; ValueError if they have no common length or are not finite."""
+    lengths = {len(row) for row in column}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError("all embeddings must have the same length, at least 1")
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    with np.errstate(over="ignore"):
+        values = np.concatenate(parts).astype(np.float16)
+    if not np.isfinite(values).all():
+        raise ValueError("embeddings must be finite, and below 65,504")
+    return values.reshape(len(column), -1)
 
 
 def pad(rows: list[list[int]], tokenizer: CLIPTokenizer) -> Tensor:

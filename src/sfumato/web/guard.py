@@ -19,6 +19,9 @@ from urllib.parse import SplitResult, urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
+# values in the JSON of a request, counted by their commas (base64 has none): reading JSON stops all
+# other requests
+VALUES = 200_000
 SLOW = 30.0  # seconds that a client may take between two parts of its request
 # paths without a token: the studio's files, the documentation, and results under a job's id, which
 # cannot be guessed
@@ -58,7 +61,7 @@ class Guard:
 
         try:
             self._check(scope)
-            await self.app(scope, self._limited(receive, refusals), sent)
+            await self.app(scope, self._limited(scope, receive, refusals), sent)
             if refusals:
                 raise refusals[0]
         except Refused as refused:
@@ -95,15 +98,17 @@ class Guard:
         same = hmac.compare_digest(self.token.encode(), given.strip().encode("latin-1"))
         return kind.lower() == "bearer" and same
 
-    def _limited(self, receive: Receive, refusals: list[Refused]) -> Receive:
+    def _limited(self, scope: Scope, receive: Receive, refusals: list[Refused]) -> Receive:
         """Wrap `receive` so that a request that is too large or too slow raises Refused.
 
         The refusal is also added to `refusals`, since the app may treat it as an error in the body.
         """
-        seen, whole = 0, False
+        kind = dict(scope["headers"]).get(b"content-type", b"")
+        is_json = not kind.lower().startswith(b"multipart/")
+        seen, values, whole = 0, 0, False
 
         async def limited() -> Message:
-            nonlocal seen, whole
+            nonlocal seen, values, whole
             if whole:  # only the end of the connection follows, which may take any time
                 return await receive()
             try:
@@ -111,10 +116,14 @@ class Guard:
             except TimeoutError:
                 refusals.append(Refused(408, "the request came too slowly"))
                 raise refusals[0] from None
-            seen += len(message.get("body", b""))
+            body = message.get("body", b"")
+            seen, values = seen + len(body), values + body.count(b",")
             whole = not message.get("more_body", False)
             if seen > self.largest:
                 refusals.append(Refused(413, f"a request may have up to {self.largest} bytes"))
+                raise refusals[0]
+            if values > VALUES and is_json:
+                refusals.append(Refused(413, f"a request may have up to {VALUES} values"))
                 raise refusals[0]
             return message
 

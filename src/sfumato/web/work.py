@@ -39,7 +39,7 @@ from sfumato.tasks.restore.engines import engine
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.search import query
 from sfumato.types import Progress
-from sfumato.web.bodies import PICTURES, WEIGHTS
+from sfumato.web.bodies import LARGEST, MOST, PICTURES, WEIGHTS
 from sfumato.web.requests import offered_name
 
 POINTS = 8  # largest number of point sets whose networks are cached
@@ -156,6 +156,19 @@ def perform(works: Sequence[Work], models: Models) -> Iterator[Event]:
             raise ValueError(f"the worker does not know the command {other}")
 
 
+def check_limits(plan: Plan, pictures: int) -> None:
+    """Refuse more work than the server does, also if a model's defaults ask for it."""
+    if pictures * len(plan.tries) > MOST:
+        raise OptionError(
+            f"a request may generate up to {MOST} pictures, including all candidates: the model "
+            f"generates {len(plan.tries)} for each"
+        )
+    if max(plan.size) > LARGEST:
+        raise OptionError(
+            f"the server generates pictures of up to {LARGEST}x{LARGEST} pixels; give a size"
+        )
+
+
 def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
     rows: list[tuple[str, int]] = []
     owner: list[int] = []
@@ -167,6 +180,7 @@ def _create(works: Sequence[Work], models: Models) -> Iterator[Event]:
     options = command_options(CreateOptions, works[0].request)
     plan = make_plan(options, models.get(options))
     check([text for text, _ in rows], plan)
+    check_limits(plan, max(owner.count(number) for number in range(len(works))))
     for work in works:
         work.folder.mkdir(parents=True, exist_ok=True)
     # no previews of several candidates: it is not known yet which one is kept
