@@ -27,7 +27,7 @@ from sfumato.errors import ModelError, OptionError, PictureError
 
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue: ITU-R BT.601, section 2.5.1
 MAX_PIXELS = 178_000_000  # slightly below Pillow's own limit
-SUFFIXES = {*".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .tga".split()}
+SUFFIXES = {*".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .tga .ico".split()}
 # camera raw files: many have a small preview, which must not be taken for the photo
 RAW = frozenset({".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"})
 # photos that cannot be read; in a folder of pictures, they are listed as left out
@@ -213,9 +213,7 @@ def as_uint8(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def eight_bits(mode: str, values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale values of mode F, I or I;16 to the range 0 to 255; NaN becomes black, infinity
-    white.
-    """
+    """Scale values of mode F, I or I;16 to 0 to 255; NaN becomes black, and infinity white."""
     numbers = values.astype(np.float64)
     top = brightest(mode, np.where(np.isfinite(numbers), numbers, 0))
     out: NDArray[np.uint8] = (
@@ -229,12 +227,13 @@ def brightest(mode: str, values: NDArray[np.float64]) -> float:
 
     For mode F, it is 1 if all values are at most 2 (sharpening can produce values slightly above
     1), 255 if all values are at most 255, and otherwise the maximum. For mode I, it is 255 if all
-    values are at most 255. In all other cases, it is 65535.
+    values are at most 255, 65535 if all are at most 65535, and otherwise the maximum. For 16-bit
+    modes, it is 65535.
     """
     largest = float(values.max(initial=0))
     if mode == "F":
         return 1.0 if largest <= 2 else max(255.0, largest)
-    return 255.0 if mode == "I" and largest <= 255 else 65535.0
+    return 255.0 if mode == "I" and largest <= 255 else max(largest, 65535.0)
 
 
 def _transform(

@@ -5,9 +5,13 @@ import pandas
 import pytest
 from PIL import Image
 from sklearn.datasets import load_wine
+from sklearn.feature_extraction.text import CountVectorizer
 
 import sfumato
+from sfumato import image
 from sfumato.data.rows import read, table_of
+from sfumato.data.samples import find
+from sfumato.data.terms import Terms
 from sfumato.errors import DataError, OptionError
 from sfumato.tasks.reduce.compare import gather, start
 from sfumato.tasks.reduce.options import ReduceOptions
@@ -102,3 +106,21 @@ def test_a_fit_on_few_rows_goes_on_exactly():
     assert abs(few.components_ - whole.components_).max() < 1e-10
     assert abs(few.mean_ - whole.mean_).max() < 1e-12
     assert abs(few.explained_variance_ratio_ - whole.explained_variance_ratio_).max() < 1e-12
+
+
+def test_words_of_languages_without_spaces():
+    texts = ["红苹果很好吃", "青苹果", "快车", "赤いリンゴ and iPhone 手机", "ein Äpfelchen"]
+    terms = Terms.fit(texts)
+    assert {"苹", "果", "iphone", "リ", "äpfelchen"} <= set(terms.words)
+    rows = terms(["苹果", "车"]).toarray()
+    codes = terms(texts).toarray()
+    assert (codes @ rows[0]).argmax() == 1 and (codes @ rows[1]).argmax() == 2
+    english = ["The red apple's a4 x-ray", "two_words and 3 cats"]
+    usual = CountVectorizer(stop_words="english").fit(english).get_feature_names_out()
+    assert Terms.fit(english).words == tuple(usual)
+
+
+def test_an_ico_is_a_picture(tmp_path):
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.ico")
+    assert image.read(tmp_path / "a.ico").getpixel((5, 5)) == (255, 0, 0)
+    assert len(list(find(tmp_path))) == 1

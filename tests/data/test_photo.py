@@ -453,7 +453,12 @@ def test_metadata_too_long_for_a_jpeg_are_left_out_with_a_note(tmp_path):
 def test_values_beyond_16_bits_and_a_transparent_gray(tmp_path):
     deep = np.array([[100_000, 70_000], [-5, 65_535]], np.int32)
     Image.fromarray(deep).save(tmp_path / "deep.tif")
-    assert read(tmp_path / "deep.tif").notes == ("values below 0 or above 65535 were clipped",)
+    made = read(tmp_path / "deep.tif")
+    assert made.values[..., 0].tolist() == [[65_535, 45_874], [0, 42_948]]
+    scaled = "values of 0 to 100000 were scaled to 16 bits"
+    assert made.notes == ("values below 0 were clipped", scaled)
+    bytes_ = np.asarray(image.read(tmp_path / "deep.tif"))[..., 0]
+    assert np.abs(bytes_ - made.values[..., 0] / 257).max() <= 1
     values = np.array([[0, 500], [500, 65_535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "clear.png", transparency=500)
     made = read(tmp_path / "clear.png")

@@ -354,5 +354,5 @@ def test_scratch_files_of_a_killed_run_are_removed(tmp_path):
 def test_weights_whose_sum_overflows_are_refused(tmp_path):
     job = Line()
     job.weights = torch.full((4,), 1e308, dtype=torch.float64)
-    with pytest.raises(TrainingError, match="no sample can be drawn"):
+    with pytest.raises(TrainingError, match="or their sum is too large"):
         list(train(job, SETTINGS))

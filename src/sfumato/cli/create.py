@@ -107,7 +107,11 @@ def _tell(made: Made, path: Path, *, as_json: bool) -> None:
 
 
 def tell_of_prompt(made: Made) -> None:
-    """Print notes to stderr if the model does not know the words, or did not see all of them."""
+    """Print notes to stderr if the model knows no word of the prompt, or not all of it was used.
+
+    A note is also printed if no training picture has a name with a word of the prompt. The end of a
+    prompt or negative prompt that is too long is cut off.
+    """
     if made.unknown:
         note(f'the model seems to know no word of "{shortened(made.prompt)}"')
     if made.near is not None:

@@ -25,6 +25,14 @@ Argument, Option = typer.Argument, typer.Option
 Data = Annotated[
     Path, Argument(parser=data_path, help="Folder of pictures, .parquet or WebDataset .tar.")
 ]
+Full = Annotated[
+    bool,
+    Option(
+        "--full",
+        help="With --start: train all weights and write a whole model. Otherwise, a LoRA is "
+        "trained, a small file that changes the model.",
+    ),
+]
 Output = Annotated[
     Path, Option(parser=data_path, help="Folder of the model, with its checkpoints and previews.")
 ]
@@ -103,14 +111,7 @@ def train_diffusion(
             "autoencoder and text encoder, so leave out --autoencoder and --text."
         ),
     ] = None,
-    full: Annotated[
-        bool,
-        Option(
-            "--full",
-            help="With --start: train all weights and write a whole model. Otherwise, a LoRA is "
-            "trained, a small file that changes the model.",
-        ),
-    ] = False,
+    full: Full = False,
     config: ConfigFile = None,
     **values: Any,
 ) -> None:

@@ -200,11 +200,10 @@ def interpolate(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def magnify(small: int, large: int, start: int, stop: int) -> tuple[slice, Tensor]:
-    """Return an input slice and a matrix for upsampling.
+    """Return the part of a signal that is needed for some upsampled values, and their matrix.
 
-    The length `small` is upsampled to the length `large`.
-
-    The matrix computes the outputs ``start:stop`` from the values in the slice.
+    A signal of length `small` is upsampled to length `large`. The values ``start:stop`` of the
+    result are the matrix times the values in the returned slice of the signal.
 
     Examples
     --------

@@ -83,7 +83,9 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 def join_test_arrays(
     arrays: dict[str, NDArray[Any]],
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_] | None]:
-    """Append test arrays with a usual name to their training arrays.
+    """Append each test array to its training array, if both have names of `TEST_ARRAYS`.
+
+    For example, ``x_test`` is appended to ``x_train``. The shapes of the rows must be equal.
 
     Returns
     -------

@@ -248,8 +248,11 @@ def _converted(opened: Image.Image) -> Photo:
         notes.append("rotated upright according to the EXIF orientation")
     if picture.mode in SIXTEEN:
         values = np.asarray(picture)
-        if values.min() < 0 or values.max() > 65535:
-            notes.append("values below 0 or above 65535 were clipped")
+        if values.min() < 0:
+            notes.append("values below 0 were clipped")
+        if (largest := int(values.max())) > 65535:
+            notes.append(f"values of 0 to {largest} were scaled to 16 bits")
+            values = (values.clip(0) * (65535 / largest)).round().astype(np.int32)
         clear = picture.info.get("transparency")  # one value, for a gray PNG
         alpha = np.uint8(255) * (values != clear) if isinstance(clear, int) else None
         return Photo(_sixteen(values), alpha, profile, notes=tuple(notes))

@@ -12,6 +12,10 @@ from sklearn.preprocessing import normalize
 from sfumato.errors import DataError
 
 Weighting = Literal["tf-idf", "log", "counts"]
+# letters of languages that are written without spaces (Chinese, Japanese, Thai): each is a word
+UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+# a word: such a letter, or at least two other letters or digits
+WORD = rf"(?u)[{UNSPACED}]|[^\W{UNSPACED}]{{2,}}"
 TERMS = 2000  # number of words, the most frequent ones (Hinton & Salakhutdinov 2006)
 
 
@@ -48,7 +52,7 @@ class Terms:
         DataError
             If the texts hold no words besides stop words.
         """
-        counter = CountVectorizer(max_features=size, stop_words="english")
+        counter = CountVectorizer(max_features=size, stop_words="english", token_pattern=WORD)
         try:
             counts = counter.fit_transform(texts)
         except ValueError:
@@ -70,13 +74,14 @@ class Terms:
         >>> Terms(("apples", "red"), (1.0, 1.0)).known("the red quasar")
         0.5
         """
-        words = CountVectorizer(stop_words="english").build_analyzer()(text)
+        words = CountVectorizer(stop_words="english", token_pattern=WORD).build_analyzer()(text)
         held = set(self.words)
         return sum(word in held for word in words) / len(words) if words else 1.0
 
     def __call__(self, texts: list[str]) -> Any:
         """Return sparse rows (N, words), float32; a text without known words gives zeros."""
-        counts = CountVectorizer(vocabulary=list(self.words)).transform(texts).astype(np.float32)
+        counter = CountVectorizer(vocabulary=list(self.words), token_pattern=WORD)
+        counts = counter.transform(texts).astype(np.float32)
         if not texts:
             return counts
         if self.weighting != "tf-idf":

@@ -156,7 +156,8 @@ class PointsJob:
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean weighted loss.
 
-        The class of a random share `UNNAMED` of the points is dropped, for guidance.
+        A random part of the points, with the share `UNNAMED`, is trained without the class, so that
+        classifier-free guidance works.
         """
         named = torch.rand(len(rows), generator=random) >= UNNAMED
         condition = Condition(vector=(self.classes[rows] * named)[:, None].float())

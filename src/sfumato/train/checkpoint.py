@@ -17,7 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sfumato.errors import TrainingError
 from sfumato.hub.files import CHECKPOINT
-from sfumato.runtime import atomic, choose_dtype
+from sfumato.runtime import atomic, choose_dtype, remove_scratch
 from sfumato.train.muon import Muon, matrix_weights
 from sfumato.train.settings import TrainSettings
 
@@ -137,6 +137,7 @@ def resume(state: State, folder: Path, settings: TrainSettings, about: Mapping[s
         If the checkpoint belongs to other settings, other data or another network, or cannot be
         read.
     """
+    remove_scratch(folder)
     path = folder / CHECKPOINT
     if not path.exists():
         return 0

@@ -26,7 +26,6 @@ from sfumato.runtime import (
     choose_dtype,
     generator,
     keep_memory,
-    remove_scratch,
 )
 from sfumato.train import checkpoint
 from sfumato.train.settings import TrainSettings
@@ -110,8 +109,6 @@ def train(
         not finite. On a CPU, the message then names the step and the first layer at fault. A GPU
         checks only every 50 steps, so the message names the step of the check.
     """
-    if folder is not None:
-        remove_scratch(folder)
     device = _place(job, settings)
     state = checkpoint.State.start(job.module, settings)
     step = checkpoint.resume(state, folder, settings, about or {}) if folder else 0
@@ -121,9 +118,7 @@ def train(
         return
     meter, places = _Meter(settings, step), job.weights.double().cumsum(0)
     if not len(places) or not 0 < places[-1] < math.inf:
-        raise TrainingError(
-            "no sample can be drawn: all sampling weights are 0, or their sum is too large"
-        )
+        raise TrainingError("all sampling weights are 0, or their sum is too large")
     watch = _Watch(settings, 1 if device.type == "cpu" else READ_EVERY)
     try:
         while step < settings.steps:

@@ -116,11 +116,11 @@ def _robustness(found: Outliers, share: float) -> str:
     """The effect of outliers on the error of a method."""
     name = found.method if found.method in ("PCA", "LSA") else f"the {found.method}"
     change = (
-        f"is {found.contaminated / found.clean:.2f} times its error without outliers"
+        f"is {found.contaminated / found.clean:.2f} times as large"
         if found.clean > ZERO
         else f"rises from 0 to {found.contaminated:.4g}"
     )
     return (
-        f"With codes of length {found.codes} and {100 * share:g} % of the training rows replaced "
-        f"by noise, the error of {name} on clean rows {change}."
+        f"With codes of length {found.codes}, the error of {name} on clean rows {change} if "
+        f"{100 * share:g} % of the training rows are replaced by noise."
     )
