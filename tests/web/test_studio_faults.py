@@ -204,3 +204,38 @@ def test_words_may_be_dragged_into_a_field(page):
         })"""
     )
     assert prevented == [False, True]
+
+
+def test_a_reload_keeps_what_the_forms_hold(page):
+    page.fill("#create textarea", "a blue whale")
+    page.select_option("#create [name=style]", index=1)
+    style = page.input_value("#create [name=style]")
+    page.fill("#create [name=seed]", "7")
+    page.check("#create [name=transparent]")
+    opened(page, "#restore")
+    page.check("#restore [name=dejpeg]")
+    page.fill("#restore [name=quality]", "30")
+    page.reload()
+    page.wait_for_selector("body[data-ready=restore]")
+    assert page.is_checked("#restore [name=dejpeg]")
+    assert page.locator("#restore [name=quality]").is_visible()
+    assert page.input_value("#restore [name=quality]") == "30"
+    opened(page, "#create")
+    assert page.input_value("#create textarea") == "a blue whale"
+    assert page.input_value("#create [name=style]") == style != ""
+    assert page.input_value("#create [name=seed]") == "7"
+    assert page.is_checked("#create [name=transparent]")
+    assert page.input_value("#create [name=file]") == ""
+
+
+def test_a_found_picture_is_not_downloaded_shrunk(page):
+    opened(page, "#search")
+    page.fill("#search [name=query]", "")
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(picture, "PNG")
+    file = {"name": "a.png", "mimeType": "image/png", "buffer": picture.getvalue()}
+    page.set_input_files("#search [name=file]", file)
+    page.click("#search [type=submit]")
+    page.locator("#search .tile").first.click()
+    playwright.expect(page.locator("#viewer .download")).to_be_hidden()
+    page.click("#viewer .close")

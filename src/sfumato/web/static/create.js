@@ -4,6 +4,7 @@ import { base64, json, once } from "./api.js";
 import { Brush, dropped } from "./brush.js";
 import { run, tile } from "./gallery.js";
 import { perform, say } from "./job.js";
+import { refill } from "./keep.js";
 
 const page = document.getElementById("create");
 const form = page.querySelector("form");
@@ -27,6 +28,7 @@ export const open = once(async () => {
   field("lora").append(...loras.data.map((one) => new Option(one.id, one.id)));
   form.querySelector(".lora").hidden = loras.data.length === 0;
   field("sampler").append(...samplers.map((s) => new Option(s.name, s.aliases[0])));
+  refill(form);
 });
 field("model").addEventListener("change", () => styles());
 

@@ -3,6 +3,7 @@
 
 import { json, once } from "./api.js";
 import { leave, perform, say, show } from "./job.js";
+import { refill } from "./keep.js";
 
 const page = document.getElementById("explain");
 const form = page.querySelector("form");
@@ -19,6 +20,7 @@ let runs = 0; // requests so far: a later one replaces an earlier one
 export const open = once(async () => {
   const samplers = await json("/sdapi/v1/samplers");
   field("sampler").append(...samplers.map((s) => new Option(s.name, s.aliases[0])));
+  refill(form);
 });
 
 // Set the first run, or none; without one, the page shows neither a frame nor the fields for others.

@@ -82,6 +82,7 @@ export function view(picture, source) {
     return [term, value];
   }));
   const download = viewer.querySelector(".download");
+  download.hidden = picture.similarity !== undefined; // a found picture is shown shrunk
   download.href = source;
   const name = (picture.prompt ?? "picture").replace(/\.\w+$/, "").replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
   download.download = `${name}${picture.seed === undefined ? "" : `-${picture.seed}`}.png`;

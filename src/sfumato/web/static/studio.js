@@ -6,6 +6,7 @@ import { say } from "./job.js";
 import * as create from "./create.js";
 import * as explain from "./explain.js";
 import { run } from "./gallery.js";
+import { refill } from "./keep.js";
 import "./own.js";
 import * as learn from "./learn.js";
 import "./lessons.js";
@@ -121,4 +122,5 @@ addEventListener("invalid", (event) => {
 }, true);
 // A file that is dropped beside a form does not replace the studio.
 for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => holdsFiles(event) && event.preventDefault());
+for (const form of document.querySelectorAll("main form")) refill(form); // lists are filled when their page is opened
 open();
