@@ -509,6 +509,8 @@ def test_models_and_inspect(run, tiny):
     code, out, _ = run("models", "--near", "serpent")
     assert code == 0 and len(out.splitlines()) == 6 and out.splitlines()[0].endswith("  snake")
     assert json.loads(run("models", "--near", "serpent", "--json")[1])[0]["name"] == "snake"
+    assert "close in meaning" in run("models", "--near", "blorptang")[2]
+    assert "close in meaning" not in run("models", "--near", "serpent")[2]
     code, _, err = run("models", "--near", " ")
     assert code == 2 and "--near is empty" in err
     code, _, err = run("models", "--near", "serpent", "--model", tiny)

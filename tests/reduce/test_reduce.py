@@ -4,6 +4,7 @@ import copy
 import gzip
 import io
 import json
+import re
 import sys
 import zipfile
 
@@ -444,6 +445,15 @@ def test_progress_moves_within_a_fit():
     assert done[-1] == 4  # PCA, autoencoder, and both with outliers
     assert any(1 < share < 2 for share in done)
     assert any(3 < share < 4 for share in done)
+
+
+def test_held_out_rows_that_are_training_rows_are_told():
+    rows = np.random.default_rng(0).normal(size=(40, 4))
+    options = ReduceOptions(codes=(2,))
+    assert compare.start(compare.gather(rows, options), options).table.notes == []
+    twice = compare.gather(np.concatenate([rows, rows]), options)
+    (note,) = compare.start(twice, options).table.notes
+    assert re.match(r"1\d of the 16 held-out rows are equal to training rows", note)
 
 
 def test_no_code_length_is_no_comparison():

@@ -335,3 +335,11 @@ def test_a_matcher_needs_several_pictures_and_a_size(folder, tmp_path):
 def test_full_needs_a_model(folder, tmp_path, run):
     code, _, err = run("train", "diffusion", folder, "--pixels", "--full", "--output", tmp_path)
     assert code == 2 and "--full needs --start" in err
+
+
+def test_the_autoencoder_of_a_bundled_model(folder, tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps({"size": 16, "previews": []}))
+    given = {"steps": 1, "batch": 2, "device": "cpu"}
+    list(train_diffusion(folder, tmp_path / "m", Path("icons"), None, tmp_path / "c.json", given))
+    own, bundled = load(str(tmp_path / "m")).space, load("icons").space
+    assert torch.equal(own.encoder.conv_in.weight, bundled.encoder.conv_in.weight)

@@ -207,11 +207,13 @@ def _tell_near(text: str, model: str, *, as_json: bool) -> None:
     """Print the names of training pictures that are close in meaning to a text, one per line."""
     from sfumato.errors import OptionError
     from sfumato.hub.catalog import model_path
-    from sfumato.tasks.names import Names
+    from sfumato.tasks.names import NEAR, Names
 
     if not text.strip():
         raise OptionError("--near is empty; give a text")
     found = Names.load(model_path(model)).near(text)
+    if not found or found[0][1] < NEAR:
+        note(f'no training picture has a name that is close in meaning to "{shortened(text)}"')
     if as_json:
         say(json.dumps([{"name": name, "similarity": similarity} for name, similarity in found]))
         return

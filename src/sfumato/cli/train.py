@@ -90,7 +90,13 @@ def train_autoencoder(
 def train_diffusion(
     data: Data,
     output: Output,
-    autoencoder: Annotated[Path | None, Option(help="Folder written by train autoencoder.")] = None,
+    autoencoder: Annotated[
+        Path | None,
+        Option(
+            help="Folder written by train autoencoder, folder of a model, or name of a bundled "
+            "model."
+        ),
+    ] = None,
     pixels: Annotated[
         bool,
         Option(

@@ -96,6 +96,8 @@ def _what_it_is(folder: Path) -> str:
         return f"{folder} is an estimator: load it in Python with its class, as sfumato.PCA.load"
     if (folder / "index.json").exists():
         return f"{folder} is an index: sfumato search uses it"
+    if (folder / "report.html").exists():
+        return f"{folder} is a report of sfumato reduce: open {folder / 'report.html'}"
     return (
         f"{folder} is no model folder: it has no model_index.json (diffusers' layout is expected)"
     )

@@ -20,6 +20,7 @@ from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.guidance import guided
 from sfumato.denoiser.unet import UNet, UNetConfig
 from sfumato.errors import ConfigError, OptionError
+from sfumato.hub.catalog import BUNDLED, bundled
 from sfumato.hub.config import Defaults, SchedulerConfig
 from sfumato.hub.files import fingerprint, network_from
 from sfumato.hub.load import Model, load
@@ -276,7 +277,7 @@ def _base_model(
         space = (
             Pixels(plan.network.get("out_channels", 3))
             if autoencoder is None
-            else network_from(AutoencoderKL, AutoencoderConfig, autoencoder).eval()
+            else network_from(AutoencoderKL, AutoencoderConfig, _vae_folder(autoencoder)).eval()
         )
         encoder = text_encoder(text or Path("icons"))
         encoder.clip.to(choose_device(device))
@@ -284,6 +285,12 @@ def _base_model(
     check_kept(autoencoder, text, pixels, plan.network, plan.scheduler)
     base, encoder = load_to_train(start, device)
     return base, base.space, encoder
+
+
+def _vae_folder(given: Path) -> Path:
+    """The folder of an autoencoder: the given one, or that of a bundled name or a model folder."""
+    folder = BUNDLED / given if str(given) in bundled() else given
+    return folder / "vae" if (folder / "vae").is_dir() else folder
 
 
 def check_kept(*others: object) -> None:

@@ -28,6 +28,7 @@ from sfumato.tasks.reduce.results import Outliers, Trial, verdict
 from sfumato.types import Progress, Reporting
 
 RANKS = [1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]  # neighbors for retrieval precision
+REPEATED = 0.05  # share of held-out rows that may be equal to training rows without a note
 PICTURES_PER_ROW = 12  # pictures in a row of reconstructions
 GRID_SIDE = 20  # side of the grid of codes that is decoded for a map
 
@@ -160,6 +161,8 @@ def start(table: Table, options: ReduceOptions) -> Comparison:
     table, options = _with_possible_codes(table, options, *train.shape)
     if float(train.max()) == float(train.min()):
         raise DataError("all values are the same: there is nothing to reduce")
+    if table.kind != "documents":
+        table = replace(table, notes=[*table.notes, *_repeated(train, held)])
     labels = table.labels
     labeled = labels is not None and (labels[~test] != "").any() and (labels[test] != "").sum() > 1
     known, asked = (labels[~test], labels[test]) if labeled and labels is not None else (None, None)
@@ -211,6 +214,18 @@ def _scaled(
             + ("" if standardize else ", or leave out --no-standardize")
         )
     return parts
+
+
+def _repeated(train: NDArray[np.float32], held: NDArray[np.float32]) -> list[str]:
+    """A note if many held-out rows are also training rows."""
+    known = {row.tobytes() for row in train}
+    again = sum(row.tobytes() in known for row in held)
+    if again <= REPEATED * len(held):
+        return []
+    return [
+        f"{again} of the {len(held)} held-out rows are equal to training rows, so the errors say "
+        "less about new data"
+    ]
 
 
 def _held_out(count: int, options: ReduceOptions) -> NDArray[np.bool_]:
