@@ -30,7 +30,8 @@ from sfumato.hub.load import load
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create, stream
 from sfumato.tasks.explain import trace as traces
-from sfumato.tasks.explain.experiments import explain, linear_decoder, steps
+from sfumato.tasks.explain.compared import linear_decoder
+from sfumato.tasks.explain.experiments import explain, steps
 from sfumato.tasks.explain.page import write
 from sfumato.tasks.explain.trace import record, trace, words
 from sfumato.train.diffusion import train_diffusion

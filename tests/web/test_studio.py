@@ -413,10 +413,10 @@ def test_the_settings_of_a_picture_make_it_again(page, tmp_path):
 
 def test_what_the_form_cannot_hold_is_told(page):
     used = """async (settings) => {
-      const { use } = await import("/static/create.js");
+      const { uses } = await import("/static/gallery.js");
       const list = document.querySelector("#create [name=lora]");
       if (list.options.length === 1) list.append(new Option("mine", "mine"));
-      use({ prompt: "a", seed: 3, ...settings });
+      await uses.again({ prompt: "a", seed: 3, ...settings });
       return [document.querySelector("#create .status").textContent, list.value,
         document.querySelector("#create [name=size]").value];
     }"""

@@ -25,7 +25,7 @@ from sfumato import __version__
 from sfumato.condition.text import transformers
 from sfumato.hub.load import Model
 from sfumato.runtime import atomic
-from sfumato.tasks.explain.experiments import SMALL, DenoisingProbe, Explained, Reconstruction, Run
+from sfumato.tasks.explain.compared import SMALL, Compared, DenoisingProbe, Reconstruction, Run
 from sfumato.tasks.explain.trace import StepTrace
 
 SETTINGS = (
@@ -39,7 +39,7 @@ STATIC = Path(__file__).parent / "static"
 Ref = tuple[str, int, int]  # kind, offset and length in bytes of an entry of the archive
 
 
-def write(found: Explained, path: Path) -> None:
+def write(found: Compared, path: Path) -> None:
     """Write the page."""
     page, style, program = (
         (STATIC / f"explain.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
@@ -57,7 +57,7 @@ def write(found: Explained, path: Path) -> None:
         scratch.write_text(page, "utf-8")
 
 
-def packed(found: Explained) -> str:
+def packed(found: Compared) -> str:
     """Pack the data of the page with gzip, in base64.
 
     The data consist of the length of a JSON text (4 bytes), the text, and the arrays and pictures
@@ -93,7 +93,7 @@ class _Archive:
         picture.save(buffer, format=kind, quality=75)
         return self.put(f"image/{kind}", buffer.getvalue())
 
-    def data(self, found: Explained) -> dict[str, Any]:
+    def data(self, found: Compared) -> dict[str, Any]:
         matrix, share = found.linear
         return {
             "version": __version__,

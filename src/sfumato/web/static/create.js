@@ -2,7 +2,7 @@
 
 import { base64, json, once } from "./api.js";
 import { Brush, dropped } from "./brush.js";
-import { run, tile } from "./gallery.js";
+import { run, uses } from "./gallery.js";
 import { perform, say } from "./job.js";
 import { refill } from "./keep.js";
 
@@ -116,7 +116,7 @@ async function body() {
   return out;
 }
 
-export const tell = (text, wrong = false) => say(form, text, wrong);
+const tell = (text, wrong = false) => say(form, text, wrong);
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -142,7 +142,7 @@ form.addEventListener("submit", async (event) => {
 });
 
 // Start from a picture.
-export async function start(file) {
+async function start(file) {
   try {
     await brush.open(file);
   } catch {
@@ -195,7 +195,7 @@ function useLora([lora = "", ...more]) {
 }
 
 // Fill the form with the settings of a picture, and tell what is missing to make it again.
-export function use(settings) {
+function use(settings) {
   const other = [];
   forgetNames();
   if (brush.file && !settings.source_sha256) brush.close();
@@ -219,4 +219,8 @@ export function use(settings) {
 
 field("file").addEventListener("change", () => field("file").files[0] && take(field("file").files[0]));
 dropped(page, take);
-export { tile };
+uses.start = start;
+uses.again = async (settings) => {
+  await open();
+  use(settings);
+};

@@ -2,6 +2,7 @@
 // guidance, or another way from a step on. Each run is made by the model that is loaded.
 
 import { json, once } from "./api.js";
+import { uses } from "./gallery.js";
 import { leave, perform, say, show } from "./job.js";
 import { refill } from "./keep.js";
 
@@ -31,7 +32,7 @@ function begin(first) {
 }
 
 // Explain a picture: its prompt and settings.
-export async function start(prompt, settings) {
+async function start(prompt, settings) {
   const kept = KEPT.filter((key) => (settings[key] ?? "") !== "");
   const first = { prompt, ...Object.fromEntries(kept.map((key) => [key, settings[key]])) };
   begin(first);
@@ -180,3 +181,4 @@ addEventListener("message", (event) => {
   shown.textContent = `step ${event.data.step + 1}, which is shown`;
   shown.onclick = () => { field("then_step").value = event.data.step + 1; };
 });
+uses.explain = start;

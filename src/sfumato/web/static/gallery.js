@@ -1,4 +1,5 @@
-// Pictures in a grid, and the viewer that shows one with its settings.
+// Pictures in a grid, and the viewer that shows one with its settings. What the viewer's buttons do with
+// the picture, other pages add to `uses`.
 
 import { say } from "./job.js";
 
@@ -101,24 +102,21 @@ const on = (name, act) => viewer.querySelector(name).addEventListener("click", a
 });
 on(".close", () => viewer.close());
 viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
+export const uses = {};
 on(".again", async () => {
-  const { open, use } = await import("./create.js");
-  await open();
-  use(viewer.current.picture.settings);
+  await uses.again(viewer.current.picture.settings);
   viewer.close();
   location.hash = "#create";
 });
 on(".start", async () => {
-  const { start } = await import("./create.js");
   const blob = await (await fetch(viewer.current.source)).blob();
-  await start(new File([blob], "picture.png", { type: "image/png" }));
+  await uses.start(new File([blob], "picture.png", { type: "image/png" }));
   viewer.close();
   location.hash = "#create";
 });
 on(".explain", async () => {
-  const { start } = await import("./explain.js");
   const { prompt, settings } = viewer.current.picture;
   viewer.close();
   location.hash = "#explain";
-  await start(prompt, settings);
+  await uses.explain(prompt, settings);
 });
