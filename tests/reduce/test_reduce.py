@@ -447,6 +447,17 @@ def test_progress_moves_within_a_fit():
     assert any(3 < share < 4 for share in done)
 
 
+def test_photos_in_a_zip_that_cannot_be_read_are_listed(tmp_path):
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for k in range(4):
+            stream = io.BytesIO()
+            Image.fromarray(PIXELS[k]).save(stream, "PNG")
+            archive.writestr(f"a/{k}.png", stream.getvalue())
+        archive.writestr("a/5.HEIC", b"...")
+    (said,) = read(tmp_path / "d.zip").skipped
+    assert said.startswith("a/5.HEIC: ")
+
+
 def test_held_out_rows_that_are_training_rows_are_told():
     rows = np.random.default_rng(0).normal(size=(40, 4))
     options = ReduceOptions(codes=(2,))

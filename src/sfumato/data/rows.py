@@ -121,7 +121,10 @@ def _zip(path: Path, size: int | None) -> Table:
     if texts:
         return _documents({n: lambda n=n: held[n] for n in texts})  # type: ignore[misc]
     samples = [Sample(n, (), lambda n=n: held[n]) for n in names]  # type: ignore[misc]
-    return _pictures(samples, [PurePosixPath(n).parent.name for n in names], size)
+    table = _pictures(samples, [PurePosixPath(n).parent.name for n in names], size)
+    others = [(n, ending) for n, ending in endings.items() if ending in image.UNSUPPORTED]
+    lost = [f"{n}: {image.unsupported(ending)}" for n, ending in others]
+    return replace(table, skipped=[*table.skipped, *lost])
 
 
 def _documents(files: dict[str, Callable[[], bytes]]) -> Table:
