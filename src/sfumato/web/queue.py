@@ -239,9 +239,14 @@ class Queue:
         """Start a worker, and a thread that listens to it."""
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        with theirs:
-            self.process = context.Process(target=serve, args=(theirs,), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
+        try:
             self.process.start()
+        except OSError:
+            self.pipe.close()
+            raise
+        finally:
+            theirs.close()
         threading.Thread(target=self._listen, args=(self.pipe,), daemon=True).start()
 
     def _listen(self, pipe: Connection) -> None:

@@ -368,7 +368,8 @@ def _check_options(plan: Plan) -> None:
     if options.fast and not unguided:
         raise OptionError("--fast works without guidance: leave --guidance-scale out")
     if options.negative_prompt and unguided:
-        raise OptionError("a negative prompt needs guidance: with --guidance-scale 1 there is none")
+        cause = "--fast" if options.fast else "--guidance-scale 1"
+        raise OptionError(f"a negative prompt needs guidance: with {cause} there is none")
     if options.guidance_rescale and unguided:
         raise OptionError(
             "--guidance-rescale has no effect without guidance: with --guidance-scale 1 there is "
