@@ -507,3 +507,11 @@ def test_words_that_the_model_does_not_know_are_told(run, tmp_path):
     index(write_pictures(tmp_path / "in"), tmp_path / "ix", "icons")
     assert "seems to know no word" in run("search", "ix", "asdfqwer zxcv")[2]
     assert "seems to know no word" not in run("search", "ix", "dog")[2]
+
+
+def test_documents_of_a_guessed_encoding_are_told(tmp_path, run):
+    source = documents(tmp_path / "in", a="apple pear", b="apple car", c="pear car")
+    (source / "d.txt").write_bytes("apple pear café".encode("cp1252"))
+    code, _, err = run("index", source, "--output", tmp_path / "ix", "--space", "lsa:2")
+    assert code == 0 and "d.txt: its text is not UTF-8" in err
+    assert "d.txt" not in run("index", source, "--output", tmp_path / "ix")[2], "told once"

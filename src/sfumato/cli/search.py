@@ -34,6 +34,7 @@ def index(
         for last in indexing(data, output, options.space, side=options.side):
             progress.update("indexing", last.done, last.total)
     note_all(last.skipped, "left out: ")
+    note_all(last.notes)
     say(
         f"{last.total - len(last.skipped)} items encoded, {last.removed} removed, "
         f"{len(last.skipped)} left out: {output}"

@@ -25,6 +25,7 @@ from sfumato.tasks.search.space import (
     KINDS,
     Index,
     encode,
+    encoding_notes,
     fit_space,
     index_settings,
     keep,
@@ -47,9 +48,11 @@ class Indexed:
     done, total : int
         Items encoded so far, and number of all new and changed items.
     removed : int
-        Items removed from the index. Only the last event sets this field and the next two.
+        Items removed from the index. Only the last event sets this field and the next three.
     skipped : tuple of str
         A sentence for each item that cannot be encoded.
+    notes : tuple of str
+        A sentence for each new document whose encoding was guessed.
     recall : float, optional
         Recall of the approximate index; None if search is exact.
     """
@@ -58,6 +61,7 @@ class Indexed:
     total: int
     removed: int = 0
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     recall: float | None = None
 
 
@@ -182,7 +186,8 @@ def _written(
     with contextlib.suppress(Exception):  # cleanup only: old versions and small files
         table.optimize()
     left_out = tuple(f"{name}: {reason}" for name, reason in skipped.items())
-    yield Indexed(len(fresh), len(fresh), len(gone), left_out, settings.recall)
+    notes = tuple(encoding_notes(fresh)) if settings.kind == "documents" else ()
+    yield Indexed(len(fresh), len(fresh), len(gone), left_out, notes, settings.recall)
 
 
 def _are_strange(items: list[Item], settings: Index) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,6 +175,15 @@ def load_space(folder: Path) -> PCA | LSA | Autoencoder | ImageTextSpace:
         raise unknown("estimator", name, known)
     model: PCA | LSA | Autoencoder | ImageTextSpace = known[name].load(folder)
     return model
+
+
+def encoding_notes(items: list[Item]) -> Iterator[str]:
+    """Yield a sentence for each document whose encoding was guessed."""
+    for item in items:
+        with contextlib.suppress(DataError, PictureError, OSError):  # encoding reports the error
+            _, note = document(item.sample.read())
+            if note:
+                yield f"{item.name}: {note}"
 
 
 def text_of(item: Item) -> str:
