@@ -196,3 +196,21 @@ def test_a_long_hole_of_a_panorama_takes_little_memory():
     made = restore(Photo(values), RestoreOptions(fill_box=place)).photo.values
     hidden = box(values, *place)
     assert (made == values)[~hidden].all()
+
+
+def test_no_edge_where_windows_of_two_sides_meet():
+    """A sky that grows brighter to the right: what is copied from left and right differs."""
+    random = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(0, 1, 160) ** 2 - 0.5
+    sky = ramp + 0.02 * torch.randn((3, 140, 160), generator=random)
+    hidden = np.zeros((140, 160), bool)
+    hidden[20:120, 55:105] = True
+    *_, filled = complete(lambda rows, columns: sky[:, rows, columns], hidden)
+    whole = sky.clone()
+    whole[:, filled.rows, filled.columns] = filled.values
+    profile = whole[:, 30:110].mean(dim=(0, 1))
+    steps = (profile[1:] - profile[:-1]).abs()
+    assert float(steps.max()) < 0.03, "without the last step of complete, it is 0.08"
+    assert float((profile - ramp).abs().max()) < 0.02
+    grain = whole[:, 30:110, 60:100] - ramp[60:100]
+    assert float(grain.std()) > 0.015, "the grain of the sky"
