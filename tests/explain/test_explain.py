@@ -646,3 +646,14 @@ def test_explain_says_what_create_says(run, tiny, tmp_path):
     assert code == 2 and "to explain it, give --again" in said
     code, _, said = run("explain", "x", "--change", "seed=1,seed=2", "--model", str(tiny))
     assert code == 2 and "gives seed twice" in said
+
+
+def test_a_shorter_text_and_no_guidance_from_a_step_on(tmp_path):
+    """The first text has two chunks of tokens, the text from step 2 on has one."""
+    options = CreateOptions(seed=1, steps=3, then_step=2, then="a dog", then_guidance_scale=1)
+    made = explain("cat " * 40, options)
+    made.write(tmp_path / "e.html")
+    trace = made.runs[0].trace
+    assert len({step.attention.shape for step in trace.steps}) == 1
+    trace.save(tmp_path / "trace")
+    assert "negative" not in trace.tensors()

@@ -88,3 +88,13 @@ def test_a_subject_of_light_colors_stays():
 
     made = np.asarray(transparent(on(drawn(pastel), "white")))
     assert made[32, 15, 3] == 255
+
+
+def test_a_transparency_that_is_there_stays():
+    picture = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    picture.paste((200, 30, 30, 255), (4, 4, 12, 12))
+    picture.putpixel((6, 6), (10, 20, 30, 100))
+    made = transparent(picture)
+    assert made.getpixel((0, 0)) == (0, 0, 0, 0)
+    assert made.getpixel((6, 6)) == (10, 20, 30, 100)
+    assert made.getpixel((9, 9)) == (200, 30, 30, 255)

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from sfumato.image import flattened
+
 GROUND = 10  # largest distance of the background from white, of 255
 # the same if hardly any pixels lie between: at most this share of the pixels beyond it
 UNEVEN, BETWEEN = 40, 0.05
@@ -43,7 +45,8 @@ def transparent(picture: Image.Image) -> Image.Image:
     >>> made.getpixel((0, 0))[3], made.getpixel((3, 3))
     (0, (255, 0, 0, 255))
     """
-    ink = 255 - np.asarray(picture.convert("RGB")).astype(np.float64)
+    given = np.asarray(picture.convert("RGBA"))
+    ink = 255 - np.asarray(flattened(picture)).astype(np.float64)
     depth = ink.max(axis=2)
     ground = _ground(depth)
     opacity, color = np.where(ground, 0.0, 1.0), ink.copy()
@@ -58,6 +61,8 @@ def transparent(picture: Image.Image) -> Image.Image:
         opacity[edge], color[edge] = share[edge], behind[edge]
     values = np.dstack([255 - color, 255 * opacity]).round().clip(0, 255)
     values[ground & ~faint, :3] = 255
+    clear = given[..., 3] < 255  # the picture's own transparency stays
+    values[clear] = given[clear]
     return Image.fromarray(values.astype(np.uint8), "RGBA")
 
 

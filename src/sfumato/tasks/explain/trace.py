@@ -187,7 +187,7 @@ class Trace:
             "denoised",
             "attention",
             *(("heads",) if self.steps[0].heads.numel() else ()),
-            *(("negative",) if self.steps[0].negative is not None else ()),
+            *(("negative",) if all(s.negative is not None for s in self.steps) else ()),
         )
         return {name: torch.stack([getattr(step, name) for step in self.steps]) for name in names}
 
@@ -355,13 +355,10 @@ def _trace(
 ) -> Trace:
     """The trace of the candidate that was kept."""
     said = words(model.text, made.settings["styled"])
-    done, row = divmod(
-        int(made.settings["candidate"]) if options.candidate is None else 0, options.batch
-    )
-    steps = [
-        _step(step, seen, seconds, row, [w.place for w in said])
-        for step, seen, seconds in batches[done]
-    ]
+    kept = int(made.settings["candidate"]) if options.candidate is None else 0
+    done, row = divmod(kept, options.batch)
+    places = [word.place for word in said]
+    steps = [_step(*recorded, row, places) for recorded in batches[done]]
     tall, wide = steps[0].x.shape[1:]
     layers = [_label(name, model, tall, wide) for name in _attending(model.network)]
     return Trace(made, tuple(said), tuple(layers), tuple(steps))
@@ -373,6 +370,8 @@ def _step(step: Step, seen: _Pass, seconds: float, row: int, places: list[int]) 
     attention, heads = torch.zeros(0, 0, 1, 1), torch.zeros(0, 0, 0, 1, 1)
     if seen.maps:
         maps = torch.stack([m[row] for m in seen.maps])
+        missing = max([maps.shape[2] - 1, *places]) + 1 - maps.shape[2]  # `then` may be shorter
+        maps = F.pad(maps, (0, 0, 0, 0, 0, missing))
         rest = [k for k in range(maps.shape[2]) if k not in places]
         behind = maps[:, :, rest].sum(dim=2, keepdim=True)
         heads = torch.cat([maps[:, :, places], behind], dim=2)
