@@ -185,3 +185,13 @@ def test_again_from_another_folder_and_with_a_sampler_without_eta(run, tiny, tmp
     monkeypatch.chdir(tmp_path / "sub")
     assert run("create", "--again", "../one.png", "--output", "two.png")[0] == 0
     assert (tmp_path / "sub/two.png").exists()
+
+
+@pytest.mark.parametrize("style", [(), ("--style", "fluent-flat")])
+def test_again_gives_then_the_style_that_it_had(run, tmp_path, style):
+    """A text with a comma gets no default style, but a chosen one."""
+    words = ("a red apple", "--then-step", 2, "--then", "a pear, pencil drawing", *style)
+    few = ("--seed", 3, "--steps", 3, "--best-of", 1)
+    assert run("create", *words, *few, "--output", "one.png")[0] == 0
+    assert run("create", "--again", "one.png", "--output", "two.png")[0] == 0
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()

@@ -62,6 +62,8 @@ def settings_of(
         _same_weights(path, settings, model)
     if not wanted and not chosen.keys() & {"model", "style"}:
         _same_words(path, settings, model)
+    if "style" not in chosen and _was_default(settings, model):
+        values.pop("style", None)
     return list(wanted) or [Prompt(settings["prompt"])], values, model
 
 
@@ -77,6 +79,15 @@ def _same_weights(path: Path, settings: Mapping[str, Any], model: Model) -> None
             f"{path} was generated with other weights of the model {model.name}: the picture "
             "cannot be reproduced"
         )
+
+
+def _was_default(settings: Mapping[str, Any], model: Model) -> bool:
+    """Whether the stored style was the model's default, which the text `then` did not get."""
+    then, styled = settings.get("then"), settings.get("then_styled")
+    if not (isinstance(then, str) and isinstance(styled, str)):
+        return False
+    words = model.defaults.styles.get(settings.get("style") or "")
+    return styled != f"{with_names(model.text, then)}, {words}"
 
 
 def _same_words(path: Path, settings: Mapping[str, Any], model: Model) -> None:

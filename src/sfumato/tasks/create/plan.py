@@ -169,6 +169,7 @@ class Plan:
             "best_of": self.best_of,
             "candidate": candidate,
             "style": self.style(text),
+            **({"then_styled": self.styled(options.then)} if options.then else {}),
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,
             "sampler": self.sampler,
