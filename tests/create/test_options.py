@@ -6,6 +6,7 @@ import pytest
 
 from sfumato.errors import OptionError
 from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.restore.options import RestoreOptions
 
 
 @pytest.mark.parametrize("schedule", [None, "auto", "Automatic", "automatic", "Karras", "karras"])
@@ -36,3 +37,18 @@ def test_a_row_may_not_ask_for_a_transparent_jpeg(run, tiny, tmp_path):
     code, _, err = run(*words, "--output", "x.jpg")
     assert code == 2 and "a JPEG has no transparency" in err and not (tmp_path / "x.jpg").exists()
     assert run(*words, "--output", "x.png")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "flag"),
+    [
+        (CreateOptions, "source", "--from"),
+        (CreateOptions, "mask", "--mask"),
+        (RestoreOptions, "fill", "--fill"),
+        (RestoreOptions, "like", "--like"),
+    ],
+)
+def test_an_empty_path_is_not_ignored(record, name, flag):
+    """Such as that of a variable that the shell does not know."""
+    with pytest.raises(OptionError, match=f"{flag} is empty"):
+        record.build({name: ""})

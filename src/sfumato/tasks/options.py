@@ -11,7 +11,8 @@ from pydantic import (
     field_validator,
 )
 
-from sfumato.config import Options, note_of
+from sfumato.config import Options, field_flags, note_of
+from sfumato.errors import OptionError
 
 IN_MEMORY = "(a picture in memory)"  # stands for a picture without a file in settings
 
@@ -26,8 +27,13 @@ class PictureOptions(Options):
     @field_validator("*", mode="before")
     @classmethod
     def _as_file(cls, value: Any, info: ValidationInfo) -> Any:
-        field = cls.model_fields[str(info.field_name)]
-        if value is None or isinstance(value, str | bytes) or not note_of(field, "picture"):
+        name = str(info.field_name)
+        if value is None or not note_of(cls.model_fields[name], "picture"):
+            return value
+        if isinstance(value, str) and not value.strip():  # such as an unset variable of a shell
+            flag = field_flags(name, cls.model_fields[name])[0]
+            raise OptionError(f"{flag} is empty; give the path of a picture")
+        if isinstance(value, str | bytes):
             return value
         from sfumato.data.memory import png_of
 
