@@ -321,8 +321,10 @@ class Queue:
     async def _again(self) -> None:
         """Start a new worker after a pause, so that failing workers do not restart all the time."""
         pause = PAUSE
-        while not self.closing:
+        while True:
             await asyncio.sleep(pause)
+            if self.closing:  # no worker that nobody would stop
+                return
             try:
                 self._spawn()
             except OSError:  # for example too little memory
