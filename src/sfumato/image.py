@@ -260,8 +260,8 @@ def from_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     return picture if transform is None else transform.apply(picture)
 
 
-def _managed(picture: Image.Image) -> Image.Image:
-    """Convert a picture of mode L, RGB or CMYK to sRGB if it has another color profile."""
+def to_srgb(picture: Image.Image) -> Image.Image:
+    """Convert a picture (L, RGB or CMYK) with another color profile to sRGB; return others."""
     profile = picture.info.get("icc_profile")
     transform = (
         _transform(profile, picture.mode)
@@ -278,15 +278,15 @@ def _to_rgb(picture: Image.Image, ground: str = "white", *, managed: bool = True
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         clear = picture.convert("RGBA")
         if managed:
-            color = _managed(clear.convert("RGB"))
+            color = to_srgb(clear.convert("RGB"))
             color.putalpha(clear.getchannel("A"))
             clear = color
         return Image.alpha_composite(Image.new("RGBA", clear.size, ground), clear).convert("RGB")
     if not managed:
         return picture.convert("RGB")
     if picture.mode in ("L", "CMYK"):
-        picture = _managed(picture)
-    return _managed(picture.convert("RGB"))
+        picture = to_srgb(picture)
+    return to_srgb(picture.convert("RGB"))
 
 
 def flattened(picture: Image.Image) -> Image.Image:

@@ -184,3 +184,39 @@ def test_beside_clean_the_bundled_networks_give_color(folder):
         == alone.sha256("tints")
         != beside.sha256("tints")
     )
+
+
+def test_invisible_colors_and_a_single_pixel_as_a_palette(tmp_path, repairer):
+    """The palette is that of visible pixels; one pixel is a palette of one color."""
+    values = np.full((32, 48, 4), (60, 90, 150, 255), np.uint8)
+    clear = values.copy()
+    clear[:, 24:] = (255, 0, 255, 0)
+    paths = [tmp_path / name for name in ("plain.png", "clear.png", "one.png")]
+    for path, picture in zip(paths, (values, clear, values[:1, :1]), strict=True):
+        Image.fromarray(picture).save(path)
+    made = [
+        restore(Photo(PHOTO), RestoreOptions(colorize=True, like=str(p)), repairer).photo.values
+        for p in paths
+    ]
+    assert np.array_equal(made[0], made[1])
+    assert np.array_equal(made[0], made[2])
+
+
+def test_clear_pixels_keep_their_gray_in_color(repairer):
+    gray, alpha = PHOTO[..., :1].copy(), np.full(PHOTO.shape[:2], 255, np.uint8)
+    gray[:30], alpha[:30] = 201, 0
+    made = restore(Photo(gray, alpha), RestoreOptions(colorize=True), repairer)
+    assert (made.photo.values[:30] == 201).all()
+    assert made.report["largest_change_of_luminance"] <= 1
+
+
+def test_a_color_may_have_a_name():
+    named = RestoreOptions(colorize=True, hints=["3,4,navy"])
+    assert named.hints == ((3, 4, "navy"),)
+    photo = Photo(np.full((9, 9, 3), 100, np.uint8))
+    photo.values[2:4, 3:5] = (255, 0, 0)
+    short, long = (
+        restore(photo, RestoreOptions(fill_color=c, fill_tolerance=1)).hidden
+        for c in ("red", "#f00")
+    )
+    assert np.array_equal(short, long) and short[2:4, 3:5].all()

@@ -293,7 +293,8 @@ def test_what_a_shrunk_gray_result_differs_by_is_told(repairer):
         (["--denoise", "-3"], "above 0 and at most 255"),
         (["--dejpeg", "0"], "within 1 to 100"),
         (["--dejpeg", "2.5"], "auto or a whole number"),
-        (["--fill-color", "red"], "#rrggbb"),
+        (["--fill-color", "raed"], "#rrggbb"),
+        (["--colorize", "--hint", "1,2,raed"], "#rrggbb"),
         (["--hint", "1,2,#ff0000"], "need --colorize"),
         (["--denoise", "9", "--saturation", "2"], "need --colorize"),
         (["--colorize", "--like", "no.png"], "no.png"),
@@ -464,3 +465,21 @@ def test_a_mask_that_may_be_inverted_is_told(repairer, tmp_path):
     given = mask(tmp_path / "most.png", white=(0, 0, 110, 75))
     made = restore(Photo(PHOTO), RestoreOptions(fill=given), repairer)
     assert "white pixels of the mask are replaced" in made.notes[0]
+
+
+def test_the_report_names_the_given_options_only(repairer):
+    made = restore(Photo(PHOTO), RestoreOptions(denoise=9, ensemble=True), repairer)
+    options = set(RestoreOptions.model_fields) & set(made.report)
+    assert options == {"denoise", "ensemble"}
+
+
+@pytest.mark.parametrize(("suffix", "longest"), [(".webp", "16,383"), (".jpg", "65,500")])
+def test_a_result_too_large_for_its_format_is_told_before_the_work(
+    suffix, longest, tmp_path, capsys, monkeypatch
+):
+    Image.new("L", (20_000, 1)).save(tmp_path / "a.png")
+    words = ["--enlarge", "4", "--output", tmp_path / f"b{suffix}"]
+    monkeypatch.setattr("sfumato.tasks.restore.stage.Stage.__init__", pytest.fail)
+    code, _, err = run(capsys, monkeypatch, tmp_path / "a.png", *words)
+    assert code == 2
+    assert f"at most {longest} pixels per side" in err

@@ -38,6 +38,7 @@ from sfumato.runtime import atomic
 # pictures for which these formats have only 8 bits per channel
 DEEP = {"PNG": "PNG in color or with transparency", "TIFF": "TIFF in color or with transparency"}
 SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+LONGEST = {"JPEG": 65_500, "WEBP": 16_383}  # longest side that a format can hold, in pixels
 SUFFIXES = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -264,7 +265,12 @@ def _converted(opened: Image.Image) -> Photo:
     clear = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
     gray = picture.mode in ("L", "LA", "La", "1")
     if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-        notes.append(f"{picture.mode} was converted to RGB")
+        before = picture
+        picture = image.to_srgb(before) if before.mode == "CMYK" else before
+        notes.append(
+            f"{before.mode} was converted to "
+            + ("RGB" if picture is before else "sRGB with its color profile")
+        )
         profile = None  # it describes the former color space
     elif picture.mode in ("P", "PA", "1"):
         notes.append(
@@ -290,6 +296,24 @@ def _sixteen(values: NDArray[Any]) -> NDArray[Any]:
     return values.clip(0, 65535).astype(np.uint16)[..., None]
 
 
+def checked_format(path: Path, size: tuple[int, int]) -> str:
+    """Return the format that a path's suffix names, if it can hold a picture of this size.
+
+    Raises
+    ------
+    PictureError
+    """
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise PictureError(f"{path}: a picture's name ends in one of {', '.join(sorted(SUFFIXES))}")
+    if max(size) > LONGEST.get(kind, max(size)):
+        raise PictureError(
+            f"{path}: {kind} pictures have at most {LONGEST[kind]:,} pixels per side, this one "
+            f"would have {size[0]}x{size[1]}; choose .png or .tif"
+        )
+    return kind
+
+
 def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     """Write a photo atomically; return a note on each thing that the format cannot keep.
 
@@ -306,11 +330,10 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
     Raises
     ------
     PictureError
-        For an unknown suffix, or if the file cannot be written.
+        For an unknown suffix, a picture too large for the format, or if the file cannot be
+        written.
     """
-    kind = SUFFIXES.get(path.suffix.lower())
-    if kind is None:
-        raise PictureError(f"{path}: a picture's name ends in one of {', '.join(sorted(SUFFIXES))}")
+    kind = checked_format(path, photo.size)
     notes = []
     values, alpha = photo.values, photo.alpha
     if values.dtype == np.uint16 and (
@@ -324,7 +347,9 @@ def write(photo: Photo, path: Path, settings: str | None = None) -> list[str]:
         values, alpha = (values * share + 255 * (1 - share)).round().astype(np.uint8), None
     planes = values if alpha is None else np.concatenate([values, alpha[..., None]], axis=2)
     extra: dict[str, Any] = {"icc_profile": photo.profile} if photo.profile else {}
-    if photo.profile and kind == "BMP":
+    # WebP stores gray as RGB, for which the profile of a gray picture would be wrong
+    if photo.profile and (kind == "BMP" or (kind == "WEBP" and values.shape[2] == 1)):
+        extra = {}
         notes.append(f"{kind} cannot store the color profile")
     extra |= {"dpi": photo.dpi} if photo.dpi else {}
     if photo.dpi and kind == "WEBP":
@@ -365,21 +390,3 @@ def _verify(picture: Image.Image, path: Path) -> None:
         )
         if not np.array_equal(np.asarray(same), np.asarray(picture)):
             raise OSError("the values in the file differ from the written values")
-
-
-def side_by_side(before: Photo, after: Photo) -> Photo:
-    """Return both photos side by side, at the size of the second photo and in 8 bits."""
-    sides = []
-    for photo in (before, after):
-        values = (
-            photo.values
-            if photo.top == 255
-            else (photo.values / np.float32(257)).round().astype(np.uint8)
-        )
-        picture = Image.fromarray(values if values.shape[2] == 3 else values[..., 0]).convert("RGB")
-        sides.append(np.asarray(picture.resize(after.size, Image.Resampling.NEAREST)))
-    return Photo(
-        np.concatenate(
-            [sides[0], np.full((sides[0].shape[0], 4, 3), 255, np.uint8), sides[1]], axis=1
-        )
-    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from sfumato import image
 from sfumato.data import photo as photos
@@ -23,6 +24,7 @@ from sfumato.runtime import check_file, check_folder
 from sfumato.tasks.restore.engines import engine
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.run import Restored
+from sfumato.tasks.restore.stage import size_of
 from sfumato.types import Progress
 
 
@@ -160,6 +162,9 @@ def run(batch: Batch, options: RestoreOptions) -> Iterator[Progress | Written | 
                 yield _compared(job)
                 continue
             before, results = photos.read(job.source), list[Restored]()
+            tall, wide = size_of(before, options)
+            for target in job.targets:
+                photos.checked_format(target, (wide, tall))
             for event in restore(before):
                 if isinstance(event, Restored):
                     results.append(event)
@@ -184,7 +189,7 @@ def _write(job: Job, before: Photo, results: list[Restored]) -> Iterator[Written
             notes.append(image.JPEG_TOUCHES)
         notes += photos.write(made.photo, path, json.dumps({"schema": SCHEMA, **report}))
         if job.comparisons:
-            photos.write(photos.side_by_side(before, made.photo), job.comparisons[k])
+            photos.write(side_by_side(before, made.photo), job.comparisons[k])
         yield Written(job.source, path, report, notes)
     if job.mask is not None and results[0].hidden is not None:
         hidden = results[0].hidden[..., None].astype(np.uint8) * np.uint8(255)
@@ -196,8 +201,32 @@ def _write(job: Job, before: Photo, results: list[Restored]) -> Iterator[Written
 def _compared(job: Job) -> Written:
     """Write the comparison of a picture that was restored before."""
     before, after = photos.read(job.source), photos.read(job.targets[0])
-    photos.write(photos.side_by_side(before, after), job.comparisons[0])
+    photos.write(side_by_side(before, after), job.comparisons[0])
     return Written(job.source, job.targets[0], {}, [])
+
+
+def side_by_side(before: Photo, after: Photo) -> Photo:
+    """Return both photos side by side on white, at the size of the second photo and in 8 bits.
+
+    The color profile is kept if both have the same profile.
+    """
+    sides = []
+    for photo in (before, after):
+        values = (
+            photo.values
+            if photo.top == 255
+            else (photo.values / np.float32(257)).round().astype(np.uint8)
+        )
+        picture = Image.fromarray(values if values.shape[2] == 3 else values[..., 0]).convert("RGB")
+        if photo.alpha is not None:
+            picture.putalpha(Image.fromarray(photo.alpha))
+        shown = image.flattened(picture).resize(after.size, Image.Resampling.NEAREST)
+        sides.append(np.asarray(shown))
+    gap = np.full((sides[0].shape[0], 4, 3), 255, np.uint8)
+    shared = before.profile if before.profile == after.profile else None
+    if before.values.shape[2] == 1:
+        shared = None  # the profile of a gray picture does not fit RGB values
+    return Photo(np.concatenate([sides[0], gap, sides[1]], axis=1), profile=shared)
 
 
 def spread(results: list[Photo]) -> Photo:

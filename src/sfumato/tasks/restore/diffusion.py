@@ -33,10 +33,11 @@ from sfumato.hub.load import Model
 from sfumato.runtime import Streams, random_seed
 from sfumato.sampler.schedule import initial
 from sfumato.tasks.restore import masks
+from sfumato.tasks.restore.color import with_luminance
 from sfumato.tasks.restore.measure import measured_noise
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.report import generated_head
-from sfumato.tasks.restore.run import Restored
+from sfumato.tasks.restore.run import Restored, with_clear
 from sfumato.tasks.restore.stage import Engine, noise_network
 from sfumato.types import Linear, Progress
 
@@ -136,7 +137,8 @@ class _Job:
         parts += [known] if gaps is not None else []
         self.operator: Linear = parts[0] if len(parts) == 1 else Compose(tuple(parts))
         self.y = known.apply(y)
-        self.linear = bool(parts)
+        # noise alone is removed without a measurement operator, also from a gray photo
+        self.linear = bool(options.enlarge or options.colorize or gaps is not None)
 
     @torch.inference_mode()  # active while the generator runs, not between its steps
     def run(self) -> Iterator[Progress | Restored]:
@@ -222,13 +224,16 @@ class _Job:
 
     def restored(self, made: Tensor, seed: int) -> Restored:
         """One result as a photo, with its report."""
-        photo, options = self.photo, self.options
+        photo, options, whole = self.photo, self.options, made[None].clamp(-1, 1)
+        if self.gray:
+            light = Grayscale().apply(made[None]).clamp(-1, 1)
+            # colors outside [-1, 1] are desaturated, since clipping would change the luminance
+            whole = with_luminance(made[None], light) if options.colorize else light
         disagreement = 0.0
         if self.linear:
-            whole = made.clamp(-1, 1)[None]
-            disagreement = float((self.operator.apply(whole) - self.y).abs().max()) * 127.5
-        x = made[:, : self.size[0], : self.size[1]]
-        x = Grayscale().apply(x[None])[0] if self.gray and not options.colorize else x
+            difference = self.operator.apply(whole.expand(-1, 3, -1, -1)) - self.y
+            disagreement = float(difference.abs().max()) * 127.5
+        x = whole[0, :, : self.size[0], : self.size[1]]
         values = photo.stored(x.cpu().numpy())
         fills = self.gaps is not None and not (
             options.enlarge or options.colorize or options.denoise is not None
@@ -244,7 +249,7 @@ class _Job:
             report["largest_change_elsewhere"] = int(
                 np.abs(values.astype(int) - photo.values)[~self.gaps].max(initial=0)
             )
-        return Restored(photo.with_values(values), report, self.gaps)
+        return Restored(with_clear(photo.with_values(values), photo), report, self.gaps)
 
 
 def _padded(size: int, factor: float, unit: int) -> int:

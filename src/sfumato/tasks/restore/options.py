@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
+from PIL import ImageColor
 from pydantic import ValidationInfo, field_validator, model_validator
 
 from sfumato.config import DEVICES, option
@@ -21,7 +22,7 @@ HOW = OF_DIFFUSION | OF_SEVERAL | {"engine", "model", "device", "dtype"}
 
 
 def rgb(text: str) -> tuple[int, int, int]:
-    """A color written as #rrggbb.
+    """A color written as #rrggbb, #rgb or a name of CSS.
 
     Raises
     ------
@@ -29,17 +30,20 @@ def rgb(text: str) -> tuple[int, int, int]:
 
     Examples
     --------
-    >>> rgb("#ff8000")
-    (255, 128, 0)
+    >>> rgb("#ff8000"), rgb("navy")
+    ((255, 128, 0), (0, 0, 128))
     """
-    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        raise OptionError(f'color "{text}" cannot be read; write #rrggbb, such as "#ff0000"')
-    red, green, blue = bytes.fromhex(text[1:])
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise OptionError(
+            f'color "{text}" cannot be read; write #rrggbb or a name, such as "#ff0000" or red'
+        ) from None
     return red, green, blue
 
 
 def _hint(text: str) -> tuple[int, int, str]:
-    match = re.fullmatch(r"(\d+),(\d+),(#[0-9a-fA-F]{6})", text)
+    match = re.fullmatch(r"(\d+),(\d+),(.+)", text)
     if not match:
         raise OptionError(f'--hint "{text}" cannot be read; write X,Y,#rrggbb')
     return int(match[1]), int(match[2]), match[3]
@@ -80,7 +84,7 @@ class RestoreOptions(PictureOptions):
         None, "Box to inpaint, in pixels: left, top, width, height.", metavar="X,Y,W,H"
     )
     fill_color: str | None = option(
-        None, "Inpaint the pixels painted in this color, such as '#ff0000'."
+        None, "Inpaint the pixels painted in this color, such as '#ff0000' or red."
     )
     fill_tolerance: float | None = option(
         None,

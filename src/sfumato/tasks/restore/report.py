@@ -20,7 +20,9 @@ from sfumato.tasks.restore.options import HOW, OF_DIFFUSION, RestoreOptions
 
 def head(options: RestoreOptions, sha256: str | dict[str, str]) -> dict[str, Any]:
     """The first part of a report: the task, the digests of the weights, and the given options."""
-    asked = options.model_dump(mode="json", exclude_defaults=True, exclude=set(HOW))
+    fields = type(options).model_fields
+    others = {name for name in fields if getattr(options, name) == fields[name].default}
+    asked = options.model_dump(mode="json", exclude=others | HOW)
     return {"task": "restore", "version": __version__, "model_sha256": sha256, **asked}
 
 
@@ -72,8 +74,9 @@ def largest_change(made: NDArray[Any], before: NDArray[Any], where: NDArray[np.b
 
 
 def change_of_luminance(made: Photo, before: Photo, hidden: NDArray[np.bool_] | None) -> float:
-    """Largest change of luminance over the pixels that were not hidden."""
+    """Largest change of luminance over the visible pixels that were not hidden."""
     known = np.ones(before.values.shape[:2], bool) if hidden is None else ~hidden
+    known = known if before.alpha is None else known & (before.alpha > 0)
     rows = (
         np.abs(luminance(a) - luminance(b))[w].max(initial=0)
         for a, b, w in zip(made.values, before.values, known, strict=True)
@@ -85,8 +88,9 @@ def shrunk_difference(made: Photo, before: Photo, factor: float) -> float:
     """Mean absolute difference (values 0 to 255) between the input and the downsampled result.
 
     It is measured in the upper left part of large pictures, and in luminance if the input or the
-    result is gray.
+    result is gray. The colors of fully transparent pixels do not count.
     """
+    before = before.opaque()
     tall, wide = (min(n, SAMPLE // 2) for n in before.values.shape[:2])
     large = torch.from_numpy(
         made.frame(slice(0, round(tall * factor)), slice(0, round(wide * factor)))

@@ -92,11 +92,21 @@ def stream(photo: Photo, options: RestoreOptions, engine: Engine) -> Iterator[Pr
                 yield Progress(event.what, done, options.samples * event.total)
                 continue
             if options.samples > 1 and "seed" not in event.report:
-                raise OptionError(
-                    "there is only one result, since no hole is wide enough for patches; leave "
-                    "--samples out, or give --engine patches or diffusion"
-                )
+                raise OptionError(_single_result(options))
             yield event
+
+
+def _single_result(options: RestoreOptions) -> str:
+    """The error message if several results are requested, but all would be equal."""
+    if options.engine == "patches":
+        return (
+            "there is only one result, since the known part is too small to copy patches from; "
+            "leave --samples out, or give --engine diffusion"
+        )
+    return (
+        "there is only one result, since no hole is wide enough for patches; leave --samples out, "
+        "or give --engine patches or diffusion"
+    )
 
 
 def _restored(
@@ -138,9 +148,9 @@ def _restored(
             options.enlarge or 1.0,
             engine.colors,
             saturation=options.saturation,
-            like=read(options.like) if options.like else None,
+            like=read(options.like).opaque() if options.like else None,
         )
-    made = _with_clear(made, photo)
+    made = with_clear(made, photo)
     record = report(photo, made, options, stages, engine.sha256, said, hidden)
     yield Restored(made, record, filled, tuple(_surprises(photo, options, filled)))
 
@@ -185,9 +195,9 @@ def _fill_with_patches(made: Photo, holes: NDArray[np.bool_], seed: int) -> Repo
     return made.with_values(values)
 
 
-def _with_clear(made: Photo, photo: Photo) -> Photo:
-    """Keep the file's own colors in transparent pixels, if size and channels are the same."""
-    if photo.alpha is None or made.values.shape != photo.values.shape:
+def with_clear(made: Photo, photo: Photo) -> Photo:
+    """Keep the file's own values in fully transparent pixels, if the size is the same."""
+    if photo.alpha is None or made.size != photo.size:
         return made
     return made.with_values(np.where(photo.alpha[..., None] == 0, photo.values, made.values))
 
