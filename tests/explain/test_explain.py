@@ -656,4 +656,3 @@ def test_a_shorter_text_and_no_guidance_from_a_step_on(tmp_path):
     trace = made.runs[0].trace
     assert len({step.attention.shape for step in trace.steps}) == 1
     trace.save(tmp_path / "trace")
-    assert "negative" not in trace.tensors()

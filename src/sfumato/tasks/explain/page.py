@@ -26,7 +26,7 @@ from sfumato.condition.text import transformers
 from sfumato.hub.load import Model
 from sfumato.runtime import atomic
 from sfumato.tasks.explain.compared import SMALL, Compared, DenoisingProbe, Reconstruction, Run
-from sfumato.tasks.explain.trace import StepTrace
+from sfumato.tasks.explain.trace import StepTrace, Word
 
 SETTINGS = (
     "prompt styled negative_prompt seed candidate best_of sampler guidance_scale size source "
@@ -112,7 +112,11 @@ class _Archive:
             "label": run.label or settings["prompt"],
             "picture": self.picture(trace.made.picture),
             "words": [w.__dict__ for w in trace.words],
-            "cosines": _cosines(run, model),
+            "cosines": _cosines(run, model, settings["styled"], trace.words),
+            "then_words": [w.__dict__ for w in trace.then_words],
+            "then_cosines": _cosines(
+                run, model, settings.get("then_styled") or "", trace.then_words
+            ),
             "layers": list(trace.layers),
             "attention": self.attention(trace.steps),
             "steps": [
@@ -218,14 +222,13 @@ def _count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _cosines(run: Run, model: Model) -> list[list[float]]:
-    """Cosines between the text states of the prompt's first tokens."""
-    settings = run.trace.made.settings
+def _cosines(run: Run, model: Model, text: str, words: tuple[Word, ...]) -> list[list[float]]:
+    """Cosines between the text states of the first tokens of a text."""
     with torch.inference_mode():
-        condition, _ = model.text([settings["styled"]], tuple(settings["size"]))
+        condition, _ = model.text([text], tuple(run.trace.made.settings["size"]))
     if condition.tokens is None:
         return []
     states = torch.nn.functional.normalize(
-        condition.tokens[0, [w.place for w in run.trace.words[:KEPT]]].float().cpu(), dim=1
+        condition.tokens[0, [w.place for w in words[:KEPT]]].float().cpu(), dim=1
     )
     return [[round(float(v), 3) for v in row] for row in states @ states.T]

@@ -131,13 +131,15 @@ function road() {
   ].filter(Boolean);
   $("road").replaceChildren(...stops.flatMap(([name, text], k) => [...(k ? [make("div", { class: "arrow", "aria-hidden": true }, "\u2192")] : []), make("div", {}, make("b", {}, name), text)]));
 }
+// The tokens of the text that a step follows.
+const follows = (r, index) => (r.then_words.length > 0 && index + 1 >= r.then_step ? r.then_words : r.words);
 function words() {
-  const r = run();
+  const r = run(), said = follows(r, state.step), cosines = said === r.words ? r.cosines : r.then_cosines;
   $("s-words").hidden = !r.words.length;
-  $("words").replaceChildren(...r.words.map((w, k) => make("button", { "aria-pressed": k === state.word, onclick: () => set({ word: k === state.word ? null : k }) },
+  $("words").replaceChildren(...said.map((w, k) => make("button", { "aria-pressed": k === state.word, onclick: () => set({ word: k === state.word ? null : k }) },
     w.piece || "\u00b7", make("small", {}, `${w.id}${w.weight === 1 ? "" : ` \u00d7${w.weight}`}`))));
-  $("cut").textContent = (r.cut ? `Not seen by the model: "${r.cut}". ` : "") + (r.styled !== r.prompt ? `The words after "${r.prompt}" belong to the model's style.` : "");
-  $("cosines").replaceChildren(make("table", {}, ...r.cosines.map((row, i) => make("tr", {}, make("th", {}, r.words[i].piece), ...row.map((v) =>
+  $("cut").textContent = (r.cut ? `Not seen by the model: "${r.cut}". ` : "") + (said === r.words && r.styled !== r.prompt ? `The words after "${r.prompt}" belong to the model's style.` : "");
+  $("cosines").replaceChildren(make("table", {}, ...cosines.map((row, i) => make("tr", {}, make("th", {}, said[i].piece), ...row.map((v) =>
     make("td", { style: `background: rgb(234 88 12 / ${Math.max(0, v) ** 2 * 0.7})` }, v.toFixed(2)))))));
 }
 function marked(node) { // shows the chosen place, and lets another one be chosen
@@ -218,10 +220,13 @@ function attention() {
     $("head").replaceChildren(make("option", { value: -1 }, "mean of all"), ...[...Array(count).keys()].map((k) => make("option", { value: k }, k + 1)));
     $("head").value = state.head = Math.min(state.head, count - 1);
   }
-  const [, , tokens, a, b] = r.attention.shape, kept = tokens - 1;
-  const names = [...r.words.slice(0, kept).map((w) => w.piece), kept < r.words.length ? `after token ${kept}` : "padding"];
+  const [, , tokens, a, b] = r.attention.shape, kept = tokens - 1, said = follows(r, state.step);
+  const piece = (list, word) => (list[word] ? list[word].piece : "");
+  const rest = kept < said.length ? `after token ${kept}` : "padding";
   const under = step().pictures.denoised ? picture(step().pictures.denoised, "") : drawn(guided(), r.shape, "");
-  $("maps").replaceChildren(...names.map((name, word) => {
+  const places = [...said.slice(0, kept).keys(), kept];
+  $("maps").replaceChildren(...places.map((word) => {
+    const name = word < kept ? said[word].piece : rest;
     const map = weights(state.step, word), most = Math.max(...map, 1e-9), share = mean([...map]);
     const canvas = make("canvas", { width: b * 8, height: a * 8, role: "img", "aria-label": `attention to ${name}` }), context = canvas.getContext("2d");
     const veil = make("canvas", { width: b, height: a }), inks = veil.getContext("2d"), values = inks.createImageData(b, a);
@@ -236,7 +241,11 @@ function attention() {
     const chosen = word < kept ? { onclick: () => set({ word: word === state.word ? null : word }), class: word === state.word ? "chosen" : "" } : {};
     return figure(canvas, `${name} ${(100 * share).toFixed(1)}\u00a0%`, chosen);
   }));
-  const values = course(names.length), curves = names.map((name, word) => ({ name, values: values[word], chosen: word === state.word }));
+  const curves = course(tokens).map((values, word) => {
+    const [one, other] = [piece(r.words, word), piece(r.then_words, word)];
+    const name = word === kept ? rest : other && other !== one ? `${one}/${other}` : one;
+    return { name, values, chosen: word === state.word };
+  });
   const shown = curves.filter((c, word) => word === state.word || (word > 0 && word < kept));
   $("course").replaceChildren(chart(shown, "mean weight in %, without <start> and padding", state.step));
 }
@@ -331,13 +340,13 @@ function ways() { // all noisy latents on the plane of their two principal compo
 
 // ---- what the reader does
 const PARTS = [ // and what of the state each shows
-  [header, ["run"]], [where, ["run", "step"]], [road, ["run"]], [words, ["run", "word"]], [oneStep, ["run", "step", "scale", "spot", "channel"]],
+  [header, ["run"]], [where, ["run", "step"]], [road, ["run"]], [words, ["run", "step", "word"]], [oneStep, ["run", "step", "scale", "spot", "channel"]],
   [attention, ["run", "step", "word", "layer", "head", "scale"]], [schedule, ["run", "step"]], [guess, ["run", "step"]], [reconstruction, ["run"]], [apart, ["run", "step"]],
 ];
 function set(change) {
   Object.assign(state, change);
   const r = run();
-  if (parent !== window) parent.postMessage({ sfumato: "cursor", run: state.run, step: state.step, word: state.word, words: r.words.map((w) => w.piece) }, "*");
+  if (parent !== window) parent.postMessage({ sfumato: "cursor", run: state.run, step: state.step, word: state.word, words: follows(r, state.step).map((w) => w.piece) }, "*");
   state.step = Math.max(0, Math.min(state.step, r.steps.length - 1));
   if (change.run !== undefined) { state.word = null; state.scale = null; }
   state.spot = state.spot || [Math.floor(r.shape[1] / 2), Math.floor(r.shape[2] / 2)];
