@@ -248,15 +248,8 @@ def _converted(opened: Image.Image) -> Photo:
     if turned:
         notes.append("rotated upright according to the EXIF orientation")
     if picture.mode in SIXTEEN:
-        values = np.asarray(picture)
-        if values.min() < 0:
-            notes.append("values below 0 were clipped")
-        if (largest := int(values.max())) > 65535:
-            notes.append(f"values of 0 to {largest} were scaled to 16 bits")
-            values = (values.clip(0) * (65535 / largest)).round().astype(np.int32)
-        clear = picture.info.get("transparency")  # one value, for a gray PNG
-        alpha = np.uint8(255) * (values != clear) if isinstance(clear, int) else None
-        return Photo(_sixteen(values), alpha, profile, notes=tuple(notes))
+        values, alpha, more = _deep(picture)
+        return Photo(values, alpha, profile, notes=(*notes, *more))
     if picture.mode == "F":
         values = np.asarray(picture, np.float64)
         top = image.brightest("F", np.where(np.isfinite(values), values, 0))
@@ -287,6 +280,19 @@ def _converted(opened: Image.Image) -> Photo:
     return Photo(
         values if values.ndim == 3 else values[..., None], alpha, profile, notes=tuple(notes)
     )
+
+
+def _deep(picture: Image.Image) -> tuple[NDArray[Any], NDArray[np.uint8] | None, list[str]]:
+    """The values of a picture of mode I or I;16, its transparency, and notes."""
+    values, notes = np.asarray(picture), []
+    if values.min() < 0:
+        notes.append("values below 0 were clipped")
+    if (largest := int(values.max())) > 65535:
+        notes.append(f"values of 0 to {largest} were scaled to 16 bits")
+        values = (values.clip(0) * (65535 / largest)).round().astype(np.int32)
+    clear = picture.info.get("transparency")  # one value, for a gray PNG
+    alpha = np.uint8(255) * (values != clear) if isinstance(clear, int) else None
+    return _sixteen(values), alpha, notes
 
 
 def _sixteen(values: NDArray[Any]) -> NDArray[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from PIL import ImageColor
 from pydantic import ValidationInfo, field_validator, model_validator
 
 from sfumato.config import DEVICES, option
@@ -33,6 +32,8 @@ def rgb(text: str) -> tuple[int, int, int]:
     >>> rgb("#ff8000"), rgb("navy")
     ((255, 128, 0), (0, 0, 128))
     """
+    from PIL import ImageColor  # imported here, since --help needs no Pillow
+
     try:
         red, green, blue = ImageColor.getrgb(text)[:3]
     except ValueError:
