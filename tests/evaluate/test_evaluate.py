@@ -221,3 +221,16 @@ def test_what_cannot_be_measured_is_left_out_and_listed(photos):
     assert isinstance(result.exception, OptionError) and "none of the pictures" in str(
         result.exception
     )
+
+
+def test_a_gray_picture_has_one_channel_however_it_is_stored(photos):
+    """Independent noise in three equal channels would be easier to remove."""
+    gray = [Image.open(photo).convert("L") for photo in sorted(photos.iterdir())]
+    for k, picture in enumerate(gray):
+        (picture.convert("RGB") if k else picture).save(photos / f"{k}.png")
+    as_stored, converted = (
+        list(damage(photos, "denoise", 25, gray=told)) for told in (False, True)
+    )
+    for one, other in zip(as_stored, converted, strict=True):
+        assert one.y.shape[1] == 1
+        assert torch.equal(one.y, other.y)

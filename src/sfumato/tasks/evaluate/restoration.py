@@ -1,7 +1,7 @@
 """Measure restoration with the field's standard metrics and conventions.
 
 * Denoising: Gaussian noise is added to values of 0 to 255, without clipping. PSNR is computed over
-  all channels.
+  all channels. A gray picture has one channel, also if its file has three equal ones.
 * Enlarging: pictures are cropped to a multiple of the factor, downsampled with MATLAB's antialiased
   bicubic kernel and rounded to integers. PSNR and SSIM are computed from the luminance Y (BT.601).
   Before that, a border is cropped; its width in pixels is the rounded factor.
@@ -198,8 +198,10 @@ def damager(
     def damaged(sample: Sample) -> Damaged:
         picture = _read(sample, number if task == "enlarge" else 1.0)
         values = np.asarray(picture.convert("L") if gray else picture, np.float64)
-        if task == "colorize" and (values == values[..., :1]).all():
-            raise PictureError(f"{sample.name}: it has no color to restore")
+        if values.ndim == 3 and (values == values[..., :1]).all():
+            if task == "colorize":
+                raise PictureError(f"{sample.name}: it has no color to restore")
+            values = values[..., :1]  # noise must not be independent in three equal channels
         try:
             return spoil(sample.name, values, task, amount)
         except OptionError as error:  # too small for the damage
