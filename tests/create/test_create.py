@@ -274,6 +274,9 @@ def test_long_prompt_says_what_was_cut(run, tiny):
         "b.png",
     )[2]
     assert "the end of the negative prompt was not seen by the model" in err
+    then = ["--then-step", "1", "--then", " ".join(["pear"] * 400), "--output", "c.png"]
+    err = run("create", "apple", "--model", tiny, "--steps", "2", *then)[2]
+    assert "the end of the text of --then was not seen by the model" in err
 
 
 WRONG = {

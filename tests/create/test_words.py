@@ -1,5 +1,7 @@
 """Emoji are read by their names, and a prompt without a known word is told."""
 
+from dataclasses import replace
+
 import pytest
 
 from sfumato.condition.words import knows_no_word, with_names
@@ -87,3 +89,12 @@ def test_without_a_text_encoder_nothing_is_unknown():
     from sfumato.condition.text import NoText
 
     assert not knows_no_word(NoText(), "xyzzyq") and with_names(NoText(), "\u2615") == "\u2615"
+
+
+def test_a_later_text_without_a_known_word_is_told_and_a_lora_may_know_it(icons):
+    options = CreateOptions(seed=3, steps=2, best_of=1, then_step=2, then="qwrtz gnarf")
+    made = create("a red apple", options, icons)[0]
+    assert made.then_unknown and not made.unknown
+    with_lora = replace(icons, loras=("mine/",))
+    made = create("gnarf", CreateOptions(seed=3, steps=2, best_of=1), with_lora)[0]
+    assert not made.unknown and made.near is None

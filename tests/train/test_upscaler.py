@@ -94,7 +94,11 @@ def test_each_picture_is_its_own_in_any_batch(folder):
     assert np.abs(a - b).max() <= 1
     events = list(stream(texts, options(folder, size=(64, 64)), model))
     told = [e for e in events if isinstance(e, Progress)]
-    assert [(e.what, e.done, e.total) for e in told] == [("enlarging", k, 3) for k in range(4)]
+    assert [(e.what, e.done, e.total) for e in told] == [("enlarging", k, 12) for k in range(13)]
+    told = stream("a", options(folder, size=(100, 100)), model)
+    shares = [e.done / e.total for e in told if isinstance(e, Progress)]
+    assert shares[4] == 4 / (4 * 17), "the second enlargement takes 16 times as long"
+    assert shares == sorted(shares) and shares[-1] == 1
 
 
 def test_it_is_read_only_if_a_picture_is_enlarged(folder):

@@ -119,7 +119,14 @@ def tell_of_prompt(made: Made) -> None:
             f"similar names are {', '.join(made.near)}" if made.near else "none has a similar name"
         )
         note(f'no training picture is named "{shortened(made.prompt)}"; {found}')
-    for what, cut in (("prompt", made.cut), ("negative prompt", made.negative_cut)):
+    if made.then_unknown:
+        note(f'the model seems to know no word of --then "{shortened(made.settings["then"])}"')
+    texts = (
+        ("prompt", made.cut),
+        ("negative prompt", made.negative_cut),
+        ("text of --then", made.then_cut),
+    )
+    for what, cut in texts:
         if cut:
             note(f'the end of the {what} was not seen by the model: "{cut}"')
 

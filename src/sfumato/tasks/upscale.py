@@ -17,7 +17,7 @@ from sfumato.denoiser.denoiser import Denoiser
 from sfumato.sampler.ode import dpmpp_2m
 from sfumato.sampler.schedule import initial, trailing
 from sfumato.space.detail import Detail
-from sfumato.types import Condition, Step
+from sfumato.types import Condition, Progress, Reporting, Step
 
 STEPS = 4
 
@@ -52,14 +52,20 @@ def stream(
     )
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # active while the generator runs, not between its steps
 def upscale(
     denoiser: Denoiser,
     small: Tensor,
     tokens: Tensor | None,
     noise: Callable[[Tensor], Tensor],
     steps: int = STEPS,
-) -> Tensor:
-    """Enlarge pictures (B, 3, h, w) in [-1, 1] to (B, 3, 4h, 4w); see :func:`stream`."""
-    *_, last = stream(denoiser, small, tokens, noise, steps)
-    return Detail().decode(last.x, small).clamp(-1, 1)
+) -> Reporting[Tensor]:
+    """Enlarge pictures (B, 3, h, w) in [-1, 1] to (B, 3, 4h, 4w); see :func:`stream`.
+
+    This is a generator: it yields progress and returns the result.
+    """
+    details = torch.zeros(())
+    for step in stream(denoiser, small, tokens, noise, steps):
+        details = step.x
+        yield Progress("enlarging", step.index + 1, steps)
+    return Detail().decode(details, small).clamp(-1, 1)

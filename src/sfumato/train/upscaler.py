@@ -23,7 +23,7 @@ from sfumato.errors import ModelError
 from sfumato.hub.files import fingerprint
 from sfumato.hub.load import Model
 from sfumato.hub.save import save_network
-from sfumato.runtime import Streams, autocast, choose_dtype, on_device, seeded
+from sfumato.runtime import Streams, autocast, choose_dtype, on_device, result_of, seeded
 from sfumato.space.detail import Detail
 from sfumato.space.kl import AutoencoderKL
 from sfumato.tasks.upscale import upscale
@@ -133,7 +133,7 @@ class UpscalerJob:
         device = self.module.conv_in.weight.device
         small = torch.from_numpy(np.array(self._kept[rows.numpy()], dtype=np.float32)).to(device)
         tokens = self.data.states([self.data.choices[r][0] for r in rows.tolist()]).to(device)
-        large = upscale(self.denoiser, small, tokens, Streams(rows.tolist()).like)
+        large = result_of(upscale(self.denoiser, small, tokens, Streams(rows.tolist()).like))
         shown = torch.cat([F.interpolate(small, size=large.shape[2:]), large])
         return image.sheet(image.to_pictures(shown), columns=len(rows))
 

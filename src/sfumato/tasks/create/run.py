@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from sfumato.tasks.create.inpaint import initial_latents, paste_known
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import Plan, check, load_model, make_plan
 from sfumato.tasks.names import names_in_place_of
-from sfumato.tasks.upscale import upscale
+from sfumato.tasks.upscale import STEPS, upscale
 from sfumato.types import Condition, Denoise, Progress, Reporting, Step
 
 ENLARGING = 64  # number of the upscaler's random stream; candidates have lower numbers
@@ -53,13 +53,15 @@ class Made:
     cut : str
         Text cut off at the end of the prompt, if the prompt is too long for the model; usually
         empty.
-    negative_cut : str
-        End of the negative prompt that was cut off.
-    unknown : bool
-        True if the model seems to know none of the words of the prompt.
+    negative_cut, then_cut : str
+        End of the negative prompt, and of the text of ``then``, that was cut off.
+    unknown, then_unknown : bool
+        True if the model seems to know none of the words of the prompt, or of ``then``. False with
+        LoRAs, which may know other words.
     near : list of str, optional
         Names of training pictures with a meaning similar to the prompt. None if the name of a
-        training picture contains a word of the prompt, or if the model has no list of names.
+        training picture contains a word of the prompt, if the model has no list of names, and with
+        LoRAs.
     count : int
         Requested number of pictures per prompt.
     """
@@ -73,6 +75,8 @@ class Made:
     negative_cut: str = ""
     unknown: bool = False
     near: list[str] | None = None
+    then_cut: str = ""
+    then_unknown: bool = False
     count: int = 1  # requested pictures per prompt
 
     def save(self, path: Path | str) -> None:
@@ -257,14 +261,27 @@ def _made(
     picture: Image.Image,
     seconds: float,
     settings: dict[str, Any],
-    cut: tuple[str, str],
+    cut: list[str],
 ) -> Made:
-    """Combine a picture with its settings and notes."""
-    unknown = knows_no_word(plan.model.text, plan.named(text))
-    near = None if unknown else names_in_place_of(plan.model, plan.named(text))
+    """Combine a picture with its settings and notes; `cut` are the ends of the texts."""
+    options, model = plan.options, plan.model
+    unknown, then_unknown = (
+        not model.loras and knows_no_word(model.text, plan.named(said))
+        for said in (text, options.then or "")
+    )
+    near = None if unknown or model.loras else names_in_place_of(model, plan.named(text))
     whole = paste_known(plan, picture)
-    shown = transparent(whole) if plan.options.transparent else whole
-    return Made(shown, text, seed, seconds, settings, *cut, unknown, near, plan.options.count)
+    shown = transparent(whole) if options.transparent else whole
+    made = Made(shown, text, seed, seconds, settings, unknown=unknown, near=near)
+    prompt_cut, negative_cut, then_cut = cut
+    return replace(
+        made,
+        cut=prompt_cut,
+        negative_cut=negative_cut,
+        then_cut=then_cut,
+        then_unknown=then_unknown,
+        count=options.count,
+    )
 
 
 def _to_pictures(
@@ -276,39 +293,59 @@ def _to_pictures(
         if plan.options.mask is not None:  # its padding is cropped later
             return as_made
         return [image.crop_to(picture, plan.shown) for picture in as_made]
+    # each enlargement works on 16 times as many pixels as the one before
+    work = [16**k for k in range(plan.enlarged)]
+    done, total = 0, len(wanted) * STEPS * sum(work)
     # loaded only now, because loading takes longer than a step
-    yield Progress("enlarging", 0, len(wanted))
+    yield Progress("enlarging", done, total)
     upscaler, pictures = plan.model.upscaler, []
     assert upscaler is not None
     for k, (text, seed) in enumerate(wanted):
         tokens = plan.model.text([text], plan.size)[0].tokens
         noise, made = Streams([derive_seed(seed, ENLARGING)]).like, pixels[[k]].float()
-        for _ in range(plan.enlarged):
-            made = upscale(upscaler, made, tokens, noise)
+        for cost in work:
+            enlarging = upscale(upscaler, made, tokens, noise)
+            made = yield from _counted(enlarging, done, cost, total)
+            done += STEPS * cost
         picture = image.to_pictures(made)[0]
         if plan.start is not None and plan.start.replaced is not None:  # must fit the known pixels
             picture = picture.resize(plan.shown, Image.Resampling.LANCZOS)
         pictures.append(image.crop_to(picture, plan.shown))
-        yield Progress("enlarging", k + 1, len(wanted))
     return pictures
+
+
+def _counted(enlarging: Reporting[Tensor], done: int, cost: int, total: int) -> Reporting[Tensor]:
+    """Convert the steps of an enlargement to the progress of all enlargements."""
+    while True:
+        try:
+            step = next(enlarging)
+        except StopIteration as end:
+            made: Tensor = end.value
+            return made
+        yield Progress(step.what, done + step.done * cost, total)
 
 
 # on a generator, this mode is active while the generator runs, not between its steps
 @torch.inference_mode()
 def _sample(
     plan: Plan, wanted: Sequence[tuple[str, int]], sigmas: Tensor, done: int, total: int
-) -> Generator[SamplerProgress, None, tuple[Tensor, list[tuple[str, str]]]]:
-    """Sample pictures (B, 3, H, W); also return the ends cut from prompts and negative prompts.
+) -> Generator[SamplerProgress, None, tuple[Tensor, list[list[str]]]]:
+    """Sample pictures (B, 3, H, W); also return the ends cut from prompts, negative prompts and
+    the texts of ``then``.
 
     Each candidate has its own random stream.
     """
     model, options, texts = plan.model, plan.options, [text for text, _ in wanted]
     condition, tokens = model.text(texts, plan.size)
     negative, others = model.text([options.negative_prompt] * len(texts), plan.size)
+    later, ends = condition, [""] * len(texts)
+    if options.then is not None:
+        later, rest = model.text([plan.styled(options.then)] * len(texts), plan.size)
+        ends = [said.cut for said in rest]
     streams = Streams([seed for _, seed in wanted])
     x, planes, known = initial_latents(plan, streams, float(sigmas[0]))
     taken = 0  # steps
-    denoise = _guided_denoiser(plan, texts, condition, negative, planes, lambda: taken)
+    denoise = _guided_denoiser(plan, condition, later, negative, planes, lambda: taken)
     denoise = denoise if known is None else consistent(denoise, *known)
     steps = len(sigmas) - 1
     if options.schedule == "auto":
@@ -318,20 +355,21 @@ def _sample(
     for step in sampler(denoise, x, sigmas):
         x, taken = step.x, step.index + 1
         yield SamplerProgress(step, steps, done, total)
-    return model.space.decode(x), [(a.cut, b.cut) for a, b in zip(tokens, others, strict=True)]
+    cut = [[a.cut, b.cut, end] for a, b, end in zip(tokens, others, ends, strict=True)]
+    return model.space.decode(x), cut
 
 
 def _guided_denoiser(
     plan: Plan,
-    texts: Sequence[str],
     condition: Condition,
+    later: Condition,
     negative: Condition,
     planes: Tensor | None,
     taken: Callable[[], int],
 ) -> Denoise:
-    """The guided denoiser, which may change prompt or guidance scale at ``then_step``.
+    """The guided denoiser, which may change condition or guidance scale at ``then_step``.
 
-    `taken` returns the number of steps taken so far.
+    From this step on, it follows `later`. `taken` returns the number of steps taken so far.
     """
     model, options = plan.model, plan.options
 
@@ -342,8 +380,6 @@ def _guided_denoiser(
     first = guided(condition, plan.guidance_scale)
     if not plan.branches or options.then_step is None:
         return first
-    other = None if options.then is None else plan.styled(options.then)
-    later = condition if other is None else model.text([other] * len(texts), plan.size)[0]
     before = options.then_step - 1
     return switched(first, guided(later, plan.then_scale), lambda: taken() >= before)
 
