@@ -268,6 +268,42 @@ def explain(error: ValidationError) -> str:
         elif isinstance(cause := (item.get("ctx") or {}).get("error"), OptionError):
             parts.append(str(cause))
         else:
-            reason = item["msg"][:1].lower() + item["msg"][1:]
-            parts.append(f"{key}={_short(item['input'])} is not supported ({reason})")
+            parts.append(f"{key}={_short(item['input'])} is not supported: {reason(item)}")
     return "; ".join(parts)
+
+
+# what is expected, by the type of a validation error
+EXPECTED = {
+    "int_parsing": "give a whole number",
+    "int_type": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_parsing": "give a number",
+    "float_type": "give a number",
+    "finite_number": "give a finite number",
+    "string_type": "give a text",
+    "bool_parsing": "give true or false",
+    "bool_type": "give true or false",
+    "greater_than": "it must be above {gt}",
+    "greater_than_equal": "it must be at least {ge}",
+    "less_than": "it must be below {lt}",
+    "less_than_equal": "it must be at most {le}",
+}
+
+
+def reason(item: Mapping[str, Any]) -> str:
+    """Say what is expected in place of a wrong value, for one entry of ``ValidationError.errors``.
+
+    Examples
+    --------
+    >>> reason({"type": "less_than_equal", "ctx": {"le": 1000}, "msg": ""})
+    'it must be at most 1,000'
+    """
+    if item["type"] in EXPECTED:
+        limits = {
+            name: f"{int(limit):,}" if limit == int(limit) else limit
+            for name, limit in (item.get("ctx") or {}).items()
+            if isinstance(limit, int | float)
+        }
+        return EXPECTED[item["type"]].format(**limits)
+    said = str(item["msg"]).removeprefix("Value error, ")
+    return said[:1].lower() + said[1:]

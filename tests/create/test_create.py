@@ -286,7 +286,7 @@ WRONG = {
     ),
     "three million pictures": (
         ["create", "x", "--seed", "1", "--count", "3000000"],
-        "less than or equal to 100000",
+        "at most 100,000",
     ),
     "no prompt": (("create",), "no prompt given"),
     "unknown sampler": (

@@ -308,7 +308,7 @@ def test_bad_data_gets_one_sentence(kind, message, tmp_path, capsys, monkeypatch
         (["--codes", "2,x"], "cannot be read"),
         (["--codes", "64"], "64 is too large"),
         (["--corruption", "nosie:2"], 'did you mean "noise"'),
-        (["--size", "-3"], "greater than or equal to 4"),
+        (["--size", "-3"], "at least 4"),
         (["--outliers", "2"], "outliers"),
         (["--label", "lable"], 'did you mean "labels"'),
         (["--loss", "magic"], "magic"),

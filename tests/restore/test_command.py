@@ -293,6 +293,7 @@ def test_what_a_shrunk_gray_result_differs_by_is_told(repairer):
         (["--denoise", "-3"], "above 0 and at most 255"),
         (["--dejpeg", "0"], "within 1 to 100"),
         (["--dejpeg", "2.5"], "auto or a whole number"),
+        (["--denoise", "30%"], "auto or a number"),
         (["--fill-color", "raed"], "#rrggbb"),
         (["--colorize", "--hint", "1,2,raed"], "#rrggbb"),
         (["--hint", "1,2,#ff0000"], "need --colorize"),

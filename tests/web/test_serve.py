@@ -320,7 +320,7 @@ BOMB = (
             400,
             "does not fetch URLs",
         ),
-        ("/v1/create", {"prompt": "x", "count": 65}, 422, "less than or equal to 64"),
+        ("/v1/create", {"prompt": "x", "count": 65}, 422, "at most 64"),
         ("/v1/create", {"prompt": "x", "count": 8, "best_of": 9}, 400, "including all candidates"),
         ("/v1/create", {"prompt": "x", "size": [4096, 4096]}, 400, "1024x1024"),
         ("/v1/create", {"prompt": "x" * 5000}, 400, "letters"),

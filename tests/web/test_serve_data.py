@@ -223,7 +223,7 @@ def test_the_indexes_are_listed(served):
     [
         ("create", {"loras": ["/etc/x.safetensors"]}, "LoRA"),
         ("create", {"then_step": 2, "then": "x" * 5000}, "letters"),
-        ("traces", {"changes": [{"steps": 1000}]}, "less than or equal to 200"),
+        ("traces", {"changes": [{"steps": 1000}]}, "at most 200"),
         ("traces", {"changes": [{"prompt": "x" * 5000}]}, "letters"),
         ("traces", {"changes": [{"model": "icons"}]}, "model cannot differ"),
         ("traces", {"changes": [{}] * 6}, "changes"),

@@ -93,17 +93,15 @@ def command_class(record: type[Config]) -> type[TyperCommand]:
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             """Insert the missing value after an option of `bare`.
 
-            A value is missing if neither the word in `bare` nor a number follows the option.
+            A value is missing if neither the word in `bare` nor a number follows the option. A word
+            that begins with a digit is a number unless a file has this name.
             """
             out: list[str] = []
             for k, word in enumerate(args):
                 out.append(word)
                 follows = args[k + 1] if k + 1 < len(args) else ""
-                if (
-                    word in bare
-                    and follows != bare[word]
-                    and not re.fullmatch(r"-?[\d.]+(e-?\d+)?", follows)
-                ):
+                number = re.match(r"-?\.?\d", follows) and not Path(follows).exists()
+                if word in bare and follows != bare[word] and not number:
                     out.append(bare[word])
             return super().parse_args(ctx, out)
 

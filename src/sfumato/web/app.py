@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from sfumato import __version__
+from sfumato.config import reason
 from sfumato.errors import SfumatoError
 from sfumato.hub.catalog import bundled
 from sfumato.web import a1111, jobs, openai
@@ -173,7 +174,7 @@ async def _invalid(_: Request, error: Exception) -> Response:
     parts = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"][1:])
-        said = item["msg"].removeprefix("Value error, ")
+        said = reason(item)
         if item["type"] == "json_invalid":
             parts.append(f"the body is not valid JSON: {item['ctx']['error']} at letter {key}")
         elif item["loc"] == ("body",) and item["type"] in NO_OBJECT:
