@@ -239,3 +239,79 @@ def test_a_found_picture_is_not_downloaded_shrunk(page):
     page.locator("#search .tile").first.click()
     playwright.expect(page.locator("#viewer .download")).to_be_hidden()
     page.click("#viewer .close")
+
+
+def test_a_reload_follows_the_job_that_runs(page):
+    """Its places, its progress and its pictures are there again."""
+    page.fill("#create textarea", "a green pear")
+    page.fill("#create [name=count]", "12")
+    page.evaluate("document.querySelector('#create [name=steps]').value = 30")
+    page.click("#create > form [type=submit]")
+    page.wait_for_selector("#create button.tile")
+    page.reload()
+    page.wait_for_selector("#create .cancel:not([disabled])")
+    assert page.locator("#create h2").inner_text() == "a green pear"
+    assert page.locator("#create .tile").count() == 12
+    playwright.expect(page.locator("#create > form .status")).to_contain_text("left")
+    page.click("#create > form .cancel")
+    playwright.expect(page.locator("#create > form .status")).to_have_text("cancelled")
+    page.reload()
+    page.wait_for_selector("body[data-ready=create]")
+    assert page.locator("#create > form .status").inner_text() == ""
+    assert page.locator("#create > form [type=submit]").is_enabled()
+
+
+def test_a_reload_follows_a_comparison(page):
+    opened(page, "#reduce")
+    page.fill("#reduce [name=limit]", "60")
+    page.fill("#reduce [name=epochs]", "60")
+    page.click("#reduce [type=submit]")
+    page.wait_for_selector("#reduce .cancel:not([disabled])")
+    page.reload()
+    page.wait_for_selector("#reduce .alone:visible", timeout=120_000)
+    assert "empty" not in page.locator("#reduce").get_attribute("class")
+    opened(page, "#history")
+    line = page.locator("#history .run").first
+    playwright.expect(line.locator("a")).to_have_text("Open the report")
+    assert line.locator("h2").inner_text() == "compared: digits.npz"
+    assert line.locator(".tile").count() > 1
+
+
+def test_the_jobs_before_one_are_counted_with_the_one_that_runs(page, studio):
+    """A place in the queue moves on."""
+    for box in page.locator("#create [name=count], #create [name=steps]").all():
+        box.evaluate("(box) => { box.value = box.name === 'count' ? 40 : 30; }")
+    page.click("#create > form [type=submit]")
+    page.wait_for_selector("#create button.tile")
+    opened(page, "#learn")
+    page.click("#learn [data-preset=moons]")
+    page.click("#learn > form [type=submit]")
+    waits = page.locator("#learn > form .status")
+    playwright.expect(waits).to_have_text("queued: 1 before it")
+    opened(page, "#create")
+    page.click("#create > form .cancel")
+    opened(page, "#learn")
+    playwright.expect(waits).not_to_contain_text("queued")
+
+
+def test_paint_can_be_undone(page, tmp_path):
+    Image.new("RGB", (200, 100), "gray").save(tmp_path / "gray.png")
+    opened(page, "#restore")
+    page.set_input_files("#restore [name=file]", tmp_path / "gray.png")
+    undo, canvas = page.locator("#restore .undo"), page.locator("#restore canvas")
+    playwright.expect(undo).to_be_disabled()
+    shots = [canvas.screenshot()]
+    for x in (30, 90):
+        canvas.click(position={"x": x, "y": 40})
+        shots.append(canvas.screenshot())
+    page.click("#restore .clear")
+    assert canvas.screenshot() == shots[0]
+    undo.click()
+    assert canvas.screenshot() == shots[2]
+    page.keyboard.press("Control+z")
+    assert canvas.screenshot() == shots[1]
+    undo.click()
+    assert canvas.screenshot() == shots[0]
+    playwright.expect(undo).to_be_disabled()
+    page.click("#restore [type=submit]")
+    playwright.expect(page.locator("#restore .status")).to_contain_text("tick what to repair")

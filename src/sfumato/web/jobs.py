@@ -33,8 +33,9 @@ from sfumato.web.bodies import (
     SearchBody,
     TraceBody,
 )
-from sfumato.web.queue import Queue, Update
+from sfumato.web.queue import Queue
 from sfumato.web.requests import checked
+from sfumato.web.running import Update
 from sfumato.web.schema import EVENTS, NO_MODEL, NOT_FOUND, PAGE, PICTURE, STARTED, JobRecord
 from sfumato.web.store import ENDED, Job, new_id
 
@@ -139,7 +140,7 @@ def record(queue: Queue, job: Job) -> dict[str, Any]:
         "created": job.created,
         "started": job.started,
         "completed": job.completed,
-        "queue_position": queue.store.position(job) if job.status == "queued" else None,
+        "queue_position": queue.position(job),
         "progress": queue.progress(job),
         "poll_url": base,
         "events_url": f"{base}/events",

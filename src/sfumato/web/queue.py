@@ -17,12 +17,11 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from sfumato.types import Progress
+from sfumato.web.running import Running, Update
 from sfumato.web.store import ENDED, Job, Store
 from sfumato.web.work import Finished, JobProgress, Preview, Work, compatible
 from sfumato.web.worker import Cancel, Ended, Free, JobEvent, serve
@@ -40,42 +39,6 @@ logger = logging.getLogger("sfumato.web")
 
 class Full(Exception):
     """The queue is full."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """An event for the watchers of a job.
-
-    Attributes
-    ----------
-    kind : {"progress", "preview", "picture", "completed", "failed", "cancelled", "stopping"}
-        After "stopping", the server stops; the job continues later.
-    data : dict
-    """
-
-    kind: str
-    data: dict[str, Any]
-
-
-@dataclass
-class Running:
-    """State of a running job."""
-
-    started: float = field(default_factory=time.monotonic)
-    began: float = field(default_factory=time.monotonic)  # of the current part of the work
-    progress: Progress | None = None
-    preview: str | None = None
-    made: list[dict[str, Any]] = field(default_factory=list)  # the finished pictures
-
-    def as_json(self) -> dict[str, Any]:
-        """Progress of the job: what, done, total, and eta in seconds."""
-        now = self.progress
-        if now is None:
-            return {"what": "waiting for the model", "done": 0, "total": 1, "eta": None}
-        if not now.done:
-            return {"what": now.what, "done": 0, "total": now.total, "eta": None}
-        left = (time.monotonic() - self.began) * (now.total / now.done - 1)
-        return {"what": now.what, "done": now.done, "total": now.total, "eta": round(left, 2)}
 
 
 class Queue:
@@ -203,8 +166,7 @@ class Queue:
             if self.closing:  # too late to be told
                 yield Update("stopping", {})
                 return
-            position = self.store.position(job) if job.status == "queued" else None
-            yield Update("progress", {**self.progress(job), "queue_position": position})
+            yield self._standing(job)
             while True:
                 update = await inbox.get()
                 yield update
@@ -222,6 +184,24 @@ class Queue:
         job = self.store.get(identity)
         assert job is not None
         return job
+
+    def position(self, job: Job) -> int | None:
+        """The number of jobs that wait or run before a queued job; None for another job."""
+        if job.status != "queued":
+            return None
+        return self.store.position(job) + len(self.running)
+
+    def _standing(self, job: Job) -> Update:
+        """Progress of a job, and its place in the queue."""
+        return Update("progress", {**self.progress(job), "queue_position": self.position(job)})
+
+    def _tell_waiting(self) -> None:
+        """Tell the watchers of queued jobs their new places in the queue."""
+        with contextlib.suppress(sqlite3.Error):  # they are told later
+            for identity in list(self.watchers):
+                job = self.store.get(identity)
+                if job is not None and job.status == "queued":
+                    self._send(identity, self._standing(job))
 
     def progress(self, job: Job) -> dict[str, Any]:
         """Progress of a job."""
@@ -270,9 +250,7 @@ class Queue:
             return
         event, running = message.event, self.running[message.id]
         if isinstance(event, JobProgress):
-            if running.progress is not None and running.progress.what != event.progress.what:
-                running.began = time.monotonic()
-            running.progress = event.progress
+            running.advance(event.progress)
             self._send(message.id, Update("progress", running.as_json()))
         elif isinstance(event, Preview):
             running.preview = event.png
@@ -360,6 +338,7 @@ class Queue:
             self.done.clear()
             for work in batch:
                 self.running[work.id] = Running()
+            self._tell_waiting()
             assert self.pipe is not None
             try:
                 self.pipe.send(batch)

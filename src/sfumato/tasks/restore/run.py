@@ -163,8 +163,8 @@ def _surprises(
         yield "the photo has colors; they were replaced by estimated colors"
     if options.fill_scratches and filled is not None and filled.mean() > MUCH:
         yield (
-            f"{filled.mean():.1%} of the photo was inpainted, perhaps also parts without damage: "
-            "--compare shows the result, --save-mask the pixels"
+            f"{filled.mean():.1%} of the photo was inpainted, perhaps also parts without damage; "
+            "compare the result with the photo"
         )
     elif options.fill is not None and filled is not None and filled.mean() > MOST_OF_IT:
         share = f"{filled.mean():.0%} of the photo was inpainted"

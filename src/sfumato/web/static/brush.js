@@ -1,6 +1,7 @@
 // A picture to paint on. What is painted becomes a mask of the picture's full size, white on black.
 
 const SHOWN = 1400; // pixels of a side, at most: the server keeps the picture itself
+const STEPS = 10; // that can be undone
 
 export class Brush {
   constructor(element, changed = () => {}) {
@@ -8,6 +9,13 @@ export class Brush {
     this.file = null;
     this.opened = 0; // pictures so far: the one that was chosen last is shown
     this.changed = changed; // called when a picture is opened or removed
+    addEventListener("keydown", (event) => {
+      const typing = event.target.closest?.("textarea, input:not([type=range], [type=checkbox])");
+      const undoes = event.key === "z" && (event.ctrlKey || event.metaKey) && !event.shiftKey;
+      if (!undoes || typing || !this.file || !this.element.checkVisibility()) return;
+      event.preventDefault();
+      this.undo();
+    });
   }
 
   close() {
@@ -36,17 +44,22 @@ export class Brush {
     this.canvas.setAttribute("aria-label", "The picture; paint over the parts to inpaint");
     this.mask = new OffscreenCanvas(this.canvas.width, this.canvas.height);
     this.painted = false;
+    this.before = []; // the paint before each of the last steps
     this.picture = picture;
     const tools = document.createElement("div");
     tools.className = "tools";
     tools.innerHTML = '<label>Brush <input type="range" min="2" max="120" value="24"></label>'
-      + '<button type="button" class="clear">Clear the paint</button><button type="button" class="remove">Remove the picture</button>'
+      + '<button type="button" class="undo" title="Ctrl+Z">Undo</button><button type="button" class="clear">Clear the paint</button>'
+      + '<button type="button" class="remove">Remove the picture</button>'
       + '<label>Mask from a file, white on black <input type="file" class="mask" accept="image/*"></label>';
     this.width = tools.querySelector("input");
     const longest = Math.max(this.canvas.width, this.canvas.height);
     this.width.value = Math.max(2, Math.min(24, Math.round(longest / 10)));
     this.canvas.classList.toggle("small", longest < 300);
     this.last = null; // the last point of a stroke
+    this.back = tools.querySelector(".undo");
+    this.back.disabled = true;
+    this.back.addEventListener("click", () => this.undo());
     tools.querySelector(".clear").addEventListener("click", () => this.clear());
     tools.querySelector(".remove").addEventListener("click", () => this.close());
     tools.querySelector(".mask").addEventListener("change", (event) => this.load(event.target));
@@ -58,7 +71,26 @@ export class Brush {
     this.changed();
   }
 
+  // Keep the paint as it is now, so that the next step can be undone.
+  remember() {
+    const { width, height } = this.mask;
+    const paint = this.painted ? this.mask.getContext("2d").getImageData(0, 0, width, height) : null;
+    this.before = [...this.before, paint].slice(-STEPS);
+    this.back.disabled = false;
+  }
+
+  undo() {
+    if (!this.before.length) return;
+    const paint = this.before.pop(), pen = this.mask.getContext("2d");
+    if (paint) pen.putImageData(paint, 0, 0);
+    else pen.clearRect(0, 0, this.mask.width, this.mask.height);
+    this.painted = paint !== null;
+    this.back.disabled = !this.before.length;
+    this.draw();
+  }
+
   clear() {
+    this.remember();
     this.mask.getContext("2d").clearRect(0, 0, this.mask.width, this.mask.height);
     this.painted = false;
     this.draw();
@@ -71,6 +103,7 @@ export class Brush {
     input.setCustomValidity(file ? "" : "the browser cannot show this file");
     input.reportValidity();
     if (!file || ticket !== this.opened) return;
+    this.remember();
     const pen = this.mask.getContext("2d");
     const { width, height } = this.mask;
     pen.clearRect(0, 0, width, height);
@@ -90,6 +123,7 @@ export class Brush {
     const box = this.canvas.getBoundingClientRect();
     const x = ((event.clientX - box.left) * this.canvas.width) / box.width;
     const y = ((event.clientY - box.top) * this.canvas.height) / box.height;
+    if (begins) this.remember();
     const pen = this.mask.getContext("2d");
     pen.lineWidth = this.width.value;
     pen.lineCap = "round";

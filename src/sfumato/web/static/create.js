@@ -3,7 +3,7 @@
 import { base64, json, once } from "./api.js";
 import { Brush, dropped } from "./brush.js";
 import { run, uses } from "./gallery.js";
-import { perform, say } from "./job.js";
+import { perform, resume, say } from "./job.js";
 import { refill } from "./keep.js";
 
 const page = document.getElementById("create");
@@ -29,6 +29,7 @@ export const open = once(async () => {
   form.querySelector(".lora").hidden = loras.data.length === 0;
   field("sampler").append(...samplers.map((s) => new Option(s.name, s.aliases[0])));
   refill(form);
+  goOn();
 });
 field("model").addEventListener("change", () => styles());
 
@@ -118,17 +119,34 @@ async function body() {
 
 const tell = (text, wrong = false) => say(form, text, wrong);
 
+const places = ({ prompt, count }) => run(page.querySelector(".results"), prompt, count ?? 1);
+const showing = (shown) => (kind, data) => {
+  if (kind === "preview") shown.preview(`data:image/png;base64,${data.b64_json}`);
+  if (kind === "picture") shown.add(data);
+};
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   let shown = null;
   const done = await perform(form, "/v1/create", async () => {
     const asked = await body();
-    shown = run(page.querySelector(".results"), asked.prompt, asked.count ?? 1);
+    shown = places(asked);
     return asked;
-  }, (kind, data) => {
-    if (kind === "preview") shown.preview(`data:image/png;base64,${data.b64_json}`);
-    if (kind === "picture") shown.add(data);
+  }, (kind, data) => showing(shown)(kind, data), ({ prompt, count }) => ({ prompt, count }));
+  finish(shown, done);
+});
+
+// Follow the pictures that were being made when the page was reloaded.
+async function goOn() {
+  let shown = null;
+  const done = await resume(form, (about) => {
+    shown = places(about);
+    return showing(shown);
   });
+  if (shown) finish(shown, done);
+}
+
+function finish(shown, done) {
   if (!done) {
     shown?.stop(); // finished pictures stay
     return;
@@ -139,14 +157,14 @@ form.addEventListener("submit", async (event) => {
   tell(`${done.seconds.toFixed(1)} s${unseen ? `; not seen by the model: ${unseen}` : ""}`
     + (unknown ? "; the model seems to know no word of this" : "")
     + (near ? `; no training picture has this name${near.length ? `, but ${near.join(", ")}` : ""}` : ""));
-});
+}
 
 // Start from a picture.
 async function start(file) {
   try {
     await brush.open(file);
   } catch {
-    tell("the browser cannot show this file", true);
+    tell("the browser cannot show this file; choose a PNG, JPEG or WebP file", true);
     return;
   }
   tell("");

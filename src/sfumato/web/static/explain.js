@@ -3,7 +3,7 @@
 
 import { json, once } from "./api.js";
 import { uses } from "./gallery.js";
-import { leave, perform, say, show } from "./job.js";
+import { leave, perform, resume, say, show } from "./job.js";
 import { refill } from "./keep.js";
 
 const page = document.getElementById("explain");
@@ -22,7 +22,23 @@ export const open = once(async () => {
   const samplers = await json("/sdapi/v1/samplers");
   field("sampler").append(...samplers.map((s) => new Option(s.name, s.aliases[0])));
   refill(form);
+  goOn();
 });
+
+// Follow the runs that were being made when the page was reloaded.
+async function goOn() {
+  let begun = null;
+  const done = await resume(form, (about) => {
+    begun = about.base;
+    begin(begun);
+    changes = about.changes;
+    fill();
+    listed();
+    return () => {};
+  });
+  if (done) show(frame, form, done.job);
+  else if (begun && base === begun) begin(null);
+}
 
 // Set the first run, or none; without one, the page shows neither a frame nor the fields for others.
 function begin(first) {
@@ -122,7 +138,8 @@ function listed() {
 async function run() {
   listed();
   const ticket = (runs += 1);
-  const done = await perform(form, "/v1/traces", async () => ({ ...base, changes }));
+  const about = { base, changes };
+  const done = await perform(form, "/v1/traces", async () => ({ ...base, changes }), () => {}, () => about);
   if (!done) return ticket !== runs;
   show(frame, form, done.job);
   return true;

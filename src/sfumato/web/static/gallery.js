@@ -22,8 +22,8 @@ export function tile(picture) {
   return button;
 }
 
-// A run of several pictures: places for them, filled when they come.
-export function run(element, title, count) {
+// A run of several pictures: places for them, filled when they come. `under` is a line below the title.
+export function run(element, title, count, under = "") {
   const box = document.createElement("div");
   box.className = "run";
   const head = document.createElement("h2");
@@ -35,7 +35,7 @@ export function run(element, title, count) {
     empty.className = "tile small";
     tiles.append(empty);
   }
-  box.append(head, tiles);
+  box.append(head, under, tiles);
   element.prepend(box);
   return {
     preview(source) {

@@ -11,10 +11,19 @@ export function say(form, text, wrong = false) {
 const cancel = (job) => json(`/v1/jobs/${job.id}/cancel`, {});
 const latest = new WeakMap(); // form -> its latest run; only this one may change the form
 
+// The jobs that the forms of this tab follow, with what their pages must know to show the result. They
+// are kept while the page is reloaded.
+const KEPT = "jobs";
+const kept = () => JSON.parse(sessionStorage.getItem(KEPT) ?? "{}");
+function keep(form, held) {
+  sessionStorage.setItem(KEPT, JSON.stringify({ ...kept(), [form.getAttribute("aria-label")]: held }));
+}
+
 // Leave what the form runs: the job is cancelled, and the form is free again.
 export function leave(form) {
   const run = latest.get(form);
   latest.delete(form);
+  keep(form, null);
   if (run?.job) cancel(run.job).catch(() => {}); // it may have ended
   form.querySelector("[type=submit]").disabled = false;
   form.querySelector(".cancel").disabled = true;
@@ -22,8 +31,37 @@ export function leave(form) {
   say(form, "");
 }
 
-// Ask for a job and follow it; gives its result, or null if it did not come to one.
-export async function perform(form, path, body, heard = () => {}) {
+// Ask for a job and follow it; gives its result, or null if it did not come to one. With `about`, which
+// maps the request to what the page must know, a reload of the page does not lose the job.
+export function perform(form, path, body, heard = () => {}, about = null) {
+  return follows(form, heard, async (current) => {
+    const asked = await body();
+    const job = current() ? await json(path, asked) : null;
+    if (job && about && current()) keep(form, { job, about: about(asked) });
+    return job;
+  });
+}
+
+// Follow the job that the form followed before the page was reloaded. `begin` is called with what was
+// kept about it; it returns what hears the job's events. Gives null without a job or a result.
+export async function resume(form, begin) {
+  const held = kept()[form.getAttribute("aria-label")];
+  if (!held) return null;
+  const job = await json(held.job.poll_url).catch(() => null);
+  if (latest.has(form)) return null; // the form was used meanwhile
+  if (!job) { // it is kept for a limited time
+    keep(form, null);
+    return null;
+  }
+  const heard = begin(held.about);
+  return follows(form, heard, async () => {
+    keep(form, held);
+    return job;
+  });
+}
+
+// Follow a job that `start` asks for: the one place that changes a form while its job runs.
+async function follows(form, heard, start) {
   const button = form.querySelector("[type=submit]");
   const stop = form.querySelector(".cancel");
   const bar = form.querySelector("progress");
@@ -35,8 +73,7 @@ export async function perform(form, path, body, heard = () => {}) {
   say(form, "waiting");
   bar.scrollIntoView({ block: "nearest" });
   try {
-    const asked = await body();
-    const job = current() ? await json(path, asked) : null;
+    const job = await start(current);
     if (!current()) {
       if (job) await cancel(job);
       return null;
@@ -48,14 +85,15 @@ export async function perform(form, path, body, heard = () => {}) {
       if (!current()) return;
       if (kind === "progress") {
         bar.value = data.done / data.total;
-        const waits = data.queue_position ? `, ${data.queue_position} before it` : "";
+        const waits = data.queue_position ? `: ${data.queue_position} before it` : "";
         say(form, `${data.what}${waits}${data.eta ? `, about ${data.eta.toFixed(0)} s left` : ""}`);
       }
       heard(kind, data);
     });
     if (!current()) return null;
+    const stopped = !["completed", "failed", "cancelled"].includes(end?.kind);
+    if (!stopped) keep(form, null);
     if (end?.kind !== "completed") {
-      const stopped = !["failed", "cancelled"].includes(end?.kind);
       say(form, stopped ? "the server stopped" : end.data.error ?? end.kind, end?.kind !== "cancelled");
       return null;
     }

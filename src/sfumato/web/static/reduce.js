@@ -1,7 +1,7 @@
 // The page that compares PCA with autoencoders.
 
-import { base64 } from "./api.js";
-import { perform, show } from "./job.js";
+import { base64, once } from "./api.js";
+import { perform, resume, show } from "./job.js";
 
 const page = document.getElementById("reduce");
 const form = page.querySelector("form");
@@ -21,10 +21,17 @@ async function body() {
   return out;
 }
 
-form.addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const done = await perform(form, "/v1/reduce", body);
+function finish(done) {
   if (!done) return;
   page.classList.remove("empty");
   show(page.querySelector("iframe"), form, done.job);
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  finish(await perform(form, "/v1/reduce", body, () => {}, () => ({})));
+});
+
+export const open = once(async () => {
+  resume(form, () => () => {}).then(finish);
 });

@@ -1,8 +1,8 @@
 // The page that repairs photos.
 
-import { base64 } from "./api.js";
+import { base64, once } from "./api.js";
 import { Brush, dropped } from "./brush.js";
-import { perform, say } from "./job.js";
+import { perform, resume, say } from "./job.js";
 
 const page = document.getElementById("restore");
 const form = page.querySelector("form");
@@ -32,7 +32,7 @@ async function take(file) {
     await brush.open(file);
     tell(`${brush.size.join("x")} pixels`);
   } catch {
-    tell("the browser cannot show this file", true);
+    tell("the browser cannot show this file; choose a PNG, JPEG or WebP file", true);
   }
 }
 
@@ -58,31 +58,17 @@ async function body() {
 const WORDS = { sigma: "noise", quality: "JPEG quality", made_anew: "share of pixels filled",
   largest_change_elsewhere: "largest change elsewhere", engine: "holes filled by" };
 
-// The result beside the photo that was sent; another may have been chosen meanwhile.
+// The result beside the photo that was sent; another may have been chosen meanwhile. Without `source`,
+// which a reload of the page loses, the result alone.
 async function show(picture, source, name) {
-  const before = document.createElement("canvas");
   const after = new Image();
   after.src = picture.url;
-  await after.decode();
-  before.width = after.naturalWidth;
-  before.height = after.naturalHeight;
-  before.getContext("2d").drawImage(source, 0, 0, before.width, before.height);
-  const first = new Image();
-  first.src = before.toDataURL();
-  first.alt = "before";
   after.alt = "after";
-  after.className = "after";
+  await after.decode();
   const frame = document.createElement("div");
   frame.className = "frame";
-  frame.append(first, after);
-  const slider = document.createElement("input");
-  slider.type = "range";
-  slider.max = 100;
-  slider.value = 50;
-  slider.setAttribute("aria-label", "Before and after: where the result begins");
-  const cut = () => { after.style.clipPath = `inset(0 0 0 ${slider.value}%)`; };
-  slider.addEventListener("input", cut);
-  cut();
+  frame.append(after);
+  const slider = source ? beside(frame, after, source) : "";
   const notes = document.createElement("p");
   notes.className = "notes";
   const measured = Object.entries(WORDS).filter(([key]) => picture.report?.[key] !== undefined)
@@ -105,6 +91,28 @@ async function show(picture, source, name) {
   brush.element.hidden = true;
 }
 
+// Put the photo that was sent below the result; returns a slider that moves the border of the two.
+function beside(frame, after, source) {
+  const before = document.createElement("canvas");
+  before.width = after.naturalWidth;
+  before.height = after.naturalHeight;
+  before.getContext("2d").drawImage(source, 0, 0, before.width, before.height);
+  const first = new Image();
+  first.src = before.toDataURL();
+  first.alt = "before";
+  after.className = "after";
+  frame.prepend(first);
+  const slider = document.createElement("input");
+  slider.type = "range";
+  slider.max = 100;
+  slider.value = 50;
+  slider.setAttribute("aria-label", "Before and after: where the result begins");
+  const cut = () => { after.style.clipPath = `inset(0 0 0 ${slider.value}%)`; };
+  slider.addEventListener("input", cut);
+  cut();
+  return slider;
+}
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   if (!brush.file) {
@@ -112,13 +120,24 @@ form.addEventListener("submit", async (event) => {
     return;
   }
   const { file, picture } = brush;
-  const done = await perform(form, "/v1/restore", body);
+  await finish(await perform(form, "/v1/restore", body, () => {}, () => ({ name: file.name })), picture, file.name);
+});
+
+async function finish(done, source, name) {
   if (!done) return;
   try {
-    await show(done.pictures[0], picture, file.name);
+    await show(done.pictures[0], source, name);
   } catch (error) {
     tell(error.message, true);
   }
+}
+
+export const open = once(async () => {
+  let name = "";
+  resume(form, (about) => {
+    name = about.name;
+    return () => {};
+  }).then((done) => finish(done, null, name));
 });
 
 form.elements.file.addEventListener("change", () => form.elements.file.files[0] && take(form.elements.file.files[0]));

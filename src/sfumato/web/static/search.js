@@ -27,7 +27,8 @@ async function body() {
 }
 
 function shown(hit) {
-  const said = `${hit.similarity.toFixed(2)}  ${hit.label || hit.name}`;
+  const label = hit.label && hit.label !== hit.name ? ` (${hit.label})` : "";
+  const said = `${hit.similarity.toFixed(2)}  ${hit.name}${label}`;
   if (!hit.url) {
     const text = document.createElement("p");
     const head = document.createElement("b");

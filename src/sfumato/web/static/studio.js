@@ -10,8 +10,8 @@ import { refill } from "./keep.js";
 import "./own.js";
 import * as learn from "./learn.js";
 import "./lessons.js";
-import "./reduce.js";
-import "./restore.js";
+import * as reduce from "./reduce.js";
+import * as restore from "./restore.js";
 import * as search from "./search.js";
 
 const pages = ["create", "restore", "explain", "reduce", "search", "learn", "history"];
@@ -78,16 +78,33 @@ async function history() {
   say(document.getElementById("history"), "");
   const element = document.querySelector("#history .results");
   await unfinishedJobs();
-  const kinds = "kind=create&kind=trace&kind=restore&status=completed&status=cancelled";
+  const kinds = "kind=create&kind=trace&kind=restore&kind=reduce&status=completed&status=cancelled";
   const { jobs } = await json(`/v1/jobs?count=${SHOWN}&${kinds}`);
   const done = jobs.filter((job) => job.result?.pictures.length);
   element.replaceChildren();
-  if (!done.length) element.textContent = "No pictures yet.";
+  if (!done.length) element.textContent = "No results yet.";
   for (const job of done.reverse()) {
-    const { pictures } = job.result;
-    const titles = { create: pictures[0].prompt, trace: `explained: ${pictures[0].prompt}`, restore: "a repaired photo" };
-    run(element, titles[job.kind], pictures.length).finish(pictures);
+    const { pictures } = job.result, [first] = pictures;
+    const titles = { create: first.prompt, trace: `explained: ${first.prompt}`, restore: "a repaired photo",
+      reduce: `compared: ${first.report?.data ?? "data"}` };
+    const shown = pictures.map((one) => ({ prompt: one.name, ...one })); // figures of a comparison have names
+    run(element, titles[job.kind], shown.length, origin(job)).finish(shown);
   }
+}
+
+// When a job was started, and its page if it has one.
+function origin(job) {
+  const line = document.createElement("p");
+  line.className = "hint";
+  line.textContent = new Date(job.created * 1000).toLocaleString();
+  if (["trace", "reduce"].includes(job.kind) && job.status === "completed") {
+    const page = document.createElement("a");
+    page.href = `${job.poll_url}/page`;
+    page.target = "_blank";
+    page.textContent = job.kind === "trace" ? "Open the explanation" : "Open the report";
+    line.append(", ", page);
+  }
+  return line;
 }
 
 async function open() {
@@ -100,11 +117,7 @@ async function open() {
   }
   scrollTo(0, 0); // not to the page's own beginning, below the links
   try {
-    if (page === "create") await create.open();
-    if (page === "explain") await explain.open();
-    if (page === "learn") await learn.open();
-    if (page === "search") await search.open();
-    if (page === "history") await history();
+    await { create, restore, explain, reduce, search, learn, history: { open: history } }[page].open();
   } catch (error) {
     say(document.getElementById(page), error.message, true);
   }
