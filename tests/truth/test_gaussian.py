@@ -51,13 +51,15 @@ def test_levels_that_rise_are_refused(name, levels):
         list(sampler(bench.denoise, torch.ones(1, 1, 2, 2), torch.tensor(levels)))
 
 
-def test_a_step_between_equal_levels_changes_nothing():
-    """As at the end of a schedule whose last level is the lowest of the table."""
-    x, runs = torch.ones(1, 1, 2, 2, dtype=torch.float64), []
-    for levels in ([2, 1, 0.5, 0], [2, 2, 1, 1, 0.5, 0]):
-        sampler = build("dpmpp_2m", torch.randn_like, None)
-        runs.append(list(sampler(bench.denoise, x, torch.tensor(levels)))[-1].x)
-    assert torch.equal(*runs)
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "lcm"])
+@pytest.mark.parametrize("levels", [(5, 5, 2, 1, 0), (5, 2, 2, 1, 0), (5, 2, 1, 1, 1, 0)], ids=str)
+def test_a_step_between_equal_levels_changes_nothing(name, levels):
+    ends = []
+    for sigmas in ((5, 2, 1, 0), levels):
+        sampler, x = build(name, torch.zeros_like), torch.linspace(-5, 5, 8, dtype=torch.float64)
+        steps = sampler(lambda x, sigma: torch.tanh(x / 2), x[None], torch.tensor(sigmas).double())
+        ends.append([step.x for step in steps][-1])
+    assert torch.equal(*ends)
 
 
 def test_a_broken_sampler_loses_its_order(monkeypatch):

@@ -30,6 +30,8 @@ def level(sigma: float, x: Tensor) -> Tensor:
 def pairs(sigmas: Tensor) -> list[tuple[int, float, float]]:
     """Return (index, level before, level after) for each step.
 
+    Levels may be equal: with each sampler except ``lcm``, a step between them changes nothing.
+
     Raises
     ------
     OptionError
@@ -92,18 +94,14 @@ def lms(denoise: Denoise, x: Tensor, sigmas: Tensor, *, order: int = 4) -> Itera
 
     The first steps have fewer past slopes, so the whole method converges with order 2 at most.
     """
-    slopes: list[Tensor] = []
-    values = [float(s) for s in sigmas]
+    past: list[tuple[float, Tensor]] = []  # (sigma, slope), newest first
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
-        slopes = [(x - denoised) / s, *slopes[: order - 1]]
-        weights = (
-            _lagrange([values[i - k] for k in range(len(slopes))], s, t)
-            if t < s
-            else [0.0] * len(slopes)
-        )
-        for weight, slope in zip(weights, slopes, strict=True):
-            x = x + weight * slope
+        if t < s:
+            past = [(s, (x - denoised) / s), *past[: order - 1]]
+            weights = _lagrange([sigma for sigma, _ in past], s, t)
+            for weight, (_, slope) in zip(weights, past, strict=True):
+                x = x + weight * slope
         yield Step(i, s, x, denoised)
 
 
@@ -127,8 +125,7 @@ def dpmpp_2m(
     It extrapolates from the last two estimates (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
 
     A step to sigma = 0 returns the denoised estimate. With `first_order_end`, the last step is of
-    first order, even if it ends above 0 (diffusers' ``lower_order_final``). A step between equal
-    levels changes nothing.
+    first order, even if it ends above 0 (diffusers' ``lower_order_final``).
     """
     before: Tensor | None = None
     h_before = 0.0
@@ -160,10 +157,10 @@ def unipc(
     base = x
     for i, s, t in pairs(sigmas):
         denoised = denoise(x, level(s, x))
-        if past:
-            x = _correct(base, past, s, denoised)
-        past = [(s, denoised), *past[:1]]
-        base = x
+        if not past or s < past[0][0]:
+            x = _correct(base, past, s, denoised) if past else x
+            past = [(s, denoised), *past[:1]]
+            base = x
         x = _predict(base, past[:1] if first_order_end and i == len(sigmas) - 2 else past, t)
         yield Step(i, s, x, denoised)
 

@@ -144,12 +144,13 @@ def dpmpp_2m_sde(
         decay = math.exp(-h * eta)
         gain = 1 - (t / s) * decay
         best = denoised
-        if before is not None and not (first_order_end and i == len(sigmas) - 2):
+        if before is not None and t < s and not (first_order_end and i == len(sigmas) - 2):
             best = denoised + 0.5 * (h / h_before) * (denoised - before)
         x = (t / s) * decay * x + gain * best
         if eta > 0:
             x = x + t * math.sqrt(-math.expm1(-2 * h * eta)) * noise(x)
-        before, h_before = denoised, h
+        if t < s:
+            before, h_before = denoised, h
         yield Step(i, s, x, denoised)
 
 
