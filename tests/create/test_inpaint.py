@@ -10,6 +10,7 @@ from tests.conftest import make_tiny
 from sfumato.hub.load import load
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import make_plan
+from sfumato.tasks.create.run import create
 
 
 @pytest.fixture
@@ -89,3 +90,14 @@ def test_a_photo_larger_than_the_upscaler_makes_is_inpainted(inpaint):
     Image.fromarray(hidden.astype(np.uint8) * 255).save("m.png")
     plan = make_plan(CreateOptions(source="s.png", mask="m.png"), load("icons"))
     assert plan.enlarged == 2 and plan.shown == (40, 1200)
+
+
+def test_at_full_strength_only_the_size_is_kept(tiny, tmp_path):
+    model = load(str(tiny))
+    made = []
+    for color in ("black", "white"):
+        Image.new("RGB", (24, 16), color).save(tmp_path / f"{color}.png")
+        options = CreateOptions(source=str(tmp_path / f"{color}.png"), strength=1.0, seed=3)
+        made.append(create("a fox", options, model)[0].picture)
+    plain = create("a fox", CreateOptions(size=(24, 16), seed=3), model)[0].picture
+    assert made[0].tobytes() == made[1].tobytes() == plain.tobytes()

@@ -28,8 +28,8 @@ def initial_latents(
     shape = (len(streams.generators), channels, tall // factor, wide // factor)
     noise = streams.normal(shape).to(model.device)
     planes = _planes(plan, noise)
-    if plan.start is None:
-        return initial(noise, top), planes, None
+    if plan.start is None or (plan.start.hidden is None and plan.strength == 1):
+        return initial(noise, top), planes, None  # at full strength, only the size is kept
     z = model.space.encode(image.to_tensor(plan.start.picture).to(model.device)).float()
     if plan.start.hidden is not None and planes is None:
         mask = Mask(_latent_known(plan.start.hidden, factor).to(model.device))
