@@ -98,3 +98,10 @@ def test_a_transparency_that_is_there_stays():
     assert made.getpixel((0, 0)) == (0, 0, 0, 0)
     assert made.getpixel((6, 6)) == (10, 20, 30, 100)
     assert made.getpixel((9, 9)) == (200, 30, 30, 255)
+
+
+def test_the_color_profile_stays():
+    picture = Image.new("RGB", (8, 8), "white")
+    picture.paste("red", (2, 2, 6, 6))
+    picture.info["icc_profile"] = b"wide"
+    assert transparent(picture).info["icc_profile"] == b"wide"

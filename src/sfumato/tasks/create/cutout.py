@@ -30,12 +30,12 @@ def transparent(picture: Image.Image) -> Image.Image:
     Parameters
     ----------
     picture : PIL.Image.Image
-        RGB.
+        RGB or RGBA.
 
     Returns
     -------
     PIL.Image.Image
-        RGBA.
+        RGBA, with the color profile of the picture.
 
     Examples
     --------
@@ -63,7 +63,9 @@ def transparent(picture: Image.Image) -> Image.Image:
     values[ground & ~faint, :3] = 255
     clear = given[..., 3] < 255  # the picture's own transparency stays
     values[clear] = given[clear]
-    return Image.fromarray(values.astype(np.uint8), "RGBA")
+    made = Image.fromarray(values.astype(np.uint8), "RGBA")
+    made.info |= {name: value for name, value in picture.info.items() if name == "icc_profile"}
+    return made
 
 
 def _ground(depth: NDArray[np.float64]) -> NDArray[np.bool_]:
