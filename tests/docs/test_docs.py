@@ -135,6 +135,30 @@ def test_help_imports_neither_torch_nor_numpy():
     assert "torch" in loaded_after("import sfumato; sfumato.load")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "create x --steps 0",
+        "create",
+        "explain x --steps 0",
+        "reduce x --limit 0",
+        "search x y -k 0",
+    ],
+)
+def test_wrong_options_are_told_without_torch(words):
+    """Its import takes seconds."""
+    code = (
+        "from typer.testing import CliRunner\nfrom sfumato.cli import app\nfrom sfumato.errors "
+        "import OptionError\nassert isinstance("
+        f"CliRunner().invoke(app, {words.split()}).exception, OptionError)"
+    )
+    assert not loaded_after(code) & {"torch", "sklearn"}
+
+
+def test_making_pictures_imports_no_sklearn():
+    assert "sklearn" not in loaded_after("import sfumato.tasks.create.run")
+
+
 def test_loading_a_model_does_not_import_torchs_compiler():
     assert "torch._dynamo" not in loaded_after(
         "import sfumato; sfumato.create('a', sfumato.CreateOptions(seed=1, steps=1))"

@@ -11,7 +11,8 @@ import typer
 from sfumato.cli.bar import bar
 from sfumato.cli.command import given, takes
 from sfumato.cli.say import note, say, shortened
-from sfumato.tasks.create.options import CreateOptions
+from sfumato.errors import OptionError
+from sfumato.tasks.create.options import NO_PROMPT, CreateOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,12 +56,17 @@ def create(
     **values: Any,
 ) -> None:
     """Generate pictures from texts."""
+    values = given(values)
+    if again is None:  # wrong options are told before torch is imported, which takes seconds
+        CreateOptions.build(values)
+        if not (prompt or prompts):
+            raise OptionError(NO_PROMPT)
+
     from sfumato.tasks.create.again import settings_of
     from sfumato.tasks.create.output import Saver
     from sfumato.tasks.create.prompts import gather, run
     from sfumato.tasks.create.run import Made, SamplerProgress
 
-    values = given(values)
     opened = None
     if again is not None:
         also = gather(prompt or [], prompts) if prompt or prompts else ()

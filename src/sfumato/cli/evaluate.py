@@ -43,11 +43,12 @@ def restore(
 
     LPIPS is also printed if the package lpips and its AlexNet weights are installed.
     """
+    options = EvaluateOptions.build(given(values))  # wrong options are told before slow imports
+
     from sfumato.errors import OptionError
     from sfumato.tasks.evaluate import restoration
     from sfumato.tasks.restore.networks import RestorationNetworks, check_undoes
 
-    options = EvaluateOptions.build(given(values))
     check_undoes(options.model, {options.damage[0]})
     engine = RestorationNetworks(options.model, options.device, options.dtype)
     scores, skipped = [], list[str]()

@@ -72,10 +72,13 @@ def explain(
     **values: Any,
 ) -> None:
     """Generate pictures, and write a page that shows every step of their generation."""
+    values = given(values)
+    if again is None:  # wrong options are told before slow imports
+        CreateOptions.build(values)
+
     from sfumato.errors import OptionError
     from sfumato.tasks.create.again import settings_of
 
-    values = given(values)
     opened, wanted = None, list(prompt or [])
     if again is not None:
         first, values, opened = settings_of(again, values)

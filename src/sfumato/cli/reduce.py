@@ -38,12 +38,13 @@ def reduce(
     """Compare PCA (LSA for documents) with autoencoders at equal code lengths, and write a
     report.
     """
+    options = ReduceOptions.build(given(values))  # wrong options are told before slow imports
+
     from sfumato.errors import OptionError
     from sfumato.runtime import check_file, check_folder
     from sfumato.tasks.reduce.compare import gather
     from sfumato.tasks.reduce.report import FILES, check_plotting
 
-    options = ReduceOptions.build(given(values))
     check_folder(output)
     for name in FILES:
         check_file(output / name, overwrite=overwrite)

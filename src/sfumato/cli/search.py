@@ -65,12 +65,13 @@ def search(
     **values: Any,
 ) -> None:
     """Find the items of an index that are nearest to words or to an example."""
+    options = SearchOptions.build(given(values))  # wrong options are told before slow imports
+
     from sfumato.errors import OptionError
     from sfumato.metadata import FORMATS
     from sfumato.runtime import atomic, check_file
     from sfumato.tasks.search import query
 
-    options = SearchOptions.build(given(values))
     if output is not None and output.suffix.lower() not in FORMATS:
         raise OptionError(f"{output}: pictures are written as {', '.join(FORMATS)}")
     if output is not None:

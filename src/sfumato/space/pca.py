@@ -15,7 +15,6 @@ import numpy as np
 import scipy.linalg
 import torch
 from numpy.typing import NDArray
-from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
@@ -264,6 +263,9 @@ def randomized(rows: Rows, k: int, seed: int, *, center: bool = True) -> LinearS
 
     Halko, Martinsson & Tropp 2011.
     """
+    # imported here, because this module is also imported by `create`, which fits nothing
+    from sklearn.utils.extmath import randomized_svd
+
     mean = (
         np.asarray(rows.mean(axis=0, dtype=np.float64)).ravel()
         if center

@@ -17,6 +17,7 @@ from sfumato.tasks.options import PictureOptions
 
 SAMPLING, START, COMPUTING = "Sampling", "Start from a picture", "Model and computing"
 BRANCH = "Changes from a step on"
+NO_PROMPT = "no prompt given; say what the picture shows, or give --prompts FILE"
 
 
 class CreateOptions(PictureOptions):

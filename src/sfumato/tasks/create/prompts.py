@@ -16,7 +16,7 @@ from sfumato.data.tables import find_delimiter
 from sfumato.data.text import decode
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model
-from sfumato.tasks.create.options import CreateOptions
+from sfumato.tasks.create.options import NO_PROMPT, CreateOptions
 from sfumato.tasks.create.plan import load_model
 from sfumato.tasks.create.run import Event, Made, plan_pictures, stream_rows
 
@@ -57,7 +57,7 @@ def gather(words: Sequence[str], path: Path | None) -> list[Prompt]:
     """
     found = [Prompt(w) for w in words] + (_read(path) if path else [])
     if not found:
-        raise OptionError("no prompt given; say what the picture shows, or give --prompts FILE")
+        raise OptionError(NO_PROMPT)
     # names in use, including names of twins, and the last twin of each name
     twins: Counter[tuple[str, Any]] = Counter()
     out = []
