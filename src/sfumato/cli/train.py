@@ -192,9 +192,10 @@ def train_student(
     config: ConfigFile = None,
     **values: Any,
 ) -> None:
-    """Distill a model into a LoRA that needs fewer network evaluations, for create --fast.
+    """Train a LoRA with which a model needs fewer network evaluations, for create --fast.
 
-    For the model icons, the LoRA needs a quarter of the evaluations by default.
+    The LoRA is distilled from the model. With it, the model "icons" needs a quarter of the
+    evaluations.
     """
     from sfumato.train.student import train_student
 

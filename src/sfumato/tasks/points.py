@@ -156,8 +156,8 @@ class PointsJob:
     def loss(self, rows: Tensor, random: Generator) -> Tensor:
         """Mean weighted loss.
 
-        A random part of the points, with the share `UNNAMED`, is trained without the class, so that
-        classifier-free guidance works.
+        For a random share of the points (`UNNAMED`), the network does not get the class:
+        classifier-free guidance needs predictions without a class.
         """
         named = torch.rand(len(rows), generator=random) >= UNNAMED
         condition = Condition(vector=(self.classes[rows] * named)[:, None].float())

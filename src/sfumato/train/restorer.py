@@ -159,9 +159,9 @@ class RestorerJob:
     teacher : Denoiser, optional
         A trained restorer whose outputs, averaged over two random mirrored or rotated versions of
         the input, are part of the target. The outputs contain only detail that can be inferred from
-        the input; the clean picture also contains other detail. The target therefore varies less
-        (Hinton et al. 2015, arXiv:1503.02531; Furlanello et al. 2018, arXiv:1805.04770, for a
-        teacher of the same kind as the student).
+        the input; the clean picture also contains other detail, which is random for the student.
+        With the outputs in it, the target is less random (Hinton et al. 2015, arXiv:1503.02531;
+        Furlanello et al. 2018, arXiv:1805.04770, for a teacher of the same kind as the student).
     """
 
     def __init__(

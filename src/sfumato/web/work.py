@@ -1,7 +1,7 @@
-"""Run jobs in a worker: from a request for a command to pictures in a folder.
+"""Run jobs in a worker: a job runs a command, and writes the resulting pictures to a folder.
 
-A job is a generator of progress, previews and pictures, like its command. Stopping the generator
-stops the command within one step.
+A job is a generator of progress, previews and pictures. It iterates over the generator of its
+command, so stopping the job stops the command within one step.
 """
 
 from __future__ import annotations

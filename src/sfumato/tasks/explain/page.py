@@ -174,9 +174,10 @@ class _Archive:
         }
 
     def attention(self, steps: tuple[StepTrace, ...]) -> dict[str, Any] | None:
-        """Attention maps (steps, layers, tokens + 1, a, b), and the maps of each head if recorded.
+        """Return the attention maps (steps, layers, tokens + 1, a, b) of a x b positions.
 
-        None without text.
+        The last map of each layer belongs to all padding tokens. If the maps of each head were
+        recorded, they are returned, too. The result is None for a model without text.
         """
         whole = torch.stack([step.attention for step in steps])
         if not whole.numel():

@@ -85,8 +85,10 @@ class Shown:
     Attributes
     ----------
     what : str
-        "picture", "decoded", "channel" (contribution of one channel), "changed", "noisy", "guess";
-        with `damage`: "picture", "measured" (damaged), "restored", "difference".
+        "picture" (the input), "decoded", "channel" (contribution of one channel), "changed"
+        (decoded after the channels were multiplied by factors), "noisy", "guess" (the estimate of
+        the clean picture). If a damage is requested: "picture", "measured" (damaged), "restored",
+        "difference" (between "measured" and the restored picture, damaged again).
     picture : PIL.Image.Image
     about : dict
         Numbers about the picture, such as ``sigma`` or ``psnr``, for JSON.

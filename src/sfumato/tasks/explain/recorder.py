@@ -1,6 +1,7 @@
 """Record the inputs, outputs and attention of a model's network while it samples.
 
-A separate denoiser shares the model's network, so other runs of the model are not recorded.
+A second denoiser around the model's network records. Other runs use the model's own denoiser, so
+they are not recorded.
 Attention weights, which fused kernels do not return, are computed again from the layers' queries
 and keys.
 """
