@@ -315,3 +315,17 @@ def test_paint_can_be_undone(page, tmp_path):
     playwright.expect(undo).to_be_disabled()
     page.click("#restore [type=submit]")
     playwright.expect(page.locator("#restore .status")).to_contain_text("tick what to repair")
+
+
+def test_fewer_scratches_may_be_asked_for(page, tmp_path):
+    Image.new("RGB", (64, 48), "gray").save(tmp_path / "gray.png")
+    opened(page, "#restore")
+    page.set_input_files("#restore [name=file]", tmp_path / "gray.png")
+    slider = page.locator("#restore [name=sensitivity]")
+    playwright.expect(slider).to_be_hidden()
+    page.check("#restore [name=fill_scratches]")
+    playwright.expect(slider).to_be_visible()
+    slider.fill("0.2")
+    with page.expect_request("**/v1/restore") as asked:
+        page.click("#restore [type=submit]")
+    assert asked.value.post_data_json["sensitivity"] == 0.2

@@ -22,6 +22,9 @@ function quality() {
   box.placeholder = told ? "as in the file" : "50";
 }
 form.elements.dejpeg.addEventListener("change", quality);
+form.elements.fill_scratches.addEventListener("change", () => {
+  form.elements.sensitivity.closest("label").hidden = !form.elements.fill_scratches.checked;
+});
 const compare = page.querySelector(".compare");
 
 const tell = (text, wrong = false) => say(form, text, wrong);
@@ -44,6 +47,7 @@ async function body() {
     out.dejpeg = Number(value || placeholder) || "auto";
   }
   for (const name of ["fill_scratches", "colorize"]) if (form.elements[name].checked) out[name] = true;
+  if (out.fill_scratches) out.sensitivity = Number(form.elements.sensitivity.value);
   if (form.elements.enlarge.value) out.enlarge = Number(form.elements.enlarge.value);
   const mask = await brush.white();
   if (mask) {
