@@ -118,7 +118,8 @@ def main() -> None:
     ]
     if given.gray:
         clean = [(values @ np.array(LUMA))[..., None] for values in clean]
-    options, network = RestoreOptions(denoise="auto"), noise_network(RestorationNetworks())
+    options, networks = RestoreOptions(denoise="auto"), RestorationNetworks()
+    meter, network = networks.noise_levels, noise_network(networks)
     kinds = {**KINDS, "jpeg": functools.partial(jpeg, quality=given.quality)}
     for kind in given.kind:
         for sigma in given.sigma:
@@ -126,7 +127,7 @@ def main() -> None:
             ratios, decibels = [], []
             for values in clean:
                 photo, level = kinds[kind](values, sigma, random)
-                found = measured_noise(photo, options, network)
+                found = measured_noise(photo, options, meter, network)
                 ratios.append(found.level * 127.5 / level)
                 if given.remove:
                     ways: list[dict[str, Any]] = [{"denoise": "auto"}, {"denoise": level}]

@@ -1,7 +1,7 @@
 #!/bin/bash
 # One stage of training the restorers on a GPU, in at most 540 seconds:
 #
-#   bash recipes/photos/gpu.sh noise|gaps|size|tints|scratches DATA OUT [--seconds 540] [--toy]
+#   bash recipes/photos/gpu.sh noise|gaps|size|tints|scratches|noise_level DATA OUT [--seconds 540] [--toy]
 #
 # Each goes on from the shipped weights. DATA holds train.parquet (tints: color.parquet), as
 # README.md makes them; rows of it will do where little can be carried. OUT gets the weights in
@@ -12,9 +12,9 @@ stage=$1 data=$2 out=$3
 shift 3
 export PYTHONPATH="$here/../../src${PYTHONPATH:+:$PYTHONPATH}"
 case $stage in
-  noise | gaps | size | scratches) photos=train.parquet batch=64 ;;
+  noise | gaps | size | scratches | noise_level) photos=train.parquet batch=64 ;;
   tints) photos=color.parquet batch=256 ;;
-  *) echo "unknown stage $stage: noise, gaps, size, tints or scratches" >&2; exit 2 ;;
+  *) echo "unknown stage $stage: noise, gaps, size, tints, scratches or noise_level" >&2; exit 2 ;;
 esac
 python3 "$here/../gpu/stage.py" "$out" "$@" --batch $batch -- \
   restorer "$data/$photos" --start "$stage" --config "$here/$stage.json"

@@ -15,12 +15,19 @@ from sfumato.image import LUMA
 from sfumato.metrics import psnr
 from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.grain import Grain, measure_grain, remove_grain
+from sfumato.tasks.restore.level import noise_levels
 from sfumato.tasks.restore.measure import measured_noise
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.noise import Noise
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.patch_noise import estimate_noise, flattest_noise
 from sfumato.tasks.restore.stage import noise_network
+
+NETWORKS = RestorationNetworks()
+
+
+def measured(photo, denoise=None):
+    return measured_noise(photo, RestoreOptions(denoise="auto"), NETWORKS.noise_levels, denoise)
 
 
 def test_estimated_noise_is_near():
@@ -43,7 +50,7 @@ def test_noise_is_measured_where_black_and_white_cut_it_off(sigma):
         )
         assert 0.02 < ((noisy == 0) | (noisy == 255)).mean() < 0.6
         photo = Photo(noisy.transpose(1, 2, 0))
-        noise = measured_noise(photo, RestoreOptions(denoise="auto"))
+        noise = measured(photo)
         assert noise.level * 127.5 == pytest.approx(sigma, rel=0.1)
 
 
@@ -55,7 +62,7 @@ def test_noise_that_grows_with_the_light_is_measured(sigma):
         strength = sigma * np.sqrt(clean / clean.mean())
         drawn = clean + strength * np.random.default_rng(seed).normal(0, 1, clean.shape)
         photo = Photo(drawn.clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0))
-        noise = measured_noise(photo, RestoreOptions(denoise="auto"))
+        noise = measured(photo)
         assert noise.level * 127.5 == pytest.approx(sigma, rel=0.1)
         bright = sigma * np.sqrt(255 / clean.mean())
         assert noise.bright * 127.5 == pytest.approx(bright, rel=0.15)
@@ -65,7 +72,7 @@ def test_noise_that_grows_with_the_light_is_measured(sigma):
 def test_even_noise_has_one_level():
     drawn = scene(0) + np.random.default_rng(0).normal(0, 15, (3, 240, 320))
     photo = Photo(drawn.clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0))
-    noise = measured_noise(photo, RestoreOptions(denoise="auto"))
+    noise = measured(photo)
     assert (noise.dark, noise.bright, noise.measurements()) == (0, 0, {})
     assert noise.of(torch.zeros(1, 3, 4, 4)) == noise.level
 
@@ -123,7 +130,7 @@ def test_a_mat_around_a_noisy_photo_has_no_noise(sigma):
 
 def test_noise_of_a_tiny_picture_is_measured():
     values = 128 + np.random.default_rng(0).normal(0, 20, (24, 24, 3))
-    found = measured_noise(Photo(values.round().astype(np.uint8)), RestoreOptions(denoise="auto"))
+    found = measured(Photo(values.round().astype(np.uint8)))
     assert 127.5 * found.level == pytest.approx(20, rel=0.25)
 
 
@@ -131,7 +138,7 @@ def test_noise_of_a_tiny_picture_is_measured():
 def test_letters_are_not_taken_for_noise(size):
     """By patches and the network, a page of small letters has noise of 40."""
     page = np.asarray(page_of_text(size))[..., None]
-    assert not measured_noise(Photo(page), RestoreOptions(denoise="auto")).level
+    assert not measured(Photo(page)).level
     noisy = np.asarray(page_of_text(size, paper=225, ink=30).convert("RGB"))
     noisy = (noisy + np.random.default_rng(0).normal(0, 10, noisy.shape)).round()
     photo = Photo(noisy.clip(0, 255).astype(np.uint8))
@@ -143,7 +150,7 @@ def test_letters_are_not_taken_for_noise(size):
 def test_letters_in_a_jpeg_are_not_taken_for_noise(size, quality, tmp_path):
     page_of_text(size).save(tmp_path / "page.jpg", quality=quality)
     photo = read(tmp_path / "page.jpg")
-    assert not measured_noise(photo, RestoreOptions(denoise="auto")).level
+    assert not measured(photo).level
 
 
 def test_letters_on_clipped_paper_are_no_grain():
@@ -158,7 +165,7 @@ def test_a_white_sky_is_not_paper(tmp_path):
     values[:200] = 300
     values += np.random.default_rng(0).normal(0, 20, values.shape)
     Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(tmp_path / "sky.jpg", quality=90)
-    found = measured_noise(read(tmp_path / "sky.jpg"), RestoreOptions(denoise="auto"))
+    found = measured(read(tmp_path / "sky.jpg"))
     assert 10 < 127.5 * found.level < 20
 
 
@@ -184,12 +191,12 @@ def test_noise_in_a_color_jpeg_is_removed(tmp_path):
     picture.save(tmp_path / "noisy.jpg", quality=90)
     path, auto = tmp_path / "noisy.jpg", RestoreOptions(denoise="auto")
     made = restore(path, auto)
-    measured = 127.5 * measured_noise(read(path), auto, noise_network(RestorationNetworks())).level
-    told = restore(path, RestoreOptions(denoise=measured))
+    level = 127.5 * measured(read(path), noise_network(NETWORKS)).level
+    told = restore(path, RestoreOptions(denoise=level))
     error, plain = (
         float(np.square(one.photo.values.astype(float) - clean).mean()) for one in (made, told)
     )
-    assert error < 0.8 * plain, (error, plain)
+    assert error < 56 and error < 0.85 * plain, (error, plain)
     again = restore(path, RestoreOptions(denoise=made.report["sigma"]))
     assert np.abs(again.photo.values.astype(int) - made.photo.values).max() <= 1
 
@@ -203,7 +210,7 @@ def test_grain_is_measured_and_removed(soft, gray):
     y = FilmGrain(15, 15, soft)(clean, generator=torch.Generator().manual_seed(0)).y
     values = (127.5 * (y[0].permute(1, 2, 0).numpy() + 1)).clip(0, 255).round().astype(np.uint8)
     photo = Photo(values[..., :1] if gray else values)
-    noise = measured_noise(photo, RestoreOptions(denoise="auto"))
+    noise = measured(photo)
     assert noise.grain is not None and noise.grain.soft
     assert noise.grain.gray
     assert noise.level * 127.5 == pytest.approx(15, rel=0.15)
@@ -236,7 +243,7 @@ def test_grain_in_a_jpeg(kind, found, tmp_path):
     y = white if kind is None else kind(clean, generator=seed).y
     values = (127.5 * (y[0].permute(1, 2, 0).numpy() + 1)).clip(0, 255).round().astype(np.uint8)
     Image.fromarray(values).save(tmp_path / "a.jpg", quality=90)
-    noise = measured_noise(read(tmp_path / "a.jpg"), RestoreOptions(denoise="auto"))
+    noise = measured(read(tmp_path / "a.jpg"))
     assert (noise.grain is not None) == found
     if noise.grain is not None:
         assert noise.level * 127.5 == pytest.approx(20, rel=0.15)
@@ -268,7 +275,7 @@ def test_texture_and_white_noise_are_no_grain(size):
     for sigma in (0, 10, 25):
         drawn = clean + np.random.default_rng(0).normal(0, sigma, clean.shape)
         photo = Photo(drawn.clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0))
-        assert measured_noise(photo, RestoreOptions(denoise="auto")).grain is None
+        assert measured(photo).grain is None
 
 
 @pytest.mark.parametrize("soft", [3.0, 6.0])
@@ -276,7 +283,7 @@ def test_what_is_softer_than_grain_stays(soft):
     values = gaussian_filter(np.random.default_rng(0).normal(size=(256, 256)), soft)
     values = 120 + 30 * (values - values.mean()) / values.std()
     photo = Photo(values.clip(0, 255).round().astype(np.uint8)[..., None])
-    assert measured_noise(photo, RestoreOptions(denoise="auto")).grain is None
+    assert measured(photo).grain is None
 
 
 def test_a_picture_of_gravel_is_no_grain():
@@ -289,7 +296,7 @@ def test_a_picture_of_gravel_is_no_grain():
         values = gaussian_filter(drawn, 0.8)
         values = 120 + 20 * (values - values.mean()) / values.std()
         photo = Photo(values.clip(0, 255).round().astype(np.uint8)[..., None])
-        noise = measured_noise(photo, RestoreOptions(denoise="auto"))
+        noise = measured(photo)
         assert (noise.grain is not None) == found
 
 
@@ -304,7 +311,7 @@ def test_noise_under_clear_pixels_is_not_measured():
     noisy[:, 200:] = 0
     alpha = np.full((240, 320), 255, np.uint8)
     alpha[:, 200:] = 0
-    noise = measured_noise(Photo(noisy, alpha), RestoreOptions(denoise="auto"))
+    noise = measured(Photo(noisy, alpha))
     assert noise.level * 127.5 == pytest.approx(15, rel=0.1)
     alpha[:, 100:] = 0  # less than the part that the network sees
     made = restore(Photo(noisy, alpha), RestoreOptions(denoise="auto"))
@@ -314,10 +321,10 @@ def test_noise_under_clear_pixels_is_not_measured():
 def test_a_jpegs_noise_is_measured_at_half_the_size(tmp_path):
     noisy = (128 + np.random.default_rng(0).normal(0, 12, (256, 256, 3))).astype(np.uint8)
     Image.fromarray(noisy).save(tmp_path / "a.jpg", quality=70)
-    photo, options = read(tmp_path / "a.jpg"), RestoreOptions(denoise="auto")
+    photo = read(tmp_path / "a.jpg")
     left = float(photo.frame().std())  # of the noise, after compression
     assert flattest_noise(photo.frame()) < 0.4 * left
-    assert measured_noise(photo, options).level == pytest.approx(left, rel=0.4)
+    assert measured(photo).level == pytest.approx(left, rel=0.4)
 
 
 def test_a_white_sky_does_not_hide_the_noise():
@@ -328,3 +335,42 @@ def test_a_white_sky_does_not_hide_the_noise():
         < 127.5 * estimate_noise(Photo(values.clip(0, 255).round().astype(np.uint8)).frame())
         < 14
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("sigma", [5, 25, 50])
+def test_the_network_measures_a_flat_picture(channels, sigma):
+    noisy = np.random.default_rng(0).normal(127.5, sigma, (200, 200, channels))
+    x = (noisy.clip(0, 255).round() / 127.5 - 1).astype(np.float32).transpose(2, 0, 1)
+    found = noise_levels(x, np.ones((200, 200), bool), NETWORKS.noise_levels)
+    assert 127.5 * found.level == pytest.approx(sigma, rel=0.08)
+    assert found.coarse == pytest.approx(found.level / 2, rel=0.08)
+    assert not found.shows_grain(in_jpeg=False)
+
+
+@pytest.mark.parametrize("sigma", [5, 15])
+def test_the_network_sees_grain_without_flat_parts(sigma):
+    """The houses have no flat block; statistics alone miss grain, or take the houses for it."""
+    clean = torch.from_numpy(load_sample_image("china.jpg")[60:300, 200:520] / 127.5 - 1)
+    clean = clean.permute(2, 0, 1)[None].float()
+    y = FilmGrain(sigma, sigma)(clean, generator=torch.Generator().manual_seed(0)).y
+    values = (127.5 * (y[0].permute(1, 2, 0).numpy() + 1)).clip(0, 255).round().astype(np.uint8)
+    found = measured(Photo(values), noise_network(NETWORKS))
+    assert found.grain is not None and found.grain.gray
+    assert 127.5 * found.level == pytest.approx(sigma, rel=0.25)
+
+
+def test_pixels_that_are_left_out_do_not_change_the_level():
+    noisy = np.random.default_rng(0).normal(0, 0.1, (3, 160, 160)).astype(np.float32)
+    seen = np.ones((160, 160), bool)
+    seen[:, 100:] = False
+    flat = noisy.copy()
+    flat[:, :, 110:] = 0.3
+    one, other = (noise_levels(x, seen, NETWORKS.noise_levels).level for x in (noisy, flat))
+    assert one == pytest.approx(0.1, rel=0.1) and other == pytest.approx(one, rel=0.05)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 50), (15, 15)])
+def test_a_picture_smaller_than_a_square_of_the_network(size):
+    values = np.random.default_rng(0).integers(100, 140, (*size, 3), np.uint8)
+    assert 0 <= measured(Photo(values), noise_network(NETWORKS)).level < 1

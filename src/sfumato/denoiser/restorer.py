@@ -10,6 +10,7 @@ output scales with the input.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,36 @@ def self_ensemble(
     return sum(outputs[1:], outputs[0]) / len(outputs)
 
 
+@dataclass(frozen=True)
+class NoiseMaps:
+    """Noise of each pixel, as a network with ``measures`` estimates it.
+
+    Attributes
+    ----------
+    level, coarse, colored : Tensor, (B, 1, h, w)
+        Standard deviation of the noise, for pixels in [-1, 1]; after averaging squares of 2x2
+        pixels; and of the differences of neighboring channels, divided by the root of 2. For white
+        noise, the second is half of the first, and the third equals the first.
+    trust : Tensor, (B, 1, h, w)
+        Logarithm of the inverse of the expected error of the levels' logarithms. It is low where
+        texture or clipping hides the noise.
+    """
+
+    level: Tensor
+    coarse: Tensor
+    colored: Tensor
+    trust: Tensor
+
+    @classmethod
+    def of(cls, output: Tensor) -> NoiseMaps:
+        """Split the output (B, 4, h, w) of the network."""
+        return cls(*output.split(1, dim=1))
+
+    def levels(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the three levels."""
+        return self.level, self.coarse, self.colored
+
+
 class RestorerConfig(Config):
     """Config of a restorer, in its ``config.json``."""
 
@@ -109,6 +140,8 @@ class RestorerConfig(Config):
     fills: bool = False
     # predicts a map of the damage, one channel in [-1, 1], instead of the restored picture
     finds: bool = False
+    # predicts the noise level of each pixel (NoiseMaps) instead of the restored picture
+    measures: bool = False
     corruption: str = ""  # that it was trained to undo; "pairs" if it was trained on pairs
 
 
@@ -204,7 +237,8 @@ class Restorer(nn.Module):
             nn.Sequential(*(_Residual(w, config.normed) for _ in range(many)))
             for w, many in stages[:-1]
         )
-        self.tail = _conv(widths[0], 4 * (1 if config.finds else config.channels))
+        made = 1 if config.finds else 4 if config.measures else config.channels
+        self.tail = _conv(widths[0], 4 * made)
         # residual branches and the last layer start small: the network starts as the identity
         with torch.no_grad():
             for module in self.modules():
@@ -246,6 +280,8 @@ class Restorer(nn.Module):
         change = change[..., : size[0], : size[1]]
         if self.config.finds:
             return (change / 2).tanh()  # rescaled to 0 to 1: the logistic function of the change
+        if self.config.measures:
+            return change
         return x + (1 - planes[:, :1]) * change if self.config.fills else x + change
 
     def _joined(self, x: Tensor, c_noise: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:

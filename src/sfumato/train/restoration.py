@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.corruption.base import parse, parts_of
+from sfumato.corruption.noise import FilmGrain, GaussianNoise, ShotNoise
 from sfumato.corruption.scratch import Scratches
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
@@ -21,6 +22,7 @@ from sfumato.runtime import seeded
 from sfumato.train.finder import FinderJob
 from sfumato.train.loop import train
 from sfumato.train.loss import vivid
+from sfumato.train.measurer import CELL, MeasurerJob
 from sfumato.train.pack import digest_of
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.plan import (
@@ -35,6 +37,7 @@ from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.types import Reporting
 
 PAIRS = "pairs"
+NOISES = (GaussianNoise, ShotNoise, FilmGrain)  # kinds of noise that can be measured
 # photos, a sentence for each one that was left out, and sampling weights (None: all are equal)
 _Photos = tuple[list[NDArray[np.uint8]], list[str], list[float] | None]
 
@@ -61,8 +64,8 @@ def train_restorer(
     else:
         network = pretrained.config.model_copy(update={"corruption": ""})
     teacher = Denoiser(_restorer(plan.teacher).eval(), "direct") if plan.teacher else None
-    asked = _asked(data, corruption or plan.corruption, finds=network.finds)
-    _check_keys(plan, finds=network.finds, pairs=asked == PAIRS)
+    asked = _asked(data, corruption or plan.corruption, network)
+    _check_keys(plan, network, pairs=asked == PAIRS)
     yield f"reading {data}"
     photos, skipped, often = yield from _read(data, plan, asked)
     digest = digest_of(*photos, np.asarray(often or [], np.float64))
@@ -83,7 +86,7 @@ def train_restorer(
     save_network(job.module, output)
 
 
-def _asked(data: Path, corruption: str, *, finds: bool) -> str:
+def _asked(data: Path, corruption: str, network: RestorerConfig) -> str:
     """The corruption that the restorer learns to undo; "pairs" if the data are pairs."""
     pairs = paired(data)
     if not corruption and not pairs:
@@ -95,27 +98,42 @@ def _asked(data: Path, corruption: str, *, finds: bool) -> str:
         raise OptionError(
             f"{data} holds pairs, which need no other corruption; leave out {corruption}"
         )
-    if pairs and finds:
+    if pairs and network.finds:
         raise OptionError(
             '"finds": true needs drawn damage, whose place is known: give pictures and '
             "--corruption scratches:0.05 instead of pairs"
         )
+    if pairs and network.measures:
+        raise OptionError(
+            '"measures": true needs noise of known strength: give pictures and --corruption '
+            "noise:1-60 instead of pairs"
+        )
     for alternative in corruption.split("|") if corruption else ():
         chosen = parse(alternative)  # a wrong corruption is an error before any photo is read
-        if finds and not isinstance(parts_of(chosen)[0], Scratches):
+        first = parts_of(chosen)[:1]
+        if network.finds and not (first and isinstance(first[0], Scratches)):
             raise OptionError(
                 f'a corruption for a finder must begin with scratches; "{chosen}" does not'
+            )
+        if network.measures and not (first and isinstance(first[0], NOISES)):
+            raise OptionError(
+                "a corruption for a network that measures noise must begin with noise, shot or "
+                f'grain; "{chosen}" does not'
             )
     return corruption or PAIRS
 
 
-def _check_keys(plan: Plan, *, finds: bool, pairs: bool) -> None:
+def _check_keys(plan: Plan, network: RestorerConfig, *, pairs: bool) -> None:
     """Refuse keys of the config file that have no effect on this kind of restorer."""
-    unused = {"vivid", "teacher"} if finds else set()
+    if network.finds and network.measures:
+        raise ConfigError('a network has either "finds" or "measures", not both')
+    unused = {"vivid", "teacher"} if network.finds or network.measures else set()
     unused |= {"gray", "longest"} if pairs else set()
     if found := plan.model_fields_set & unused:
-        kind = "a finder" if finds else "pairs"
+        kind = "a finder" if network.finds else "a noise meter" if network.measures else "pairs"
         raise ConfigError(f"{min(found)} has no effect on the training of {kind}; leave it out")
+    if network.measures and (plan.size < CELL or plan.size % 2):
+        raise ConfigError(f"size is {plan.size}; give an even number of at least {CELL}")
 
 
 def _read(data: Path, plan: Plan, asked: str) -> Reporting[_Photos]:
@@ -138,7 +156,7 @@ def _job(
     how["measure"] = vivid if plan.vivid else None
     if asked == PAIRS:
         return PairJob(network, photos, (), plan.size, **how)
-    kind = FinderJob if network.finds else RestorerJob
+    kind = FinderJob if network.finds else MeasurerJob if network.measures else RestorerJob
     return kind(network, photos, asked.split("|"), plan.size, plan.gray, often=often, **how)
 
 

@@ -80,7 +80,7 @@ def diffuse(
             f"{LARGEST / 1e6:g}; --engine auto takes any size"
         )
     gaps = yield from masks.find(photo, options, networks.damage, alone=options.only_fills)
-    noise = measured_noise(photo, options, noise_network(networks))
+    noise = measured_noise(photo, options, networks.noise_levels, noise_network(networks))
     yield from _Job(photo, options, model, gaps, noise.level).run()
 
 

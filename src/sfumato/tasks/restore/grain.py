@@ -22,6 +22,7 @@ from torch import Tensor
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.image import LUMA
 from sfumato.tasks.restore.clipping import kept_variance
+from sfumato.tasks.restore.level import Levels
 
 BLOCK = 16  # side of the blocks whose deviation is measured
 FLATTEST, FLAT = 0.02, 0.1  # shares of the blocks, ordered by deviation, that show the noise
@@ -90,7 +91,12 @@ def flat_level(x: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> float:
 
 
 def measure_grain(
-    x: NDArray[Any], white: float, seen: NDArray[np.bool_] | None = None, *, in_luma: bool = False
+    x: NDArray[Any],
+    white: float,
+    seen: NDArray[np.bool_] | None = None,
+    told: Levels | None = None,
+    *,
+    in_luma: bool = False,
 ) -> Grain | None:
     """Measure the grain of a picture (C, H, W) with values in [-1, 1].
 
@@ -104,6 +110,9 @@ def measure_grain(
         low, which is how grain is recognized.
     seen : array of bool, (H, W), optional
         Pixels to use: not fully transparent, and not in or near an area of a single color.
+    told : Levels, optional
+        Levels measured by a network that sees grain. They need no flat parts. If the flat parts
+        show grain, too, the level is the geometric mean of both measurements.
     in_luma : bool
         Measure the noise in the luminance, since JPEG removes much of the noise in color. `white`
         must then be measured in the luminance, too.
@@ -122,12 +131,16 @@ def measure_grain(
         return None  # too soft for grain
     level = float(low / np.interp(share, *BY_CHANCE))
     hidden = HIDDEN_GRAY if blocks.shape[1] == 1 else HIDDEN_COLOR
-    if level < LEAST or white > hidden * level or high > LARGEST_RATIO * low:
-        return None
-    if _kurtosis(blocks[order <= high]) > TAILS:
+    shown = level >= LEAST and white <= hidden * level and high <= LARGEST_RATIO * low
+    if not (shown or told) or _kurtosis(blocks[order <= high]) > TAILS:
         return None
     differences = _deviations(np.diff(colors[flattest], axis=1)) if len(x) > 1 else np.zeros(1)
-    return Grain(level, share * level, bool(differences.mean() < EQUAL * level))
+    gray = bool(differences.mean() < EQUAL * level)
+    if told is None:
+        return Grain(level, share * level, gray)
+    level = math.sqrt(level * told.level) if shown else told.level
+    gray = len(x) == 1 or told.colored < EQUAL * told.level
+    return Grain(level, level * told.coarse / told.level, gray) if level >= LEAST else None
 
 
 def remove_grain(denoise: Denoise, y: Tensor, grain: Grain) -> Tensor:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from sfumato.data.photo import Photo
 from sfumato.errors import OptionError
 from sfumato.tasks.restore.grain import Denoise, flat_level, luma, measure_grain
+from sfumato.tasks.restore.level import Levels, Meter, noise_levels
 from sfumato.tasks.restore.noise import Noise
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.patch_noise import (
@@ -23,21 +26,27 @@ from sfumato.tasks.restore.residual import corrected
 SAMPLE = 2048  # side of the part in which noise is measured
 # noise level for values 0 to 255, at a JPEG quality of 50, from which noise stays white in a JPEG;
 # it is proportional to the quantization. The network does not see all of weaker noise: there may be
-# more of it by up to HIDDEN times the square root of the quantization
-STAYS_WHITE, HIDDEN = 32.0, 3.3
+# more of it by up to HIDDEN times the square root of the quantization, and by a factor of SLACK
+STAYS_WHITE, HIDDEN, SLACK = 32.0, 3.3, 1.15
 # sides of squares of a single color that show that this color was painted, and where; distance from
 # a painted pixel at which noise is measured; smallest number of pixels there
 SQUARE, FLAT, AROUND, FEWEST = 16, 5, 8, 1500
 # smallest shares of painted pixels, and of pixels with the same luminance, in a page of text
 PAINTED, PAPER = 0.2, 0.4
+# smallest ratio, for grain, of the noise that a network removes at half the size and the measured
+# level there; largest ratio of two measurements of which the mean is taken
+CONFIRMED, APART = 0.5, 1.4
 HIGHEST = 2.0  # largest noise level, as for the option
 
 
-def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | None = None) -> Noise:
+def measured_noise(
+    photo: Photo, options: RestoreOptions, meter: Meter, denoise: Denoise | None = None
+) -> Noise:
     """The noise of a photo, given by the user or measured.
 
-    With `denoise`, a network for white noise, the measured level is corrected until it fits the
-    noise that the network removes.
+    The noise is measured twice: from the statistics of the picture, and by `meter`, a network. With
+    `denoise`, a network for white noise, both measurements are also compared with the noise that
+    this network removes.
     """
     if options.denoise is None:
         return Noise(0.0)
@@ -45,7 +54,7 @@ def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | Non
         return Noise(options.denoise / 127.5)
     wide, tall = photo.size
     top, left = max(0, tall - SAMPLE) // 2, max(0, wide - SAMPLE) // 2
-    x = photo.frame(slice(top, top + SAMPLE), slice(left, left + SAMPLE))
+    x = photo.opaque().frame(slice(top, top + SAMPLE), slice(left, left + SAMPLE))
     x = x[:1] if photo.gray else x  # three equal channels are one measurement
     seen = _unpainted(x)
     if photo.alpha is not None:
@@ -53,6 +62,11 @@ def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | Non
     if seen.sum() < min(FEWEST, seen.size):
         return Noise(0.0)
     x, seen = _cropped(x, seen)
+    in_jpeg = photo.quality is not None
+    if in_jpeg and _is_page(x, seen):
+        return Noise(0.0)
+    levels = noise_levels(x, seen, meter)
+    told = levels if _has_grain(x, seen, levels, denoise, in_jpeg=in_jpeg) else None
     if photo.quality is None:
         found = signal_dependent_noise(x, seen)
         if len(x) == 1 and not found.dark + found.bright:
@@ -60,12 +74,12 @@ def measured_noise(photo: Photo, options: RestoreOptions, denoise: Denoise | Non
             found = Noise(min(found.level, flat_level(x, seen)))
         if denoise is not None:
             found = corrected(x, seen, found, denoise)
-        grain = measure_grain(x, found.level, seen)
-    elif _is_page(x, seen):
-        return Noise(0.0)
+        if found.dark + found.bright:
+            found = found.scaled(_mean_factor(levels.mean / found.level))
+        grain = measure_grain(x, found.level, seen, told)
     else:
-        found = _in_jpeg(x, photo.quality, denoise)
-        grain = measure_grain(x, estimate_noise(luma(x)), in_luma=True)
+        found = _in_jpeg(x, photo.quality, levels, denoise)
+        grain = measure_grain(x, estimate_noise(luma(x)), None, told, in_luma=True)
     if grain is not None:
         return Noise(grain.level, grain=grain)
     return found.scaled(min(1.0, HIGHEST / max(found.level, HIGHEST)))
@@ -113,17 +127,51 @@ def _is_page(x: NDArray[np.float32], seen: NDArray[np.bool_]) -> bool:
     return bool(seen.mean() < 1 - PAINTED and bright.max() > PAPER * values.size)
 
 
-def _in_jpeg(x: NDArray[np.float32], quality: int, denoise: Denoise | None) -> Noise:
-    """The noise of a picture (C, H, W) from a JPEG file, measured in its luminance."""
-    found = Noise(noise_under_jpeg(x))
+def _has_grain(
+    x: NDArray[np.float32],
+    seen: NDArray[np.bool_],
+    levels: Levels,
+    denoise: Denoise | None,
+    *,
+    in_jpeg: bool,
+) -> bool:
+    """Whether a picture (C, H, W) has grain according to the measured `levels`.
+
+    At half the size, grain is nearly white, so a network for white noise must see it there. It does
+    not see texture.
+    """
+    if not levels.shows_grain(in_jpeg=in_jpeg):
+        return False
+    if denoise is None or min(x.shape[1:]) < 2:
+        return denoise is None
+    half = F.avg_pool2d(torch.from_numpy(luma(x).mean(axis=0, keepdims=True))[None], 2)[0].numpy()
+    visible = F.avg_pool2d(torch.from_numpy(seen)[None].float(), 2)[0].numpy() == 1
+    white = corrected(half, visible, Noise(estimate_noise(half, visible)), denoise).level
+    return white > CONFIRMED * levels.coarse
+
+
+def _mean_factor(ratio: float) -> float:
+    """Factor from one measurement to the geometric mean of two, given their ratio."""
+    return math.sqrt(min(max(ratio, 1 / APART), APART))
+
+
+def _in_jpeg(
+    x: NDArray[np.float32], quality: int, levels: Levels, denoise: Denoise | None
+) -> Noise:
+    """The noise of a picture (C, H, W) from a JPEG file.
+
+    It is at least the noise in the luminance that a network for white noise sees, and not much
+    more.
+    """
     if denoise is None:
-        return found
+        return Noise(levels.left)
+    found = Noise(noise_under_jpeg(x))
     white = corrected(luma(x), None, found, denoise).level
     steps = quantization(quality)
     weak = max(0.0, 1 - white * 127.5 / (STAYS_WHITE * steps))
-    # texture raises the estimate from patches, but not the part that the network sees
-    most = (1 + HIDDEN * math.sqrt(steps) * weak) * white
-    return Noise(max(white, min(found.level, most)))
+    # texture may be mistaken for noise, but not by the network for white noise
+    most = SLACK * (1 + HIDDEN * math.sqrt(steps) * weak) * white
+    return Noise(max(white, min(levels.left, most)))
 
 
 def quantization(quality: int) -> float:

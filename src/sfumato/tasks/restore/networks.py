@@ -10,6 +10,7 @@ from torch import Tensor
 from sfumato.corruption.base import parse, parts_of
 from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.restorer import (
+    NoiseMaps,
     Restorer,
     RestorerConfig,
     restorer_planes,
@@ -34,7 +35,10 @@ UNDOES: dict[str, set[str]] = {
     "photos": {"denoise", "dejpeg", "fill", "enlarge"},
     "tints": {"colorize"},
     "scratches": set(),
+    "noise_level": set(),
 }
+# what networks are for that undo no damage
+ELSE = {"scratches": "finding scratches", "noise_level": "measuring noise"}
 
 
 # the kind of damage that each corruption does
@@ -59,7 +63,12 @@ def check_undoes(model: str | None, damage: set[str]) -> None:
     if model in UNDOES:
         known, name, able = UNDOES[model], f"the bundled network {model}", UNDOES[model]
     else:
-        corruption = str(read_json(restorer_folder(model) / "config.json").get("corruption", ""))
+        config = read_json(restorer_folder(model) / "config.json")
+        if config.get("measures"):
+            raise OptionError(
+                f"{model} measures noise, and restores no pictures; leave --model out"
+            )
+        corruption = str(config.get("corruption", ""))
         if corruption in ("", "pairs"):
             return
         parts = [part for one in corruption.split("|") for part in parts_of(parse(one.strip()))]
@@ -67,7 +76,7 @@ def check_undoes(model: str | None, damage: set[str]) -> None:
         able = {DAMAGE[name] for name in names if name in DAMAGE}
         known, name = able | {"clean"}, f"{model} was trained to undo {corruption}; it"
     if wrong := damage - known:
-        kinds = ", ".join(f"--{kind}" for kind in sorted(able)) or "finding scratches"
+        kinds = ", ".join(f"--{kind}" for kind in sorted(able)) or ELSE[model]
         raise OptionError(f"{name} is for {kinds}, not for --{min(wrong)}; leave --model out")
 
 
@@ -75,14 +84,14 @@ class RestorationNetworks:
     """The networks that restore photos, each loaded when it is first needed.
 
     ``noise`` only removes noise, ``gaps`` only fills holes, and ``size`` only enlarges. ``photos``
-    undoes JPEG artifacts (and noise under them), ``tints`` estimates color, and ``scratches`` finds
-    scratches.
+    undoes JPEG artifacts (and noise under them), ``tints`` estimates color, ``scratches`` finds
+    scratches, and ``noise_level`` measures noise.
 
     Parameters
     ----------
     folder : Path, optional
         A custom restorer, written by ``sfumato train restorer``, or the name of a bundled restorer;
-        it is used for all kinds of damage.
+        it is used for all kinds of damage. Noise is still measured by ``noise_level``.
     device : str
     dtype : str
         Dtype of the networks' computations; the pictures that they correct stay in float32.
@@ -116,7 +125,9 @@ class RestorationNetworks:
 
     def _folder(self, name: str) -> Path:
         others = self.repairs and name in ("scratches", "tints")
-        return restorer_folder(name) if self.own is None or others else self.own
+        if self.own is None or others or name == "noise_level":
+            return restorer_folder(name)
+        return self.own
 
     def _denoiser(self, name: str) -> Denoiser:
         folder = self._folder(name)
@@ -164,6 +175,11 @@ class RestorationNetworks:
             again = self_ensemble(look, FINDING, y, restorer_planes((1 - made) / 2))
             return (again + 1) / 2
         return ((made - y).abs().amax(dim=1, keepdim=True) / LARGE).clamp_max(1)
+
+    def noise_levels(self, y: Tensor) -> NoiseMaps:
+        """Picture (1, 3, h, w) in [-1, 1] -> the noise level of each pixel."""
+        planes = restorer_planes(torch.ones_like(y[:, :1]))
+        return NoiseMaps.of(self.repair(y, planes, 0.0, "noise_level"))
 
     def colors(self, gray: Tensor) -> Tensor:
         """Luminance (1, 1, h, w) in [-1, 1] -> RGB values minus luminance, (1, 3, h, w)."""

@@ -115,7 +115,8 @@ def _restored(
     """Restore a photo once, with one seed."""
     # measured in the given photo, since filled pixels have no noise
     network = noise_network(engine) if engine.has_specialists else None
-    noise, jpeg = measured_noise(photo, options, network), quality(photo, options)
+    noise = measured_noise(photo, options, engine.noise_levels, network)
+    jpeg = quality(photo, options)
     stages = _stages(options, engine)
     total, done = sum(sum(_work(photo, asked)) for asked in stages), 0
     made, hidden, filled = photo.opaque(), None, None

@@ -17,6 +17,7 @@ from sfumato.denoiser.restorer import (
     MARGIN,
     PLANES,
     VIEWS,
+    NoiseMaps,
     restorer_planes,
     self_ensemble,
 )
@@ -58,6 +59,10 @@ class Engine(Protocol):
 
     def damage(self, y: Tensor) -> Tensor:
         """Picture (1, 3, h, w) in [-1, 1] -> the share of damage in each pixel, (1, 1, h, w)."""
+        ...
+
+    def noise_levels(self, y: Tensor) -> NoiseMaps:
+        """Picture (1, 3, h, w) in [-1, 1] -> the noise level of each pixel."""
         ...
 
     def colors(self, gray: Tensor) -> Tensor:
