@@ -14,6 +14,7 @@ from sfumato.data.photo import Photo, read
 from sfumato.denoiser.restorer import Restorer, RestorerConfig
 from sfumato.errors import OptionError
 from sfumato.hub.catalog import restorers
+from sfumato.hub.describe import describe
 from sfumato.hub.save import save_network
 from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.networks import UNDOES, RestorationNetworks
@@ -441,6 +442,12 @@ def test_options_may_be_a_mapping():
     assert made.report["sigma"] == 5
     with pytest.raises(OptionError, match="must be a RestoreOptions"):
         restore(PHOTO, 5)
+
+
+@pytest.mark.parametrize("name", restorers())
+def test_every_bundled_restorer_is_described(name):
+    about = describe(name)
+    assert about["description"].endswith(".") and about["license"] == "Apache-2.0"
 
 
 def test_every_bundled_restorer_has_its_kinds_of_damage():
