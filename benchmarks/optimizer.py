@@ -16,7 +16,8 @@ import torch
 
 from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.metrics import psnr
-from sfumato.runtime import autocast, choose_dtype, result_of
+from sfumato.progress import result_of
+from sfumato.runtime import autocast, choose_dtype
 from sfumato.train.loop import train
 from sfumato.train.restorer import RestorerJob, read_photos
 from sfumato.train.settings import TrainSettings

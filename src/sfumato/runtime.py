@@ -10,10 +10,9 @@ import os
 import platform
 import secrets
 import threading
-from collections import abc
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from torch import Generator, Tensor
 
 from sfumato.errors import OptionError, unknown
 
-T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPE_VARIABLE = "SFUMATO_DTYPE"
 SCRATCH = ".sfumato-"  # first letters of the name of a scratch file
@@ -257,25 +255,6 @@ class Streams:
     def like(self, x: Tensor) -> Tensor:
         """Sample standard normal noise with the shape, device and dtype of `x`."""
         return self.normal(x.shape).to(x)
-
-
-def result_of(work: abc.Generator[Any, None, T]) -> T:
-    """Exhaust a generator and return its result.
-
-    Examples
-    --------
-    >>> def work():
-    ...     yield "half done"
-    ...     return 7
-    >>> result_of(work())
-    7
-    """
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
 
 def check_folder(path: Path) -> None:

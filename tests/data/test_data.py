@@ -18,7 +18,7 @@ from sfumato.data.tables import read_table
 from sfumato.data.text import decode
 from sfumato.data.walk import files
 from sfumato.errors import DataError, OptionError
-from sfumato.runtime import result_of
+from sfumato.progress import result_of
 from sfumato.tasks.create.prompts import gather
 from sfumato.tasks.search.index import index
 from sfumato.tasks.search.items import items_of

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "sfumato"
 FILES = sorted(SOURCE.rglob("*.py"))
 AXES = ("corruption", "space", "denoiser", "condition", "sampler")
-GROUND = ("config", "types", "errors", "runtime")
+GROUND = ("config", "types", "errors", "progress", "runtime")
 
 
 def layer(name):

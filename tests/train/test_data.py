@@ -14,7 +14,7 @@ from sfumato import image
 from sfumato.data import samples as data
 from sfumato.denoiser.restorer import RestorerConfig
 from sfumato.errors import ConfigError, DataError, SfumatoError
-from sfumato.runtime import result_of
+from sfumato.progress import result_of
 from sfumato.space.kl import AutoencoderConfig
 from sfumato.train.autoencoder import AutoencoderJob, train_autoencoder
 from sfumato.train.diffusion import train_diffusion

@@ -22,7 +22,7 @@ from sfumato.hub.describe import describe
 from sfumato.hub.files import network_from
 from sfumato.hub.load import load
 from sfumato.hub.save import save_scheduler
-from sfumato.runtime import result_of
+from sfumato.progress import result_of
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create
 from sfumato.train.autoencoder import train_autoencoder

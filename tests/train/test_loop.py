@@ -8,7 +8,7 @@ from tests.conftest import make_tiny
 
 from sfumato.errors import TrainingError
 from sfumato.hub.load import load
-from sfumato.runtime import result_of
+from sfumato.progress import result_of
 from sfumato.train import loop
 from sfumato.train.latents import Latents
 from sfumato.train.pack import pack

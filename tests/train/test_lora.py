@@ -12,7 +12,7 @@ from sfumato.errors import ModelError, OptionError
 from sfumato.hub.describe import describe
 from sfumato.hub.load import load
 from sfumato.hub.lora import FILE, Change, merge, read_lora
-from sfumato.runtime import result_of
+from sfumato.progress import result_of
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import create
 from sfumato.train import lora as lora_module

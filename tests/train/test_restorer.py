@@ -28,7 +28,7 @@ from sfumato.denoiser.restorer import (
 from sfumato.errors import DataError, OptionError, TrainingError
 from sfumato.hub.catalog import restorer_folder
 from sfumato.hub.files import network_from
-from sfumato.runtime import result_of
+from sfumato.progress import result_of
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.train.loop import TrainProgress, train
 from sfumato.train.loss import squared, vivid

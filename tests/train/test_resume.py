@@ -20,7 +20,7 @@ from sfumato.cli.train import _train
 from sfumato.errors import TrainingError
 from sfumato.hub.files import CHECKPOINT
 from sfumato.hub.load import load
-from sfumato.runtime import result_of
+from sfumato.progress import result_of
 from sfumato.train import loop
 from sfumato.train.autoencoder import train_autoencoder
 from sfumato.train.checkpoint import State

@@ -11,7 +11,8 @@ from tests.conftest import make_tiny
 from sfumato.errors import ModelError, OptionError
 from sfumato.hub.load import load
 from sfumato.hub.lora import FILE, read_lora
-from sfumato.runtime import derive_seed, result_of
+from sfumato.progress import result_of
+from sfumato.runtime import derive_seed
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.run import SamplerProgress, create, stream
 from sfumato.train.loop import TrainProgress

@@ -11,7 +11,7 @@ from PIL import Image
 from sfumato.errors import DataError, ModelError, OptionError
 from sfumato.hub.describe import describe
 from sfumato.hub.load import load
-from sfumato.runtime import result_of
+from sfumato.progress import result_of
 from sfumato.space.detail import Detail
 from sfumato.tasks.create.options import CreateOptions
 from sfumato.tasks.create.plan import check, make_plan

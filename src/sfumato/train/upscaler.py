@@ -23,7 +23,8 @@ from sfumato.errors import ModelError
 from sfumato.hub.files import fingerprint
 from sfumato.hub.load import Model
 from sfumato.hub.save import save_network
-from sfumato.runtime import Streams, autocast, choose_dtype, on_device, result_of, seeded
+from sfumato.progress import result_of
+from sfumato.runtime import Streams, autocast, choose_dtype, on_device, seeded
 from sfumato.space.detail import Detail
 from sfumato.space.kl import AutoencoderKL
 from sfumato.tasks.upscale import upscale

@@ -23,6 +23,7 @@ from sfumato.denoiser.consistency import consistent
 from sfumato.denoiser.guidance import switched
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model
+from sfumato.progress import relayed
 from sfumato.runtime import MAX_SEED, Streams, derive_seed, random_seed, replace_surrogates
 from sfumato.sampler.registry import build, labels_of
 from sfumato.tasks.create.cutout import transparent
@@ -316,13 +317,7 @@ def _to_pictures(
 
 def _counted(enlarging: Reporting[Tensor], done: int, cost: int, total: int) -> Reporting[Tensor]:
     """Convert the steps of an enlargement to the progress of all enlargements."""
-    while True:
-        try:
-            step = next(enlarging)
-        except StopIteration as end:
-            made: Tensor = end.value
-            return made
-        yield Progress(step.what, done + step.done * cost, total)
+    return relayed(enlarging, lambda step: Progress(step.what, done + step.done * cost, total))
 
 
 # on a generator, this mode is active while the generator runs, not between its steps

@@ -14,7 +14,7 @@ from sfumato import image
 from sfumato.data.photo import Photo
 from sfumato.denoiser.restorer import FILLS_MARGIN, TILE
 from sfumato.errors import OptionError
-from sfumato.runtime import result_of
+from sfumato.progress import result_of
 from sfumato.space.tile import windows
 from sfumato.tasks.restore.options import RestoreOptions, rgb
 from sfumato.types import Progress, Reporting

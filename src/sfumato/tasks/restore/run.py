@@ -23,6 +23,7 @@ from torch import Tensor
 from sfumato.data.photo import Photo, read, write
 from sfumato.denoiser.restorer import TILE
 from sfumato.errors import OptionError
+from sfumato.progress import relayed
 from sfumato.space.tile import windows
 from sfumato.tasks.restore import masks
 from sfumato.tasks.restore.color import colorize, has_colors
@@ -221,10 +222,6 @@ def _work(photo: Photo, options: RestoreOptions) -> tuple[int, int, int]:
 
 def _within(total: int, done: int, work: int, part: Reporting[T]) -> Reporting[T]:
     """Run a part of the work; convert its progress to the progress of the whole work."""
-    while True:
-        try:
-            event = next(part)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        yield Progress(event.what, done + work * event.done / event.total, total)
+    return relayed(
+        part, lambda event: Progress(event.what, done + work * event.done / event.total, total)
+    )
