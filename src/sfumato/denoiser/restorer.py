@@ -29,6 +29,7 @@ TILE, MARGIN = 640, 96
 VIEWS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
 # number of halvings in `interpolated`; margin in pixels for a network with ``fills``
 REACH, FILLS_MARGIN = 5, 192
+CELL = 16  # side of the squares over which measured noise levels are averaged, in pixels
 
 
 def restorer_planes(

@@ -15,11 +15,10 @@ from torch import Generator, Tensor
 from sfumato import image
 from sfumato.corruption.base import Compose, parts_of
 from sfumato.corruption.color import Grayscale
-from sfumato.denoiser.restorer import NoiseMaps
+from sfumato.denoiser.restorer import CELL, NoiseMaps
 from sfumato.train.restorer import RestorerJob
 from sfumato.types import Condition, Corruption
 
-CELL = 16  # side of the squares over which levels are averaged, in pixels
 SLIGHT = 1 / 127.5  # levels well below this are all alike: such noise cannot be seen
 GROUPS = 4  # a batch has so many groups of pictures; each group has a corruption of its own
 HARD, HARDEST = 0.25, 0.15  # share of the groups with strong contrast; largest share made black

@@ -13,7 +13,7 @@ from sfumato.corruption.base import parse, parts_of
 from sfumato.corruption.noise import FilmGrain, GaussianNoise, ShotNoise
 from sfumato.corruption.scratch import Scratches
 from sfumato.denoiser.denoiser import Denoiser
-from sfumato.denoiser.restorer import Restorer, RestorerConfig
+from sfumato.denoiser.restorer import CELL, Restorer, RestorerConfig
 from sfumato.errors import ConfigError, OptionError
 from sfumato.hub.catalog import restorer_folder
 from sfumato.hub.files import fingerprint, network_from
@@ -22,7 +22,7 @@ from sfumato.runtime import seeded
 from sfumato.train.finder import FinderJob
 from sfumato.train.loop import train
 from sfumato.train.loss import vivid
-from sfumato.train.measurer import CELL, MeasurerJob
+from sfumato.train.measurer import MeasurerJob
 from sfumato.train.pack import digest_of
 from sfumato.train.pairs import PairJob, paired, read_pairs
 from sfumato.train.plan import (

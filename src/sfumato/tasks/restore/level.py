@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.denoiser.restorer import NoiseMaps
+from sfumato.denoiser.restorer import CELL, NoiseMaps
 
 Meter = Callable[[Tensor], NoiseMaps]
 """A picture (1, 3, h, w) in [-1, 1] -> the noise levels of its pixels."""
 
-CELL = 16  # side of the squares over which levels are averaged, in pixels, as in training
 SEEN = 0.5  # smallest share of usable pixels in a square, unless no square has so many
 LARGE, PLACES = 1024, 3  # side of the part that is measured, and tried positions per axis
 LEFT = 0.75  # quantile of the levels of the squares that is the level of the noise in a JPEG file
