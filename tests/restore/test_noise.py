@@ -15,7 +15,7 @@ from sfumato.image import LUMA
 from sfumato.metrics import psnr
 from sfumato.tasks.restore.engines import restore
 from sfumato.tasks.restore.grain import Grain, measure_grain, remove_grain
-from sfumato.tasks.restore.level import noise_levels
+from sfumato.tasks.restore.level import Levels, noise_levels
 from sfumato.tasks.restore.measure import measured_noise
 from sfumato.tasks.restore.networks import RestorationNetworks
 from sfumato.tasks.restore.noise import Noise
@@ -348,16 +348,18 @@ def test_the_network_measures_a_flat_picture(channels, sigma):
     assert not found.shows_grain(in_jpeg=False)
 
 
-@pytest.mark.parametrize("sigma", [5, 15])
-def test_the_network_sees_grain_without_flat_parts(sigma):
-    """The houses have no flat block; statistics alone miss grain, or take the houses for it."""
-    clean = torch.from_numpy(load_sample_image("china.jpg")[60:300, 200:520] / 127.5 - 1)
-    clean = clean.permute(2, 0, 1)[None].float()
-    y = FilmGrain(sigma, sigma)(clean, generator=torch.Generator().manual_seed(0)).y
-    values = (127.5 * (y[0].permute(1, 2, 0).numpy() + 1)).clip(0, 255).round().astype(np.uint8)
-    found = measured(Photo(values), noise_network(NETWORKS))
-    assert found.grain is not None and found.grain.gray
-    assert 127.5 * found.level == pytest.approx(sigma, rel=0.25)
+def test_grain_is_measured_twice():
+    """The level is the geometric mean of what the flat parts show and of what a network tells."""
+    clean = torch.from_numpy(scene(0) / 127.5 - 1).float()[None]
+    x = FilmGrain(15, 15)(clean, generator=torch.Generator().manual_seed(0)).y[0].clamp(-1, 1)
+    alone = measure_grain(x.numpy(), 0.0)
+    told = Levels(0.2, coarse=0.15, colored=0.01, mean=0.2, left=0.2)
+    both = measure_grain(x.numpy(), 0.0, told=told)
+    assert both.level == pytest.approx((0.2 * alone.level) ** 0.5)
+    assert both.coarse == pytest.approx(0.75 * both.level)
+    # an estimate of white noise as strong as this means that the flat parts show no grain
+    assert measure_grain(x.numpy(), 0.2) is None
+    assert measure_grain(x.numpy(), 0.2, told=told).level == told.level
 
 
 def test_pixels_that_are_left_out_do_not_change_the_level():

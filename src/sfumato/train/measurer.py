@@ -1,8 +1,8 @@
 """Train a network that measures the noise of photos, on photos with synthetic noise.
 
-For each pixel, the network outputs three noise levels and a weight; see :class:`NoiseMaps`. The
-true levels are computed from the noise itself, so noise of any kind can be used, also if it went
-through JPEG compression.
+For each pixel, the network outputs three noise levels and its trust in them; see
+:class:`NoiseMaps`. The true levels are computed from the noise itself, so noise of any kind can be
+used, also if it went through JPEG compression.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -273,14 +273,19 @@ def _made(
     near = None if unknown or model.loras else names_in_place_of(model, plan.named(text))
     whole = paste_known(plan, picture)
     shown = transparent(whole) if options.transparent else whole
-    made = Made(shown, text, seed, seconds, settings, unknown=unknown, near=near)
     prompt_cut, negative_cut, then_cut = cut
-    return replace(
-        made,
+    return Made(
+        shown,
+        text,
+        seed,
+        seconds,
+        settings,
         cut=prompt_cut,
         negative_cut=negative_cut,
         then_cut=then_cut,
+        unknown=unknown,
         then_unknown=then_unknown,
+        near=near,
         count=options.count,
     )
 

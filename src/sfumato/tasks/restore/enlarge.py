@@ -21,13 +21,14 @@ from sfumato.denoiser.denoiser import Denoiser
 from sfumato.denoiser.unet import UNet
 from sfumato.errors import OptionError
 from sfumato.hub.load import Model
+from sfumato.progress import relayed
 from sfumato.runtime import Streams, random_seed
 from sfumato.space.detail import Detail
 from sfumato.tasks.restore.diffusion import check_prompt, refuse_network_options
 from sfumato.tasks.restore.options import RestoreOptions
 from sfumato.tasks.restore.report import generated_head, shrunk_difference
 from sfumato.tasks.restore.run import Restored
-from sfumato.tasks.upscale import STEPS, stream
+from sfumato.tasks.upscale import STEPS, upscale
 from sfumato.types import Progress, Reporting
 
 LARGEST = 1024 * 1024  # largest result in pixels: it is generated as a whole
@@ -97,11 +98,8 @@ def _drawn(
     (tall, wide), unit = x.shape[-2:], network.config.unit
     small = F.pad(x, (0, -wide % unit, 0, -tall % unit), mode="replicate")
     tokens = model.text([prompt], (wide, tall))[0].tokens
-    details = torch.zeros(())
-    for step in stream(upscaler, small, tokens, noise, steps):
-        details = step.x
-        yield next(progress)
-    made = Detail().decode(details, small).clamp(-1, 1)
+    enlarging = upscale(upscaler, small, tokens, noise, steps)
+    made = yield from relayed(enlarging, lambda _: next(progress))
     return made[..., : tall * factor, : wide * factor]
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from sfumato.corruption.resample import Downscale, interpolate
 from sfumato.image import LUMA
 from sfumato.tasks.restore.clipping import kept_variance
-from sfumato.tasks.restore.level import Levels
+from sfumato.tasks.restore.level import EQUAL, Levels
 
 BLOCK = 16  # side of the blocks whose deviation is measured
 FLATTEST, FLAT = 0.02, 0.1  # shares of the blocks, ordered by deviation, that show the noise
@@ -47,7 +47,6 @@ LEAST = 3 / 127.5  # level below which no grain is reported
 # in color it is smaller, since differences of the channels contain no grain
 HIDDEN_GRAY, HIDDEN_COLOR = 0.6, 0.35
 SOFT = 0.56  # level at half the size, relative to the level, from which noise is soft; white: 0.5
-EQUAL = 0.3  # deviation of differences of channels, relative to the level, for noise without color
 STRONGER = 1.15  # factor of the levels that the network gets: grain is more regular than noise
 
 Denoise = Callable[[Tensor, float | Tensor], Tensor]
